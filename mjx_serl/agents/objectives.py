@@ -1,0 +1,69 @@
+"""The mathematics of soft actor-critic, without networks, keys or state.
+
+Symbols: Q_i ensemble members, a' ~ pi(.|s'), alpha temperature, d terminated. A time-out is not
+d: the caller passes `terminated` alone.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def critic_target(
+    reward: Float[Array, "B"],
+    terminated: Bool[Array, "B"],
+    next_q: Float[Array, "E B"],
+    gamma: float,
+    *,
+    entropy_bonus: Float[Array, "B"] | float = 0.0,
+) -> Float[Array, "B"]:
+    """y = r + gamma (1 - d) (min_i Q'_i(s', a') + bonus), bonus = -alpha log pi(a'|s').
+
+    SAC, arXiv 1812.05905 eq. 3 and 5; without the bonus ("backup_entropy" off) as in SERL's
+    presets. SERL adds its bonus outside gamma and the mask; here it is inside, as in the paper.
+    """
+    value = jnp.min(next_q, axis=0) + entropy_bonus
+    return reward + gamma * jnp.where(terminated, 0.0, value)
+
+
+def critic_loss(q: Float[Array, "E B"], target: Float[Array, "B"]) -> Float[Array, ""]:
+    """J_Q = mean over members and batch of (Q_i - y)^2, y fixed (serl_launcher `sac.py`)."""
+    return jnp.mean(jnp.square(q - jax.lax.stop_gradient(target)))
+
+
+def actor_loss(
+    q: Float[Array, "E B"],
+    log_prob: Float[Array, "B"],
+    temperature: Float[Array, ""],
+    *,
+    reduce: Literal["mean", "min"] = "mean",
+) -> Float[Array, ""]:
+    """J_pi = mean(alpha log pi(a|s) - Q(s, a)), Q the mean (SERL, REDQ) or min (SAC) member.
+
+    arXiv 1812.05905 eq. 7; the mean is arXiv 2101.05982 algorithm 1 line 12.
+    """
+    value = jnp.mean(q, axis=0) if reduce == "mean" else jnp.min(q, axis=0)
+    return jnp.mean(jax.lax.stop_gradient(temperature) * log_prob - value)
+
+
+def temperature_of(log_temperature: Float[Array, ""]) -> Float[Array, ""]:
+    """alpha = softplus(theta), SERL's Lagrange multiplier."""
+    return jax.nn.softplus(log_temperature)
+
+
+def initial_log_temperature(temperature: float) -> float:
+    """theta_0 with softplus(theta_0) = alpha: log(e^alpha - 1)."""
+    return float(jnp.log(jnp.expm1(temperature)))
+
+
+def temperature_loss(
+    log_temperature: Float[Array, ""], entropy: Float[Array, ""], target_entropy: float
+) -> Float[Array, ""]:
+    """J_alpha = alpha (H - H_target), H fixed: alpha grows while the policy is too narrow.
+
+    arXiv 1812.05905 eq. 18 with alpha = softplus(theta) (serl_launcher `lagrange.py`, "geq").
+    """
+    gap = jax.lax.stop_gradient(entropy) - target_entropy
+    return temperature_of(log_temperature) * gap

@@ -1,0 +1,66 @@
+"""Running mean and variance of the observations, and the scaling made from them."""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float
+
+from mjx_serl.types import Obs, ObsShapes
+
+CLIP = 10.0  # [std] as in brax and Stable-Baselines3
+STD_FLOOR = 1e-2  # [obs units] a constant entry must not blow up when it first moves
+
+
+@struct.dataclass
+class NormalizerState:
+    """Count of samples, and per float entry its mean and sum of squared deviations."""
+
+    count: Float[Array, ""]
+    mean: Obs
+    m2: Obs
+
+
+def init(obs_shapes: ObsShapes) -> NormalizerState:
+    """Return the state before any sample for single-sample shapes; uint8 entries have none."""
+    zeros = {
+        name: jnp.zeros(spec.shape, jnp.float32)
+        for name, spec in obs_shapes.items()
+        if spec.dtype != jnp.uint8
+    }
+    return NormalizerState(jnp.float32(0.0), zeros, jax.tree.map(jnp.copy, zeros))
+
+
+def update(state: NormalizerState, obs: Obs, mask: Bool[Array, "*lead"]) -> NormalizerState:
+    """Take in observations with the leading axes of `mask`; where it is false they are ignored.
+
+    Merges the batch's moments as Chan, Golub, LeVeque (1983) eq. 2.1: exact for any batch size,
+    and never the difference of two large sums. Masked samples may be non-finite.
+    """
+    added = jnp.sum(mask, dtype=jnp.float32)
+    total = state.count + added
+    mean, m2 = {}, {}
+    for name, old in state.mean.items():
+        keep = mask.reshape(*mask.shape, *([1] * old.ndim))
+        axes = tuple(range(mask.ndim))
+        x = jnp.where(keep, obs[name].astype(jnp.float32), 0.0)
+        batch_mean = jnp.sum(x, axes) / jnp.maximum(added, 1.0)
+        batch_m2 = jnp.sum(jnp.where(keep, jnp.square(x - batch_mean), 0.0), axes)
+        delta = batch_mean - old
+        mean[name] = old + delta * added / jnp.maximum(total, 1.0)
+        weight = state.count * added / jnp.maximum(total, 1.0)
+        m2[name] = state.m2[name] + batch_m2 + jnp.square(delta) * weight
+    return NormalizerState(total, mean, m2)
+
+
+def normalize(state: NormalizerState, obs: Obs) -> Obs:
+    """Scale float entries to zero mean and unit variance, clipped to +-10; uint8 pass through.
+
+    Before the first sample this is the identity (apart from the clip).
+    """
+    scaled = dict(obs)
+    for name, mean in state.mean.items():
+        variance = state.m2[name] / jnp.maximum(state.count, 1.0)
+        std = jnp.where(state.count > 0, jnp.sqrt(variance), 1.0)
+        x = (obs[name] - mean) / jnp.maximum(std, STD_FLOOR)
+        scaled[name] = jnp.clip(x, -CLIP, CLIP)
+    return scaled

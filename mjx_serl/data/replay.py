@@ -1,0 +1,206 @@
+"""Replay on the device: a time-major ring with one column per world.
+
+The next observation of row t is row t + 1 of the same world, so nothing is stored twice. Leaves
+keep their dtype (images stay uint8). A row can be sampled unless it is marked invalid, was
+truncated (the next row is another episode's first), or is the newest one (the next row is not
+written yet); a terminated row needs no successor, so it can always be sampled.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Int
+
+from mjx_serl.types import Batch, PRNGKey, Transition
+
+MAX_DRAWS = 64  # with 10 % of the rows usable, 0.1 % of the slots outlast this many redraws
+
+
+@struct.dataclass
+class ReplayState:
+    """The ring: `data` leaves are [capacity_rows, N, ...]."""
+
+    data: Transition
+    head: Int[Array, ""]  # row written next
+    filled: Int[Array, ""]  # rows written so far, at most capacity_rows
+    usable: Int[Array, ""]  # stored transitions that are valid and not truncated
+
+
+@dataclass(frozen=True)
+class ReplayBuffer:
+    """The static part: `capacity_rows` time steps of `num_envs` worlds.
+
+    Raises ValueError where the capacity is not positive or overflows 32-bit indices.
+    """
+
+    capacity_rows: int
+    num_envs: int
+
+    def __post_init__(self) -> None:
+        if self.capacity_rows < 2 or self.num_envs < 1:
+            raise ValueError(
+                f"ReplayBuffer: capacity_rows {self.capacity_rows}, num_envs {self.num_envs}; "
+                "allowed: capacity_rows >= 2, num_envs >= 1"
+            )
+        if self.capacity_rows * self.num_envs >= 2**31:
+            raise ValueError(
+                f"ReplayBuffer: {self.capacity_rows} rows x {self.num_envs} worlds, allowed: "
+                f"< 2^31 transitions, so at most {(2**31 - 1) // self.num_envs} rows"
+            )
+
+    def init(self, example: Transition) -> ReplayState:
+        """Allocate zeros for transitions shaped like `example` (one world, one step)."""
+        lead = (self.capacity_rows, self.num_envs)
+        data = jax.tree.map(lambda x: jnp.zeros(lead + jnp.shape(x), x.dtype), example)
+        return ReplayState(data, jnp.int32(0), jnp.int32(0), jnp.int32(0))
+
+    def nbytes(self, example: Transition) -> int:
+        """Return the bytes `init(example)` will allocate, without allocating them."""
+        leaves = jax.tree.leaves(jax.eval_shape(self.init, example))
+        return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+
+    def add(self, state: ReplayState, steps: Transition) -> ReplayState:
+        """Write T consecutive steps of every world, leaves [T, N, ...], over the oldest rows.
+
+        Raises ValueError at trace time if T exceeds the capacity or a leaf has another shape or
+        dtype.
+        """
+        self._check(state.data, steps)
+        count = steps.reward.shape[0]
+        rows = (state.head + jnp.arange(count)) % self.capacity_rows
+        lost = jax.tree.map(lambda ring: ring[rows], (state.data.valid, state.data.truncated))
+        return ReplayState(
+            data=jax.tree.map(lambda ring, new: _write(ring, new, rows), state.data, steps),
+            head=(state.head + count) % self.capacity_rows,
+            filled=jnp.minimum(state.filled + count, self.capacity_rows),
+            usable=state.usable + _count(steps.valid, steps.truncated) - _count(*lost),
+        )
+
+    def size(self, state: ReplayState) -> Int[Array, ""]:
+        """Return how many transitions can be sampled now; `sample` needs at least one."""
+        newest = (state.head - 1) % self.capacity_rows
+        last = jax.tree.map(lambda ring: ring[newest], state.data)
+        waiting = last.valid & ~last.truncated & ~last.terminated
+        return state.usable - jnp.sum(waiting, dtype=jnp.int32)
+
+    def sample(self, state: ReplayState, key: PRNGKey, batch_shape: int | tuple[int, ...]) -> Batch:
+        """Draw transitions uniformly with replacement; leaves are [*batch_shape, ...].
+
+        All of `batch_shape` is one gather per leaf: ask for every batch of an iteration at once.
+        Where the buffer holds nothing to sample, the rows returned are meaningless: gate on
+        `size`.
+        """
+        shape = (batch_shape,) if isinstance(batch_shape, int) else batch_shape
+        flat = self._draw(state, key, math.prod(shape))
+        successor = (flat + self.num_envs) % (self.capacity_rows * self.num_envs)
+
+        def take(ring: Array, index: Array) -> Array:
+            rows = ring.reshape(-1, *ring.shape[2:])
+            return rows.at[index].get(mode="promise_in_bounds").reshape(*shape, *rows.shape[1:])
+
+        data = state.data
+        return Batch(
+            obs={name: take(ring, flat) for name, ring in data.obs.items()},
+            action=take(data.action, flat),
+            reward=take(data.reward, flat),
+            terminated=take(data.terminated, flat),
+            next_obs={name: take(ring, successor) for name, ring in data.obs.items()},
+        )
+
+    def _draw(self, state: ReplayState, key: PRNGKey, count: int) -> Int[Array, "count"]:
+        """Draw flat indices row * N + world, redrawing the unusable ones until none is left.
+
+        Rejection keeps it uniform at the price of a few rounds of integers, where a probability
+        vector would cost a pass over the buffer. After `MAX_DRAWS` rounds a slot that is still
+        empty repeats another one of the same call.
+        """
+
+        def redraw(carry: tuple) -> tuple:
+            index, good, key, draws = carry
+            key, now = jax.random.split(key)
+            fresh = jax.random.randint(now, (count,), 0, state.filled * self.num_envs)
+            index = jnp.where(good, index, fresh)
+            return index, good | self._usable(state, index), key, draws + 1
+
+        start = (jnp.zeros(count, jnp.int32), jnp.zeros(count, bool), key, 0)
+        index, good, _, _ = jax.lax.while_loop(
+            lambda carry: ~jnp.all(carry[1]) & (carry[3] < MAX_DRAWS), redraw, start
+        )
+        return jnp.where(good, index, index[jnp.argmax(good)])
+
+    def _usable(self, state: ReplayState, index: Int[Array, "count"]) -> Bool[Array, "count"]:
+        row, data = index // self.num_envs, state.data
+        valid, truncated, terminated = (
+            ring.reshape(-1).at[index].get(mode="promise_in_bounds")
+            for ring in (data.valid, data.truncated, data.terminated)
+        )
+        newest = row == (state.head - 1) % self.capacity_rows
+        return valid & ~truncated & (terminated | ~newest)
+
+    def _check(self, ring: Transition, steps: Transition) -> None:
+        count = steps.reward.shape[0]
+        if count > self.capacity_rows:
+            raise ValueError(f"add: {count} rows, allowed: <= capacity_rows {self.capacity_rows}")
+        for (path, old), (_, new) in zip(
+            jax.tree_util.tree_leaves_with_path(ring),
+            jax.tree_util.tree_leaves_with_path(steps),
+            strict=True,
+        ):
+            if (old.shape[1:], old.dtype) != (new.shape[1:], new.dtype):
+                raise ValueError(
+                    f"add: {jax.tree_util.keystr(path)} is {new.dtype}{list(new.shape[1:])} per "
+                    f"row, allowed: {old.dtype}{list(old.shape[1:])} as given to init"
+                )
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Several buffers sampled side by side in fixed proportions (RLPD, arXiv 2302.02948)."""
+
+    buffers: tuple[ReplayBuffer, ...]
+    fractions: tuple[float, ...]
+
+    def sample(
+        self, states: Sequence[ReplayState], key: PRNGKey, batch_shape: int | tuple[int, ...]
+    ) -> Batch:
+        """Sample each buffer's share of the last batch axis; the parts lie one after the other."""
+        shape = (batch_shape,) if isinstance(batch_shape, int) else batch_shape
+        keys = jax.random.split(key, len(self.buffers))
+        parts = [
+            buffer.sample(state, k, (*shape[:-1], share))
+            for buffer, state, k, share in zip(
+                self.buffers, states, keys, self.shares(shape[-1]), strict=True
+            )
+            if share > 0
+        ]
+        axis = len(shape) - 1
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=axis), *parts)
+
+    def shares(self, batch_size: int) -> list[int]:
+        """Split a batch size by the fractions; the parts add up to it exactly."""
+        edges = [round(batch_size * sum(self.fractions[:i])) for i in range(len(self.fractions))]
+        return [b - a for a, b in zip(edges, [*edges[1:], batch_size], strict=True)]
+
+
+def mix(fractions: Sequence[float], buffers: Sequence[ReplayBuffer]) -> Mixture:
+    """Return a sampler of several buffers; raises ValueError unless the fractions sum to 1."""
+    if len(fractions) != len(buffers) or min(fractions) < 0 or abs(sum(fractions) - 1.0) > 1e-6:
+        raise ValueError(
+            f"mix: fractions {list(fractions)} for {len(buffers)} buffers, allowed: one "
+            "non-negative fraction per buffer, summing to 1"
+        )
+    return Mixture(tuple(buffers), tuple(fractions))
+
+
+def _write(ring: Array, new: Array, rows: Int[Array, "T"]) -> Array:
+    if new.shape[0] == 1:  # one row never wraps, and a slice update is done in place
+        return jax.lax.dynamic_update_slice_in_dim(ring, new, rows[0], axis=0)
+    return ring.at[rows].set(new, mode="promise_in_bounds", unique_indices=True)
+
+
+def _count(valid: Bool[Array, "*lead"], truncated: Bool[Array, "*lead"]) -> Int[Array, ""]:
+    return jnp.sum(valid & ~truncated, dtype=jnp.int32)

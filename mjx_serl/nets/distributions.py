@@ -1,0 +1,49 @@
+"""The tanh-squashed diagonal Normal policy."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mjx_serl.types import PRNGKey
+
+STD_MIN, STD_MAX = 1e-5, 5.0  # serl_launcher `networks/actor_critic_nets.py`, std "exp"
+_LOG_SQRT_2PI = 0.9189385332046727
+_LOG_2 = 0.6931471805599453
+
+
+def split_mean_std(
+    out: Float[Array, "*lead A2"],
+) -> tuple[Float[Array, "*lead A"], Float[Array, "*lead A"]]:
+    """Split a network head [..., 2A] into mean and std = clip(exp(.), 1e-5, 5), before tanh."""
+    mean, log_std = jnp.split(out, 2, axis=-1)
+    # Clipping the logarithm is the same function and cannot overflow.
+    return mean, jnp.exp(jnp.clip(log_std, jnp.log(STD_MIN), jnp.log(STD_MAX)))
+
+
+def tanh_log_det(pre_tanh: Float[Array, "*lead A"]) -> Float[Array, "*lead A"]:
+    """Return log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), stable for large |u|."""
+    return 2.0 * (_LOG_2 - pre_tanh - jax.nn.softplus(-2.0 * pre_tanh))
+
+
+def tanh_normal_sample(
+    key: PRNGKey, mean: Float[Array, "*lead A"], std: Float[Array, "*lead A"]
+) -> tuple[Float[Array, "*lead A"], Float[Array, "*lead"]]:
+    """Draw a = tanh(mean + std eps) and its log-density over the A dimensions.
+
+    log pi(a) = sum_i [-eps_i^2/2 - log std_i - log sqrt(2 pi) - log(1 - a_i^2)]
+    (SAC, arXiv 1812.05905, appendix C). Reparameterised: gradients flow into mean and std.
+    """
+    noise = jax.random.normal(key, mean.shape, mean.dtype)
+    pre_tanh = mean + std * noise
+    normal = -0.5 * jnp.square(noise) - jnp.log(std) - _LOG_SQRT_2PI
+    return jnp.tanh(pre_tanh), jnp.sum(normal - tanh_log_det(pre_tanh), axis=-1)
+
+
+def tanh_normal_log_prob(
+    action: Float[Array, "*lead A"], mean: Float[Array, "*lead A"], std: Float[Array, "*lead A"]
+) -> Float[Array, "*lead"]:
+    """Return the log-density of given actions in [-1, 1]; +-1 is moved inside by 1e-6."""
+    pre_tanh = jnp.arctanh(jnp.clip(action, -1.0 + 1e-6, 1.0 - 1e-6))
+    noise = (pre_tanh - mean) / std
+    normal = -0.5 * jnp.square(noise) - jnp.log(std) - _LOG_SQRT_2PI
+    return jnp.sum(normal - tanh_log_det(pre_tanh), axis=-1)

@@ -1,0 +1,178 @@
+"""The ring: successors, wrap-around, what may be sampled, dtypes, mixtures."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mjx_serl.data.replay import ReplayBuffer, mix
+from mjx_serl.types import Transition
+
+NUM_ENVS = 3
+
+
+def example() -> Transition:
+    return Transition(
+        obs={"image": jnp.zeros((2, 2, 3), jnp.uint8), "state": jnp.zeros(2)},
+        action=jnp.zeros(1),
+        reward=jnp.float32(0),
+        terminated=jnp.bool_(False),
+        truncated=jnp.bool_(False),
+        valid=jnp.bool_(True),
+    )
+
+
+def steps(start: int, count: int, *, flags: dict[str, set] | None = None) -> Transition:
+    """Rows start..start+count whose every leaf names its (time, world); flags mark some."""
+    time, world = np.meshgrid(np.arange(start, start + count), np.arange(NUM_ENVS), indexing="ij")
+    flags = flags or {}
+
+    def mark(name: str) -> jnp.ndarray:
+        marked = flags.get(name, set())
+        return jnp.array(
+            [[(t, w) in marked for w in range(NUM_ENVS)] for t in range(start, start + count)]
+        )
+
+    image = np.broadcast_to(
+        (time * NUM_ENVS + world)[..., None, None, None], (*time.shape, 2, 2, 3)
+    )
+    return Transition(
+        obs={
+            "image": jnp.asarray(image % 256, jnp.uint8),
+            "state": jnp.asarray(np.stack([time, world], -1), jnp.float32),
+        },
+        action=jnp.asarray(time * 10 + world, jnp.float32)[..., None],
+        reward=jnp.asarray(time * 100 + world, jnp.float32),
+        terminated=mark("terminated"),
+        truncated=mark("truncated"),
+        valid=~mark("invalid"),
+    )
+
+
+def fill(rows: int, capacity: int, chunk: int, **flags: set) -> tuple[ReplayBuffer, object]:
+    buffer = ReplayBuffer(capacity, NUM_ENVS)
+    state = buffer.init(example())
+    add = jax.jit(buffer.add)
+    for start in range(0, rows, chunk):
+        state = add(state, steps(start, min(chunk, rows - start), flags=flags))
+    return buffer, state
+
+
+@pytest.mark.parametrize("rows, capacity, chunk", [(5, 8, 1), (8, 8, 4), (21, 8, 1), (23, 7, 3)])
+def test_sample_is_one_world_and_consecutive_steps(rows: int, capacity: int, chunk: int) -> None:
+    buffer, state = fill(rows, capacity, chunk)
+    batch = buffer.sample(state, jax.random.key(0), (4, 500))
+    time, world = np.asarray(batch.obs["state"]).reshape(-1, 2).T
+    assert np.array_equal(np.asarray(batch.reward).ravel(), time * 100 + world)
+    assert np.array_equal(np.asarray(batch.action).ravel(), time * 10 + world)
+    assert np.array_equal(np.asarray(batch.obs["image"])[..., 0, 0, 0].ravel(), time * 3 + world)
+    after = np.asarray(batch.next_obs["state"]).reshape(-1, 2)
+    assert np.array_equal(after, np.stack([time + 1, world], -1))
+    image = np.asarray(batch.next_obs["image"])[..., 1, 1, 2].ravel()
+    assert np.array_equal(image, (time + 1) * 3 + world)
+    # every stored row but the newest, and nothing that was overwritten
+    oldest = max(0, rows - capacity)
+    assert set(time.astype(int)) == set(range(oldest, rows - 1))
+    assert int(buffer.size(state)) == (rows - 1 - oldest) * NUM_ENVS
+
+
+def test_sampling_is_uniform() -> None:
+    buffer, state = fill(9, 9, 3, truncated={(2, 0), (5, 1)}, invalid={(1, 1), (4, 2)})
+    batch = buffer.sample(state, jax.random.key(0), 60_000)
+    time, world = np.asarray(batch.obs["state"], int).T
+    counts = np.bincount(time * NUM_ENVS + world, minlength=27).reshape(9, 3)
+    open_rows = counts[counts > 0]
+    assert open_rows.size == 24 - 4
+    expected = 60_000 / 20
+    chi2 = np.sum((open_rows - expected) ** 2 / expected)
+    assert chi2 < 43.8  # 99.9 % quantile with 19 degrees of freedom
+
+
+def test_truncated_and_invalid_rows_are_never_sampled() -> None:
+    truncated, invalid = {(3, 0), (9, 2), (12, 1)}, {(4, 1), (10, 0), (11, 0)}
+    buffer, state = fill(14, 6, 2, truncated=truncated, invalid=invalid)
+    batch = buffer.sample(state, jax.random.key(1), 5_000)
+    seen = {(int(t), int(w)) for t, w in np.asarray(batch.obs["state"])}
+    allowed = {(t, w) for t in range(8, 13) for w in range(NUM_ENVS)}
+    assert seen == allowed - truncated - invalid
+    assert int(buffer.size(state)) == len(seen)
+
+
+def test_newest_row_is_sampled_only_if_terminated() -> None:
+    buffer, state = fill(4, 8, 1, terminated={(3, 1)})
+    batch = buffer.sample(state, jax.random.key(0), 2_000)
+    newest = np.asarray(batch.obs["state"])[np.asarray(batch.obs["state"])[:, 0] == 3]
+    assert set(newest[:, 1]) == {1}
+    assert bool(jnp.all(jnp.isfinite(batch.next_obs["state"])))
+    assert int(buffer.size(state)) == 3 * NUM_ENVS + 1
+
+
+def test_terminated_travels_with_its_row() -> None:
+    buffer, state = fill(6, 8, 1, terminated={(2, 0), (4, 2)})
+    batch = buffer.sample(state, jax.random.key(0), 2_000)
+    seen = np.asarray(batch.obs["state"])[np.asarray(batch.terminated)]
+    assert {(int(t), int(w)) for t, w in seen} == {(2, 0), (4, 2)}
+
+
+def test_dtypes_are_kept_and_bytes_are_told() -> None:
+    buffer, state = fill(3, 8, 1)
+    assert state.data.obs["image"].dtype == jnp.uint8
+    batch = buffer.sample(state, jax.random.key(0), 4)
+    assert batch.obs["image"].dtype == batch.next_obs["image"].dtype == jnp.uint8
+    assert batch.terminated.dtype == jnp.bool_
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    assert buffer.nbytes(example()) == held
+    per_row = 12 + 8 + 4 + 4 + 3  # image, state, action, reward, three flags
+    assert held == per_row * 8 * NUM_ENVS + 3 * 4
+
+
+def test_few_usable_rows_are_found_and_none_does_not_hang() -> None:
+    bad = {(t, w) for t in range(40) for w in range(NUM_ENVS)} - {(17, 2), (30, 0)}
+    buffer, state = fill(40, 40, 8, invalid=bad)
+    batch = buffer.sample(state, jax.random.key(0), 256)
+    assert {(int(t), int(w)) for t, w in np.asarray(batch.obs["state"])} == {(17, 2), (30, 0)}
+    empty = buffer.init(example())
+    assert int(buffer.size(empty)) == 0
+    assert buffer.sample(empty, jax.random.key(0), 8).reward.shape == (8,)
+
+
+def test_sampling_is_one_gather_per_leaf_and_adding_is_in_place() -> None:
+    buffer, state = fill(6, 8, 1)
+    jaxpr = jax.make_jaxpr(lambda s, k: buffer.sample(s, k, (7, 16)))(state, jax.random.key(0))
+    gathers = [eqn for eqn in jaxpr.jaxpr.eqns if eqn.primitive.name == "gather"]
+    big = [eqn for eqn in gathers if eqn.outvars[0].aval.shape[:1] == (7 * 16,)]
+    assert len(big) == 2 * 2 + 3  # each obs twice, action, reward, terminated
+    pointer = state.data.obs["image"].unsafe_buffer_pointer()
+    added = jax.jit(buffer.add, donate_argnums=0)(state, steps(6, 1))
+    assert added.data.obs["image"].unsafe_buffer_pointer() == pointer
+
+
+def test_mix_keeps_shares_in_every_batch() -> None:
+    online, online_state = fill(6, 8, 1)
+    demo, demo_state = fill(6, 8, 1)
+    demo_state = demo_state.replace(data=demo_state.data.replace(reward=-jnp.ones((8, NUM_ENVS))))
+    mixture = mix((0.5, 0.5), (online, demo))
+    batch = mixture.sample((online_state, demo_state), jax.random.key(0), (5, 16))
+    assert batch.obs["image"].shape == (5, 16, 2, 2, 3)
+    assert np.array_equal((np.asarray(batch.reward) < 0).sum(axis=1), [8] * 5)
+    assert mix((0.3, 0.7), (online, demo)).shares(15) == [4, 11]
+    assert sum(mix((1 / 3, 1 / 3, 1 / 3), (online,) * 3).shares(256)) == 256
+    only = mix((1.0, 0.0), (online, demo)).sample((online_state, demo_state), jax.random.key(0), 8)
+    assert only.reward.shape == (8,) and bool(jnp.all(only.reward >= 0))
+
+
+def test_bad_input_is_named() -> None:
+    with pytest.raises(ValueError, match=r"allowed: < 2\^31 transitions, so at most 2097151 rows"):
+        ReplayBuffer(3_000_000, 1024)
+    with pytest.raises(ValueError, match="capacity_rows 1"):
+        ReplayBuffer(1, 4)
+    buffer = ReplayBuffer(4, NUM_ENVS)
+    state = buffer.init(example())
+    with pytest.raises(ValueError, match="add: 5 rows, allowed: <= capacity_rows 4"):
+        buffer.add(state, steps(0, 5))
+    wrong = steps(0, 1)
+    wrong = wrong.replace(obs=wrong.obs | {"image": wrong.obs["image"].astype(jnp.float32)})
+    with pytest.raises(ValueError, match=r"image.*float32.*allowed: uint8"):
+        buffer.add(state, wrong)
+    with pytest.raises(ValueError, match="summing to 1"):
+        mix((0.5, 0.6), (buffer, buffer))
