@@ -1,0 +1,75 @@
+"""Ctrl-C and SIGTERM: the first asks the loop to stop, the second ends the process now."""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+
+_NOTE = b"\nStopping: this epoch is finished and saved first. Once more to quit at once.\n"
+_SHOW_CURSOR = b"\x1b[?25h\n"
+
+
+def _note(text: bytes) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, text)
+
+
+class StopSignal:
+    """Context manager; `requested` turns true at the first SIGINT or SIGTERM.
+
+    The second one ends the process at once with 128 + signal number, even while the main thread
+    waits in a compiled call, where Python runs no signal handler: a thread reads the signals
+    from the wake-up descriptor that C writes to. Main thread only (ValueError elsewhere).
+    """
+
+    def __init__(self, *, on_first: Callable[[], None] | None = None) -> None:
+        self._event = threading.Event()
+        self._on_first = on_first or (lambda: _note(_NOTE))
+        self._previous: dict[int, object] = {}
+
+    @property
+    def requested(self) -> bool:
+        """True once a stop was asked for."""
+        return self._event.is_set()
+
+    def __enter__(self) -> "StopSignal":
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._ignore)
+        self._previous_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, name="stop-signal", daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        signal.set_wakeup_fd(self._previous_fd)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._writer.close()
+
+    def _ignore(self, number: int, frame: FrameType | None) -> None:
+        """Python must own a handler for the wake-up descriptor to be written."""
+
+    def _watch(self) -> None:
+        with self._reader:
+            while number := self._reader.recv(1):
+                if number[0] not in self._previous:
+                    continue
+                if self.requested:
+                    self._quit(number[0])
+                self._event.set()
+                self._on_first()
+
+    def _quit(self, number: int) -> None:
+        if sys.stderr.isatty():
+            _note(_SHOW_CURSOR)
+        os._exit(128 + number)
