@@ -1,0 +1,123 @@
+"""The Franka Panda (Franka Emika Robot, FER) with the Franka Hand."""
+
+from scenes.robots.franka import (
+    EE_POS,
+    FLANGE_POS,
+    HAND_QUAT,
+    LINK_FRAMES,
+    MENAGERIE,
+    MENAGERIE_HAND,
+    franka_geoms,
+    franka_hand,
+)
+from scenes.specs import Inertia, LinkSpec, RobotSpec, Vec3
+
+# mass [kg], centre of mass [m], inertia xx yy zz xy xz yz [kg m^2] of link 0..7 (Menagerie).
+_INERTIALS: tuple[tuple[float, Vec3, Inertia], ...] = (
+    (
+        0.629769,
+        (-0.041018, -0.00014, 0.049974),
+        (0.00315, 0.00388, 0.004285, 8.2904e-7, 0.00015, 8.2299e-6),
+    ),
+    (
+        4.970684,
+        (0.003875, 0.002081, -0.04762),
+        (0.70337, 0.70661, 0.009117, -0.000139, 0.006772, 0.019169),
+    ),
+    (
+        0.646926,
+        (-0.003141, -0.02872, 0.003495),
+        (0.007962, 0.02811, 0.025995, -0.003925, 0.010254, 0.000704),
+    ),
+    (
+        3.228604,
+        (0.027518, 0.039252, -0.066502),
+        (0.037242, 0.036155, 0.01083, -0.004761, -0.011396, -0.012805),
+    ),
+    (
+        3.587895,
+        (-0.05317, 0.104419, 0.027454),
+        (0.025853, 0.019552, 0.028323, 0.007796, -0.001332, 0.008641),
+    ),
+    (
+        1.225946,
+        (-0.011953, 0.041065, -0.038437),
+        (0.035549, 0.029474, 0.008627, -0.002117, -0.004037, 0.000229),
+    ),
+    (
+        1.666555,
+        (0.060149, -0.014117, -0.010517),
+        (0.001964, 0.004354, 0.005433, 0.000109, -0.001158, 0.000341),
+    ),
+    (
+        0.735522,
+        (0.010517, -0.004252, 0.061597),
+        (0.012516, 0.010027, 0.004815, -0.000428, -0.001196, -0.000741),
+    ),
+)
+
+_LIBFRANKA = "libfranka 0.9.2 rate_limiting.h (robot_bridge.md section 6)"
+_SOURCES = (
+    ("q_min", "Franka FER joint limits, panda_py.constants (robot_bridge.md section 6)"),
+    ("q_max", "Franka FER joint limits, panda_py.constants (robot_bridge.md section 6)"),
+    ("dq_max", _LIBFRANKA),
+    ("ddq_max", _LIBFRANKA),
+    ("jerk_max", _LIBFRANKA),
+    ("tau_max", _LIBFRANKA),
+    ("home", "Franka ready pose (0, -pi/4, 0, -3pi/4, 0, pi/2, pi/4), robot_bridge.md section 6"),
+    ("kp", "ours: settles in under 0.15 s at sim_dt 0.005 s (tests/scenes/test_dynamics.py)"),
+    ("kd", "ours: close to critical damping with kp at the pick-cube home"),
+    ("armature", MENAGERIE),
+    ("damping", MENAGERIE),
+    ("links", MENAGERIE),
+    (
+        "gripper",
+        MENAGERIE_HAND + "; kp, kd ours, force_max the 70 N of the Franka Hand's data sheet",
+    ),
+    ("geoms", "ours, by eye; hand capsule and pads " + MENAGERIE_HAND),
+    ("flange_pos", MENAGERIE),
+    ("ee_pos", "Franka Hand tool centre 0.1034 m from the flange (robot_bridge.md section 6)"),
+    ("ee_quat", "Franka Hand mounted at -45 deg (robot_bridge.md section 6; Menagerie)"),
+    ("workspace_low", "SERL PandaPickCube target box (serl_family.md 2.1)"),
+    ("workspace_high", "SERL PandaPickCube target box (serl_family.md 2.1)"),
+    ("base_pos", "convention: base at the world origin, as gym-hil"),
+    ("base_quat", "convention: base at the world origin, as gym-hil"),
+)
+
+
+def panda_links() -> tuple[LinkSpec, ...]:
+    """Chain and inertias of link 0..7."""
+    return tuple(
+        LinkSpec(name=f"link{i}", pos=pos, quat=quat, mass=mass, com=com, inertia=inertia)
+        for i, ((pos, quat), (mass, com, inertia)) in enumerate(
+            zip(LINK_FRAMES, _INERTIALS, strict=True)
+        )
+    )
+
+
+def panda() -> RobotSpec:
+    """The Panda with the Franka Hand; see `sources` for where each number comes from."""
+    return RobotSpec(
+        name="panda",
+        joint_names=tuple(f"joint{i}" for i in range(1, 8)),
+        q_min=(-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973),
+        q_max=(2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973),
+        dq_max=(2.175,) * 4 + (2.61,) * 3,
+        ddq_max=(15.0, 7.5, 10.0, 12.5, 15.0, 20.0, 20.0),
+        jerk_max=(7500.0, 3750.0, 5000.0, 6250.0, 7500.0, 10000.0, 10000.0),
+        tau_max=(87.0,) * 4 + (12.0,) * 3,
+        home=(0.0, -0.785398, 0.0, -2.356194, 0.0, 1.570796, 0.785398),
+        kp=(4500.0, 4500.0, 3500.0, 3500.0, 2000.0, 2000.0, 2000.0),
+        kd=(190.0, 190.0, 140.0, 130.0, 35.0, 35.0, 35.0),
+        armature=(0.1,) * 7,
+        damping=(1.0,) * 7,
+        links=panda_links(),
+        gripper=franka_hand(),
+        geoms=franka_geoms(),
+        flange_pos=FLANGE_POS,
+        ee_pos=EE_POS,
+        ee_quat=HAND_QUAT,
+        workspace_low=(0.2, -0.3, 0.0),
+        workspace_high=(0.6, 0.3, 0.5),
+        sources=_SOURCES,
+    )
