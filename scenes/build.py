@@ -265,6 +265,8 @@ def _add_hand(builder: mujoco.MjSpec, flange: mujoco.MjsBody, robot: RobotSpec) 
             limited=True,
             range=gripper.finger_range,
             armature=gripper.armature,
+            actfrclimited=True,
+            actfrcrange=[-gripper.force_max, gripper.force_max],
         )
 
 

@@ -8,7 +8,7 @@ import difflib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +23,22 @@ GeomRole = Literal["visual", "arm", "hand", "pad"]
 
 UNIT_QUAT: Quat = (1.0, 0.0, 0.0, 0.0)
 
-Named = TypeVar("Named")
+
+class HasName(Protocol):
+    """Anything looked up by name."""
+
+    @property
+    def name(self) -> str:
+        """The name it is looked up by."""
+        ...
+
+
+Named = TypeVar("Named", bound=HasName)
 
 
 def named(entries: Iterable[Named], name: str, *, kind: str) -> Named:
     """Return the entry whose `name` is `name`; raises KeyError naming the allowed ones."""
-    table = {getattr(entry, "name"): entry for entry in entries}
+    table = {entry.name: entry for entry in entries}
     if name not in table:
         raise KeyError(unknown_name(kind, name, table))
     return table[name]
@@ -390,3 +400,13 @@ def quat_to_matrix(quat: Sequence[float]) -> NDArray[np.float64]:
             [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
         ]
     )
+
+
+def full_inertia(quat: Sequence[float], principal: Vec3) -> Inertia:
+    """Inertia (xx, yy, zz, xy, xz, yz) of principal moments whose axes `quat` turns into place."""
+    axes = quat_to_matrix(quat)
+    full = axes @ np.diag(principal) @ axes.T
+    xx, yy, zz, xy, xz, yz = (
+        float(full[i, j]) for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
+    )
+    return xx, yy, zz, xy, xz, yz

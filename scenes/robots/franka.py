@@ -7,8 +7,9 @@ The primitive shapes are ours, drawn around those frames.
 """
 
 import math
+from collections.abc import Sequence
 
-from scenes.specs import GeomSpec, GripperSpec, LinkSpec, Quat, Rgba, Vec3
+from scenes.specs import GeomSpec, GripperSpec, Inertia, LinkSpec, Quat, Rgba, Vec3
 
 MENAGERIE = "MuJoCo Menagerie franka_emika_panda (Apache-2.0), as in gym-hil 0.1.13 panda.xml"
 MENAGERIE_HAND = "MuJoCo Menagerie franka_emika_panda hand, mjx_panda.xml"
@@ -33,17 +34,43 @@ HAND_QUAT: Quat = (math.cos(math.pi / 8), 0.0, 0.0, -math.sin(math.pi / 8))
 # Tool centre between the fingertips in the hand frame (Franka Hand manual; robot_bridge.md 6).
 EE_POS: Vec3 = (0.0, 0.0, 0.1034)
 
+# Sources of what both arms share, for RobotSpec.sources.
+SHARED_SOURCES = (
+    ("home", "Franka ready pose (0, -pi/4, 0, -3pi/4, 0, pi/2, pi/4), robot_bridge.md section 6"),
+    ("kp", "ours: with kd it settles in about 0.15 s at sim_dt 0.005 s (tests/scenes)"),
+    ("kd", "ours: near critical damping over the table (step responses in tests/scenes)"),
+    ("gripper", f"{MENAGERIE_HAND}; kp, kd ours; force_max 70 N from memory (robot_bridge.md 6)"),
+    ("geoms", f"ours, by eye; hand capsule and pads from {MENAGERIE_HAND}"),
+    ("flange_pos", MENAGERIE),
+    ("ee_pos", "Franka Hand tool centre, 0.1034 m (robot_bridge.md section 6)"),
+    ("ee_quat", "Franka Hand mounted at -45 deg (robot_bridge.md section 6; Menagerie)"),
+    ("workspace_low", "SERL PandaPickCube target box (serl_family.md 2.1)"),
+    ("workspace_high", "SERL PandaPickCube target box (serl_family.md 2.1)"),
+    ("base_pos", "convention: base at the world origin, as gym-hil"),
+    ("base_quat", "convention: base at the world origin, as gym-hil"),
+)
+
 WHITE: Rgba = (0.93, 0.94, 0.95, 1.0)
 GREY: Rgba = (0.36, 0.38, 0.40, 1.0)
 BLACK: Rgba = (0.12, 0.12, 0.13, 1.0)
 BLUE: Rgba = (0.04, 0.54, 0.78, 1.0)
 
 
+def chain(inertials: Sequence[tuple[float, Vec3, Inertia]]) -> tuple[LinkSpec, ...]:
+    """Link 0..7 from (mass [kg], centre of mass [m], inertia [kg m^2]) of each."""
+    return tuple(
+        LinkSpec(name=f"link{i}", pos=pos, quat=quat, mass=mass, com=com, inertia=inertia)
+        for i, ((pos, quat), (mass, com, inertia)) in enumerate(
+            zip(LINK_FRAMES, inertials, strict=True)
+        )
+    )
+
+
 def franka_hand() -> GripperSpec:
     """Build the Franka Hand: finger travel 0..0.04 m, width 0..0.08 m.
 
     Frames, masses and pad softness from Menagerie. kp is ours: fully closed on a 4 cm cube it
-    asks for kp * 0.02 m = 20 N (the real hand gives up to 70 N), kd makes it critically damped
+    asks for kp * 0.02 m = 20 N (the real hand: 70 N, unverified), kd makes it critically damped
     with the armature (Menagerie: 0.1 kg per finger).
     """
     return GripperSpec(

@@ -4,13 +4,13 @@ from scenes.robots.franka import (
     EE_POS,
     FLANGE_POS,
     HAND_QUAT,
-    LINK_FRAMES,
     MENAGERIE,
-    MENAGERIE_HAND,
+    SHARED_SOURCES,
+    chain,
     franka_geoms,
     franka_hand,
 )
-from scenes.specs import Inertia, LinkSpec, RobotSpec, Vec3
+from scenes.specs import Inertia, RobotSpec, Vec3
 
 # mass [kg], centre of mass [m], inertia xx yy zz xy xz yz [kg m^2] of link 0..7 (Menagerie).
 _INERTIALS: tuple[tuple[float, Vec3, Inertia], ...] = (
@@ -56,43 +56,19 @@ _INERTIALS: tuple[tuple[float, Vec3, Inertia], ...] = (
     ),
 )
 
+_FER = "Franka FER joint limits, panda_py.constants (robot_bridge.md section 6)"
 _LIBFRANKA = "libfranka 0.9.2 rate_limiting.h (robot_bridge.md section 6)"
 _SOURCES = (
-    ("q_min", "Franka FER joint limits, panda_py.constants (robot_bridge.md section 6)"),
-    ("q_max", "Franka FER joint limits, panda_py.constants (robot_bridge.md section 6)"),
+    ("q_min", _FER),
+    ("q_max", _FER),
     ("dq_max", _LIBFRANKA),
     ("ddq_max", _LIBFRANKA),
     ("jerk_max", _LIBFRANKA),
     ("tau_max", _LIBFRANKA),
-    ("home", "Franka ready pose (0, -pi/4, 0, -3pi/4, 0, pi/2, pi/4), robot_bridge.md section 6"),
-    ("kp", "ours: settles in under 0.15 s at sim_dt 0.005 s (tests/scenes/test_dynamics.py)"),
-    ("kd", "ours: close to critical damping with kp at the pick-cube home"),
     ("armature", MENAGERIE),
     ("damping", MENAGERIE),
     ("links", MENAGERIE),
-    (
-        "gripper",
-        MENAGERIE_HAND + "; kp, kd ours, force_max the 70 N of the Franka Hand's data sheet",
-    ),
-    ("geoms", "ours, by eye; hand capsule and pads " + MENAGERIE_HAND),
-    ("flange_pos", MENAGERIE),
-    ("ee_pos", "Franka Hand tool centre 0.1034 m from the flange (robot_bridge.md section 6)"),
-    ("ee_quat", "Franka Hand mounted at -45 deg (robot_bridge.md section 6; Menagerie)"),
-    ("workspace_low", "SERL PandaPickCube target box (serl_family.md 2.1)"),
-    ("workspace_high", "SERL PandaPickCube target box (serl_family.md 2.1)"),
-    ("base_pos", "convention: base at the world origin, as gym-hil"),
-    ("base_quat", "convention: base at the world origin, as gym-hil"),
 )
-
-
-def panda_links() -> tuple[LinkSpec, ...]:
-    """Chain and inertias of link 0..7."""
-    return tuple(
-        LinkSpec(name=f"link{i}", pos=pos, quat=quat, mass=mass, com=com, inertia=inertia)
-        for i, ((pos, quat), (mass, com, inertia)) in enumerate(
-            zip(LINK_FRAMES, _INERTIALS, strict=True)
-        )
-    )
 
 
 def panda() -> RobotSpec:
@@ -111,7 +87,7 @@ def panda() -> RobotSpec:
         kd=(190.0, 190.0, 140.0, 130.0, 35.0, 35.0, 35.0),
         armature=(0.1,) * 7,
         damping=(1.0,) * 7,
-        links=panda_links(),
+        links=chain(_INERTIALS),
         gripper=franka_hand(),
         geoms=franka_geoms(),
         flange_pos=FLANGE_POS,
@@ -119,5 +95,5 @@ def panda() -> RobotSpec:
         ee_quat=HAND_QUAT,
         workspace_low=(0.2, -0.3, 0.0),
         workspace_high=(0.6, 0.3, 0.5),
-        sources=_SOURCES,
+        sources=_SOURCES + SHARED_SOURCES,
     )
