@@ -1,0 +1,19 @@
+"""Compiled scenes shared by the tests of this folder."""
+
+import pytest
+
+from scenes.build import Scene, build_scene
+from scenes.robots import ROBOTS, robot_named
+from scenes.worlds import pick_cube
+
+
+@pytest.fixture(scope="session", params=sorted(ROBOTS))
+def scene(request: pytest.FixtureRequest) -> Scene:
+    """The pick-cube scene of every robot, position actuation."""
+    return build_scene(pick_cube(robot_named(request.param)))
+
+
+@pytest.fixture(scope="session")
+def panda_scene() -> Scene:
+    """The pick-cube scene of the Panda, position actuation."""
+    return build_scene(pick_cube())
