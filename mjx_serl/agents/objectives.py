@@ -4,6 +4,7 @@ Symbols: Q_i ensemble members, a' ~ pi(.|s'), alpha temperature, d terminated. A
 d: the caller passes `terminated` alone.
 """
 
+import math
 from typing import Literal
 
 import jax
@@ -12,13 +13,13 @@ from jaxtyping import Array, Bool, Float
 
 
 def critic_target(
-    reward: Float[Array, "B"],
-    terminated: Bool[Array, "B"],
+    reward: Float[Array, " B"],
+    terminated: Bool[Array, " B"],
     next_q: Float[Array, "E B"],
     gamma: float,
     *,
-    entropy_bonus: Float[Array, "B"] | float = 0.0,
-) -> Float[Array, "B"]:
+    entropy_bonus: Float[Array, " B"] | float = 0.0,
+) -> Float[Array, " B"]:
     """y = r + gamma (1 - d) (min_i Q'_i(s', a') + bonus), bonus = -alpha log pi(a'|s').
 
     SAC, arXiv 1812.05905 eq. 3 and 5; without the bonus ("backup_entropy" off) as in SERL's
@@ -28,14 +29,14 @@ def critic_target(
     return reward + gamma * jnp.where(terminated, 0.0, value)
 
 
-def critic_loss(q: Float[Array, "E B"], target: Float[Array, "B"]) -> Float[Array, ""]:
+def critic_loss(q: Float[Array, "E B"], target: Float[Array, " B"]) -> Float[Array, ""]:
     """J_Q = mean over members and batch of (Q_i - y)^2, y fixed (serl_launcher `sac.py`)."""
     return jnp.mean(jnp.square(q - jax.lax.stop_gradient(target)))
 
 
 def actor_loss(
     q: Float[Array, "E B"],
-    log_prob: Float[Array, "B"],
+    log_prob: Float[Array, " B"],
     temperature: Float[Array, ""],
     *,
     reduce: Literal["mean", "min"] = "mean",
@@ -55,7 +56,7 @@ def temperature_of(log_temperature: Float[Array, ""]) -> Float[Array, ""]:
 
 def initial_log_temperature(temperature: float) -> float:
     """theta_0 with softplus(theta_0) = alpha: log(e^alpha - 1)."""
-    return float(jnp.log(jnp.expm1(temperature)))
+    return math.log(math.expm1(temperature))
 
 
 def temperature_loss(

@@ -183,7 +183,16 @@ class SAC:
         if self.cfg.adam_ticks == "shared_apart":
             state = self._tick_policy(state)
         state, actor_metrics = self._policy_step(state, minibatch, entropy, keys[0])
+        if self.cfg.adam_ticks == "shared_apart":
+            state = state.replace(critic=tick(self._optimizer, state.critic))
         return state, self._metrics(state) | critic_metrics | actor_metrics
+
+    def q_values(
+        self, state: SACState, obs: Obs, action: Float[Array, "B A"]
+    ) -> Float[Array, "E B"]:
+        """Return Q of every online critic for leading axis [B]."""
+        features = encode_vectors(obs, dict(state.obs_shapes))
+        return ensemble_q(self._critic, state.critic.params, features, action)
 
     # -- one step of each part ---------------------------------------------------------------
 
@@ -217,7 +226,7 @@ class SAC:
 
     def _target(
         self, state: SACState, minibatch: _Minibatch, key: PRNGKey
-    ) -> tuple[Float[Array, "B"], Float[Array, ""]]:
+    ) -> tuple[Float[Array, " B"], Float[Array, ""]]:
         """Return the critics' regression target and the policy's entropy at next_obs."""
         action_key, subset_key = jax.random.split(key)
         mean, std = self._policy(state, state.actor.params, minibatch.next_features)

@@ -111,7 +111,7 @@ class ReplayBuffer:
             next_obs={name: take(ring, successor) for name, ring in data.obs.items()},
         )
 
-    def _draw(self, state: ReplayState, key: PRNGKey, count: int) -> Int[Array, "count"]:
+    def _draw(self, state: ReplayState, key: PRNGKey, count: int) -> Int[Array, " count"]:
         """Draw flat indices row * N + world, redrawing the unusable ones until none is left.
 
         Rejection keeps it uniform at the price of a few rounds of integers, where a probability
@@ -132,7 +132,7 @@ class ReplayBuffer:
         )
         return jnp.where(good, index, index[jnp.argmax(good)])
 
-    def _usable(self, state: ReplayState, index: Int[Array, "count"]) -> Bool[Array, "count"]:
+    def _usable(self, state: ReplayState, index: Int[Array, " count"]) -> Bool[Array, " count"]:
         row, data = index // self.num_envs, state.data
         valid, truncated, terminated = (
             ring.reshape(-1).at[index].get(mode="promise_in_bounds")
@@ -196,7 +196,7 @@ def mix(fractions: Sequence[float], buffers: Sequence[ReplayBuffer]) -> Mixture:
     return Mixture(tuple(buffers), tuple(fractions))
 
 
-def _write(ring: Array, new: Array, rows: Int[Array, "T"]) -> Array:
+def _write(ring: Array, new: Array, rows: Int[Array, " T"]) -> Array:
     if new.shape[0] == 1:  # one row never wraps, and a slice update is done in place
         return jax.lax.dynamic_update_slice_in_dim(ring, new, rows[0], axis=0)
     return ring.at[rows].set(new, mode="promise_in_bounds", unique_indices=True)

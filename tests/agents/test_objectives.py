@@ -1,0 +1,58 @@
+"""Every objective against numbers worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mjx_serl.agents import objectives
+
+NEXT_Q = jnp.array([[2.0, 5.0, 1.0], [3.0, 4.0, 9.0]])
+REWARD = jnp.array([1.0, 0.0, -1.0])
+DONE = jnp.array([False, False, True])
+
+
+def test_critic_target_takes_the_least_member_and_stops_at_termination() -> None:
+    target = objectives.critic_target(REWARD, DONE, NEXT_Q, 0.5)
+    np.testing.assert_allclose(target, [1 + 0.5 * 2, 0.5 * 4, -1.0])
+
+
+def test_critic_target_discounts_the_entropy_bonus_and_masks_it() -> None:
+    bonus = -0.1 * jnp.array([2.0, -4.0, 100.0])
+    target = objectives.critic_target(REWARD, DONE, NEXT_Q, 0.5, entropy_bonus=bonus)
+    np.testing.assert_allclose(target, [1 + 0.5 * 1.8, 0.5 * 4.4, -1.0], rtol=1e-6)
+
+
+def test_a_terminated_row_ignores_a_non_finite_successor() -> None:
+    target = objectives.critic_target(REWARD, DONE, NEXT_Q.at[:, 2].set(jnp.nan), 0.5)
+    assert float(target[2]) == -1.0
+
+
+def test_critic_loss_is_the_mean_over_members_and_batch_with_target_fixed() -> None:
+    q, y = jnp.array([[1.0, 2.0], [4.0, 0.0]]), jnp.array([2.0, 0.0])
+    assert float(objectives.critic_loss(q, y)) == pytest.approx((1 + 4 + 4 + 0) / 4)
+    np.testing.assert_allclose(jax.grad(objectives.critic_loss)(q, y), (q - y) / 2)
+    np.testing.assert_allclose(jax.grad(objectives.critic_loss, argnums=1)(q, y), 0.0)
+
+
+@pytest.mark.parametrize("reduce, value", [("mean", (2.5 + 4.5) / 2), ("min", (2.0 + 4.0) / 2)])
+def test_actor_loss_weighs_entropy_against_q(reduce: str, value: float) -> None:
+    log_prob = jnp.array([1.0, -3.0])
+    loss = objectives.actor_loss(NEXT_Q[:, :2], log_prob, jnp.float32(0.2), reduce=reduce)
+    assert float(loss) == pytest.approx(0.2 * -1.0 - value)
+    slope = jax.grad(objectives.actor_loss, argnums=2)(NEXT_Q[:, :2], log_prob, jnp.float32(0.2))
+    assert float(slope) == 0.0  # the temperature has a loss of its own
+
+
+def test_temperature_starts_where_it_is_told() -> None:
+    theta = objectives.initial_log_temperature(0.01)
+    assert theta == pytest.approx(-4.600166, abs=1e-5)  # log(e^0.01 - 1)
+    assert float(objectives.temperature_of(jnp.float32(theta))) == pytest.approx(0.01, rel=1e-5)
+
+
+@pytest.mark.parametrize("entropy, sign", [(-3.0, -1.0), (-1.0, 1.0)])
+def test_temperature_grows_while_entropy_is_below_target(entropy: float, sign: float) -> None:
+    slope = jax.grad(objectives.temperature_loss)(jnp.float32(0.0), jnp.float32(entropy), -2.0)
+    assert float(slope) == pytest.approx(0.5 * sign)  # softplus'(0) = 1/2; Adam steps against it
+    loss = objectives.temperature_loss(jnp.float32(0.0), jnp.float32(entropy), -2.0)
+    assert float(loss) == pytest.approx(np.log(2.0) * sign)
