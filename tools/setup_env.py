@@ -125,11 +125,16 @@ def dotted(version: tuple[int, int]) -> str:
 # Which accelerator -------------------------------------------------------------------------
 
 
+def gpu_nodes() -> list[str]:
+    """Return the device nodes of NVIDIA GPUs; a driver without one computes nothing."""
+    return [path.name for path in Path("/dev").glob("nvidia[0-9]*")]
+
+
 def driver_major() -> int | None:
     """Return the NVIDIA driver's major version; None where there is no driver or no GPU."""
     with contextlib.suppress(OSError):  # the kernel answers at once, nvidia-smi takes a second
         match = re.search(r"(?<![\d.])(\d{3})\.\d+", PROC_DRIVER.read_text())
-        if match and any(Path("/dev").glob("nvidia[0-9]*")):
+        if match and gpu_nodes():
             return int(match.group(1))
     if not shutil.which("nvidia-smi"):
         return None
@@ -186,6 +191,17 @@ def is_ready(stamp: dict[str, Any], accel: str, group: str) -> bool:
     return stamp["accel"] == had and stamp["key"] == key_of(had)
 
 
+def refuse_other_python(venv: Path, asked: str) -> None:
+    """Raise SetupError when an environment exists and is of another version than asked for."""
+    have = version_of(str(venv / "bin" / "python")) if asked else None
+    want = version_of(asked) if asked else None
+    if have is not None and want is not None and have != want:
+        raise SetupError(
+            f"{venv} is Python {dotted(have)} but PYTHON={asked} is {dotted(want)}: "
+            "name another environment with VENV=, or `make clean`."
+        )
+
+
 # Making it ---------------------------------------------------------------------------------
 
 
@@ -194,12 +210,6 @@ def make_venv(venv: Path, asked: str) -> Path:
     python = venv / "bin" / "python"
     have = version_of(str(python)) if python.exists() else None
     if have is not None and have >= FLOOR:
-        want = version_of(asked) if asked else have
-        if want != have:
-            raise SetupError(
-                f"{venv} is Python {dotted(have)}, PYTHON={asked} is not: "
-                "name another one with VENV=, or `make clean`."
-            )
         return python
     if (venv / "pyvenv.cfg").exists():
         say(f"{venv} does not run any more; making it again")
@@ -284,6 +294,7 @@ def one_at_a_time() -> Iterator[None]:
 
 def set_up(venv: Path, *, group: str, accel: str, python: str) -> None:
     """Bring `venv` to the asked state and write its install.json."""
+    refuse_other_python(venv, python)
     accel, reason = choose_accel(accel)
     stamp = read_stamp(venv)
     if is_ready(stamp, accel, group):

@@ -1,0 +1,253 @@
+"""The project's own promises: imports, style, dependencies, locks, the wheel, the set-up script."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("mjx_serl", "scenes", "splat_render", "robot_bridge")
+LOCKS = ("cpu.txt", "dev.txt", "cuda13.txt", "cuda12.txt")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run a command, at the project's root unless told otherwise, its output captured."""
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def tracked_files() -> list[Path]:
+    """Files git knows, or skip where this is no checkout."""
+    listed = run("git", "ls-files", "-z")
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def locked(name: str, python: str) -> dict[str, Version]:
+    """Versions that a lock gives one interpreter on Linux."""
+    where = {"python_version": python, "python_full_version": f"{python}.0"}
+    where |= {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64"}
+    pins = {}
+    for line in (ROOT / "requirements" / name).read_text().splitlines():
+        if not line[:1].isalnum():
+            continue
+        requirement = Requirement(line.rstrip("\\ "))
+        if requirement.marker is None or requirement.marker.evaluate(where):
+            (only,) = requirement.specifier
+            pins[canonicalize_name(requirement.name)] = Version(only.version)
+    return pins
+
+
+def unmet(requirements: list[str], pins: dict[str, Version]) -> list[str]:
+    """Requirements that a set of pins does not satisfy."""
+    wanted = [Requirement(text) for text in requirements if not text.startswith("mjx-serl")]
+    pinned = [(want, pins.get(canonicalize_name(want.name))) for want in wanted]
+    return [str(want) for want, pin in pinned if pin is None or pin not in want.specifier]
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Check the contracts of the project in a folder; the folder comes first on its path."""
+    code = "from importlinter import cli; cli.lint_imports_command()"
+    return run(sys.executable, "-c", code, "--no-cache", cwd=folder)
+
+
+def test_import_contracts_hold():
+    done = lint_imports(ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("package", "line", "contract"),
+    [
+        ("robot_bridge", "import jax", "the bridge runs without JAX"),
+        ("scenes/robots", "import mujoco", "scenes.specs is a leaf"),
+        ("scenes", "import mjx_serl.types", "packages point one way"),
+        ("mjx_serl/agents", "import mjx_serl.envs", "agents know no world"),
+        ("mjx_serl/envs", "import mjx_serl.training", "envs know no learner"),
+        ("mjx_serl/data", "import time", "clocks live in mjx_serl.run"),
+        ("splat_render", "import torch", "torch lives in one file"),
+    ],
+)
+def test_contracts_catch_a_planted_import(tmp_path: Path, package: str, line: str, contract: str):
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, tmp_path / name)
+    (tmp_path / package / "planted.py").write_text(f"{line}\n")
+    done = lint_imports(tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    broken = [row for row in done.stdout.splitlines() if row.endswith("BROKEN")]
+    assert any(contract in row for row in broken), done.stdout
+
+
+def test_style_limits_hold():
+    tool = ROOT / "tools" / "style_metrics.py"
+    done = run(sys.executable, tool, *PACKAGES, "--tests", "tests", "--check")
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_happens_at_import():
+    """Leaves the bridge shares with the simulator must come without jax or mujoco."""
+    code = (
+        "import sys, scenes.specs, scenes.robots, robot_bridge; "
+        "print([m for m in ('jax', 'flax', 'mujoco', 'torch') if m in sys.modules])"
+    )
+    done = run(sys.executable, "-W", "error", "-c", code)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_every_dependency_says_why():
+    text = (ROOT / "pyproject.toml").read_text().split("\n[tool.")[0]
+    quoted = r'^\s*(?:\w[\w-]* = \[)?"[A-Za-z][\w.-]*(\[[\w,]+\])?[^"]*"[\],]'
+    block = text[text.index("dependencies = [") :].split("[project.entry-points")[0]
+    lines = [line for line in block.splitlines() if re.match(quoted, line)]
+    extras = PROJECT["optional-dependencies"].values()
+    assert len(lines) == len(PROJECT["dependencies"]) + sum(map(len, extras))
+    assert [line for line in lines if not re.search(r"# \S+ \S+", line)] == []
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12"])
+@pytest.mark.parametrize("lock", LOCKS)
+def test_locks_satisfy_the_project(lock: str, python: str):
+    wanted = list(PROJECT["dependencies"])
+    extras = {"dev.txt": ["dev", "gym", "warp", "brax"], "cpu.txt": []}.get(lock, ["warp"])
+    for extra in extras:
+        wanted += PROJECT["optional-dependencies"][extra]
+    assert unmet(wanted, locked(lock, python)) == []
+
+
+def test_an_unmet_requirement_is_noticed():
+    pins = {"jax": Version("0.13.1")}
+    assert unmet(["jax>=0.8,<0.13", "flax", "mjx-serl[gym]"], pins) == ["jax<0.13,>=0.8", "flax"]
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12"])
+def test_locks_agree_so_that_one_can_be_laid_over_another(python: str):
+    core = locked("cpu.txt", python)
+    for lock in LOCKS[1:]:
+        other = locked(lock, python)
+        assert {name: other.get(name) for name in core} == core
+    assert core["jax"] == Version("0.9.2")
+    assert core["mujoco"].release[:2] == core["mujoco-mjx"].release[:2]
+
+
+@pytest.mark.parametrize("lock", [*LOCKS, "uv.txt"])
+def test_every_pin_is_hashed(lock: str):
+    entries = re.split(r"\n(?=\w)", (ROOT / "requirements" / lock).read_text().strip())
+    assert len(entries) > (0 if lock == "uv.txt" else 50)
+    assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
+
+
+def test_no_tracked_file_names_a_package_host():
+    host = re.compile(
+        r"--(extra-)?index-url\s+\S|--find-links\s+\S|py(pi|thonhosted)\.org|/simple/"
+    )
+    found = []
+    for path in set(tracked_files()) - {Path(__file__).resolve()}:
+        text = path.read_text(errors="replace")
+        found += [f"{path.relative_to(ROOT)}: {hit.group()}" for hit in host.finditer(text)]
+    assert found == []
+
+
+def modules_of(folder: Path) -> Iterator[str]:
+    """Dotted names of every module under the packages."""
+    for package in PACKAGES:
+        for path in sorted((folder / package).rglob("*.py")):
+            dotted = ".".join(path.relative_to(folder).with_suffix("").parts)
+            yield dotted.removesuffix(".__init__")
+
+
+@pytest.mark.slow
+def test_wheel_holds_all_and_imports_elsewhere(tmp_path: Path):
+    """Build the wheel, unpack it into a bare environment and import every module from there."""
+    built = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    home = tmp_path / "bare"
+    venv.create(home, with_pip=False)
+    site = next((home / "lib").glob("python*/site-packages"))
+    run(sys.executable, "-m", "zipfile", "-e", wheel, site)
+    # Third-party packages come from this environment; our own must come from the wheel.
+    ours = {Path(entry) for entry in sys.path if "site-packages" in entry}
+    (site / "third_party.pth").write_text("".join(f"{entry}\n" for entry in ours))
+    names = [name for name in modules_of(ROOT) if "backend" not in name]
+    code = (
+        "import importlib, json, sys, mjx_serl; "
+        "[importlib.import_module(name) for name in json.loads(sys.argv[1])]; "
+        "print(mjx_serl.__file__)"
+    )
+    done = run(home / "bin" / "python", "-c", code, json.dumps(names), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).is_relative_to(home)
+    data = {p.relative_to(ROOT / "scenes") for p in (ROOT / "scenes" / "data").rglob("*.*")}
+    kept = {p.relative_to(site / "scenes") for p in (site / "scenes" / "data").rglob("*.*")}
+    assert {p for p in data if "__pycache__" not in p.parts} == kept
+
+
+class TestSetUp:
+    """tools/setup_env.py: what it decides, without installing anything."""
+
+    @pytest.fixture
+    def setup_env(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.syspath_prepend(str(ROOT / "tools"))
+        import setup_env
+
+        return setup_env
+
+    @pytest.mark.parametrize(
+        ("driver", "accel"), [(None, "cpu"), (470, "cpu"), (535, "cuda12"), (580, "cuda")]
+    )
+    def test_driver_chooses_the_accelerator(self, setup_env, monkeypatch, driver, accel):
+        monkeypatch.setattr(setup_env, "driver_major", lambda: driver)
+        assert setup_env.choose_accel("auto")[0] == accel
+        assert setup_env.choose_accel("cpu")[0] == "cpu"
+
+    def test_kernel_module_line_gives_the_driver(self, setup_env, monkeypatch, tmp_path):
+        line = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun\nGCC 12.2.0\n"
+        (tmp_path / "version").write_text(line)
+        monkeypatch.setattr(setup_env, "PROC_DRIVER", tmp_path / "version")
+        monkeypatch.setattr(setup_env, "gpu_nodes", lambda: ["nvidia0"])
+        assert setup_env.driver_major() == 535
+
+    def test_a_stamp_of_another_lock_or_group_is_not_ready(self, setup_env):
+        stamp = {"key": setup_env.key_of("cpu"), "accel": "cpu", "groups": ["core"]}
+        assert setup_env.is_ready(stamp, "cpu", "core")
+        assert not setup_env.is_ready(stamp, "cpu", "dev")
+        assert not setup_env.is_ready(stamp, "cuda", "core")
+        assert not setup_env.is_ready({**stamp, "key": "0" * 16}, "cpu", "core")
+        assert not setup_env.is_ready({}, "cpu", "core")
+
+    def test_an_environment_with_cuda_serves_a_cpu_run(self, setup_env):
+        stamp = {"key": setup_env.key_of("cuda"), "accel": "cuda", "groups": ["core"]}
+        assert setup_env.is_ready(stamp, "cpu", "core")
+
+    def test_too_old_python_is_one_line(self, setup_env, monkeypatch):
+        monkeypatch.setattr(setup_env, "version_of", lambda python: (3, 9))
+        with pytest.raises(setup_env.SetupError, match=r"^PYTHON=/x is 3\.9; 3\.11 is needed\.$"):
+            setup_env.find_python("/x")
+
+    def test_no_python_at_all_names_the_cure(self, setup_env, monkeypatch):
+        monkeypatch.setattr(setup_env, "candidates", lambda: iter(["/old"]))
+        monkeypatch.setattr(setup_env, "version_of", lambda python: (3, 8))
+        monkeypatch.setattr(setup_env, "find_uv", lambda venv: None)
+        monkeypatch.setattr(setup_env, "install_uv", lambda python: None)
+        with pytest.raises(setup_env.SetupError, match=r"newest here is 3\.8.*PYTHON="):
+            setup_env.find_python("")
