@@ -12,7 +12,8 @@ from scenes.robots.franka import (
     franka_geoms,
     franka_hand,
 )
-from scenes.specs import Quat, RobotSpec, Vec3, full_inertia
+from scenes.rotations import Quat, Vec3, full_inertia
+from scenes.specs import RobotSpec
 
 # mass [kg], centre of mass [m], axes and principal moments [kg m^2] of link 0..7. Link 0 does not
 # move and the model gives it none: the Panda's mass stands in.

@@ -10,7 +10,8 @@ from scenes.robots.franka import (
     franka_geoms,
     franka_hand,
 )
-from scenes.specs import Inertia, RobotSpec, Vec3
+from scenes.rotations import Inertia, Vec3
+from scenes.specs import RobotSpec
 
 # mass [kg], centre of mass [m], inertia xx yy zz xy xz yz [kg m^2] of link 0..7 (Menagerie).
 _INERTIALS: tuple[tuple[float, Vec3, Inertia], ...] = (

@@ -5,7 +5,7 @@ import mujoco.mjx as mjx
 import numpy as np
 import pytest
 
-from scenes.build import Scene, build_scene
+from scenes.build import Scene, build_scene, warp_model
 from scenes.robots import ROBOTS, robot_named
 from scenes.worlds import PICK_HOME, pick_cube
 
@@ -120,6 +120,20 @@ def test_only_the_intended_pairs_touch(panda_scene: Scene) -> None:
 def test_mjx_accepts_the_model(actuation: str) -> None:
     model = build_scene(pick_cube(actuation=actuation)).model
     assert mjx.put_model(model).nv == model.nv == 15
+
+
+def test_warp_gets_a_copy_without_the_flag_it_refuses(panda_scene: Scene) -> None:
+    flag = mujoco.mjtDisableBit.mjDSBL_AUTORESET
+    copied = warp_model(panda_scene.model)
+    assert not copied.opt.disableflags & flag
+    assert panda_scene.model.opt.disableflags & flag
+    np.testing.assert_array_equal(copied.body_mass, panda_scene.model.body_mass)
+
+
+def test_mjx_warp_accepts_the_copy(panda_scene: Scene) -> None:
+    pytest.importorskip("warp")
+    model = mjx.put_model(warp_model(panda_scene.model), impl="warp")
+    assert model.nv == 15
 
 
 def test_cameras_see_the_cube(panda_scene: Scene) -> None:

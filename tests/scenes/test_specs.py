@@ -11,14 +11,13 @@ import pytest
 from scenes.build import Scene, build_scene
 from scenes.objects import cube
 from scenes.robots import ROBOTS, robot_named
+from scenes.rotations import full_inertia, quat_to_matrix
 from scenes.specs import (
     ActionSpec,
     CameraSpec,
     ObjectSpec,
     ObsField,
     ObsSpec,
-    full_inertia,
-    quat_to_matrix,
 )
 from scenes.worlds import pick_cube
 

@@ -1,0 +1,34 @@
+"""Vectors, wxyz quaternions and inertias as plain tuples (stdlib and numpy only)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vec3 = tuple[float, float, float]
+Quat = tuple[float, float, float, float]
+Inertia = tuple[float, float, float, float, float, float]
+
+UNIT_QUAT: Quat = (1.0, 0.0, 0.0, 0.0)
+
+
+def quat_to_matrix(quat: Sequence[float]) -> NDArray[np.float64]:
+    """Rotation matrix [3, 3] of a wxyz quaternion of any positive norm."""
+    w, x, y, z = np.asarray(quat, dtype=np.float64) / np.linalg.norm(quat)
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def full_inertia(quat: Sequence[float], principal: Vec3) -> Inertia:
+    """Inertia (xx, yy, zz, xy, xz, yz) of principal moments whose axes `quat` turns into place."""
+    axes = quat_to_matrix(quat)
+    full = axes @ np.diag(principal) @ axes.T
+    xx, yy, zz, xy, xz, yz = (
+        float(full[i, j]) for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
+    )
+    return xx, yy, zz, xy, xz, yz
