@@ -40,8 +40,9 @@ LeafSpec = dict[str, Any]
 
 
 def warn_line(message: str) -> None:
-    """Print one warning line to stderr."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    """Write one warning line to stderr, above the live console if there is one."""
+    sys.stderr.write(f"warning: {message}\n")
+    sys.stderr.flush()
 
 
 class CheckpointStore:
@@ -214,7 +215,10 @@ def _to_host(state: PyTree) -> tuple[list[np.ndarray], list[LeafSpec]]:
     """Own copies of all leaves (on a CPU `np.asarray` would alias the donated buffer)."""
     named = _named_leaves(state)
     specs = [_spec(path, leaf) for path, leaf in named]
-    raw = [jax.random.key_data(x) if s["key_impl"] else x for s, (_, x) in zip(specs, named)]
+    raw = [
+        jax.random.key_data(x) if s["key_impl"] else x
+        for s, (_, x) in zip(specs, named, strict=True)
+    ]
     return [np.array(x, copy=True) for x in jax.device_get(raw)], specs
 
 
@@ -255,7 +259,7 @@ def _load(path: Path, template: PyTree) -> tuple[PyTree, int, dict[str, Any]]:
         more = [f"... {len(diff) - _DIFF_LINES} more"] if len(diff) > _DIFF_LINES else []
         raise ValueError("\n  ".join([head, *diff[:_DIFF_LINES], *more]))
     arrays = _read_arrays(path / "arrays", stored["leaves"])
-    rows = zip(arrays, stored["leaves"], (leaf for _, leaf in named))
+    rows = zip(arrays, stored["leaves"], (leaf for _, leaf in named), strict=True)
     leaves = [_to_device(array, spec, leaf) for array, spec, leaf in rows]
     state = jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(template), leaves)
     return state, stored["step"], stored["meta"]

@@ -161,9 +161,9 @@ def _hints(kind: type) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 
-def _dataclass_options(hint: Any) -> list[type]:
+def _dataclass_options(hint: Any) -> dict[str, Any]:
     options = typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else (hint,)
-    return [option for option in options if dataclasses.is_dataclass(option)]
+    return {kind.__name__: kind for kind in options if dataclasses.is_dataclass(kind)}
 
 
 def _tagged(field: dataclasses.Field, value: Any, hints: Mapping[str, Any]) -> Any:
@@ -173,7 +173,7 @@ def _tagged(field: dataclasses.Field, value: Any, hints: Mapping[str, Any]) -> A
     return data
 
 
-def _read_dataclass(kind: type[T], data: Any, path: str, allow_missing: bool) -> T:
+def _read_dataclass(kind: Any, data: Any, path: str, allow_missing: bool) -> Any:
     _expect(isinstance(data, Mapping), path, data, f"the fields of {kind.__name__}")
     hints, fields = _hints(kind), {f.name: f for f in dataclasses.fields(kind) if f.init}
     for name in data:
@@ -214,7 +214,7 @@ def _read(hint: Any, data: Any, path: str, allow_missing: bool) -> Any:
 
 
 def _read_union(hint: Any, data: Any, path: str, allow_missing: bool) -> Any:
-    kinds = {kind.__name__: kind for kind in _dataclass_options(hint)}
+    kinds = _dataclass_options(hint)
     if len(kinds) > 1 and isinstance(data, Mapping):
         name = data.get("type", "(no type)")
         if name not in kinds:
@@ -222,7 +222,7 @@ def _read_union(hint: Any, data: Any, path: str, allow_missing: bool) -> Any:
         rest = {key: value for key, value in data.items() if key != "type"}
         return _read_dataclass(kinds[name], rest, path, allow_missing)
     if len(kinds) == 1 and isinstance(data, Mapping):
-        return _read_dataclass(*kinds.values(), data, path, allow_missing)
+        return _read_dataclass(next(iter(kinds.values())), data, path, allow_missing)
     for option in typing.get_args(hint):
         try:
             return _read(option, data, path, allow_missing)

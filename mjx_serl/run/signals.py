@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
+from typing import Any
 
 _NOTE = b"\nStopping: this epoch is finished and saved first. Once more to quit at once.\n"
 _SHOW_CURSOR = b"\x1b[?25h\n"
@@ -29,7 +30,7 @@ class StopSignal:
     def __init__(self, *, on_first: Callable[[], None] | None = None) -> None:
         self._event = threading.Event()
         self._on_first = on_first or (lambda: _note(_NOTE))
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}
 
     @property
     def requested(self) -> bool:

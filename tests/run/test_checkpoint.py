@@ -189,7 +189,7 @@ def test_no_intact_step(tmp_path):
         CheckpointStore(tmp_path / "none").restore(make_state())
     saved(tmp_path, 1)
     damage_flip(tmp_path / "0000000001")
-    with pytest.raises(ValueError, match="No intact checkpoint.*step 1.*arrays"):
+    with pytest.raises(ValueError, match=r"No intact checkpoint.*step 1.*arrays"):
         CheckpointStore(tmp_path).restore(make_state())
 
 
@@ -316,7 +316,7 @@ def test_kill_9_during_saves_always_leaves_a_whole_step(tmp_path):
         time.sleep(rng.uniform(0.0, 0.15))
         process.send_signal(signal.SIGKILL)
         rest, _ = process.communicate(timeout=30)
-        confirmed = int(([str(confirmed)] + rest.split())[-1])
+        confirmed = int(([str(confirmed), *rest.split()])[-1])
     template = {"x": jnp.zeros(300_000), "n": jnp.int32(0)}
     state, step, _ = CheckpointStore(tmp_path).restore(template)
     assert step >= confirmed >= 5 and (np.asarray(state["x"]) == step).all()

@@ -1,0 +1,122 @@
+"""The learning curve of a run as a PNG: success over wall time and over env steps."""
+
+import importlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+_INK, _MUTED, _GRID = "#22272e", "#6b7280", "#e5e7eb"
+_EVAL, _TRAIN = "#2563eb", "#9db8ee"
+
+Row = dict[str, Any]
+"""One line of `metrics.jsonl`."""
+
+
+def draw_curve(rows: Sequence[Row], path: Path, *, title: str = "") -> None:
+    """Draw the rows of `metrics.jsonl` and replace `path` atomically.
+
+    Without rows nothing is drawn. Raises ModuleNotFoundError with a hint where matplotlib is
+    missing.
+    """
+    if not rows:
+        return
+    # Without pyplot: no global figure list, no display, safe beside a user's own plots.
+    figure = _require("matplotlib.figure").Figure(figsize=(9.6, 3.9), dpi=120, layout="constrained")
+    _require("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
+    scale, unit = _time_unit(rows)
+    left, right = figure.subplots(1, 2, sharey=True)
+    _draw_panel(left, rows, "elapsed_s", 1 / scale)
+    _draw_panel(right, rows, "env_steps", 1.0)
+    left.set(xlabel=f"wall time [{unit}]", ylabel="success rate")
+    right.set(xlabel="environment steps")
+    right.xaxis.set_major_formatter(_require("matplotlib.ticker").EngFormatter(sep=""))
+    _draw_legend(figure, left, right)
+    figure.suptitle(_headline(rows, title), x=0.01, ha="left", color=_INK, fontsize=11)
+    tmp = path.with_name(f".{path.name}.tmp")
+    figure.savefig(tmp, format="png", facecolor="white")
+    tmp.replace(path)
+
+
+def _draw_panel(axes: Any, rows: Sequence[Row], x_name: str, x_scale: float) -> None:
+    train = _points(rows, "epoch", x_name, "train/success_rate", x_scale)
+    axes.plot(*train, color=_TRAIN, linewidth=1.4, label="training episodes")
+    evals = [row for row in rows if row["kind"] == "eval"]
+    xs = [row[x_name] * x_scale for row in evals]
+    low, high = ([row["success_ci95"][i] for row in evals] for i in (0, 1))
+    axes.fill_between(xs, low, high, color=_EVAL, alpha=0.16, linewidth=0)
+    rates = [row["success_rate"] for row in evals]
+    label = "evaluation, 95% interval"
+    if len(rates) == 1:  # one point has no band to see
+        axes.vlines(xs, low, high, color=_EVAL, linewidth=5, alpha=0.16)
+    axes.plot(xs, rates, "o-", color=_EVAL, linewidth=1.8, markersize=4, label=label)
+    _style(axes)
+
+
+def _style(axes: Any) -> None:
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlim(left=0)
+    axes.margins(x=0.02)
+    axes.grid(color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=_MUTED, length=0)
+    axes.xaxis.label.set_color(_INK)
+    axes.yaxis.label.set_color(_INK)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(_GRID)
+
+
+def _draw_legend(figure: Any, *panels: Any) -> None:
+    found = {}
+    for axes in figure.axes:
+        found |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+    if found:
+        figure.legend(
+            found.values(),
+            found.keys(),
+            loc="outside lower center",
+            ncols=len(found),
+            frameon=False,
+            labelcolor=_MUTED,
+            fontsize=9,
+        )
+
+
+def _headline(rows: Sequence[Row], title: str) -> str:
+    evals = [row for row in rows if row["kind"] == "eval"]
+    if not evals:
+        return title
+    last = evals[-1]
+    low, high = last["success_ci95"]
+    figures = f"{last['success_rate']:.0%} of {last['episodes']} episodes"
+    return f"{title}    {figures}  (95% interval {low:.0%} to {high:.0%})"
+
+
+def _points(
+    rows: Sequence[Row], kind: str, x_name: str, y_name: str, x_scale: float
+) -> tuple[list[float], list[float]]:
+    # A metric that is not known yet (no episode ended) is null in the file.
+    found = [row for row in rows if row["kind"] == kind and _is_number(row.get(y_name))]
+    return [row[x_name] * x_scale for row in found], [row[y_name] for row in found]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _time_unit(rows: Sequence[Row]) -> tuple[float, str]:
+    longest = max((row["elapsed_s"] for row in rows), default=0.0)
+    if longest > 3 * 3600:
+        return 3600.0, "h"
+    return (60.0, "min") if longest > 300 else (1.0, "s")
+
+
+def _require(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "The learning curve needs matplotlib, which is not installed. "
+            "Hint: pip install matplotlib"
+        ) from error
