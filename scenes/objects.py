@@ -16,7 +16,7 @@ def cube(
     """A cube resting on the table at `xy` [m]; half_size [m] and mass [kg] default to gym-hil's."""
     return ObjectSpec(
         name=name,
-        half_size=(half_size,) * 3,
+        half_size=(half_size, half_size, half_size),
         mass=mass,
         rgba=rgba,
         pos=(*xy, half_size),

@@ -60,7 +60,7 @@ def main() -> None:
     arrays = record(bare_arm(text.decode()))
     digest = hashlib.sha256(text).hexdigest()
     np.savez_compressed(OUT, **arrays, source=VERSION, sha256=digest, bodies=BODIES)
-    print(f"{OUT}: {OUT.stat().st_size} bytes, {NUM_POSES} poses, sha256 {digest}")
+    sys.stdout.write(f"{OUT}: {OUT.stat().st_size} bytes, {NUM_POSES} poses, sha256 {digest}\n")
 
 
 if __name__ == "__main__":
