@@ -15,6 +15,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import sys
@@ -33,7 +34,7 @@ _MANIFEST = "MANIFEST.sha256"
 _TMP = ".tmp-"
 _DIFF_LINES = 8
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_FULL_TEXT = ("no space left", "disk quota", "file too large", "resource_exhausted")
+_FULL_TEXT = ("no space left", "disk quota", "file too large")  # as tensorstore words it
 
 LeafSpec = dict[str, Any]
 """One stored leaf: `path`, `shape`, `dtype` as text, and `key_impl` of a typed PRNG key."""
@@ -48,8 +49,9 @@ def warn_line(message: str) -> None:
 class CheckpointStore:
     """Saves and restores the state of one run; one process writes, any number may read.
 
-    `keep` is the number of steps left on disk. I/O errors of `save` end in one line to `warn`
-    (and the next one only after a save has worked again): training outlives a full disk.
+    `keep` is the number of steps left on disk; a full disk lowers it. I/O errors of `save` end in
+    one line to `warn` (and the next one only after a save has worked again): training outlives a
+    full disk.
     """
 
     def __init__(
@@ -156,10 +158,11 @@ class CheckpointStore:
             self._remove_leftovers()
             if _is_full(error) and len(self.steps()) > 1:
                 self._drop(self.steps()[0])
+                # What did not fit once would not fit again at every other save.
+                self._keep = min(self._keep, len(self.steps()))
         if not self._failing:
-            reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
             self._warn(
-                f"checkpoint step {step} was not saved ({reason[0][:200]}); "
+                f"checkpoint step {step} was not saved ({_reason(error)}); "
                 "training goes on, the next save tries again"
             )
         self._failing = True
@@ -233,7 +236,7 @@ def _write_arrays(path: Path, leaves: list[np.ndarray]) -> None:
     import orbax.checkpoint as ocp
 
     handler = ocp.PyTreeCheckpointHandler(use_compression=False)
-    with contextlib.closing(ocp.Checkpointer(handler)) as checkpointer:
+    with _quiet_orbax(), contextlib.closing(ocp.Checkpointer(handler)) as checkpointer:
         tree = dict(_array_keys(leaves))
         checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(tree))
 
@@ -241,7 +244,8 @@ def _write_arrays(path: Path, leaves: list[np.ndarray]) -> None:
 def _read_arrays(path: Path, specs: list[LeafSpec]) -> list[np.ndarray]:
     import orbax.checkpoint as ocp
 
-    with contextlib.closing(ocp.Checkpointer(ocp.PyTreeCheckpointHandler())) as checkpointer:
+    handler = ocp.PyTreeCheckpointHandler()
+    with _quiet_orbax(), contextlib.closing(ocp.Checkpointer(handler)) as checkpointer:
         keys = [f"{i:05d}" for i, spec in enumerate(specs) if 0 not in spec["shape"]]
         args = {key: ocp.RestoreArgs(restore_type=np.ndarray) for key in keys}
         found = checkpointer.restore(
@@ -352,6 +356,32 @@ def _is_full(error: Exception) -> bool:
     if isinstance(error, OSError) and error.errno in _FULL:
         return True
     return any(text in str(error).lower() for text in _FULL_TEXT)
+
+
+def _reason(error: Exception) -> str:
+    """The error on one short line; tensorstore puts its cause behind hundreds of characters."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 160 else f"... {text[-160:]}"
+
+
+class _NoOrbax(logging.Filter):
+    """Drops what orbax logs: its page-long tracebacks repeat the one line that we write."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether the record passes."""
+        return "orbax" not in record.pathname
+
+
+@contextlib.contextmanager
+def _quiet_orbax() -> Iterator[None]:
+    logger, drop = logging.getLogger("absl"), _NoOrbax()
+    logger.addFilter(drop)
+    try:
+        yield
+    finally:
+        logger.removeFilter(drop)
 
 
 def _sync(folder: Path) -> None:

@@ -69,10 +69,10 @@ class ConsoleHook:
             f"{duration(record.elapsed_s)}  success {interval(record)} of {record.episodes}"
         )
 
-    def on_end(self, summary: Summary) -> None:
+    def on_end(self, summary: Summary | None) -> None:
         """Close the panel and print the result."""
         self._close()
-        self._print(end_line(summary))
+        self._print(end_line(summary) if summary else f"stopped  {self._board.line()}")
 
     def _close(self) -> None:
         if self._live is not None:

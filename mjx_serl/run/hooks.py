@@ -84,8 +84,8 @@ class Hook(Protocol):
         """Called after each evaluation."""
         ...
 
-    def on_end(self, summary: Summary) -> None:
-        """Called once when the run ends or is stopped."""
+    def on_end(self, summary: Summary | None) -> None:
+        """Called once at the end; `summary` is None where a signal stopped the run."""
         ...
 
 
@@ -109,7 +109,7 @@ class GuardedHooks:
         """Pass on."""
         self._call("on_eval", record)
 
-    def on_end(self, summary: Summary) -> None:
+    def on_end(self, summary: Summary | None) -> None:
         """Pass on."""
         self._call("on_end", summary)
 
@@ -145,9 +145,10 @@ class JsonlHook:
         """Append one line."""
         self._folder.append_metrics(eval_row(record))
 
-    def on_end(self, summary: Summary) -> None:
-        """Write the summary."""
-        self._folder.write_summary(summary)
+    def on_end(self, summary: Summary | None) -> None:
+        """Write the summary of a finished run."""
+        if summary is not None:
+            self._folder.write_summary(summary)
 
 
 class TensorBoardHook:
@@ -177,7 +178,7 @@ class TensorBoardHook:
             self._writer.add_scalar(f"eval/{name}", value, record.env_steps)
         self._writer.flush()
 
-    def on_end(self, summary: Summary) -> None:
+    def on_end(self, summary: Summary | None) -> None:
         """Close the event file."""
         self._writer.close()
 
@@ -201,7 +202,7 @@ class CurveHook:
         """Redraw."""
         self._draw()
 
-    def on_end(self, summary: Summary) -> None:
+    def on_end(self, summary: Summary | None) -> None:
         """Redraw."""
         self._draw()
 

@@ -10,13 +10,15 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-_NOTE = b"\nStopping: this epoch is finished and saved first. Once more to quit at once.\n"
+_NOTE = "Stopping: this epoch is finished and saved first. Once more to quit at once."
 _SHOW_CURSOR = b"\x1b[?25h\n"
 
 
-def _note(text: bytes) -> None:
-    with contextlib.suppress(OSError):
-        os.write(2, text)
+def _note() -> None:
+    # On the thread, not in a handler: ordinary writing is safe and goes above a live panel.
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"\n{_NOTE}\n")
+        sys.stderr.flush()
 
 
 class StopSignal:
@@ -29,7 +31,7 @@ class StopSignal:
 
     def __init__(self, *, on_first: Callable[[], None] | None = None) -> None:
         self._event = threading.Event()
-        self._on_first = on_first or (lambda: _note(_NOTE))
+        self._on_first = on_first or _note
         self._previous: dict[int, Any] = {}
 
     @property
@@ -72,5 +74,5 @@ class StopSignal:
 
     def _quit(self, number: int) -> None:
         if sys.stderr.isatty():
-            _note(_SHOW_CURSOR)
+            os.write(2, _SHOW_CURSOR)
         os._exit(128 + number)

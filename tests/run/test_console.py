@@ -93,6 +93,15 @@ def test_a_terminal_gets_a_panel_that_is_closed_at_the_end(monkeypatch, make_inf
     assert text.rstrip().endswith("in 1.0s (compile 0.1s)")
 
 
+def test_a_stopped_run_says_where_it_stands(make_info):
+    stream = io.StringIO()
+    hook = ConsoleHook(stream=stream)
+    hook.on_start(make_info("runs/x"))
+    hook.on_epoch(make_epoch(3, 3.0))
+    hook.on_end(None)
+    assert stream.getvalue().splitlines()[-1].startswith("stopped  epoch 3")
+
+
 def render(board, width):
     target = console.Console(file=io.StringIO(), width=width, record=True)
     target.print(board.panel())

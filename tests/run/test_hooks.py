@@ -58,6 +58,16 @@ def test_jsonl(tmp_path, drive, make_summary):
     assert folder.read_summary() == make_summary()
 
 
+def test_a_stopped_run_has_no_summary(tmp_path, make_info):
+    folder = RunFolder(tmp_path)
+    every = [JsonlHook(folder), TensorBoardHook(folder), CurveHook(folder)]
+    guarded = GuardedHooks(every, warn=pytest.fail)
+    guarded.on_start(make_info(tmp_path))
+    guarded.on_epoch(make_epoch(1))
+    guarded.on_end(None)
+    assert folder.read_summary() is None and (tmp_path / "curve.png").exists()
+
+
 def read_scalars(path):
     """(tag, step) of every scalar in the event files under `path`, in file order."""
     from tensorboardX.proto.event_pb2 import Event
