@@ -215,7 +215,7 @@ def _spec(path: str, leaf: Any) -> LeafSpec:
 
 
 def _to_host(state: PyTree) -> tuple[list[np.ndarray], list[LeafSpec]]:
-    """Own copies of all leaves (on a CPU `np.asarray` would alias the donated buffer)."""
+    """Own copies of all leaves (on a CPU `np.asarray` would be a view of the donated buffer)."""
     named = _named_leaves(state)
     specs = [_spec(path, leaf) for path, leaf in named]
     raw = [

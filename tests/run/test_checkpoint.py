@@ -94,6 +94,10 @@ def test_reader_leaves_a_live_write_alone(tmp_path):
 def test_donation_after_save_does_not_change_what_is_saved(tmp_path):
     bump = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
     state = {"x": jnp.zeros((3_000_000,)), "n": jnp.zeros((), jnp.int32)}
+    copies, _ = checkpoint._to_host(state)
+    views = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+    assert not any(np.shares_memory(*pair) for pair in zip(copies, views, strict=True))
+    del views
     store = CheckpointStore(tmp_path)
     store.save(1, state, {})
     for _ in range(3):

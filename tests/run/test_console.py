@@ -89,6 +89,7 @@ def test_a_terminal_gets_a_panel_that_is_closed_at_the_end(monkeypatch, make_inf
     hook.on_end(make_summary())
     text = stream.getvalue()
     assert "compiling" in text and "epoch 2" in text and "╰" in text
+    assert "elapsed 1.0s" not in text, "no log lines beside the panel"
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l"), "the cursor is shown again"
     assert text.rstrip().endswith("in 1.0s (compile 0.1s)")
 
