@@ -114,6 +114,21 @@ def test_nothing_happens_at_import():
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
+def test_gymnasium_finds_our_ids_without_starting_jax():
+    """Every `import gymnasium` loads the entry point, so it has to be there and to be light."""
+    ((name, target),) = PROJECT["entry-points"]["gymnasium.envs"].items()
+    module = target.split(":")[0]
+    if not (ROOT / (module.replace(".", "/") + ".py")).exists():
+        pytest.skip(f"{module} is not written yet")
+    code = (
+        "import sys, gymnasium; "
+        f"ids = [i for i in gymnasium.registry if i.startswith({name + '/'!r})]; "
+        "print(len(ids) > 0, 'jax' in sys.modules)"
+    )
+    done = run(sys.executable, "-W", "error", "-c", code)
+    assert done.stdout.split() == ["True", "False"], done.stdout + done.stderr
+
+
 def test_every_dependency_says_why():
     text = (ROOT / "pyproject.toml").read_text().split("\n[tool.")[0]
     quoted = r'^\s*(?:\w[\w-]* = \[)?"[A-Za-z][\w.-]*(\[[\w,]+\])?[^"]*"[\],]'
