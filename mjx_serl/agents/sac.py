@@ -18,7 +18,7 @@ from mjx_serl.agents import objectives
 from mjx_serl.agents.optimizer import Trainable, apply_gradients, make_optimizer, tick
 from mjx_serl.nets.distributions import split_mean_std, tanh_normal_sample
 from mjx_serl.nets.encoders import encode_vectors, vector_dim
-from mjx_serl.nets.ensemble import ensemble_q, init_ensemble, random_members
+from mjx_serl.nets.ensemble import ensemble_q, random_members
 from mjx_serl.nets.mlp import ACTIVATIONS, MLP, Activation
 from mjx_serl.types import Batch, Metrics, Obs, ObsShapes, PRNGKey, PyTree
 
@@ -140,9 +140,7 @@ class SAC:
         dim = vector_dim(obs_shapes)
         actor_key, critic_key = jax.random.split(key)
         actor = self._actor(action_dim).init(actor_key, jnp.zeros((1, dim)))
-        critic = init_ensemble(
-            self._critic, critic_key, dim + action_dim, self.cfg.critic_ensemble_size
-        )
+        critic = self._critic.init(critic_key, jnp.zeros((1, dim + action_dim)))
         theta = jnp.float32(objectives.initial_log_temperature(self.cfg.init_temperature))
         return SACState(
             actor=self._trainable(actor),
@@ -296,7 +294,7 @@ class SAC:
 
     @property
     def _critic(self) -> MLP:
-        return self._net(1)
+        return self._net(1).clone(members=self.cfg.critic_ensemble_size)
 
     def _net(self, out: int) -> MLP:
         cfg = self.cfg

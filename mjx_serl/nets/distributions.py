@@ -21,8 +21,9 @@ def split_mean_std(
 
 
 def tanh_log_det(pre_tanh: Float[Array, "*lead A"]) -> Float[Array, "*lead A"]:
-    """Return log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), stable for large |u|."""
-    return 2.0 * (_LOG_2 - pre_tanh - jax.nn.softplus(-2.0 * pre_tanh))
+    """Return log(1 - tanh(u)^2) = 2 (log 2 - |u| - log(1 + e^(-2|u|))), stable for large |u|."""
+    size = jnp.abs(pre_tanh)
+    return 2.0 * (_LOG_2 - size - jnp.log(1.0 + jnp.exp(-2.0 * size)))
 
 
 def tanh_normal_sample(

@@ -8,18 +8,13 @@ from mjx_serl.nets.mlp import MLP
 from mjx_serl.types import PRNGKey, PyTree
 
 
-def init_ensemble(net: MLP, key: PRNGKey, in_dim: int, size: int) -> PyTree:
-    """Draw `size` independent members of `net` for inputs [in_dim]; leaves are [size, ...]."""
-    example = jnp.zeros((1, in_dim), jnp.float32)
-    return jax.vmap(lambda k: net.init(k, example))(jax.random.split(key, size))
-
-
 def ensemble_q(
     net: MLP, params: PyTree, features: Float[Array, "B D"], action: Float[Array, "B A"]
 ) -> Float[Array, "E B"]:
-    """Return Q of every member for (features, action)."""
+    """Return Q of every member of `params` for (features, action)."""
+    members = jax.tree.leaves(params)[0].shape[0]
     x = jnp.concatenate([features, action], axis=-1)
-    return jax.vmap(net.apply, in_axes=(0, None))(params, x)[..., 0]
+    return net.clone(members=members).apply(params, x)[..., 0]
 
 
 def random_members(params: PyTree, key: PRNGKey, count: int) -> PyTree:

@@ -2,10 +2,12 @@
 
 Block order is Dense (xavier-uniform, zero bias) -> [LayerNorm] -> activation, for every hidden
 layer, followed by a linear layer (serl_launcher `networks/mlp.py` with `activate_final=True`
-and the head on top).
+and the head on top). An ensemble is the same network with a leading member axis on parameters
+and outputs: batched products written out, because `vmap` would transpose every first layer.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, TypeAlias
 
 import flax.linen as nn
@@ -14,6 +16,58 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 Activation: TypeAlias = Literal["tanh", "relu", "swish"]
+Rows: TypeAlias = Float[Array, "*members B H"]
+PerUnit: TypeAlias = Float[Array, "*members H"]
+
+LAYER_NORM_EPS = 1e-6  # flax's default, and so SERL's
+
+
+class MLP(nn.Module):
+    """Hidden blocks and a linear head.
+
+    Fields: hidden, widths of the hidden layers; out, width of the head; activation, a key of
+    `ACTIVATIONS`; layer_norm, whether each hidden block is normalised before its activation;
+    members, size of the ensemble, None for one plain network.
+    """
+
+    hidden: tuple[int, ...]
+    out: int
+    activation: Activation = "tanh"
+    layer_norm: bool = True
+    members: int | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "*members B out"]:
+        """Map inputs [B, D] to outputs [B, out], or [members, B, out] of an ensemble."""
+        lead = () if self.members is None else (self.members,)
+        x = jnp.broadcast_to(x, lead + x.shape)
+        for i, width in enumerate(self.hidden):
+            x = self._block(x, f"{i}", width)
+        return (
+            x @ self._kernel("head", x, self.out)
+            + self._vector("head_bias", x, self.out)[..., None, :]
+        )
+
+    def _block(self, x: Rows, name: str, width: int) -> Rows:
+        z = x @ self._kernel(f"dense_{name}", x, width)
+        bias = self._vector(f"dense_{name}_bias", x, width)
+        if not self.layer_norm:
+            return ACTIVATIONS[self.activation](z + bias[..., None, :])
+        scale = self._vector(f"norm_{name}_scale", x, width, one=True)
+        shift = self._vector(f"norm_{name}_bias", x, width)
+        return norm_activate(self.activation, z, bias, scale, shift)
+
+    def _kernel(self, name: str, x: Rows, width: int) -> Float[Array, "*members D H"]:
+        lead = x.shape[:-2]
+        init = nn.initializers.variance_scaling(
+            1.0, "fan_avg", "uniform", batch_axis=tuple(range(len(lead)))
+        )
+        return self.param(name, init, (*lead, x.shape[-1], width))
+
+    def _vector(self, name: str, x: Rows, width: int, *, one: bool = False) -> PerUnit:
+        init = nn.initializers.ones if one else nn.initializers.zeros
+        return self.param(name, init, (*x.shape[:-2], width))
+
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": jnp.tanh,
@@ -21,26 +75,61 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "swish": jax.nn.swish,
 }
 
+# d act(u) / du from the input u and the output y, whichever is the cheaper.
+_SLOPES: dict[str, Callable[[Array, Array], Array]] = {
+    "tanh": lambda u, y: 1.0 - y * y,
+    "relu": lambda u, y: (y > 0.0).astype(y.dtype),
+    "swish": lambda u, y: y + jax.nn.sigmoid(u) * (1.0 - y),
+}
 
-class MLP(nn.Module):
-    """Hidden blocks and a linear head.
 
-    Fields: hidden, widths of the hidden layers; out, width of the head; activation, a key of
-    `ACTIVATIONS`; layer_norm, whether each hidden block is normalised before its activation.
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def norm_activate(
+    activation: Activation, z: Rows, bias: PerUnit, scale: PerUnit, shift: PerUnit
+) -> Rows:
+    """Return act(scale * xhat + shift) with xhat = LayerNorm over H of z + bias (arXiv 1607.06450).
+
+    The derivative is written by hand because the sums are matrix products with a vector: XLA
+    on a CPU adds up floats one by one, a product runs at full vector width (the whole block is
+    1.7x faster forward and backward, 2 x 256 x 256).
     """
+    return _norm_forward(activation, z, bias, scale, shift)[0]
 
-    hidden: tuple[int, ...]
-    out: int
-    activation: Activation = "tanh"
-    layer_norm: bool = True
 
-    @nn.compact
-    def __call__(self, x: Float[Array, "*lead D"]) -> Float[Array, "*lead out"]:
-        """Map inputs [..., D] to outputs [..., out]."""
-        init = nn.initializers.xavier_uniform()
-        for i, width in enumerate(self.hidden):
-            x = nn.Dense(width, kernel_init=init, name=f"dense_{i}")(x)
-            if self.layer_norm:
-                x = nn.LayerNorm(name=f"norm_{i}")(x)
-            x = ACTIVATIONS[self.activation](x)
-        return nn.Dense(self.out, kernel_init=init, name="head")(x)
+def _norm_forward(
+    activation: Activation, z: Rows, bias: PerUnit, scale: PerUnit, shift: PerUnit
+) -> tuple[Rows, tuple[Array, ...]]:
+    h = z + bias[..., None, :]
+    centred = h - _row_mean(h)
+    rstd = jax.lax.rsqrt(_row_mean(centred * centred) + LAYER_NORM_EPS)
+    xhat = centred * rstd
+    y = ACTIVATIONS[activation](xhat * scale[..., None, :] + shift[..., None, :])
+    return y, (xhat, rstd, y, scale, shift)
+
+
+def _norm_backward(
+    activation: Activation, saved: tuple[Array, ...], dy: Rows
+) -> tuple[Rows, PerUnit, PerUnit, PerUnit]:
+    xhat, rstd, y, scale, shift = saved
+    scale = scale[..., None, :]
+    du = dy * _SLOPES[activation](xhat * scale + shift[..., None, :], y)
+    du_xhat = du * xhat
+    mean_d, mean_dx = _row_mean(du * scale), _row_mean(du_xhat * scale)
+    dz = rstd * (du * scale - mean_d - xhat * mean_dx)
+    return dz, _column_sum(dz), _column_sum(du_xhat), _column_sum(du)
+
+
+norm_activate.defvjp(_norm_forward, _norm_backward)
+
+
+def _row_mean(x: Rows) -> Float[Array, "*members B 1"]:
+    width = x.shape[-1]
+    # HIGHEST: a mean must not be rounded to TF32 where products are.
+    ones = jnp.full((width, 1), 1.0 / width, x.dtype)
+    return jnp.matmul(x, ones, precision=jax.lax.Precision.HIGHEST)
+
+
+def _column_sum(x: Rows) -> PerUnit:
+    # Eight equal rows: a single one would be fused into a scalar loop, four times as slow.
+    ones = jnp.ones((*x.shape[:-2], 8, x.shape[-2]), x.dtype)
+    return jnp.matmul(ones, x, precision=jax.lax.Precision.HIGHEST)[..., 0, :]

@@ -1,0 +1,3 @@
+"""Importing this package files every task in the registry."""
+
+from mjx_serl.tasks import pick_cube as pick_cube

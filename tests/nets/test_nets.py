@@ -1,5 +1,8 @@
 """Networks and the squashed Normal against plain numpy."""
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +15,8 @@ from mjx_serl.nets.distributions import (
     tanh_normal_sample,
 )
 from mjx_serl.nets.encoders import encode_vectors, vector_dim
-from mjx_serl.nets.ensemble import ensemble_q, init_ensemble, random_members
-from mjx_serl.nets.mlp import MLP
+from mjx_serl.nets.ensemble import ensemble_q, random_members
+from mjx_serl.nets.mlp import ACTIVATIONS, MLP, norm_activate
 
 
 def numpy_mlp(params: dict, x: np.ndarray, activation: str, layer_norm: bool) -> np.ndarray:
@@ -25,14 +28,13 @@ def numpy_mlp(params: dict, x: np.ndarray, activation: str, layer_norm: bool) ->
     }[activation]
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["params"])
     for i in range(2):
-        x = x @ params[f"dense_{i}"]["kernel"] + params[f"dense_{i}"]["bias"]
+        x = x @ params[f"dense_{i}"] + params[f"dense_{i}_bias"]
         if layer_norm:
-            norm = params[f"norm_{i}"]
             centred = x - x.mean(-1, keepdims=True)
             x = centred / np.sqrt(centred.var(-1, keepdims=True) + 1e-6)
-            x = x * norm["scale"] + norm["bias"]
+            x = x * params[f"norm_{i}_scale"] + params[f"norm_{i}_bias"]
         x = act(x)
-    return x @ params["head"]["kernel"] + params["head"]["bias"]
+    return x @ params["head"] + params["head_bias"]
 
 
 def shaken(params: dict) -> dict:
@@ -48,25 +50,48 @@ def shaken(params: dict) -> dict:
 def test_ensemble_is_its_members_and_they_are_the_plain_network(
     activation: str, layer_norm: bool
 ) -> None:
-    net = MLP((16, 24), 1, activation=activation, layer_norm=layer_norm)
-    params = shaken(init_ensemble(net, jax.random.key(0), 7, 3))
+    net = MLP((16, 24), 1, activation=activation, layer_norm=layer_norm, members=3)
+    params = shaken(net.init(jax.random.key(0), jnp.zeros((1, 7))))
     x = jax.random.normal(jax.random.key(1), (5, 7)) + 2.0
     q = ensemble_q(net, params, x[:, :4], x[:, 4:])
     for i in range(3):
         member = jax.tree.map(lambda leaf, i=i: leaf[i], params)
         want = numpy_mlp(member, np.asarray(x, np.float64), activation, layer_norm)[:, 0]
         np.testing.assert_allclose(q[i], want, rtol=2e-4, atol=2e-5)
-        np.testing.assert_allclose(net.apply(member, x)[:, 0], want, rtol=2e-4, atol=2e-5)
+        np.testing.assert_allclose(
+            net.clone(members=None).apply(member, x)[:, 0], want, rtol=2e-4, atol=2e-5
+        )
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "swish"])
+@pytest.mark.parametrize("lead", [(), (2,)])
+def test_hand_written_gradient_is_autodiffs(activation: str, lead: tuple[int, ...]) -> None:
+    def plain(z: jax.Array, bias: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
+        h = z + bias[..., None, :]
+        xhat = (h - h.mean(-1, keepdims=True)) / jnp.sqrt(h.var(-1, keepdims=True) + 1e-6)
+        return ACTIVATIONS[activation](xhat * scale[..., None, :] + shift[..., None, :])
+
+    keys = jax.random.split(jax.random.key(0), 5)
+    shapes = [(*lead, 6, 10)] + [(*lead, 10)] * 3
+    args = [1 + jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=False)]
+    weight = jax.random.normal(keys[4], shapes[0])
+
+    def grads(block: Callable) -> list[jax.Array]:
+        return jax.grad(lambda a: jnp.sum(weight * block(*a)))(args)
+
+    for got, want in zip(grads(partial(norm_activate, activation)), grads(plain), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
 def test_weights_start_xavier_uniform() -> None:
-    params = init_ensemble(MLP((256, 256), 1), jax.random.key(0), 33, 2)["params"]
+    net = MLP((256, 256), 1, members=2)
+    params = net.init(jax.random.key(0), jnp.zeros((1, 33)))["params"]
     for name, fan in (("dense_0", 33 + 256), ("dense_1", 512), ("head", 257)):
         limit = np.sqrt(6 / fan)
-        kernel = np.asarray(params[name]["kernel"])
+        kernel = np.asarray(params[name])
         assert np.abs(kernel).max() <= limit and np.abs(kernel).max() > 0.97 * limit
         assert not np.array_equal(kernel[0], kernel[1])
-        assert not np.asarray(params[name]["bias"]).any()
+        assert not np.asarray(params[f"{name}_bias"]).any()
 
 
 def test_random_members_are_different_and_all_can_be_drawn() -> None:

@@ -1,0 +1,154 @@
+"""One world: scene, physics, controller and task make reset and step."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from mjx_serl.envs.control import Command, Controller
+from mjx_serl.envs.physics import PHYSICS, Physics, SimState, default_physics
+from mjx_serl.envs.task import TASKS, Task, TaskState
+from mjx_serl.types import Metrics, Obs, PRNGKey, PyTree
+from scenes.build import Scene, build_scene
+from scenes.specs import ActionSpec, ObsSpec
+
+
+@struct.dataclass
+class EnvState:
+    """Everything about one world between two steps.
+
+    `terminated` and `truncated` are never true together. `valid` is false where the physics
+    left the finite numbers: the step must not be learned from and the world must be reset.
+    """
+
+    carry: PyTree
+    sim: SimState
+    command: Command
+    task_state: TaskState
+    obs: Obs
+    reward: Float[Array, "*n"]
+    terminated: Bool[Array, "*n"]
+    truncated: Bool[Array, "*n"]
+    success: Bool[Array, "*n"]
+    valid: Bool[Array, "*n"]
+    t: Int[Array, "*n"]
+    metrics: Metrics
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Env:
+    """reset and step of one world; `vectorize` makes it many."""
+
+    name: str
+    scene: Scene
+    physics: Physics
+    controller: Controller
+    task: Task
+
+    @property
+    def action_dim(self) -> int:
+        """Number of action entries, each in [-1, 1]."""
+        return self.action_spec.dim
+
+    @property
+    def action_spec(self) -> ActionSpec:
+        """Names, scales, rate and base of the action."""
+        return self.task.control.action_spec()
+
+    @property
+    def obs_spec(self) -> ObsSpec:
+        """Names, shapes and units of the observation."""
+        return self.task.obs_spec
+
+    @property
+    def ctrl_dt(self) -> float:
+        """Simulated seconds per step."""
+        return 1.0 / self.task.control.rate
+
+    def reset(self, key: PRNGKey) -> EnvState:
+        """Start an episode drawn with `key`."""
+        qpos, task_state = self.task.sample(key)
+        carry, sim = self.physics.reset(qpos, jnp.zeros(self.scene.model.nv))
+        command = self.controller.start(sim)
+        _, terms = self.task.reward(sim, task_state)
+        return EnvState(
+            carry=carry,
+            sim=sim,
+            command=command,
+            task_state=task_state,
+            obs=self.task.observe(sim, command, task_state),
+            reward=jnp.zeros(()),
+            terminated=jnp.zeros((), bool),
+            truncated=jnp.zeros((), bool),
+            success=jnp.zeros((), bool),
+            valid=jnp.ones((), bool),
+            t=jnp.zeros((), jnp.int32),
+            metrics=jax.tree.map(jnp.zeros_like, terms),
+        )
+
+    def step(self, state: EnvState, action: Float[Array, " A"]) -> EnvState:
+        """Hold `action` in [-1, 1] for one control period."""
+        command = self.controller.command(state.command, state.sim, action)
+
+        def inner(loop: tuple[PyTree, SimState], _: None) -> tuple[tuple[PyTree, SimState], None]:
+            carry, sim = loop
+            ctrl = self.controller.ctrl(command, sim)
+            return self.physics.step(carry, ctrl, self.controller.n_substeps), None
+
+        (carry, sim), _ = jax.lax.scan(
+            inner, (state.carry, state.sim), None, length=self.controller.inner_steps
+        )
+        return self._judge(state, carry, sim, command)
+
+    def _judge(self, state: EnvState, carry: PyTree, sim: SimState, command: Command) -> EnvState:
+        task_state = self.task.advance(sim, state.task_state)
+        obs = self.task.observe(sim, command, task_state)
+        reward, terms = self.task.reward(sim, task_state)
+        valid = _finite((sim.qpos, sim.qvel, obs, reward))
+        # A world that left the finite numbers ends here, earns nothing and shows nothing of it.
+        obs, reward, terms = jax.tree.map(
+            lambda x: jnp.where(valid, x, jnp.zeros_like(x)), (obs, reward, terms)
+        )
+        success = valid & self.task.success(sim, task_state)
+        terminated = ~valid | self.task.terminated(sim, task_state)
+        t = state.t + 1
+        return state.replace(
+            carry=carry,
+            sim=sim,
+            command=command,
+            task_state=task_state,
+            obs=obs,
+            reward=reward,
+            terminated=terminated,
+            truncated=(t >= self.task.episode_steps) & ~terminated,
+            success=success,
+            valid=valid,
+            t=t,
+            metrics=terms,
+        )
+
+
+def _finite(tree: PyTree) -> Bool[Array, ""]:
+    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
+
+
+def make_env(name: str, *, physics: str | None = None, max_worlds: int = 1) -> Env:
+    """Build a registered task.
+
+    Args:
+        name: for example "franka/pick_cube"; raises KeyError with the allowed names.
+        physics: "native", "mjx" or "warp"; None picks native on a CPU, MJX on an accelerator.
+        max_worlds: the most worlds that will be stepped at once (sizes Warp's contact buffers).
+    """
+    factory = TASKS[name]
+    scene = build_scene(factory.scene())
+    task = factory.build(scene)
+    return Env(
+        name=name,
+        scene=scene,
+        physics=PHYSICS[physics or default_physics()](scene.model, max_worlds),
+        controller=task.control.build(scene),
+        task=task,
+    )

@@ -1,0 +1,65 @@
+"""Rigid-body mathematics of one world, written to stay fast when batched on a CPU."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def quat_to_mat(quat: Float[Array, "*n 4"]) -> Float[Array, "*n 3 3"]:
+    """Rotation matrices of unit quaternions (wxyz)."""
+    w, x, y, z = jnp.moveaxis(quat, -1, 0)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return jnp.stack([jnp.stack(r, -1) for r in rows], -2)
+
+
+def rotation_error(
+    target: Float[Array, "*n 3 3"], current: Float[Array, "*n 3 3"]
+) -> Float[Array, "*n 3"]:
+    """World-frame rotation vector from `current` to `target` [rad], exact for small angles."""
+    d = target @ jnp.swapaxes(current, -1, -2)
+    return 0.5 * jnp.stack(
+        [d[..., 2, 1] - d[..., 1, 2], d[..., 0, 2] - d[..., 2, 0], d[..., 1, 0] - d[..., 0, 1]], -1
+    )
+
+
+def hinge_jacobian(
+    xpos: Float[Array, "J 3"],
+    xquat: Float[Array, "J 4"],
+    axes: Float[Array, "J 3"],
+    point: Float[Array, " 3"],
+) -> Float[Array, "6 J"]:
+    """Geometric Jacobian (linear over angular) of `point` for hinges at the bodies' origins.
+
+    Args:
+        xpos, xquat: world poses of the bodies that carry the hinges [m], wxyz.
+        axes: hinge axes in the body frames.
+        point: world point rigidly attached behind the last hinge [m].
+    """
+    z = jnp.einsum("jab,jb->ja", quat_to_mat(xquat), axes)
+    return jnp.concatenate([jnp.cross(z, point - xpos), z], -1).T
+
+
+def solve_spd(a: Float[Array, "n n"], b: Float[Array, " n"]) -> Float[Array, " n"]:
+    """Solve a small symmetric positive definite system by an unrolled LDL factorisation.
+
+    LAPACK is called once per matrix of a batch on a CPU; unrolled arithmetic is vectorised
+    across the batch instead (6x6, 256 worlds: about 20 times faster).
+    """
+    n = b.shape[-1]
+    low: list[list[Array]] = [[] for _ in range(n)]
+    diag: list[Array] = []
+    for i in range(n):
+        for j in range(i):
+            dot = sum((low[i][k] * diag[k] * low[j][k] for k in range(j)), jnp.zeros(()))
+            low[i].append((a[i, j] - dot) / diag[j])
+        diag.append(a[i, i] - sum((low[i][k] ** 2 * diag[k] for k in range(i)), jnp.zeros(())))
+    y: list[Array] = []
+    for i in range(n):
+        y.append(b[i] - sum((low[i][k] * y[k] for k in range(i)), jnp.zeros(())))
+    x: list[Array] = [jnp.zeros(())] * n
+    for i in reversed(range(n)):
+        x[i] = y[i] / diag[i] - sum((low[k][i] * x[k] for k in range(i + 1, n)), jnp.zeros(()))
+    return jnp.stack(x)

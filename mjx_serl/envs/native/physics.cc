@@ -1,0 +1,186 @@
+// C MuJoCo as XLA FFI calls on the CPU: state rows in, state rows and derived fields out.
+//
+// Each call writes every state row before it computes, so it is a pure function of its operands.
+// Models are found by a hash of their content and not by address, so a compiled program that was
+// cached by another process means the same model.
+
+#include <cstdint>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <mujoco/mujoco.h>
+#include <mujoco/mjbatch.h>
+
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace {
+
+// Where the fields of mjx_serl.envs.physics.SimState go, in its order; result 0 is the state row.
+enum Field { kQpos, kQvel, kCtrl, kXpos, kXquat, kSiteXpos, kSiteXmat, kSensordata, kTime, kNumFields };
+
+struct Sims {
+  mjBatch* batch = nullptr;
+  std::mutex mutex;             // a batch serves one caller at a time
+  std::vector<mjtNum> initial;  // one state row at the model's defaults
+};
+
+// What one call does to each simulation.
+struct Work {
+  int n_substeps = 0;
+  float* fields[kNumFields] = {};
+};
+
+struct Registry {
+  std::mutex mutex;
+  std::map<int64_t, const mjModel*> models;
+  std::map<std::pair<int64_t, int64_t>, std::unique_ptr<Sims>> sims;
+  int nthread = 0;
+};
+
+Registry& registry() {
+  static Registry instance;
+  return instance;
+}
+
+void put(const Work& work, Field field, int sim, const mjtNum* from, int64_t size) {
+  float* to = work.fields[field] + sim * size;
+  for (int64_t k = 0; k < size; ++k) to[k] = static_cast<float>(from[k]);
+}
+
+// Runs on MuJoCo's threads: step, make the poses current, hand them out as float32.
+void advance(const mjModel* m, mjData* d, int sim, void* argument) {
+  const Work& work = *static_cast<const Work*>(argument);
+  for (int i = 0; i < work.n_substeps; ++i) mj_step(m, d);
+  mj_kinematics(m, d);  // mj_step leaves the poses of the state before its last substep
+  if (m->nsensordata) {
+    mj_fwdPosition(m, d);
+    mj_sensorPos(m, d);
+    mj_fwdVelocity(m, d);
+    mj_sensorVel(m, d);
+  }
+  put(work, kQpos, sim, d->qpos, m->nq);
+  put(work, kQvel, sim, d->qvel, m->nv);
+  put(work, kCtrl, sim, d->ctrl, m->nu);
+  put(work, kXpos, sim, d->xpos, 3 * m->nbody);
+  put(work, kXquat, sim, d->xquat, 4 * m->nbody);
+  put(work, kSiteXpos, sim, d->site_xpos, 3 * m->nsite);
+  put(work, kSiteXmat, sim, d->site_xmat, 9 * m->nsite);
+  put(work, kSensordata, sim, d->sensordata, m->nsensordata);
+  put(work, kTime, sim, &d->time, 1);
+}
+
+// The batch of `n` simulations of a model, made on first use.
+Sims* sims_of(int64_t model, int64_t n, std::string* error) {
+  Registry& all = registry();
+  std::lock_guard<std::mutex> lock(all.mutex);
+  auto& slot = all.sims[{model, n}];
+  if (slot) return slot.get();
+  auto found = all.models.find(model);
+  if (found == all.models.end()) {
+    *error = "native physics: the model was not registered in this process";
+    return nullptr;
+  }
+  mjBatchConfig config;
+  mjb_defaultConfig(&config);
+  config.nthread = all.nthread;
+  char text[512] = "";
+  auto made = std::make_unique<Sims>();
+  made->batch = mjb_makeBatch(found->second, static_cast<int>(n), &config, text, sizeof(text));
+  if (!made->batch) {
+    *error = std::string("native physics: ") + text;
+    return nullptr;
+  }
+  mjb_reset(made->batch, nullptr, 0, nullptr, mjSTAGE_NONE);
+  const mjtNum* row = mjb_state(made->batch);
+  made->initial.assign(row, row + mjb_nstate(made->batch));
+  slot = std::move(made);
+  return slot.get();
+}
+
+// Steps every simulation and fills the results.
+ffi::Error run(Sims* sims, int64_t n_substeps, ffi::RemainingRets rets) {
+  Work work;
+  work.n_substeps = static_cast<int>(n_substeps);
+  auto rows = rets.get<ffi::Buffer<ffi::U32>>(0);
+  if (!rows.has_value()) return ffi::Error::InvalidArgument("native physics: no row result");
+  for (int i = 0; i < kNumFields; ++i) {
+    auto out = rets.get<ffi::Buffer<ffi::F32>>(i + 1);
+    if (!out.has_value()) return ffi::Error::InvalidArgument("native physics: missing result");
+    work.fields[i] = (*out)->typed_data();
+  }
+  if (mjb_apply(sims->batch, nullptr, 0, advance, &work, 1))
+    return ffi::Error::Internal("native physics: MuJoCo raised an error in a simulation");
+  std::memcpy((*rows)->typed_data(), mjb_state(sims->batch), (*rows)->size_bytes());
+  return ffi::Error::Success();
+}
+
+void write_component(Sims* sims, int component, const float* from, int64_t n) {
+  int size = 0;
+  const int64_t row = mjb_nstate(sims->batch);
+  mjtNum* to = mjb_stateComponent(sims->batch, component, &size);
+  for (int64_t s = 0; s < n; ++s)
+    for (int64_t k = 0; k < size; ++k) to[s * row + k] = from[s * size + k];
+}
+
+ffi::Error step(int64_t model, int64_t n_substeps, ffi::Buffer<ffi::U32> rows,
+                ffi::Buffer<ffi::F32> ctrl, ffi::RemainingRets rets) {
+  const int64_t width = rows.dimensions().back();
+  const int64_t n = rows.element_count() / width;
+  std::string error;
+  Sims* sims = sims_of(model, n, &error);
+  if (!sims) return ffi::Error::Internal(error);
+  std::lock_guard<std::mutex> lock(sims->mutex);
+  if (width != 2 * mjb_nstate(sims->batch))
+    return ffi::Error::InvalidArgument("native physics: state row has another width");
+  std::memcpy(mjb_state(sims->batch), rows.typed_data(), rows.size_bytes());
+  write_component(sims, mjSTATE_CTRL, ctrl.typed_data(), n);
+  return run(sims, n_substeps, rets);
+}
+
+ffi::Error reset(int64_t model, ffi::Buffer<ffi::F32> qpos, ffi::Buffer<ffi::F32> qvel,
+                 ffi::RemainingRets rets) {
+  const int64_t n = qpos.element_count() / qpos.dimensions().back();
+  std::string error;
+  Sims* sims = sims_of(model, n, &error);
+  if (!sims) return ffi::Error::Internal(error);
+  std::lock_guard<std::mutex> lock(sims->mutex);
+  mjtNum* rows = mjb_state(sims->batch);
+  const size_t width = sims->initial.size();
+  for (int64_t s = 0; s < n; ++s)
+    std::memcpy(rows + s * width, sims->initial.data(), width * sizeof(mjtNum));
+  write_component(sims, mjSTATE_QPOS, qpos.typed_data(), n);
+  write_component(sims, mjSTATE_QVEL, qvel.typed_data(), n);
+  return run(sims, 0, rets);
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlStep, step,
+                              ffi::Ffi::Bind()
+                                  .Attr<int64_t>("model")
+                                  .Attr<int64_t>("n_substeps")
+                                  .Arg<ffi::Buffer<ffi::U32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .RemainingRets());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlReset, reset,
+                              ffi::Ffi::Bind()
+                                  .Attr<int64_t>("model")
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .RemainingRets());
+
+// Files a copy of a model under the hash of its content; `nthread` 0 means all CPUs.
+extern "C" void mjx_serl_register(int64_t hash, const mjModel* model, int nthread) {
+  Registry& all = registry();
+  std::lock_guard<std::mutex> lock(all.mutex);
+  all.nthread = nthread;
+  if (!all.models.count(hash)) all.models[hash] = mj_copyModel(nullptr, model);
+}

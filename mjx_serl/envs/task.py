@@ -1,0 +1,79 @@
+"""What a task is: where episodes start, what is seen, what is rewarded, when it ends."""
+
+from typing import Any, Protocol
+
+import jax
+from jaxtyping import Array, Bool, Float
+
+from mjx_serl.envs.control import Command, ControlConfig
+from mjx_serl.envs.physics import SimState
+from mjx_serl.registry import Registry
+from mjx_serl.types import Obs, PRNGKey
+from scenes.build import Scene
+from scenes.specs import ObsSpec, SceneSpec
+
+TaskState = Any  # each task declares its own flax.struct.dataclass
+
+
+class Task(Protocol):
+    """Pure functions of one world; a frozen object holds the constants.
+
+    Rewards come with their unscaled terms by name, for the logs. `demonstrate` raises
+    NotImplementedError where no scripted expert exists.
+    """
+
+    episode_steps: int
+    control: ControlConfig
+    obs_spec: ObsSpec
+
+    def sample(self, key: PRNGKey) -> tuple[Float[Array, " nq"], TaskState]:
+        """Initial joint positions and task state of a new episode."""
+        ...
+
+    def observe(self, sim: SimState, command: Command, task_state: TaskState) -> Obs:
+        """What the policy sees; keys and shapes as in `obs_spec`."""
+        ...
+
+    def reward(
+        self, sim: SimState, task_state: TaskState
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Reward of the state just reached, and its unscaled terms."""
+        ...
+
+    def advance(self, sim: SimState, task_state: TaskState) -> TaskState:
+        """Task state after a step (counters, stages)."""
+        ...
+
+    def terminated(self, sim: SimState, task_state: TaskState) -> Bool[Array, ""]:
+        """Whether nothing is left to gain; a time-out is not a termination."""
+        ...
+
+    def success(self, sim: SimState, task_state: TaskState) -> Bool[Array, ""]:
+        """Whether the task is solved in this state."""
+        ...
+
+    def demonstrate(
+        self, sim: SimState, command: Command, task_state: TaskState
+    ) -> Float[Array, " A"]:
+        """Action of the scripted expert, before exploration noise."""
+        ...
+
+
+class TaskFactory(Protocol):
+    """What the registry files: a scene and the task that lives in it."""
+
+    def scene(self) -> SceneSpec:
+        """The scene to compile."""
+        ...
+
+    def build(self, scene: Scene) -> Task:
+        """The task, with the compiled scene's indices and constants."""
+        ...
+
+
+TASKS: Registry[TaskFactory] = Registry("task")
+
+
+def split_keys(key: PRNGKey, num: int) -> jax.Array:
+    """Per-world keys by world id, so that a larger `num` does not reshuffle the first worlds."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jax.numpy.arange(num))

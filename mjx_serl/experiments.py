@@ -1,0 +1,89 @@
+"""Named presets: one small function each, with its command, machine, time and result."""
+
+import dataclasses
+from collections.abc import Callable
+
+from mjx_serl.agents.sac import SACConfig
+from mjx_serl.config import DemoConfig, EvalConfig, TrainConfig
+from mjx_serl.registry import Registry
+from mjx_serl.training.off_policy import OffPolicyConfig
+
+PRESETS: Registry[Callable[[], TrainConfig]] = Registry("preset")
+
+
+@PRESETS.register("laptop")
+def laptop() -> TrainConfig:
+    """RLPD sized for two CPU cores: `make train`. Figures: benchmarks/RESULTS.md."""
+    return TrainConfig(preset="laptop")
+
+
+@PRESETS.register("serl")
+def serl() -> TrainConfig:
+    """SERL's state agent: ten critics, two per target, eight critic steps per actor step.
+
+    `python train.py --preset serl`; numbers: reference serl_family.md 1.3, `make_sac_agent`.
+    Its Adam clocks are shared with zero gradients, as in its `update_high_utd`.
+    """
+    return TrainConfig(
+        preset="serl",
+        task="franka/pick_cube_dense",
+        num_envs=1,
+        agent=SACConfig(
+            critic_ensemble_size=10,
+            critic_subsample_size=2,
+            gamma=0.99,
+            lr_warmup_steps=2000,
+            utd_ratio=8,
+            adam_ticks="shared_apart",
+        ),
+        loop=OffPolicyConfig(
+            updates_per_step=1, warmup_steps=300, buffer_size=1_000_000, steps_per_epoch=100
+        ),
+        demos=DemoConfig(count=0),
+        eval=EvalConfig(every_epochs=20, check_episodes=20),
+    )
+
+
+@PRESETS.register("hil_serl")
+def hil_serl() -> TrainConfig:
+    """HIL-SERL's learner: two critics, two critic steps per actor step, half demonstrations.
+
+    `python train.py --preset hil_serl`; numbers: reference serl_family.md 1.3, HIL column.
+    """
+    return TrainConfig(
+        preset="hil_serl",
+        num_envs=1,
+        agent=SACConfig(gamma=0.97, utd_ratio=2, adam_ticks="shared"),
+        loop=OffPolicyConfig(updates_per_step=1, warmup_steps=100, steps_per_epoch=100),
+        eval=EvalConfig(every_epochs=20, check_episodes=20),
+    )
+
+
+@PRESETS.register("fast")
+def fast() -> TrainConfig:
+    """Thousands of worlds on a GPU: large batches, few updates per step.
+
+    `python train.py --preset fast`. Ratios after FastTD3 and FastSAC (reference performance.md
+    2c); not measured on a GPU yet.
+    """
+    return TrainConfig(
+        preset="fast",
+        num_envs=2048,
+        total_env_steps=20_000_000,
+        agent=SACConfig(tau=0.05, lr=1e-3),
+        loop=OffPolicyConfig(
+            batch_size=8192,
+            updates_per_step=8,
+            steps_per_epoch=25,
+            warmup_steps=20_480,
+            buffer_size=2_000_000,
+            normalize_steps=100_000,
+        ),
+        demos=DemoConfig(count=64),
+        eval=EvalConfig(every_epochs=8, check_episodes=256),
+    )
+
+
+def preset(name: str, **changes: object) -> TrainConfig:
+    """A preset with some fields changed; raises KeyError with the allowed names."""
+    return dataclasses.replace(PRESETS[name](), **changes)

@@ -1,0 +1,36 @@
+"""What a platform needs set before JAX starts; called by the entry scripts, never at import."""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+# MJX on a CPU is over 100 times too slow with XLA's fusion emitters (jax >= 0.7), see
+# github.com/google-deepmind/mujoco/issues/2957. The learner is a third faster with them, so they
+# are switched off only when MJX is what steps the worlds.
+MJX_CPU_FLAG = "--xla_cpu_use_fusion_emitters=false"
+
+
+def prepare_platform(*, mjx_on_cpu: bool = False, cache_dir: Path | None = None) -> None:
+    """Set XLA flags and the compilation cache; warns when JAX has been imported too early.
+
+    Args:
+        mjx_on_cpu: the worlds are stepped by MJX (`jax` or `warp`) on a CPU.
+        cache_dir: folder of compiled programs, kept between runs; None leaves caching off.
+    """
+    wanted: dict[str, str] = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    flags = os.environ.get("XLA_FLAGS", "")
+    if mjx_on_cpu and "xla_cpu_use_fusion_emitters" not in flags:
+        wanted["XLA_FLAGS"] = f"{flags} {MJX_CPU_FLAG}".strip()
+    if cache_dir is not None:
+        wanted["JAX_COMPILATION_CACHE_DIR"] = str(cache_dir)
+        wanted["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+    changed = {k: v for k, v in wanted.items() if k == "XLA_FLAGS" or k not in os.environ}
+    if changed and "jax" in sys.modules:
+        warnings.warn(
+            f"JAX was imported before the platform was prepared, so {', '.join(changed)} may be "
+            "ignored. Import jax after prepare_platform(), or start with train.py.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    os.environ.update(changed)

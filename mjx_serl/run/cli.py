@@ -1,0 +1,92 @@
+"""What the command lines share: presets, readable errors, resuming, the default hooks."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import tyro
+
+from mjx_serl.config import TrainConfig
+from mjx_serl.experiments import PRESETS
+from mjx_serl.run.console import ConsoleHook
+from mjx_serl.run.folder import RunFolder
+from mjx_serl.run.hooks import CurveHook, Hook, JsonlHook, TensorBoardHook
+from mjx_serl.run.loop import Run
+
+# Exit status of a command that was asked for something impossible, as argparse uses it.
+BAD_INPUT = 2
+
+
+def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, Path | None]:
+    """Read the command line of train.py: the config and the run to resume, if any.
+
+    `--preset NAME` picks the defaults that the other options change. Raises KeyError for an
+    unknown preset; unknown options end the process with tyro's own message.
+    """
+    argv = list(argv)
+    resume = _take(argv, "--resume")
+    if resume is not None:
+        folder = RunFolder.open(Path(resume))
+        return folder.read_config(TrainConfig), folder.path
+    name = _take(argv, "--preset") or "laptop"
+    return tyro.cli(TrainConfig, default=PRESETS[name](), args=argv, description=_about()), None
+
+
+def train(cfg: TrainConfig, resume: Path | None) -> int:
+    """Train and report; returns the exit status."""
+    folder = RunFolder.open(resume) if resume else None
+    if folder is None:
+        folder = RunFolder.create(
+            cfg.run.folder,
+            task=cfg.task,
+            agent=cfg.agent_name,
+            seed=cfg.seed,
+            name=cfg.run.name,
+        )
+        folder.write_config(cfg)
+    run = Run(cfg, folder, default_hooks(cfg, folder))
+    summary = run.train(resume=resume is not None)
+    if summary is None:
+        print(f"Stopped and saved. Go on with:\n  {folder.resume_command()}")
+    return 0
+
+
+def default_hooks(cfg: TrainConfig, folder: RunFolder) -> list[Hook]:
+    """Console, metrics.jsonl and summary.json, curve.png, TensorBoard."""
+    hooks: list[Hook] = [ConsoleHook(), JsonlHook(folder), CurveHook(folder)]
+    return [*hooks, TensorBoardHook(folder)] if cfg.run.tensorboard else hooks
+
+
+def guarded(main: Callable[[], int]) -> int:
+    """Run a command; what the user got wrong is said in one line, not as a traceback."""
+    try:
+        return main()
+    except (KeyError, ValueError, FileNotFoundError, FileExistsError, MemoryError) as error:
+        # KeyError shows its message quoted.
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"error: {text}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def _take(argv: list[str], option: str) -> str | None:
+    """Remove `option VALUE` or `option=VALUE` from argv and return the value."""
+    for i, word in enumerate(argv):
+        if word.startswith(f"{option}="):
+            return argv.pop(i).split("=", 1)[1]
+        if word == option:
+            if i + 1 == len(argv):
+                raise ValueError(f"{option} needs a value")
+            argv.pop(i)
+            return argv.pop(i)
+    return None
+
+
+def _about() -> str:
+    lines = []
+    for name in PRESETS:
+        lines.append(f"  {name:<10} {(PRESETS[name].__doc__ or '').splitlines()[0]}")
+    return (
+        "Train a policy in one process, one compiled function per epoch.\n\n"
+        "--resume RUN_FOLDER goes on with a stopped run, bit for bit.\n"
+        "--preset NAME picks the defaults shown below:\n" + "\n".join(lines)
+    )

@@ -1,0 +1,222 @@
+"""Pick a cube: gym-hil's sparse PandaPickCube and SERL's dense PandaPickCube-v0.
+
+Numbers: reference serl_family.md 2.1.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float
+
+from mjx_serl.envs.control import Command, ControlConfig
+from mjx_serl.envs.physics import SimState
+from mjx_serl.envs.task import TASKS
+from mjx_serl.tasks.rewards import lift, reach
+from mjx_serl.types import Obs, PRNGKey
+from scenes import worlds
+from scenes.build import Scene
+from scenes.specs import ObsField, ObsSpec, SceneSpec
+
+
+@struct.dataclass
+class PickState:
+    """Height of the cube when the episode began [m]."""
+
+    start_height: Float[Array, "*n"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PickCubeConfig:
+    """One variant of the task.
+
+    Attributes:
+        reward: "sparse" pays 1 on success and ends, "dense" pays SERL's shaping at every step.
+        home: joint positions at the start [rad].
+        spawn_low, spawn_high: box of cube positions on the table [m].
+        leave_margin: the episode ends where the cube is this far outside the box [m]; None never.
+        lift_height: height above the start that counts as picked [m].
+        episode_steps: time limit in control steps.
+        control: how actions act.
+    """
+
+    reward: Literal["sparse", "dense"]
+    home: tuple[float, ...]
+    spawn_low: tuple[float, float]
+    spawn_high: tuple[float, float]
+    leave_margin: float | None
+    control: ControlConfig
+    lift_height: float = 0.1
+    episode_steps: int = 100
+
+    def scene(self) -> SceneSpec:
+        """Franka, table, cube, front and wrist camera."""
+        actuation = "position" if self.control.law == "dls" else "torque"
+        spec = worlds.pick_cube(actuation=actuation)
+        return dataclasses.replace(spec, home=self.home)
+
+    def build(self, scene: Scene) -> "PickCube":
+        """The task for a compiled scene."""
+        return PickCube(config=self, scene=scene)
+
+
+OBS = ObsSpec(
+    fields=(
+        ObsField(name="cube_position", shape=(3,), unit="m"),
+        ObsField(name="cube_from_ee", shape=(3,), unit="m"),
+        ObsField(name="ee_position", shape=(3,), unit="m"),
+        ObsField(name="ee_target", shape=(3,), unit="m"),
+        ObsField(name="ee_lag", shape=(3,), unit="m"),
+        ObsField(name="gripper_command", shape=(1,), unit="1"),
+        ObsField(name="gripper_width", shape=(1,), unit="m"),
+        ObsField(name="joint_velocity", shape=(7,), unit="rad/s"),
+    )
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PickCube:
+    """Lift the cube off the table."""
+
+    config: PickCubeConfig
+    scene: Scene
+    obs_spec: ObsSpec = OBS
+
+    @property
+    def episode_steps(self) -> int:
+        """Time limit in control steps."""
+        return self.config.episode_steps
+
+    @property
+    def control(self) -> ControlConfig:
+        """How actions act."""
+        return self.config.control
+
+    def sample(self, key: PRNGKey) -> tuple[Float[Array, " nq"], PickState]:
+        """Arm at home, cube flat on the table anywhere in the spawn box."""
+        model, cube = self.scene.model, self.scene.objects["cube"]
+        low, high = jnp.asarray(self.config.spawn_low), jnp.asarray(self.config.spawn_high)
+        xy = jax.random.uniform(key, (2,), minval=low, maxval=high)
+        qpos = jnp.asarray(_home(self.scene), jnp.float32)
+        qpos = qpos.at[cube.qpos_adr : cube.qpos_adr + 2].set(xy)
+        del model
+        return qpos, PickState(start_height=qpos[cube.qpos_adr + 2])
+
+    def observe(self, sim: SimState, command: Command, task_state: PickState) -> Obs:
+        """Cube, end effector, its commanded target, gripper and joint velocities."""
+        del task_state
+        arm = self.scene.arm
+        ee, cube = sim.site_xpos[arm.ee_site_id], self._cube(sim)
+        fingers = sim.qpos[jnp.asarray(arm.finger_qpos_ids)]
+        return {
+            "cube_position": cube,
+            "cube_from_ee": cube - ee,
+            "ee_position": ee,
+            "ee_target": command.target,
+            "ee_lag": command.target - ee,
+            "gripper_command": command.gripper[None],
+            "gripper_width": fingers.sum()[None],
+            "joint_velocity": sim.qvel[jnp.asarray(arm.dof_ids)],
+        }
+
+    def reward(
+        self, sim: SimState, task_state: PickState
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Sparse: 1 when picked. Dense: 0.3 exp(-20 d) + 0.7 clip(h / 0.2, 0, 1)."""
+        ee = sim.site_xpos[self.scene.arm.ee_site_id]
+        terms = {
+            "reach": reach(ee, self._cube(sim), rate=20.0),
+            "lift": lift(self._height(sim, task_state), full=0.2),
+            "picked": self.success(sim, task_state).astype(jnp.float32),
+        }
+        dense = 0.3 * terms["reach"] + 0.7 * terms["lift"]
+        return (dense if self.config.reward == "dense" else terms["picked"]), terms
+
+    def advance(self, sim: SimState, task_state: PickState) -> PickState:
+        """Nothing to carry on."""
+        del sim
+        return task_state
+
+    def terminated(self, sim: SimState, task_state: PickState) -> Bool[Array, ""]:
+        """Sparse: picked, or the cube left its box. Dense: never."""
+        if self.config.reward == "dense":
+            return jnp.zeros((), bool)
+        return self.success(sim, task_state) | self._lost(sim)
+
+    def success(self, sim: SimState, task_state: PickState) -> Bool[Array, ""]:
+        """The cube is `lift_height` above its start."""
+        return self._height(sim, task_state) > self.config.lift_height
+
+    def demonstrate(
+        self, sim: SimState, command: Command, task_state: PickState
+    ) -> Float[Array, " 4"]:
+        """Go above the cube, down around it, close, lift; feedback at every step."""
+        del task_state
+        ee, cube = sim.site_xpos[self.scene.arm.ee_site_id], self._cube(sim)
+        offset = cube - ee
+        aligned = jnp.linalg.norm(offset[:2]) < 0.015
+        around = aligned & (offset[2] > -0.015)
+        width = sim.qpos[jnp.asarray(self.scene.arm.finger_qpos_ids)].sum()
+        # Closed around a cube the fingers stop at its width.
+        held = around & (command.gripper > 0.5) & (width < 2.2 * _cube_half_size(self.scene))
+        hover = cube[2] + 0.1 - ee[2]
+        # A proportional law on the commanded target, so that lag is not corrected twice.
+        gain = 1.0 / self.config.control.scale
+        lead = command.target - ee
+        z = jnp.where(aligned, offset[2], hover) - lead[2]
+        xy = offset[:2] - lead[:2]
+        move = (
+            0.6
+            * gain
+            * jnp.array([xy[0], xy[1], jnp.where(held, self.config.control.scale * 2, z)])
+        )
+        return jnp.clip(jnp.append(move, jnp.where(around, 1.0, -1.0)), -1.0, 1.0)
+
+    def _cube(self, sim: SimState) -> Float[Array, " 3"]:
+        return sim.xpos[self.scene.objects["cube"].body_id]
+
+    def _height(self, sim: SimState, task_state: PickState) -> Float[Array, ""]:
+        return self._cube(sim)[2] - task_state.start_height
+
+    def _lost(self, sim: SimState) -> Bool[Array, ""]:
+        if self.config.leave_margin is None:
+            return jnp.zeros((), bool)
+        xy, margin = self._cube(sim)[:2], self.config.leave_margin
+        low = xy < jnp.asarray(self.config.spawn_low) - margin
+        high = xy > jnp.asarray(self.config.spawn_high) + margin
+        return (low | high).any()
+
+
+def _home(scene: Scene) -> np.ndarray:
+    return scene.model.key_qpos[0]
+
+
+def _cube_half_size(scene: Scene) -> float:
+    return float(scene.model.geom_size[scene.objects["cube"].geom_id, 0])
+
+
+SPARSE = PickCubeConfig(
+    reward="sparse",
+    home=(0.0, 0.195, 0.0, -2.43, 0.0, 2.62, 0.785),
+    spawn_low=(0.3, -0.15),
+    spawn_high=(0.5, 0.15),
+    leave_margin=0.05,
+    control=ControlConfig(rate=10.0, inner_rate=40.0, scale=0.025),
+)
+DENSE = PickCubeConfig(
+    reward="dense",
+    home=(0.0, -0.785, 0.0, -2.35, 0.0, 1.57, 0.785),
+    spawn_low=(0.25, -0.25),
+    spawn_high=(0.55, 0.25),
+    leave_margin=None,
+    control=ControlConfig(rate=50.0, inner_rate=50.0, scale=0.1),
+)
+OSC = dataclasses.replace(
+    DENSE, control=dataclasses.replace(DENSE.control, law="osc", inner_rate=500.0)
+)
+
+TASKS.register("franka/pick_cube")(SPARSE)
+TASKS.register("franka/pick_cube_dense")(DENSE)

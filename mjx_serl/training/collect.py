@@ -1,0 +1,83 @@
+"""Rollouts: the policy in the worlds, and the scripted expert that makes demonstrations."""
+
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from mjx_serl.envs.env import Env
+from mjx_serl.envs.task import split_keys
+from mjx_serl.envs.vector import VecEnv, VecState
+from mjx_serl.types import Obs, PRNGKey, Transition
+
+
+class Policy(Protocol):
+    """Anything that maps observations [N, ...] to actions [N, A]."""
+
+    def __call__(self, obs: Obs, key: PRNGKey) -> Float[Array, "N A"]:
+        """Choose actions in [-1, 1]."""
+        ...
+
+
+def random_policy(action_dim: int) -> Policy:
+    """Uniform actions."""
+
+    def act(obs: Obs, key: PRNGKey) -> Float[Array, "N A"]:
+        num = jax.tree.leaves(obs)[0].shape[0]
+        return jax.random.uniform(key, (num, action_dim), minval=-1.0, maxval=1.0)
+
+    return act
+
+
+def rollout(
+    vec_env: VecEnv, policy: Policy, state: VecState, key: PRNGKey, length: int
+) -> tuple[VecState, Transition]:
+    """Step the worlds `length` times; transitions are [length, N, ...]."""
+
+    def step(state: VecState, key: PRNGKey) -> tuple[VecState, Transition]:
+        return vec_env.step(state, policy(state.worlds.obs, key))
+
+    return jax.lax.scan(step, state, jax.random.split(key, length))
+
+
+def demonstrate(
+    env: Env, key: PRNGKey, *, episodes: int, noise: float
+) -> tuple[Transition, Bool[Array, " N"]]:
+    """Let the scripted expert play one episode in each of `episodes` worlds.
+
+    Args:
+        env: a task with `demonstrate`.
+        key: draws the starts and the noise.
+        episodes: worlds.
+        noise: standard deviation of Gaussian noise on the end-effector steps [m]; none on the
+            gripper, where it would drop what is held.
+
+    Returns:
+        Transitions [episode_steps, N, ...], `valid` false after an episode's end, and whether
+        each episode succeeded.
+    """
+    k_start, k_noise = jax.random.split(key)
+    start = jax.vmap(env.reset)(split_keys(k_start, episodes))
+    scale = jnp.full(env.action_dim, noise / env.task.control.scale).at[-1].set(0.0)
+
+    def step(loop: tuple, key: PRNGKey) -> tuple[tuple, Transition]:
+        state, over, solved = loop
+        action = jax.vmap(env.task.demonstrate)(state.sim, state.command, state.task_state)
+        action = jnp.clip(action + scale * jax.random.normal(key, action.shape), -1.0, 1.0)
+        after = jax.vmap(env.step)(state, action)
+        row = Transition(
+            obs=state.obs,
+            action=action,
+            reward=after.reward,
+            terminated=after.terminated,
+            truncated=after.truncated,
+            valid=after.valid & ~over,
+        )
+        solved |= after.success & ~over
+        return (after, over | after.terminated | after.truncated, solved), row
+
+    nobody = jnp.zeros(episodes, bool)
+    keys = jax.random.split(k_noise, env.task.episode_steps)
+    (_, _, solved), rows = jax.lax.scan(step, (start, nobody, nobody), keys)
+    return rows, solved

@@ -1,0 +1,57 @@
+"""Success of a policy on episodes it was not trained on."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from mjx_serl.envs.env import Env, EnvState
+from mjx_serl.envs.task import split_keys
+from mjx_serl.training.collect import Policy
+from mjx_serl.types import PRNGKey
+
+# Streams of episode starts: training worlds, demonstrations, the evaluations during a run and
+# the final one never share a key.
+TRAIN, DEMOS, CHECK, FINAL, ON_DEMAND = range(5)
+
+
+@struct.dataclass
+class EvalResult:
+    """One entry per episode: solved, undiscounted return, control steps."""
+
+    success: Bool[Array, " E"]
+    returns: Float[Array, " E"]
+    steps: Int[Array, " E"]
+
+
+def stream_key(seed: int, stream: int) -> PRNGKey:
+    """Key of one of the streams of a run."""
+    return jax.random.fold_in(jax.random.key(seed), stream)
+
+
+def evaluate(env: Env, policy: Policy, key: PRNGKey, *, episodes: int) -> EvalResult:
+    """Play one episode in each of `episodes` fresh worlds, to its end."""
+    k_start, k_act = jax.random.split(key)
+    start = jax.vmap(env.reset)(split_keys(k_start, episodes))
+
+    def step(loop: tuple[EnvState, Array, EvalResult], key: PRNGKey) -> tuple[tuple, None]:
+        state, over, result = loop
+        after = jax.vmap(env.step)(state, policy(state.obs, key))
+        result = EvalResult(
+            success=result.success | (after.success & ~over),
+            returns=result.returns + jnp.where(over, 0.0, after.reward),
+            steps=result.steps + ~over,
+        )
+        return (after, over | after.terminated | after.truncated, result), None
+
+    nothing = EvalResult(
+        jnp.zeros(episodes, bool), jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32)
+    )
+    keys = jax.random.split(k_act, env.task.episode_steps)
+    (_, _, result), _ = jax.lax.scan(step, (start, jnp.zeros(episodes, bool), nothing), keys)
+    return result
+
+
+Evaluator = Callable[..., EvalResult]

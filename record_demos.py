@@ -1,0 +1,39 @@
+"""Record demonstrations of a task's scripted expert into one .npz file."""
+
+import sys
+from pathlib import Path
+
+import tyro
+
+from mjx_serl.platform import prepare_platform
+
+
+def main(
+    out: tyro.conf.Positional[Path],
+    /,
+    task: str = "franka/pick_cube",
+    episodes: int = 20,
+    noise: float = 0.0075,
+    seed: int = 0,
+) -> int:
+    """Record solved episodes; train with them by `python train.py --demos.file OUT`.
+
+    Args:
+        out: the .npz file to write; an existing one is never overwritten.
+        task: a registered task.
+        episodes: solved episodes to keep.
+        noise: standard deviation of the noise on the expert's steps [m].
+        seed: of starts and noise.
+    """
+    from mjx_serl.run.evaluation import record_scripted
+
+    steps = record_scripted(task, out, episodes=episodes, noise=noise, seed=seed)
+    print(f"{out}: {episodes} episodes, {steps} steps of {task}")
+    return 0
+
+
+if __name__ == "__main__":
+    prepare_platform(cache_dir=Path(__file__).resolve().parent / ".cache" / "jax")
+    from mjx_serl.run.cli import guarded
+
+    sys.exit(guarded(lambda: tyro.cli(main)))

@@ -1,0 +1,23 @@
+"""Train a policy: `python train.py --help` lists every option, `make train` sets up and trains."""
+
+import sys
+from pathlib import Path
+
+from mjx_serl.platform import prepare_platform
+
+
+def main() -> int:
+    """Parse, prepare the platform before JAX starts, train."""
+    argv = sys.argv[1:]
+    prepare_platform(
+        mjx_on_cpu=any(word.endswith(("mjx", "warp")) for word in argv),
+        cache_dir=Path(__file__).resolve().parent / ".cache" / "jax",
+    )
+    # JAX must start after the platform is prepared.
+    from mjx_serl.run.cli import guarded, parse_train, train
+
+    return guarded(lambda: train(*parse_train(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
