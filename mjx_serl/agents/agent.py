@@ -31,5 +31,8 @@ class Agent(Protocol):
         ...
 
     def update(self, state: AgentState, batch: Batch, key: PRNGKey) -> tuple[AgentState, Metrics]:
-        """Learn from a batch with leading axis [utd_ratio * B]; row i goes to minibatch i mod utd_ratio."""
+        """Learn from a batch with leading axis [utd_ratio * B].
+
+        Row i goes to minibatch i mod utd_ratio, so parts of a mixture may lie one after another.
+        """
         ...

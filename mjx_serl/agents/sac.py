@@ -19,7 +19,7 @@ from mjx_serl.agents.optimizer import Trainable, apply_gradients, make_optimizer
 from mjx_serl.nets.distributions import split_mean_std, tanh_normal_sample
 from mjx_serl.nets.encoders import encode_vectors, vector_dim
 from mjx_serl.nets.ensemble import ensemble_q, random_members
-from mjx_serl.nets.mlp import ACTIVATIONS, MLP, Activation
+from mjx_serl.nets.mlp import ACTIVATIONS, MLP, Activation, forward
 from mjx_serl.types import Batch, Metrics, Obs, ObsShapes, PRNGKey, PyTree
 
 AdamTicks = Literal["own", "shared", "shared_apart"]
@@ -287,7 +287,7 @@ class SAC:
     def _policy(
         self, state: SACState, params: PyTree, features: Float[Array, "B D"]
     ) -> tuple[Float[Array, "B A"], Float[Array, "B A"]]:
-        return split_mean_std(self._actor(state.action_dim).apply(params, features))
+        return split_mean_std(forward(self._actor(state.action_dim), params, features))
 
     def _actor(self, action_dim: int) -> MLP:
         return self._net(2 * action_dim)

@@ -119,14 +119,14 @@ class ReplayBuffer:
         empty repeats another one of the same call.
         """
 
-        def redraw(carry: tuple) -> tuple:
+        def redraw(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
             index, good, key, draws = carry
             key, now = jax.random.split(key)
             fresh = jax.random.randint(now, (count,), 0, state.filled * self.num_envs)
             index = jnp.where(good, index, fresh)
             return index, good | self._usable(state, index), key, draws + 1
 
-        start = (jnp.zeros(count, jnp.int32), jnp.zeros(count, bool), key, 0)
+        start = (jnp.zeros(count, jnp.int32), jnp.zeros(count, bool), key, jnp.int32(0))
         index, good, _, _ = jax.lax.while_loop(
             lambda carry: ~jnp.all(carry[1]) & (carry[3] < MAX_DRAWS), redraw, start
         )

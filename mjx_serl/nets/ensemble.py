@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mjx_serl.nets.mlp import MLP
+from mjx_serl.nets.mlp import MLP, forward
 from mjx_serl.types import PRNGKey, PyTree
 
 
@@ -14,7 +14,7 @@ def ensemble_q(
     """Return Q of every member of `params` for (features, action)."""
     members = jax.tree.leaves(params)[0].shape[0]
     x = jnp.concatenate([features, action], axis=-1)
-    return net.clone(members=members).apply(params, x)[..., 0]
+    return forward(net.clone(members=members), params, x)[..., 0]
 
 
 def random_members(params: PyTree, key: PRNGKey, count: int) -> PyTree:

@@ -210,5 +210,5 @@ def test_bad_config_is_named(change: dict, message: str) -> None:
 
 def test_images_are_refused_with_a_hint() -> None:
     shapes = {"front": jax.ShapeDtypeStruct((64, 64, 3), jnp.uint8)}
-    with pytest.raises(ValueError, match="'front' is an image.*image encoder"):
+    with pytest.raises(ValueError, match=r"'front' is an image.*image encoder"):
         SMALL.build().init(jax.random.key(0), shapes, 2)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mjx_serl.data.replay import ReplayBuffer, mix
+from mjx_serl.data.replay import ReplayBuffer, ReplayState, mix
 from mjx_serl.types import Transition
 
 NUM_ENVS = 3
@@ -49,7 +49,7 @@ def steps(start: int, count: int, *, flags: dict[str, set] | None = None) -> Tra
     )
 
 
-def fill(rows: int, capacity: int, chunk: int, **flags: set) -> tuple[ReplayBuffer, object]:
+def fill(rows: int, capacity: int, chunk: int, **flags: set) -> tuple[ReplayBuffer, ReplayState]:
     buffer = ReplayBuffer(capacity, NUM_ENVS)
     state = buffer.init(example())
     add = jax.jit(buffer.add)

@@ -34,7 +34,7 @@ def numpy_mlp(params: dict, x: np.ndarray, activation: str, layer_norm: bool) ->
             x = centred / np.sqrt(centred.var(-1, keepdims=True) + 1e-6)
             x = x * params[f"norm_{i}_scale"] + params[f"norm_{i}_bias"]
         x = act(x)
-    return x @ params["head"] + params["head_bias"]
+    return x @ params["head"].T + params["head_bias"]
 
 
 def shaken(params: dict) -> dict:
