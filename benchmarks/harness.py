@@ -1,0 +1,76 @@
+"""Run all quick benchmarks and write RESULTS.md: `make bench`.
+
+python -m benchmarks.harness --only physics learner
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+
+from benchmarks import learner, physics, ppo, train
+from benchmarks.results import Recorder, say
+from benchmarks.table import finish
+
+Question = Literal["physics", "learner", "train", "ppo"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HarnessConfig:
+    """Which questions, how thoroughly.
+
+    Attributes:
+        only: the questions to ask; what others have in results.jsonl stays.
+        repeats: interleaved rounds; ratios are medians over them.
+        seeds: training runs, one per seed.
+        starts: fresh processes of the mjx path; the issue's check takes 20.
+        peers: measure other projects, each in a virtual environment of its own.
+        profile: write per-operation tables of the learner into benchmarks/profiles/.
+        smoke: sizes that only show that everything runs; nothing is written.
+    """
+
+    only: tuple[Question, ...] = ("physics", "learner", "train", "ppo")
+    repeats: int = 5
+    seeds: tuple[int, ...] = (0,)
+    starts: int = 2
+    peers: bool = True
+    profile: bool = False
+    smoke: bool = False
+
+
+def questions(cfg: HarnessConfig) -> dict[str, Callable[[Recorder], None]]:
+    """The questions by name, each a function that records its answers."""
+    on_cpu = physics.PhysicsConfig(repeats=cfg.repeats, starts=cfg.starts, peers=cfg.peers)
+    sac = learner.LearnerConfig(repeats=cfg.repeats, peers=cfg.peers, profile=cfg.profile)
+    runs = train.TrainBenchConfig(seeds=cfg.seeds)
+    peer_ppo = ppo.PpoConfig(peers=cfg.peers)
+    if cfg.smoke:
+        on_cpu, sac, runs = physics.smoke(on_cpu), learner.smoke(), train.smoke()
+        peer_ppo = ppo.PpoConfig(peers=False)
+    return {
+        "physics": lambda recorder: physics.run(on_cpu, recorder),
+        "learner": lambda recorder: learner.run(sac, recorder),
+        "train": lambda recorder: train.run(runs, recorder),
+        "ppo": lambda recorder: ppo.run(peer_ppo, recorder),
+    }
+
+
+def main() -> None:
+    """Parse, ask every question, write the table after each one."""
+    cfg = tyro.cli(HarnessConfig, description=__doc__)
+    for name, ask in questions(cfg).items():
+        if name not in cfg.only:
+            continue
+        say(name)
+        recorder = Recorder(name)
+        try:
+            ask(recorder)
+        except Exception as error:  # one broken question must not cost the others
+            recorder.missing(name, f"{type(error).__name__}: {error}")
+        if not cfg.smoke:
+            finish(recorder.results)
+
+
+if __name__ == "__main__":
+    main()

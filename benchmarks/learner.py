@@ -1,0 +1,130 @@
+"""How fast does SAC learn? Updates per second of ours, scanned and one by one, beside sbx.
+
+    python -m benchmarks.learner            python -m benchmarks.learner --profile
+
+Each update is a critic, actor and temperature step on a fresh batch of 256 from the replay buffer.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import tyro
+
+from benchmarks.compare import Group, Samples
+from benchmarks.peers.venvs import PeerError, peer_python
+from benchmarks.results import HERE, Ratio, Recorder, say
+from benchmarks.table import finish
+
+SAC = "benchmarks.workers.sac"
+PEER = "benchmarks.peers.sbx"
+PROFILES = HERE / "profiles"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerConfig:
+    """What to measure.
+
+    Attributes:
+        activations: of the hidden layers.
+        layer_norms: with LayerNorm, without.
+        updates: in one compiled call; also sbx's `gradient_steps`.
+        repeats: interleaved rounds.
+        seconds: of each repetition.
+        peers: measure sbx beside ours.
+        profile: also write per-operation tables into benchmarks/profiles/.
+        smoke: sizes that only show that everything runs.
+        save: file the results and rewrite RESULTS.md.
+    """
+
+    activations: tuple[str, ...] = ("tanh", "relu")
+    layer_norms: tuple[bool, ...] = (True, False)
+    updates: int = 64
+    repeats: int = 5
+    seconds: float = 1.0
+    peers: bool = True
+    profile: bool = False
+    smoke: bool = False
+    save: bool = False
+
+
+def run(cfg: LearnerConfig, recorder: Recorder) -> None:
+    """Measure and record each network setting in a comparison of its own."""
+    for activation in cfg.activations:
+        for layer_norm in cfg.layer_norms:
+            net = {"activation": activation, "layer_norm": layer_norm, "seconds": cfg.seconds}
+            say(f"learner: {activation}, LayerNorm {layer_norm}")
+            side_by_side(cfg, recorder, net)
+
+
+def side_by_side(cfg: LearnerConfig, recorder: Recorder, net: dict[str, Any]) -> None:
+    """Ours scanned and one call per update, sbx the same two ways."""
+    label = f"{net['activation']}{' + LayerNorm' if net['layer_norm'] else ''}"
+    ours = {**net, "updates": cfg.updates}
+    scanned = ours | {"mode": "scan"}
+    if cfg.profile:
+        scanned["profile"] = str(PROFILES / f"sac_{label.replace(' + ', '_').lower()}.txt")
+    with Group() as group:
+        group.start("ours, scanned", SAC, scanned)
+        group.start("ours, one call each", SAC, ours | {"mode": "calls"})
+        if cfg.peers:
+            _start_peer(group, recorder, ours)
+        samples = group.measure(cfg.repeats)
+        for name in samples.rates:
+            recorder.add(
+                f"{label}: {name}",
+                samples.median(name),
+                "updates/s",
+                group.facts(name),
+                load=samples.load,
+                versions=group.versions(name),
+                ratio=_ratio(samples, name),
+            )
+        for name, reason in group.failures.items():
+            recorder.missing(f"{label}: {name}", reason)
+
+
+def _start_peer(group: Group, recorder: Recorder, ours: dict[str, Any]) -> None:
+    try:
+        python = peer_python("sbx")
+    except PeerError as error:
+        recorder.missing("sbx SAC", str(error))
+        return
+    group.start("sbx, scanned", PEER, ours, python=python)
+    group.start("sbx, one call each", PEER, ours | {"updates": 1}, python=python)
+
+
+def _ratio(samples: Samples, name: str) -> Ratio | None:
+    """Ours scanned beside the better of sbx's two ways; one call each beside ours scanned."""
+    if name == "ours, one call each":
+        return samples.ratio(name, "ours, scanned")
+    if name != "ours, scanned":
+        return None
+    peers = [p for p in samples.rates if p.startswith("sbx")]
+    if not peers:
+        return None
+    return samples.ratio(name, max(peers, key=samples.median), goal=1.5)
+
+
+def smoke() -> LearnerConfig:
+    """One setting at sizes that only show that it runs."""
+    return LearnerConfig(
+        activations=("tanh",),
+        layer_norms=(True,),
+        updates=2,
+        repeats=1,
+        seconds=0.02,
+        peers=False,
+    )
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    cfg = tyro.cli(LearnerConfig, description=__doc__)
+    recorder = Recorder("learner")
+    run(smoke() if cfg.smoke else cfg, recorder)
+    if cfg.save:
+        finish(recorder.results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,9 @@
+"""What every worker of ours sets before JAX starts."""
+
+from benchmarks.process import ROOT
+from mjx_serl.platform import prepare_platform
+
+
+def prepare(*, mjx: bool = False) -> None:
+    """Flags and the compilation cache, as the entry scripts set them."""
+    prepare_platform(mjx_on_cpu=mjx, cache_dir=ROOT / ".cache" / "jax")
