@@ -107,7 +107,7 @@ class VecEnv:
             valid=after.valid,
         )
         return state.replace(
-            worlds=_select(ended, fresh, after),
+            worlds=select_worlds(ended, fresh, after),
             stats=_count(state.stats, after, ended),
             bad=_remember_bad(state.bad, before, after, action),
             key=key,
@@ -145,7 +145,9 @@ def _zero_sums() -> tuple[Array, ...]:
     return zero, zero, jnp.zeros(()), zero, zero
 
 
-def _select(ended: Bool[Array, " N"], fresh: EnvState, after: EnvState) -> EnvState:
+def select_worlds(ended: Bool[Array, " N"], fresh: PyTree, after: PyTree) -> PyTree:
+    """`fresh` where a world ended, `after` elsewhere; leaves are [N, ...]."""
+
     def pick(x: Array, y: Array) -> Array:
         return jnp.where(ended.reshape(-1, *[1] * (x.ndim - 1)), x, y)
 

@@ -22,6 +22,12 @@ from scenes.build import Scene
 from scenes.specs import ObsField, ObsSpec, SceneSpec
 
 
+# The expert's fastest step along an axis [m/s]: the arm follows it within 2 cm.
+EXPERT_SPEED = 0.5
+# Nearer to the base than this [m] the hand cannot come down from above.
+NEAR_X = 0.3
+
+
 @struct.dataclass
 class PickState:
     """Height of the cube when the episode began [m]."""
@@ -157,23 +163,23 @@ class PickCube:
         del task_state
         ee, cube = sim.site_xpos[self.scene.arm.ee_site_id], self._cube(sim)
         offset = cube - ee
-        aligned = jnp.linalg.norm(offset[:2]) < 0.015
-        around = aligned & (offset[2] > -0.015)
+        closed = command.gripper > 0.5
         width = sim.qpos[jnp.asarray(self.scene.arm.finger_qpos_ids)].sum()
         # Closed around a cube the fingers stop at its width.
-        held = around & (command.gripper > 0.5) & (width < 2.2 * _cube_half_size(self.scene))
-        hover = cube[2] + 0.1 - ee[2]
+        gripped = closed & (width < 2.2 * _cube_half_size(self.scene))
+        # What the fingers have is not let go because noise moved the hand meanwhile.
+        aligned = jnp.linalg.norm(offset[:2]) < jnp.where(gripped, 0.03, 0.015)
+        around = aligned & (offset[2] > -0.015)
+        held = around & gripped
+        lane, down = _approach(offset, cube)
         # A proportional law on the commanded target, so that lag is not corrected twice.
-        gain = 1.0 / self.config.control.scale
         lead = command.target - ee
-        z = jnp.where(aligned, offset[2], hover) - lead[2]
-        xy = offset[:2] - lead[:2]
-        move = (
-            0.6
-            * gain
-            * jnp.array([xy[0], xy[1], jnp.where(held, self.config.control.scale * 2, z)])
-        )
-        return jnp.clip(jnp.append(move, jnp.where(around, 1.0, -1.0)), -1.0, 1.0)
+        z = jnp.where(aligned | down, offset[2], offset[2] + 0.1) - lead[2]
+        scale, rate = self.config.control.scale, self.config.control.rate
+        limit = min(scale, EXPERT_SPEED / rate)
+        step = jnp.clip(0.6 * jnp.append(lane - lead[:2], z), -limit, limit)
+        step = step.at[2].set(jnp.where(held, limit, step[2]))
+        return jnp.clip(jnp.append(step / scale, jnp.where(around, 1.0, -1.0)), -1.0, 1.0)
 
     def _cube(self, sim: SimState) -> Float[Array, " 3"]:
         return sim.xpos[self.scene.objects["cube"].body_id]
@@ -190,6 +196,21 @@ class PickCube:
         return (low | high).any()
 
 
+def _approach(
+    offset: Float[Array, " 3"], cube: Float[Array, " 3"]
+) -> tuple[Float[Array, " 2"], Bool[Array, ""]]:
+    """Where the expert goes sideways [m from the hand] and whether it may be low there.
+
+    A cube nearer than `NEAR_X` is entered from the front at table height: above it the folded
+    arm meets the limit of its fourth joint.
+    """
+    near = cube[0] < NEAR_X
+    low = (offset[2] > -0.04) & (jnp.abs(offset[1]) < 0.015)
+    front = jnp.append(NEAR_X - cube[0] + offset[0], offset[1])
+    lane = jnp.where(near & ~low, front, offset[:2])
+    return lane, near & (low | (jnp.linalg.norm(front) < 0.015))
+
+
 def _home(scene: Scene) -> np.ndarray:
     return scene.model.key_qpos[0]
 
@@ -204,7 +225,7 @@ SPARSE = PickCubeConfig(
     spawn_low=(0.3, -0.15),
     spawn_high=(0.5, 0.15),
     leave_margin=0.05,
-    control=ControlConfig(rate=10.0, inner_rate=40.0, scale=0.025),
+    control=ControlConfig(rate=10.0, inner_rate=40.0),
 )
 DENSE = PickCubeConfig(
     reward="dense",
@@ -212,11 +233,13 @@ DENSE = PickCubeConfig(
     spawn_low=(0.25, -0.25),
     spawn_high=(0.55, 0.25),
     leave_margin=None,
-    control=ControlConfig(rate=50.0, inner_rate=50.0, scale=0.1),
+    control=ControlConfig(rate=50.0, inner_rate=50.0),
 )
+# Torques are computed anew at every physics substep, as in SERL (its substep is 2 ms, ours 5).
 OSC = dataclasses.replace(
-    DENSE, control=dataclasses.replace(DENSE.control, law="osc", inner_rate=500.0)
+    DENSE, control=dataclasses.replace(DENSE.control, law="osc", inner_rate=200.0)
 )
 
 TASKS.register("franka/pick_cube")(SPARSE)
 TASKS.register("franka/pick_cube_dense")(DENSE)
+TASKS.register("franka/pick_cube_dense_osc")(OSC)
