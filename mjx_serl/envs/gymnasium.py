@@ -10,6 +10,7 @@ or, in one line, gymnasium.make("mjx_serl.envs.gymnasium:mjx_serl/FrankaPickCube
 Observations and actions are numpy arrays; worlds stay on jax's device.
 """
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,6 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from jaxtyping import Array, Bool, Float, Key
 
-import mjx_serl.tasks  # noqa: F401  # fills TASKS
 from mjx_serl.envs.env import EnvState, make_env
 from mjx_serl.envs.task import TASKS
 from mjx_serl.envs.vector import select_worlds
@@ -42,6 +42,8 @@ def env_id(task: str) -> str:
 
 def register_envs() -> None:
     """File every task of the registry with Gymnasium; call it again after adding a task."""
+    # Tasks stand above this room and may not be imported from here: loaded by name, as plug-ins.
+    importlib.import_module("mjx_serl.tasks")
     for task in TASKS:
         if env_id(task) not in gymnasium.registry:
             gymnasium.register(

@@ -21,7 +21,6 @@ from scenes import worlds
 from scenes.build import Scene
 from scenes.specs import ObsField, ObsSpec, SceneSpec
 
-
 # The expert's fastest step along an axis [m/s]: the arm follows it within 2 cm.
 EXPERT_SPEED = 0.5
 # Nearer to the base than this [m] the hand cannot come down from above.
@@ -225,7 +224,7 @@ SPARSE = PickCubeConfig(
     spawn_low=(0.3, -0.15),
     spawn_high=(0.5, 0.15),
     leave_margin=0.05,
-    control=ControlConfig(rate=10.0, inner_rate=40.0),
+    control=ControlConfig(rate=10.0, inner_rate=40.0, scale=0.025),
 )
 DENSE = PickCubeConfig(
     reward="dense",
@@ -233,7 +232,7 @@ DENSE = PickCubeConfig(
     spawn_low=(0.25, -0.25),
     spawn_high=(0.55, 0.25),
     leave_margin=None,
-    control=ControlConfig(rate=50.0, inner_rate=50.0),
+    control=ControlConfig(rate=50.0, inner_rate=50.0, scale=0.1),
 )
 # Torques are computed anew at every physics substep, as in SERL (its substep is 2 ms, ours 5).
 OSC = dataclasses.replace(
