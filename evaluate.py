@@ -25,6 +25,6 @@ def main(run: tyro.conf.Positional[Path], /, episodes: int = 100, seed: int = 0)
 
 if __name__ == "__main__":
     prepare_platform(cache_dir=Path(__file__).resolve().parent / ".cache" / "jax")
-    from mjx_serl.run.cli import guarded
+    from mjx_serl.commands import guarded
 
     sys.exit(guarded(lambda: tyro.cli(main)))

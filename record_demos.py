@@ -34,6 +34,6 @@ def main(
 
 if __name__ == "__main__":
     prepare_platform(cache_dir=Path(__file__).resolve().parent / ".cache" / "jax")
-    from mjx_serl.run.cli import guarded
+    from mjx_serl.commands import guarded
 
     sys.exit(guarded(lambda: tyro.cli(main)))

@@ -14,7 +14,12 @@ PRESETS: Registry[Callable[[], TrainConfig]] = Registry("preset")
 @PRESETS.register("laptop")
 def laptop() -> TrainConfig:
     """RLPD sized for two CPU cores: `make train`. Figures: benchmarks/RESULTS.md."""
-    return TrainConfig(preset="laptop")
+    return TrainConfig(
+        preset="laptop",
+        num_envs=16,
+        agent=SACConfig(lr=6e-4, target_entropy=-3.0, bc_weight=0.1),
+        loop=OffPolicyConfig(updates_per_step=16),
+    )
 
 
 @PRESETS.register("serl")

@@ -1,8 +1,10 @@
 """What a platform needs set before JAX starts; called by the entry scripts, never at import."""
 
+import json
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 # MJX on a CPU is over 100 times too slow with XLA's fusion emitters (jax >= 0.7), see
@@ -18,7 +20,12 @@ def prepare_platform(*, mjx_on_cpu: bool = False, cache_dir: Path | None = None)
         mjx_on_cpu: the worlds are stepped by MJX (`jax` or `warp`) on a CPU.
         cache_dir: folder of compiled programs, kept between runs; None leaves caching off.
     """
-    wanted: dict[str, str] = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    wanted: dict[str, str] = {
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        # Each program from the compilation cache would print a page about instruction sets that
+        # XLA itself chose; what fails is raised as an exception all the same.
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
     flags = os.environ.get("XLA_FLAGS", "")
     if mjx_on_cpu and "xla_cpu_use_fusion_emitters" not in flags:
         wanted["XLA_FLAGS"] = f"{flags} {MJX_CPU_FLAG}".strip()
@@ -34,3 +41,17 @@ def prepare_platform(*, mjx_on_cpu: bool = False, cache_dir: Path | None = None)
             stacklevel=2,
         )
     os.environ.update(changed)
+
+
+def steps_with_mjx(argv: Sequence[str]) -> bool:
+    """Whether a command line, or the run it resumes, steps the worlds with MJX.
+
+    Read before JAX starts and so before the real parser can run.
+    """
+    words = [part for word in argv for part in word.split("=", 1)]
+    pairs = dict(zip(words, words[1:], strict=False))
+    physics = pairs.get("--physics", "")
+    config = Path(pairs.get("--resume", "")) / "config.json"
+    if "--resume" in pairs and config.is_file():
+        physics = json.loads(config.read_text()).get("physics", "")
+    return physics in ("mjx", "warp")

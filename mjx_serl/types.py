@@ -21,6 +21,7 @@ class Transition:
     Leading axes are [T, N] in a rollout and [N] for one vector step. `terminated` ends the
     return, `truncated` only ends the row's successor; both are never true together.
     `valid` is false where the step must not be learned from (non-finite physics, padding).
+    `expert` is true where a demonstrator or an intervening human chose the action.
     """
 
     obs: Obs
@@ -29,6 +30,7 @@ class Transition:
     terminated: Bool[Array, "*lead"]
     truncated: Bool[Array, "*lead"]
     valid: Bool[Array, "*lead"]
+    expert: Bool[Array, "*lead"]
 
 
 @struct.dataclass
@@ -39,4 +41,5 @@ class Batch:
     action: Float[Array, "*lead A"]
     reward: Float[Array, "*lead"]
     terminated: Bool[Array, "*lead"]
+    expert: Bool[Array, "*lead"]
     next_obs: Obs

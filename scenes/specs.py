@@ -97,12 +97,20 @@ class ActionSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ObsField:
-    """One named array of an observation: shape without batch axes, numpy dtype name, unit."""
+    """One named array of an observation.
+
+    name, shape: without batch axes. dtype: numpy's name. unit: of the values.
+    scale: the magnitude a network should see as 1 [unit].
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
     unit: str = ""
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_positive("ObsField", "scale", (self.scale,))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,6 +43,7 @@ def _record(
         terminated=jnp.asarray(terminated),
         truncated=jnp.asarray(no if truncated is None else truncated),
         valid=jnp.asarray(~no),
+        expert=jnp.asarray(no),
     )
 
 

@@ -49,6 +49,17 @@ def actor_loss(
     return jnp.mean(jax.lax.stop_gradient(temperature) * log_prob - value)
 
 
+def imitation_loss(
+    action: Float[Array, "B A"], wanted: Float[Array, "B A"], expert: Bool[Array, " B"]
+) -> Float[Array, ""]:
+    """Mean of |pi(s) - a|^2 over the expert's samples; 0 where the batch has none.
+
+    Added to the actor's loss as in Nair et al. 2018, arXiv 1709.10089 eq. 3.
+    """
+    error = jnp.sum(jnp.square(action - wanted), axis=-1)
+    return jnp.sum(jnp.where(expert, error, 0.0)) / jnp.maximum(jnp.sum(expert), 1)
+
+
 def temperature_of(log_temperature: Float[Array, ""]) -> Float[Array, ""]:
     """alpha = softplus(theta), SERL's Lagrange multiplier."""
     return jax.nn.softplus(log_temperature)

@@ -44,6 +44,8 @@ class SACConfig:
     backup_entropy: count the next action's entropy in the critic target.
     utd_ratio: critic steps per `update` and so per actor step.
     actor_q: "mean" (SERL) or "min" (SAC) over the ensemble in the actor's objective.
+    bc_weight: weight of imitating the expert's samples of a batch in the actor's loss [1]; 0
+        is SERL's and RLPD's.
     adam_ticks: who else's Adam clock runs in a critic step. "own": nobody's. "shared": actor and
         temperature tick with zero gradients in critic-only steps (HIL-SERL: utd_ratio ticks per
         actor gradient, whose step is then sqrt(utd_ratio) larger). "shared_apart": SERL's
@@ -65,6 +67,7 @@ class SACConfig:
     backup_entropy: bool = False
     utd_ratio: int = 1
     actor_q: Literal["mean", "min"] = "mean"
+    bc_weight: float = 0.0
     adam_ticks: AdamTicks = "own"
 
     def build(self) -> "SAC":
@@ -92,6 +95,7 @@ def _config_errors(cfg: SACConfig) -> list[str]:
         (cfg.lr > 0.0, f"lr {cfg.lr}, allowed: > 0"),
         (cfg.init_temperature > 0.0, f"init_temperature {cfg.init_temperature}, allowed: > 0"),
         (cfg.utd_ratio >= 1, f"utd_ratio {cfg.utd_ratio}, allowed: >= 1"),
+        (cfg.bc_weight >= 0.0, f"bc_weight {cfg.bc_weight}, allowed: >= 0"),
         (cfg.actor_q in ("mean", "min"), f"actor_q '{cfg.actor_q}', allowed: mean, min"),
         (
             cfg.adam_ticks in ("own", "shared", "shared_apart"),
@@ -251,7 +255,12 @@ class SAC:
             mean, std = self._policy(state, params, minibatch.features)
             action, log_prob = tanh_normal_sample(key, mean, std)
             q = ensemble_q(self._critic, state.critic.params, minibatch.features, action)
-            return objectives.actor_loss(q, log_prob, alpha, reduce=self.cfg.actor_q)
+            loss = objectives.actor_loss(q, log_prob, alpha, reduce=self.cfg.actor_q)
+            if self.cfg.bc_weight == 0.0:
+                return loss
+            batch = minibatch.batch
+            imitation = objectives.imitation_loss(jnp.tanh(mean), batch.action, batch.expert)
+            return loss + self.cfg.bc_weight * imitation
 
         loss, actor_grads = jax.value_and_grad(loss_fn)(state.actor.params)
         target_entropy = self.cfg.target_entropy

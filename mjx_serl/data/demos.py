@@ -15,7 +15,7 @@ from scenes.specs import ActionSpec, ObsSpec
 
 MAX_BYTES = 4 << 30  # a file may not expand to more [bytes]
 _CONTRACT = "contract"
-_STEP_FIELDS = ("action", "reward", "terminated", "truncated", "valid")
+_STEP_FIELDS = ("action", "reward", "terminated", "truncated", "valid", "expert")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,7 +155,7 @@ def _array_problems(rows: Transition, contract: DemoContract) -> list[str]:
     lead = rows.reward.shape
     expected = {f"obs/{n}": (s, d) for n, s, d in contract.obs}
     expected |= {"action": ((len(contract.action_names),), "float32"), "reward": ((), "float32")}
-    expected |= dict.fromkeys(("terminated", "truncated", "valid"), ((), "bool"))
+    expected |= dict.fromkeys(("terminated", "truncated", "valid", "expert"), ((), "bool"))
     found = {f"obs/{k}": x for k, x in rows.obs.items()}
     found |= {k: getattr(rows, k) for k in _STEP_FIELDS}
     lines = []

@@ -1,5 +1,7 @@
 """Running mean and variance of the observations, and the scaling made from them."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -20,14 +22,18 @@ class NormalizerState:
     m2: Obs
 
 
-def init(obs_shapes: ObsShapes) -> NormalizerState:
-    """Return the state before any sample for single-sample shapes; uint8 entries have none."""
-    zeros = {
-        name: jnp.zeros(spec.shape, jnp.float32)
-        for name, spec in obs_shapes.items()
-        if spec.dtype != jnp.uint8
-    }
-    return NormalizerState(jnp.float32(0.0), zeros, jax.tree.map(jnp.copy, zeros))
+def init(obs_shapes: ObsShapes, scales: Mapping[str, float] | None = None) -> NormalizerState:
+    """Return the state before any sample for single-sample shapes; uint8 entries have none.
+
+    `scales` are magnitudes known beforehand [obs units]: they count as one sample with zero mean,
+    so that the state can be used without any.
+    """
+    floats = {name: spec for name, spec in obs_shapes.items() if spec.dtype != jnp.uint8}
+    mean = {name: jnp.zeros(spec.shape, jnp.float32) for name, spec in floats.items()}
+    if scales is None:
+        return NormalizerState(jnp.float32(0.0), mean, jax.tree.map(jnp.copy, mean))
+    m2 = {n: jnp.full(spec.shape, scales[n] ** 2, jnp.float32) for n, spec in floats.items()}
+    return NormalizerState(jnp.float32(1.0), mean, m2)
 
 
 def update(state: NormalizerState, obs: Obs, mask: Bool[Array, "*lead"]) -> NormalizerState:

@@ -108,6 +108,7 @@ class ReplayBuffer:
             action=take(data.action, flat),
             reward=take(data.reward, flat),
             terminated=take(data.terminated, flat),
+            expert=take(data.expert, flat),
             next_obs={name: take(ring, successor) for name, ring in data.obs.items()},
         )
 

@@ -105,6 +105,7 @@ class VecEnv:
             terminated=after.terminated,
             truncated=after.truncated,
             valid=after.valid,
+            expert=jnp.zeros_like(after.valid),
         )
         return state.replace(
             worlds=select_worlds(ended, fresh, after),

@@ -86,6 +86,7 @@ class Run:
         """Train to the end and return the summary; None where a signal stopped the run."""
         started = time.monotonic()
         state, programs = self._prepare(resume=resume)
+        self.folder.truncate_after(self.progress.epoch)
         began = self.progress.elapsed_s
         clock = lambda: began + time.monotonic() - started  # noqa: E731
         self.hooks.on_start(self._info(state))
@@ -93,14 +94,17 @@ class Run:
             state, finished = self._loop(state, programs, clock, stop)
         self.progress.elapsed_s = clock()
         self._save(state)
-        if not finished:
-            self.store.wait()
-            return None
-        result = self._evaluate(programs.final, state, FINAL)
-        summary = self._summary(result, clock())
+        summary = None
+        if finished:
+            summary = self._summary(self._evaluate(programs.final, state, FINAL), clock())
         self.hooks.on_end(summary)
         self.store.wait()
         return summary
+
+    @property
+    def saved(self) -> bool:
+        """Whether the last epoch is on disk (a full disk may have kept it from there)."""
+        return self.store.last_saved == self.progress.epoch
 
     # -- before the first epoch ----------------------------------------------------------------
 

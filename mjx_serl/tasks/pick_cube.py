@@ -70,14 +70,14 @@ class PickCubeConfig:
 
 OBS = ObsSpec(
     fields=(
-        ObsField(name="cube_position", shape=(3,), unit="m"),
-        ObsField(name="cube_from_ee", shape=(3,), unit="m"),
-        ObsField(name="ee_position", shape=(3,), unit="m"),
-        ObsField(name="ee_target", shape=(3,), unit="m"),
-        ObsField(name="ee_lag", shape=(3,), unit="m"),
+        ObsField(name="cube_position", shape=(3,), unit="m", scale=1 / 3),
+        ObsField(name="cube_from_ee", shape=(3,), unit="m", scale=0.2),
+        ObsField(name="ee_position", shape=(3,), unit="m", scale=1 / 3),
+        ObsField(name="ee_target", shape=(3,), unit="m", scale=1 / 3),
+        ObsField(name="ee_lag", shape=(3,), unit="m", scale=0.1),
         ObsField(name="gripper_command", shape=(1,), unit="1"),
-        ObsField(name="gripper_width", shape=(1,), unit="m"),
-        ObsField(name="joint_velocity", shape=(7,), unit="rad/s"),
+        ObsField(name="gripper_width", shape=(1,), unit="m", scale=0.08),
+        ObsField(name="joint_velocity", shape=(7,), unit="rad/s", scale=3.0),
     )
 )
 

@@ -73,6 +73,7 @@ def demonstrate(
             terminated=after.terminated,
             truncated=after.truncated,
             valid=after.valid & ~over,
+            expert=jnp.ones_like(over),
         )
         solved |= after.success & ~over
         return (after, over | after.terminated | after.truncated, solved), row

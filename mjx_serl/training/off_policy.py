@@ -15,7 +15,7 @@ from mjx_serl.data.replay import ReplayBuffer, mix
 from mjx_serl.envs.vector import VecEnv, VecState, clear_stats, episode_metrics
 from mjx_serl.training.collect import Policy, random_policy, rollout
 from mjx_serl.training.state import TrainState
-from mjx_serl.types import Batch, Metrics, Obs, PRNGKey, Transition
+from mjx_serl.types import Batch, Metrics, Obs, ObsShapes, PRNGKey, Transition
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,8 +30,8 @@ class OffPolicyConfig:
         steps_per_epoch: vector steps per compiled epoch.
         warmup_steps: env steps of uniform actions before learning starts.
         buffer_size: transitions kept.
-        normalize_steps: env steps after which the observation statistics are frozen, so that a
-            trained network's inputs stop moving.
+        normalize_steps: env steps whose statistics scale the observations, frozen afterwards so
+            that a trained network's inputs stop moving; 0 uses the scales that the task declares.
     """
 
     batch_size: int = 256
@@ -40,7 +40,7 @@ class OffPolicyConfig:
     steps_per_epoch: int = 25
     warmup_steps: int = 1000
     buffer_size: int = 200_000
-    normalize_steps: int = 1_000
+    normalize_steps: int = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,17 +80,15 @@ class OffPolicy:
         worlds, steps = self._warm_up(worlds, k_warm)
         example = jax.tree.map(lambda x: x[0, 0], steps)
         buffer = self.buffer.add(self.buffer.init(example), steps)
-        statistics = normalize.update(normalize.init(shapes), steps.obs, steps.valid)
         demo_rows = None
         if demos is not None and self.demo_buffer is not None:
             demo_rows = self.demo_buffer.add(self.demo_buffer.init(example), demos)
-            statistics = normalize.update(statistics, demos.obs, demos.valid)
         return TrainState(
             agent=self.agent.init(k_agent, shapes, steps.action.shape[-1]),
             worlds=worlds,
             buffer=buffer,
             demos=demo_rows,
-            normalizer=statistics,
+            normalizer=self._first_statistics(shapes, [steps] if demos is None else [steps, demos]),
             key=key,
             epoch=jnp.zeros((), jnp.int32),
         )
@@ -139,8 +137,19 @@ class OffPolicy:
         agent, metrics = self._learn(state, k_sample, k_learn)
         return state.replace(agent=agent), metrics
 
+    def _first_statistics(self, shapes: ObsShapes, seen: list[Transition]) -> NormalizerState:
+        if self.config.normalize_steps == 0:
+            scales = {f.name: f.scale for f in self.vec_env.env.obs_spec.fields}
+            return normalize.init(shapes, scales)
+        statistics = normalize.init(shapes)
+        for steps in seen:
+            statistics = normalize.update(statistics, steps.obs, steps.valid)
+        return statistics
+
     def _observe(self, state: TrainState, step: Transition) -> NormalizerState:
         """Observation statistics, frozen after `normalize_steps`."""
+        if self.config.normalize_steps == 0:
+            return state.normalizer
         fresh = normalize.update(state.normalizer, step.obs, step.valid)
         done = state.epoch * self.env_steps_per_epoch >= self.config.normalize_steps
         return jax.tree.map(partial(jnp.where, done), state.normalizer, fresh)

@@ -56,3 +56,12 @@ def test_temperature_grows_while_entropy_is_below_target(entropy: float, sign: f
     assert float(slope) == pytest.approx(0.5 * sign)  # softplus'(0) = 1/2; Adam steps against it
     loss = objectives.temperature_loss(jnp.float32(0.0), jnp.float32(entropy), -2.0)
     assert float(loss) == pytest.approx(np.log(2.0) * sign)
+
+
+def test_imitation_is_the_mean_error_of_the_experts_samples() -> None:
+    action = jnp.array([[0.5, 0.0], [0.0, 0.0], [1.0, -1.0]])
+    wanted = jnp.array([[0.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+    # |.|^2 is 0.25, 2 and 2; the second sample is no expert's.
+    loss = objectives.imitation_loss(action, wanted, jnp.array([True, False, True]))
+    assert loss == pytest.approx((0.25 + 2.0) / 2)
+    assert objectives.imitation_loss(action, wanted, jnp.zeros(3, bool)) == 0.0

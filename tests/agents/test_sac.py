@@ -28,6 +28,7 @@ def batch_of(rows: int, seed: int = 0) -> Batch:
         action=jnp.tanh(jax.random.normal(next(key), (rows, 2))),
         reward=jax.random.normal(next(key), (rows,)),
         terminated=jnp.arange(rows) % 5 == 0,
+        expert=jnp.arange(rows) % 2 == 0,
         next_obs=after,
     )
 

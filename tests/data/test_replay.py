@@ -19,6 +19,7 @@ def example() -> Transition:
         terminated=jnp.bool_(False),
         truncated=jnp.bool_(False),
         valid=jnp.bool_(True),
+        expert=jnp.bool_(False),
     )
 
 
@@ -46,6 +47,7 @@ def steps(start: int, count: int, *, flags: dict[str, set] | None = None) -> Tra
         terminated=mark("terminated"),
         truncated=mark("truncated"),
         valid=~mark("invalid"),
+        expert=mark("expert"),
     )
 
 
@@ -107,6 +109,13 @@ def test_newest_row_is_sampled_only_if_terminated() -> None:
     assert int(buffer.size(state)) == 3 * NUM_ENVS + 1
 
 
+def test_the_expert_flag_travels_with_its_row() -> None:
+    buffer, state = fill(6, 8, 1, expert={(1, 2), (3, 0)})
+    batch = buffer.sample(state, jax.random.key(0), 2_000)
+    seen = np.asarray(batch.obs["state"])[np.asarray(batch.expert)]
+    assert {(int(t), int(w)) for t, w in seen} == {(1, 2), (3, 0)}
+
+
 def test_terminated_travels_with_its_row() -> None:
     buffer, state = fill(6, 8, 1, terminated={(2, 0), (4, 2)})
     batch = buffer.sample(state, jax.random.key(0), 2_000)
@@ -122,7 +131,7 @@ def test_dtypes_are_kept_and_bytes_are_told() -> None:
     assert batch.terminated.dtype == jnp.bool_
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     assert buffer.nbytes(example()) == held
-    per_row = 12 + 8 + 4 + 4 + 3  # image, state, action, reward, three flags
+    per_row = 12 + 8 + 4 + 4 + 4  # image, state, action, reward, four flags
     assert held == per_row * 8 * NUM_ENVS + 3 * 4
 
 
@@ -141,7 +150,7 @@ def test_sampling_is_one_gather_per_leaf_and_adding_is_in_place() -> None:
     jaxpr = jax.make_jaxpr(lambda s, k: buffer.sample(s, k, (7, 16)))(state, jax.random.key(0))
     gathers = [eqn for eqn in jaxpr.jaxpr.eqns if eqn.primitive.name == "gather"]
     big = [eqn for eqn in gathers if eqn.outvars[0].aval.shape[:1] == (7 * 16,)]
-    assert len(big) == 2 * 2 + 3  # each obs twice, action, reward, terminated
+    assert len(big) == 2 * 2 + 4  # each obs twice, action, reward, terminated, expert
     pointer = state.data.obs["image"].unsafe_buffer_pointer()
     added = jax.jit(buffer.add, donate_argnums=0)(state, steps(6, 1))
     assert added.data.obs["image"].unsafe_buffer_pointer() == pointer

@@ -8,6 +8,7 @@ import tyro
 
 from mjx_serl.config import TrainConfig
 from mjx_serl.experiments import PRESETS
+from mjx_serl.run.checkpoint import warn_line
 from mjx_serl.run.console import ConsoleHook
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import CurveHook, Hook, JsonlHook, TensorBoardHook
@@ -46,8 +47,10 @@ def train(cfg: TrainConfig, resume: Path | None) -> int:
         folder.write_config(cfg)
     run = Run(cfg, folder, default_hooks(cfg, folder))
     summary = run.train(resume=resume is not None)
+    if not run.saved:
+        warn_line(f"epoch {run.progress.epoch} is not on disk; resuming goes back to the last save")
     if summary is None:
-        print(f"Stopped and saved. Go on with:\n  {folder.resume_command()}")
+        sys.stdout.write(f"Stopped and saved. Go on with:\n  {folder.resume_command()}\n")
     return 0
 
 
@@ -64,7 +67,7 @@ def guarded(main: Callable[[], int]) -> int:
     except (KeyError, ValueError, FileNotFoundError, FileExistsError, MemoryError) as error:
         # KeyError shows its message quoted.
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"error: {text}", file=sys.stderr)
+        sys.stderr.write(f"error: {text}\n")
         return BAD_INPUT
 
 
