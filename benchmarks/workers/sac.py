@@ -39,7 +39,7 @@ def start(params: Params) -> Job:
     if params.get("profile"):
         from benchmarks.workers.profile import write_profile
 
-        write_profile(Path(params["profile"]), call, compiled.as_text(), updates, params)
+        write_profile(Path(params["profile"]), call, compiled.as_text() or "", updates, params)
     facts = {
         "batch": BATCH,
         "updates_per_call": updates,
@@ -101,6 +101,7 @@ def _random_rows(key: Any) -> Any:
         terminated=never,
         truncated=never,
         valid=~never,
+        expert=never,
     )
 
 

@@ -65,7 +65,9 @@ def _graph(recording: "Recording") -> tuple[Callable[[], None], Params]:
         return substeps, facts
     with warp.ScopedCapture() as capture:
         substeps()
-    return lambda: warp.capture_launch(capture.graph), facts
+    graph = capture.graph
+    assert graph is not None  # only None while the capture runs
+    return lambda: warp.capture_launch(graph), facts
 
 
 def _engine() -> tuple[Any, str]:

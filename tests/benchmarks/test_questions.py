@@ -1,0 +1,92 @@
+"""Each question's code path at the smallest sizes, the GPU's on the CPU."""
+
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import gpu, harness, learner, physics
+from benchmarks.peers import venvs
+from benchmarks.process import ROOT
+from benchmarks.results import Recorder
+from benchmarks.workers.profile import table
+
+TASK = "franka/pick_cube"
+
+
+def values(recorder):
+    return {r.name: r.value for r in recorder.results if r.value is not None}
+
+
+@pytest.mark.slow
+def test_physics_measures_ours_beside_the_raw_engines():
+    recorder = Recorder("physics")
+    physics.against_raw(physics.smoke(physics.PhysicsConfig()), recorder)
+    found = values(recorder)
+    assert set(found) == {"ours", "ours, physics alone", "mujoco.batch.Batch", "mujoco.rollout"}
+    assert all(value > 0 for value in found.values())
+    ratios = {r.name: r.ratio for r in recorder.results}
+    assert ratios["ours"].to == "mujoco.batch.Batch"
+    assert ratios["ours"].goal == 0.75
+
+
+@pytest.mark.slow
+def test_the_gpu_path_runs_on_a_cpu_at_tiny_sizes():
+    recorder = Recorder("physics_gpu")
+    gpu.run_gpu(gpu.GpuConfig(), recorder, task=TASK, smoke=True)
+    found = values(recorder)
+    for name in ("warp env 2", "mjx env 2", "warp physics alone 2", "pure mujoco_warp 2"):
+        assert name in found, [r.params for r in recorder.results if r.name == name]
+    assert found["fast seed 0: wall time"] > 0
+    ratio = next(r.ratio for r in recorder.results if r.name == "warp env 2")
+    assert (ratio.to, ratio.goal) == ("pure mujoco_warp", 0.85)
+
+
+@pytest.mark.slow
+def test_the_learner_is_measured_scanned_and_one_call_at_a_time():
+    recorder = Recorder("learner")
+    learner.run(learner.smoke(), recorder)
+    found = values(recorder)
+    assert found["tanh + LayerNorm: ours, scanned"] > 0
+    assert found["tanh + LayerNorm: ours, one call each"] > 0
+
+
+def test_a_gpu_run_out_of_time_says_what_it_left_out():
+    recorder = Recorder("physics_gpu")
+    cfg = gpu.GpuConfig(num_envs=(8,), budget=1.0, train_seconds=5.0, preset="")
+    gpu.run_gpu(cfg, recorder, task=TASK, smoke=False)
+    assert "budget" in recorder.results[0].params["reason"]
+
+
+def test_a_peer_that_does_not_install_says_why(monkeypatch, tmp_path):
+    monkeypatch.setattr(venvs, "FOLDER", tmp_path)
+    monkeypatch.setattr(venvs, "_install", lambda folder, python, requirements: folder.mkdir())
+    with pytest.raises(venvs.PeerError, match="gym_hil does not import"):
+        venvs.peer_python("gym_hil")
+
+
+def test_every_peer_is_pinned():
+    for peer in venvs.PEERS.values():
+        assert all("==" in pin or "<" in pin for pin in venvs._pins(peer))
+
+
+def test_every_question_of_the_harness_can_be_asked_alone():
+    asked = harness.questions(harness.HarnessConfig(smoke=True))
+    assert set(asked) == set(harness.HarnessConfig().only)
+
+
+@pytest.mark.parametrize("module", ["harness", "physics", "learner", "train", "ppo"])
+@pytest.mark.slow
+def test_help_lists_the_options(module):
+    command = [sys.executable, "-m", f"benchmarks.{module}", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--help" in done.stdout
+
+
+def test_the_profile_ranks_operations_and_says_where_they_come_from():
+    times = {"dot.1": (3e-3, 10), "fusion.2": (1e-3, 10)}
+    text = table(times, {"dot.1": "jit(f)/a/b/dot_general"}, 10, {"activation": "tanh"})
+    rows = text.splitlines()[3:]
+    assert rows[0].split() == ["75.0%", "300.0", "1.00", "dot.1", "(a/b/dot_general)"]
+    assert rows[1].startswith(" 25.0%")

@@ -1,0 +1,59 @@
+"""What the training benchmark reads out of a run folder."""
+
+import json
+
+import pytest
+
+from benchmarks.results import Recorder
+from benchmarks.train import TrainBenchConfig, read_run, run_seed
+
+SUMMARY = {
+    "task": "franka/pick_cube",
+    "success_rate": 0.97,
+    "episodes": 100,
+    "wall_seconds": 80.0,
+    "compile_seconds": 12.0,
+    "env_steps": 3000,
+    "updates": 9000,
+    "device": "cpu",
+}
+
+
+def epoch(elapsed, env_steps, grad_steps):
+    return {
+        "kind": "epoch",
+        "elapsed_s": elapsed,
+        "env_steps": env_steps,
+        "grad_steps": grad_steps,
+    }
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rows = [
+        epoch(20.0, 1000, 3000),
+        {"kind": "eval", "elapsed_s": 21.0, "success_rate": 0.5},
+        epoch(30.0, 2000, 6000),
+        {"kind": "eval", "elapsed_s": 31.0, "success_rate": 0.96},
+        epoch(40.0, 3000, 9000),
+        {"kind": "eval", "elapsed_s": 41.0, "success_rate": 0.99},
+    ]
+    (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return tmp_path
+
+
+def test_rates_and_first_success_come_from_the_run_folder(folder):
+    row = read_run(folder)
+    assert row["env_steps_per_second"] == 100.0
+    assert row["updates_per_second"] == 300.0
+    assert row["seconds_to_success"] == 31.0
+    assert row["wall_seconds"] == 80.0
+
+
+def test_a_run_that_fails_is_recorded_with_its_last_word():
+    recorder = Recorder("train")
+    cfg = TrainBenchConfig(preset="no-such-preset")
+    assert run_seed(cfg, 0, recorder) is None
+    assert recorder.results[0].value is None
+    assert "no-such-preset" in recorder.results[0].params["reason"]
