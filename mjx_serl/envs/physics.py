@@ -63,6 +63,8 @@ PHYSICS: Registry[Callable[[mujoco.MjModel, int], Physics]] = Registry("physics"
 # (reference performance.md section 4). An overflow drops contacts and is printed by Warp.
 CONTACTS_PER_WORLD = 24
 ROWS_PER_WORLD = 128
+# mujoco_warp's OverflowType.ITERATIONS | LS_ITERATIONS.
+_WARP_ITERATION_LIMITS = 1 << 9 | 1 << 10
 
 _FIELDS = tuple(f.name for f in dataclasses.fields(SimState))
 
@@ -95,7 +97,7 @@ class MjxPhysics:
     ) -> None:
         self.name: PhysicsName = "mjx" if impl == "jax" else "warp"
         self.model = model
-        self._mjx_model = mjx.put_model(warp_model(model) if impl == "warp" else model, impl=impl)
+        self._mjx_model = _put_warp(model) if impl == "warp" else mjx.put_model(model)
         self._impl = impl
         # Warp shares one contact buffer between all worlds.
         sizes = {"naconmax": CONTACTS_PER_WORLD * max_worlds, "njmax": ROWS_PER_WORLD}
@@ -135,6 +137,17 @@ class MjxPhysics:
         return SimState(
             **{k: getattr(data, k).reshape(shapes.get(k, getattr(data, k).shape)) for k in _FIELDS}
         )
+
+
+def _put_warp(model: mujoco.MjModel) -> mjx.Model:
+    """Put the model, and hush the solver's iteration limits, at which C MuJoCo stops silently.
+
+    Warp would print two lines for each world and step that reaches one. What it prints about
+    buffers that are too small stays.
+    """
+    put = mjx.put_model(warp_model(model), impl="warp")
+    loud = put.opt._impl.warn_overflow & ~_WARP_ITERATION_LIMITS
+    return put.tree_replace({"opt._impl.warn_overflow": loud})
 
 
 @PHYSICS.register("native")

@@ -37,11 +37,15 @@ struct Work {
   float* fields[kNumFields] = {};
 };
 
+struct Model {
+  const mjModel* model = nullptr;
+  int nthread = 0;
+};
+
 struct Registry {
   std::mutex mutex;
-  std::map<int64_t, const mjModel*> models;
+  std::map<int64_t, Model> models;
   std::map<std::pair<int64_t, int64_t>, std::unique_ptr<Sims>> sims;
-  int nthread = 0;
 };
 
 Registry& registry() {
@@ -89,10 +93,10 @@ Sims* sims_of(int64_t model, int64_t n, std::string* error) {
   }
   mjBatchConfig config;
   mjb_defaultConfig(&config);
-  config.nthread = all.nthread;
+  config.nthread = found->second.nthread;
   char text[512] = "";
   auto made = std::make_unique<Sims>();
-  made->batch = mjb_makeBatch(found->second, static_cast<int>(n), &config, text, sizeof(text));
+  made->batch = mjb_makeBatch(found->second.model, static_cast<int>(n), &config, text, sizeof(text));
   if (!made->batch) {
     *error = std::string("native physics: ") + text;
     return nullptr;
@@ -181,6 +185,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlReset, reset,
 extern "C" void mjx_serl_register(int64_t hash, const mjModel* model, int nthread) {
   Registry& all = registry();
   std::lock_guard<std::mutex> lock(all.mutex);
-  all.nthread = nthread;
-  if (!all.models.count(hash)) all.models[hash] = mj_copyModel(nullptr, model);
+  if (!all.models.count(hash)) all.models[hash] = {mj_copyModel(nullptr, model), nthread};
 }
