@@ -17,7 +17,7 @@ def laptop() -> TrainConfig:
     return TrainConfig(
         preset="laptop",
         num_envs=16,
-        agent=SACConfig(lr=6e-4, target_entropy=-3.0, bc_weight=0.1),
+        agent=SACConfig(lr=6e-4, target_entropy=-3.0, bc_weight=0.1, n_step=4),
         loop=OffPolicyConfig(updates_per_step=16),
     )
 

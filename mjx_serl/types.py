@@ -35,7 +35,11 @@ class Transition:
 
 @struct.dataclass
 class Batch:
-    """Sampled transitions with their successors; leading axis [B]."""
+    """Sampled transitions with their successors; leading axis [B].
+
+    For n-step returns `reward` is the discounted sum of n rewards, `next_obs` lies n rows later
+    and `terminated` says whether the episode ended on the way.
+    """
 
     obs: Obs
     action: Float[Array, "*lead A"]

@@ -17,6 +17,16 @@ class Agent(Protocol):
         """Critic updates made by one call of `update`."""
         ...
 
+    @property
+    def n_step(self) -> int:
+        """Rows that the reward of a batch sums up."""
+        ...
+
+    @property
+    def gamma(self) -> float:
+        """Discount per control step, which that sum uses."""
+        ...
+
     def init(self, key: PRNGKey, obs_shapes: ObsShapes, action_dim: int) -> AgentState:
         """Draw parameters for single-sample observation shapes and actions [action_dim].
 

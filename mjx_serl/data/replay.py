@@ -87,32 +87,47 @@ class ReplayBuffer:
         waiting = last.valid & ~last.truncated & ~last.terminated
         return state.usable - jnp.sum(waiting, dtype=jnp.int32)
 
-    def sample(self, state: ReplayState, key: PRNGKey, batch_shape: int | tuple[int, ...]) -> Batch:
+    def sample(
+        self,
+        state: ReplayState,
+        key: PRNGKey,
+        batch_shape: int | tuple[int, ...],
+        *,
+        n_step: int = 1,
+        gamma: float = 1.0,
+    ) -> Batch:
         """Draw transitions uniformly with replacement; leaves are [*batch_shape, ...].
 
-        All of `batch_shape` is one gather per leaf: ask for every batch of an iteration at once.
-        Where the buffer holds nothing to sample, the rows returned are meaningless: gate on
-        `size`.
+        With `n_step` > 1 a sample spans that many rows: its reward is their sum discounted by
+        `gamma` up to a termination, `terminated` whether one came, `next_obs` what followed the
+        last row. A span is never cut by a time-out or the write head.
+
+        All of `batch_shape` is one gather per leaf and row of the span: ask for every batch of an
+        iteration at once. Where the buffer holds nothing to sample, the rows returned are
+        meaningless: gate on `size`.
         """
         shape = (batch_shape,) if isinstance(batch_shape, int) else batch_shape
-        flat = self._draw(state, key, math.prod(shape))
-        successor = (flat + self.num_envs) % (self.capacity_rows * self.num_envs)
-
-        def take(ring: Array, index: Array) -> Array:
-            rows = ring.reshape(-1, *ring.shape[2:])
-            return rows.at[index].get(mode="promise_in_bounds").reshape(*shape, *rows.shape[1:])
-
+        flat = self._draw(state, key, math.prod(shape), n_step)
         data = state.data
-        return Batch(
-            obs={name: take(ring, flat) for name, ring in data.obs.items()},
-            action=take(data.action, flat),
-            reward=take(data.reward, flat),
-            terminated=take(data.terminated, flat),
-            expert=take(data.expert, flat),
-            next_obs={name: take(ring, successor) for name, ring in data.obs.items()},
+        reward, running = jnp.zeros(flat.shape), jnp.ones(flat.shape, bool)
+        for k in range(n_step):
+            row = self._later(flat, k)
+            reward += jnp.where(running, gamma**k * _take(data.reward, row), 0.0)
+            running &= ~_take(data.terminated, row)
+        successor = self._later(flat, n_step)
+        batch = Batch(
+            obs={name: _take(ring, flat) for name, ring in data.obs.items()},
+            action=_take(data.action, flat),
+            reward=reward,
+            terminated=~running,
+            expert=_take(data.expert, flat),
+            next_obs={name: _take(ring, successor) for name, ring in data.obs.items()},
         )
+        return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), batch)
 
-    def _draw(self, state: ReplayState, key: PRNGKey, count: int) -> Int[Array, " count"]:
+    def _draw(
+        self, state: ReplayState, key: PRNGKey, count: int, n_step: int
+    ) -> Int[Array, " count"]:
         """Draw flat indices row * N + world, redrawing the unusable ones until none is left.
 
         Rejection keeps it uniform at the price of a few rounds of integers, where a probability
@@ -125,7 +140,7 @@ class ReplayBuffer:
             key, now = jax.random.split(key)
             fresh = jax.random.randint(now, (count,), 0, state.filled * self.num_envs)
             index = jnp.where(good, index, fresh)
-            return index, good | self._usable(state, index), key, draws + 1
+            return index, good | self._usable(state, index, n_step), key, draws + 1
 
         start = (jnp.zeros(count, jnp.int32), jnp.zeros(count, bool), key, jnp.int32(0))
         index, good, _, _ = jax.lax.while_loop(
@@ -133,14 +148,23 @@ class ReplayBuffer:
         )
         return jnp.where(good, index, index[jnp.argmax(good)])
 
-    def _usable(self, state: ReplayState, index: Int[Array, " count"]) -> Bool[Array, " count"]:
-        row, data = index // self.num_envs, state.data
-        valid, truncated, terminated = (
-            ring.reshape(-1).at[index].get(mode="promise_in_bounds")
-            for ring in (data.valid, data.truncated, data.terminated)
-        )
-        newest = row == (state.head - 1) % self.capacity_rows
-        return valid & ~truncated & (terminated | ~newest)
+    def _usable(
+        self, state: ReplayState, index: Int[Array, " count"], n_step: int
+    ) -> Bool[Array, " count"]:
+        """Whether a span of rows can be learned from: whole, or ended by a termination."""
+        newest = (state.head - 1) % self.capacity_rows
+        newer = (newest - index // self.num_envs) % self.capacity_rows
+        fine, running = jnp.ones(index.shape, bool), jnp.ones(index.shape, bool)
+        for k in range(n_step):
+            row = self._later(index, k)
+            good = _take(state.data.valid, row) & ~_take(state.data.truncated, row) & (newer >= k)
+            fine &= good | ~running
+            running &= ~_take(state.data.terminated, row)
+        return fine & (~running | (newer >= n_step))
+
+    def _later(self, index: Int[Array, " count"], rows: int) -> Int[Array, " count"]:
+        """The same worlds, `rows` rows later."""
+        return (index + rows * self.num_envs) % (self.capacity_rows * self.num_envs)
 
     def _check(self, ring: Transition, steps: Transition) -> None:
         count = steps.reward.shape[0]
@@ -166,13 +190,19 @@ class Mixture:
     fractions: tuple[float, ...]
 
     def sample(
-        self, states: Sequence[ReplayState], key: PRNGKey, batch_shape: int | tuple[int, ...]
+        self,
+        states: Sequence[ReplayState],
+        key: PRNGKey,
+        batch_shape: int | tuple[int, ...],
+        *,
+        n_step: int = 1,
+        gamma: float = 1.0,
     ) -> Batch:
         """Sample each buffer's share of the last batch axis; the parts lie one after the other."""
         shape = (batch_shape,) if isinstance(batch_shape, int) else batch_shape
         keys = jax.random.split(key, len(self.buffers))
         parts = [
-            buffer.sample(state, k, (*shape[:-1], share))
+            buffer.sample(state, k, (*shape[:-1], share), n_step=n_step, gamma=gamma)
             for buffer, state, k, share in zip(
                 self.buffers, states, keys, self.shares(shape[-1]), strict=True
             )
@@ -195,6 +225,11 @@ def mix(fractions: Sequence[float], buffers: Sequence[ReplayBuffer]) -> Mixture:
             "non-negative fraction per buffer, summing to 1"
         )
     return Mixture(tuple(buffers), tuple(fractions))
+
+
+def _take(ring: Array, index: Int[Array, " count"]) -> Array:
+    rows = ring.reshape(-1, *ring.shape[2:])
+    return rows.at[index].get(mode="promise_in_bounds")
 
 
 def _write(ring: Array, new: Array, rows: Int[Array, " T"]) -> Array:

@@ -119,7 +119,7 @@ class OffPolicy:
         return act
 
     def _warm_up(self, worlds: VecState, key: PRNGKey) -> tuple[VecState, Transition]:
-        length = max(2, -(-self.config.warmup_steps // self.vec_env.num_envs))
+        length = max(self.agent.n_step + 1, -(-self.config.warmup_steps // self.vec_env.num_envs))
         policy = random_policy(self.vec_env.env.action_dim)
         return rollout(self.vec_env, policy, worlds, key, length)
 
@@ -171,12 +171,14 @@ class OffPolicy:
 
     def _sample(self, state: TrainState, key: PRNGKey, updates: int) -> Batch:
         shape = (updates, self.config.batch_size * self.agent.utd_ratio)
+        n_step, gamma = self.agent.n_step, self.agent.gamma
         if self.demo_buffer is None or state.demos is None:
-            batch = self.buffer.sample(state.buffer, key, shape)
+            batch = self.buffer.sample(state.buffer, key, shape, n_step=n_step, gamma=gamma)
         else:
             share = self.config.demo_fraction
             sampler = mix((1 - share, share), (self.buffer, self.demo_buffer))
-            batch = sampler.sample((state.buffer, state.demos), key, shape)
+            states = (state.buffer, state.demos)
+            batch = sampler.sample(states, key, shape, n_step=n_step, gamma=gamma)
         scale = partial(normalize.normalize, state.normalizer)
         return batch.replace(obs=scale(batch.obs), next_obs=scale(batch.next_obs))
 

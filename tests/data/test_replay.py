@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mjx_serl.data.replay import ReplayBuffer, ReplayState, mix
-from mjx_serl.types import Transition
+from mjx_serl.types import Batch, Transition
 
 NUM_ENVS = 3
 
@@ -185,3 +185,32 @@ def test_bad_input_is_named() -> None:
         buffer.add(state, wrong)
     with pytest.raises(ValueError, match="summing to 1"):
         mix((0.5, 0.6), (buffer, buffer))
+
+
+def spans(batch: Batch) -> list[tuple[int, float, bool, int]]:
+    """(row, reward, terminated, row of next_obs) of each sample."""
+    first, after = np.asarray(batch.obs["state"])[:, 0], np.asarray(batch.next_obs["state"])[:, 0]
+    reward, ended = np.asarray(batch.reward), np.asarray(batch.terminated)
+    return list(zip(first.astype(int), reward, ended, after.astype(int), strict=True))
+
+
+def test_a_span_sums_discounted_rewards_up_to_a_termination() -> None:
+    buffer, state = fill(12, 16, 1, terminated={(5, 0), (5, 1), (5, 2)})
+    reward = jnp.arange(16.0)[:, None].repeat(NUM_ENVS, 1)
+    state = state.replace(data=state.data.replace(reward=reward))
+    batch = buffer.sample(state, jax.random.key(0), 2_000, n_step=3, gamma=0.5)
+    seen = {}
+    for row, total, ended, after in spans(batch):
+        seen[row] = (total, ended)
+        assert ended or after == row + 3
+    # 4 + 5/2, then the end; 6 + 7/2 + 8/4; the last span that has a successor starts at row 8.
+    assert seen[4] == (6.5, True) and seen[5] == (5.0, True) and seen[6] == (11.5, False)
+    assert set(seen) == set(range(9))
+
+
+def test_a_span_is_never_cut_by_a_time_out_or_a_bad_row() -> None:
+    buffer, state = fill(12, 16, 1, truncated={(4, 1)}, invalid={(8, 0)})
+    batch = buffer.sample(state, jax.random.key(1), 4_000, n_step=3)
+    rows = {tuple(x) for x in np.asarray(batch.obs["state"], int)}
+    assert not rows & {(2, 1), (3, 1), (4, 1), (6, 0), (7, 0), (8, 0)}
+    assert {(1, 1), (5, 1), (5, 0), (9 - 1, 2)} <= rows
