@@ -88,18 +88,24 @@ class Group:
         """Versions inside a worker's interpreter."""
         return self.workers[name].ready["versions"]
 
-    def measure(self, repeats: int, *, deadline: Deadline | None = None) -> Samples:
+    def measure(
+        self,
+        repeats: int,
+        *,
+        deadline: Deadline | None = None,
+        repeat_timeout: float = REPEAT_TIMEOUT,
+    ) -> Samples:
         """Wait for all, let each run once to warm up, then take `repeats` rounds in turns."""
         limit = deadline or Deadline(float("inf"))
         for name in list(self.workers):
             self._try(name, lambda w: w.wait_ready(limit.left(START_TIMEOUT)))
         for name in list(self.workers):
-            self._try(name, lambda w: w.measure(limit.left(REPEAT_TIMEOUT)))
+            self._try(name, lambda w: w.measure(limit.left(repeat_timeout)))
         rates: dict[str, list[float]] = {name: [] for name in self.workers}
         before = measure_load()
         for _ in range(repeats):
             for name in list(self.workers):
-                value = self._try(name, lambda w: w.measure(limit.left(REPEAT_TIMEOUT)))
+                value = self._try(name, lambda w: w.measure(limit.left(repeat_timeout)))
                 if value is not None:
                     rates[name].append(value)
         after = measure_load()

@@ -13,7 +13,7 @@ import tyro
 from benchmarks.compare import Group, Samples
 from benchmarks.gpu import GpuConfig, run_gpu
 from benchmarks.peers.venvs import PeerError, peer_python
-from benchmarks.process import WorkerError, WorkerProcess
+from benchmarks.process import Deadline, WorkerError, WorkerProcess
 from benchmarks.results import Ratio, Recorder, say, usable_cores
 from benchmarks.table import finish
 
@@ -180,14 +180,15 @@ def starts(cfg: PhysicsConfig, recorder: Recorder) -> None:
     """Fresh processes of the mjx path at 256 worlds: how many hang, how long the slowest takes."""
     took, problems = [], []
     for _ in range(cfg.starts):
+        limit = Deadline(START_LIMIT)
         worker = WorkerProcess(ENV, _env(cfg, 256, physics="mjx", seconds=0.1))
         try:
-            worker.wait_ready(START_LIMIT)
-            worker.measure(START_LIMIT)
-            took.append(worker.ready["setup_seconds"])
+            worker.wait_ready(limit.left())
+            worker.measure(limit.left())
+            took.append(START_LIMIT - limit.left())
         except WorkerError as error:
             problems.append(str(error))
-        if not worker.close(10.0) and not problems:
+        if not worker.close(limit.left()):
             problems.append("did not end")
     if cfg.starts:
         params = {"starts": cfg.starts, "limit_seconds": START_LIMIT, "problems": problems}

@@ -25,7 +25,7 @@ class PpoConfig:
 
     Attributes:
         num_envs: worlds.
-        timeout: seconds for installing excepted everything.
+        timeout: seconds for compiling and training together.
         peers: without it nothing is measured, and the result says so.
         save: file the results and rewrite RESULTS.md.
     """
@@ -49,7 +49,7 @@ def run(cfg: PpoConfig, recorder: Recorder) -> None:
     params = {"num_envs": cfg.num_envs, "seconds": 0.0}
     with Group() as group:
         group.start(PPO, "benchmarks.peers.brax_ppo", params, python=python)
-        samples = group.measure(1, deadline=Deadline(cfg.timeout))
+        samples = group.measure(1, deadline=Deadline(cfg.timeout), repeat_timeout=cfg.timeout)
         for name in samples.rates:
             facts = group.facts(name)
             recorder.add(

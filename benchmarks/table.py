@@ -25,6 +25,7 @@ _SHOWN = (
     "microseconds_per_env_step",
     "state_bytes_per_world",
     "xla_peak_bytes_per_world",
+    "warp_bytes_per_world",
     "layer_norm",
     "activation",
     "updates_per_call",

@@ -5,6 +5,7 @@ Params: task, physics, num_envs, seconds; threads (native, 0 all); piece: "env" 
 """
 
 import dataclasses
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -141,7 +142,19 @@ def _device_bytes(num: int) -> Params:
     stats = jax.local_devices()[0].memory_stats()
     if not stats:
         return {}
-    return {"xla_peak_bytes_per_world": stats["peak_bytes_in_use"] // num}
+    warp = warp_bytes() if "warp" in sys.modules else 0
+    return {
+        "xla_peak_bytes_per_world": stats["peak_bytes_in_use"] // num,
+        "warp_bytes_per_world": warp // num,
+    }
+
+
+def warp_bytes() -> int:
+    """Device memory that Warp's own pool has held at most [bytes]; 0 on a CPU."""
+    import warp
+
+    device = warp.get_device()
+    return warp.get_mempool_used_mem_high(device) if device.is_mempool_supported else 0
 
 
 if __name__ == "__main__":

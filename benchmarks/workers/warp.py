@@ -33,6 +33,9 @@ def start(params: Params) -> Job:
             call()
         _synchronise()
 
+    from benchmarks.workers.env import warp_bytes
+
+    facts["warp_bytes_per_world"] = warp_bytes() // params["num_envs"]
     facts |= {"ctrl_dt": recording.ctrl_dt, "substeps": recording.substeps}
     amount = steps * params["num_envs"]
     return Job(lambda: rate(calls, amount, params["seconds"]), facts)
