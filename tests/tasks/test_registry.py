@@ -1,0 +1,62 @@
+"""Every registered task builds, resets, steps and keeps its observation's word."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mjx_serl.tasks  # noqa: F401  # fills TASKS
+from mjx_serl.envs.env import make_env
+from mjx_serl.envs.task import TASKS
+
+NUM_ENVS = 2
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_a_registered_task_runs(name: str):
+    env = make_env(name, physics="native")
+    keys = jax.random.split(jax.random.key(0), NUM_ENVS)
+    state, step = jax.jit(jax.vmap(env.reset))(keys), jax.jit(jax.vmap(env.step))
+    for number in range(4):
+        assert set(state.obs) == set(env.obs_spec.names)
+        for field in env.obs_spec.fields:
+            value = state.obs[field.name]
+            assert (value.shape, value.dtype) == ((NUM_ENVS, *field.shape), field.dtype)
+            assert np.isfinite(value).all(), field.name
+        assert (state.t == number).all()
+        assert state.valid.all()
+        assert not (state.terminated | state.truncated).any()
+        shape = (NUM_ENVS, env.action_dim)
+        state = step(state, jax.random.uniform(keys[0], shape, minval=-1.0, maxval=1.0))
+    assert np.isfinite(state.reward).all()
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_a_task_is_named_and_dimensioned(name: str):
+    env = make_env(name, physics="native")
+    assert re.fullmatch(r"[a-z0-9]+/[a-z0-9_]+", name)
+    assert len(env.action_spec.names) == env.action_dim == len(env.action_spec.scale)
+    assert env.ctrl_dt * env.task.episode_steps > 1.0
+    assert env.obs_spec.fields
+    assert all(field.unit for field in env.obs_spec.fields)
+
+
+def test_an_unknown_task_is_answered_with_the_nearest():
+    with pytest.raises(KeyError, match="Unknown task 'franka/pickcube'. Did you mean 'franka/pi"):
+        make_env("franka/pickcube")
+
+
+def test_an_unknown_physics_is_answered_with_the_nearest():
+    with pytest.raises(KeyError, match="Unknown physics 'natve'. Did you mean 'native'"):
+        make_env("franka/pick_cube", physics="natve")
+
+
+def test_the_same_key_gives_the_same_start_and_another_does_not():
+    env = make_env("franka/pick_cube", physics="native")
+    reset = jax.jit(env.reset)
+    one, again, other = (reset(jax.random.key(k)).sim.qpos for k in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).any()
+    assert jnp.isfinite(one).all()
