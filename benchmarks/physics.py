@@ -180,21 +180,33 @@ def starts(cfg: PhysicsConfig, recorder: Recorder) -> None:
     """Fresh processes of the mjx path at 256 worlds: how many hang, how long the slowest takes."""
     took, problems = [], []
     for _ in range(cfg.starts):
-        limit = Deadline(START_LIMIT)
-        worker = WorkerProcess(ENV, _env(cfg, 256, physics="mjx", seconds=0.1))
         try:
-            worker.wait_ready(limit.left())
-            worker.measure(limit.left())
-            took.append(START_LIMIT - limit.left())
+            took.append(start_once(_env(cfg, 256, physics="mjx", seconds=0.1)))
         except WorkerError as error:
             problems.append(str(error))
-        if not worker.close(limit.left()):
-            problems.append("did not end")
     if cfg.starts:
         params = {"starts": cfg.starts, "limit_seconds": START_LIMIT, "problems": problems}
         recorder.add("mjx starts that hang or fail", len(problems), "starts", params)
     if took:
         recorder.add("mjx slowest start", max(took), "s", {"starts": cfg.starts, "num_envs": 256})
+
+
+def start_once(params: dict[str, Any]) -> float:
+    """Seconds from a process's birth through its first repetition to its end.
+
+    Raises WorkerError where that takes over `START_LIMIT`.
+    """
+    limit = Deadline(START_LIMIT)
+    worker = WorkerProcess(ENV, params)
+    try:
+        worker.wait_ready(limit.left())
+        worker.measure(limit.left())
+    except WorkerError:
+        worker.close()
+        raise
+    if not worker.close(limit.left()):
+        raise WorkerError(f"did not end within {START_LIMIT:.0f} s")
+    return START_LIMIT - limit.left()
 
 
 def against_gym_hil(cfg: PhysicsConfig, recorder: Recorder) -> None:

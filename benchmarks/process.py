@@ -102,11 +102,20 @@ class WorkerProcess:
         try:
             line = self._lines.get(timeout=max(0.0, timeout))
         except queue.Empty:
+            used = self._cpu_seconds()
             self._process.kill()
-            raise WorkerError(f"{what} took over {timeout:.0f} s") from None
+            raise WorkerError(f"{what} took over {timeout:.0f} s ({used:.0f} s of CPU)") from None
         if line is None:
             raise WorkerError(self._reason(f"died in {what}"))
         return json.loads(line)
+
+    def _cpu_seconds(self) -> float:
+        """CPU time used so far: little in a deadlock, much where the machine was just busy."""
+        try:
+            fields = Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def _reason(self, what: str) -> str:
         """The last exception it printed on stderr, else its last line."""

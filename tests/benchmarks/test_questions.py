@@ -90,3 +90,14 @@ def test_the_profile_ranks_operations_and_says_where_they_come_from():
     rows = text.splitlines()[3:]
     assert rows[0].split() == ["75.0%", "300.0", "1.00", "dot.1", "(a/b/dot_general)"]
     assert rows[1].startswith(" 25.0%")
+
+
+@pytest.mark.parametrize(("params", "hangs"), [({}, 0), ({"hang": True}, 2)])
+def test_starts_count_each_hang_once(monkeypatch, params, hangs):
+    monkeypatch.setattr(physics, "ENV", "tests.benchmarks.echo_worker")
+    monkeypatch.setattr(physics, "START_LIMIT", 1.5 if hangs else 30.0)
+    monkeypatch.setattr(physics, "_env", lambda cfg, num, **changes: params)
+    recorder = Recorder("physics")
+    physics.starts(physics.PhysicsConfig(starts=2), recorder)
+    assert recorder.results[0].value == hangs
+    assert len(recorder.results[0].params["problems"]) == hangs
