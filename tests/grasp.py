@@ -12,7 +12,7 @@ def solve_pose(
 ) -> Float[np.ndarray, "J"]:
     """Joint positions with the hand straight down at `tool` [m], by Newton steps from `home`."""
     model, arm, robot = scene.model, scene.arm, scene.spec.robot
-    data, q = mujoco.MjData(model), np.array(home, float)
+    data, q, error = mujoco.MjData(model), np.array(home, float), np.full(6, np.inf)
     jac, down = np.zeros((6, model.nv)), np.diag([1.0, -1.0, -1.0])
     for _ in range(100):
         data.qpos[arm.qpos_ids] = q

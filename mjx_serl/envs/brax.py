@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mjx_serl.envs.env import Env, EnvState
-from mjx_serl.types import Obs
+from mjx_serl.types import Obs, PyTree
 
 try:
     from brax.envs.base import Env as BraxBase
@@ -41,8 +41,9 @@ class BraxEnv(BraxBase):
     def reset(self, rng: Array) -> State:
         """Start an episode; `rng` is a key, typed or Brax's raw uint32 pair."""
         state = self.env.reset(rng)
+        opaque: PyTree = state  # Brax's wrappers take any pytree here
         return State(
-            pipeline_state=state,
+            pipeline_state=opaque,
             obs=self._vector(state.obs),
             reward=state.reward,
             done=jnp.zeros(()),
@@ -52,7 +53,8 @@ class BraxEnv(BraxBase):
 
     def step(self, state: State, action: Float[Array, " A"]) -> State:
         """Hold `action` in [-1, 1] for one control period."""
-        after = self.env.step(state.pipeline_state, action)
+        before: PyTree = state.pipeline_state
+        after = self.env.step(before, action)
         return state.replace(
             pipeline_state=after,
             obs=self._vector(after.obs),

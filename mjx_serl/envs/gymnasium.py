@@ -83,16 +83,18 @@ class MjxSerlEnv(gymnasium.Env[HostObs, np.ndarray]):
         if seed is not None or self._key is None:
             self._key = jax.random.key(np.uint32(self.np_random_seed & 0xFFFFFFFF))
         self._key, start = jax.random.split(self._key)
-        self._state = self._jit_reset(start)
-        obs, *_, info = _to_host(self._state)
+        state: EnvState = self._jit_reset(start)
+        self._state = state
+        obs, *_, info = _to_host(state)
         return obs, _unbatched(info)
 
     def step(self, action: np.ndarray) -> tuple[HostObs, float, bool, bool, dict[str, Any]]:
         """Hold `action` in [-1, 1] for one control period; raises RuntimeError before a reset."""
         if self._state is None:
             raise RuntimeError("step() before reset(): call reset() first")
-        self._state = self._jit_step(self._state, np.asarray(action, np.float32))
-        obs, reward, terminated, truncated, info = _to_host(self._state)
+        state: EnvState = self._jit_step(self._state, np.asarray(action, np.float32))
+        self._state = state
+        obs, reward, terminated, truncated, info = _to_host(state)
         return obs, float(reward), bool(terminated), bool(truncated), _unbatched(info)
 
 
@@ -154,8 +156,9 @@ class MjxSerlVectorEnv(gymnasium.vector.VectorEnv[HostObs, np.ndarray, np.ndarra
             keys = self._worlds.keys
         else:
             keys = jax.vmap(jax.random.key)(self._seeds(seed))
-        self._worlds = self._jit_start(keys)
-        obs, *_, info = _to_host(self._worlds.state)
+        worlds: _Worlds = self._jit_start(keys)
+        self._worlds = worlds
+        obs, *_, info = _to_host(worlds.state)
         return obs, self._masked(info)
 
     def step(
@@ -164,14 +167,15 @@ class MjxSerlVectorEnv(gymnasium.vector.VectorEnv[HostObs, np.ndarray, np.ndarra
         """Step all worlds; raises RuntimeError before a reset."""
         if self._worlds is None:
             raise RuntimeError("step() before reset(): call reset() first")
-        self._worlds = self._jit_advance(self._worlds, np.asarray(actions, np.float32))
-        obs, reward, terminated, truncated, info = _to_host(self._worlds.state)
+        worlds: _Worlds = self._jit_advance(self._worlds, np.asarray(actions, np.float32))
+        self._worlds = worlds
+        obs, reward, terminated, truncated, info = _to_host(worlds.state)
         return obs, reward, terminated, truncated, self._masked(info)
 
     def _seeds(self, seed: int | Sequence[int] | None) -> np.ndarray:
         if seed is None or isinstance(seed, int | np.integer):
-            seeds = self.np_random_seed if seed is None else int(seed)
-            return ((seeds & 0xFFFFFFFF) + np.arange(self.num_envs)).astype(np.uint32)
+            first = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+            return ((int(first) & 0xFFFFFFFF) + np.arange(self.num_envs)).astype(np.uint32)
         if len(seed) != self.num_envs:
             raise ValueError(f"{len(seed)} seeds for {self.num_envs} worlds; give one per world")
         return np.asarray(seed).astype(np.uint32)

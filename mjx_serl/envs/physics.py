@@ -7,7 +7,7 @@ step depends on, so a step is a pure function and a run can be resumed bit for b
 import dataclasses
 import importlib.util
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +101,7 @@ class MjxPhysics:
         self._impl = impl
         # Warp shares one contact buffer between all worlds.
         sizes = {"naconmax": CONTACTS_PER_WORLD * max_worlds, "njmax": ROWS_PER_WORLD}
-        self._sizes = sizes if impl == "warp" else {}
+        self._sizes: dict[str, Any] = sizes if impl == "warp" else {}
 
     def reset(
         self, qpos: Float[Array, " nq"], qvel: Float[Array, " nv"]
@@ -147,7 +147,8 @@ def _put_warp(model: mujoco.MjModel) -> mjx.Model:
     """
     put = mjx.put_model(warp_model(model), impl="warp")
     loud = put.opt._impl.warn_overflow & ~_WARP_ITERATION_LIMITS
-    return put.tree_replace({"opt._impl.warn_overflow": loud})
+    hushed: Any = put.tree_replace({"opt._impl.warn_overflow": loud})
+    return hushed
 
 
 @PHYSICS.register("native")

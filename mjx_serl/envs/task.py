@@ -22,9 +22,20 @@ class Task(Protocol):
     NotImplementedError where no scripted expert exists.
     """
 
-    episode_steps: int
-    control: ControlConfig
-    obs_spec: ObsSpec
+    @property
+    def episode_steps(self) -> int:
+        """Time limit in control steps."""
+        ...
+
+    @property
+    def control(self) -> ControlConfig:
+        """How actions act."""
+        ...
+
+    @property
+    def obs_spec(self) -> ObsSpec:
+        """Names, shapes and units of the observation."""
+        ...
 
     def sample(self, key: PRNGKey) -> tuple[Float[Array, " nq"], TaskState]:
         """Initial joint positions and task state of a new episode."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-import mjx_serl.tasks  # noqa: F401  # fills TASKS
+from mjx_serl import tasks as tasks  # fills TASKS
 from mjx_serl.envs.env import Env, make_env
 from scenes.build import Scene, build_scene
 from scenes.worlds import pick_cube

@@ -36,7 +36,14 @@ needs_warp = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module", params=sorted(SCENES))
+@pytest.fixture(
+    scope="module",
+    params=[
+        "franka/pick_cube",
+        "franka/pick_cube_dense",
+        pytest.param("fr3", marks=pytest.mark.slow),
+    ],
+)
 def scene(request: pytest.FixtureRequest) -> Scene:
     return SCENES[request.param]()
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import mjx_serl.tasks  # noqa: F401  # fills TASKS
+from mjx_serl import tasks as tasks  # fills TASKS
 from mjx_serl.envs.env import make_env
 from mjx_serl.envs.task import TASKS
 
