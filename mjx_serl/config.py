@@ -43,7 +43,7 @@ class EvalConfig:
         stop_checks: see `stop_at`.
     """
 
-    every_epochs: int = 10
+    every_epochs: int = 5
     check_episodes: int = 100
     episodes: int = 100
     stop_at: float = 0.99

@@ -273,6 +273,13 @@ def install(python: Path, locks: list[Path]) -> str:
     )
 
 
+def build_kernels(python: Path) -> None:
+    """Compile the CPU kernels now, so that the first run does not wait for them."""
+    say("compiling the CPU kernels")
+    # Says in one line why not where there is no compiler; everything runs without them, slower.
+    succeeds([str(python), "-m", "mjx_serl.envs.native"])
+
+
 def installers(python: str, uv: str | None) -> Iterator[tuple[str, list[str]]]:
     """Yield (name, command) of the ways to install, fastest first."""
     if uv:
@@ -303,6 +310,7 @@ def set_up(venv: Path, *, group: str, accel: str, python: str) -> None:
     say(f"{group} packages for {accel} ({reason})")
     interpreter = make_venv(venv, python)
     installer = install(interpreter, lock_files(accel, group))
+    build_kernels(interpreter)
     seconds = time.monotonic() - started
     same = stamp.get("key") == key_of(accel)
     record = {
