@@ -66,6 +66,7 @@ def test_braxs_wrappers_cut_at_the_time_limit_and_restart(brax_env):
 
 @needs_brax
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # brax calls what jax is leaving behind
 def test_braxs_ppo_trains_on_it(brax_env):
     from brax.training.agents.ppo import train as ppo
 
