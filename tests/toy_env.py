@@ -1,0 +1,121 @@
+"""A world of one number whose whole future is written in its start: exact, and quick to compile.
+
+It has the interface that `mjx_serl.training` uses of an environment and no physics. An episode
+ends at the step drawn at its start: `end` at most `STEPS` terminates, a later one never comes and
+the episode is cut by the time limit. Half of the worlds only report success one step after their
+end, which nobody may count. Every step pays 1, also after the end.
+"""
+
+import dataclasses
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from mjx_serl.envs.vector import VecEnv, vectorize
+from mjx_serl.types import Obs
+from scenes.specs import ObsField, ObsSpec
+
+STEPS = 8
+SPEC = ObsSpec(
+    fields=(ObsField(name="x", shape=(2,), scale=4.0), ObsField(name="age", shape=(1,), scale=0.5))
+)
+
+
+@struct.dataclass
+class ToyState:
+    """The fields of EnvState that the training rooms read, and the episode's plan."""
+
+    carry: jax.Array
+    sim: SimpleNamespace
+    command: jax.Array
+    task_state: jax.Array
+    end: jax.Array
+    late: jax.Array
+    obs: Obs
+    reward: jax.Array
+    terminated: jax.Array
+    truncated: jax.Array
+    success: jax.Array
+    valid: jax.Array
+    t: jax.Array
+
+
+@struct.dataclass
+class ToySim:
+    """What is kept of a world that left the finite numbers."""
+
+    qpos: jax.Array
+    qvel: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ToyTask:
+    """The time limit, and an expert that pushes x up."""
+
+    episode_steps: int = STEPS
+    control: SimpleNamespace = dataclasses.field(default_factory=lambda: SimpleNamespace(scale=0.1))
+
+    def demonstrate(self, sim: ToySim, command: jax.Array, task_state: jax.Array) -> jax.Array:
+        """Half a step up, gripper closed."""
+        return jnp.array([0.5, 1.0])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ToyEnv:
+    """reset and step of one toy world; actions are [push, ignored]."""
+
+    name: str = "toy"
+    action_dim: int = 2
+    obs_spec: ObsSpec = SPEC
+    task: ToyTask = dataclasses.field(default_factory=ToyTask)
+
+    def reset(self, key: jax.Array) -> ToyState:
+        """Draw the start, the end and whether success comes too late."""
+        k_x, k_end, k_late = jax.random.split(key, 3)
+        no = jnp.zeros((), bool)
+        state = ToyState(
+            carry=jax.random.uniform(k_x, (2,)),
+            sim=ToySim(jnp.zeros(1), jnp.zeros(1)),
+            command=jnp.zeros(()),
+            task_state=jnp.zeros(()),
+            end=jax.random.randint(k_end, (), 2, STEPS + 6),
+            late=jax.random.bernoulli(k_late).astype(jnp.int32),
+            obs={},
+            reward=jnp.zeros(()),
+            terminated=no,
+            truncated=no,
+            success=no,
+            valid=~no,
+            t=jnp.zeros((), jnp.int32),
+        )
+        return state.replace(obs=_look(state))
+
+    def step(self, state: ToyState, action: jax.Array) -> ToyState:
+        """Push x; end as planned."""
+        carry = state.carry + 0.1 * action
+        valid = jnp.isfinite(carry).all()
+        t = state.t + 1
+        over = ~valid | (t == state.end)
+        state = state.replace(
+            carry=carry,
+            reward=jnp.where(valid, 1.0, 0.0),
+            terminated=over,
+            truncated=(t >= STEPS) & ~over,
+            success=valid & (t == state.end + state.late),
+            valid=valid,
+            t=t,
+        )
+        return state.replace(obs=_look(state))
+
+
+def _look(state: ToyState) -> Obs:
+    age = state.t.astype(jnp.float32)[None]
+    seen = {"x": state.carry, "age": age}
+    return jax.tree.map(lambda x: jnp.where(state.valid, x, 0.0), seen)
+
+
+def toy_worlds(num_envs: int) -> VecEnv:
+    """Toy worlds stepped together."""
+    return vectorize(ToyEnv(), num_envs=num_envs)

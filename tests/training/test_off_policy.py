@@ -1,0 +1,261 @@
+"""The fused epoch on toy worlds: what enters the buffer, the batches and the statistics."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toy_env import SPEC
+
+from mjx_serl.agents.sac import SACConfig
+from mjx_serl.data import normalize
+from mjx_serl.training.off_policy import OffPolicyConfig, buffer_rows
+from mjx_serl.training.state import TrainState, tree_bytes
+from mjx_serl.types import Batch
+
+NUM_ENVS = 6
+
+
+def mark_rows(state: TrainState) -> TrainState:
+    """Write each stored row's own number into its reward."""
+    ring = state.buffer.data.reward
+    marks = jnp.arange(ring.size, dtype=jnp.float32).reshape(ring.shape)
+    data = state.buffer.data.replace(reward=marks)
+    return state.replace(buffer=state.buffer.replace(data=data))
+
+
+def draw(toy: Any, state: TrainState, updates: int = 60) -> Batch:
+    """Batches [updates, batch_size] as an iteration of the epoch draws them."""
+    sample = jax.jit(toy.trainer._sample, static_argnums=2)
+    return jax.device_get(sample(state, jax.random.key(5), updates))
+
+
+def flags(state: TrainState, name: str) -> np.ndarray:
+    filled = int(state.buffer.filled)
+    return np.asarray(getattr(state.buffer.data, name))[:filled].ravel()
+
+
+# -- warm-up -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("warmup", "rows"), [(60, 10), (61, 11), (0, 2)])
+def test_warm_up_plays_random_actions_before_learning(make_toy: Callable, warmup: int, rows: int):
+    """Steps are counted over all worlds, rounded up to whole rows, and one row can be learned."""
+    state = make_toy(demos=False, warmup_steps=warmup).start()
+    assert int(state.buffer.filled) == rows
+    assert int(state.epoch) == 0 and int(state.agent.step) == 0
+    actions = np.asarray(state.buffer.data.action[:rows])
+    assert np.abs(actions).max() <= 1.0
+    assert len(np.unique(actions)) == actions.size
+
+
+def test_warm_up_covers_an_n_step_span(make_toy: Callable):
+    toy = make_toy(demos=False, warmup_steps=0, agent=SACConfig(hidden=(8,), n_step=4))
+    assert int(toy.start().buffer.filled) == 5
+
+
+def test_a_buffer_holds_its_size_and_the_warm_up():
+    config = OffPolicyConfig(buffer_size=1000, warmup_steps=300)
+    assert buffer_rows(config, 7) == 142
+    assert buffer_rows(OffPolicyConfig(buffer_size=100, warmup_steps=301), 7) == 43
+    assert buffer_rows(OffPolicyConfig(buffer_size=4, warmup_steps=0), 4) == 2
+
+
+# -- batches -----------------------------------------------------------------------------------
+
+
+def test_time_outs_never_enter_a_batch_and_terminations_do(make_toy: Callable):
+    toy = make_toy(demos=False, warmup_steps=240)
+    state = mark_rows(toy.start())
+    terminated, truncated = flags(state, "terminated"), flags(state, "truncated")
+    assert truncated.sum() > 5 and terminated.sum() > 5
+    batch = draw(toy, state)
+    drawn = np.unique(batch.reward).astype(int)
+    newest = np.arange(len(truncated) - NUM_ENVS, len(truncated))
+    usable = np.setdiff1d(np.flatnonzero(~truncated), newest[~terminated[newest]])
+    np.testing.assert_array_equal(drawn, usable)
+    np.testing.assert_array_equal(batch.terminated, terminated[batch.reward.astype(int)])
+
+
+def test_half_of_a_batch_is_demonstrations(toy: Any):
+    batch = draw(toy, toy.start())
+    np.testing.assert_array_equal(batch.expert.sum(-1), np.full(60, 16))
+
+
+@pytest.mark.parametrize(("share", "experts"), [(0.0, 0), (0.25, 8), (1.0, 32)])
+def test_the_demonstrations_share_is_exact(make_toy: Callable, share: float, experts: int):
+    toy = make_toy(demo_fraction=share)
+    assert (draw(toy, toy.start()).expert.sum(-1) == experts).all()
+
+
+def test_without_demonstrations_nothing_is_expert(make_toy: Callable):
+    toy = make_toy(demos=False)
+    state = toy.start()
+    assert state.demos is None
+    assert not draw(toy, state).expert.any()
+
+
+def test_demonstrations_are_stored_whole_and_stay(toy: Any):
+    state = toy.start()
+    for stored, given in zip(
+        jax.tree.leaves(state.demos.data), jax.tree.leaves(toy.demos), strict=True
+    ):
+        np.testing.assert_array_equal(stored, given)
+    after, _ = toy.epoch(state)
+    for old, new in zip(jax.tree.leaves(state.demos), jax.tree.leaves(after.demos), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_padding_of_demonstrations_is_never_drawn(make_toy: Callable):
+    toy = make_toy(demo_fraction=1.0)
+    state = toy.start()
+    valid = np.asarray(toy.demos.valid)
+    assert not valid.all()
+    ring = state.demos.data.reward
+    marks = jnp.where(toy.demos.valid, ring, jnp.nan)
+    data = state.demos.data.replace(reward=marks)
+    batch = draw(toy, state.replace(demos=state.demos.replace(data=data)))
+    assert np.isfinite(batch.reward).all()
+
+
+# -- the epoch ---------------------------------------------------------------------------------
+
+
+def test_an_epoch_makes_the_steps_and_updates_it_says(make_toy: Callable):
+    toy = make_toy(demos=False, agent=SACConfig(hidden=(8, 8), utd_ratio=3))
+    state = toy.start()
+    after, metrics = toy.epoch(state)
+    assert toy.trainer.env_steps_per_epoch == 5 * NUM_ENVS
+    assert toy.trainer.updates_per_epoch == 5 * 2 * 3
+    assert int(after.epoch) == 1
+    assert int(after.agent.step) == toy.trainer.updates_per_epoch
+    assert int(after.buffer.filled - state.buffer.filled) == 5
+    size = float(metrics["buffer/size"])
+    assert size == int(toy.trainer.buffer.size(after.buffer))
+    assert all(np.isfinite(float(v)) for v in metrics.values())
+    assert {m.split("/")[0] for m in metrics} >= {"episode", "env", "buffer"}
+
+
+def test_episode_sums_are_those_of_the_epoch(toy: Any):
+    """Rows stored by an epoch say how many episodes ended in it."""
+    state, _ = toy.epoch(toy.start())
+    after, metrics = toy.epoch(state)
+    rows = slice(int(state.buffer.filled), int(after.buffer.filled))
+    ended = (after.buffer.data.terminated | after.buffer.data.truncated)[rows]
+    assert float(metrics["episode/count"]) == int(ended.sum())
+
+
+def test_resets_are_drawn_anew_every_epoch(toy: Any):
+    state = toy.start()
+    pools = [state.worlds.pool.obs["x"]]
+    for _ in range(2):
+        state, _ = toy.epoch(state)
+        pools.append(state.worlds.pool.obs["x"])
+    assert len(np.unique(np.concatenate(pools)[:, 0])) == 3 * len(pools[0])
+
+
+def test_an_epoch_is_a_function_of_its_state(toy: Any):
+    state = toy.start()
+    once, again = toy.epoch(state), toy.epoch(state)
+    for a, b in zip(jax.tree.leaves(once), jax.tree.leaves(again), strict=True):
+        assert a.dtype == b.dtype
+        assert bool((a == b).all())
+
+
+def test_other_seeds_train_other_agents(toy: Any):
+    (one, _), (two, _) = toy.epoch(toy.start(0)), toy.epoch(toy.start(1))
+    kernels = [jax.tree.leaves(s.agent.actor.params)[-1] for s in (one, two)]
+    assert (kernels[0] != kernels[1]).any()
+
+
+def test_the_epoch_reuses_its_input(make_toy: Callable):
+    """Donated: the ring is written in place and the old state is gone."""
+    toy = make_toy()
+    state = toy.start()
+    epoch = jax.jit(toy.trainer.epoch, donate_argnums=0).lower(state).compile()
+    rings = jax.tree.leaves((state.buffer.data, state.demos.data))
+    before = [x.unsafe_buffer_pointer() for x in rings]
+    after, _ = epoch(state)
+    now = jax.tree.leaves((after.buffer.data, after.demos.data))
+    assert [x.unsafe_buffer_pointer() for x in now] == before
+    assert all(x.is_deleted() for x in rings)
+
+
+def test_a_world_that_leaves_the_numbers_does_not_stop_learning(toy: Any):
+    state = toy.start()
+    sick = state.worlds.worlds.replace(carry=state.worlds.worlds.carry.at[2].set(jnp.nan))
+    after, metrics = toy.epoch(state.replace(worlds=state.worlds.replace(worlds=sick)))
+    first = int(state.buffer.filled)
+    assert float(metrics["env/nan_worlds"]) == 1.0
+    valid = np.asarray(after.buffer.data.valid)
+    assert not valid[first, 2]
+    assert valid[: first + 5].sum() == valid[: first + 5].size - 1
+    assert bool(after.worlds.bad.seen) and int(after.worlds.bad.world) == 2
+    floats = [x for x in jax.tree.leaves(after) if jnp.issubdtype(x.dtype, jnp.floating)]
+    remembered = jax.tree.leaves(after.worlds.bad)
+    healthy = [x for x in floats if not any(x is y for y in remembered)]
+    assert all(bool(jnp.isfinite(x).all()) for x in healthy)
+    again, metrics = toy.epoch(after)
+    assert float(metrics["env/nan_worlds"]) == 0.0
+    assert int(again.agent.skipped) == 0
+
+
+# -- statistics --------------------------------------------------------------------------------
+
+
+def test_declared_scales_are_used_and_never_move(toy: Any):
+    state = toy.start()
+    after, _ = toy.epoch(state)
+    for field in SPEC.fields:
+        obs = {f.name: jnp.full((1, *f.shape), f.scale) for f in SPEC.fields}
+        seen = normalize.normalize(after.normalizer, obs)[field.name]
+        np.testing.assert_allclose(seen, 1.0, rtol=1e-6)
+    for old, new in zip(
+        jax.tree.leaves(state.normalizer), jax.tree.leaves(after.normalizer), strict=True
+    ):
+        np.testing.assert_array_equal(old, new)
+
+
+def moments(toy: Any, state: TrainState, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of everything seen: stored rows and valid demonstration rows."""
+    seen = np.asarray(state.buffer.data.obs["x"][:rows]).reshape(-1, 2)
+    shown = np.asarray(toy.demos.obs["x"])[np.asarray(toy.demos.valid)]
+    both = np.concatenate([seen, shown])
+    return both.mean(0), both.var(0)
+
+
+def test_running_statistics_take_in_everything_then_freeze(make_toy: Callable):
+    """30 env steps per epoch: the second epoch ends at 60, after which nothing moves."""
+    toy = make_toy(normalize_steps=60)
+    state = toy.start()
+    warm = int(state.buffer.filled)
+    for epochs in range(4):
+        rows = warm + 5 * min(epochs, 2)
+        mean, variance = moments(toy, state, rows)
+        np.testing.assert_allclose(state.normalizer.mean["x"], mean, rtol=1e-4)
+        found = state.normalizer.m2["x"] / state.normalizer.count
+        np.testing.assert_allclose(found, variance, rtol=1e-3)
+        assert float(state.normalizer.count) == rows * NUM_ENVS + int(toy.demos.valid.sum())
+        state, _ = toy.epoch(state)
+
+
+def test_the_agent_sees_scaled_batches_and_raw_observations_alike(toy: Any):
+    state = toy.start()
+    batch = draw(toy, state)
+    # "age" is at most 8 at a declared scale of 0.5: clipped to 10.
+    assert batch.obs["age"].max() == 10.0
+    obs = {"x": jnp.full((3, 2), 2.0), "age": jnp.full((3, 1), 1.0)}
+    policy = toy.trainer.policy(state.agent, state.normalizer, deterministic=True)
+    scaled = {"x": jnp.full((3, 2), 0.5), "age": jnp.full((3, 1), 2.0)}
+    key = jax.random.key(0)
+    direct = toy.trainer.agent.act(state.agent, scaled, key, deterministic=True)
+    np.testing.assert_allclose(policy(obs, key), direct, rtol=1e-6)
+
+
+def test_bytes_of_a_state_are_counted_from_shapes_too(toy: Any):
+    state = toy.start()
+    arrays = [x for x in jax.tree.leaves(state.buffer)]
+    assert tree_bytes(state.buffer) == sum(x.nbytes for x in arrays)
+    assert tree_bytes(jax.eval_shape(lambda: state.buffer)) == tree_bytes(state.buffer)
