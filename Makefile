@@ -15,7 +15,7 @@ export JAX_PLATFORMS = cpu
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev train play bench test test-fast lint doctor lock clean
+.PHONY: help setup setup-dev train bench test test-fast lint doctor lock clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -28,9 +28,6 @@ setup-dev: ## the same, with what the tests and linters need
 
 train: setup ## train; ARGS="--help" lists every option
 	@$(PY) train.py $(ARGS)
-
-play: setup ## watch a policy; ARGS as in play.py --help
-	@$(PY) play.py $(ARGS)
 
 bench: setup-dev ## benchmarks, as JSON lines and benchmarks/RESULTS.md
 	@$(PY) -m benchmarks.harness $(ARGS)

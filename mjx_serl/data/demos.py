@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,19 +73,6 @@ def select_episodes(rows: Transition, solved: np.ndarray, count: int) -> Transit
             "lower demos.count or demos.noise"
         )
     return _map(rows, lambda x: np.asarray(x)[:, chosen])
-
-
-def join_episodes(episodes: Sequence[Transition]) -> Transition:
-    """Pad episodes of leaves [T_i, ...] to one length and stack them as [T, M, ...]."""
-    longest = max(len(e.reward) for e in episodes)
-
-    def pad(x: np.ndarray) -> np.ndarray:
-        return np.concatenate([x, np.zeros((longest - len(x), *x.shape[1:]), x.dtype)])
-
-    padded = [_map(e, pad) for e in episodes]
-    obs = {k: np.stack([e.obs[k] for e in padded], 1) for k in padded[0].obs}
-    rest = {k: np.stack([getattr(e, k) for e in padded], 1) for k in _STEP_FIELDS}
-    return Transition(obs=obs, **rest)
 
 
 def save_demos(path: Path, rows: Transition, contract: DemoContract) -> None:

@@ -79,7 +79,11 @@ class Run:
         self.store = CheckpointStore(folder.checkpoints, keep=cfg.run.keep_checkpoints)
         self.progress = Progress()
         self.env = cfg.build_env()
-        self.trainer = cfg.build(self.env, demo_shape=_demo_shape(cfg, self.env))
+        # A file's rows, or the shapes of those that the expert will make.
+        self._demo_shapes = _recorded_demos(cfg, self.env) or _script_shapes(cfg, self.env)
+        rows = self._demo_shapes
+        shape = None if rows is None else (rows.reward.shape[0], rows.reward.shape[1])
+        self.trainer = cfg.build(self.env, demo_shape=shape)
         self._nan_dumped = False
 
     def train(self, *, resume: bool = False) -> Summary | None:
@@ -130,7 +134,7 @@ class Run:
 
     def state_shapes(self) -> TrainState:
         """The training state as shapes, for restoring it."""
-        return jax.eval_shape(self._init, _abstract_demos(self.cfg, self.env))
+        return jax.eval_shape(self._init, self._demo_shapes)
 
     def _init(self, demos: Transition | None) -> TrainState:
         k_worlds, k_run = jax.random.split(stream_key(self.cfg.seed, TRAIN))
@@ -140,8 +144,7 @@ class Run:
     def _demos(self) -> Transition | None:
         cfg = self.cfg.demos
         if cfg.file is not None:
-            contract = DemoContract.of(self.env.name, self.env.obs_spec, self.env.action_spec)
-            return load_demos(cfg.file, contract)
+            return self._demo_shapes
         return script_demos(self.env, cfg.count, noise=cfg.noise, seed=self.cfg.seed)
 
     def _compile_eval(self, shapes: TrainState, episodes: int) -> EvalFn:
@@ -281,7 +284,8 @@ def device_name(env: Env) -> str:
 
 def _once(function: Callable[..., Any], *args: Any) -> Any:
     """Call a function that runs once; on a CPU it is compiled in half the time, unoptimised."""
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    on_cpu = jax.default_backend() == "cpu"
+    options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"} if on_cpu else {}
     return jax.jit(function).lower(*args).compile(compiler_options=options)(*args)
 
 
@@ -289,15 +293,13 @@ def _compile_epoch(trainer: OffPolicy, shapes: TrainState) -> Any:
     return jax.jit(trainer.epoch, donate_argnums=0).lower(shapes).compile()
 
 
-def _demo_shape(cfg: TrainConfig, env: Env) -> tuple[int, int] | None:
-    rows = _abstract_demos(cfg, env)
-    return None if rows is None else rows.reward.shape[:2]
+def _recorded_demos(cfg: TrainConfig, env: Env) -> Transition | None:
+    if cfg.demos.file is None:
+        return None
+    return load_demos(cfg.demos.file, DemoContract.of(env.name, env.obs_spec, env.action_spec))
 
 
-def _abstract_demos(cfg: TrainConfig, env: Env) -> Transition | None:
-    if cfg.demos.file is not None:
-        contract = DemoContract.of(env.name, env.obs_spec, env.action_spec)
-        return load_demos(cfg.demos.file, contract)
+def _script_shapes(cfg: TrainConfig, env: Env) -> Transition | None:
     if cfg.demos.count == 0:
         return None
     play = partial(demonstrate, env, episodes=cfg.demos.count, noise=cfg.demos.noise)
