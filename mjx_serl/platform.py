@@ -1,5 +1,6 @@
 """What a platform needs set before JAX starts; called by the entry scripts, never at import."""
 
+import itertools
 import json
 import os
 import sys
@@ -49,7 +50,7 @@ def steps_with_mjx(argv: Sequence[str]) -> bool:
     Read before JAX starts and so before the real parser can run.
     """
     words = [part for word in argv for part in word.split("=", 1)]
-    pairs = dict(zip(words, words[1:], strict=False))
+    pairs = dict(itertools.pairwise(words))
     physics = pairs.get("--physics", "")
     config = Path(pairs.get("--resume", "")) / "config.json"
     if "--resume" in pairs and config.is_file():
