@@ -16,6 +16,7 @@ from mjx_serl.run.loop import Run
 
 # Exit status of a command that was asked for something impossible, as argparse uses it.
 BAD_INPUT = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 
 
 def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, Path | None]:
@@ -35,23 +36,33 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, Path | None]:
 
 def train(cfg: TrainConfig, resume: Path | None) -> int:
     """Train and report; returns the exit status."""
-    folder = RunFolder.open(resume) if resume else None
-    if folder is None:
-        folder = RunFolder.create(
-            cfg.run.folder,
-            task=cfg.task,
-            agent=cfg.agent_name,
-            seed=cfg.seed,
-            name=cfg.run.name,
-        )
-        folder.write_config(cfg)
-    run = Run(cfg, folder, default_hooks(cfg, folder))
-    summary = run.train(resume=resume is not None)
+    folder = RunFolder.open(resume) if resume else _new_folder(cfg)
+    try:
+        run = Run(cfg, folder, default_hooks(cfg, folder))
+        summary = run.train(resume=resume is not None)
+    except BaseException:
+        _remove_unused(folder)
+        raise
     if not run.saved:
         warn_line(f"epoch {run.progress.epoch} is not on disk; resuming goes back to the last save")
     if summary is None:
         sys.stdout.write(f"Stopped and saved. Go on with:\n  {folder.resume_command()}\n")
     return 0
+
+
+def _new_folder(cfg: TrainConfig) -> RunFolder:
+    folder = RunFolder.create(
+        cfg.run.folder, task=cfg.task, agent=cfg.agent_name, seed=cfg.seed, name=cfg.run.name
+    )
+    folder.write_config(cfg)
+    return folder
+
+
+def _remove_unused(folder: RunFolder) -> None:
+    """Give the name back where a run failed before its first epoch: no more than its config."""
+    if [path.name for path in folder.path.iterdir()] == ["config.json"]:
+        (folder.path / "config.json").unlink()
+        folder.path.rmdir()
 
 
 def default_hooks(cfg: TrainConfig, folder: RunFolder) -> list[Hook]:
@@ -69,6 +80,10 @@ def guarded(main: Callable[[], int]) -> int:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         sys.stderr.write(f"error: {text}\n")
         return BAD_INPUT
+    except KeyboardInterrupt:
+        # Before the first epoch or after the last save: there is nothing to finish.
+        sys.stderr.write("Interrupted.\n")
+        return INTERRUPTED
 
 
 def _take(argv: list[str], option: str) -> str | None:

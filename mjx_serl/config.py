@@ -1,8 +1,9 @@
 """The whole run as one frozen dataclass; `build` turns it into functions."""
 
 import dataclasses
+import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 
@@ -133,24 +134,33 @@ def _pool(cfg: TrainConfig) -> int:
 
 
 def _check(cfg: TrainConfig) -> None:
-    share = cfg.loop.demo_fraction
-    problems = [
-        (cfg.num_envs >= 1, f"num_envs {cfg.num_envs}, allowed: at least 1"),
-        (0 <= share <= 1, f"loop.demo_fraction {share}, allowed: 0 to 1"),
-        (cfg.loop.batch_size >= 2, f"loop.batch_size {cfg.loop.batch_size}, allowed: at least 2"),
-        (cfg.loop.steps_per_epoch >= 1, "loop.steps_per_epoch must be at least 1"),
-        (
-            cfg.loop.buffer_size >= 2 * cfg.num_envs,
-            f"loop.buffer_size {cfg.loop.buffer_size}, allowed: at least two rows of num_envs "
-            f"{cfg.num_envs}",
-        ),
-    ]
-    for fine, text in problems:
-        if not fine:
-            raise ValueError(text)
+    loop = cfg.loop
+    least = {
+        "num_envs": (cfg.num_envs, 1),
+        "total_env_steps": (cfg.total_env_steps, 1),
+        "loop.batch_size": (loop.batch_size, 2),
+        "loop.updates_per_step": (loop.updates_per_step, 1),
+        "loop.steps_per_epoch": (loop.steps_per_epoch, 1),
+        "loop.warmup_steps": (loop.warmup_steps, 0),
+        "loop.normalize_steps": (loop.normalize_steps, 0),
+        "demos.count": (cfg.demos.count, 0),
+        "eval.every_epochs": (cfg.eval.every_epochs, 1),
+        "eval.check_episodes": (cfg.eval.check_episodes, 1),
+        "eval.episodes": (cfg.eval.episodes, 1),
+    }
+    for name, (got, low) in least.items():
+        if got < low:
+            raise ValueError(f"{name} {got}, allowed: at least {low}")
+    if not 0 <= loop.demo_fraction <= 1:
+        raise ValueError(f"loop.demo_fraction {loop.demo_fraction}, allowed: 0 to 1")
+    if loop.buffer_size < 2 * cfg.num_envs:
+        raise ValueError(
+            f"loop.buffer_size {loop.buffer_size}, allowed: at least two rows of num_envs "
+            f"{cfg.num_envs}"
+        )
 
 
-def check_memory(state: object, cfg: TrainConfig, *, available: int) -> int:
+def check_memory(state: Any, cfg: TrainConfig, *, available: int) -> int:
     """Bytes of a training state (arrays or shapes); refuses what does not fit.
 
     The state is held twice while an epoch runs (its input and its output, where donation does
@@ -162,15 +172,34 @@ def check_memory(state: object, cfg: TrainConfig, *, available: int) -> int:
     total = tree_bytes(state)
     buffer = tree_bytes(state.buffer)
     if 2 * total > available:
-        room = max(available / 2 - (total - buffer), 0.0)
-        size = int(cfg.loop.buffer_size * min(1.0, room / buffer))
-        envs = max(1, int(cfg.num_envs * available / (2 * total)))
         raise MemoryError(
             f"This run needs 2 x {total / 1e9:.2f} GB (replay buffer {buffer / 1e9:.2f} GB), "
-            f"{available / 1e9:.2f} GB are free. Try --loop.buffer-size {size} or "
-            f"--num-envs {envs}."
+            f"{available / 1e9:.2f} GB are free. {_what_fits(state, cfg, available // 2)}"
         )
     return total
+
+
+def _what_fits(state: Any, cfg: TrainConfig, room: int) -> str:
+    """Options that bring the state down to `room` bytes: one alone or, where need be, both."""
+    # The pool of resets hardly shrinks with num_envs, so it counts as fixed.
+    pool = tree_bytes(state.worlds.pool)
+    worlds = tree_bytes(state.worlds) - pool
+    stored = tree_bytes(state.buffer)
+    free = room - (tree_bytes(state) - worlds - stored)
+    # Whole rows are stored, up to one fewer than buffer_size asks for.
+    buffer = stored * cfg.loop.buffer_size / state.buffer.data.reward.size
+    size = int(cfg.loop.buffer_size * (free - worlds) / buffer)
+    envs = int(cfg.num_envs * (free - buffer) / worlds)
+    options = []
+    if size >= max(cfg.loop.warmup_steps, 2 * cfg.num_envs):
+        options.append(f"--loop.buffer-size {size}")
+    if envs >= 1:
+        options.append(f"--num-envs {envs}")
+    share = free / (buffer + worlds)
+    if not options and cfg.num_envs * share >= 1:
+        both = int(cfg.loop.buffer_size * share), int(cfg.num_envs * share)
+        options.append(f"--loop.buffer-size {both[0]} with --num-envs {both[1]}")
+    return f"Try {' or '.join(options)}." if options else "No size of buffer and worlds fits."
 
 
 def available_bytes() -> int:
@@ -179,7 +208,8 @@ def available_bytes() -> int:
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats:
         return int(stats["bytes_limit"] - stats["bytes_in_use"])
-    for line in Path("/proc/meminfo").read_text().splitlines():
+    meminfo = Path("/proc/meminfo")
+    for line in meminfo.read_text().splitlines() if meminfo.exists() else []:
         if line.startswith("MemAvailable"):
             return int(line.split()[1]) * 1024
-    return 1 << 62
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

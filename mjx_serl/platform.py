@@ -1,5 +1,6 @@
 """What a platform needs set before JAX starts; called by the entry scripts, never at import."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -54,5 +55,7 @@ def steps_with_mjx(argv: Sequence[str]) -> bool:
     physics = pairs.get("--physics", "")
     config = Path(pairs.get("--resume", "")) / "config.json"
     if "--resume" in pairs and config.is_file():
-        physics = json.loads(config.read_text()).get("physics", "")
+        # A broken file is reported by whoever reads it in earnest.
+        with contextlib.suppress(ValueError, AttributeError):
+            physics = json.loads(config.read_text()).get("physics", "")
     return physics in ("mjx", "warp")

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ from scenes.specs import ActionSpec, ObsSpec
 
 MAX_BYTES = 4 << 30  # a file may not expand to more [bytes]
 _CONTRACT = "contract"
+# What numpy and zipfile raise on archives that are damaged, encrypted or lie about their sizes.
+_BROKEN = (
+    *(KeyError, TypeError, ValueError, AttributeError, EOFError, MemoryError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 _STEP_FIELDS = ("action", "reward", "terminated", "truncated", "valid", "expert")
 
 
@@ -110,7 +116,7 @@ def load_demos(path: Path, contract: DemoContract) -> Transition:
         found = _read_contract(arrays.pop(_CONTRACT))
         obs = {n.removeprefix("obs/"): arrays.pop(n) for n in list(arrays) if n[:4] == "obs/"}
         rows = Transition(obs=obs, **{k: arrays[k] for k in _STEP_FIELDS})
-    except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except _BROKEN as error:
         raise ValueError(f"{path} is no demonstration file: {error}") from error
     lines = contract.mismatches(found) + _array_problems(rows, contract)
     if lines:
@@ -139,12 +145,14 @@ def _read_contract(text: np.ndarray) -> DemoContract:
 
 def _array_problems(rows: Transition, contract: DemoContract) -> list[str]:
     lead = rows.reward.shape
+    if len(lead) != 2 or min(lead) < 1:
+        return [f"array 'reward': wanted [steps, episodes], got {list(lead)}"]
     expected = {f"obs/{n}": (s, d) for n, s, d in contract.obs}
     expected |= {"action": ((len(contract.action_names),), "float32"), "reward": ((), "float32")}
     expected |= dict.fromkeys(("terminated", "truncated", "valid", "expert"), ((), "bool"))
     found = {f"obs/{k}": x for k, x in rows.obs.items()}
     found |= {k: getattr(rows, k) for k in _STEP_FIELDS}
-    lines = []
+    lines = [f"array '{name}' is not in the contract" for name in found.keys() - expected.keys()]
     for name, (shape, dtype) in expected.items():
         x = found.get(name)
         if x is None or x.shape != (*lead, *shape) or x.dtype != dtype:
@@ -152,9 +160,20 @@ def _array_problems(rows: Transition, contract: DemoContract) -> list[str]:
             lines.append(f"array '{name}': wanted {dtype}{[*lead, *shape]}, got {got}")
         elif x.dtype.kind == "f" and not np.isfinite(x).all():
             lines.append(f"array '{name}' is not finite")
-    if not lines and np.abs(rows.action).max(initial=0.0) > 1.0:
-        lines.append("actions leave [-1, 1]")
-    return lines
+    return lines or _content_problems(rows)
+
+
+def _content_problems(rows: Transition) -> list[str]:
+    over = rows.terminated | rows.truncated
+    # A row that is not valid but ended (physics failed there) still shows what came before.
+    cut = rows.valid[:-1] & ~over[:-1] & ~rows.valid[1:] & ~over[1:]
+    problems = [
+        (np.abs(rows.action).max(initial=0.0) > 1.0, "actions leave [-1, 1]"),
+        (not rows.valid.any(), "no step is valid"),
+        (bool((rows.terminated & rows.truncated).any()), "steps both terminated and truncated"),
+        (bool(cut.any()), "episodes stop without being terminated or truncated"),
+    ]
+    return [text for wrong, text in problems if wrong]
 
 
 def _shape(entry: tuple[tuple[int, ...], str] | None) -> str:

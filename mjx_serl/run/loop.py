@@ -16,7 +16,7 @@ from mjx_serl.config import TrainConfig, available_bytes, check_memory
 from mjx_serl.data.demos import DemoContract, load_demos, select_episodes
 from mjx_serl.data.normalize import NormalizerState
 from mjx_serl.envs.env import Env
-from mjx_serl.run.checkpoint import CheckpointStore
+from mjx_serl.run.checkpoint import CheckpointStore, warn_line
 from mjx_serl.run.folder import RunFolder, to_json
 from mjx_serl.run.hooks import (
     BUFFER_FILL,
@@ -120,7 +120,7 @@ class Run:
         with ThreadPoolExecutor(2) as pool:
             epoch = pool.submit(_compile_epoch, self.trainer, shapes)
             check = pool.submit(self._compile_eval, shapes, self.cfg.eval.check_episodes)
-            if resume:
+            if resume and self._anything_saved():
                 state, _, meta = self.store.restore(shapes)
                 self.progress = Progress(**meta["progress"])
             else:
@@ -131,6 +131,11 @@ class Run:
             programs = dataclasses.replace(programs, final=final)
         self.progress.compile_s += time.monotonic() - started
         return state, programs
+
+    def _anything_saved(self) -> bool:
+        if not self.store.steps():
+            warn_line("the run was stopped before its first checkpoint; it starts again")
+        return bool(self.store.steps())
 
     def state_shapes(self) -> TrainState:
         """The training state as shapes, for restoring it."""
@@ -273,7 +278,10 @@ def script_demos(env: Env, count: int, *, noise: float, seed: int) -> Transition
 def dump_bad_world(state: TrainState, path: Path) -> None:
     """Write the first non-finite world's last good state and action, to look at or replay."""
     bad = jax.device_get(state.worlds.bad)
-    np.savez(path, world=bad.world, qpos=bad.qpos, qvel=bad.qvel, action=bad.action)
+    try:
+        np.savez(path, world=bad.world, qpos=bad.qpos, qvel=bad.qvel, action=bad.action)
+    except OSError as error:  # training outlives a full disk
+        warn_line(f"{path} was not written ({error})")
 
 
 def device_name(env: Env) -> str:

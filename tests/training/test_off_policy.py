@@ -256,6 +256,6 @@ def test_the_agent_sees_scaled_batches_and_raw_observations_alike(toy: Any):
 
 def test_bytes_of_a_state_are_counted_from_shapes_too(toy: Any):
     state = toy.start()
-    arrays = [x for x in jax.tree.leaves(state.buffer)]
+    arrays = jax.tree.leaves(state.buffer)
     assert tree_bytes(state.buffer) == sum(x.nbytes for x in arrays)
     assert tree_bytes(jax.eval_shape(lambda: state.buffer)) == tree_bytes(state.buffer)

@@ -1,0 +1,258 @@
+"""Presets carry the published numbers, every config survives JSON, and refusals are helpful."""
+
+import dataclasses
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import pytest
+
+from mjx_serl.config import TrainConfig, available_bytes, check_memory
+from mjx_serl.experiments import PRESETS, preset
+from mjx_serl.run.folder import RunFolder, from_json, to_json
+from mjx_serl.training.state import tree_bytes
+
+# Reference serl_family.md 1.2 and 1.3: SERL's make_sac_agent, HIL-SERL's pixel agent.
+COMMON = {
+    "agent.hidden": (256, 256),
+    "agent.activation": "tanh",
+    "agent.layer_norm": True,
+    "agent.init_temperature": 0.01,
+    "agent.target_entropy": None,  # -dim(A) / 2
+    "agent.backup_entropy": False,
+    "agent.tau": 0.005,
+    "agent.lr": 3e-4,
+    "agent.clip_norm": None,
+    "agent.actor_q": "mean",
+    "agent.n_step": 1,
+    "agent.bc_weight": 0.0,
+    "loop.batch_size": 256,
+    "loop.updates_per_step": 1,
+    "num_envs": 1,
+}
+PUBLISHED = {
+    "serl": {
+        "task": "franka/pick_cube_dense",
+        "agent.gamma": 0.99,
+        "agent.critic_ensemble_size": 10,
+        "agent.critic_subsample_size": 2,
+        "agent.lr_warmup_steps": 2000,
+        "agent.utd_ratio": 8,
+        "agent.adam_ticks": "shared_apart",  # 9 ticks
+        "loop.buffer_size": 1_000_000,
+        "loop.warmup_steps": 300,
+        "demos.count": 0,
+    },
+    "hil_serl": {
+        "task": "franka/pick_cube",
+        "agent.gamma": 0.97,
+        "agent.critic_ensemble_size": 2,
+        "agent.critic_subsample_size": None,
+        "agent.lr_warmup_steps": 0,
+        "agent.utd_ratio": 2,
+        "agent.adam_ticks": "shared",  # 2 ticks
+        "loop.buffer_size": 200_000,
+        "loop.warmup_steps": 100,
+        "loop.demo_fraction": 0.5,
+        "demos.count": 20,
+    },
+}
+
+
+def lookup(cfg: TrainConfig, path: str) -> Any:
+    for name in path.split("."):
+        cfg = getattr(cfg, name)
+    return cfg
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED])
+def test_presets_carry_the_published_numbers(name: str):
+    cfg = PRESETS[name]()
+    want = COMMON | PUBLISHED[name]
+    assert {path: lookup(cfg, path) for path in want} == want
+
+
+@pytest.mark.parametrize("name", [*PRESETS])
+def test_every_preset_survives_the_run_folder(name: str, tmp_path: Path):
+    cfg = PRESETS[name]()
+    folder = RunFolder(tmp_path)
+    folder.write_config(cfg)
+    assert folder.read_config(TrainConfig) == cfg
+    assert cfg.preset == name
+
+
+def test_every_changed_field_survives_json():
+    """Each field in turn, with a value that is not its default."""
+    cfg = PRESETS["laptop"]()
+    for part in ("agent", "loop", "demos", "eval", "run"):
+        for field in dataclasses.fields(getattr(cfg, part)):
+            value = getattr(getattr(cfg, part), field.name)
+            if isinstance(value, bool):
+                changed: Any = not value
+            elif isinstance(value, int | float):
+                changed = value + 1
+            elif field.name in ("file", "folder"):
+                changed = Path("other/place")
+            else:
+                continue
+            new = dataclasses.replace(getattr(cfg, part), **{field.name: changed})
+            other = dataclasses.replace(cfg, **{part: new})
+            assert from_json(TrainConfig, to_json(other)) == other != cfg
+
+
+@pytest.mark.parametrize("name", [*PRESETS])
+def test_every_preset_says_how_to_run_it(name: str):
+    text = PRESETS[name].__doc__
+    assert f"--preset {name}" in text or "make train" in text
+
+
+@pytest.mark.parametrize("name", [*PRESETS])
+def test_every_preset_builds(name: str):
+    """Static parts only; the fast preset's thousands of worlds are not started."""
+    cfg = PRESETS[name]()
+    trainer = cfg.build(SimpleNamespace(), demo_shape=(100, 4) if cfg.demos.count else None)
+    assert trainer.vec_env.num_envs == cfg.num_envs
+    assert trainer.buffer.capacity_rows * cfg.num_envs <= cfg.loop.buffer_size
+    assert (trainer.demo_buffer is None) == (cfg.demos.count == 0)
+
+
+def test_presets_take_changes_and_refuse_other_names():
+    assert preset("serl", seed=7).seed == 7
+    with pytest.raises(KeyError, match=r"Unknown preset 'hilserl'\. Did you mean 'hil_serl'\?"):
+        preset("hilserl")
+
+
+def test_an_agent_is_named_by_its_demonstrations():
+    cfg = PRESETS["laptop"]()
+    none = dataclasses.replace(cfg.demos, count=0)
+    file = dataclasses.replace(none, file=Path("x.npz"))
+    names = [dataclasses.replace(cfg, demos=d).agent_name for d in (cfg.demos, none, file)]
+    assert names == ["rlpd", "sac", "rlpd"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "loop", "message"),
+    [
+        ({"num_envs": 0}, {}, "num_envs 0, allowed: at least 1"),
+        ({}, {"demo_fraction": 1.5}, "demo_fraction 1.5, allowed: 0 to 1"),
+        ({}, {"batch_size": 1}, "batch_size 1, allowed: at least 2"),
+        ({}, {"steps_per_epoch": 0}, "loop.steps_per_epoch 0, allowed: at least 1"),
+        ({"num_envs": 64}, {"buffer_size": 100}, "buffer_size 100, allowed: at least two rows"),
+        ({}, {"updates_per_step": 0}, "updates_per_step 0, allowed: at least 1"),
+        ({}, {"warmup_steps": -1}, "warmup_steps -1, allowed: at least 0"),
+        ({"total_env_steps": 0}, {}, "total_env_steps 0, allowed: at least 1"),
+    ],
+)
+def test_values_that_make_no_run_are_refused(changes: dict, loop: dict, message: str):
+    cfg = PRESETS["laptop"]()
+    cfg = dataclasses.replace(cfg, loop=dataclasses.replace(cfg.loop, **loop), **changes)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        cfg.build(SimpleNamespace(), demo_shape=(10, 2))
+
+
+# -- memory ------------------------------------------------------------------------------------
+
+
+def fake_state(num_envs: int, buffer_size: int, *, world: int = 1000, row: int = 100) -> Any:
+    """Shapes as a run has them: `world` bytes per world and reset, `row` per transition."""
+    rows = max(buffer_size // num_envs, 2)
+
+    def array(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, "uint8")
+
+    return jax.tree.map(
+        lambda x: x,
+        _Shapes(
+            agent=array(50_000),
+            worlds=_Worlds(array(num_envs, world), array(min(256, 4 * num_envs), world)),
+            buffer=_Ring(_Rows(array(rows, num_envs), array(rows, num_envs, row - 1))),
+        ),
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class _Rows:
+    reward: Any
+    rest: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class _Ring:
+    data: _Rows
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class _Worlds:
+    worlds: Any
+    pool: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class _Shapes:
+    agent: Any
+    worlds: _Worlds
+    buffer: _Ring
+
+
+def sized(num_envs: int, buffer_size: int) -> TrainConfig:
+    cfg = PRESETS["laptop"]()
+    loop = dataclasses.replace(cfg.loop, buffer_size=buffer_size, warmup_steps=100)
+    return dataclasses.replace(cfg, num_envs=num_envs, loop=loop)
+
+
+def options(text: str) -> list[tuple[int | None, int | None]]:
+    """The (buffer size, num_envs) of each way out that the message offers."""
+    found = []
+    for way in text.split("Try ")[1].split(" or "):
+        size = re.search(r"--loop\.buffer-size (\d+)", way)
+        envs = re.search(r"--num-envs (\d+)", way)
+        found.append((size and int(size[1]), envs and int(envs[1])))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("num_envs", "buffer_size", "available", "ways"),
+    [
+        (16, 200_000, 10_000_000, 1),  # only the buffer is large
+        (5000, 100_000, 24_000_000, 2),  # either can shrink
+        (50_000, 100_100, 30_000_000, 1),  # only the worlds are
+        (20_000, 200_000, 15_000_000, 1),  # both have to
+        (7, 99_999, 12_345_678, 1),
+    ],
+)
+def test_what_does_not_fit_is_told_in_bytes_with_values_that_fit(
+    num_envs: int, buffer_size: int, available: int, ways: int
+):
+    state, cfg = fake_state(num_envs, buffer_size), sized(num_envs, buffer_size)
+    with pytest.raises(MemoryError) as caught:
+        check_memory(state, cfg, available=available)
+    text = str(caught.value)
+    assert f"2 x {tree_bytes(state) / 1e9:.2f} GB" in text
+    assert f"{available / 1e9:.2f} GB are free" in text
+    assert len(options(text)) == ways
+    for size, envs in options(text):
+        envs, size = envs or num_envs, size or buffer_size
+        check_memory(fake_state(envs, size), sized(envs, size), available=available)
+        assert (envs, size) != (num_envs, buffer_size)
+
+
+def test_a_network_that_does_not_fit_has_no_way_out():
+    with pytest.raises(MemoryError, match="No size of buffer and worlds fits"):
+        check_memory(fake_state(8, 1000), sized(8, 1000), available=60_000)
+
+
+def test_what_fits_is_counted():
+    state = fake_state(16, 1000)
+    assert check_memory(state, sized(16, 1000), available=2 * tree_bytes(state)) == tree_bytes(
+        state
+    )
+
+
+def test_this_machine_has_memory():
+    assert 100e6 < available_bytes() < 100e12
