@@ -37,6 +37,10 @@ PEERS = {
     "sbx": Peer(
         "sbx", ("sbx-rl==0.28.0", "stable-baselines3==2.9.2", "torch==2.13.0", "jax=={jax}")
     ),
+    # The same with the newest JAX it takes on Python 3.11, which is what `pip install` gives.
+    "sbx_as_installed": Peer(
+        "sbx", ("sbx-rl==0.28.0", "stable-baselines3==2.9.2", "torch==2.13.0", "jax==0.10.2")
+    ),
     # The last Playground on JAX; the assets package carries the Panda it would else download.
     "playground": Peer(
         "mujoco_playground",

@@ -1,0 +1,306 @@
+"""What a command line makes of good and of bad input: one clear line, exit status 2, no folder."""
+
+import dataclasses
+import json
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mjx_serl import commands
+from mjx_serl.commands import BAD_INPUT, INTERRUPTED, guarded, parse_train, train
+from mjx_serl.data.demos import DemoContract, load_demos, save_demos
+from mjx_serl.envs.env import make_env
+from mjx_serl.experiments import PRESETS
+from mjx_serl.platform import steps_with_mjx
+from mjx_serl.run import loop
+from mjx_serl.types import Transition
+
+ROOT = Path(__file__).resolve().parent.parent
+TASK = "franka/pick_cube"
+
+Refuse = Callable[..., str]
+
+
+@pytest.fixture
+def refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refuse:
+    """Run train.py's command line in `tmp_path`/runs; returns the one line it is refused with."""
+
+    def run(*argv: str) -> str:
+        line = ["--run.folder", str(tmp_path / "runs"), *argv]
+        try:
+            code = guarded(lambda: train(*parse_train(line)))
+        except SystemExit as stop:
+            code = stop.code
+        assert code == BAD_INPUT
+        text = capsys.readouterr().err
+        assert "Traceback" not in text
+        return text
+
+    return run
+
+
+def runs(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "runs").glob("*"))
+
+
+def one_line(text: str) -> str:
+    assert text.startswith("error: ") and text.count("\n") == 1
+    return text.strip()
+
+
+# -- names -------------------------------------------------------------------------------------
+
+
+def test_an_unknown_task(refuse: Refuse, tmp_path: Path):
+    text = one_line(refuse("--task", "franka/pick_cub", "--run.name", "mine"))
+    assert "Unknown task 'franka/pick_cub'. Did you mean 'franka/pick_cube'?" in text
+    assert "Allowed: franka/pick_cube, franka/pick_cube_dense" in text
+    assert runs(tmp_path) == []
+
+
+def test_an_unknown_preset(refuse: Refuse):
+    text = one_line(refuse("--preset", "laptob"))
+    assert "Unknown preset 'laptob'. Did you mean 'laptop'? Allowed: fast, hil_serl" in text
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        (("--loop.bach-size", "5"), "--loop.batch-size"),
+        (("--num-env", "5"), "--num-envs"),
+        (("--agent.gama", ".9"), "--agent.gamma"),
+    ],
+)
+def test_an_unknown_option(refuse: Refuse, option: tuple[str, str], hint: str):
+    text = refuse(*option)
+    assert option[0] in text and hint in text
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        (("--physics", "bullet"), "native"),
+        (("--num-envs", "many"), "many"),
+        (("--agent.adam-ticks", "none"), "shared_apart"),
+    ],
+)
+def test_a_value_of_the_wrong_kind(refuse: Refuse, option: tuple[str, str], hint: str):
+    text = refuse(*option)
+    assert option[0] in text and hint in text
+
+
+@pytest.mark.parametrize("option", ["--preset", "--resume"])
+def test_an_option_without_its_value(refuse: Refuse, option: str):
+    assert f"{option} needs a value" in one_line(refuse(option))
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        (("--agent.gamma", "1.5"), "gamma 1.5, allowed: [0, 1)"),
+        (("--num-envs", "0"), "num_envs 0, allowed: at least 1"),
+        (("--eval.every-epochs", "0"), "eval.every_epochs 0, allowed: at least 1"),
+        (("--demos.count", "-1"), "demos.count -1, allowed: at least 0"),
+        (("--run.keep-checkpoints", "0"), "keep must be at least 1 checkpoint, got 0"),
+    ],
+)
+def test_a_value_out_of_range(refuse: Refuse, tmp_path: Path, option: tuple[str, str], text: str):
+    assert text in one_line(refuse(*option))
+    assert runs(tmp_path) == []
+
+
+# -- run folders -------------------------------------------------------------------------------
+
+
+def test_a_run_is_never_overwritten(refuse: Refuse, tmp_path: Path):
+    taken = tmp_path / "runs" / "mine"
+    taken.mkdir(parents=True)
+    (taken / "config.json").write_text("precious")
+    text = one_line(refuse("--run.name", "mine"))
+    assert f"'{taken}' exists and is never overwritten" in text
+    assert f"--resume {taken}" in text and "--run.name" in text
+    assert (taken / "config.json").read_text() == "precious"
+
+
+def test_a_name_that_is_a_path(refuse: Refuse, tmp_path: Path):
+    assert "must be a plain folder name" in one_line(refuse("--run.name", "../mine"))
+    assert runs(tmp_path) == []
+
+
+def test_resuming_what_does_not_exist(refuse: Refuse, tmp_path: Path):
+    (tmp_path / "runs" / "cube-7").mkdir(parents=True)
+    (tmp_path / "runs" / "cube-7" / "config.json").write_text("{}")
+    text = one_line(refuse("--resume", str(tmp_path / "runs" / "cube-8")))
+    assert "cube-8' does not exist. Did you mean: cube-7?" in text
+    assert runs(tmp_path) == ["cube-7"]
+
+
+@pytest.mark.parametrize(("config", "text"), [("{", "is not JSON"), ("{}", "Missing field")])
+def test_resuming_a_damaged_config(refuse: Refuse, tmp_path: Path, config: str, text: str):
+    (tmp_path / "config.json").write_text(config)
+    assert text in one_line(refuse("--resume", str(tmp_path)))
+    assert (tmp_path / "config.json").read_text() == config
+
+
+def test_resuming_takes_the_config_of_the_run(tmp_path: Path):
+    cfg = dataclasses.replace(PRESETS["serl"](), seed=5)
+    loop.RunFolder(tmp_path).write_config(cfg)
+    assert parse_train(["--resume", str(tmp_path)]) == (cfg, tmp_path)
+    assert parse_train([f"--resume={tmp_path}"]) == (cfg, tmp_path)
+
+
+def test_a_run_that_fails_before_its_first_epoch_leaves_no_folder(
+    refuse: Refuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(loop, "available_bytes", lambda: 40_000_000)
+    text = one_line(refuse("--run.name", "mine", "--demos.count", "0"))
+    assert "This run needs 2 x 0.0" in text and "0.04 GB are free. Try --loop.buffer-size" in text
+    assert runs(tmp_path) == []
+
+
+# -- what is parsed ----------------------------------------------------------------------------
+
+
+def test_the_default_is_the_laptop():
+    assert parse_train([]) == (PRESETS["laptop"](), None)
+
+
+def test_options_change_the_preset():
+    cfg, _ = parse_train(["--agent.gamma", "0.9", "--preset", "serl", "--demos.file", "x.npz"])
+    want = PRESETS["serl"]()
+    agent = dataclasses.replace(want.agent, gamma=0.9)
+    demos = dataclasses.replace(want.demos, file=Path("x.npz"))
+    assert cfg == dataclasses.replace(want, agent=agent, demos=demos)
+
+
+@pytest.mark.parametrize(
+    ("argv", "answer"),
+    [
+        ([], False),
+        (["--physics", "native"], False),
+        (["--physics", "mjx"], True),
+        (["--seed", "3", "--physics=warp"], True),
+        (["--resume", "nowhere"], False),
+    ],
+)
+def test_mjx_is_noticed_before_jax_starts(argv: Sequence[str], answer: bool):
+    assert steps_with_mjx(argv) is answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"), [('{"physics": "mjx"}', True), ('{"physics": "native"}', False), ("{", False)]
+)  # fmt: skip
+def test_a_resumed_run_says_whether_it_needs_mjx(tmp_path: Path, text: str, answer: bool):
+    (tmp_path / "config.json").write_text(text)
+    assert steps_with_mjx(["--resume", str(tmp_path)]) is answer
+
+
+def test_ctrl_c_before_the_first_epoch_is_no_traceback(capsys: pytest.CaptureFixture[str]):
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    assert guarded(interrupted) == INTERRUPTED
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
+def test_a_mistake_of_ours_keeps_its_traceback():
+    def broken() -> int:
+        raise AssertionError("a bug")
+
+    with pytest.raises(AssertionError, match="a bug"):
+        guarded(broken)
+
+
+def test_the_whole_script_ends_with_status_2():
+    command = [sys.executable, "train.py", "--task", "franka/pick_cub"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == BAD_INPUT
+    assert "Did you mean 'franka/pick_cube'?" in one_line(done.stderr)
+
+
+# -- demonstrations ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file made by record_demos.py."""
+    path = tmp_path_factory.mktemp("shown") / "demos.npz"
+    main = runpy.run_path(str(ROOT / "record_demos.py"))["main"]
+    assert main(path, task=TASK, episodes=2) == 0
+    return path
+
+
+def test_recorded_demonstrations_fit_their_task(recorded: Path):
+    env = make_env(TASK, physics="native")
+    rows = load_demos(recorded, DemoContract.of(TASK, env.obs_spec, env.action_spec))
+    assert rows.reward.shape == (100, 2)
+    assert rows.expert.all() and np.abs(rows.action).max() <= 1.0
+    np.testing.assert_array_equal(rows.terminated.sum(0), [1, 1])
+    np.testing.assert_array_equal((rows.reward * rows.valid).sum(0), [1, 1])
+
+
+def test_recording_never_overwrites(recorded: Path, capsys: pytest.CaptureFixture[str]):
+    before = recorded.read_bytes()
+    main = runpy.run_path(str(ROOT / "record_demos.py"))["main"]
+    assert guarded(lambda: main(recorded, task=TASK, episodes=2)) == BAD_INPUT
+    assert "never overwritten" in one_line(capsys.readouterr().err)
+    assert recorded.read_bytes() == before
+
+
+def test_demonstrations_of_another_task(refuse: Refuse, recorded: Path, tmp_path: Path):
+    """One line for each thing that differs: rate and scale."""
+    text = refuse("--demos.file", str(recorded), "--task", "franka/pick_cube_dense")
+    lines = text.strip().splitlines()
+    assert lines[0].startswith("error: demos.npz: ")
+    assert [line.split("demos.npz: ")[1].split(":")[0] for line in lines] == [
+        "action_scale [m per step, gripper 1]",
+        "rate [Hz]",
+    ]
+    assert runs(tmp_path) == []
+
+
+def test_demonstrations_that_are_not_there(refuse: Refuse, tmp_path: Path):
+    text = one_line(refuse("--demos.file", str(tmp_path / "none.npz")))
+    assert "none.npz' do not exist; see record_demos.py --help" in text
+
+
+TINY = [
+    *("--num-envs", "4", "--total-env-steps", "24", "--agent.hidden", "16", "16"),
+    *("--loop.steps-per-epoch", "3", "--loop.updates-per-step", "2", "--loop.batch-size", "16"),
+    *("--loop.warmup-steps", "24", "--loop.buffer-size", "400", "--eval.check-episodes", "2"),
+    *("--eval.episodes", "2", "--run.no-tensorboard"),
+]
+
+
+def test_training_with_a_recorded_file(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    seen = []
+    monkeypatch.setattr(loop, "script_demos", lambda *args, **more: seen.append(args))
+    folder = ["--run.folder", str(tmp_path), "--run.name", "mine"]
+    cfg, _ = parse_train([*TINY, *folder, "--demos.file", str(recorded)])
+    assert train(cfg, None) == 0
+    assert not seen, "the scripted expert was asked although there is a file"
+    summary = json.loads((tmp_path / "mine" / "summary.json").read_text())
+    assert summary["agent"] == "rlpd" and summary["env_steps"] == 24
+    run = commands.Run(cfg, loop.RunFolder(tmp_path / "mine"))
+    state, step, _ = run.store.restore(run.state_shapes())
+    assert step == 2
+    with np.load(recorded) as file:
+        np.testing.assert_array_equal(state.demos.data.action, file["action"])
+
+
+def test_a_mistaken_expert_is_noticed(tmp_path: Path, recorded: Path, refuse: Refuse):
+    """A NaN in a file is refused before anything is trained."""
+    env = make_env(TASK, physics="native")
+    contract = DemoContract.of(TASK, env.obs_spec, env.action_spec)
+    rows: Transition = load_demos(recorded, contract)
+    rows.obs["ee_position"][3, 0, 0] = np.nan
+    save_demos(tmp_path / "bad.npz", rows, contract)
+    text = one_line(refuse("--demos.file", str(tmp_path / "bad.npz")))
+    assert "bad.npz: array 'obs/ee_position' is not finite" in text
