@@ -107,6 +107,7 @@ class TrainConfig:
 
     def build_env(self) -> Env:
         """Compile the task's scene; raises KeyError or ValueError with the allowed values."""
+        _check(self)
         most = max(self.num_envs, self.eval.check_episodes, self.eval.episodes, _pool(self))
         physics = None if self.physics == "auto" else self.physics
         return make_env(self.task, physics=physics, max_worlds=most)
@@ -118,7 +119,6 @@ class TrainConfig:
             env: from `build_env`.
             demo_shape: rows and episodes of the demonstrations, None without.
         """
-        _check(self)
         rows = buffer_rows(self.loop, self.num_envs)
         return OffPolicy(
             agent=self.agent.build(),

@@ -293,7 +293,7 @@ def _make_named(root: Path, name: str) -> Path:
     except FileExistsError:
         raise FileExistsError(
             f"Run folder '{path}' exists and is never overwritten. "
-            f"Hint: --resume {path} goes on with it, --name picks another"
+            f"Hint: --resume {path} goes on with it, --run.name picks another"
         ) from None
     return path
 
