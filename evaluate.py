@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tyro
 
-from mjx_serl.platform import prepare_platform
+from mjx_serl.platform import prepare_platform, steps_with_mjx
 
 
 def main(run: tyro.conf.Positional[Path], /, episodes: int = 100, seed: int = 0) -> int:
@@ -24,7 +24,10 @@ def main(run: tyro.conf.Positional[Path], /, episodes: int = 100, seed: int = 0)
 
 
 if __name__ == "__main__":
-    prepare_platform(cache_dir=Path(__file__).resolve().parent / ".cache" / "jax")
+    prepare_platform(
+        mjx_on_cpu=any(steps_with_mjx(["--resume", word]) for word in sys.argv[1:]),
+        cache_dir=Path(__file__).resolve().parent / ".cache" / "jax",
+    )
     from mjx_serl.commands import guarded
 
     sys.exit(guarded(lambda: tyro.cli(main)))

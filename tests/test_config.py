@@ -104,7 +104,7 @@ def test_every_changed_field_survives_json():
 
 @pytest.mark.parametrize("name", [*PRESETS])
 def test_every_preset_says_how_to_run_it(name: str):
-    text = PRESETS[name].__doc__
+    text = PRESETS[name].__doc__ or ""
     assert f"--preset {name}" in text or "make train" in text
 
 

@@ -28,7 +28,7 @@ class ToyState:
     """The fields of EnvState that the training rooms read, and the episode's plan."""
 
     carry: jax.Array
-    sim: SimpleNamespace
+    sim: "ToySim"
     command: jax.Array
     task_state: jax.Array
     end: jax.Array

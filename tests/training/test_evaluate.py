@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from toy_env import STEPS, ToyEnv, ToyState
 
-import mjx_serl.tasks  # noqa: F401  # files the tasks
+from mjx_serl import tasks as tasks  # files the tasks in the registry
 from mjx_serl.envs.env import Env, make_env
 from mjx_serl.envs.task import split_keys
 from mjx_serl.envs.vector import vectorize
