@@ -10,7 +10,7 @@ import pytest
 
 from mjx_serl.envs.control import ControlConfig, OperationalSpace
 from mjx_serl.envs.env import Env, EnvState, make_env
-from mjx_serl.envs.physics import MjxPhysics
+from mjx_serl.envs.mjx_physics import MjxPhysics
 from mjx_serl.tasks.pick_cube import OSC, SPARSE
 from scenes.build import Scene, build_scene
 

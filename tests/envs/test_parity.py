@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from grasp import grasp_and_lift
 
-from mjx_serl.envs import physics as physics_module
+from mjx_serl.envs import mjx_physics as physics_module
 from mjx_serl.envs.physics import PHYSICS, SimState
 from mjx_serl.envs.task import TASKS
 from scenes.build import Scene, build_scene
