@@ -244,6 +244,14 @@ def test_an_epoch_moves_nothing_between_host_and_device(straight: Straight):
             jax.block_until_ready(jnp.sin(on_host.epoch))
 
 
+def test_an_epoch_writes_into_the_ring_it_was_given(straight: Straight):
+    state, _, _ = restored(straight.run)
+    before = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state.buffer.data)]
+    after, _ = straight.programs[0].epoch(state)
+    assert [x.unsafe_buffer_pointer() for x in jax.tree.leaves(after.buffer.data)] == before
+    assert all(x.is_deleted() for x in jax.tree.leaves(state.buffer.data))
+
+
 def test_a_callback_would_be_noticed(native: Straight):
     env = native.run.env
     slow = dataclasses.replace(env, physics=CallbackPhysics(env.scene.model))
