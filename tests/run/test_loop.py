@@ -245,7 +245,8 @@ def test_an_epoch_moves_nothing_between_host_and_device(straight: Straight):
 
 
 def test_an_epoch_writes_into_the_ring_it_was_given(straight: Straight):
-    state, _, _ = restored(straight.run)
+    # What was just restored may lie in memory that XLA copies once.
+    state, _ = straight.programs[0].epoch(restored(straight.run)[0])
     before = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state.buffer.data)]
     after, _ = straight.programs[0].epoch(state)
     assert [x.unsafe_buffer_pointer() for x in jax.tree.leaves(after.buffer.data)] == before
