@@ -89,11 +89,14 @@ class Run:
     def train(self, *, resume: bool = False) -> Summary | None:
         """Train to the end and return the summary; None where a signal stopped the run."""
         started = time.monotonic()
-        state, programs = self._prepare(resume=resume)
+        shapes = self.state_shapes()
+        check_memory(shapes, self.cfg, available=available_bytes())
+        restored = self._restore(shapes) if resume else None
         self.folder.truncate_after(self.progress.epoch)
         began = self.progress.elapsed_s
         clock = lambda: began + time.monotonic() - started  # noqa: E731
-        self.hooks.on_start(self._info(state))
+        self.hooks.on_start(self._info(shapes))
+        state, programs = self._prepare(shapes, restored)
         with StopSignal() as stop:
             state, finished = self._loop(state, programs, clock, stop)
         self.progress.elapsed_s = clock()
@@ -112,19 +115,15 @@ class Run:
 
     # -- before the first epoch ----------------------------------------------------------------
 
-    def _prepare(self, *, resume: bool) -> tuple[TrainState, Programs]:
+    def _prepare(
+        self, shapes: TrainState, restored: TrainState | None
+    ) -> tuple[TrainState, Programs]:
         """State and programs; what can be compiled at the same time is."""
         started = time.monotonic()
-        shapes = self.state_shapes()
-        check_memory(shapes, self.cfg, available=available_bytes())
         with ThreadPoolExecutor(2) as pool:
             epoch = pool.submit(_compile_epoch, self.trainer, shapes)
             check = pool.submit(self._compile_eval, shapes, self.cfg.eval.check_episodes)
-            if resume and self._anything_saved():
-                state, _, meta = self.store.restore(shapes)
-                self.progress = Progress(**meta["progress"])
-            else:
-                state = _once(self._init, self._demos())
+            state = _once(self._init, self._demos()) if restored is None else restored
             programs = Programs(epoch.result(), check.result(), check.result())
         if self.cfg.eval.episodes != self.cfg.eval.check_episodes:
             final = self._compile_eval(shapes, self.cfg.eval.episodes)
@@ -132,10 +131,14 @@ class Run:
         self.progress.compile_s += time.monotonic() - started
         return state, programs
 
-    def _anything_saved(self) -> bool:
+    def _restore(self, shapes: TrainState) -> TrainState | None:
+        """The last good checkpoint, None where the run was stopped before its first."""
         if not self.store.steps():
             warn_line("the run was stopped before its first checkpoint; it starts again")
-        return bool(self.store.steps())
+            return None
+        state, _, meta = self.store.restore(shapes)
+        self.progress = Progress(**meta["progress"])
+        return state
 
     def state_shapes(self) -> TrainState:
         """The training state as shapes, for restoring it."""

@@ -123,8 +123,8 @@ def keep_programs(patch: pytest.MonkeyPatch) -> list[Programs]:
     kept: list[Programs] = []
     prepare = Run._prepare
 
-    def keeping(self: Run, *, resume: bool) -> tuple[TrainState, Programs]:
-        state, programs = prepare(self, resume=resume)
+    def keeping(self: Run, *args: Any, **more: Any) -> tuple[TrainState, Programs]:
+        state, programs = prepare(self, *args, **more)
         kept.append(programs)
         return state, programs
 
@@ -373,8 +373,8 @@ def poisoned_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     run = start(tiny("native", root), "sick")
     prepare = run._prepare
 
-    def sick(*, resume: bool) -> tuple[TrainState, Programs]:
-        state, programs = prepare(resume=resume)
+    def sick(*args: Any, **more: Any) -> tuple[TrainState, Programs]:
+        state, programs = prepare(*args, **more)
         return poison(state, 2, run.env.scene.model.nq), programs
 
     monkeypatch.setattr(run, "_prepare", sick)
@@ -502,8 +502,8 @@ def test_the_laptop_preset_learns_to_pick(tmp_path: Path):
     before: list[float] = []
     prepare = run._prepare
 
-    def prepared(*, resume: bool) -> tuple[TrainState, Programs]:
-        state, programs = prepare(resume=resume)
+    def prepared(*args: Any, **more: Any) -> tuple[TrainState, Programs]:
+        state, programs = prepare(*args, **more)
         before.append(float(run._evaluate(programs.final, state, 3).success.mean()))
         return state, programs
 
