@@ -57,19 +57,17 @@ def questions(cfg: HarnessConfig) -> dict[str, Callable[[Recorder], None]]:
 
 
 def main() -> None:
-    """Parse, ask every question, write the table after each one."""
+    """Parse, ask every question, write the table after each result."""
     cfg = tyro.cli(HarnessConfig, description=__doc__)
     for name, ask in questions(cfg).items():
         if name not in cfg.only:
             continue
         say(name)
-        recorder = Recorder(name)
+        recorder = Recorder(name, keep=None if cfg.smoke else finish)
         try:
             ask(recorder)
         except Exception as error:  # one broken question must not cost the others
             recorder.missing(name, f"{type(error).__name__}: {error}")
-        if not cfg.smoke:
-            finish(recorder.results)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -77,12 +77,20 @@ class Recorder:
     Args:
         question: for example "physics".
         command: what was typed; by default this process's command line.
+        keep: called with all results after each one, so that a stopped run loses none.
     """
 
-    def __init__(self, question: str, *, command: str | None = None) -> None:
+    def __init__(
+        self,
+        question: str,
+        *,
+        command: str | None = None,
+        keep: Callable[[list["Result"]], None] | None = None,
+    ) -> None:
         self.question = question
         self.command = command or _command()
         self.results: list[Result] = []
+        self._keep = keep
 
     def add(
         self,
@@ -111,6 +119,8 @@ class Recorder:
         )
         self.results.append(result)
         print(result.to_json(), flush=True)
+        if self._keep is not None:
+            self._keep(self.results)
         return result
 
     def missing(self, name: str, reason: str, params: dict[str, Any] | None = None) -> None:
