@@ -119,7 +119,7 @@ def test_names_count_up_and_nothing_is_overwritten(tmp_path):
     ]
     mine = RunFolder.create(tmp_path, task="t", agent="a", seed=0, name="mine")
     (mine.path / "keep").write_text("x")
-    with pytest.raises(FileExistsError, match=r"never overwritten.*--resume .*mine.*--name"):
+    with pytest.raises(FileExistsError, match=r"never overwritten.*--resume .*mine.*--run\.name"):
         RunFolder.create(tmp_path, task="t", agent="a", seed=0, name="mine")
     assert (mine.path / "keep").read_text() == "x"
 
