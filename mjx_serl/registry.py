@@ -1,8 +1,9 @@
 """One registry for everything that has a name: tasks, presets, agents, physics, renderers."""
 
-import difflib
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
+
+from scenes.specs import unknown_name
 
 T = TypeVar("T")
 
@@ -38,10 +39,3 @@ class Registry(Generic[T]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries
-
-
-def unknown_name(kind: str, got: str, allowed: list[str]) -> str:
-    """One line that says what was asked for, what is allowed and what was probably meant."""
-    close = difflib.get_close_matches(got, allowed, n=1)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
-    return f"Unknown {kind} '{got}'.{hint} Allowed: {', '.join(sorted(allowed))}."

@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
-from mjx_serl.registry import unknown_name
 from mjx_serl.run.summary import Summary
+from scenes.specs import unknown_name
 
 T = TypeVar("T")
 

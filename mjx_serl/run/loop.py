@@ -41,7 +41,7 @@ from mjx_serl.training.evaluate import (
     stream_key,
 )
 from mjx_serl.training.off_policy import OffPolicy
-from mjx_serl.training.state import TrainState
+from mjx_serl.training.state import TrainState, tree_bytes
 from mjx_serl.types import PRNGKey, Transition
 
 # Experts fail now and then: this many more episodes are played than are wanted.
@@ -171,7 +171,7 @@ class Run:
             folder=self.folder.path,
             config=to_json(self.cfg),
             device=device_name(self.env),
-            buffer_bytes=check_memory(state, self.cfg, available=1 << 62),
+            buffer_bytes=tree_bytes(state),
             total_env_steps=self.cfg.total_env_steps,
             start_epoch=self.progress.epoch,
             start_env_steps=self.progress.epoch * self.trainer.env_steps_per_epoch,

@@ -102,12 +102,11 @@ class PickCube:
 
     def sample(self, key: PRNGKey) -> tuple[Float[Array, " nq"], PickState]:
         """Arm at home, cube flat on the table anywhere in the spawn box."""
-        model, cube = self.scene.model, self.scene.objects["cube"]
+        cube = self.scene.objects["cube"]
         low, high = jnp.asarray(self.config.spawn_low), jnp.asarray(self.config.spawn_high)
         xy = jax.random.uniform(key, (2,), minval=low, maxval=high)
         qpos = jnp.asarray(_home(self.scene), jnp.float32)
         qpos = qpos.at[cube.qpos_adr : cube.qpos_adr + 2].set(xy)
-        del model
         return qpos, PickState(start_height=qpos[cube.qpos_adr + 2])
 
     def observe(self, sim: SimState, command: Command, task_state: PickState) -> Obs:

@@ -1,7 +1,5 @@
 """Success of a policy on episodes it was not trained on."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -52,6 +50,3 @@ def evaluate(env: Env, policy: Policy, key: PRNGKey, *, episodes: int) -> EvalRe
     keys = jax.random.split(k_act, env.task.episode_steps)
     (_, _, result), _ = jax.lax.scan(step, (start, jnp.zeros(episodes, bool), nothing), keys)
     return result
-
-
-Evaluator = Callable[..., EvalResult]

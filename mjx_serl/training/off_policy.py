@@ -1,7 +1,6 @@
 """Off-policy training: collect, store, sample, learn; one compiled call per epoch."""
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -186,6 +185,3 @@ class OffPolicy:
 def buffer_rows(config: OffPolicyConfig, num_envs: int) -> int:
     """Rows of a replay buffer that holds `buffer_size` transitions and the warm-up."""
     return max(config.buffer_size // num_envs, -(-config.warmup_steps // num_envs), 2)
-
-
-Epoch = Callable[[TrainState], tuple[TrainState, Metrics]]
