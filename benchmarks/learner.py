@@ -5,6 +5,7 @@
 Each update is a critic, actor and temperature step on a fresh batch of 256 from the replay buffer.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from benchmarks.table import finish
 SAC = "benchmarks.workers.sac"
 PEER = "benchmarks.peers.sbx"
 PROFILES = HERE / "profiles"
+BFLOAT16 = {"mode": "scan", "compute_dtype": "bfloat16"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ def run(cfg: LearnerConfig, recorder: Recorder) -> None:
 
 
 def side_by_side(cfg: LearnerConfig, recorder: Recorder, net: dict[str, Any]) -> None:
-    """Ours scanned and one call per update, sbx the same two ways."""
+    """Ours scanned (also with bfloat16 products) and one call per update; sbx in two ways."""
     label = f"{net['activation']}{' + LayerNorm' if net['layer_norm'] else ''}"
     ours = {**net, "updates": cfg.updates}
     scanned = ours | {"mode": "scan"}
@@ -65,6 +67,7 @@ def side_by_side(cfg: LearnerConfig, recorder: Recorder, net: dict[str, Any]) ->
         scanned["profile"] = str(PROFILES / f"sac_{label.replace(' + ', '_').lower()}.txt")
     with Group() as group:
         group.start("ours, scanned", SAC, scanned)
+        group.start("ours, scanned, bfloat16", SAC, ours | BFLOAT16)
         group.start("ours, one call each", SAC, ours | {"mode": "calls"})
         if cfg.peers:
             for peer in ("sbx", "sbx_as_installed"):
@@ -108,11 +111,12 @@ def _ratio(samples: Samples, name: str) -> Ratio | None:
 
 
 def _compare(samples: Samples, recorder: Recorder, label: str) -> None:
-    """One row per way to run sbx: how many times as fast ours is."""
-    for peer in (name for name in samples.rates if name.startswith("sbx")):
-        ratio = samples.ratio("ours, scanned", peer, goal=1.5)
+    """One row per way to run sbx and ours: how many times as fast ours is."""
+    peers = [name for name in samples.rates if name.startswith("sbx")]
+    for ours, peer in itertools.product(("ours, scanned", "ours, scanned, bfloat16"), peers):
+        ratio = samples.ratio(ours, peer, goal=1.5)
         if ratio is not None:
-            recorder.add(f"{label}: ours over {peer}", ratio.value, "x", {}, ratio=ratio)
+            recorder.add(f"{label}: {ours}, over {peer}", ratio.value, "x", {}, ratio=ratio)
 
 
 def smoke() -> LearnerConfig:

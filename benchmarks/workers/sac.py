@@ -1,8 +1,8 @@
 """Our SAC learner: updates per second, sampling from the replay buffer included.
 
-Params: layer_norm, activation, seconds; mode: "scan" makes `updates` updates in one compiled
-call, "calls" one per call; profile: a file for a per-operation table. Settings as sbx's SAC:
-batch 256, two hidden layers of 256, two critics, minimum of both, entropy in the target.
+Params: layer_norm, activation, compute_dtype, seconds; mode: "scan" makes `updates` updates in
+one compiled call, "calls" one per call; profile: a file for a per-operation table. Settings as
+sbx's SAC: batch 256, two hidden layers of 256, two critics, minimum of both, entropy in the target.
 """
 
 import time
@@ -26,7 +26,7 @@ def start(params: Params) -> Job:
     import jax
 
     updates = params["updates"] if params["mode"] == "scan" else 1
-    state, program = build(params["layer_norm"], params["activation"], updates)
+    state, program = build(params, updates)
     begun = time.perf_counter()
     compiled = jax.jit(program, donate_argnums=0).lower(*state).compile()
     compile_seconds = time.perf_counter() - begun
@@ -49,7 +49,7 @@ def start(params: Params) -> Job:
     return Job(lambda: rate(call, updates, params["seconds"]), facts)
 
 
-def build(layer_norm: bool, activation: Any, updates: int) -> tuple[list[Any], Callable]:
+def build(params: Params, updates: int) -> tuple[list[Any], Callable]:
     """[agent state, buffer state, key] and the function of them that makes `updates` updates."""
     import jax
     import jax.numpy as jnp
@@ -58,8 +58,9 @@ def build(layer_norm: bool, activation: Any, updates: int) -> tuple[list[Any], C
     from mjx_serl.data.replay import ReplayBuffer
 
     agent = SACConfig(
-        activation=activation,
-        layer_norm=layer_norm,
+        activation=params["activation"],
+        layer_norm=params["layer_norm"],
+        compute_dtype=params.get("compute_dtype", "float32"),
         gamma=0.99,
         init_temperature=1.0,
         target_entropy=-float(ACTION_DIM),

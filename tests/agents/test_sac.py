@@ -78,6 +78,7 @@ def test_time_limit_probe_catches_truncation_taken_for_termination(learn) -> Non
     [
         {"utd_ratio": 4, "critic_ensemble_size": 5, "critic_subsample_size": 2},
         {"activation": "relu", "layer_norm": False, "actor_q": "min", "adam_ticks": "shared"},
+        {"compute_dtype": "bfloat16"},
     ],
 )
 def test_variants_solve_the_hardest_probe(change: dict) -> None:
@@ -198,6 +199,7 @@ def test_the_agent_is_static_and_its_members_differ() -> None:
     "change, message",
     [
         ({"activation": "gelu"}, "activation 'gelu', allowed: .*tanh"),
+        ({"compute_dtype": "float16"}, "compute_dtype 'float16', allowed: .*bfloat16"),
         ({"critic_subsample_size": 3}, r"critic_subsample_size 3, allowed: None or 1\.\.2"),
         ({"gamma": 1.0}, r"gamma 1.0, allowed: \[0, 1\)"),
         ({"utd_ratio": 0}, "utd_ratio 0, allowed: >= 1"),

@@ -16,7 +16,7 @@ from mjx_serl.nets.distributions import (
 )
 from mjx_serl.nets.encoders import encode_vectors, vector_dim
 from mjx_serl.nets.ensemble import ensemble_q, random_members
-from mjx_serl.nets.mlp import ACTIVATIONS, MLP, norm_activate
+from mjx_serl.nets.mlp import ACTIVATIONS, MLP, bfloat16_product, norm_activate
 
 
 def numpy_mlp(params: dict, x: np.ndarray, activation: str, layer_norm: bool) -> np.ndarray:
@@ -81,6 +81,26 @@ def test_hand_written_gradient_is_autodiffs(activation: str, lead: tuple[int, ..
 
     for got, want in zip(grads(partial(norm_activate, activation)), grads(plain), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("lead", [(), (2,)])
+def test_bfloat16_product_and_its_gradients_round_only_their_factors(lead: tuple[int, ...]) -> None:
+    keys = jax.random.split(jax.random.key(0), 3)
+    # Whole numbers up to 8 are exact in bfloat16, and their sums in float32.
+    x, kernel, weight = (
+        jax.random.randint(k, (*lead, *shape), -8, 9).astype(jnp.float32)
+        for k, shape in zip(keys, ((6, 10), (10, 4), (6, 4)), strict=True)
+    )
+
+    def grads(product: Callable) -> tuple[jax.Array, ...]:
+        return jax.grad(lambda *a: jnp.sum(weight * product(*a)), (0, 1))(x, kernel)
+
+    assert bfloat16_product(x, kernel).dtype == jnp.float32
+    np.testing.assert_array_equal(bfloat16_product(x, kernel), x @ kernel)
+    for got, want in zip(grads(bfloat16_product), grads(jnp.matmul), strict=True):
+        np.testing.assert_array_equal(got, want)
+    rounded = bfloat16_product(x + 0.3, kernel)
+    assert 0.0 < float(jnp.max(jnp.abs(rounded - (x + 0.3) @ kernel))) < 1.0
 
 
 def test_weights_start_xavier_uniform() -> None:
