@@ -1,0 +1,77 @@
+"""From cameras mounted on bodies (MuJoCo) to the matrices that renderers take (OpenCV)."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from scenes.specs import CameraSpec
+from splat_render.types import BodyPoses, CameraBatch
+
+# MuJoCo's cameras look along -z with +y up, OpenCV's along +z with +y down.
+_OPENCV_FROM_MUJOCO = np.array([1.0, -1.0, -1.0], np.float32)
+
+
+@struct.dataclass
+class CameraRig:
+    """C cameras fixed to bodies: pose in the body's frame (MuJoCo axes) and intrinsics [px]."""
+
+    body_id: Int[Array, " C"]
+    pos: Float[Array, "C 3"]
+    quat: Float[Array, "C 4"]
+    Ks: Float[Array, "C 3 3"]
+
+
+def make_rig(
+    cameras: Sequence[CameraSpec], body_ids: Mapping[str, int], *, width: int, height: int
+) -> CameraRig:
+    """Mount cameras, drawing at width x height [px] what `fovy` spans vertically.
+
+    Args:
+        cameras: where they are.
+        body_ids: row of `BodyPoses` by body name; a camera without a body is at row 0.
+        width, height: of the picture; its vertical field of view is the camera's.
+    """
+    names = [camera.body for camera in cameras]
+    return CameraRig(
+        body_id=jnp.asarray([0 if n is None else body_ids[n] for n in names], jnp.int32),
+        pos=jnp.asarray([camera.pos for camera in cameras], jnp.float32).reshape(-1, 3),
+        quat=jnp.asarray([camera.quat for camera in cameras], jnp.float32).reshape(-1, 4),
+        Ks=jnp.asarray([intrinsics(c.fovy, width, height) for c in cameras]).reshape(-1, 3, 3),
+    )
+
+
+def intrinsics(fovy: float, width: int, height: int) -> Float[np.ndarray, "3 3"]:
+    """Pinhole matrix [px] of square pixels: f = height / 2 / tan(fovy / 2), fovy in [deg]."""
+    focal = height / 2.0 / math.tan(math.radians(fovy) / 2.0)
+    return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], np.float32)
+
+
+def place(rig: CameraRig, poses: BodyPoses) -> CameraBatch:
+    """Return the cameras of worlds [*n] whose bodies are at `poses`."""
+    body_quat = poses.xquat[..., rig.body_id, :]
+    rotation = _matrix(body_quat) @ _matrix(rig.quat) * _OPENCV_FROM_MUJOCO
+    position = poses.xpos[..., rig.body_id, :] + _apply(_matrix(body_quat), rig.pos)
+    inverse = jnp.swapaxes(rotation, -1, -2)
+    top = jnp.concatenate([inverse, -_apply(inverse, position)[..., None]], axis=-1)
+    bottom = jnp.broadcast_to(jnp.array([0.0, 0.0, 0.0, 1.0]), (*top.shape[:-2], 1, 4))
+    viewmats = jnp.concatenate([top, bottom], axis=-2)
+    return CameraBatch(viewmats, jnp.broadcast_to(rig.Ks, (*viewmats.shape[:-2], 3, 3)))
+
+
+def _apply(matrix: Float[Array, "*n 3 3"], vector: Float[Array, "*n 3"]) -> Float[Array, "*n 3"]:
+    return jnp.einsum("...ij,...j->...i", matrix, vector, precision=jax.lax.Precision.HIGHEST)
+
+
+def _matrix(quat: Float[Array, "*n 4"]) -> Float[Array, "*n 3 3"]:
+    w, x, y, z = jnp.moveaxis(quat, -1, 0)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)

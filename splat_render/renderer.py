@@ -1,0 +1,114 @@
+"""One call for every backend, and which one to take on this machine."""
+
+import importlib
+from dataclasses import dataclass
+from typing import Protocol
+
+import jax
+from jaxtyping import Array, Int
+
+from scenes.specs import unknown_name
+from splat_render.types import Background, BodyPoses, CameraBatch, Frame, GaussianSet, RasterConfig
+
+
+class Rasterize(Protocol):
+    """Draw splats: the one function a backend consists of."""
+
+    def __call__(
+        self,
+        splats: GaussianSet,
+        poses: BodyPoses,
+        cameras: CameraBatch,
+        config: RasterConfig,
+        background: Background | None = None,
+        look: Int[Array, "*n"] | None = None,
+    ) -> Frame:
+        """Return the pictures of C cameras in each of worlds [*n].
+
+        Args:
+            splats: unbatched; shared by all worlds.
+            poses: of all bodies, [*n, B, ...].
+            cameras: [*n, C, ...], the same [*n] as `poses` (none for one world).
+            config: static.
+            background: behind and in front of the splats; None draws `config.color` behind them.
+            look: which of the background's V looks each world has; None is 0 everywhere.
+
+        Where it is traceable it can be jitted, scanned and vmapped over everything but `splats`
+        and `background`; vmap gives what a loop gives.
+        """
+        ...
+
+
+class Backend(Protocol):
+    """A module `splat_render.<name>`: what it is, whether it runs here, and its function.
+
+    TRACEABLE: may be called under jit. DIFFERENTIABLE: with respect to splats, poses, cameras.
+    """
+
+    TRACEABLE: bool
+    DIFFERENTIABLE: bool
+    rasterize: Rasterize
+
+    @staticmethod
+    def unavailable() -> str | None:
+        """Why it cannot run here and what to do about it, in one line; None where it can."""
+        ...
+
+
+# Modules, imported when asked for: some need packages that most machines do not have.
+_MODULES = {
+    "reference": "splat_render.reference",
+    "xla": "splat_render.xla",
+    "cpu": "splat_render.cpu",
+    "gsplat": "splat_render.gsplat_backend",
+    "splax": "splat_render.splax_backend",
+}
+# Best first. The reference is for tests; gsplat cannot be traced, so it is asked for by name.
+_ORDER = {"cpu": ("cpu", "xla"), "gpu": ("splax", "xla"), "tpu": ("xla",)}
+
+
+class BackendError(RuntimeError):
+    """A backend that cannot run here; the message is one line and says what to do."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A backend by its name."""
+
+    name: str
+    backend: Backend
+
+
+def backend_names() -> tuple[str, ...]:
+    """Every backend, available or not."""
+    return tuple(_MODULES)
+
+
+def load_backend(name: str) -> Backend:
+    """Import a backend; raises KeyError with the allowed names."""
+    if name not in _MODULES:
+        raise KeyError(unknown_name("render backend", name, (*_MODULES, "auto")))
+    return importlib.import_module(_MODULES[name])
+
+
+def choose_backend(name: str = "auto") -> Chosen:
+    """Return the backend asked for, or for "auto" the fastest traceable one that runs here.
+
+    Raises KeyError for an unknown name and BackendError for one that cannot run here.
+    """
+    if name != "auto":
+        backend = load_backend(name)
+        reason = backend.unavailable()
+        if reason is not None:
+            raise BackendError(f"Render backend '{name}' cannot run here: {reason}")
+        return Chosen(name, backend)
+    for candidate in _ORDER.get(jax.default_backend(), ("xla",)):
+        backend = load_backend(candidate)
+        if backend.unavailable() is None:
+            return Chosen(candidate, backend)
+    return Chosen("xla", load_backend("xla"))
+
+
+def availability() -> dict[str, str | None]:
+    """Why each backend cannot run here; None where it can. For `make doctor` and errors."""
+    return {name: load_backend(name).unavailable() for name in _MODULES}

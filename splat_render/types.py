@@ -1,0 +1,122 @@
+"""What every renderer takes and gives: splats on bodies, body poses, cameras, pictures.
+
+Names and shapes are gsplat's, poses are MuJoCo's (quaternions wxyz). Splats are stored once, in
+the frame of the body they are attached to; worlds differ in the poses only.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from flax import struct
+from jaxtyping import Array, Float, Int, Shaped
+
+MAX_SH_DEGREE = 3
+
+
+@struct.dataclass
+class GaussianSet:
+    """G Gaussians, each fixed to a body; activated values, never a .ply's logarithms.
+
+    means [m] and quats (wxyz, unit) in the body's frame, scales: standard deviations [m] along
+    the axes of `quats`, opacities in [0, 1], sh: K = (degree + 1)^2 spherical harmonics of the
+    colour minus 0.5, with directions in the body's frame, body_id: row of `BodyPoses`.
+    """
+
+    means: Float[Array, "G 3"]
+    quats: Float[Array, "G 4"]
+    scales: Float[Array, "G 3"]
+    opacities: Float[Array, " G"]
+    sh: Float[Array, "G K 3"]
+    body_id: Int[Array, " G"]
+
+
+@struct.dataclass
+class BodyPoses:
+    """World poses of all B bodies: MuJoCo's `xpos` [m] and `xquat` (wxyz); row 0 is the world."""
+
+    xpos: Float[Array, "*n B 3"]
+    xquat: Float[Array, "*n B 4"]
+
+
+@struct.dataclass
+class CameraBatch:
+    """C pinhole cameras: world-to-camera (OpenCV: +z ahead, +y down) and intrinsics [px]."""
+
+    viewmats: Float[Array, "*n C 4 4"]
+    Ks: Float[Array, "*n C 3 3"]
+
+
+@struct.dataclass
+class Background:
+    """What V looks of C fixed cameras see of the things that never move.
+
+    rgb: the finished picture in [0, 1]. depth: median depth along the camera's z [m], inf where
+    nothing is. A moving splat is drawn in a pixel only where it is nearer than that depth.
+    """
+
+    rgb: Float[Array, "V C H W 3"]
+    depth: Float[Array, "V C H W"]
+
+
+@struct.dataclass
+class Frame:
+    """Pictures of C cameras in each world.
+
+    rgb: uint8, or float32 in [0, 1] (not clipped). depth: sum of weight * z over the splats [m],
+    plus what is left of the light times the background's finite depth. alpha: 1 - the light
+    that passes all splats; 1 where a background fills the rest.
+    """
+
+    rgb: Shaped[Array, "*n C H W 3"]
+    depth: Float[Array, "*n C H W"]
+    alpha: Float[Array, "*n C H W"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RasterConfig:
+    """How splats become pixels; hashable, so it can be static under jit.
+
+    Attributes:
+        width, height: of a picture [px]; any size from 1 to 4096.
+        antialiased: scale opacities by sqrt(det / det'), so that splats smaller than a pixel do
+            not grow brighter (Mip-Splatting, arXiv 2311.16493); worth 6 to 9 dB below 200 px.
+        rgb_dtype: of `Frame.rgb`.
+        color: behind everything where there is no `Background`, in [0, 1].
+        alpha_max: a splat's alpha is clipped to this (gsplat 1.6: 0.99, 1.5 and splax: 0.999).
+        alpha_min: alphas below it draw nothing.
+        transmittance_min: a pixel is finished when a splat would leave this much light or less.
+        blur: added to the diagonal of the projected covariance [px^2] (3DGS's low-pass).
+        near: splats whose centre is nearer than this along z draw nothing [m].
+    """
+
+    width: int
+    height: int
+    antialiased: bool = True
+    rgb_dtype: Literal["uint8", "float32"] = "uint8"
+    color: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    alpha_max: float = 0.99
+    alpha_min: float = 1.0 / 255.0
+    transmittance_min: float = 1e-4
+    blur: float = 0.3
+    near: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name in ("width", "height"):
+            if not 1 <= getattr(self, name) <= 4096:
+                raise ValueError(f"RasterConfig: {name} {getattr(self, name)}, allowed: 1 to 4096")
+        if self.rgb_dtype not in ("uint8", "float32"):
+            raise ValueError(f"RasterConfig: rgb_dtype '{self.rgb_dtype}', allowed: uint8, float32")
+        if not 0.0 < self.alpha_min < self.alpha_max < 1.0:
+            raise ValueError(
+                f"RasterConfig: alpha_min {self.alpha_min}, alpha_max {self.alpha_max}; "
+                "allowed: 0 < alpha_min < alpha_max < 1"
+            )
+
+
+def sh_degree(coefficients: int) -> int:
+    """Degree of K = (degree + 1)^2 coefficients; raises ValueError unless it is 0 to 3."""
+    degree = math.isqrt(coefficients) - 1
+    if (degree + 1) ** 2 != coefficients or not 0 <= degree <= MAX_SH_DEGREE:
+        raise ValueError(f"sh has {coefficients} coefficients, allowed: 1, 4, 9 or 16")
+    return degree
