@@ -15,6 +15,8 @@ def main(
     episodes: int = 20,
     noise: float = 0.0075,
     seed: int = 0,
+    cameras: tuple[str, ...] = (),
+    image_size: int = 64,
 ) -> int:
     """Record solved episodes; train with them by `python train.py --demos.file OUT`.
 
@@ -24,10 +26,14 @@ def main(
         episodes: solved episodes to keep.
         noise: standard deviation of the noise on the expert's steps [m].
         seed: of starts and noise.
+        cameras: cameras whose pictures are recorded too, for example front wrist.
+        image_size: width and height of the pictures [px].
     """
+    from mjx_serl.envs.pixels import PixelConfig
     from mjx_serl.run.evaluation import record_scripted
 
-    steps = record_scripted(task, out, episodes=episodes, noise=noise, seed=seed)
+    pixels = PixelConfig(cameras=cameras, size=image_size)
+    steps = record_scripted(task, out, episodes=episodes, noise=noise, seed=seed, pixels=pixels)
     print(f"{out}: {episodes} episodes, {steps} steps of {task}")
     return 0
 

@@ -10,7 +10,8 @@ import jax
 from mjx_serl import tasks as tasks  # files the tasks in the registry
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.data.replay import ReplayBuffer
-from mjx_serl.envs.env import Env, make_env
+from mjx_serl.envs.env import make_env
+from mjx_serl.envs.pixels import Observer, PixelConfig
 from mjx_serl.envs.vector import vectorize
 from mjx_serl.training.off_policy import OffPolicy, OffPolicyConfig, buffer_rows
 from mjx_serl.training.state import tree_bytes
@@ -79,6 +80,7 @@ class TrainConfig:
         task: a registered task, for example franka/pick_cube.
         seed: of everything random in the run.
         physics: native (C MuJoCo on CPU threads), mjx, warp, or auto for what fits the device.
+        pixels: cameras; none by default.
         num_envs: worlds stepped together.
         total_env_steps: control steps of all worlds after which training ends.
         agent: the learner.
@@ -92,6 +94,7 @@ class TrainConfig:
     task: str = "franka/pick_cube"
     seed: int = 0
     physics: Literal["auto", "native", "mjx", "warp"] = "auto"
+    pixels: PixelConfig = dataclasses.field(default_factory=PixelConfig)
     num_envs: int = 8
     total_env_steps: int = 100_000
     agent: SACConfig = dataclasses.field(default_factory=SACConfig)
@@ -105,24 +108,27 @@ class TrainConfig:
         """What the learner is called in folders and tables."""
         return "rlpd" if self.demos.count or self.demos.file else "sac"
 
-    def build_env(self) -> Env:
-        """Compile the task's scene; raises KeyError or ValueError with the allowed values."""
+    def build_observer(self) -> Observer:
+        """Compile the task's scene and prepare its cameras.
+
+        Raises KeyError, ValueError or RuntimeError with the allowed values.
+        """
         _check(self)
         most = max(self.num_envs, self.eval.check_episodes, self.eval.episodes, _pool(self))
         physics = None if self.physics == "auto" else self.physics
-        return make_env(self.task, physics=physics, max_worlds=most)
+        return self.pixels.build(make_env(self.task, physics=physics, max_worlds=most))
 
-    def build(self, env: Env, *, demo_shape: tuple[int, int] | None) -> OffPolicy:
+    def build(self, observer: Observer, *, demo_shape: tuple[int, int] | None) -> OffPolicy:
         """The functions of the run.
 
         Args:
-            env: from `build_env`.
+            observer: from `build_observer`.
             demo_shape: rows and episodes of the demonstrations, None without.
         """
         rows = buffer_rows(self.loop, self.num_envs)
         return OffPolicy(
             agent=self.agent.build(),
-            vec_env=vectorize(env, num_envs=self.num_envs, pool_size=_pool(self)),
+            vec_env=vectorize(observer, num_envs=self.num_envs, pool_size=_pool(self)),
             buffer=ReplayBuffer(rows, self.num_envs),
             demo_buffer=None if demo_shape is None else ReplayBuffer(*demo_shape),
             config=self.loop,

@@ -101,6 +101,7 @@ class ObsField:
 
     name, shape: without batch axes. dtype: numpy's name. unit: of the values.
     scale: the magnitude a network should see as 1 [unit].
+    privileged: known to a simulator only; a policy that has cameras does without it.
     """
 
     name: str
@@ -108,6 +109,7 @@ class ObsField:
     dtype: str = "float32"
     unit: str = ""
     scale: float = 1.0
+    privileged: bool = False
 
     def __post_init__(self) -> None:
         _require_positive("ObsField", "scale", (self.scale,))

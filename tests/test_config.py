@@ -149,7 +149,7 @@ def test_values_that_make_no_run_are_refused(changes: dict, loop: dict, message:
     cfg = PRESETS["laptop"]()
     cfg = dataclasses.replace(cfg, loop=dataclasses.replace(cfg.loop, **loop), **changes)
     with pytest.raises(ValueError, match=re.escape(message)):
-        cfg.build_env()
+        cfg.build_observer()
 
 
 # -- memory ------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """From one world to many: the only place where an environment is vmapped.
 
 Ended worlds take a fresh state from a pool of resets in the same step, so the loop has one
-shape and never waits for a reset.
+shape and never waits for a reset. Pictures are drawn after that, once per step.
 """
 
 import dataclasses
@@ -12,8 +12,9 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from mjx_serl.envs.env import Env, EnvState
+from mjx_serl.envs.pixels import Observer
 from mjx_serl.envs.task import split_keys
-from mjx_serl.types import Metrics, PRNGKey, PyTree, Transition
+from mjx_serl.types import Metrics, Obs, PRNGKey, PyTree, Transition
 
 
 @struct.dataclass
@@ -42,9 +43,14 @@ class BadWorld:
 
 @struct.dataclass
 class VecState:
-    """All worlds, the pool that ended ones restart from, and the episode sums."""
+    """All worlds, how they look, the pool that ended ones restart from, the episode sums.
+
+    `pictures` are those of `worlds`, by camera; none without cameras.
+    """
 
     worlds: EnvState
+    look: PyTree
+    pictures: Obs
     pool: EnvState
     stats: EpisodeStats
     bad: BadWorld
@@ -56,22 +62,30 @@ class VecEnv:
     """`num_envs` worlds stepped together with auto-reset.
 
     Args:
-        env: one world.
+        observer: one world, and what is seen of it.
         num_envs: worlds.
         pool_size: prepared resets; `refresh` draws new ones.
     """
 
-    env: Env
+    observer: Observer
     num_envs: int
     pool_size: int
+
+    @property
+    def env(self) -> Env:
+        """One world."""
+        return self.observer.env
 
     def reset(self, key: PRNGKey) -> VecState:
         """Start `num_envs` episodes and fill the pool."""
         k_worlds, k_pool, k_run = jax.random.split(key, 3)
         worlds = self._start(k_worlds, self.num_envs)
         first = jax.tree.map(lambda x: jnp.zeros_like(x[0]), worlds)
+        look = self.observer.looks(jax.random.fold_in(key, 3), self.num_envs)
         return VecState(
             worlds=worlds,
+            look=look,
+            pictures=self.observer.pictures(worlds, look),
             pool=self._start(k_pool, self.pool_size),
             stats=EpisodeStats(jnp.zeros(self.num_envs), *_zero_sums()),
             bad=BadWorld(
@@ -90,16 +104,26 @@ class VecEnv:
         key, k_pool = jax.random.split(state.key)
         return state.replace(pool=self._start(k_pool, self.pool_size), key=key)
 
+    def observe(self, state: VecState) -> Obs:
+        """What the policy sees of all worlds."""
+        return self.observer.observe(state.worlds, state.pictures)
+
     def step(self, state: VecState, action: Float[Array, "N A"]) -> tuple[VecState, Transition]:
         """Step all worlds, restart the ended ones; returns what there is to learn from."""
+        state, transition = self.advance(state, action)
+        return self.draw(state), transition
+
+    def advance(self, state: VecState, action: Float[Array, "N A"]) -> tuple[VecState, Transition]:
+        """`step` without the pictures, which are those of before until `draw` is called."""
         before = state.worlds
         after = jax.vmap(self.env.step)(before, action)
         key, k_pick = jax.random.split(state.key)
         ended = after.terminated | after.truncated
         pick = jax.random.randint(k_pick, (self.num_envs,), 0, self.pool_size)
         fresh = jax.tree.map(lambda x: x[pick], state.pool)
+        looks = self.observer.looks(jax.random.fold_in(k_pick, 1), self.num_envs)
         transition = Transition(
-            obs=before.obs,
+            obs=self.observe(state),
             action=action,
             reward=after.reward,
             terminated=after.terminated,
@@ -109,20 +133,28 @@ class VecEnv:
         )
         return state.replace(
             worlds=select_worlds(ended, fresh, after),
+            look=select_worlds(ended, looks, state.look),
             stats=_count(state.stats, after, ended),
             bad=_remember_bad(state.bad, before, after, action),
             key=key,
         ), transition
 
+    def draw(self, state: VecState) -> VecState:
+        """Draw the pictures of the worlds as they are now."""
+        return state.replace(pictures=self.observer.pictures(state.worlds, state.look))
+
     def _start(self, key: PRNGKey, num: int) -> EnvState:
         return jax.vmap(self.env.reset)(split_keys(key, num))
 
 
-def vectorize(env: Env, *, num_envs: int, pool_size: int | None = None) -> VecEnv:
+def vectorize(env: Env | Observer, *, num_envs: int, pool_size: int | None = None) -> VecEnv:
     """Many worlds of `env`; raises ValueError where num_envs is not positive."""
     if num_envs < 1:
         raise ValueError(f"num_envs must be at least 1, got {num_envs}")
-    return VecEnv(env=env, num_envs=num_envs, pool_size=pool_size or min(256, 4 * num_envs))
+    observer = env if isinstance(env, Observer) else Observer(env)
+    return VecEnv(
+        observer=observer, num_envs=num_envs, pool_size=pool_size or min(256, 4 * num_envs)
+    )
 
 
 def episode_metrics(stats: EpisodeStats) -> Metrics:

@@ -7,11 +7,12 @@ import jax
 import numpy as np
 
 from mjx_serl.config import TrainConfig
-from mjx_serl.data.demos import DemoContract, save_demos, select_episodes
+from mjx_serl.data.demos import save_demos, select_episodes
 from mjx_serl.envs.env import make_env
+from mjx_serl.envs.pixels import PixelConfig
 from mjx_serl.run.checkpoint import CheckpointStore
 from mjx_serl.run.folder import RunFolder
-from mjx_serl.run.loop import Run
+from mjx_serl.run.loop import Run, demo_contract
 from mjx_serl.run.summary import wilson_interval
 from mjx_serl.training.collect import demonstrate
 from mjx_serl.training.evaluate import ON_DEMAND, EvalResult, evaluate, stream_key
@@ -31,7 +32,7 @@ def evaluate_run(
     shapes = run.state_shapes()
     state, _, _ = CheckpointStore(folder.checkpoints).restore(shapes)
     policy = run.trainer.policy(state.agent, state.normalizer, deterministic=deterministic)
-    play = jax.jit(partial(evaluate, run.env, policy, episodes=episodes))
+    play = jax.jit(partial(evaluate, run.observer, policy, episodes=episodes))
     return cfg, jax.device_get(play(stream_key(seed, ON_DEMAND)))
 
 
@@ -45,16 +46,18 @@ def describe(result: EvalResult) -> str:
     )
 
 
-def record_scripted(task: str, path: Path, *, episodes: int, noise: float, seed: int) -> int:
+def record_scripted(
+    task: str, path: Path, *, episodes: int, noise: float, seed: int, pixels: PixelConfig
+) -> int:
     """Write `episodes` solved episodes of a task's scripted expert; returns their steps.
 
     Raises FileExistsError where the file exists, ValueError where the expert fails too often.
     """
     if path.exists():
         raise FileExistsError(f"{path} exists; demonstrations are never overwritten")
-    env = make_env(task, max_worlds=2 * episodes)
-    play = jax.jit(partial(demonstrate, env, episodes=2 * episodes, noise=noise))
+    observer = pixels.build(make_env(task, max_worlds=2 * episodes))
+    play = jax.jit(partial(demonstrate, observer, episodes=2 * episodes, noise=noise))
     rows, solved = jax.device_get(play(jax.random.key(seed)))
     chosen = select_episodes(rows, solved, episodes)
-    save_demos(path, chosen, DemoContract.of(task, env.obs_spec, env.action_spec))
+    save_demos(path, chosen, demo_contract(observer))
     return int(chosen.valid.sum())

@@ -16,6 +16,7 @@ from mjx_serl.config import TrainConfig, available_bytes, check_memory
 from mjx_serl.data.demos import DemoContract, load_demos, select_episodes
 from mjx_serl.data.normalize import NormalizerState
 from mjx_serl.envs.env import Env
+from mjx_serl.envs.pixels import Observer
 from mjx_serl.run.checkpoint import CheckpointStore, warn_line
 from mjx_serl.run.folder import RunFolder, to_json
 from mjx_serl.run.hooks import (
@@ -78,12 +79,14 @@ class Run:
         self.hooks = GuardedHooks(hooks)
         self.store = CheckpointStore(folder.checkpoints, keep=cfg.run.keep_checkpoints)
         self.progress = Progress()
-        self.env = cfg.build_env()
+        self.observer = cfg.build_observer()
         # A file's rows, or the shapes of those that the expert will make.
-        self._demo_shapes = _recorded_demos(cfg, self.env) or _script_shapes(cfg, self.env)
+        self._demo_shapes = _recorded_demos(cfg, self.observer) or _script_shapes(
+            cfg, self.observer
+        )
         rows = self._demo_shapes
         shape = None if rows is None else (rows.reward.shape[0], rows.reward.shape[1])
-        self.trainer = cfg.build(self.env, demo_shape=shape)
+        self.trainer = cfg.build(self.observer, demo_shape=shape)
         self._nan_dumped = False
 
     def train(self, *, resume: bool = False) -> Summary | None:
@@ -107,6 +110,11 @@ class Run:
         self.hooks.on_end(summary)
         self.store.wait()
         return summary
+
+    @property
+    def env(self) -> Env:
+        """One world of the task."""
+        return self.observer.env
 
     @property
     def saved(self) -> bool:
@@ -153,12 +161,12 @@ class Run:
         cfg = self.cfg.demos
         if cfg.file is not None:
             return self._demo_shapes
-        return script_demos(self.env, cfg.count, noise=cfg.noise, seed=self.cfg.seed)
+        return script_demos(self.observer, cfg.count, noise=cfg.noise, seed=self.cfg.seed)
 
     def _compile_eval(self, shapes: TrainState, episodes: int) -> EvalFn:
         def run(agent: AgentState, statistics: NormalizerState, key: PRNGKey) -> EvalResult:
             policy = self.trainer.policy(agent, statistics, deterministic=True)
-            return evaluate(self.env, policy, key, episodes=episodes)
+            return evaluate(self.observer, policy, key, episodes=episodes)
 
         key = jax.eval_shape(partial(stream_key, 0, CHECK))
         return jax.jit(run).lower(shapes.agent, shapes.normalizer, key).compile()
@@ -266,14 +274,14 @@ class Run:
         )
 
 
-def script_demos(env: Env, count: int, *, noise: float, seed: int) -> Transition | None:
+def script_demos(observer: Observer, count: int, *, noise: float, seed: int) -> Transition | None:
     """Solved episodes of the scripted expert as rows [episode_steps, count, ...] on the host.
 
     Raises ValueError where the expert solves too few.
     """
     if count == 0:
         return None
-    play = partial(demonstrate, env, episodes=round(SPARE_DEMOS * count) + 4, noise=noise)
+    play = partial(demonstrate, observer, episodes=round(SPARE_DEMOS * count) + 4, noise=noise)
     rows, solved = jax.device_get(_once(play, stream_key(seed, DEMOS)))
     return select_episodes(rows, solved, count)
 
@@ -304,16 +312,22 @@ def _compile_epoch(trainer: OffPolicy, shapes: TrainState) -> Any:
     return jax.jit(trainer.epoch, donate_argnums=0).lower(shapes).compile()
 
 
-def _recorded_demos(cfg: TrainConfig, env: Env) -> Transition | None:
+def _recorded_demos(cfg: TrainConfig, observer: Observer) -> Transition | None:
     if cfg.demos.file is None:
         return None
-    return load_demos(cfg.demos.file, DemoContract.of(env.name, env.obs_spec, env.action_spec))
+    return load_demos(cfg.demos.file, demo_contract(observer))
 
 
-def _script_shapes(cfg: TrainConfig, env: Env) -> Transition | None:
+def demo_contract(observer: Observer) -> DemoContract:
+    """What demonstrations for this task and these cameras must agree on."""
+    env = observer.env
+    return DemoContract.of(env.name, observer.obs_spec, env.action_spec)
+
+
+def _script_shapes(cfg: TrainConfig, observer: Observer) -> Transition | None:
     if cfg.demos.count == 0:
         return None
-    play = partial(demonstrate, env, episodes=cfg.demos.count, noise=cfg.demos.noise)
+    play = partial(demonstrate, observer, episodes=cfg.demos.count, noise=cfg.demos.noise)
     return jax.eval_shape(play, stream_key(0, DEMOS))[0]
 
 

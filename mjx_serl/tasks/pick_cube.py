@@ -70,8 +70,8 @@ class PickCubeConfig:
 
 OBS = ObsSpec(
     fields=(
-        ObsField(name="cube_position", shape=(3,), unit="m", scale=1 / 3),
-        ObsField(name="cube_from_ee", shape=(3,), unit="m", scale=0.2),
+        ObsField(name="cube_position", shape=(3,), unit="m", scale=1 / 3, privileged=True),
+        ObsField(name="cube_from_ee", shape=(3,), unit="m", scale=0.2, privileged=True),
         ObsField(name="ee_position", shape=(3,), unit="m", scale=1 / 3),
         ObsField(name="ee_target", shape=(3,), unit="m", scale=1 / 3),
         ObsField(name="ee_lag", shape=(3,), unit="m", scale=0.1),

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mjx_serl.envs.env import Env
+from mjx_serl.envs.pixels import Observer
 from mjx_serl.envs.task import split_keys
 from mjx_serl.envs.vector import VecEnv, VecState
 from mjx_serl.types import Obs, PRNGKey, Transition
@@ -36,18 +36,18 @@ def rollout(
     """Step the worlds `length` times; transitions are [length, N, ...]."""
 
     def step(state: VecState, key: PRNGKey) -> tuple[VecState, Transition]:
-        return vec_env.step(state, policy(state.worlds.obs, key))
+        return vec_env.step(state, policy(vec_env.observe(state), key))
 
     return jax.lax.scan(step, state, jax.random.split(key, length))
 
 
 def demonstrate(
-    env: Env, key: PRNGKey, *, episodes: int, noise: float
+    observer: Observer, key: PRNGKey, *, episodes: int, noise: float
 ) -> tuple[Transition, Bool[Array, " N"]]:
     """Let the scripted expert play one episode in each of `episodes` worlds.
 
     Args:
-        env: a task with `demonstrate`.
+        observer: of a task with `demonstrate`.
         key: draws the starts and the noise.
         episodes: worlds.
         noise: standard deviation of Gaussian noise on the end-effector steps [m]; none on the
@@ -57,7 +57,9 @@ def demonstrate(
         Transitions [episode_steps, N, ...], `valid` false after an episode's end, and whether
         each episode succeeded.
     """
+    env = observer.env
     k_start, k_noise = jax.random.split(key)
+    look = observer.looks(jax.random.fold_in(key, 2), episodes)
     start = jax.vmap(env.reset)(split_keys(k_start, episodes))
     scale = jnp.full(env.action_dim, noise / env.task.control.scale).at[-1].set(0.0)
 
@@ -67,7 +69,7 @@ def demonstrate(
         action = jnp.clip(action + scale * jax.random.normal(key, action.shape), -1.0, 1.0)
         after = jax.vmap(env.step)(state, action)
         row = Transition(
-            obs=state.obs,
+            obs=observer.observe(state, observer.pictures(state, look)),
             action=action,
             reward=after.reward,
             terminated=after.terminated,

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from mjx_serl.envs.env import Env, EnvState
+from mjx_serl.envs.env import EnvState
+from mjx_serl.envs.pixels import Observer
 from mjx_serl.envs.task import split_keys
 from mjx_serl.training.collect import Policy
 from mjx_serl.types import PRNGKey
@@ -29,14 +30,17 @@ def stream_key(seed: int, stream: int) -> PRNGKey:
     return jax.random.fold_in(jax.random.key(seed), stream)
 
 
-def evaluate(env: Env, policy: Policy, key: PRNGKey, *, episodes: int) -> EvalResult:
+def evaluate(observer: Observer, policy: Policy, key: PRNGKey, *, episodes: int) -> EvalResult:
     """Play one episode in each of `episodes` fresh worlds, to its end."""
+    env = observer.env
     k_start, k_act = jax.random.split(key)
     start = jax.vmap(env.reset)(split_keys(k_start, episodes))
+    look = observer.looks(jax.random.fold_in(key, 2), episodes)
 
     def step(loop: tuple[EnvState, Array, EvalResult], key: PRNGKey) -> tuple[tuple, None]:
         state, over, result = loop
-        after = jax.vmap(env.step)(state, policy(state.obs, key))
+        obs = observer.observe(state, observer.pictures(state, look))
+        after = jax.vmap(env.step)(state, policy(obs, key))
         result = EvalResult(
             success=result.success | (after.success & ~over),
             returns=result.returns + jnp.where(over, 0.0, after.reward),

@@ -74,7 +74,7 @@ class OffPolicy:
             demos: transitions [T, M, ...] for `demo_buffer`.
         """
         k_agent, k_warm, key = jax.random.split(key, 3)
-        obs = worlds.worlds.obs
+        obs = self.vec_env.observe(worlds)
         shapes = {k: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for k, x in obs.items()}
         worlds, steps = self._warm_up(worlds, k_warm)
         example = jax.tree.map(lambda x: x[0, 0], steps)
@@ -123,12 +123,22 @@ class OffPolicy:
         return rollout(self.vec_env, policy, worlds, key, length)
 
     def _iteration(self, state: TrainState, _: None) -> tuple[TrainState, Metrics]:
-        key, k_act, k_sample, k_learn = jax.random.split(state.key, 4)
+        state, step = self.advance(state)
+        return self.learn(state.replace(worlds=self.vec_env.draw(state.worlds)), step)
+
+    def advance(self, state: TrainState) -> tuple[TrainState, Transition]:
+        """Act in all worlds; their pictures are still those of before."""
+        key, k_act = jax.random.split(state.key)
         policy = self.policy(state.agent, state.normalizer, deterministic=False)
-        worlds, step = self.vec_env.step(state.worlds, policy(state.worlds.worlds.obs, k_act))
+        action = policy(self.vec_env.observe(state.worlds), k_act)
+        worlds, step = self.vec_env.advance(state.worlds, action)
+        return state.replace(worlds=worlds, key=key), step
+
+    def learn(self, state: TrainState, step: Transition) -> tuple[TrainState, Metrics]:
+        """Store a step and make the updates of one iteration."""
+        key, k_sample, k_learn = jax.random.split(state.key, 3)
         row = jax.tree.map(lambda x: x[None], step)
         state = state.replace(
-            worlds=worlds,
             buffer=self.buffer.add(state.buffer, row),
             normalizer=self._observe(state, step),
             key=key,
@@ -138,7 +148,7 @@ class OffPolicy:
 
     def _first_statistics(self, shapes: ObsShapes, seen: list[Transition]) -> NormalizerState:
         if self.config.normalize_steps == 0:
-            scales = {f.name: f.scale for f in self.vec_env.env.obs_spec.fields}
+            scales = {f.name: f.scale for f in self.vec_env.observer.obs_spec.fields}
             return normalize.init(shapes, scales)
         statistics = normalize.init(shapes)
         for steps in seen:

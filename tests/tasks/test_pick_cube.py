@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mjx_serl.envs.env import Env, EnvState, make_env
+from mjx_serl.envs.pixels import Observer
 from mjx_serl.tasks.pick_cube import DENSE, OSC, SPARSE, PickCube
 from mjx_serl.training.collect import demonstrate
 
@@ -144,7 +145,7 @@ def test_observation_by_hand(sparse: Env):
 def test_the_expert_solves_95_percent_of_200_noisy_episodes(name: str, request):
     """At the default noise of the demonstrations, 7.5 mm on every step; nearly all without."""
     env: Env = request.getfixturevalue(name)
-    play = jax.jit(lambda key, noise: demonstrate(env, key, episodes=200, noise=noise))
+    play = jax.jit(lambda key, noise: demonstrate(Observer(env), key, episodes=200, noise=noise))
     rows, solved = play(jax.random.key(0), 0.0075)
     assert float(solved.mean()) >= 0.95
     assert (np.abs(rows.action) <= 1.0).all()

@@ -9,6 +9,7 @@ from toy_env import ToyEnv, toy_worlds
 
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.data.replay import ReplayBuffer
+from mjx_serl.envs.pixels import Observer
 from mjx_serl.training.collect import demonstrate
 from mjx_serl.training.off_policy import OffPolicy, OffPolicyConfig, buffer_rows
 from mjx_serl.training.state import TrainState
@@ -22,7 +23,7 @@ class Toy:
     def __init__(self, *, demos: bool = True, agent: SACConfig | None = None, **loop: Any) -> None:
         sizes = {"batch_size": 32, "updates_per_step": 2, "steps_per_epoch": 5}
         config = OffPolicyConfig(**(sizes | {"warmup_steps": 60, "buffer_size": 600} | loop))
-        rows, _ = demonstrate(ToyEnv(), jax.random.key(9), episodes=DEMOS, noise=0.0)
+        rows, _ = demonstrate(Observer(ToyEnv()), jax.random.key(9), episodes=DEMOS, noise=0.0)
         self.demos = rows if demos else None
         self.trainer = OffPolicy(
             agent=(agent or SACConfig(hidden=(8, 8))).build(),

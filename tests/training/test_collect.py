@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from toy_env import STEPS, ToyEnv, ToyState, toy_worlds
 
+from mjx_serl.envs.pixels import Observer
 from mjx_serl.envs.task import split_keys
 from mjx_serl.training.collect import demonstrate, random_policy, rollout
 from mjx_serl.types import Transition
@@ -16,7 +17,7 @@ def play(noise: float) -> tuple[ToyState, Transition, np.ndarray]:
     """The expert's starts, rows [STEPS, WORLDS] and which episodes it solved."""
     k_start, _ = jax.random.split(jax.random.key(2))
     starts = jax.vmap(ToyEnv().reset)(split_keys(k_start, WORLDS))
-    rows, solved = demonstrate(ToyEnv(), jax.random.key(2), episodes=WORLDS, noise=noise)
+    rows, solved = demonstrate(Observer(ToyEnv()), jax.random.key(2), episodes=WORLDS, noise=noise)
     return starts, rows, np.asarray(solved)
 
 

@@ -8,6 +8,7 @@ from toy_env import STEPS, ToyEnv, ToyState
 
 from mjx_serl import tasks as tasks  # files the tasks in the registry
 from mjx_serl.envs.env import Env, make_env
+from mjx_serl.envs.pixels import Observer
 from mjx_serl.envs.task import split_keys
 from mjx_serl.envs.vector import vectorize
 from mjx_serl.training import evaluate as streams
@@ -30,7 +31,7 @@ def plan() -> ToyState:
 
 @pytest.fixture(scope="module")
 def result() -> EvalResult:
-    return evaluate(ToyEnv(), zero_policy, jax.random.key(3), episodes=EPISODES)
+    return evaluate(Observer(ToyEnv()), zero_policy, jax.random.key(3), episodes=EPISODES)
 
 
 def test_each_world_plays_exactly_one_episode(plan: ToyState, result: EvalResult):
@@ -58,7 +59,7 @@ def test_the_policy_sees_raw_observations_and_new_keys_each_step():
                            obs["age"], jax.random.key_data(key))  # fmt: skip
         return zero_policy(obs, key)
 
-    jax.block_until_ready(evaluate(ToyEnv(), spy, jax.random.key(3), episodes=4))
+    jax.block_until_ready(evaluate(Observer(ToyEnv()), spy, jax.random.key(3), episodes=4))
     jax.effects_barrier()
     assert sorted(float(age[0, 0]) for age, _ in seen) == list(range(STEPS))
     assert len({tuple(np.ravel(key).tolist()) for _, key in seen}) == STEPS
@@ -73,7 +74,7 @@ def test_an_idle_arm_fails_for_the_full_time(dense: Env):
     def idle(obs: dict, key: jax.Array) -> jax.Array:
         return jnp.zeros((3, 4))
 
-    play = jax.jit(lambda key: evaluate(dense, idle, key, episodes=3))
+    play = jax.jit(lambda key: evaluate(Observer(dense), idle, key, episodes=3))
     result = play(jax.random.key(0))
     assert not result.success.any()
     assert (result.steps == 100).all()
@@ -82,7 +83,7 @@ def test_an_idle_arm_fails_for_the_full_time(dense: Env):
 
 def test_random_actions_are_played_to_the_end(dense: Env):
     policy = random_policy(4)
-    play = jax.jit(lambda key: evaluate(dense, policy, key, episodes=3))
+    play = jax.jit(lambda key: evaluate(Observer(dense), policy, key, episodes=3))
     first, again, other = (play(jax.random.key(k)) for k in (0, 0, 1))
     assert (first.steps == 100).all()
     np.testing.assert_array_equal(first.returns, again.returns)

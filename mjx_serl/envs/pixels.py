@@ -1,0 +1,150 @@
+"""What a policy sees of a batch of worlds: the task's numbers and, if asked for, pictures."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+
+from mjx_serl.envs.env import Env, EnvState
+from mjx_serl.envs.randomize import (
+    Look,
+    LookConfig,
+    apply_look,
+    draw_looks,
+    jitter_rigs,
+    tinted,
+)
+from mjx_serl.types import Obs, PRNGKey, PyTree
+from scenes.specs import ObsField, ObsSpec
+from splat_render.cameras import make_rig
+from splat_render.types import BodyPoses, RasterConfig
+
+if TYPE_CHECKING:
+    from splat_render.scene import SceneRenderer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PixelConfig:
+    """The cameras of an environment; without any the policy sees the task's numbers alone.
+
+    Attributes:
+        cameras: names of the scene's cameras, for example front wrist. With cameras the policy
+            no longer sees what only a simulator knows (`ObsField.privileged`).
+        size: width and height of the pictures [px].
+        backend: auto, cpu, xla, splax or gsplat.
+        splats: about how many splats the scene is baked into.
+        cached: draw what never moves once per fixed camera.
+        look: domain randomisation of the appearance.
+        seed: of the looks.
+    """
+
+    cameras: tuple[str, ...] = ()
+    size: int = 64
+    backend: str = "auto"
+    splats: int = 3000
+    cached: bool = True
+    look: LookConfig = dataclasses.field(default_factory=LookConfig)
+    seed: int = 0
+
+    def build(self, env: Env) -> "Observer":
+        """Prepare the renderer; raises KeyError for an unknown camera, BackendError, ValueError."""
+        if not self.cameras:
+            return Observer(env)
+        return Observer(env, Eye(self, build_renderer(self, env)))
+
+
+def build_renderer(config: PixelConfig, env: Env) -> "SceneRenderer":
+    """Bake the scene, mount its cameras, draw the backgrounds."""
+    # Imported here: without cameras nobody waits for them.
+    from splat_render.background import static_bodies
+    from splat_render.bake import scene_splats
+    from splat_render.renderer import choose_backend
+    from splat_render.scene import build_scene_renderer
+
+    scene, model = env.scene, env.scene.model
+    if len(set(config.cameras)) < len(config.cameras):
+        raise ValueError(f"cameras {config.cameras} names one twice")
+    specs = [scene.spec.camera(name) for name in config.cameras]
+    bodies = {model.body(b).name: b for b in range(model.nbody)}
+    rig = make_rig(specs, bodies, width=config.size, height=config.size)
+    # The same numbers whatever traces: what is prepared here is concrete.
+    with jax.ensure_compile_time_eval():
+        splats = scene_splats(model, budget=config.splats)
+        return build_scene_renderer(
+            choose_backend(config.backend),
+            RasterConfig(width=config.size, height=config.size),
+            tinted(config.look, splats, seed=config.seed),
+            jitter_rigs(config.look, rig, seed=config.seed),
+            static=static_bodies(model.body_weldid, model.body_mocapid),
+            home=home_poses(env),
+            cached=config.cached,
+        )
+
+
+def home_poses(env: Env) -> BodyPoses:
+    """Poses of all bodies at the scene's home keyframe."""
+    data = mujoco.MjData(env.scene.model)
+    mujoco.mj_resetDataKeyframe(env.scene.model, data, 0)
+    mujoco.mj_forward(env.scene.model, data)
+    return BodyPoses(jnp.asarray(np.float32(data.xpos)), jnp.asarray(np.float32(data.xquat)))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Eye:
+    """Cameras with their renderer: poses and looks of worlds in, named uint8 pictures out."""
+
+    config: PixelConfig
+    renderer: "SceneRenderer"
+
+    def pictures(self, worlds: EnvState, look: Look) -> Obs:
+        """Return uint8 [N, H, W, 3] per camera."""
+        poses = BodyPoses(worlds.sim.xpos, worlds.sim.xquat)
+        rgb = self.renderer.render(poses, look.variant).rgb
+        rgb = apply_look(self.config.look, look, rgb)
+        return {name: rgb[:, i] for i, name in enumerate(self.config.cameras)}
+
+    def fields(self) -> tuple[ObsField, ...]:
+        """One image per camera."""
+        shape = (self.config.size, self.config.size, 3)
+        return tuple(
+            ObsField(name=name, shape=shape, dtype="uint8", unit="1/255", scale=255.0)
+            for name in self.config.cameras
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Observer:
+    """Makes observations of worlds; without an eye they are the task's own.
+
+    Besides the worlds it needs their `Look` (an empty tuple without an eye) and their pictures.
+    """
+
+    env: Env
+    eye: Eye | None = None
+
+    @property
+    def obs_spec(self) -> ObsSpec:
+        """Names, shapes and units of what `observe` returns."""
+        spec = self.env.obs_spec
+        if self.eye is None:
+            return spec
+        seen = tuple(field for field in spec.fields if not field.privileged)
+        return ObsSpec(fields=(*seen, *self.eye.fields()))
+
+    def looks(self, key: PRNGKey, num: int) -> PyTree:
+        """Draw the appearance of `num` new episodes."""
+        return () if self.eye is None else draw_looks(self.eye.config.look, key, num)
+
+    def pictures(self, worlds: EnvState, look: PyTree) -> Obs:
+        """Draw worlds [N]: what the cameras see, by name; nothing without an eye."""
+        return {} if self.eye is None else self.eye.pictures(worlds, look)
+
+    def observe(self, worlds: EnvState, pictures: Obs) -> Obs:
+        """Return the observations of worlds [N] whose pictures are drawn."""
+        if self.eye is None:
+            return worlds.obs
+        names = [name for name in self.obs_spec.names if name not in pictures]
+        return {name: worlds.obs[name] for name in names} | pictures

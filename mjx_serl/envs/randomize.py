@@ -1,0 +1,135 @@
+"""Domain randomisation of the appearance: what a picture of a world may look like.
+
+Each episode draws a `Look`: one of `variants` prepared backgrounds with their own camera
+mounting (a camera that moved needs another background picture, so jitter comes in variants), and
+colours and a light of its own.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Int, UInt8
+
+from mjx_serl.types import PRNGKey
+from splat_render.cameras import CameraRig
+from splat_render.types import GaussianSet
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LookConfig:
+    """How much the appearance varies; all zero is one fixed look.
+
+    Attributes:
+        variants: backgrounds with camera mountings of their own, prepared once.
+        background: standard deviation of each variant's colour gains on what never moves [1].
+        camera_position: standard deviation of a variant's camera position along each axis [m].
+        camera_angle: standard deviation of its rotation about each axis [deg].
+        color: half-width of each world's uniform gain on each of red, green and blue [1].
+        light: half-width of each world's brightness slope across the picture [1].
+    """
+
+    variants: int = 1
+    background: float = 0.0
+    camera_position: float = 0.0
+    camera_angle: float = 0.0
+    color: float = 0.0
+    light: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.variants <= 1024:
+            raise ValueError(f"LookConfig: variants {self.variants}, allowed: 1 to 1024")
+        for field in ("background", "camera_position", "camera_angle", "color", "light"):
+            if not 0.0 <= getattr(self, field) < 90.0:
+                raise ValueError(f"LookConfig: {field} {getattr(self, field)}, allowed: >= 0")
+
+
+@struct.dataclass
+class Look:
+    """Appearance of worlds [*n]: variant, colour gains, brightness slope along x and y [1]."""
+
+    variant: Int[Array, "*n"]
+    gain: Float[Array, "*n 3"]
+    slope: Float[Array, "*n 2"]
+
+
+def draw_looks(config: LookConfig, key: PRNGKey, num: int) -> Look:
+    """Draw the appearance of `num` episodes."""
+    k_variant, k_gain, k_slope = jax.random.split(key, 3)
+    return Look(
+        variant=jax.random.randint(k_variant, (num,), 0, config.variants),
+        gain=1.0 + config.color * jax.random.uniform(k_gain, (num, 3), minval=-1.0),
+        slope=config.light * jax.random.uniform(k_slope, (num, 2), minval=-1.0),
+    )
+
+
+def apply_look(
+    config: LookConfig, look: Look, rgb: UInt8[Array, "N C H W 3"]
+) -> UInt8[Array, "N C H W 3"]:
+    """Tint and light finished pictures; does nothing where the config varies neither."""
+    if config.color == 0.0 and config.light == 0.0:
+        return rgb
+    y = jnp.linspace(-1.0, 1.0, rgb.shape[-3])[:, None]
+    x = jnp.linspace(-1.0, 1.0, rgb.shape[-2])
+    slope = look.slope[:, :, None, None]
+    light = 1.0 + slope[:, 0] * x + slope[:, 1] * y
+    gain = light[:, None, :, :, None] * look.gain[:, None, None, None, :]
+    return jnp.clip(rgb.astype(jnp.float32) * gain + 0.5, 0.0, 255.0).astype(jnp.uint8)
+
+
+def jitter_rigs(config: LookConfig, rig: CameraRig, *, seed: int) -> CameraRig:
+    """Return the rig once per variant (leaves [V, C, ...]); the first is not moved."""
+    draw = np.random.default_rng(seed)
+    shape = (config.variants, rig.body_id.shape[0], 3)
+    shift = config.camera_position * draw.normal(size=shape)
+    turn = np.radians(config.camera_angle) * draw.normal(size=shape)
+    shift[0], turn[0] = 0.0, 0.0
+    small = np.concatenate([np.ones((*shape[:2], 1)), 0.5 * turn], axis=-1)
+    small /= np.linalg.norm(small, axis=-1, keepdims=True)
+    quat = _multiply(np.asarray(rig.quat), small)
+    repeat = lambda x: jnp.broadcast_to(x, (config.variants, *x.shape))  # noqa: E731
+    return CameraRig(
+        body_id=repeat(rig.body_id),
+        pos=repeat(rig.pos) + jnp.asarray(shift, jnp.float32),
+        quat=jnp.asarray(quat, jnp.float32),
+        Ks=repeat(rig.Ks),
+    )
+
+
+def tinted(config: LookConfig, splats: GaussianSet, *, seed: int) -> list[GaussianSet]:
+    """Return the splats once per variant with other colours; the first is as given.
+
+    Splats of one body and colour keep one colour: the gains depend on a coarse hue, so that the
+    table changes as a whole and differently from the floor.
+    """
+    draw = np.random.default_rng(seed)
+    color = np.clip(np.asarray(splats.sh)[:, 0] * _SH0 + 0.5, 0.0, 1.0)
+    shares = color / np.maximum(color.sum(axis=1, keepdims=True), 1e-6)
+    kind = np.unique(np.round(4 * shares).astype(int), axis=0, return_inverse=True)[1].reshape(-1)
+    sets = [splats]
+    for _ in range(config.variants - 1):
+        gains = np.clip(draw.normal(1.0, config.background, (kind.max() + 1, 3)), 0.2, 2.0)
+        # (sh0 * c + 0.5) * gain = sh0' * c + 0.5; the higher orders scale along.
+        sh = np.asarray(splats.sh) * gains[kind][:, None, :]
+        sh[:, 0] += (gains[kind] - 1.0) * 0.5 / _SH0
+        sets.append(splats.replace(sh=jnp.asarray(sh, jnp.float32)))
+    return sets
+
+
+_SH0 = 0.28209479177387814  # spherical harmonic of degree 0
+
+
+def _multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    aw, ax, ay, az = np.moveaxis(a, -1, 0)
+    bw, bx, by, bz = np.moveaxis(b, -1, 0)
+    return np.stack(
+        [
+            aw * bw - ax * bx - ay * by - az * bz,
+            aw * bx + ax * bw + ay * bz - az * by,
+            aw * by - ax * bz + ay * bw + az * bx,
+            aw * bz + ax * by - ay * bx + az * bw,
+        ],
+        axis=-1,
+    )

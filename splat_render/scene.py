@@ -1,0 +1,112 @@
+"""The pictures of one scene's cameras: what never moves is drawn once, the rest in every step."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from splat_render.background import build_background, split_static
+from splat_render.cameras import CameraRig, place
+from splat_render.renderer import Chosen
+from splat_render.types import Background, BodyPoses, CameraBatch, Frame, GaussianSet, RasterConfig
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """Cameras that are drawn by one call: their splats, mountings [V, C, ...], background."""
+
+    splats: GaussianSet
+    rig: CameraRig
+    background: Background | None
+    cameras: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class SceneRenderer:
+    """Draws all cameras of many worlds; `render` can be jitted where the backend is traceable."""
+
+    chosen: Chosen
+    config: RasterConfig
+    views: tuple[View, ...]
+
+    def render(self, poses: BodyPoses, variant: Int[Array, " N"]) -> Frame:
+        """Return the pictures [N, C, ...] of worlds at `poses` [N, B, ...].
+
+        Args:
+            poses: of all bodies.
+            variant: which of the V mountings and backgrounds each world has.
+        """
+        frames = [self._draw(view, poses, variant) for view in self.views]
+        order = jnp.argsort(jnp.asarray([c for view in self.views for c in view.cameras]))
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1)[:, order], *frames)
+
+    def _draw(self, view: View, poses: BodyPoses, variant: Int[Array, " N"]) -> Frame:
+        cameras = mounted(view.rig, poses, variant)
+        return self.chosen.backend.rasterize(
+            view.splats, poses, cameras, self.config, view.background, variant
+        )
+
+
+def build_scene_renderer(
+    chosen: Chosen,
+    config: RasterConfig,
+    looks: Sequence[GaussianSet],
+    rig: CameraRig,
+    *,
+    static: Bool[Array, " B"],
+    home: BodyPoses,
+    cached: bool = True,
+) -> SceneRenderer:
+    """Prepare the cameras of a scene, backgrounds of the fixed ones included.
+
+    Args:
+        chosen: the backend.
+        config: of all pictures.
+        looks: the scene's splats once per variant; moving cameras and moving splats have the
+            first one's colours.
+        rig: camera mountings [V, C, ...].
+        static: which bodies never move, see `background.static_bodies`.
+        home: poses of one world [B, ...], of which only the static bodies' matter.
+        cached: draw static splats once for fixed cameras; false draws everything every time,
+            for scenes whose thin moving parts lie on static surfaces.
+    """
+    splats = looks[0]
+    fixed = [c for c in range(rig.body_id.shape[1]) if cached and bool(static[rig.body_id[0, c]])]
+    moving = [c for c in range(rig.body_id.shape[1]) if c not in fixed]
+    views = []
+    if fixed:
+        mounts = _pick(rig, fixed)
+        background = _backgrounds(looks, mounts, config, static, home)
+        _, dynamic = split_static(splats, static)
+        views.append(View(dynamic, mounts, background, tuple(fixed)))
+    if moving:
+        views.append(View(splats, _pick(rig, moving), None, tuple(moving)))
+    return SceneRenderer(chosen, config, tuple(views))
+
+
+def mounted(rig: CameraRig, poses: BodyPoses, variant: Int[Array, " N"]) -> CameraBatch:
+    """Return the cameras [N, C, ...] of worlds whose mounting is that of their variant."""
+    return jax.vmap(place)(jax.tree.map(lambda x: x[variant], rig), poses)
+
+
+def _backgrounds(
+    looks: Sequence[GaussianSet],
+    rig: CameraRig,
+    config: RasterConfig,
+    static: Bool[Array, " B"],
+    home: BodyPoses,
+) -> Background:
+    """One background per variant: its colours seen from its mounting."""
+    build: Callable[..., Background] = jax.jit(build_background, static_argnums=2)
+    parts = []
+    for v in range(rig.body_id.shape[0]):
+        still, _ = split_static(looks[v], static)
+        cameras = place(jax.tree.map(lambda x, v=v: x[v], rig), home)
+        parts.append(build(still, cameras, config, home))
+    return jax.tree.map(lambda *xs: jnp.stack(xs), *parts)
+
+
+def _pick(rig: CameraRig, cameras: Sequence[int]) -> CameraRig:
+    return jax.tree.map(lambda x: x[:, jnp.asarray(cameras)], rig)
