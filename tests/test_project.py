@@ -139,7 +139,7 @@ def test_every_dependency_says_why():
 @pytest.mark.parametrize("lock", LOCKS)
 def test_locks_satisfy_the_project(lock: str, python: str):
     wanted = list(PROJECT["dependencies"])
-    extras = {"dev.txt": ["dev", "gym", "warp", "brax"], "cpu.txt": []}.get(lock, ["warp"])
+    extras = {"dev.txt": ["dev", "gym", "viz", "warp", "brax"], "cpu.txt": []}.get(lock, ["warp"])
     for extra in extras:
         wanted += PROJECT["optional-dependencies"][extra]
     assert unmet(wanted, locked(lock, python)) == []
