@@ -61,6 +61,7 @@ def build_renderer(config: PixelConfig, env: Env) -> "SceneRenderer":
     # Imported here: without cameras nobody waits for them.
     from splat_render.background import static_bodies
     from splat_render.bake import scene_splats
+
     from splat_render.renderer import choose_backend
     from splat_render.scene import build_scene_renderer
 
@@ -124,6 +125,11 @@ class Observer:
 
     env: Env
     eye: Eye | None = None
+
+    @property
+    def traceable(self) -> bool:
+        """Whether `pictures` may be called under jit; else between compiled calls only."""
+        return self.eye is None or self.eye.renderer.chosen.backend.TRACEABLE
 
     @property
     def obs_spec(self) -> ObsSpec:

@@ -5,6 +5,8 @@ shape and never waits for a reset. Pictures are drawn after that, once per step.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -79,14 +81,14 @@ class VecEnv:
     def reset(self, key: PRNGKey) -> VecState:
         """Start `num_envs` episodes and fill the pool."""
         k_worlds, k_pool, k_run = jax.random.split(key, 3)
-        worlds = self._start(k_worlds, self.num_envs)
+        worlds = self._start_jit(k_worlds, self.num_envs)
         first = jax.tree.map(lambda x: jnp.zeros_like(x[0]), worlds)
         look = self.observer.looks(jax.random.fold_in(key, 3), self.num_envs)
         return VecState(
             worlds=worlds,
             look=look,
             pictures=self.observer.pictures(worlds, look),
-            pool=self._start(k_pool, self.pool_size),
+            pool=self._start_jit(k_pool, self.pool_size),
             stats=EpisodeStats(jnp.zeros(self.num_envs), *_zero_sums()),
             bad=BadWorld(
                 seen=jnp.zeros((), bool),
@@ -142,6 +144,11 @@ class VecEnv:
     def draw(self, state: VecState) -> VecState:
         """Draw the pictures of the worlds as they are now."""
         return state.replace(pictures=self.observer.pictures(state.worlds, state.look))
+
+    @functools.cached_property
+    def _start_jit(self) -> Callable[[PRNGKey, int], EnvState]:
+        # For a reset that is not traced as a whole; inside another jit it makes no difference.
+        return jax.jit(self._start, static_argnums=1)
 
     def _start(self, key: PRNGKey, num: int) -> EnvState:
         return jax.vmap(self.env.reset)(split_keys(key, num))

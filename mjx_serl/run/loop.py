@@ -131,7 +131,11 @@ class Run:
         with ThreadPoolExecutor(2) as pool:
             epoch = pool.submit(_compile_epoch, self.trainer, shapes)
             check = pool.submit(self._compile_eval, shapes, self.cfg.eval.check_episodes)
-            state = _once(self._init, self._demos()) if restored is None else restored
+            state = (
+                _once(self._init, self._demos(), traceable=self.trainer.traceable)
+                if restored is None
+                else restored
+            )
             programs = Programs(epoch.result(), check.result(), check.result())
         if self.cfg.eval.episodes != self.cfg.eval.check_episodes:
             final = self._compile_eval(shapes, self.cfg.eval.episodes)
@@ -150,7 +154,11 @@ class Run:
 
     def state_shapes(self) -> TrainState:
         """The training state as shapes, for restoring it."""
-        return jax.eval_shape(self._init, self._demo_shapes)
+        if self.trainer.traceable:
+            return jax.eval_shape(self._init, self._demo_shapes)
+        # What cannot be traced has to be made to be measured.
+        state = self._init(self._demos())
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
 
     def _init(self, demos: Transition | None) -> TrainState:
         k_worlds, k_run = jax.random.split(stream_key(self.cfg.seed, TRAIN))
@@ -159,7 +167,7 @@ class Run:
 
     def _demos(self) -> Transition | None:
         cfg = self.cfg.demos
-        if cfg.file is not None:
+        if cfg.file is not None or not self.trainer.traceable:
             return self._demo_shapes
         return script_demos(self.observer, cfg.count, noise=cfg.noise, seed=self.cfg.seed)
 
@@ -168,6 +176,8 @@ class Run:
             policy = self.trainer.policy(agent, statistics, deterministic=True)
             return evaluate(self.observer, policy, key, episodes=episodes)
 
+        if not self.trainer.traceable:
+            return run
         key = jax.eval_shape(partial(stream_key, 0, CHECK))
         return jax.jit(run).lower(shapes.agent, shapes.normalizer, key).compile()
 
@@ -282,7 +292,9 @@ def script_demos(observer: Observer, count: int, *, noise: float, seed: int) -> 
     if count == 0:
         return None
     play = partial(demonstrate, observer, episodes=round(SPARE_DEMOS * count) + 4, noise=noise)
-    rows, solved = jax.device_get(_once(play, stream_key(seed, DEMOS)))
+    rows, solved = jax.device_get(
+        _once(play, stream_key(seed, DEMOS), traceable=observer.traceable)
+    )
     return select_episodes(rows, solved, count)
 
 
@@ -301,14 +313,18 @@ def device_name(env: Env) -> str:
     return f"{device.device_kind or device.platform} ({env.physics.name} physics)"
 
 
-def _once(function: Callable[..., Any], *args: Any) -> Any:
+def _once(function: Callable[..., Any], *args: Any, traceable: bool) -> Any:
     """Call a function that runs once; on a CPU it is compiled in half the time, unoptimised."""
+    if not traceable:
+        return function(*args)
     on_cpu = jax.default_backend() == "cpu"
     options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"} if on_cpu else {}
     return jax.jit(function).lower(*args).compile(compiler_options=options)(*args)
 
 
 def _compile_epoch(trainer: OffPolicy, shapes: TrainState) -> Any:
+    if not trainer.traceable:
+        return trainer.epoch
     return jax.jit(trainer.epoch, donate_argnums=0).lower(shapes).compile()
 
 
@@ -327,6 +343,8 @@ def demo_contract(observer: Observer) -> DemoContract:
 def _script_shapes(cfg: TrainConfig, observer: Observer) -> Transition | None:
     if cfg.demos.count == 0:
         return None
+    if not observer.traceable:
+        return script_demos(observer, cfg.demos.count, noise=cfg.demos.noise, seed=cfg.seed)
     play = partial(demonstrate, observer, episodes=cfg.demos.count, noise=cfg.demos.noise)
     return jax.eval_shape(play, stream_key(0, DEMOS))[0]
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 from mjx_serl.envs.pixels import Observer
 from mjx_serl.envs.task import split_keys
 from mjx_serl.envs.vector import VecEnv, VecState
+from mjx_serl.training.loops import scan
 from mjx_serl.types import Obs, PRNGKey, Transition
 
 
@@ -35,10 +36,16 @@ def rollout(
 ) -> tuple[VecState, Transition]:
     """Step the worlds `length` times; transitions are [length, N, ...]."""
 
-    def step(state: VecState, key: PRNGKey) -> tuple[VecState, Transition]:
-        return vec_env.step(state, policy(vec_env.observe(state), key))
+    @jax.jit
+    def act(state: VecState, key: PRNGKey) -> tuple[VecState, Transition]:
+        return vec_env.advance(state, policy(vec_env.observe(state), key))
 
-    return jax.lax.scan(step, state, jax.random.split(key, length))
+    def step(state: VecState, key: PRNGKey) -> tuple[VecState, Transition]:
+        state, row = act(state, key)
+        return vec_env.draw(state), row
+
+    keys = jax.random.split(key, length)
+    return scan(step, state, keys, traceable=vec_env.observer.traceable)
 
 
 def demonstrate(
@@ -60,16 +67,17 @@ def demonstrate(
     env = observer.env
     k_start, k_noise = jax.random.split(key)
     look = observer.looks(jax.random.fold_in(key, 2), episodes)
-    start = jax.vmap(env.reset)(split_keys(k_start, episodes))
+    start = jax.jit(jax.vmap(env.reset))(split_keys(k_start, episodes))
     scale = jnp.full(env.action_dim, noise / env.task.control.scale).at[-1].set(0.0)
 
-    def step(loop: tuple, key: PRNGKey) -> tuple[tuple, Transition]:
+    @jax.jit
+    def play(loop: tuple, pictures: Obs, key: PRNGKey) -> tuple[tuple, Transition]:
         state, over, solved = loop
         action = jax.vmap(env.task.demonstrate)(state.sim, state.command, state.task_state)
         action = jnp.clip(action + scale * jax.random.normal(key, action.shape), -1.0, 1.0)
         after = jax.vmap(env.step)(state, action)
         row = Transition(
-            obs=observer.observe(state, observer.pictures(state, look)),
+            obs=observer.observe(state, pictures),
             action=action,
             reward=after.reward,
             terminated=after.terminated,
@@ -80,7 +88,11 @@ def demonstrate(
         solved |= after.success & ~over
         return (after, over | after.terminated | after.truncated, solved), row
 
+    def step(loop: tuple, key: PRNGKey) -> tuple[tuple, Transition]:
+        return play(loop, observer.pictures(loop[0], look), key)
+
     nobody = jnp.zeros(episodes, bool)
     keys = jax.random.split(k_noise, env.task.episode_steps)
-    (_, _, solved), rows = jax.lax.scan(step, (start, nobody, nobody), keys)
+    begin = (start, nobody, nobody)
+    (_, _, solved), rows = scan(step, begin, keys, traceable=observer.traceable)
     return rows, solved

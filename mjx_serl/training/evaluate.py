@@ -9,7 +9,8 @@ from mjx_serl.envs.env import EnvState
 from mjx_serl.envs.pixels import Observer
 from mjx_serl.envs.task import split_keys
 from mjx_serl.training.collect import Policy
-from mjx_serl.types import PRNGKey
+from mjx_serl.training.loops import scan
+from mjx_serl.types import Obs, PRNGKey
 
 # Streams of episode starts: training worlds, demonstrations, the evaluations during a run and
 # the final one never share a key.
@@ -34,23 +35,28 @@ def evaluate(observer: Observer, policy: Policy, key: PRNGKey, *, episodes: int)
     """Play one episode in each of `episodes` fresh worlds, to its end."""
     env = observer.env
     k_start, k_act = jax.random.split(key)
-    start = jax.vmap(env.reset)(split_keys(k_start, episodes))
+    start = jax.jit(jax.vmap(env.reset))(split_keys(k_start, episodes))
     look = observer.looks(jax.random.fold_in(key, 2), episodes)
 
-    def step(loop: tuple[EnvState, Array, EvalResult], key: PRNGKey) -> tuple[tuple, None]:
+    @jax.jit
+    def play(loop: tuple[EnvState, Array, EvalResult], pictures: Obs, key: PRNGKey) -> tuple:
         state, over, result = loop
-        obs = observer.observe(state, observer.pictures(state, look))
-        after = jax.vmap(env.step)(state, policy(obs, key))
+        action = policy(observer.observe(state, pictures), key)
+        after = jax.vmap(env.step)(state, action)
         result = EvalResult(
             success=result.success | (after.success & ~over),
             returns=result.returns + jnp.where(over, 0.0, after.reward),
             steps=result.steps + ~over,
         )
-        return (after, over | after.terminated | after.truncated, result), None
+        return after, over | after.terminated | after.truncated, result
+
+    def step(loop: tuple[EnvState, Array, EvalResult], key: PRNGKey) -> tuple[tuple, None]:
+        return play(loop, observer.pictures(loop[0], look), key), None
 
     nothing = EvalResult(
         jnp.zeros(episodes, bool), jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32)
     )
     keys = jax.random.split(k_act, env.task.episode_steps)
-    (_, _, result), _ = jax.lax.scan(step, (start, jnp.zeros(episodes, bool), nothing), keys)
+    begin = (start, jnp.zeros(episodes, bool), nothing)
+    (_, _, result), _ = scan(step, begin, keys, traceable=observer.traceable)
     return result

@@ -1,7 +1,8 @@
 """Off-policy training: collect, store, sample, learn; one compiled call per epoch."""
 
 import dataclasses
-from functools import partial
+from collections.abc import Callable
+from functools import cached_property, partial
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from mjx_serl.data.normalize import NormalizerState
 from mjx_serl.data.replay import ReplayBuffer, mix
 from mjx_serl.envs.vector import VecEnv, VecState, clear_stats, episode_metrics
 from mjx_serl.training.collect import Policy, random_policy, rollout
+from mjx_serl.training.loops import scan
 from mjx_serl.training.state import TrainState
 from mjx_serl.types import Batch, Metrics, Obs, ObsShapes, PRNGKey, Transition
 
@@ -46,6 +48,8 @@ class OffPolicyConfig:
 class OffPolicy:
     """Pure functions over TrainState; `epoch` is the one to compile and donate.
 
+    Where the renderer is not `traceable` it is called as it is: its pieces are compiled.
+
     The demonstrations are a second ReplayBuffer, or None.
     """
 
@@ -54,6 +58,11 @@ class OffPolicy:
     buffer: ReplayBuffer
     demo_buffer: ReplayBuffer | None
     config: OffPolicyConfig
+
+    @property
+    def traceable(self) -> bool:
+        """Whether `epoch` can be one compiled function."""
+        return self.vec_env.observer.traceable
 
     @property
     def env_steps_per_epoch(self) -> int:
@@ -95,11 +104,12 @@ class OffPolicy:
     def epoch(self, state: TrainState) -> tuple[TrainState, Metrics]:
         """`steps_per_epoch` vector steps with their updates; metrics of the epoch."""
         worlds = self.vec_env.refresh(clear_stats(state.worlds))
-        state, metrics = jax.lax.scan(
+        state, metrics = scan(
             self._iteration,
             state.replace(worlds=worlds),
             None,
             length=self.config.steps_per_epoch,
+            traceable=self.traceable,
         )
         metrics = jax.tree.map(jnp.mean, metrics)
         metrics |= episode_metrics(state.worlds.stats)
@@ -123,8 +133,19 @@ class OffPolicy:
         return rollout(self.vec_env, policy, worlds, key, length)
 
     def _iteration(self, state: TrainState, _: None) -> tuple[TrainState, Metrics]:
-        state, step = self.advance(state)
-        return self.learn(state.replace(worlds=self.vec_env.draw(state.worlds)), step)
+        state, step = self._jit_advance(state)
+        return self._jit_learn(state.replace(worlds=self.vec_env.draw(state.worlds)), step)
+
+    # Compiled pieces for an epoch that is not traced as a whole; inside another jit they are
+    # plain calls.
+
+    @cached_property
+    def _jit_advance(self) -> Callable[[TrainState], tuple[TrainState, Transition]]:
+        return jax.jit(self.advance, donate_argnums=0)
+
+    @cached_property
+    def _jit_learn(self) -> Callable[[TrainState, Transition], tuple[TrainState, Metrics]]:
+        return jax.jit(self.learn, donate_argnums=0)
 
     def advance(self, state: TrainState) -> tuple[TrainState, Transition]:
         """Act in all worlds; their pictures are still those of before."""
