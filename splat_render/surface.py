@@ -1,0 +1,277 @@
+"""What a model draws, as points on its surfaces: triangles, sampling, occlusion."""
+
+import copy
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields
+
+import mujoco
+import numpy as np
+from jaxtyping import Float, Int
+
+from scenes.rotations import quat_to_matrix
+
+Triangles = tuple[Float[np.ndarray, "V 3"], Int[np.ndarray, "F 3"]]
+
+# MuJoCo's viewers hide groups 3 to 5, and so do we (scenes/mjcf.py puts colliders into 3).
+_FIRST_HIDDEN_GROUP = 3
+_INFINITE_PLANE = 2.0  # [m] half size drawn of a plane whose size is 0, which means infinite
+_SEGMENTS = 32  # of a circle: a chord of a 10 cm disc is 0.5 mm off
+_RAYS = 16  # per point; a splat averages those of about ten points
+_REACH = 0.15  # [m] how far occluders darken
+_LIFT = 5e-4  # [m] rays start this far off the surface
+_PLANE_THICKNESS = 2e-4  # [m] half of it; less than _LIFT, or a plane would shade itself
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Samples:
+    """N points on surfaces, in the frames of their bodies.
+
+    points [m], normals (unit, outward), rgba in [0, 1] (not lit, occlusion included once known),
+    area each point stands for [m^2], body_id, geom_id.
+    """
+
+    points: Float[np.ndarray, "N 3"]
+    normals: Float[np.ndarray, "N 3"]
+    rgba: Float[np.ndarray, "N 4"]
+    area: Float[np.ndarray, " N"]
+    body_id: Int[np.ndarray, " N"]
+    geom_id: Int[np.ndarray, " N"]
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def take(self, index: np.ndarray) -> "Samples":
+        """Return the samples at an index or mask."""
+        return Samples(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+
+def join(parts: Collection[Samples]) -> Samples:
+    """Put samples together; raises ValueError where there is none."""
+    if not parts:
+        raise ValueError("bake: no geom is drawn; allowed: groups 0 to 2 with a visible colour")
+    columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Samples)}
+    return Samples(**{name: np.concatenate(values) for name, values in columns.items()})
+
+
+def drawn_geoms(model: mujoco.MjModel, skip_bodies: Collection[str] = ()) -> list[int]:
+    """Ids of the geoms that are seen, without those of the bodies named."""
+    skipped = {model.body(name).id for name in skip_bodies}
+    return [
+        geom
+        for geom in range(model.ngeom)
+        if model.geom_group[geom] < _FIRST_HIDDEN_GROUP
+        and geom_rgba(model, geom)[3] > 0.02
+        and int(model.geom_bodyid[geom]) not in skipped
+    ]
+
+
+def geom_rgba(model: mujoco.MjModel, geom: int) -> Float[np.ndarray, " 4"]:
+    """Colour of a geom: its material's where it has one."""
+    material = model.geom_matid[geom]
+    return model.mat_rgba[material] if material >= 0 else model.geom_rgba[geom]
+
+
+def is_plane(model: mujoco.MjModel, geom: int) -> bool:
+    """Say whether a geom is a plane."""
+    return model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_PLANE
+
+
+def geom_triangles(model: mujoco.MjModel, geom: int) -> Triangles:
+    """Vertices [m] in the geom's frame and faces; raises ValueError for a kind without surface."""
+    kind = mujoco.mjtGeom(model.geom_type[geom])
+    if kind == mujoco.mjtGeom.mjGEOM_MESH:
+        return _mesh(model, int(model.geom_dataid[geom]))
+    if kind not in _PRIMITIVES:
+        raise ValueError(
+            f"bake: geom {geom} '{model.geom(geom).name}' is a {kind.name[7:].lower()}, allowed: "
+            "mesh, box, sphere, capsule, cylinder, ellipsoid, plane; hide it in group 3"
+        )
+    return _PRIMITIVES[kind](np.asarray(model.geom_size[geom], np.float64))
+
+
+def triangle_areas(triangles: Triangles) -> Float[np.ndarray, " F"]:
+    """Area of each face [m^2]."""
+    return np.linalg.norm(_face_normals(triangles), axis=1) / 2
+
+
+def sample_geom(model: mujoco.MjModel, geom: int, count: int, rng: np.random.Generator) -> Samples:
+    """Spread `count` points evenly over a geom."""
+    vertices, faces = triangles = geom_triangles(model, geom)
+    areas = triangle_areas(triangles)
+    steps = (np.arange(count) + rng.uniform(size=count)) / count
+    face = np.searchsorted(np.cumsum(areas) / areas.sum(), steps).clip(max=len(faces) - 1)
+    root, along = np.sqrt(rng.uniform(size=(count, 1))), rng.uniform(size=(count, 1))
+    a, b, c = (vertices[faces[face, corner]] for corner in range(3))
+    points = (1 - root) * a + root * (1 - along) * b + root * along * c
+    normals = _face_normals(triangles)[face] / (2 * areas[face, None])
+    rotation = quat_to_matrix(model.geom_quat[geom])
+    return Samples(
+        points=points @ rotation.T + model.geom_pos[geom],
+        normals=normals @ rotation.T,
+        rgba=np.tile(geom_rgba(model, geom), (count, 1)).astype(np.float64),
+        area=np.full(count, areas.sum() / count),
+        body_id=np.full(count, model.geom_bodyid[geom]),
+        geom_id=np.full(count, geom),
+    )
+
+
+def openness(
+    model: mujoco.MjModel, data: mujoco.MjData, samples: Samples, rng: np.random.Generator
+) -> Float[np.ndarray, " N"]:
+    """Share of the sky over each point that nothing near it on its own or a linked body covers.
+
+    0 is inside something. Bodies that move freely past each other do not count: a cube keeps the
+    face it lies on. Cosine-weighted rays, so the mean is ambient occlusion.
+    """
+    scene = _rays_scene(model)
+    result = np.zeros(len(samples))
+    turns = rng.uniform(0, 2 * np.pi, len(samples))
+    for body in np.unique(samples.body_id):
+        _show_linked(scene, model, int(body))
+        rotation, origin = data.xmat[body].reshape(3, 3), data.xpos[body]
+        for i in np.flatnonzero(samples.body_id == body):
+            normal = rotation @ samples.normals[i]
+            start = rotation @ samples.points[i] + origin + _LIFT * normal
+            result[i] = _open_share(scene, data, start, normal, turns[i])
+    return result
+
+
+def _open_share(
+    scene: mujoco.MjModel,
+    data: mujoco.MjData,
+    start: Float[np.ndarray, " 3"],
+    normal: Float[np.ndarray, " 3"],
+    turn: float,
+) -> float:
+    directions = _hemisphere(turn) @ _tangent_frame(normal).T
+    geom, distance = np.zeros(_RAYS, np.int32), np.zeros(_RAYS)
+    groups = np.array([1, 0, 0, 0, 0, 0], np.uint8)
+    mujoco.mj_multiRay(
+        scene, data, start, directions.ravel(), groups, 1, -1, geom, distance, None, _RAYS, _REACH
+    )
+    return float(np.mean((geom < 0) | (distance > _REACH)))
+
+
+def _rays_scene(model: mujoco.MjModel) -> mujoco.MjModel:
+    """Copy a model for rays: planes become boxes, for rays pass a plane from below."""
+    scene = copy.copy(model)
+    for geom in range(model.ngeom):
+        if is_plane(model, geom):
+            scene.geom_type[geom] = mujoco.mjtGeom.mjGEOM_BOX
+            scene.geom_size[geom] = [*_plane_half_size(model.geom_size[geom]), _PLANE_THICKNESS]
+            scene.geom_rbound[geom] = np.linalg.norm(scene.geom_size[geom])
+            scene.geom_aabb[geom] = [0, 0, 0, *scene.geom_size[geom]]
+    return scene
+
+
+def _show_linked(scene: mujoco.MjModel, model: mujoco.MjModel, body: int) -> None:
+    """Put into group 0 what is drawn on bodies linked to this one, all else into group 5."""
+    group = int(model.body_weldid[body])
+    shown = set(drawn_geoms(model))
+    for geom in range(model.ngeom):
+        other = int(model.body_weldid[model.geom_bodyid[geom]])
+        linked = group == other or _hangs_on(model, group, other) or _hangs_on(model, other, group)
+        scene.geom_group[geom] = 0 if linked and geom in shown else 5
+
+
+def _hangs_on(model: mujoco.MjModel, child: int, parent: int) -> bool:
+    """Say whether a welded group hangs on another by hinges or slides."""
+    if child == 0 or int(model.body_weldid[model.body_parentid[child]]) != parent:
+        return False
+    first, count = int(model.body_jntadr[child]), int(model.body_jntnum[child])
+    kinds = model.jnt_type[first : first + count]
+    return count > 0 and bool(np.all(kinds != mujoco.mjtJoint.mjJNT_FREE))
+
+
+def _hemisphere(turn: float) -> Float[np.ndarray, "R 3"]:
+    """Cosine-weighted directions around +z on a sunflower spiral."""
+    u = (np.arange(_RAYS) + 0.5) / _RAYS
+    angle = np.pi * (3 - np.sqrt(5)) * np.arange(_RAYS) + turn
+    return np.stack([np.sqrt(u) * np.cos(angle), np.sqrt(u) * np.sin(angle), np.sqrt(1 - u)], -1)
+
+
+def _tangent_frame(normal: Float[np.ndarray, " 3"]) -> Float[np.ndarray, "3 3"]:
+    """Rotation whose third column is `normal`."""
+    first = np.cross(normal, np.eye(3)[np.argmin(np.abs(normal))])
+    first /= np.linalg.norm(first)
+    return np.stack([first, np.cross(normal, first), normal], axis=-1)
+
+
+def _face_normals(triangles: Triangles) -> Float[np.ndarray, "F 3"]:
+    """Outward normal of each face, twice its area long."""
+    a, b, c = np.moveaxis(triangles[0][triangles[1]], 1, 0)
+    return np.cross(b - a, c - a)
+
+
+def _mesh(model: mujoco.MjModel, mesh: int) -> Triangles:
+    vertex, face = int(model.mesh_vertadr[mesh]), int(model.mesh_faceadr[mesh])
+    vertices = model.mesh_vert[vertex : vertex + int(model.mesh_vertnum[mesh])]
+    faces = model.mesh_face[face : face + int(model.mesh_facenum[mesh])]
+    triangles = np.asarray(vertices, np.float64), np.asarray(faces)
+    whole = triangle_areas(triangles) > 1e-12
+    return triangles[0], triangles[1][whole]
+
+
+def _plane_half_size(size: Float[np.ndarray, " 3"]) -> Float[np.ndarray, " 2"]:
+    return np.where(size[:2] > 0, size[:2], _INFINITE_PLANE)
+
+
+def _plane(size: Float[np.ndarray, " 3"]) -> Triangles:
+    x, y = _plane_half_size(size)
+    vertices = np.array([[-x, -y, 0], [x, -y, 0], [x, y, 0], [-x, y, 0]])
+    return vertices, np.array([[0, 1, 2], [0, 2, 3]])
+
+
+def _box(size: Float[np.ndarray, " 3"]) -> Triangles:
+    corners = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
+    quads = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
+    faces = [face for a, b, c, d in quads for face in ((a, b, c), (a, c, d))]
+    return corners * size, np.array(faces)
+
+
+def _revolve(radius: np.ndarray, z: np.ndarray) -> Triangles:
+    """Turn a profile, from its lowest to its highest point, about the z axis."""
+    angle = 2 * np.pi * np.arange(_SEGMENTS) / _SEGMENTS
+    circle = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    flat = radius[:, None, None] * circle
+    rings = np.concatenate([flat, np.broadcast_to(z[:, None, None], (*flat.shape[:2], 1))], axis=-1)
+    index = np.arange(rings.shape[0] * _SEGMENTS).reshape(-1, _SEGMENTS)
+    a, b = index[:-1], np.roll(index, -1, axis=1)[:-1]
+    c, d = np.roll(index, -1, axis=1)[1:], index[1:]
+    faces = np.concatenate([np.stack([a, b, c], -1), np.stack([a, c, d], -1)]).reshape(-1, 3)
+    triangles = rings.reshape(-1, 3), faces
+    return triangles[0], faces[triangle_areas(triangles) > 1e-12]
+
+
+def _half_circle() -> tuple[np.ndarray, np.ndarray]:
+    angle = np.linspace(-np.pi / 2, np.pi / 2, _SEGMENTS // 2 + 2)
+    return np.cos(angle).clip(min=0), np.sin(angle)
+
+
+def _sphere(size: Float[np.ndarray, " 3"]) -> Triangles:
+    radius, z = _half_circle()
+    return _revolve(size[0] * radius, size[0] * z)
+
+
+def _ellipsoid(size: Float[np.ndarray, " 3"]) -> Triangles:
+    vertices, faces = _revolve(*_half_circle())
+    return vertices * size, faces
+
+
+def _capsule(size: Float[np.ndarray, " 3"]) -> Triangles:
+    radius, z = _half_circle()
+    return _revolve(size[0] * radius, size[0] * z + np.where(z < 0, -size[1], size[1]))
+
+
+def _cylinder(size: Float[np.ndarray, " 3"]) -> Triangles:
+    return _revolve(size[0] * np.array([0.0, 1, 1, 0]), size[1] * np.array([-1.0, -1, 1, 1]))
+
+
+_PRIMITIVES: dict[mujoco.mjtGeom, Callable[[Float[np.ndarray, " 3"]], Triangles]] = {
+    mujoco.mjtGeom.mjGEOM_PLANE: _plane,
+    mujoco.mjtGeom.mjGEOM_BOX: _box,
+    mujoco.mjtGeom.mjGEOM_SPHERE: _sphere,
+    mujoco.mjtGeom.mjGEOM_ELLIPSOID: _ellipsoid,
+    mujoco.mjtGeom.mjGEOM_CAPSULE: _capsule,
+    mujoco.mjtGeom.mjGEOM_CYLINDER: _cylinder,
+}
