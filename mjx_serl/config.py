@@ -1,7 +1,6 @@
 """The whole run as one frozen dataclass; `build` turns it into functions."""
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from mjx_serl.data.replay import ReplayBuffer
 from mjx_serl.envs.env import make_env
 from mjx_serl.envs.pixels import Observer, PixelConfig
 from mjx_serl.envs.vector import vectorize
+from mjx_serl.memory import host_bytes
 from mjx_serl.training.off_policy import OffPolicy, OffPolicyConfig, buffer_rows
 from mjx_serl.training.state import tree_bytes
 
@@ -209,13 +209,9 @@ def _what_fits(state: Any, cfg: TrainConfig, room: int) -> str:
 
 
 def available_bytes() -> int:
-    """Free memory of the device that trains [bytes]."""
+    """Free memory of the device that trains, within what a container is given [bytes]."""
     device = jax.local_devices()[0]
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats:
         return int(stats["bytes_limit"] - stats["bytes_in_use"])
-    meminfo = Path("/proc/meminfo")
-    for line in meminfo.read_text().splitlines() if meminfo.exists() else []:
-        if line.startswith("MemAvailable"):
-            return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return host_bytes()
