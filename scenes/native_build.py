@@ -1,0 +1,90 @@
+"""Compile a small C++ library on first use and keep it in the user's cache.
+
+The one way in which our packages get native code. A library's file name carries a hash of all
+that decides its content, so a changed source or an upgraded dependency builds anew.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class NativeBuildError(RuntimeError):
+    """The library cannot be built here; the message is one line and says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NativeLibrary:
+    """What to compile.
+
+    Attributes:
+        name: beginning of the file's name.
+        sources: the first is compiled; all decide whether an old library still fits.
+        flags: of the compiler, on top of C++17 and a shared library.
+        includes: folders of other projects' headers.
+        link: libraries and linker flags, after the source.
+        versions: of what it is built against.
+        otherwise: what happens without the library, for error messages.
+    """
+
+    name: str
+    sources: tuple[Path, ...]
+    flags: tuple[str, ...]
+    includes: tuple[str, ...]
+    link: tuple[str, ...] = ()
+    versions: tuple[str, ...] = ()
+    otherwise: str = ""
+
+
+def build(library: NativeLibrary) -> Path:
+    """Path of the library, compiled now where the cache lacks it; raises NativeBuildError."""
+    path = cache_folder() / f"{library.name}-{_key(library)}.so"
+    if path.exists():
+        return path
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        raise NativeBuildError(f"no C++ compiler (g++ or clang++): {library.otherwise}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Another process may build at the same time: each writes its own file, the rename decides.
+    handle, temporary = tempfile.mkstemp(suffix=".so", dir=path.parent)
+    os.close(handle)
+    command = [compiler, *_arguments(library), str(library.sources[0]), "-o", temporary]
+    reason = _run([*command, *library.link])
+    if reason:
+        Path(temporary).unlink(missing_ok=True)
+        raise NativeBuildError(f"{compiler} failed ({reason}): {library.otherwise}")
+    Path(temporary).rename(path)
+    return path
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept: $XDG_CACHE_HOME/mjx_serl, else ~/.cache/mjx_serl."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "mjx_serl"
+
+
+def _run(command: list[str]) -> str:
+    """Empty where the command succeeds, else the last thing it said."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        return str(error)
+    said = done.stderr.strip().splitlines() or ["no message"]
+    return said[-1] if done.returncode else ""
+
+
+def _arguments(library: NativeLibrary) -> list[str]:
+    includes = [f"-isystem{folder}" for folder in library.includes]
+    return ["-std=c++17", "-shared", "-fPIC", "-w", *library.flags, *includes]
+
+
+def _key(library: NativeLibrary) -> str:
+    parts = [source.read_bytes() for source in library.sources]
+    words = [*_arguments(library), *library.link, *library.versions, platform.machine()]
+    parts += [word.encode() for word in words]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
