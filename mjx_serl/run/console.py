@@ -42,7 +42,7 @@ class ConsoleHook:
         self._board: Board
 
     def on_start(self, info: RunInfo) -> None:
-        """Print the resolved config, the device and the buffer's bytes."""
+        """Print the resolved config, the device and the bytes of state and buffer."""
         self._board = Board(info)
         for line in start_lines(info):
             self._console.print(line, markup=False)
@@ -191,7 +191,8 @@ def start_lines(info: RunInfo) -> Iterator[str]:
     goal = f"{count(info.total_env_steps)} env steps"
     if info.start_epoch:
         goal = f"resumed at epoch {info.start_epoch} ({count(info.start_env_steps)}) of {goal}"
-    yield f"device {info.device}  buffer {size(info.buffer_bytes)}  {goal}"
+    memory = f"state {size(info.state_bytes)}, of it buffer {size(info.buffer_bytes)}"
+    yield f"device {info.device}  {memory}  {goal}"
     for section, text in _sections(info.config):
         yield f"  {section:<10} {text}"
 

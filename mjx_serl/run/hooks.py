@@ -22,7 +22,10 @@ BUFFER_FILL = "buffer/fill"
 
 @dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """What is known before the first epoch; `config` is the resolved one as JSON values."""
+    """What is known before the first epoch; `config` is the resolved one as JSON values.
+
+    `state_bytes` [bytes] is the whole training state, `buffer_bytes` the replay buffer's share.
+    """
 
     task: str
     agent: str
@@ -30,6 +33,7 @@ class RunInfo:
     folder: Path
     config: Mapping[str, Any]
     device: str
+    state_bytes: int
     buffer_bytes: int
     total_env_steps: int
     start_epoch: int = 0

@@ -19,6 +19,7 @@ def build_info(folder: str | Path, **changes: Any) -> RunInfo:
         "folder": Path(folder),
         "config": {},
         "device": "cpu",
+        "state_bytes": 2,
         "buffer_bytes": 1,
         "total_env_steps": 1000,
     }

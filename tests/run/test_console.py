@@ -40,10 +40,12 @@ def make_epoch(epoch, elapsed_s):
 
 
 def test_start_shows_config_device_and_bytes(make_info):
-    info = make_info("runs/x", config=CONFIG, buffer_bytes=52_400_000, device="cpu, 2 threads")
+    memory = {"state_bytes": 61_300_000, "buffer_bytes": 52_400_000}
+    info = make_info("runs/x", config=CONFIG, device="cpu, 2 threads", **memory)
     lines = list(start_lines(info))
     assert "runs/x" in lines[0]
-    assert "cpu, 2 threads" in lines[1] and "52.4 MB" in lines[1] and "1000 env steps" in lines[1]
+    assert "cpu, 2 threads" in lines[1] and "1000 env steps" in lines[1]
+    assert "state 61.3 MB, of it buffer 52.4 MB" in lines[1]
     assert lines[2].split() == ["run", "task=franka/pick_cube", "num_envs=16"]
     assert lines[3].split() == ["agent", "hidden=256x256", "critic=(layer_norm=True)"]
     resumed = make_info("runs/x", start_epoch=4, start_env_steps=400)

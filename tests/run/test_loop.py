@@ -33,7 +33,7 @@ from mjx_serl.run.hooks import EpochRecord, JsonlHook
 from mjx_serl.run.loop import Programs, Run
 from mjx_serl.run.summary import Summary
 from mjx_serl.training.off_policy import OffPolicy, OffPolicyConfig
-from mjx_serl.training.state import TrainState
+from mjx_serl.training.state import TrainState, tree_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 HALF = 3  # epochs before and after the checkpoint
@@ -207,6 +207,14 @@ def test_metrics_and_summary_are_those_of_the_whole_run(straight: Straight):
     assert straight.resumed_summary.env_steps == 2 * HALF * 2 * 4
     assert straight.resumed_summary.wall_seconds > 0
     assert straight.resumed.folder.read_summary() == straight.resumed_summary
+
+
+def test_memory_is_said_as_it_is(native: Straight):
+    run = native.run
+    info = run._info(run.state_shapes())
+    state, _, _ = restored(run)
+    assert info.state_bytes == tree_bytes(state)
+    assert info.buffer_bytes == tree_bytes(state.buffer)
 
 
 # -- one trace, no transfer, no callback -------------------------------------------------------
