@@ -63,9 +63,10 @@ class Background:
 class Frame:
     """Pictures of C cameras in each world.
 
-    rgb: uint8, or float32 in [0, 1] (not clipped). depth: sum of weight * z over the splats [m],
-    plus what is left of the light times the background's finite depth. alpha: 1 - the light
-    that passes all splats; 1 where a background fills the rest.
+    rgb: uint8, clipped and rounded to the nearest of 255 steps, or float32 (not clipped).
+    depth: sum of weight * z over the splats [m], plus what is left of the light times the
+    background's finite depth. alpha: 1 - the light that passes all splats; with a `Background`,
+    which fills the rest, 1 everywhere.
     """
 
     rgb: Shaped[Array, "*n C H W 3"]
