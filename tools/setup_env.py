@@ -277,7 +277,8 @@ def build_kernels(python: Path) -> None:
     """Compile the CPU kernels now, so that the first run does not wait for them."""
     say("compiling the CPU kernels")
     # Says in one line why not where there is no compiler; everything runs without them, slower.
-    succeeds([str(python), "-m", "mjx_serl.envs.native"])
+    for package in ("mjx_serl.envs.native", "splat_render.native"):
+        succeeds([str(python), "-m", package])
 
 
 def installers(python: str, uv: str | None) -> Iterator[tuple[str, list[str]]]:

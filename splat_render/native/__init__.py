@@ -1,0 +1,43 @@
+"""The C++ rasteriser of the cpu backend: built on first use, registered with JAX as FFI calls."""
+
+import ctypes
+import functools
+from pathlib import Path
+
+import jax
+import jaxlib
+
+from scenes import native_build
+from scenes.native_build import NativeLibrary
+
+# The second is what a machine without AVX2 runs; tests run it everywhere.
+TARGET = "splat_render"
+BASELINE_TARGET = "splat_render_baseline"
+_SYMBOLS = {TARGET: "SplatRender", BASELINE_TARGET: "SplatRenderBaseline"}
+_SOURCES = tuple(Path(__file__).with_name(name) for name in ("splat.cc", "kernel.h"))
+
+
+@functools.cache
+def load() -> ctypes.CDLL:
+    """Build the library if needed, load it and register its FFI targets with JAX.
+
+    Raises NativeBuildError where the library cannot be built.
+    """
+    library = ctypes.cdll.LoadLibrary(str(build()))
+    for name, symbol in _SYMBOLS.items():
+        capsule = jax.ffi.pycapsule(getattr(library, symbol))
+        jax.ffi.register_ffi_target(name, capsule, platform="cpu")
+    return library
+
+
+def build() -> Path:
+    """Path of the library, compiled on first use (about 5 s); raises NativeBuildError."""
+    library = NativeLibrary(
+        name="splat",
+        sources=_SOURCES,
+        flags=("-O3",),
+        includes=(jax.ffi.include_dir(),),
+        versions=(jaxlib.__version__,),
+        otherwise="use the xla backend",
+    )
+    return native_build.build(library)
