@@ -62,12 +62,13 @@ class ConsoleHook:
             self._print(self._board.line())
 
     def on_eval(self, record: EvalRecord) -> None:
-        """Show the evaluation; it is printed above the panel and stays."""
+        """Show the evaluation; a check is printed above the panel and stays."""
         self._board.evaluation = record
-        self._print(
-            f"eval  epoch {record.epoch}  env steps {count(record.env_steps)}  "
-            f"{duration(record.elapsed_s)}  success {interval(record)} of {record.episodes}"
-        )
+        if not record.final:  # that one is in the last line of the run
+            self._print(
+                f"eval  epoch {record.epoch}  env steps {count(record.env_steps)}  "
+                f"{duration(record.elapsed_s)}  success {interval(record)} of {record.episodes}"
+            )
 
     def on_end(self, summary: Summary | None) -> None:
         """Close the panel and print the result."""

@@ -32,7 +32,7 @@ def draw_curve(rows: Sequence[Row], path: Path, *, title: str = "") -> None:
     right.set(xlabel="environment steps")
     right.xaxis.set_major_formatter(_require("matplotlib.ticker").EngFormatter(sep=""))
     _draw_legend(figure, left, right)
-    figure.suptitle(_headline(rows, title), x=0.01, ha="left", color=_INK, fontsize=11)
+    figure.suptitle(headline(rows, title), x=0.01, ha="left", color=_INK, fontsize=11)
     tmp = path.with_name(f".{path.name}.tmp")
     figure.savefig(tmp, format="png", facecolor="white")
     tmp.replace(path)
@@ -50,7 +50,16 @@ def _draw_panel(axes: Any, rows: Sequence[Row], x_name: str, x_scale: float) -> 
     if len(rates) == 1:  # one point has no band to see
         axes.vlines(xs, low, high, color=_EVAL, linewidth=5, alpha=0.16)
     axes.plot(xs, rates, "o-", color=_EVAL, linewidth=1.8, markersize=4, label=label)
+    _draw_final(axes, rows, x_name, x_scale)
     _style(axes)
+
+
+def _draw_final(axes: Any, rows: Sequence[Row], x_name: str, x_scale: float) -> None:
+    for row in rows:
+        if row["kind"] == "final":
+            x = row[x_name] * x_scale
+            axes.vlines(x, *row["success_ci95"], color=_INK, linewidth=1.2)
+            axes.plot(x, row["success_rate"], "D", color=_INK, ms=5, label="final evaluation")
 
 
 def _style(axes: Any) -> None:
@@ -83,14 +92,16 @@ def _draw_legend(figure: Any, *panels: Any) -> None:
         )
 
 
-def _headline(rows: Sequence[Row], title: str) -> str:
-    evals = [row for row in rows if row["kind"] == "eval"]
+def headline(rows: Sequence[Row], title: str) -> str:
+    """Title and success rate: that of the final evaluation, before it the last check's."""
+    evals = [row for row in rows if row["kind"] in ("eval", "final")]
     if not evals:
         return title
     last = evals[-1]
     low, high = last["success_ci95"]
     figures = f"{last['success_rate']:.0%} of {last['episodes']} episodes"
-    return f"{title}    {figures}  (95% interval {low:.0%} to {high:.0%})"
+    which = "" if last["kind"] == "final" else " in the last check"
+    return f"{title}    {figures}{which}  (95% interval {low:.0%} to {high:.0%})"
 
 
 def _points(

@@ -109,8 +109,12 @@ class RunFolder:
         return [row for row in map(_parse_row, lines) if row is not None]
 
     def truncate_after(self, epoch: int) -> None:
-        """Drop torn lines and those of epochs later than `epoch`, which a resume repeats."""
-        rows = [row for row in self.read_metrics() if row.get("epoch", 0) <= epoch]
+        """Drop torn lines and what a resume repeats: epochs after `epoch`, the final evaluation."""
+        rows = [
+            row
+            for row in self.read_metrics()
+            if row.get("epoch", 0) <= epoch and row.get("kind") != "final"
+        ]
         text = "".join(json.dumps(row) + "\n" for row in rows)
         _write_atomic(self.path / "metrics.jsonl", text)
 

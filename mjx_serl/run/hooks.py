@@ -53,13 +53,14 @@ class EpochRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalRecord:
-    """One evaluation on held-out keys."""
+    """One evaluation on held-out keys; `final` is the one of the summary, after the last epoch."""
 
     epoch: int
     env_steps: int
     elapsed_s: float
     successes: int
     episodes: int
+    final: bool = False
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -85,7 +86,7 @@ class Hook(Protocol):
         ...
 
     def on_eval(self, record: EvalRecord) -> None:
-        """Called after each evaluation."""
+        """Called after each evaluation, the final one included."""
         ...
 
     def on_end(self, summary: Summary | None) -> None:
@@ -174,12 +175,16 @@ class TensorBoardHook:
             self._writer.add_scalar(name, value, record.env_steps)
 
     def on_eval(self, record: EvalRecord) -> None:
-        """Write the success rate, its interval and the other figures."""
+        """Write the success rate, its interval and the other figures.
+
+        The final evaluation has tags of its own: a check may lie at the same env steps.
+        """
+        area = "final" if record.final else "eval"
         low, high = record.success_ci95
         figures = {"success_rate": record.success_rate, "success_low": low, "success_high": high}
         figures |= {name.removeprefix("eval/"): value for name, value in record.metrics.items()}
         for name, value in figures.items():
-            self._writer.add_scalar(f"eval/{name}", value, record.env_steps)
+            self._writer.add_scalar(f"{area}/{name}", value, record.env_steps)
         self._writer.flush()
 
     def on_end(self, summary: Summary | None) -> None:
@@ -203,8 +208,9 @@ class CurveHook:
         """Nothing: a curve per epoch would cost more than the epoch."""
 
     def on_eval(self, record: EvalRecord) -> None:
-        """Redraw."""
-        self._draw()
+        """Redraw; after the final evaluation the end follows and redraws."""
+        if not record.final:
+            self._draw()
 
     def on_end(self, summary: Summary | None) -> None:
         """Redraw."""
@@ -228,9 +234,9 @@ def epoch_row(record: EpochRecord) -> dict[str, Any]:
 
 
 def eval_row(record: EvalRecord) -> dict[str, Any]:
-    """The line of `metrics.jsonl` for an evaluation."""
+    """The line of `metrics.jsonl` for an evaluation: of kind `final` for the one at the end."""
     return {
-        "kind": "eval",
+        "kind": "final" if record.final else "eval",
         "epoch": record.epoch,
         "env_steps": record.env_steps,
         "elapsed_s": round(record.elapsed_s, 3),

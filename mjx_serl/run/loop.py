@@ -29,7 +29,7 @@ from mjx_serl.run.hooks import (
     Hook,
     RunInfo,
 )
-from mjx_serl.run.signals import StopSignal
+from mjx_serl.run.signals import StopSignal, note_stop
 from mjx_serl.run.summary import Summary
 from mjx_serl.training.collect import demonstrate
 from mjx_serl.training.evaluate import (
@@ -100,15 +100,15 @@ class Run:
         clock = lambda: began + time.monotonic() - started  # noqa: E731
         self.hooks.on_start(self._info(shapes))
         state, programs = self._prepare(shapes, restored)
-        with StopSignal() as stop:
+        with StopSignal(on_first=partial(note_stop, self.folder.resume_command())) as stop:
             state, finished = self._loop(state, programs, clock, stop)
-        self.progress.elapsed_s = clock()
-        self._save(state)
-        summary = None
-        if finished:
-            summary = self._summary(self._evaluate(programs.final, state, FINAL), clock())
-        self.hooks.on_end(summary)
-        self.store.wait()
+            self.progress.elapsed_s = clock()
+            self._save(state)
+            summary = None
+            if finished and not stop.requested:
+                summary = self._finish(programs, state, clock)
+            self.hooks.on_end(summary)
+            self.store.wait()
         return summary
 
     @property
@@ -233,6 +233,13 @@ class Run:
         self.progress.good_checks = self.progress.good_checks + 1 if good else 0
         self.hooks.on_eval(record)
 
+    def _finish(self, programs: Programs, state: TrainState, clock: Callable[[], float]) -> Summary:
+        """Evaluate for the summary; the hooks hear of it too."""
+        result = self._evaluate(programs.final, state, FINAL)
+        record = self._record(result, clock(), final=True)
+        self.hooks.on_eval(record)
+        return self._summary(record)
+
     def _evaluate(self, program: EvalFn, state: TrainState, stream: int) -> EvalResult:
         # Every check plays other episodes, so that passing two in a row is no accident.
         key = jax.random.fold_in(stream_key(self.cfg.seed, stream), self.progress.epoch)
@@ -251,13 +258,14 @@ class Run:
             self._nan_dumped = True
             dump_bad_world(state, self.folder.path / "nan_world.npz")
 
-    def _record(self, result: EvalResult, elapsed: float) -> EvalRecord:
+    def _record(self, result: EvalResult, elapsed: float, *, final: bool = False) -> EvalRecord:
         return EvalRecord(
             epoch=self.progress.epoch,
             env_steps=self.progress.epoch * self.trainer.env_steps_per_epoch,
             elapsed_s=elapsed,
             successes=int(np.sum(result.success)),
             episodes=len(result.success),
+            final=final,
             metrics={
                 "eval/return": float(np.mean(result.returns)),
                 "eval/episode_steps": float(np.mean(result.steps)),
@@ -268,8 +276,7 @@ class Run:
         meta = {"progress": dataclasses.asdict(self.progress)}
         self.store.save(self.progress.epoch, state, meta)
 
-    def _summary(self, result: EvalResult, wall: float) -> Summary:
-        record = self._record(result, wall)
+    def _summary(self, record: EvalRecord) -> Summary:
         return Summary(
             task=self.cfg.task,
             agent=self.cfg.agent_name,
@@ -277,7 +284,7 @@ class Run:
             success_rate=record.success_rate,
             success_ci95=record.success_ci95,
             episodes=record.episodes,
-            wall_seconds=round(wall, 2),
+            wall_seconds=round(record.elapsed_s, 2),
             compile_seconds=round(self.progress.compile_s, 2),
             env_steps=record.env_steps,
             updates=self.progress.epoch * self.trainer.updates_per_epoch,

@@ -10,14 +10,16 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-_NOTE = "Stopping: this epoch is finished and saved first. Once more to quit at once."
+_NOTE = "Stopping: what is running is finished and saved first. Once more to quit at once."
 _SHOW_CURSOR = b"\x1b[?25h\n"
 
 
-def _note() -> None:
+def note_stop(resume: str = "") -> None:
+    """Say on stderr what the first signal does, and the command that goes on with the run."""
     # On the thread, not in a handler: ordinary writing is safe and goes above a live panel.
+    later = f"It goes on with: {resume}\n" if resume else ""
     with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(f"\n{_NOTE}\n")
+        sys.stderr.write(f"\n{_NOTE}\n{later}")
         sys.stderr.flush()
 
 
@@ -31,7 +33,7 @@ class StopSignal:
 
     def __init__(self, *, on_first: Callable[[], None] | None = None) -> None:
         self._event = threading.Event()
-        self._on_first = on_first or _note
+        self._on_first = on_first or note_stop
         self._previous: dict[int, Any] = {}
 
     @property

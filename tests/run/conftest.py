@@ -26,10 +26,15 @@ def build_info(folder: str | Path, **changes: Any) -> RunInfo:
     return RunInfo(**(fields | changes))
 
 
-def build_eval(epoch: int, *, successes: int = 9) -> EvalRecord:
+def build_eval(epoch: int, *, successes: int = 9, final: bool = False) -> EvalRecord:
     """An evaluation over ten episodes."""
     return EvalRecord(
-        epoch=epoch, env_steps=epoch * 100, elapsed_s=1.0, successes=successes, episodes=10
+        epoch=epoch,
+        env_steps=epoch * 100,
+        elapsed_s=1.0,
+        successes=successes,
+        episodes=10,
+        final=final,
     )
 
 

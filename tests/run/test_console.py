@@ -75,8 +75,11 @@ def test_evaluations_and_the_end_are_always_printed(clock, make_info, make_eval,
     hook.on_start(make_info("runs/x"))
     hook.on_epoch(make_epoch(1, 1.0))
     hook.on_eval(make_eval(1))
-    hook.on_end(make_summary())
     assert "success 90% [60%, 98%] of 10" in stream.getvalue()
+    before = stream.getvalue()
+    hook.on_eval(make_eval(1, final=True))
+    assert stream.getvalue() == before, "the last line says it"
+    hook.on_end(make_summary())
     last = stream.getvalue().splitlines()[-1]
     assert last.startswith("done  success 90.0% of 10 episodes (95% interval 59.6% to 98.2%)")
 

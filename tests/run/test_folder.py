@@ -153,6 +153,7 @@ def test_metrics_survive_a_crash_and_a_resume_drops_what_it_repeats(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text(path.read_text() + '{"kind": "epoch", "ep')
     assert [row["epoch"] for row in folder.read_metrics()] == [1, 2, 3, 4, 5]
+    folder.append_metrics({"kind": "final", "epoch": 3})
     folder.truncate_after(3)
     folder.append_metrics({"kind": "epoch", "epoch": 4, "loss": 1.0})
     assert [row["epoch"] for row in folder.read_metrics()] == [1, 2, 3, 4]

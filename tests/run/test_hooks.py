@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from mjx_serl.run import hooks
+from mjx_serl.run.curve import headline
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import (
     CurveHook,
@@ -38,6 +39,8 @@ def drive(make_info, make_eval, make_summary):
         for epoch in epochs:
             hook.on_epoch(make_epoch(epoch))
             hook.on_eval(make_eval(epoch))
+        if epochs:
+            hook.on_eval(make_eval(epochs[-1], successes=8, final=True))
         hook.on_end(make_summary())
 
     return run
@@ -55,6 +58,8 @@ def test_jsonl(tmp_path, drive, make_summary):
     assert rows[0]["env_steps"] == 100 and rows[0]["train/success_rate"] == 0.1
     assert rows[1]["success_rate"] == 0.9
     assert rows[1]["success_ci95"] == pytest.approx(wilson_interval(9, 10))
+    assert [row["kind"] for row in rows[3:]] == ["eval", "epoch", "eval", "final"]
+    assert rows[-1]["success_rate"] == 0.8
     assert folder.read_summary() == make_summary()
 
 
@@ -88,6 +93,8 @@ def test_tensorboard(tmp_path, drive):
     drive(TensorBoardHook(RunFolder(tmp_path)), tmp_path)
     scalars = read_scalars(tmp_path / "tensorboard")
     assert ("train/success_rate", 300) in scalars and ("eval/success_low", 200) in scalars
+    assert scalars.count(("eval/success_rate", 300)) == 1
+    assert scalars.count(("final/success_rate", 300)) == 1
 
 
 def test_missing_packages_are_said_clearly(tmp_path, monkeypatch, make_summary):
@@ -111,6 +118,14 @@ def test_curve_is_drawn_from_what_is_on_disk(tmp_path, epochs, drive):
     assert image.exists() == bool(epochs)
     if epochs:
         assert image.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and image.stat().st_size > 10_000
+
+
+def test_the_headline_is_the_final_evaluation(make_eval):
+    check, final = make_eval(3), make_eval(3, successes=8, final=True)
+    rows = [hooks.epoch_row(make_epoch(3)), hooks.eval_row(check)]
+    assert headline(rows[:1], "t") == "t"
+    assert "90% of 10 episodes in the last check  (95%" in headline(rows, "t")
+    assert "80% of 10 episodes  (95%" in headline([*rows, hooks.eval_row(final)], "t")
 
 
 def test_curve_takes_metrics_that_are_not_known_yet(tmp_path, make_summary):
@@ -150,7 +165,7 @@ class Counter:
 def test_a_failing_hook_warns_once_and_the_others_go_on(tmp_path, drive):
     warnings, counter = [], Counter()
     drive(GuardedHooks([FullDisk(), counter], warn=warnings.append), tmp_path, epochs=(1, 2))
-    assert counter.events == ["start", "epoch", "eval", "epoch", "eval", "end"]
+    assert counter.events == ["start", "epoch", "eval", "epoch", "eval", "eval", "end"]
     assert len(warnings) == 1
     assert "FullDisk failed" in warnings[0] and "No space left" in warnings[0]
 

@@ -201,6 +201,8 @@ def test_metrics_and_summary_are_those_of_the_whole_run(straight: Straight):
     epochs = [row["epoch"] for row in rows if row["kind"] == "epoch"]
     assert epochs == list(range(1, 2 * HALF + 1))
     assert [row["epoch"] for row in rows if row["kind"] == "eval"] == [2, 4, 6]
+    assert [row["kind"] for row in rows].index("final") == len(rows) - 1, "once, and last"
+    assert rows[-1]["success_rate"] == straight.summary.success_rate
     figures = ("success_rate", "success_ci95", "episodes", "env_steps", "updates", "device")
     for name in figures:
         assert getattr(straight.summary, name) == getattr(straight.resumed_summary, name)
@@ -344,9 +346,36 @@ def test_a_signal_saves_and_says_how_to_go_on(
     assert_same(restored(again)[0], restored(native.run)[0])
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_final_evaluation_waits_for_it_and_says_how_to_go_on(
+    native: Straight,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+):
+    cfg, folder, evaluate = native.run.cfg, native.run.folder, Run._evaluate
+
+    def interrupted(self: Run, *args: Any) -> Any:
+        result = evaluate(self, *args)
+        os.kill(os.getpid(), number)
+        time.sleep(0.3)
+        return result
+
+    monkeypatch.setattr(Run, "_evaluate", interrupted)
+    monkeypatch.setattr(commands, "default_hooks", lambda cfg, folder: [JsonlHook(folder)])
+    before = rows_of(folder)
+    (folder.path / "summary.json").unlink()
+    assert commands.guarded(lambda: commands.train(cfg, folder.path)) == 0
+    said = capsys.readouterr()
+    assert f"It goes on with: python train.py --resume {folder.path}\n" in said.err
+    assert "Stopped" not in said.out, "nothing is left to do"
+    assert folder.read_summary() is not None and rows_of(folder) == before
+
+
 def test_a_finished_run_is_resumed_into_its_summary(native: Straight):
     rows = rows_of(native.run.folder)
-    again = Run(native.run.cfg, native.run.folder).train(resume=True)
+    folder = native.run.folder
+    again = Run(native.run.cfg, folder, [JsonlHook(folder)]).train(resume=True)
     assert again.success_rate == native.summary.success_rate
     assert rows_of(native.run.folder) == rows
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from mjx_serl.run.signals import StopSignal
+from mjx_serl.run.signals import StopSignal, note_stop
 
 LOOP = """
     import sys, time
@@ -78,6 +78,11 @@ def test_handlers_are_put_back_and_no_thread_stays():
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert not stop.requested
+
+
+def test_the_note_says_how_to_go_on(capsys):
+    note_stop("python train.py --resume runs/x")
+    assert capsys.readouterr().err.endswith("It goes on with: python train.py --resume runs/x\n")
 
 
 def test_request_is_seen_in_process():
