@@ -76,9 +76,7 @@ def _read_header(file: BinaryIO) -> tuple[int, tuple[str, ...]]:
         raw = file.readline(_MAX_HEADER)
         size += len(raw)
         if size > _MAX_HEADER or not raw.endswith(b"\n"):
-            raise ValueError(
-                f"the header does not end within {_MAX_HEADER} bytes; is it truncated?"
-            )
+            raise ValueError(f"its header does not end within {_MAX_HEADER} bytes; export it again")
         words = raw.decode("ascii", errors="replace").split()
         if words and words[0] not in ("comment", "obj_info"):
             lines.append(words)
@@ -86,20 +84,15 @@ def _read_header(file: BinaryIO) -> tuple[int, tuple[str, ...]]:
 
 
 def _parse_header(lines: Sequence[Sequence[str]]) -> tuple[int, tuple[str, ...]]:
-    if not lines or lines[0] != ["format", "binary_little_endian", "1.0"]:
-        got = " ".join(lines[0]) if lines else "nothing"
-        raise ValueError(
-            f"got '{got}', allowed: format binary_little_endian 1.0; export it as such"
-        )
-    if len(lines) < 2 or len(lines[1]) != 3 or lines[1][:2] != ["element", "vertex"]:
-        got = " ".join(lines[1]) if len(lines) > 1 else "nothing"
-        raise ValueError(f"got '{got}', needed: element vertex COUNT; export it uncompressed")
+    first, second = [*lines, [], []][:2]
+    if " ".join(first) != _FORMAT:
+        raise ValueError(f"got '{_shown(first)}', allowed: {_FORMAT}; export it as such")
+    if len(second) != 3 or second[:2] != ["element", "vertex"]:
+        raise ValueError(f"got '{_shown(second)}', needed: element vertex COUNT; uncompressed")
     names = []
     for words in lines[2:]:
         if len(words) != 3 or words[0] != "property" or words[1] not in ("float", "float32"):
-            raise ValueError(
-                f"got '{' '.join(words)}', allowed: property float NAME; export as 3DGS"
-            )
+            raise ValueError(f"got '{_shown(words)}', allowed: property float NAME; export as 3DGS")
         names.append(words[2])
     _check_names(names)
     return _parse_count(second[2]), tuple(names)
