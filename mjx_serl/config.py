@@ -63,6 +63,8 @@ class RunConfig:
         keep_checkpoints: checkpoints kept on disk.
         tensorboard: write TensorBoard event files.
     """
+        video: write worlds.png (at each check) and policy.mp4 (at the end): auto where the
+            policy has cameras, on also films a run without, off never.
 
     folder: Path = Path("runs")
     name: str | None = None
@@ -70,6 +72,7 @@ class RunConfig:
     keep_checkpoints: int = 2
     tensorboard: bool = True
 
+    video: Literal["auto", "on", "off"] = "auto"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:

@@ -44,10 +44,12 @@ class ToyState:
 
 @struct.dataclass
 class ToySim:
-    """What is kept of a world that left the finite numbers."""
+    """What is kept of a world that left the finite numbers; where its two bodies are."""
 
     qpos: jax.Array
     qvel: jax.Array
+    xpos: jax.Array
+    xquat: jax.Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,6 +70,7 @@ class ToyEnv:
 
     name: str = "toy"
     action_dim: int = 2
+    ctrl_dt: float = 0.1
     obs_spec: ObsSpec = SPEC
     task: ToyTask = dataclasses.field(default_factory=ToyTask)
 
@@ -77,7 +80,7 @@ class ToyEnv:
         no = jnp.zeros((), bool)
         state = ToyState(
             carry=jax.random.uniform(k_x, (2,)),
-            sim=ToySim(jnp.zeros(1), jnp.zeros(1)),
+            sim=ToySim(jnp.zeros(1), jnp.zeros(1), jnp.zeros((2, 3)), jnp.ones((2, 4))),
             command=jnp.zeros(()),
             task_state=jnp.zeros(()),
             end=jax.random.randint(k_end, (), 2, STEPS + 6),

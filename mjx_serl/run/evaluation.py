@@ -9,13 +9,24 @@ import numpy as np
 from mjx_serl.config import TrainConfig
 from mjx_serl.data.demos import save_demos, select_episodes
 from mjx_serl.envs.env import make_env
-from mjx_serl.envs.pixels import PixelConfig
+from mjx_serl.envs.pixels import Observer, PixelConfig
+from mjx_serl.registry import Registry
 from mjx_serl.run.checkpoint import CheckpointStore
+from mjx_serl.run.film import Footage, Player, Stage, build_players, build_stage, save_film
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.loop import Run, demo_contract
 from mjx_serl.run.summary import wilson_interval
 from mjx_serl.training.collect import demonstrate
 from mjx_serl.training.evaluate import ON_DEMAND, EvalResult, evaluate, stream_key
+from mjx_serl.training.state import TrainState
+
+
+def load_run(path: Path) -> tuple[Run, TrainState]:
+    """A run and the state of its latest good checkpoint."""
+    folder = RunFolder.open(path)
+    run = Run(folder.read_config(TrainConfig), folder)
+    state, _, _ = CheckpointStore(folder.checkpoints).restore(run.state_shapes())
+    return run, state
 
 
 def evaluate_run(
@@ -26,14 +37,46 @@ def evaluate_run(
     The starts come from a stream that neither training nor its own evaluations draw from;
     `seed` picks among them.
     """
-    folder = RunFolder.open(path)
-    cfg = folder.read_config(TrainConfig)
-    run = Run(cfg, folder)
-    shapes = run.state_shapes()
-    state, _, _ = CheckpointStore(folder.checkpoints).restore(shapes)
+    run, state = load_run(path)
     policy = run.trainer.policy(state.agent, state.normalizer, deterministic=deterministic)
-    play = jax.jit(partial(evaluate, run.observer, policy, episodes=episodes))
-    return cfg, jax.device_get(play(stream_key(seed, ON_DEMAND)))
+    play = partial(evaluate, run.observer, policy, episodes=episodes)
+    result = (jax.jit(play) if run.trainer.traceable else play)(stream_key(seed, ON_DEMAND))
+    return run.cfg, jax.device_get(result)
+
+
+def build_cast(
+    task: str, run: Path | None, *, size: int, episodes: int = 1
+) -> tuple[Stage, Registry[Player]]:
+    """A task with its cameras and a side view, and who can play it.
+
+    Args:
+        task: a registered task; ignored where there is a run.
+        run: a run folder: its own cameras keep their size, its policy plays as "trained".
+        size: width and height of all other cameras [px].
+        episodes: worlds that will be played at once.
+    """
+    if run is None:
+        observer = Observer(make_env(task, max_worlds=episodes))
+        return build_stage(observer, PixelConfig(), size=size), build_players(observer.env)
+    loaded, state = load_run(run)
+    players = build_players(loaded.env)
+    players.register("trained")(loaded.player(state))
+    return build_stage(loaded.observer, loaded.cfg.pixels, size=size), players
+
+
+def record_video(
+    out: Path, stage: Stage, players: Registry[Player], name: str, *, episodes: int, seed: int
+) -> tuple[Path, Footage]:
+    """Film a player; `out` is a .mp4 file, or a folder for <task>-<name>.mp4.
+
+    Raises KeyError for an unknown player, ValueError without episodes.
+    """
+    if episodes < 1:
+        raise ValueError(f"episodes {episodes}, allowed: at least 1")
+    path = out if out.suffix == ".mp4" else out / f"{stage.env.name.replace('/', '-')}-{name}.mp4"
+    player, key = players[name], stream_key(seed, ON_DEMAND)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path, save_film(path, stage, player, key, episodes=episodes)
 
 
 def describe(result: EvalResult) -> str:

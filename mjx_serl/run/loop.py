@@ -18,6 +18,7 @@ from mjx_serl.data.normalize import NormalizerState
 from mjx_serl.envs.env import Env
 from mjx_serl.envs.pixels import Observer
 from mjx_serl.run.checkpoint import CheckpointStore, warn_line
+from mjx_serl.run.film import FilmCrew, Player, learned
 from mjx_serl.run.folder import RunFolder, to_json
 from mjx_serl.run.hooks import (
     BUFFER_FILL,
@@ -36,6 +37,7 @@ from mjx_serl.training.evaluate import (
     CHECK,
     DEMOS,
     FINAL,
+    ON_DEMAND,
     TRAIN,
     EvalResult,
     evaluate,
@@ -87,6 +89,7 @@ class Run:
         rows = self._demo_shapes
         shape = None if rows is None else (rows.reward.shape[0], rows.reward.shape[1])
         self.trainer = cfg.build(self.observer, demo_shape=shape)
+        self.crew = FilmCrew(folder.path, self.observer, cfg.pixels, warn=warn_line)
         self._nan_dumped = False
 
     def train(self, *, resume: bool = False) -> Summary | None:
@@ -109,12 +112,25 @@ class Run:
                 summary = self._finish(programs, state, clock)
             self.hooks.on_end(summary)
             self.store.wait()
+        if summary is not None and self._filmed:
+            # Episodes that training has not seen, and after its clock has stopped.
+            self.crew.film(self.player(state), stream_key(self.cfg.seed, ON_DEMAND))
         return summary
 
     @property
     def env(self) -> Env:
         """One world of the task."""
         return self.observer.env
+
+    def player(self, state: TrainState) -> Player:
+        """The policy of a state, for a film."""
+        policy = partial(self.trainer.policy, deterministic=True)
+        return learned(policy, state.agent, state.normalizer)
+
+    @property
+    def _filmed(self) -> bool:
+        video = self.cfg.run.video
+        return video == "on" or (video == "auto" and self.observer.eye is not None)
 
     @property
     def saved(self) -> bool:
@@ -232,6 +248,8 @@ class Run:
         good = record.success_rate >= self.cfg.eval.stop_at
         self.progress.good_checks = self.progress.good_checks + 1 if good else 0
         self.hooks.on_eval(record)
+        if self._filmed:
+            self.crew.show_worlds(state.worlds)
 
     def _finish(self, programs: Programs, state: TrainState, clock: Callable[[], float]) -> Summary:
         """Evaluate for the summary; the hooks hear of it too."""

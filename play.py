@@ -1,0 +1,59 @@
+"""Watch a task: `python play.py TASK` writes a video, `--view` plays it live in the browser."""
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from mjx_serl.platform import prepare_platform, steps_with_mjx
+
+
+def main(
+    task: tyro.conf.Positional[str] = "franka/pick_cube",
+    /,
+    policy: Literal["expert", "random", "zero", "trained"] | None = None,
+    run: Path | None = None,
+    episodes: int = 2,
+    seed: int = 0,
+    size: int = 256,
+    out: Path = Path(),
+    view: bool = False,
+    port: int = 8080,
+) -> int:
+    """Show who plays, as the cameras see it and from the side.
+
+    Args:
+        task: a registered task; a run brings its own.
+        policy: who plays; the run's policy if there is a run, else the scripted expert.
+        run: a run folder, whose latest good checkpoint plays.
+        episodes: in the video, from starts that training never saw.
+        seed: picks other starts.
+        size: width and height of the added cameras [px]; a run's own keep theirs.
+        out: the .mp4 file to write, or the folder it goes to.
+        view: serve a page on this machine instead of writing a video.
+        port: of the page; the next free one if it is taken.
+    """
+    from mjx_serl.run.evaluation import build_cast, record_video
+    from mjx_serl.run.film import verdicts
+
+    stage, players = build_cast(task, run, size=size, episodes=episodes)
+    chosen = policy or ("trained" if run else "expert")
+    if view:
+        from mjx_serl.run.viewer import serve
+
+        return serve(stage, players, first=chosen, seed=seed, port=port)
+    path, footage = record_video(out, stage, players, chosen, episodes=episodes, seed=seed)
+    print(f"{path}: {verdicts(footage)}")
+    return 0
+
+
+if __name__ == "__main__":
+    paths = [word.split("=")[-1] for word in sys.argv[1:]]
+    prepare_platform(
+        mjx_on_cpu=any(steps_with_mjx(["--resume", path]) for path in paths),
+        cache_dir=Path(__file__).resolve().parent / ".cache" / "jax",
+    )
+    from mjx_serl.commands import guarded
+
+    sys.exit(guarded(lambda: tyro.cli(main)))
