@@ -1,6 +1,8 @@
 """What the command lines share: presets, readable errors, resuming, the default hooks."""
 
+import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,6 +19,10 @@ from mjx_serl.run.loop import Run
 # Exit status of a command that was asked for something impossible, as argparse uses it.
 BAD_INPUT = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+# Set to anything, it shows where a refusal came from.
+SHOW_TRACEBACK = "MJX_SERL_TRACEBACK"
+_ROOT = Path(__file__).resolve().parents[1]
+_PACKAGES = ("mjx_serl", "scenes", "splat_render")
 
 
 def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, Path | None]:
@@ -72,10 +78,16 @@ def default_hooks(cfg: TrainConfig, folder: RunFolder) -> list[Hook]:
 
 
 def guarded(main: Callable[[], int]) -> int:
-    """Run a command; what the user got wrong is said in one line, not as a traceback."""
+    """Run a command; what the user got wrong is said in one line, not as a traceback.
+
+    The same kind of error out of a library, or of a failed look-up, is a bug: it goes on up, with
+    its traceback.
+    """
     try:
         return main()
-    except (KeyError, ValueError, FileNotFoundError, FileExistsError, MemoryError) as error:
+    except (KeyError, ValueError, OSError, MemoryError, ModuleNotFoundError) as error:
+        if SHOW_TRACEBACK in os.environ or not _is_refusal(error):
+            raise
         # KeyError shows its message quoted.
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         sys.stderr.write(f"error: {text}\n")
@@ -84,6 +96,15 @@ def guarded(main: Callable[[], int]) -> int:
         # Before the first epoch or after the last save: there is nothing to finish.
         sys.stderr.write("Interrupted.\n")
         return INTERRUPTED
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether a `raise` of ours said this, or the disk, which names the file itself."""
+    if isinstance(error, OSError):
+        return True
+    origin = traceback.extract_tb(error.__traceback__)[-1]
+    ours = any(Path(origin.filename).is_relative_to(_ROOT / name) for name in _PACKAGES)
+    return ours and (origin.line or "").startswith("raise ")
 
 
 def _take(argv: list[str], option: str) -> str | None:
@@ -106,5 +127,6 @@ def _about() -> str:
     return (
         "Train a policy in one process, one compiled function per epoch.\n\n"
         "--resume RUN_FOLDER goes on with a stopped run, bit for bit.\n"
+        f"{SHOW_TRACEBACK}=1 in the environment shows where an error came from.\n"
         "--preset NAME picks the defaults shown below:\n" + "\n".join(lines)
     )

@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 
 from mjx_serl import commands
-from mjx_serl.commands import BAD_INPUT, INTERRUPTED, guarded, parse_train, train
+from mjx_serl.commands import (
+    BAD_INPUT,
+    INTERRUPTED,
+    SHOW_TRACEBACK,
+    guarded,
+    parse_train,
+    train,
+)
 from mjx_serl.data.demos import DemoContract, load_demos, save_demos
 from mjx_serl.envs.env import make_env
 from mjx_serl.experiments import PRESETS
@@ -215,6 +222,27 @@ def test_a_mistake_of_ours_keeps_its_traceback():
 
     with pytest.raises(AssertionError, match="a bug"):
         guarded(broken)
+
+
+def test_a_refusals_kind_of_error_out_of_a_bug_keeps_its_traceback():
+    """ValueError and KeyError are what we refuse with, and what numpy and a dict raise too."""
+    with pytest.raises(ValueError, match="cannot reshape"):
+        guarded(lambda: np.zeros(2).reshape(3).size)
+    with pytest.raises(KeyError, match="lost"):
+        guarded(lambda: {}["lost"])
+    with pytest.raises(ValueError, match="invalid literal"):
+        guarded(lambda: int("one"))
+
+
+def test_where_a_refusal_came_from_can_be_seen(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(SHOW_TRACEBACK, "1")
+    with pytest.raises(KeyError, match="Did you mean 'laptop'"):
+        guarded(lambda: train(*parse_train(["--preset", "laptob"])))
+
+
+def test_what_the_disk_refuses_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert guarded(lambda: len((tmp_path / "none").read_text())) == BAD_INPUT
+    assert f"No such file or directory: '{tmp_path / 'none'}'" in one_line(capsys.readouterr().err)
 
 
 def test_the_whole_script_ends_with_status_2():
