@@ -84,7 +84,8 @@ class RasterConfig:
             not grow brighter (Mip-Splatting, arXiv 2311.16493); worth 6 to 9 dB below 200 px.
         rgb_dtype: of `Frame.rgb`.
         color: behind everything where there is no `Background`, in [0, 1].
-        alpha_max: a splat's alpha is clipped to this (gsplat 1.6: 0.99, 1.5 and splax: 0.999).
+        alpha_max: a splat's alpha is clipped to this. 0.999 is compiled into gsplat 1.5 and splax,
+            so with it all backends draw the same picture (gsplat 1.6 and 3DGS: 0.99).
         alpha_min: alphas below it draw nothing.
         transmittance_min: a pixel is finished when a splat would leave this much light or less.
         blur: added to the diagonal of the projected covariance [px^2] (3DGS's low-pass).
@@ -96,7 +97,7 @@ class RasterConfig:
     antialiased: bool = True
     rgb_dtype: Literal["uint8", "float32"] = "uint8"
     color: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    alpha_max: float = 0.99
+    alpha_max: float = 0.999
     alpha_min: float = 1.0 / 255.0
     transmittance_min: float = 1e-4
     blur: float = 0.3
