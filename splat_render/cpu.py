@@ -141,7 +141,7 @@ def _core(config: RasterConfig) -> _Core:
 def _one_scene_at_a_time(
     core: _Core, size: int, batched: list[Any], args: tuple[_Scene, _Worlds]
 ) -> Frame:
-    """A vmap over splats or backgrounds: a loop, for they are not copied into one call."""
+    """A vmap over splats or backgrounds: a loop, for one call draws one set of splats."""
 
     def one(index: Int[Array, ""]) -> Frame:
         return core(*jax.tree.map(lambda x, yes: x[index] if yes else x, args, tuple(batched)))
@@ -181,7 +181,7 @@ def _as_array(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
 
 
 def _no_background(cameras: CameraBatch, config: RasterConfig) -> Background:
-    size = (0, cameras.viewmats.shape[-3], config.height, config.width)
+    size = (0, *cameras.viewmats.shape[-3:-2], config.height, config.width)
     return Background(rgb=jnp.zeros((*size, 3)), depth=jnp.zeros(size))
 
 
@@ -191,29 +191,36 @@ def _reshape_lead(tree: Any, old: int, new: tuple[int, ...]) -> Any:
 
 def _check(scene: _Scene, worlds: _Worlds, config: RasterConfig) -> None:
     """Raise ValueError or TypeError unless every shape and type is what the C++ reads."""
-    splats, background = scene
-    num, lead = len(splats.means), worlds.look.shape
-    bodies, cams = worlds.poses.xpos.shape[-2], worlds.cameras.viewmats.shape[-3]
-    picture = (len(background.rgb), cams, config.height, config.width)
-    wanted = {
-        "means": (splats.means, (num, 3)),
-        "quats": (splats.quats, (num, 4)),
-        "scales": (splats.scales, (num, 3)),
-        "opacities": (splats.opacities, (num,)),
-        "sh": (splats.sh, (num, splats.sh.shape[-2], 3)),
-        "body_id": (splats.body_id, (num,)),
-        "xpos": (worlds.poses.xpos, (*lead, bodies, 3)),
-        "xquat": (worlds.poses.xquat, (*lead, bodies, 4)),
-        "viewmats": (worlds.cameras.viewmats, (*lead, cams, 4, 4)),
-        "Ks": (worlds.cameras.Ks, (*lead, cams, 3, 3)),
-        "background.rgb": (background.rgb, (*picture, 3)),
-        "background.depth": (background.depth, picture),
-    }
-    for name, (array, shape) in wanted.items():
+    for name, (array, shape) in _expected(scene, worlds, config).items():
         if array.shape != shape:
             raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
-        integer = name == "body_id"
-        if jnp.issubdtype(array.dtype, jnp.integer) != integer:
-            kind = "an integer type" if integer else "a floating type"
-            raise TypeError(f"{name} has dtype {array.dtype}, expected {kind}")
-    sh_degree(splats.sh.shape[-2])
+        kind = jnp.integer if name in ("body_id", "look") else jnp.floating
+        if not jnp.issubdtype(array.dtype, kind):
+            raise TypeError(f"{name} has dtype {array.dtype}, expected {kind.__name__}")
+    sh_degree(scene.splats.sh.shape[1])
+
+
+def _expected(
+    scene: _Scene, worlds: _Worlds, config: RasterConfig
+) -> dict[str, tuple[Array, tuple[int, ...]]]:
+    """Arrays and the shapes they must have, by name."""
+    splats, background = scene
+    num, lead = splats.means.shape[:1], worlds.poses.xpos.shape[:-2]
+    coefficients, bodies = splats.sh.shape[1:2], worlds.poses.xpos.shape[-2:-1]
+    cams = worlds.cameras.viewmats.shape[-3:-2]
+    picture = (*background.rgb.shape[:1], *cams, config.height, config.width)
+    return {
+        "means": (splats.means, (*num, 3)),
+        "quats": (splats.quats, (*num, 4)),
+        "scales": (splats.scales, (*num, 3)),
+        "opacities": (splats.opacities, num),
+        "sh": (splats.sh, (*num, *coefficients, 3)),
+        "body_id": (splats.body_id, num),
+        "xpos": (worlds.poses.xpos, (*lead, *bodies, 3)),
+        "xquat": (worlds.poses.xquat, (*lead, *bodies, 4)),
+        "viewmats": (worlds.cameras.viewmats, (*lead, *cams, 4, 4)),
+        "Ks": (worlds.cameras.Ks, (*lead, *cams, 3, 3)),
+        "background.rgb": (background.rgb, (*picture, 3)),
+        "background.depth": (background.depth, picture),
+        "look": (worlds.look, lead),
+    }
