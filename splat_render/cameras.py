@@ -10,10 +10,13 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from scenes.specs import CameraSpec
+from splat_render.projection import quat_to_matrix
 from splat_render.types import BodyPoses, CameraBatch
 
 # MuJoCo's cameras look along -z with +y up, OpenCV's along +z with +y down.
 _OPENCV_FROM_MUJOCO = np.array([1.0, -1.0, -1.0], np.float32)
+# A GPU would else multiply in TF32, ten bits of mantissa.
+_HOLD = jax.lax.Precision.HIGHEST
 
 
 @struct.dataclass
@@ -54,8 +57,9 @@ def intrinsics(fovy: float, width: int, height: int) -> Float[np.ndarray, "3 3"]
 def place(rig: CameraRig, poses: BodyPoses) -> CameraBatch:
     """Return the cameras of worlds [*n] whose bodies are at `poses`."""
     body_quat = poses.xquat[..., rig.body_id, :]
-    rotation = _matrix(body_quat) @ _matrix(rig.quat) * _OPENCV_FROM_MUJOCO
-    position = poses.xpos[..., rig.body_id, :] + _apply(_matrix(body_quat), rig.pos)
+    turn = jnp.matmul(quat_to_matrix(body_quat), quat_to_matrix(rig.quat), precision=_HOLD)
+    rotation = turn * _OPENCV_FROM_MUJOCO
+    position = poses.xpos[..., rig.body_id, :] + _apply(quat_to_matrix(body_quat), rig.pos)
     inverse = jnp.swapaxes(rotation, -1, -2)
     top = jnp.concatenate([inverse, -_apply(inverse, position)[..., None]], axis=-1)
     bottom = jnp.broadcast_to(jnp.array([0.0, 0.0, 0.0, 1.0]), (*top.shape[:-2], 1, 4))
@@ -64,14 +68,4 @@ def place(rig: CameraRig, poses: BodyPoses) -> CameraBatch:
 
 
 def _apply(matrix: Float[Array, "*n 3 3"], vector: Float[Array, "*n 3"]) -> Float[Array, "*n 3"]:
-    return jnp.einsum("...ij,...j->...i", matrix, vector, precision=jax.lax.Precision.HIGHEST)
-
-
-def _matrix(quat: Float[Array, "*n 4"]) -> Float[Array, "*n 3 3"]:
-    w, x, y, z = jnp.moveaxis(quat, -1, 0)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
+    return jnp.einsum("...ij,...j->...i", matrix, vector, precision=_HOLD)

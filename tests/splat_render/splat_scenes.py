@@ -21,6 +21,18 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
+def multiply_quats(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Hamilton product (wxyz): first turned by q, then by p."""
+    (pw, px, py, pz), (qw, qx, qy, qz) = np.moveaxis(p, -1, 0), np.moveaxis(q, -1, 0)
+    parts = [
+        pw * qw - px * qx - py * qy - pz * qz,
+        pw * qx + px * qw + py * qz - pz * qy,
+        pw * qy - px * qz + py * qw + pz * qx,
+        pw * qz + px * qy - py * qx + pz * qw,
+    ]
+    return np.stack(parts, axis=-1)
+
+
 def float32_set(means, quats, scales, opacities, sh, body_id=None) -> GaussianSet:
     """A GaussianSet of float32 arrays; what the tests compare with sees the same numbers."""
     count = len(means)

@@ -1,0 +1,184 @@
+"""Splats in plain jax.numpy: any platform, exact, with gradients; a tenth of the kernels' speed.
+
+Each picture is a scan over its splats, nearest first, that touches every pixel: no tiles, so there
+is no capacity that could overflow. Worlds are drawn side by side as far as `_BYTES` allow; under
+an outer vmap that is counted per call. The backward pass keeps the picture between chunks of
+`_CHUNK` splats and recomputes the rest.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from splat_render.projection import BodySplats, Projected, project, shape_splats
+from splat_render.types import Background, BodyPoses, CameraBatch, Frame, GaussianSet, RasterConfig
+
+TRACEABLE = True
+DIFFERENTIABLE = True
+
+# Near the square root of the 10,000 splats of a large scene, where the backward pass needs least.
+_CHUNK = 64
+# Splats in one compiled step of the scan: 84 ms of CPU for 10,000 splats at 64 px with 1, 72 with
+# 4, 86 with 16; fewer steps mean fewer launches on a GPU.
+_UNROLL = 4
+# For the splats and pictures that are in work at a time [B].
+_BYTES = 512 * 2**20
+# Floats in work per splat (see `projection`) and per pixel (see `_Canvas`).
+_PER_SPLAT, _PER_PIXEL = 60, 16
+
+
+def unavailable() -> str | None:
+    """It runs everywhere."""
+    return None
+
+
+def rasterize(
+    splats: GaussianSet,
+    poses: BodyPoses,
+    cameras: CameraBatch,
+    config: RasterConfig,
+    background: Background | None = None,
+    look: Int[Array, "*n"] | None = None,
+) -> Frame:
+    """Draw splats; see `renderer.Rasterize`."""
+    shaped = shape_splats(jax.tree.map(jnp.asarray, splats))
+    lead = cameras.viewmats.shape[:-3]
+    look = jnp.zeros(lead, jnp.int32) if look is None else look
+    worlds = jax.tree.map(
+        lambda x: jnp.reshape(x, (-1, *x.shape[len(lead) :])), (poses, cameras, look)
+    )
+    draw = functools.partial(_draw_world, shaped, config, background)
+    at_once = _worlds_at_once(len(splats.means), cameras.viewmats.shape[-3], config)
+    if math.prod(lead) <= at_once:
+        frame = jax.vmap(draw)(*worlds)
+    else:
+        frame = jax.lax.map(lambda world: draw(*world), worlds, batch_size=at_once)
+    return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[1:]), frame)
+
+
+def _worlds_at_once(num_splats: int, num_cameras: int, config: RasterConfig) -> int:
+    floats = num_splats * _PER_SPLAT + config.width * config.height * _PER_PIXEL
+    return max(1, _BYTES // (4 * floats * max(1, num_cameras)))
+
+
+def median_depth(
+    splats: GaussianSet, poses: BodyPoses, cameras: CameraBatch, config: RasterConfig
+) -> Float[Array, "C H W"]:
+    """Depth at which half of the light is used up [m], inf where it never is; one world."""
+    shaped = shape_splats(jax.tree.map(jnp.asarray, splats))
+    poses, cameras = jax.tree.map(jnp.asarray, (poses, cameras))
+
+    def one(camera: CameraBatch) -> Float[Array, "H W"]:
+        limit = jnp.full((config.height, config.width), jnp.inf)
+        return _blend(project(shaped, poses, camera, config), limit, config).median
+
+    return jax.vmap(one)(cameras)
+
+
+def _draw_world(
+    shaped: BodySplats,
+    config: RasterConfig,
+    background: Background | None,
+    poses: BodyPoses,
+    cameras: CameraBatch,
+    look: Int[Array, ""],
+) -> Frame:
+    """Pictures of the C cameras of one world."""
+
+    def one(camera: CameraBatch, behind: Background | None) -> Frame:
+        limit = jnp.full((config.height, config.width), jnp.inf)
+        limit = limit if behind is None else behind.depth
+        return _finish(
+            _blend(project(shaped, poses, camera, config), limit, config), config, behind
+        )
+
+    behind = jax.tree.map(lambda x: jnp.asarray(x)[look], background)
+    return jax.vmap(one)(cameras, behind)
+
+
+@struct.dataclass
+class _Canvas:
+    """What a picture's pixels have gathered so far; `light` is the transmittance."""
+
+    rgb: Float[Array, "3 H W"]
+    depth: Float[Array, "H W"]
+    light: Float[Array, "H W"]
+    median: Float[Array, "H W"]
+    unfinished: Bool[Array, "H W"]
+
+
+def _blend(seen: Projected, limit: Float[Array, "H W"], config: RasterConfig) -> _Canvas:
+    """Lay the splats behind each other where they are nearer than `limit` [m]."""
+    zeros = jnp.zeros_like(limit)
+    canvas = _Canvas(
+        rgb=jnp.zeros((3, *limit.shape), limit.dtype),
+        depth=zeros,
+        light=zeros + 1,
+        median=zeros + jnp.inf,
+        unfinished=zeros == 0,
+    )
+    count = len(seen.depths)
+    # The last chunk is filled up with splats of opacity 0, which draw nothing.
+    chunks = jax.tree.map(
+        lambda x: jnp.pad(x, [(0, -count % _CHUNK)] + [(0, 0)] * (x.ndim - 1)).reshape(
+            -1, _CHUNK, *x.shape[1:]
+        ),
+        seen,
+    )
+
+    def step(canvas: _Canvas, splat: Projected) -> tuple[_Canvas, None]:
+        return _blend_one(canvas, splat, limit, config), None
+
+    @jax.checkpoint
+    def chunk(canvas: _Canvas, splats: Projected) -> tuple[_Canvas, None]:
+        return jax.lax.scan(step, canvas, splats, unroll=_UNROLL)
+
+    return jax.lax.scan(chunk, canvas, chunks)[0]
+
+
+def _blend_one(
+    canvas: _Canvas, splat: Projected, limit: Float[Array, "H W"], config: RasterConfig
+) -> _Canvas:
+    """Lay one splat (fields without the axis G) behind those already drawn."""
+    dx = jnp.arange(config.width) + 0.5 - splat.means2d[0]
+    dy = (jnp.arange(config.height) + 0.5 - splat.means2d[1])[:, None]
+    xx, xy, yy = splat.conics
+    sigma = 0.5 * (xx * dx * dx + yy * dy * dy) + xy * dx * dy
+    alpha = jnp.minimum(splat.opacities * jnp.exp(-sigma), config.alpha_max)
+    rest = canvas.light * (1 - alpha)
+    drawn = canvas.unfinished & (alpha >= config.alpha_min) & (splat.depths < limit)
+    # A splat that would finish the pixel is not drawn itself, and nothing after it.
+    finishes = drawn & (rest <= config.transmittance_min)
+    drawn &= ~finishes
+    weight = jnp.where(drawn, alpha * canvas.light, 0.0)
+    z = jnp.where(jnp.isfinite(splat.depths), splat.depths, 0.0)
+    halves = drawn & (canvas.light > 0.5) & (rest <= 0.5)
+    return _Canvas(
+        rgb=canvas.rgb + weight * splat.colors[:, None, None],
+        depth=canvas.depth + weight * z,
+        light=jnp.where(drawn, rest, canvas.light),
+        median=jnp.where(halves, z, canvas.median),
+        unfinished=canvas.unfinished & ~finishes,
+    )
+
+
+def _finish(canvas: _Canvas, config: RasterConfig, behind: Background | None) -> Frame:
+    """Fill what light is left with the background or the plain colour."""
+    rgb = jnp.moveaxis(canvas.rgb, 0, -1)
+    if behind is None:
+        rgb = rgb + canvas.light[..., None] * jnp.asarray(config.color, rgb.dtype)
+        return Frame(_as_dtype(rgb, config), canvas.depth, 1 - canvas.light)
+    far = jnp.where(jnp.isfinite(behind.depth), behind.depth, 0.0)
+    rgb = rgb + canvas.light[..., None] * behind.rgb
+    depth = canvas.depth + canvas.light * far
+    return Frame(_as_dtype(rgb, config), depth, jnp.ones_like(depth))
+
+
+def _as_dtype(rgb: Float[Array, "*n 3"], config: RasterConfig) -> Array:
+    if config.rgb_dtype == "float32":
+        return rgb
+    return jnp.floor(255 * jnp.clip(rgb, 0.0, 1.0) + 0.5).astype(jnp.uint8)
