@@ -13,6 +13,7 @@ from mjx_serl.envs.env import make_env
 from mjx_serl.envs.pixels import Observer, PixelConfig
 from mjx_serl.envs.vector import vectorize
 from mjx_serl.memory import host_bytes
+from mjx_serl.nets.frozen import FrozenEncoder, load_encoder
 from mjx_serl.training.off_policy import OffPolicy, OffPolicyConfig, buffer_rows
 from mjx_serl.training.state import tree_bytes
 
@@ -62,17 +63,17 @@ class RunConfig:
         checkpoint_seconds: time between two checkpoints [s].
         keep_checkpoints: checkpoints kept on disk.
         tensorboard: write TensorBoard event files.
-    """
         video: write worlds.png (at each check) and policy.mp4 (at the end): auto where the
             policy has cameras, on also films a run without, off never.
+    """
 
     folder: Path = Path("runs")
     name: str | None = None
     checkpoint_seconds: float = 20.0
     keep_checkpoints: int = 2
     tensorboard: bool = True
-
     video: Literal["auto", "on", "off"] = "auto"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -109,6 +110,8 @@ class TrainConfig:
     @property
     def agent_name(self) -> str:
         """What the learner is called in folders and tables."""
+        if self.pixels.cameras and self.pixels.frozen is None:
+            return "drq"
         return "rlpd" if self.demos.count or self.demos.file else "sac"
 
     def build_observer(self) -> Observer:
@@ -119,7 +122,8 @@ class TrainConfig:
         _check(self)
         most = max(self.num_envs, self.eval.check_episodes, self.eval.episodes, _pool(self))
         physics = None if self.physics == "auto" else self.physics
-        return self.pixels.build(make_env(self.task, physics=physics, max_worlds=most))
+        env = make_env(self.task, physics=physics, max_worlds=most)
+        return self.pixels.build(env, _frozen_encoder(self.pixels))
 
     def build(self, observer: Observer, *, demo_shape: tuple[int, int] | None) -> OffPolicy:
         """The functions of the run.
@@ -136,6 +140,14 @@ class TrainConfig:
             demo_buffer=None if demo_shape is None else ReplayBuffer(*demo_shape),
             config=self.loop,
         )
+
+
+def _frozen_encoder(pixels: PixelConfig) -> FrozenEncoder | None:
+    if pixels.frozen is None:
+        return None
+    encoder = load_encoder(pixels.frozen)
+    encoder.check(pixels.cameras, pixels.size)
+    return encoder
 
 
 def _pool(cfg: TrainConfig) -> int:

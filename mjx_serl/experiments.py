@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Callable
 
 from mjx_serl.agents.sac import SACConfig
-from mjx_serl.config import DemoConfig, EvalConfig, TrainConfig
+from mjx_serl.config import DemoConfig, EvalConfig, RunConfig, TrainConfig
+from mjx_serl.envs.pixels import PixelConfig
 from mjx_serl.registry import Registry
 from mjx_serl.training.off_policy import OffPolicyConfig
 
@@ -19,6 +20,38 @@ def laptop() -> TrainConfig:
         num_envs=16,
         agent=SACConfig(lr=6e-4, target_entropy=-3.0, bc_weight=0.1, n_step=4),
         loop=OffPolicyConfig(updates_per_step=16),
+    )
+
+
+@PRESETS.register("pixels")
+def pixels() -> TrainConfig:
+    """DrQ with demonstrations, end to end from two 64 px cameras, on two CPU cores.
+
+    `python train.py --preset pixels`. The cube's position is not observed.
+    """
+    return TrainConfig(
+        preset="pixels",
+        num_envs=8,
+        total_env_steps=30_000,
+        pixels=PixelConfig(cameras=("front", "wrist")),
+        agent=SACConfig(lr=6e-4, target_entropy=-3.0, bc_weight=0.1, n_step=4),
+        loop=OffPolicyConfig(updates_per_step=8, buffer_size=30_000, steps_per_epoch=25),
+        eval=EvalConfig(every_epochs=10, check_episodes=50, stop_at=0.95),
+        run=RunConfig(checkpoint_seconds=120.0),
+    )
+
+
+@PRESETS.register("pixels_frozen")
+def pixels_frozen() -> TrainConfig:
+    """RLPD on the features of a frozen encoder that ships with us: pixels at state speed.
+
+    `python train.py --preset pixels_frozen`; the encoder is made by
+    `python -m mjx_serl.pretrain mjx_serl/nets/data/pick_cube.npz`.
+    """
+    return dataclasses.replace(
+        laptop(),
+        preset="pixels_frozen",
+        pixels=PixelConfig(cameras=("front", "wrist"), frozen="pick_cube"),
     )
 
 

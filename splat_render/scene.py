@@ -1,5 +1,6 @@
 """The pictures of one scene's cameras: what never moves is drawn once, the rest in every step."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from splat_render.background import build_background, split_static
+from splat_render.background import (
+    background_psnr,
+    build_background,
+    poor_background,
+    split_static,
+)
 from splat_render.cameras import CameraRig, place
 from splat_render.renderer import Chosen
 from splat_render.types import Background, BodyPoses, CameraBatch, Frame, GaussianSet, RasterConfig
@@ -79,6 +85,7 @@ def build_scene_renderer(
     if fixed:
         mounts = _pick(rig, fixed)
         background = _backgrounds(looks, mounts, config, static, home)
+        _warn_if_poor(chosen, splats, static, background, home, mounts, config)
         _, dynamic = split_static(splats, static)
         views.append(View(dynamic, mounts, background, tuple(fixed)))
     if moving:
@@ -106,6 +113,25 @@ def _backgrounds(
         cameras = place(jax.tree.map(lambda x, v=v: x[v], rig), home)
         parts.append(build(still, cameras, config, home))
     return jax.tree.map(lambda *xs: jnp.stack(xs), *parts)
+
+
+def _warn_if_poor(
+    chosen: Chosen,
+    splats: GaussianSet,
+    static: Bool[Array, " B"],
+    background: Background,
+    home: BodyPoses,
+    mounts: CameraRig,
+    config: RasterConfig,
+) -> None:
+    """Compare cached and full pictures of the first look at home."""
+    cameras = place(jax.tree.map(lambda x: x[0], mounts), home)
+    quality = background_psnr(
+        splats, static, background, home, cameras, config, rasterize=chosen.backend.rasterize
+    )
+    problem = poor_background(quality)
+    if problem is not None:
+        warnings.warn(problem, stacklevel=2)
 
 
 def _pick(rig: CameraRig, cameras: Sequence[int]) -> CameraRig:

@@ -1,8 +1,9 @@
 """gym-hil's PandaPickCube in gymnasium's SyncVectorEnv, as vectorised SERL forks run it.
 
-Params: num_envs, seconds. Runs in a virtual environment of its own. State observations; its
-renderer, which every environment makes and never needs here, is replaced by one that draws
-nothing, so that it also runs without OpenGL.
+Params: num_envs, seconds; images: width and height of its two cameras [px], 0 for state
+observations. Runs in a virtual environment of its own. With state observations its renderer,
+which every environment makes and never needs then, is replaced by one that draws nothing, so
+that it also runs without OpenGL. Images need MUJOCO_GL=osmesa and libosmesa6, or EGL.
 """
 
 from typing import Any
@@ -31,11 +32,14 @@ def start(params: Params) -> Job:
     import gymnasium
     import mujoco
 
-    mujoco.Renderer = NoRenderer
+    size = params.get("images", 0)
+    if not size:
+        mujoco.Renderer = NoRenderer
     import gym_hil as gym_hil  # registers the environment
 
     def make() -> Any:
-        return gymnasium.make("gym_hil/PandaPickCubeBase-v0", image_obs=False)
+        options = {"render_spec": _render_spec(size)} if size else {}
+        return gymnasium.make("gym_hil/PandaPickCubeBase-v0", image_obs=bool(size), **options)
 
     envs = gymnasium.vector.SyncVectorEnv([make] * params["num_envs"])
     envs.reset(seed=0)
@@ -44,13 +48,21 @@ def start(params: Params) -> Job:
     facts = {
         "ctrl_dt": inner.control_dt,
         "substeps": int(inner._n_substeps),
-        "note": "state observations, renderer replaced by none",
+        "note": f"images {size}x{size} of two cameras"
+        if size
+        else "state observations, renderer replaced by none",
     }
 
     def call() -> None:
         envs.step(envs.action_space.sample())
 
     return Job(lambda: rate(call, params["num_envs"], params["seconds"]), facts)
+
+
+def _render_spec(size: int) -> Any:
+    from gym_hil.mujoco_gym_env import GymRenderingSpec
+
+    return GymRenderingSpec(height=size, width=size)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Steps our environment, or parts of it, in one jitted scan.
 
-Params: task, physics, num_envs, seconds; threads (native, 0 all); piece: "env" everything,
+Params: task, physics, num_envs, seconds; cameras and size [px] of pictures, none without; threads
+(native, 0 all); piece: "env" everything,
 "control" controller and physics without task and auto-reset, "physics" alone; steps per call.
 """
 
@@ -16,6 +17,7 @@ from benchmarks.workers.platform import prepare
 
 if TYPE_CHECKING:
     from mjx_serl.envs.env import Env, EnvState
+    from mjx_serl.envs.pixels import Observer
 
 # Control steps of all worlds in one call on a CPU: about half a second.
 CPU_CALL = 4096
@@ -30,7 +32,7 @@ def start(params: Params) -> Job:
     env = build_env(params)
     num = params["num_envs"]
     steps = params.get("steps") or _steps(num, jax.default_backend())
-    state, program = _program(env, params.get("piece", "env"), num, steps)
+    state, program = _program(_observer(env, params), params.get("piece", "env"), num, steps)
     begun = time.perf_counter()
     compiled = jax.jit(program, donate_argnums=0).lower(state).compile()
     compile_seconds = time.perf_counter() - begun
@@ -70,13 +72,23 @@ def _steps(num: int, backend: str) -> int:
     return max(2, min(100, CPU_CALL // num)) if backend == "cpu" else GPU_STEPS
 
 
-def _program(env: "Env", piece: str, num: int, steps: int) -> tuple[Any, Callable[[Any], Any]]:
+def _observer(env: "Env", params: Params) -> "Observer":
+    from mjx_serl.envs.pixels import PixelConfig
+
+    cameras = tuple(params.get("cameras", ()))
+    return PixelConfig(cameras=cameras, size=params.get("size", 64)).build(env)
+
+
+def _program(
+    observer: "Observer", piece: str, num: int, steps: int
+) -> tuple[Any, Callable[[Any], Any]]:
     import jax
 
     from mjx_serl.envs.vector import vectorize
     from mjx_serl.training.collect import random_policy, rollout
 
-    vec_env = vectorize(env, num_envs=num, pool_size=num)
+    env = observer.env
+    vec_env = vectorize(observer, num_envs=num, pool_size=num)
     state = jax.jit(vec_env.reset)(jax.random.key(0))
     if piece == "env":
         policy = random_policy(env.action_dim)

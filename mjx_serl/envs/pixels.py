@@ -1,12 +1,13 @@
 """What a policy sees of a batch of worlds: the task's numbers and, if asked for, pictures."""
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
+from jaxtyping import Array, Float
 
 from mjx_serl.envs.env import Env, EnvState
 from mjx_serl.envs.randomize import (
@@ -25,6 +26,9 @@ from splat_render.types import BodyPoses, RasterConfig
 if TYPE_CHECKING:
     from splat_render.scene import SceneRenderer
 
+SKY = (0.62, 0.72, 0.82)  # behind the scene
+FEATURES = "picture_features"  # what a frozen encoder adds to the observation
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PixelConfig:
@@ -39,6 +43,9 @@ class PixelConfig:
         cached: draw what never moves once per fixed camera.
         look: domain randomisation of the appearance.
         seed: of the looks.
+        frozen: name or file of a trained encoder whose features are observed instead of the
+            pictures, so that the learner never sees a pixel; None observes pictures.
+        privileged: also observe what only a simulator knows.
     """
 
     cameras: tuple[str, ...] = ()
@@ -48,12 +55,27 @@ class PixelConfig:
     cached: bool = True
     look: LookConfig = dataclasses.field(default_factory=LookConfig)
     seed: int = 0
+    frozen: str | None = None
+    privileged: bool = False
 
-    def build(self, env: Env) -> "Observer":
-        """Prepare the renderer; raises KeyError for an unknown camera, BackendError, ValueError."""
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= 4096:
+            raise ValueError(f"PixelConfig: size {self.size}, allowed: 1 to 4096 px")
+        if self.splats < 1:
+            raise ValueError(f"PixelConfig: splats {self.splats}, allowed: >= 1")
+        if len(set(self.cameras)) < len(self.cameras):
+            raise ValueError(f"PixelConfig: cameras {self.cameras} names one twice")
+
+    def build(self, env: Env, encoder: "PictureEncoder | None" = None) -> "Observer":
+        """Prepare the renderer; raises KeyError for an unknown camera, BackendError, ValueError.
+
+        Args:
+            env: one world.
+            encoder: what `frozen` names.
+        """
         if not self.cameras:
             return Observer(env)
-        return Observer(env, Eye(self, build_renderer(self, env)))
+        return Observer(env, Eye(self, build_renderer(self, env), encoder))
 
 
 def build_renderer(config: PixelConfig, env: Env) -> "SceneRenderer":
@@ -61,13 +83,10 @@ def build_renderer(config: PixelConfig, env: Env) -> "SceneRenderer":
     # Imported here: without cameras nobody waits for them.
     from splat_render.background import static_bodies
     from splat_render.bake import scene_splats
-
     from splat_render.renderer import choose_backend
     from splat_render.scene import build_scene_renderer
 
     scene, model = env.scene, env.scene.model
-    if len(set(config.cameras)) < len(config.cameras):
-        raise ValueError(f"cameras {config.cameras} names one twice")
     specs = [scene.spec.camera(name) for name in config.cameras]
     bodies = {model.body(b).name: b for b in range(model.nbody)}
     rig = make_rig(specs, bodies, width=config.size, height=config.size)
@@ -76,10 +95,12 @@ def build_renderer(config: PixelConfig, env: Env) -> "SceneRenderer":
         splats = scene_splats(model, budget=config.splats)
         return build_scene_renderer(
             choose_backend(config.backend),
-            RasterConfig(width=config.size, height=config.size),
+            RasterConfig(width=config.size, height=config.size, color=SKY),
             tinted(config.look, splats, seed=config.seed),
             jitter_rigs(config.look, rig, seed=config.seed),
-            static=static_bodies(model.body_weldid, model.body_mocapid),
+            static=static_bodies(
+                model.body_weldid, model.body_mocapid, body_rootid=model.body_rootid
+            ),
             home=home_poses(env),
             cached=config.cached,
         )
@@ -93,12 +114,31 @@ def home_poses(env: Env) -> BodyPoses:
     return BodyPoses(jnp.asarray(np.float32(data.xpos)), jnp.asarray(np.float32(data.xquat)))
 
 
+class PictureEncoder(Protocol):
+    """A trained encoder that is only applied; nothing here learns."""
+
+    @property
+    def dim(self) -> int:
+        """Length of the features."""
+        ...
+
+    def __call__(self, pictures: Obs) -> Float[Array, "N D"]:
+        """Return features of pictures uint8 [N, H, W, 3] by camera."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Eye:
-    """Cameras with their renderer: poses and looks of worlds in, named uint8 pictures out."""
+    """Cameras with their renderer: poses and looks of worlds in, pictures or features out."""
 
     config: PixelConfig
     renderer: "SceneRenderer"
+    encoder: PictureEncoder | None = None
+
+    def see(self, worlds: EnvState, look: Look) -> Obs:
+        """Return what is observed of the pictures: themselves, or an encoder's features."""
+        pictures = self.pictures(worlds, look)
+        return pictures if self.encoder is None else {FEATURES: self.encoder(pictures)}
 
     def pictures(self, worlds: EnvState, look: Look) -> Obs:
         """Return uint8 [N, H, W, 3] per camera."""
@@ -108,7 +148,9 @@ class Eye:
         return {name: rgb[:, i] for i, name in enumerate(self.config.cameras)}
 
     def fields(self) -> tuple[ObsField, ...]:
-        """One image per camera."""
+        """One image per camera, or the features of all."""
+        if self.encoder is not None:
+            return (ObsField(name=FEATURES, shape=(self.encoder.dim,), unit="1"),)
         shape = (self.config.size, self.config.size, 3)
         return tuple(
             ObsField(name=name, shape=shape, dtype="uint8", unit="1/255", scale=255.0)
@@ -137,7 +179,8 @@ class Observer:
         spec = self.env.obs_spec
         if self.eye is None:
             return spec
-        seen = tuple(field for field in spec.fields if not field.privileged)
+        every = self.eye.config.privileged
+        seen = tuple(field for field in spec.fields if every or not field.privileged)
         return ObsSpec(fields=(*seen, *self.eye.fields()))
 
     def looks(self, key: PRNGKey, num: int) -> PyTree:
@@ -145,8 +188,8 @@ class Observer:
         return () if self.eye is None else draw_looks(self.eye.config.look, key, num)
 
     def pictures(self, worlds: EnvState, look: PyTree) -> Obs:
-        """Draw worlds [N]: what the cameras see, by name; nothing without an eye."""
-        return {} if self.eye is None else self.eye.pictures(worlds, look)
+        """Draw worlds [N]: what is seen of them, by name; nothing without an eye."""
+        return {} if self.eye is None else self.eye.see(worlds, look)
 
     def observe(self, worlds: EnvState, pictures: Obs) -> Obs:
         """Return the observations of worlds [N] whose pictures are drawn."""

@@ -1,0 +1,150 @@
+"""A trained image encoder that is only applied: pictures in, a short vector out.
+
+Stored features are what the learner then works on, at the speed of a state observation. The
+file is an .npz of plain arrays and a line of JSON, never a pickle.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float
+
+from mjx_serl.nets.encoders import CameraEncoders, EncoderConfig
+from mjx_serl.nets.mlp import MLP
+from mjx_serl.types import Obs, PyTree
+
+SHIPPED = Path(__file__).parent / "data"
+MAX_BYTES = 256 << 20  # of a file of encoder weights
+_META = "meta"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReaderSpec:
+    """What a reader reads and from what.
+
+    cameras and size [px] of the pictures; encoder of each camera; hidden: width of the layer
+    that joins the cameras; targets: names, lengths and scales of what it was trained to tell.
+    """
+
+    cameras: tuple[str, ...]
+    size: int
+    encoder: EncoderConfig
+    hidden: int
+    targets: tuple[tuple[str, int, float], ...]
+
+    @property
+    def target_dim(self) -> int:
+        """Length of all targets."""
+        return sum(length for _, length, _ in self.targets)
+
+    @property
+    def dim(self) -> int:
+        """Length of the output: the joint features and the targets' estimates."""
+        return self.hidden + self.target_dim
+
+
+class Reader(nn.Module):
+    """Tells from pictures what the simulator knows; `spec` says what."""
+
+    spec: ReaderSpec
+
+    @nn.compact
+    def __call__(self, pictures: Obs) -> tuple[Float[Array, "B H"], Float[Array, "B T"]]:
+        """Return joint features in [-1, 1] and the targets in units of their scales."""
+        spec = self.spec
+        seen = CameraEncoders(spec.encoder, spec.cameras, name="cameras")(pictures)
+        joint = cast(Array, MLP((spec.hidden,), None, name="joint")(seen))
+        return joint, cast(Array, nn.Dense(spec.target_dim, name="targets")(joint))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FrozenEncoder:
+    """A trained reader: the module, its parameters and what it expects."""
+
+    spec: ReaderSpec
+    params: PyTree
+
+    @property
+    def dim(self) -> int:
+        """Length of what is returned."""
+        return self.spec.dim
+
+    def __call__(self, pictures: Obs) -> Float[Array, "N D"]:
+        """Return [features | estimates] of pictures uint8 [N, size, size, 3] by camera."""
+        features, targets = cast(tuple, Reader(self.spec).apply(self.params, pictures))
+        return jnp.concatenate([features, targets], axis=-1)
+
+    def check(self, cameras: tuple[str, ...], size: int) -> None:
+        """Raise ValueError unless it was trained on these cameras and this size [px]."""
+        if (tuple(sorted(cameras)), size) != (tuple(sorted(self.spec.cameras)), self.spec.size):
+            raise ValueError(
+                f"This frozen encoder reads cameras {self.spec.cameras} at {self.spec.size} px, "
+                f"got {cameras} at {size} px. Use those or train another: "
+                "python -m mjx_serl.pretrain --help"
+            )
+
+
+def save_encoder(path: Path, encoder: FrozenEncoder, *, note: Mapping[str, Any]) -> None:
+    """Write weights as float16, with what they are for and how they were made."""
+    flat = flatten_dict(jax.device_get(encoder.params), sep="/")
+    arrays = {name: np.asarray(leaf, np.float16) for name, leaf in flat.items()}
+    meta = json.dumps({"spec": dataclasses.asdict(encoder.spec), "note": dict(note)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays, **{_META: np.array(meta)})  # pyright: ignore
+
+
+def load_encoder(name: str) -> FrozenEncoder:
+    """Read a shipped encoder by name, or a file by its path.
+
+    Raises:
+        FileNotFoundError: there is none; the message names the shipped ones.
+        ValueError: the file is no encoder, is too large, or holds other shapes than it says.
+    """
+    path = Path(name) if name.endswith(".npz") else SHIPPED / f"{name}.npz"
+    if not path.is_file():
+        shipped = sorted(p.stem for p in SHIPPED.glob("*.npz"))
+        raise FileNotFoundError(
+            f"No frozen encoder '{name}'. Shipped: {', '.join(shipped) or 'none'}; or give a .npz."
+        )
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes, allowed are {MAX_BYTES}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+        spec = _read_spec(json.loads(str(arrays.pop(_META)))["spec"])
+    except (KeyError, TypeError, ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} is no frozen encoder: {error}") from error
+    params = {key: jnp.asarray(value, jnp.float32) for key, value in arrays.items()}
+    encoder = FrozenEncoder(spec, unflatten_dict(params, sep="/"))
+    _check_shapes(path, encoder)
+    return encoder
+
+
+def _read_spec(raw: dict[str, Any]) -> ReaderSpec:
+    return ReaderSpec(
+        cameras=tuple(raw["cameras"]),
+        size=int(raw["size"]),
+        encoder=EncoderConfig(**raw["encoder"]),
+        hidden=int(raw["hidden"]),
+        targets=tuple((str(n), int(k), float(s)) for n, k, s in raw["targets"]),
+    )
+
+
+def _check_shapes(path: Path, encoder: FrozenEncoder) -> None:
+    spec = encoder.spec
+    blank = {c: jnp.zeros((1, spec.size, spec.size, 3), jnp.uint8) for c in spec.cameras}
+    want = jax.eval_shape(Reader(spec).init, jax.random.key(0), blank)
+    shapes = jax.tree.map(lambda x: x.shape, want)
+    got = jax.tree.map(lambda x: x.shape, encoder.params)
+    finite = all(np.isfinite(x).all() for x in jax.tree.leaves(encoder.params))
+    if shapes != got or not finite:
+        raise ValueError(f"{path} does not hold the finite weights of the network it describes")
