@@ -1,30 +1,28 @@
 """The C++ rasteriser: right on both instruction sets, one call per batch, safe with any numbers."""
 
-import functools
-
+import conformance
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from scenes import native_build
-from splat_render import cpu, native, reference, xla
-from splat_render.types import Background, BodyPoses, CameraBatch, Frame
-from tests.splat_render.splat_scenes import (
+from splat_scenes import (
     NUM_BODIES,
     cameras,
     cloud,
     config,
-    look_at,
-    pinhole,
     random_world,
     table_camera,
     table_poses,
     table_scene,
 )
 
+from scenes import native_build
+from splat_render import cpu, native, reference
+from splat_render.types import Background, BodyPoses, CameraBatch, Frame
+
 WORLDS, BODIES, CAMERAS = 3, 4, 2
 SMALL = config(20, 12, color=(0.1, 0.2, 0.3))
+SUBJECT = conformance.Subject("cpu")
 EYES = ((1.3, -0.9, 0.6), (-0.2, 1.2, 0.8))
 
 
@@ -58,6 +56,16 @@ def assert_close(frame: Frame, exact: Frame) -> None:
         error = np.abs(np.float64(getattr(frame, name)) - getattr(exact, name))
         assert error.max() <= 1e-3, name
         assert error.mean() <= 1e-6, name
+
+
+@pytest.mark.parametrize("name", conformance.PICTURES)
+def test_every_picture(name):
+    conformance.check_picture(SUBJECT, name)
+
+
+@pytest.mark.parametrize("name", conformance.BEHAVIOURS)
+def test_every_behaviour(name):
+    conformance.check_behaviour(SUBJECT, name)
 
 
 @pytest.fixture(params=[native.TARGET, native.BASELINE_TARGET])
@@ -96,29 +104,6 @@ def test_any_picture_size(width, height):
 def test_a_scene_of_surfaces(antialiased):
     size = config(64, 64, antialiased=antialiased)
     args = (table_scene(4000), table_poses(), table_camera(size), size)
-    assert_close(cpu.rasterize(*args), reference.rasterize_float64(*args))
-
-
-def test_bytes_are_the_rounded_and_clipped_colours():
-    splats, (poses, cams, _) = cloud(400, num_bodies=BODIES, degree=1), worlds()
-    bright = splats.replace(sh=splats.sh * 6.0)
-    exact = np.asarray(cpu.rasterize(bright, poses, cams, SMALL).rgb)
-    levels = cpu.rasterize(
-        bright, poses, cams, config(20, 12, rgb_dtype="uint8", color=SMALL.color)
-    )
-    assert levels.rgb.dtype == jnp.uint8
-    assert exact.max() > 1.0, "something must be clipped"
-    assert np.abs(np.float32(levels.rgb) - 255 * np.clip(exact, 0, 1)).max() <= 0.5001
-
-
-def test_equal_depths_keep_the_order_of_the_set():
-    """Also across bodies, however the splats are grouped."""
-    splats = cloud(64, num_bodies=BODIES)
-    flat = splats.replace(means=splats.means * np.float32([1, 1, 0]))
-    still = BodyPoses(np.zeros((BODIES, 3), np.float32), np.float32([[1, 0, 0, 0]] * BODIES))
-    above = CameraBatch(np.diag([1.0, -1.0, -1.0, 1.0])[None], pinhole(SMALL)[None])
-    above.viewmats[0, 2, 3] = 2.0
-    args = (flat, still, above, SMALL)
     assert_close(cpu.rasterize(*args), reference.rasterize_float64(*args))
 
 
@@ -165,35 +150,6 @@ def test_splats_that_are_vmapped_are_drawn_one_set_at_a_time():
         return cpu.rasterize(splats, poses, cams, SMALL)
 
     assert_same(jax.vmap(draw)(stack(sets)), stack([draw(x) for x in sets]))
-
-
-def test_gradients_through_vmap_are_those_of_xla():
-    """Which tests/splat_render holds to finite differences of the reference."""
-    size = config(10, 8)
-    given = (cloud(40, degree=1, num_bodies=BODIES), *worlds(size)[:2], backdrop(size))
-    target = np.random.default_rng(1).random((WORLDS, CAMERAS, 8, 10))
-
-    def loss(draw, splats, poses, cams, behind):
-        frame = draw(splats, poses, cams, behind)
-        picture = frame.rgb.mean(-1) + frame.depth + frame.alpha
-        return ((picture - target) ** 2).mean()
-
-    def ours(splats, poses, cams, behind):
-        return jax.vmap(lambda p, c: cpu.rasterize(splats, p, c, size, behind))(poses, cams)
-
-    def theirs(splats, poses, cams, behind):
-        return xla.rasterize(splats, poses, cams, size, behind)
-
-    slopes = [
-        jax.jit(jax.grad(functools.partial(loss, draw), argnums=(0, 1, 2, 3), allow_int=True))
-        for draw in (ours, theirs)
-    ]
-    pairs = zip(*(jax.tree.leaves(slope(*given)) for slope in slopes), strict=True)
-    floats = [(a, b) for a, b in pairs if a.dtype == jnp.float32]
-    assert len(floats) == 11
-    for a, b in floats:
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
-        assert np.abs(a).max() > 0
 
 
 def test_bytes_have_no_gradient_and_depth_beside_them_has():
@@ -308,17 +264,6 @@ def test_many_splats_and_many_worlds_at_once():
     assert_same(frame, draw(poses, cams))
     assert len(np.unique(np.asarray(frame.rgb).reshape(num, -1), axis=0)) == num
     assert poses.xpos.shape == (num, NUM_BODIES, 3)
-
-
-def test_moving_bodies_and_camera_together_leaves_the_picture():
-    splats, poses = cloud(300, degree=3, num_bodies=BODIES), random_world(BODIES)
-    view = look_at((1.3, -0.9, 0.6))
-    shift = np.eye(4)
-    shift[:3, 3] = -0.3, 0.2, 0.5
-    cams = [CameraBatch(np.float32(v)[None], pinhole(SMALL)[None]) for v in (view, view @ shift)]
-    moved = poses.replace(xpos=np.float32(poses.xpos - shift[:3, 3]))
-    frames = [cpu.rasterize(splats, p, c, SMALL) for p, c in zip((poses, moved), cams, strict=True)]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), *frames)
 
 
 def test_without_a_compiler_it_says_so(monkeypatch, tmp_path):
