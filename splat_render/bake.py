@@ -97,12 +97,26 @@ def scene_splats(
         qpos, budget, seed: as for `bake`.
     """
     data = pose(model, qpos)
+    samples = scene_samples(model, data, looks=looks, points=_POINTS_PER_SPLAT * budget, seed=seed)
+    return _to_splats(samples, model, data, budget)
+
+
+def scene_samples(
+    model: mujoco.MjModel,
+    data: mujoco.MjData,
+    *,
+    looks: Sequence[str] = ("panda",),
+    points: int,
+    seed: int = 0,
+) -> Samples:
+    """Points on the shipped looks that fit the model, and on the geoms of all other bodies."""
     worn = [look for look in map(load_look, looks) if look.fits(model)]
     covered = {name for look in worn for name in look.bodies}
-    parts = [look.samples_for(model, first_geom=1000 * (i + 1)) for i, look in enumerate(worn)]
-    points = _POINTS_PER_SPLAT * budget
+    parts = [
+        look.samples_for(model, first_geom=model.ngeom + 256 * i) for i, look in enumerate(worn)
+    ]
     parts.append(bake_samples(model, data, points=points, seed=seed, skip_bodies=covered))
-    return _to_splats(join(parts), model, data, budget)
+    return join(parts)
 
 
 def pose(model: mujoco.MjModel, qpos: Float[np.ndarray, " Q"] | None = None) -> mujoco.MjData:

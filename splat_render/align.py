@@ -1,0 +1,245 @@
+"""A user's scan onto a MuJoCo model: where it is, what belongs to which body, what is missing.
+
+    python -m splat_render.align SCAN.ply --model scene.xml --out my_scene \\
+        --joints 0 0.2 0 -2 0 2.3 0.8 0.04 0.04 \\
+        --pair SX SY SZ X Y Z --pair ... --pair ...
+
+See docs/scans.md.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.spatial import cKDTree
+
+from splat_render.bake import DEFAULT_BUDGET, pose, scene_samples, scene_splats
+from splat_render.ply import load_ply
+from splat_render.scan import save_scan
+from splat_render.sets import concatenate, move_splats, take
+from splat_render.similarity import Similarity, fit_similarity
+from splat_render.surface import Samples
+from splat_render.types import GaussianSet
+
+GATE = 0.03  # [m] a splat further than this from every surface belongs to none
+_SURFACE_POINTS = 40_000
+_ICP_POINTS = 20_000  # of the scan; more changes nothing
+_ROUNDS = 100
+_TRIM = 0.8  # share of the closest pairs that count: noise, floaters, what the model lacks
+_REACH = 0.1  # [m] pairs further apart are wrong whatever their share
+_SETTLED = 1e-7  # [m] change of the residual between rounds
+_SEEN = 0.1  # opacity of a splat that lies on a surface
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Alignment:
+    """A scan on its bodies.
+
+    motion: scan to world. residual: root mean square of the trimmed pairs [m]. splats: sorted by
+    body, in body frames. dropped: scan splats near no surface. filled: baked splats added.
+    """
+
+    motion: Similarity
+    residual: float
+    splats: GaussianSet
+    dropped: int
+    filled: int
+
+
+def align_scan(
+    scan: GaussianSet,
+    pairs: Float[np.ndarray, "P 6"],
+    model: mujoco.MjModel,
+    data: mujoco.MjData,
+    *,
+    gate: float = GATE,
+    keep_unknown: bool = False,
+    budget: int = DEFAULT_BUDGET,
+) -> Alignment:
+    """Register a scan, cut it into bodies, fill what it did not see with baked splats.
+
+    Args:
+        scan: in any frame and unit.
+        pairs: rows of a point in the scan and the same point in the world [m].
+        model, data: with all bodies where they were during the scan.
+        gate: [m] from the nearest surface.
+        keep_unknown: give splats beyond the gate to the world (a room) instead of dropping them.
+        budget: splats to bake for the gaps; 0 leaves them.
+
+    Raises:
+        ValueError: too few pairs, pairs on a line, or a scan that is nowhere near the model.
+    """
+    samples = scene_samples(model, data, points=_SURFACE_POINTS)
+    surface = in_world(samples.points, samples.body_id, data)
+    centres = np.asarray(scan.means, np.float64)
+    solid = centres[np.asarray(scan.opacities) > _SEEN]
+    motion, residual = register(solid, surface, pairs)
+    body_id = segment(motion.apply(centres), samples, data, gate=gate)
+    unknown = body_id < 0
+    body_id[unknown] = 0
+    kept = np.flatnonzero(~unknown | keep_unknown)
+    placed = move_splats(take(scan, kept), motion)
+    splats = attach(placed, body_id[kept], data)
+    missing = _unseen(splats, scene_splats(model, data.qpos, budget=budget)) if budget else None
+    return Alignment(
+        motion=motion,
+        residual=residual,
+        splats=splats if missing is None else concatenate([splats, missing]),
+        dropped=len(centres) - len(kept),
+        filled=0 if missing is None else len(missing.means),
+    )
+
+
+def register(
+    points: Float[np.ndarray, "N 3"],
+    surface: Float[np.ndarray, "M 3"],
+    pairs: Float[np.ndarray, "P 6"],
+) -> tuple[Similarity, float]:
+    """Similarity from scan points to surface points and its residual [m].
+
+    The pairs give the start; then the closest 80 % of nearest neighbours are fitted until nothing
+    changes (trimmed ICP, Chetverikov et al. 2002, with a scale).
+    """
+    motion, residual = fit_similarity(pairs[:, :3], pairs[:, 3:]), np.inf
+    some = np.random.default_rng(0).permutation(len(points))[:_ICP_POINTS]
+    tree = cKDTree(surface)
+    for _ in range(_ROUNDS):
+        distance, nearest = tree.query(motion.apply(points[some]), distance_upper_bound=_REACH)
+        near = np.flatnonzero(np.isfinite(distance))
+        if len(near) < 100:
+            raise ValueError(
+                f"{len(near)} scan points lie within {_REACH} m of the model, needed: 100; check "
+                "the pairs (scan first, then world in metres) and the joint angles"
+            )
+        best = near[np.argsort(distance[near])[: int(_TRIM * len(near))]]
+        motion = fit_similarity(points[some][best], surface[nearest[best]])
+        before, residual = residual, float(np.sqrt(np.mean(distance[best] ** 2)))
+        if abs(before - residual) < _SETTLED:
+            break
+    return motion, residual
+
+
+def segment(
+    points: Float[np.ndarray, "N 3"],
+    samples: Samples,
+    data: mujoco.MjData,
+    *,
+    gate: float = GATE,
+) -> Int[np.ndarray, " N"]:
+    """Body of the nearest surface for each world point [m]; -1 beyond the gate."""
+    surface = in_world(samples.points, samples.body_id, data)
+    nearest = cKDTree(surface).query(points)[1]
+    rotation = data.xmat.reshape(-1, 3, 3)[samples.body_id[nearest]]
+    normal = np.einsum("nij,nj->ni", rotation, samples.normals[nearest])
+    offset = points - surface[nearest]
+    above = np.einsum("ni,ni->n", offset, normal)
+    beside = np.linalg.norm(offset - above[:, None] * normal, axis=1)
+    # Points on a large floor are far apart: the gate is wider along a surface than off it.
+    near = (np.abs(above) <= gate) & (beside <= gate + 1.5 * np.sqrt(samples.area[nearest]))
+    return np.where(near, samples.body_id[nearest], -1)
+
+
+def attach(splats: GaussianSet, body_id: Int[np.ndarray, " G"], data: mujoco.MjData) -> GaussianSet:
+    """Express splats that lie in the world in the frames of their bodies, sorted by body."""
+    parts = []
+    for body in np.unique(body_id):
+        own = np.flatnonzero(body_id == body)
+        rotation = data.xmat[body].reshape(3, 3).T
+        motion = Similarity(1.0, rotation, -rotation @ data.xpos[body])
+        part = move_splats(take(splats, own), motion)
+        parts.append(part.replace(body_id=jnp.asarray(np.full(len(own), body, np.int32))))
+    return concatenate(parts)
+
+
+def in_world(
+    points: Float[np.ndarray, "N 3"], body_id: Int[np.ndarray, " N"], data: mujoco.MjData
+) -> Float[np.ndarray, "N 3"]:
+    """World positions [m] of points in body frames."""
+    rotation = data.xmat.reshape(-1, 3, 3)[body_id]
+    return np.einsum("nij,nj->ni", rotation, points) + data.xpos[body_id]
+
+
+def _unseen(scan: GaussianSet, baked: GaussianSet) -> GaussianSet:
+    """Baked splats that cover what no scan splat of the same body does."""
+    at, owner = np.asarray(baked.means), np.asarray(baked.body_id)
+    reach = np.maximum(GATE, np.asarray(baked.scales).max(axis=1))
+    missing = np.ones(len(at), bool)
+    for body in np.unique(owner):
+        own, seen = owner == body, np.asarray(scan.means)[np.asarray(scan.body_id) == body]
+        if len(seen):
+            missing[own] = cKDTree(seen).query(at[own])[0] > reach[own]
+    return take(baked, np.flatnonzero(missing))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Align a scan from the command line; faults end with one line."""
+    parser = argparse.ArgumentParser(prog="python -m splat_render.align", description=__doc__)
+    parser.add_argument("scan", type=Path, help="3DGS .ply")
+    parser.add_argument("--model", type=Path, required=True, help="MJCF or .mjb of the scene")
+    parser.add_argument("--joints", type=float, nargs="+", required=True, help="[rad], [m]")
+    parser.add_argument("--pair", type=float, nargs=6, action="append", default=[])
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--gate", type=float, default=GATE, help="[m] off the nearest surface")
+    parser.add_argument("--keep-unknown", action="store_true", help="keep what lies beyond it")
+    parser.add_argument("--fill", type=int, default=DEFAULT_BUDGET, help="baked splats; 0: none")
+    options = parser.parse_args(arguments)
+    try:
+        model = _load_model(options.model)
+        done = align_scan(
+            load_ply(options.scan),
+            np.array(options.pair).reshape(-1, 6),
+            model,
+            pose(model, joints_to_qpos(model, options.joints)),
+            gate=options.gate,
+            keep_unknown=options.keep_unknown,
+            budget=options.fill,
+        )
+        save_scan(options.out, done.splats, model)
+    except (ValueError, OSError) as error:
+        parser.error(" ".join(str(error).split()))
+    sys.stdout.write(_summary(done, model))
+
+
+def joints_to_qpos(model: mujoco.MjModel, joints: Sequence[float]) -> Float[np.ndarray, " Q"]:
+    """Put the angles [rad] and travels [m] of all hinges and slides into the home pose.
+
+    Raises ValueError unless there is one value per joint.
+    """
+    scalar = (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE)
+    moving = np.flatnonzero(np.isin(model.jnt_type, [int(kind) for kind in scalar]))
+    if len(joints) != len(moving):
+        names = ", ".join(model.joint(int(joint)).name for joint in moving)
+        raise ValueError(f"got {len(joints)} joint values, needed {len(moving)}: {names}")
+    qpos = pose(model).qpos.copy()
+    qpos[model.jnt_qposadr[moving]] = joints
+    return qpos
+
+
+def _load_model(path: Path) -> mujoco.MjModel:
+    if not path.is_file():
+        raise FileNotFoundError(f"no model file {path}; docs/scans.md says how to write one")
+    if path.suffix == ".mjb":
+        return mujoco.MjModel.from_binary_path(str(path))
+    return mujoco.MjModel.from_xml_path(str(path))
+
+
+def _summary(done: Alignment, model: mujoco.MjModel) -> str:
+    bodies, counts = np.unique(np.asarray(done.splats.body_id), return_counts=True)
+    rows = [
+        f"{model.body(int(body)).name}: {count} splats\n"
+        for body, count in zip(bodies, counts, strict=True)
+    ]
+    return (
+        f"scale {done.motion.scale:.5f}, residual {1e3 * done.residual:.2f} mm, "
+        f"{done.dropped} splats dropped, {done.filled} baked ones added\n{''.join(rows)}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,300 @@
+"""A scan finds its place on the model, its splats their bodies, and its gaps are filled."""
+
+import contextlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+import pytest
+from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
+
+from scenes.build import build_scene
+from scenes.mjcf import to_mjspec
+from scenes.worlds import pick_cube
+from splat_render import align
+from splat_render.bake import pose, scene_splats
+from splat_render.ply import save_ply
+from splat_render.reference import rasterize, spherical_harmonics
+from splat_render.scan import load_scan, save_scan
+from splat_render.sets import concatenate, move_splats, take, turn_harmonics
+from splat_render.similarity import Similarity, fit_similarity
+from splat_render.types import BodyPoses, CameraBatch, GaussianSet, RasterConfig
+
+JOINTS = [0.0, 0.2, 0.0, -2.0, 0.0, 2.3, 0.8, 0.04, 0.04]
+SCALE = 2.7
+NOISE = 0.003  # [m]
+FLOATERS = 300
+CLICK = 0.015  # [m] error of a picked point
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A synthetic scan and what only its maker knows."""
+
+    splats: GaussianSet
+    world: np.ndarray
+    body_id: np.ndarray
+    to_world: Similarity
+    pairs: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def model() -> mujoco.MjModel:
+    return build_scene(pick_cube()).model
+
+
+@pytest.fixture(scope="module")
+def data(model: mujoco.MjModel) -> mujoco.MjData:
+    return pose(model, align.joints_to_qpos(model, JOINTS))
+
+
+@pytest.fixture(scope="module")
+def scan(model: mujoco.MjModel, data: mujoco.MjData) -> Scan:
+    """Other splats of the same scene than the aligner bakes, moved, with noise and floaters."""
+    rng = np.random.default_rng(3)
+    made = scene_splats(model, data.qpos, budget=8000, seed=7)
+    body_id = np.asarray(made.body_id)
+    world = in_world(made, data)
+    # A scan is cropped to the workspace, and nobody films the far half of the table.
+    kept = np.flatnonzero((np.abs(world).max(axis=1) < 0.9) & (world[:, 1] > -0.35))
+    world = world[kept]
+    made = take(made, kept)
+    floaters = rng.uniform([-0.9, -0.9, 0.1], [0.9, 0.9, 1.2], (FLOATERS, 3))
+    points = np.concatenate([world + NOISE * rng.normal(size=world.shape), floaters])
+    splats = concatenate([made, take(made, np.arange(FLOATERS))])
+    splats = splats.replace(
+        means=jnp.asarray(points, jnp.float32), body_id=jnp.zeros(len(points), jnp.int32)
+    )
+    turn = Rotation.random(random_state=3).as_matrix()
+    to_scan = Similarity(SCALE, turn, np.array([0.8, -2.0, 1.3]))
+    to_world = Similarity(1 / SCALE, turn.T, -turn.T @ to_scan.shift / SCALE)
+    picked = world[rng.choice(len(world), 4, replace=False)]
+    clicks = picked + CLICK * rng.uniform(-1, 1, picked.shape)
+    return Scan(
+        splats=move_splats(splats, to_scan),
+        world=world,
+        body_id=np.concatenate([body_id[kept], np.full(FLOATERS, -1)]),
+        to_world=to_world,
+        pairs=np.concatenate([to_scan.apply(picked), clicks], axis=1),
+    )
+
+
+def in_world(splats: GaussianSet, data: mujoco.MjData) -> np.ndarray:
+    return align.in_world(np.asarray(splats.means), np.asarray(splats.body_id), data)
+
+
+@pytest.fixture(scope="module")
+def aligned(
+    tmp_path_factory: pytest.TempPathFactory, scan: Scan, model: mujoco.MjModel
+) -> tuple[GaussianSet, str]:
+    """What the command wrote, and what it said."""
+    folder = tmp_path_factory.mktemp("scan")
+    save_ply(folder / "scan.ply", scan.splats)
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        align.main(command(folder, model, scan.pairs))
+    return load_scan(folder / "out", model), output.getvalue()
+
+
+def command(folder: Path, model: mujoco.MjModel, pairs: np.ndarray) -> list[str]:
+    """The command line that aligns `scan.ply` in a folder."""
+    (folder / "scene.xml").write_text(xml_of_pick_cube())
+    given = [str(folder / "scan.ply"), "--model", str(folder / "scene.xml")]
+    given += ["--joints", *map(str, JOINTS), "--out", str(folder / "out"), "--fill", "1000"]
+    for pair in pairs:
+        given += ["--pair", *(f"{value:.6f}" for value in pair)]
+    return given
+
+
+def xml_of_pick_cube() -> str:
+    builder = to_mjspec(pick_cube())
+    builder.compile()
+    return builder.to_xml()
+
+
+def test_the_scan_is_placed_within_2_mm(
+    scan: Scan, model: mujoco.MjModel, data: mujoco.MjData
+) -> None:
+    samples = align.scene_samples(model, data, points=20_000)
+    surface = align.in_world(samples.points, samples.body_id, data)
+    points = np.asarray(scan.splats.means, np.float64)
+    motion, residual = align.register(points, surface, scan.pairs)
+    real = points[: len(scan.world)]
+    error = np.linalg.norm(motion.apply(real) - scan.to_world.apply(real), axis=1)
+    clicked = fit_similarity(scan.pairs[:, :3], scan.pairs[:, 3:])
+    by_clicks = np.linalg.norm(clicked.apply(real) - scan.to_world.apply(real), axis=1)
+    assert by_clicks.mean() > 0.004, "the clicks alone must not be good enough already"
+    assert error.mean() <= 0.002
+    assert motion.scale == pytest.approx(1 / SCALE, rel=3e-3)
+    assert residual < 2 * NOISE
+
+    found = align.segment(motion.apply(points), samples, data)
+    real, robot = scan.body_id >= 0, scan.body_id > 0
+    assert (found == scan.body_id)[real].mean() >= 0.93
+    assert (found == scan.body_id)[robot].mean() >= 0.93
+    assert (found[~real] < 0).mean() >= 0.93
+
+
+def test_the_command_writes_a_scene_in_body_frames(
+    aligned: tuple[GaussianSet, str], scan: Scan, model: mujoco.MjModel, data: mujoco.MjData
+) -> None:
+    splats, said = aligned
+    assert "residual" in said and "link3:" in said
+    body_id = np.asarray(splats.body_id)
+    assert (np.diff(body_id) >= 0).all()
+    assert set(np.unique(body_id)) == set(np.unique(scan.body_id[scan.body_id >= 0]))
+    # Every body's splats lie where they were scanned, once each body is put where it was.
+    distance = cKDTree(in_world(splats, data)).query(scan.world)[0]
+    assert np.quantile(distance, 0.95) < 3 * NOISE
+    # The half of the table that nobody filmed is there, and floaters are not.
+    table = in_world(splats, data)[body_id == 0]
+    assert ((np.abs(table[:, 2]) < 0.01) & (table[:, 1] < -0.4)).sum() > 10
+    assert (in_world(splats, data)[:, 2] > 1.0).mean() < 0.01
+
+
+def test_segmentation_gate_is_wider_along_a_coarse_surface_than_off_it(
+    model: mujoco.MjModel, data: mujoco.MjData
+) -> None:
+    samples = align.scene_samples(model, data, points=3000)
+    floor = -pick_cube().table.height
+    points = np.array([[2.5, 2.5, floor + 0.02], [2.5, 2.5, floor + 0.04], [0.6, 0.3, 0.031]])
+    assert align.segment(points, samples, data).tolist() == [0, -1, -1]
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3])
+def test_turned_harmonics_show_the_old_colour_in_the_turned_direction(degree: int) -> None:
+    rng = np.random.default_rng(degree)
+    sh = rng.normal(size=(20, (degree + 1) ** 2, 3))
+    rotation = Rotation.random(random_state=degree).as_matrix()
+    directions = rng.normal(size=(20, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    np.testing.assert_allclose(
+        spherical_harmonics(directions @ rotation.T, turn_harmonics(sh, rotation)),
+        spherical_harmonics(directions, sh),
+        atol=1e-12,
+    )
+
+
+def colourful(count: int = 60) -> GaussianSet:
+    """A cloud whose colour depends on the direction, in front of a camera at the origin."""
+    rng = np.random.default_rng(5)
+    quats = rng.normal(size=(count, 4))
+    return GaussianSet(
+        means=jnp.asarray(rng.uniform([-0.5, -0.5, 1.5], [0.5, 0.5, 2.5], (count, 3)), jnp.float32),
+        quats=jnp.asarray(quats / np.linalg.norm(quats, axis=1, keepdims=True), jnp.float32),
+        scales=jnp.asarray(rng.uniform(0.02, 0.2, (count, 3)), jnp.float32),
+        opacities=jnp.asarray(rng.uniform(0.2, 0.9, count), jnp.float32),
+        sh=jnp.asarray(0.3 * rng.normal(size=(count, 16, 3)), jnp.float32),
+        body_id=jnp.asarray(rng.integers(0, 3, count), jnp.int32),
+    )
+
+
+def photograph(splats: GaussianSet, poses: BodyPoses, viewmat: np.ndarray) -> np.ndarray:
+    """The reference's picture, 24 px."""
+    config = RasterConfig(width=24, height=24, rgb_dtype="float32", near=1e-4)
+    Ks = jnp.array([[[24.0, 0, 12], [0, 24, 12], [0, 0, 1]]])
+    return np.asarray(
+        rasterize(splats, poses, CameraBatch(jnp.asarray(viewmat)[None], Ks), config).rgb
+    )
+
+
+def test_a_moved_scan_looks_the_same_to_a_camera_that_moved_along() -> None:
+    splats = colourful()
+    still = BodyPoses(jnp.zeros((3, 3)), jnp.tile(jnp.array([1.0, 0, 0, 0]), (3, 1)))
+    turn = Rotation.random(random_state=8).as_matrix()
+    motion = Similarity(1 / SCALE, turn, np.array([0.3, -0.2, 0.5]))
+    viewmat = np.eye(4)
+    viewmat[:3, :3], viewmat[:3, 3] = turn.T, -turn.T @ motion.shift
+    before = photograph(splats, still, np.eye(4))
+    assert before.std() > 0.05
+    np.testing.assert_allclose(
+        photograph(move_splats(splats, motion), still, viewmat), before, atol=2e-4
+    )
+
+
+def test_splats_on_their_bodies_look_as_in_the_scan(
+    model: mujoco.MjModel, data: mujoco.MjData
+) -> None:
+    poses = BodyPoses(jnp.asarray(data.xpos, jnp.float32), jnp.asarray(data.xquat, jnp.float32))
+    splats = colourful()
+    bodies = np.array([0, model.body("link3").id, model.body("hand").id])[splats.body_id]
+    flat = splats.replace(body_id=jnp.zeros_like(splats.body_id))
+    on_bodies = align.attach(flat, bodies, data)
+    np.testing.assert_allclose(
+        photograph(on_bodies, poses, np.eye(4)), photograph(flat, poses, np.eye(4)), atol=2e-4
+    )
+
+
+LINE = np.array([[0.0, 0, 0], [1, 1, 1], [2, 2, 2], [3, 3, 3]])
+CORNERS = np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+
+
+def test_similarity_of_exact_pairs_is_exact_and_no_mirror() -> None:
+    motion = Similarity(SCALE, Rotation.random(random_state=1).as_matrix(), np.array([1.0, 2, 3]))
+    found = fit_similarity(CORNERS[:3], motion.apply(CORNERS[:3]))
+    np.testing.assert_allclose(found.apply(CORNERS), motion.apply(CORNERS), atol=1e-12)
+    mirrored = fit_similarity(CORNERS, CORNERS * [1, 1, -1])
+    assert np.linalg.det(mirrored.rotation) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "message"),
+    [
+        (CORNERS[:2], CORNERS[:2], "got 2 point pairs, needed: at least 3"),
+        (LINE, CORNERS, "the scan points of the pairs lie on a line"),
+        (CORNERS, LINE, "the world points of the pairs lie on a line"),
+        (CORNERS, np.zeros((4, 3)), "the world points of the pairs lie on a line"),
+        (CORNERS, np.full((4, 3), np.nan), "finite"),
+    ],
+)
+def test_pairs_that_fix_no_place_are_refused(
+    source: np.ndarray, target: np.ndarray, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit_similarity(source, target)
+
+
+def test_command_faults_are_one_line(
+    tmp_path: Path, scan: Scan, model: mujoco.MjModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_ply(tmp_path / "scan.ply", take(scan.splats, np.arange(500)))
+    good = command(tmp_path, model, scan.pairs)
+    far = command(tmp_path, model, scan.pairs + np.array([0, 0, 0, 50, 50, 50]))
+    faults = {
+        "got 2 point pairs": command(tmp_path, model, scan.pairs[:2]),
+        "got 8 joint values, needed 9: joint1,": [v for i, v in enumerate(good) if i != 4],
+        "scan points lie within 0.1 m": far,
+        "No such file": [str(tmp_path / "none.ply"), *good[1:]],
+        "no model file": [*good, "--model", "none.xml"],
+    }
+    for message, given in faults.items():
+        with pytest.raises(SystemExit):
+            align.main(given)
+        last = capsys.readouterr().err.strip().splitlines()[-1]
+        assert message in last, (message, last)
+
+
+def test_a_scene_folder_is_read_by_body_names(tmp_path: Path, model: mujoco.MjModel) -> None:
+    splats = colourful()
+    names = ("world", "link3", "cube")
+    ids = np.array([model.body(name).id for name in names])
+    splats = splats.replace(body_id=jnp.asarray(ids[np.asarray(splats.body_id)]))
+    save_scan(tmp_path, splats, model)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "cube.ply",
+        "link3.ply",
+        "world.ply",
+    ]
+    read = load_scan(tmp_path, model)
+    assert sorted(np.asarray(read.body_id)) == sorted(np.asarray(splats.body_id))
+    with pytest.raises(FileExistsError, match="has .ply files already"):
+        save_scan(tmp_path, splats, model)
+    (tmp_path / "link3.ply").rename(tmp_path / "lnk3.ply")
+    with pytest.raises(KeyError, match=r"lnk3.*Did you mean 'link3'"):
+        load_scan(tmp_path, model)
+    with pytest.raises(FileNotFoundError, match=r"has no \.ply"):
+        load_scan(tmp_path / "none", model)
