@@ -9,11 +9,11 @@ from typing import Literal
 
 import tyro
 
-from benchmarks import learner, physics, ppo, train
+from benchmarks import learner, physics, ppo, render, train
 from benchmarks.results import Recorder, say
 from benchmarks.table import finish
 
-Question = Literal["physics", "learner", "train", "ppo"]
+Question = Literal["physics", "learner", "render", "train", "ppo"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class HarnessConfig:
         smoke: sizes that only show that everything runs; nothing is written.
     """
 
-    only: tuple[Question, ...] = ("physics", "learner", "train", "ppo")
+    only: tuple[Question, ...] = ("physics", "learner", "render", "train", "ppo")
     repeats: int = 5
     seeds: tuple[int, ...] = (0,)
     starts: int = 2
@@ -43,14 +43,16 @@ def questions(cfg: HarnessConfig) -> dict[str, Callable[[Recorder], None]]:
     """The questions by name, each a function that records its answers."""
     on_cpu = physics.PhysicsConfig(repeats=cfg.repeats, starts=cfg.starts, peers=cfg.peers)
     sac = learner.LearnerConfig(repeats=cfg.repeats, peers=cfg.peers, profile=cfg.profile)
+    splats = render.RenderConfig(repeats=cfg.repeats, peers=cfg.peers)
     runs = train.TrainBenchConfig(seeds=cfg.seeds)
     peer_ppo = ppo.PpoConfig(peers=cfg.peers)
     if cfg.smoke:
         on_cpu, sac, runs = physics.smoke(on_cpu), learner.smoke(), train.smoke()
-        peer_ppo = ppo.PpoConfig(peers=False)
+        splats, peer_ppo = render.smoke(splats), ppo.PpoConfig(peers=False)
     return {
         "physics": lambda recorder: physics.run(on_cpu, recorder),
         "learner": lambda recorder: learner.run(sac, recorder),
+        "render": lambda recorder: render.run(splats, recorder),
         "train": lambda recorder: train.run(runs, recorder),
         "ppo": lambda recorder: ppo.run(peer_ppo, recorder),
     }

@@ -27,6 +27,8 @@ _NAMED = (
     "mujoco-mjx",
     "mujoco-warp",
     "warp-lang",
+    "splax",
+    "gsplat",
     "gym-hil",
     "gymnasium",
     "envpool",
@@ -60,7 +62,10 @@ def serve(start: Callable[[Params], Job]) -> None:
     setup = time.perf_counter() - begun
     _answer(answers, facts=job.facts, versions=versions(), setup_seconds=setup)
     for _ in sys.stdin:
-        _answer(answers, value=job.measure(), rss_bytes=resident_bytes())
+        begun, used = time.perf_counter(), time.process_time()
+        value = job.measure()
+        busy = (time.process_time() - used) / (time.perf_counter() - begun)
+        _answer(answers, value=value, rss_bytes=resident_bytes(), busy_cores=busy)
 
 
 def rate(call: Callable[[], object], amount: float, seconds: float) -> float:

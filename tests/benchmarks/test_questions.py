@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks import gpu, harness, learner, physics
+from benchmarks import gpu, harness, learner, physics, render
 from benchmarks.peers import venvs
 from benchmarks.process import ROOT
 from benchmarks.results import Recorder
@@ -43,6 +43,30 @@ def test_the_gpu_path_runs_on_a_cpu_at_tiny_sizes():
 
 
 @pytest.mark.slow
+def test_drawing_is_measured_over_splats_worlds_threads_and_backends():
+    recorder = Recorder("render")
+    cfg = render.smoke(render.RenderConfig())
+    render.run(cfg, recorder)
+    found = values(recorder)
+    for name in ("cpu cached, 100 splats, 16 px", "cpu full, 2 worlds", "xla, 100 splats"):
+        assert found[name] > 0, [r.params for r in recorder.results if r.name == name]
+    ratios = {r.name: r.ratio for r in recorder.results}
+    if "cpu full, two cores" in ratios:
+        assert ratios["cpu full, two cores"].goal == 1.6
+    assert ratios["cpu, 100 splats, over xla, 100 splats"].value > 0
+
+
+@pytest.mark.slow
+def test_drawing_on_a_gpu_lists_what_cannot_run_and_measures_the_rest():
+    recorder = Recorder("render_gpu")
+    render.run_gpu(render.smoke(render.RenderConfig()).gpu, recorder)
+    found = {r.name: r for r in recorder.results}
+    assert values(recorder)["xla 2 worlds, 16 px, cached"] > 0
+    for name in ("splax 2 worlds, 16 px, full", "gsplat 2 worlds, 16 px, full"):
+        assert found[name].value or "reason" in found[name].params
+
+
+@pytest.mark.slow
 def test_the_learner_is_measured_scanned_and_one_call_at_a_time():
     recorder = Recorder("learner")
     learner.run(learner.smoke(), recorder)
@@ -75,7 +99,7 @@ def test_every_question_of_the_harness_can_be_asked_alone():
     assert set(asked) == set(harness.HarnessConfig().only)
 
 
-@pytest.mark.parametrize("module", ["harness", "physics", "learner", "train", "ppo"])
+@pytest.mark.parametrize("module", ["harness", "physics", "learner", "render", "train", "ppo"])
 @pytest.mark.slow
 def test_help_lists_the_options(module):
     command = [sys.executable, "-m", f"benchmarks.{module}", "--help"]
