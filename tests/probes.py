@@ -117,7 +117,7 @@ def make_learn(agent, *, updates: int, batch_size: int) -> Callable:
         init_key, sample_key, update_key = jax.random.split(key, 3)
         example = jax.tree.map(lambda x: x[0, 0], steps)
         stored = buffer.add(buffer.init(example), steps)
-        shapes = {"state": jax.ShapeDtypeStruct((1,), jnp.float32)}
+        shapes = {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in example.obs.items()}
         batches = buffer.sample(stored, sample_key, (updates, rows))
         keys = jax.random.split(update_key, updates)
         state, metrics = jax.lax.scan(

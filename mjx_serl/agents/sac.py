@@ -1,10 +1,20 @@
-"""Soft actor-critic with critic ensembles: SAC, REDQ, and the learner inside RLPD.
+"""Soft actor-critic with critic ensembles: SAC, REDQ, DrQ, and the learner inside RLPD.
 
 One `update` is `utd_ratio` critic steps, each on its own minibatch, and one actor and
 temperature step on the last of them. All maths is in `objectives`, all layers are in `nets`.
+
+Observations with images (uint8) make it DrQ (arXiv 2004.13649), by two additions. Images are
+shifted at random when a batch is learned from, obs and next_obs apart. And they pass an encoder
+that belongs to the critic, as SERL's: the critic's loss trains it, its Polyak copy feeds the
+target critic. The actor sees the online encoder's features and sends no gradient back: not into
+the embedding of the vectors either, through which SERL's actor moves its critic; here actor and
+critics each have their own. The actor step reuses the features that the critic step has computed,
+one optimiser step old, as DrQ-v2 does (arXiv 2107.09645, `drqv2.py` update), which saves a pass
+of the encoder. Nothing of a critic but the encoder is shared by its ensemble (SERL shares the
+heads too), and there is no dropout to differ between actor and critic.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -15,11 +25,13 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from mjx_serl.agents import objectives
+from mjx_serl.agents.networks import CriticParams, Networks
 from mjx_serl.agents.optimizer import Trainable, apply_gradients, make_optimizer, tick
-from mjx_serl.nets.distributions import split_mean_std, tanh_normal_sample
-from mjx_serl.nets.encoders import encode_vectors, vector_dim
-from mjx_serl.nets.ensemble import ensemble_q, random_members
-from mjx_serl.nets.mlp import ACTIVATIONS, COMPUTE_DTYPES, MLP, Activation, ComputeDtype, forward
+from mjx_serl.nets.augment import crop_images
+from mjx_serl.nets.distributions import tanh_normal_sample
+from mjx_serl.nets.encoders import ENCODERS, EncoderConfig, ObsEncoder
+from mjx_serl.nets.ensemble import random_members
+from mjx_serl.nets.mlp import ACTIVATIONS, COMPUTE_DTYPES, MLP, Activation, ComputeDtype
 from mjx_serl.types import Batch, Metrics, Obs, ObsShapes, PRNGKey, PyTree
 
 AdamTicks = Literal["own", "shared", "shared_apart"]
@@ -32,8 +44,11 @@ class SACConfig:
     hidden: widths of the hidden layers of actor and critics [units].
     activation: "tanh", "relu" or "swish", after each hidden layer.
     layer_norm: normalise each hidden layer before its activation.
-    compute_dtype: "float32", or "bfloat16" for the hidden layers' products (twice their rate on a
-        CPU with AVX512_BF16, see `nets.mlp.bfloat16_product`); parameters stay float32.
+    compute_dtype: "float32", or "bfloat16" for the hidden layers' and the encoder's products
+        (twice their rate on a CPU with AVX512_BF16, see `nets.mlp.bfloat16_product`); parameters
+        stay float32.
+    encoder: of images, where the observation has any.
+    crop: random shift of images while learning, at most [px]; 0 none.
     critic_ensemble_size: number of Q functions.
     critic_subsample_size: members drawn for each target (REDQ); None takes them all.
     gamma: discount per control step [1].
@@ -60,6 +75,8 @@ class SACConfig:
     activation: Activation = "tanh"
     layer_norm: bool = True
     compute_dtype: ComputeDtype = "float32"
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    crop: int = 4
     critic_ensemble_size: int = 2
     critic_subsample_size: int | None = None
     gamma: float = 0.97
@@ -77,7 +94,8 @@ class SACConfig:
     adam_ticks: AdamTicks = "own"
 
     def build(self) -> "SAC":
-        """Return the agent; raises ValueError on a field outside its range."""
+        """Return the agent; raises ValueError on a field outside its range, KeyError on a name."""
+        _ = ENCODERS[self.encoder.name]
         for message in _config_errors(self):
             raise ValueError(f"SACConfig: {message}")
         return SAC(self)
@@ -95,6 +113,11 @@ def _config_errors(cfg: SACConfig) -> list[str]:
             cfg.compute_dtype in COMPUTE_DTYPES,
             f"compute_dtype '{cfg.compute_dtype}', allowed: {[*COMPUTE_DTYPES]}",
         ),
+        (
+            cfg.encoder.features >= 1,
+            f"encoder.features {cfg.encoder.features}, allowed: >= 1",
+        ),
+        (cfg.crop >= 0, f"crop {cfg.crop}, allowed: >= 0"),
         (size >= 1, f"critic_ensemble_size {size}, allowed: >= 1"),
         (
             subsample is None or 1 <= subsample <= size,
@@ -121,8 +144,8 @@ class SACState:
     """Everything SAC learns. `target_params` is a copy, so the state can be donated."""
 
     actor: Trainable
-    critic: Trainable
-    target_params: PyTree
+    critic: Trainable  # of CriticParams
+    target_params: PyTree  # CriticParams
     log_temperature: Trainable
     step: Int[Array, ""]  # critic steps made
     skipped: Int[Array, ""]  # gradient steps dropped because they were not finite
@@ -131,12 +154,11 @@ class SACState:
 
 
 @struct.dataclass
-class _Minibatch:
-    """A batch after encoding: obs and next_obs are feature vectors [B, D]."""
+class _Seen:
+    """What the critic step leaves for the policy step of the same minibatch."""
 
-    features: Float[Array, "B D"]
-    next_features: Float[Array, "B D"]
-    batch: Batch
+    features: Float[Array, "B D"]  # of obs, by the encoder before the step
+    entropy: Float[Array, ""]  # of the policy at next_obs
 
 
 @dataclass(frozen=True)
@@ -161,29 +183,30 @@ class SAC:
         return self.cfg.gamma
 
     def init(self, key: PRNGKey, obs_shapes: ObsShapes, action_dim: int) -> SACState:
-        """Draw a fresh state; raises ValueError for image observations."""
-        dim = vector_dim(obs_shapes)
-        actor_key, critic_key = jax.random.split(key)
-        actor = self._actor(action_dim).init(actor_key, jnp.zeros((1, dim)))
-        critic = self._critic.init(critic_key, jnp.zeros((1, dim + action_dim)))
+        """Draw a fresh state; raises ValueError for images the encoder cannot read."""
+        shapes = tuple(sorted(obs_shapes.items()))
+        nets = self._networks(shapes, action_dim)
+        actor_key, critic_key, encoder_key = jax.random.split(key, 3)
+        critic = nets.init_critic(critic_key, encoder_key, action_dim)
         theta = jnp.float32(objectives.initial_log_temperature(self.cfg.init_temperature))
         return SACState(
-            actor=self._trainable(actor),
+            actor=self._trainable(nets.init_actor(actor_key)),
             critic=self._trainable(critic),
             target_params=jax.tree.map(jnp.copy, critic),
             log_temperature=self._trainable(theta),
             step=jnp.int32(0),
             skipped=jnp.int32(0),
             action_dim=action_dim,
-            obs_shapes=tuple(sorted(obs_shapes.items())),
+            obs_shapes=shapes,
         )
 
     def act(
         self, state: SACState, obs: Obs, key: PRNGKey, *, deterministic: bool = False
     ) -> Float[Array, "N A"]:
-        """Sample actions, or take tanh of the mean if `deterministic`."""
-        features = encode_vectors(obs, dict(state.obs_shapes))
-        mean, std = self._policy(state, state.actor.params, features)
+        """Sample actions, or take tanh of the mean if `deterministic`; images are not shifted."""
+        nets = self._nets_of(state)
+        features = nets.features(state.critic.params, obs)
+        mean, std = nets.policy(state.actor.params, features)
         if deterministic:
             return jnp.tanh(mean)
         return tanh_normal_sample(key, mean, std)[0]
@@ -193,19 +216,16 @@ class SAC:
 
         Raises ValueError at trace time if the batch does not divide by `utd_ratio`.
         """
-        minibatches = split_batch(batch, self.cfg.utd_ratio)
-        keys = jax.random.split(key, self.cfg.utd_ratio + 1)
-        rest, last = (
-            jax.tree.map(lambda x: x[:-1], (minibatches, keys[1:])),
-            jax.tree.map(lambda x: x[-1], (minibatches, keys[1:])),
-        )
-        if self.cfg.utd_ratio > 1:
-            state, _ = jax.lax.scan(self._critic_only, state, rest)
-        minibatch = self._encode(state, last[0])
-        state, critic_metrics, entropy = self._critic_step(state, minibatch, last[1])
+        count = self.cfg.utd_ratio
+        keys = jax.random.split(key, count + 1)
+        if count > 1:
+            critic_only = partial(self._critic_only, batch)
+            state, _ = jax.lax.scan(critic_only, state, (jnp.arange(count - 1), keys[1:-1]))
+        minibatch = take_minibatch(batch, count - 1, count)
+        state, seen, critic_metrics = self._critic_step(state, minibatch, keys[-1])
         if self.cfg.adam_ticks == "shared_apart":
             state = self._tick_policy(state)
-        state, actor_metrics = self._policy_step(state, minibatch, entropy, keys[0])
+        state, actor_metrics = self._policy_step(state, minibatch, seen, keys[0])
         if self.cfg.adam_ticks == "shared_apart":
             state = state.replace(critic=tick(self._optimizer, state.critic))
         return state, self._metrics(state) | critic_metrics | actor_metrics
@@ -214,28 +234,37 @@ class SAC:
         self, state: SACState, obs: Obs, action: Float[Array, "B A"]
     ) -> Float[Array, "E B"]:
         """Return Q of every online critic for leading axis [B]."""
-        features = encode_vectors(obs, dict(state.obs_shapes))
-        return ensemble_q(self._critic, state.critic.params, features, action)
+        nets, params = self._nets_of(state), state.critic.params
+        return nets.q(params.members, nets.features(params, obs), action)
 
     # -- one step of each part ---------------------------------------------------------------
 
-    def _critic_only(self, state: SACState, inputs: tuple[Batch, PRNGKey]) -> tuple[SACState, None]:
-        batch, key = inputs
-        state, _, _ = self._critic_step(state, self._encode(state, batch), key)
+    def _critic_only(
+        self, batch: Batch, state: SACState, inputs: tuple[Int[Array, ""], PRNGKey]
+    ) -> tuple[SACState, None]:
+        index, key = inputs
+        minibatch = take_minibatch(batch, index, self.cfg.utd_ratio)
+        state, _, _ = self._critic_step(state, minibatch, key)
         if self.cfg.adam_ticks != "own":
             state = self._tick_policy(state)
         return state, None
 
     def _critic_step(
-        self, state: SACState, minibatch: _Minibatch, key: PRNGKey
-    ) -> tuple[SACState, Metrics, Float[Array, ""]]:
-        target, entropy = self._target(state, minibatch, key)
+        self, state: SACState, batch: Batch, key: PRNGKey
+    ) -> tuple[SACState, _Seen, Metrics]:
+        action_key, subset_key, crop_key = jax.random.split(key, 3)
+        batch = self._cropped(batch, crop_key)
+        target, entropy = self._target(state, batch, action_key, subset_key)
+        nets = self._nets_of(state)
 
-        def loss_fn(params: PyTree) -> tuple[Array, Array]:
-            q = ensemble_q(self._critic, params, minibatch.features, minibatch.batch.action)
-            return objectives.critic_loss(q, target), jnp.mean(q)
+        def loss_fn(params: CriticParams) -> tuple[Array, tuple[Array, Array]]:
+            features = nets.features(params, batch.obs)
+            q = nets.q(params.members, features, batch.action)
+            return objectives.critic_loss(q, target), (jnp.mean(q), features)
 
-        (loss, mean_q), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.critic.params)
+        (loss, (mean_q, features)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.critic.params
+        )
         critic, finite = apply_gradients(self._optimizer, state.critic, grads)
         state = state.replace(
             critic=critic,
@@ -245,41 +274,44 @@ class SAC:
             step=state.step + 1,
             skipped=state.skipped + ~finite,
         )
-        return state, {"learner/critic_loss": loss, "learner/q": mean_q}, entropy
+        metrics = {"learner/critic_loss": loss, "learner/q": mean_q}
+        return state, _Seen(features, entropy), metrics
 
     def _target(
-        self, state: SACState, minibatch: _Minibatch, key: PRNGKey
+        self, state: SACState, batch: Batch, action_key: PRNGKey, subset_key: PRNGKey
     ) -> tuple[Float[Array, " B"], Float[Array, ""]]:
         """Return the critics' regression target and the policy's entropy at next_obs."""
-        action_key, subset_key = jax.random.split(key)
-        mean, std = self._policy(state, state.actor.params, minibatch.next_features)
-        action, log_prob = tanh_normal_sample(action_key, mean, std)
-        members = state.target_params
+        nets, target_params = self._nets_of(state), state.target_params
+        features = nets.features(state.critic.params, batch.next_obs)
+        action, log_prob = tanh_normal_sample(
+            action_key, *nets.policy(state.actor.params, features)
+        )
+        members = target_params.members
         if self.cfg.critic_subsample_size is not None:
             members = random_members(members, subset_key, self.cfg.critic_subsample_size)
         alpha = objectives.temperature_of(state.log_temperature.params)
         target = objectives.critic_target(
-            minibatch.batch.reward,
-            minibatch.batch.terminated,
-            ensemble_q(self._critic, members, minibatch.next_features, action),
+            batch.reward,
+            batch.terminated,
+            nets.q(members, nets.features(target_params, batch.next_obs), action),
             self.cfg.gamma**self.cfg.n_step,
             entropy_bonus=-alpha * log_prob if self.cfg.backup_entropy else 0.0,
         )
         return target, -jnp.mean(log_prob)
 
     def _policy_step(
-        self, state: SACState, minibatch: _Minibatch, entropy: Float[Array, ""], key: PRNGKey
+        self, state: SACState, batch: Batch, seen: _Seen, key: PRNGKey
     ) -> tuple[SACState, Metrics]:
+        nets, members = self._nets_of(state), state.critic.params.members
         alpha = objectives.temperature_of(state.log_temperature.params)
 
         def loss_fn(params: PyTree) -> Array:
-            mean, std = self._policy(state, params, minibatch.features)
+            mean, std = nets.policy(params, seen.features)
             action, log_prob = tanh_normal_sample(key, mean, std)
-            q = ensemble_q(self._critic, state.critic.params, minibatch.features, action)
+            q = nets.q(members, seen.features, action)
             loss = objectives.actor_loss(q, log_prob, alpha, reduce=self.cfg.actor_q)
             if self.cfg.bc_weight == 0.0:
                 return loss
-            batch = minibatch.batch
             imitation = objectives.imitation_loss(jnp.tanh(mean), batch.action, batch.expert)
             return loss + self.cfg.bc_weight * imitation
 
@@ -288,15 +320,20 @@ class SAC:
         if target_entropy is None:
             target_entropy = -state.action_dim / 2
         temperature_grad = jax.grad(objectives.temperature_loss)(
-            state.log_temperature.params, entropy, target_entropy
+            state.log_temperature.params, seen.entropy, target_entropy
         )
         actor, actor_ok = apply_gradients(self._optimizer, state.actor, actor_grads)
         theta, theta_ok = apply_gradients(self._optimizer, state.log_temperature, temperature_grad)
         skipped = state.skipped + ~actor_ok + ~theta_ok
         state = state.replace(actor=actor, log_temperature=theta, skipped=skipped)
-        return state, {"learner/actor_loss": loss, "learner/entropy": entropy}
+        return state, {"learner/actor_loss": loss, "learner/entropy": seen.entropy}
 
     # -- pieces ------------------------------------------------------------------------------
+
+    def _cropped(self, batch: Batch, key: PRNGKey) -> Batch:
+        now, later = jax.random.split(key)
+        crop = partial(crop_images, pad=self.cfg.crop)
+        return batch.replace(obs=crop(now, batch.obs), next_obs=crop(later, batch.next_obs))
 
     def _tick_policy(self, state: SACState) -> SACState:
         run = partial(tick, self._optimizer)
@@ -308,33 +345,24 @@ class SAC:
             "learner/skipped_updates": state.skipped.astype(jnp.float32),
         }
 
-    def _encode(self, state: SACState, batch: Batch) -> _Minibatch:
-        shapes = dict(state.obs_shapes)
-        return _Minibatch(
-            encode_vectors(batch.obs, shapes), encode_vectors(batch.next_obs, shapes), batch
-        )
+    def _nets_of(self, state: SACState) -> Networks:
+        return self._networks(state.obs_shapes, state.action_dim)
 
-    def _policy(
-        self, state: SACState, params: PyTree, features: Float[Array, "B D"]
-    ) -> tuple[Float[Array, "B A"], Float[Array, "B A"]]:
-        return split_mean_std(forward(self._actor(state.action_dim), params, features))
-
-    def _actor(self, action_dim: int) -> MLP:
-        return self._net(2 * action_dim)
-
-    @property
-    def _critic(self) -> MLP:
-        return self._net(1).clone(members=self.cfg.critic_ensemble_size)
-
-    def _net(self, out: int) -> MLP:
+    def _networks(
+        self, shapes: tuple[tuple[str, jax.ShapeDtypeStruct], ...], action_dim: int
+    ) -> Networks:
         cfg = self.cfg
-        return MLP(
+        encoder = ObsEncoder(cfg.encoder, shapes, cfg.compute_dtype)
+        fused = encoder.cameras and encoder.vectors
+        net = MLP(
             cfg.hidden,
-            out,
+            2 * action_dim,
             activation=cfg.activation,
             layer_norm=cfg.layer_norm,
             compute_dtype=cfg.compute_dtype,
+            embedded=(encoder.image_dim, encoder.dim) if fused else None,
         )
+        return Networks(encoder, net, net.clone(out=1, members=cfg.critic_ensemble_size))
 
     @property
     def _optimizer(self) -> optax.GradientTransformation:
@@ -345,15 +373,14 @@ class SAC:
         return Trainable(params, self._optimizer.init(params))
 
 
-def split_batch(batch: Batch, count: int) -> Batch:
-    """Reshape leading [count * B] into [count, B], dealing rows out like cards.
+def take_minibatch(batch: Batch, index: int | Int[Array, ""], count: int) -> Batch:
+    """Return rows index, index + count, ... of a batch: it is dealt out like cards.
 
-    Minibatch m gets rows m, m + count, ...; each then holds the same share of a mixture whose
-    parts lie one after the other in the batch (RLPD's half and half).
+    Each minibatch so holds the same share of a mixture whose parts lie one after the other in
+    the batch (RLPD's half and half). Rows are taken only when they are needed: dealing all at
+    once would copy every image.
     """
     rows = batch.reward.shape[0]
     if rows % count:
         raise ValueError(f"update: batch of {rows} rows, allowed: a multiple of utd_ratio {count}")
-    return jax.tree.map(
-        lambda x: jnp.moveaxis(x.reshape(rows // count, count, *x.shape[1:]), 1, 0), batch
-    )
+    return jax.tree.map(lambda x: x.reshape(rows // count, count, *x.shape[1:])[:, index], batch)

@@ -23,31 +23,40 @@ PerUnit: TypeAlias = Float[Array, "*members H"]
 ComputeDtype: TypeAlias = Literal["float32", "bfloat16"]
 
 LAYER_NORM_EPS = 1e-6  # flax's default, and so SERL's
+EMBEDDING = 64  # units for proprioception beside image features, as SERL and HIL-SERL
 
 
 class MLP(nn.Module):
     """Hidden blocks and a linear head.
 
-    Fields: hidden, widths of the hidden layers; out, width of the head; activation, a key of
-    `ACTIVATIONS`; layer_norm, whether each hidden block is normalised before its activation;
-    compute_dtype, a key of `COMPUTE_DTYPES`, what the hidden layers' products are made of;
-    members, size of the ensemble, None for one plain network.
+    Fields: hidden, widths of the hidden layers; out, width of the head, None for no head;
+    activation, a key of `ACTIVATIONS`; layer_norm, whether each hidden block is normalised before
+    its activation; compute_dtype, a key of `COMPUTE_DTYPES`, what the hidden layers' products are
+    made of; members, size of the ensemble, None for one plain network; embedded, first and last +
+    1 of the input columns that pass a block of `EMBEDDING` units first, so that a few joint
+    angles are not lost among hundreds of image features.
     """
 
     hidden: tuple[int, ...]
-    out: int
+    out: int | None
     activation: Activation = "tanh"
     layer_norm: bool = True
     compute_dtype: ComputeDtype = "float32"
     members: int | None = None
+    embedded: tuple[int, int] | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "*members B out"]:
         """Map inputs [B, D] to outputs [B, out], or [members, B, out] of an ensemble."""
         lead = () if self.members is None else (self.members,)
         x = jnp.broadcast_to(x, lead + x.shape)
+        if self.embedded is not None:
+            before, some, after = jnp.split(x, self.embedded, axis=-1)
+            x = jnp.concatenate([before, self._block(some, "embed", EMBEDDING), after], axis=-1)
         for i, width in enumerate(self.hidden):
             x = self._block(x, f"{i}", width)
+        if self.out is None:
+            return x
         # The head is stored [out, H]: so its gradient is a row-major product, 3x as fast.
         head = self._kernel("head", (self.out, x.shape[-1]), lead)
         return (

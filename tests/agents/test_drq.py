@@ -1,0 +1,206 @@
+"""SAC on images: a probe, who trains the encoder, what is cropped, mixtures from two buffers."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import probes
+import pytest
+
+from mjx_serl.agents.sac import SAC, SACConfig, SACState
+from mjx_serl.data.replay import ReplayBuffer, mix
+from mjx_serl.nets.encoders import EncoderConfig
+from mjx_serl.types import Batch, Transition
+
+SIZE = 28
+TINY = EncoderConfig(features=16)
+SMALL = SACConfig(hidden=(32, 32), encoder=TINY, gamma=probes.GAMMA, tau=0.1, lr=3e-3)
+SHAPES = {
+    "front": jax.ShapeDtypeStruct((SIZE, SIZE, 3), jnp.uint8),
+    "state": jax.ShapeDtypeStruct((3,), jnp.float32),
+}
+
+
+def transitions(lead: tuple[int, ...], seed: int = 0) -> Transition:
+    rng = np.random.default_rng(seed)
+    obs = {
+        name: jnp.asarray(rng.integers(0, 256, (*lead, *s.shape)), s.dtype)
+        for name, s in SHAPES.items()
+    }
+    return Transition(
+        obs=obs | {"state": obs["state"] / 255},
+        action=jnp.asarray(rng.uniform(-1, 1, (*lead, 2)), jnp.float32),
+        reward=jnp.asarray(rng.normal(size=lead), jnp.float32),
+        terminated=jnp.asarray(rng.random(lead) < 0.2),
+        truncated=jnp.zeros(lead, bool),
+        valid=jnp.ones(lead, bool),
+        expert=jnp.asarray(rng.random(lead) < 0.5),
+    )
+
+
+def batch_of(rows: int, seed: int = 0) -> Batch:
+    now, after = transitions((rows,), seed), transitions((rows,), seed + 100)
+    return Batch(now.obs, now.action, now.reward, now.terminated, now.expert, after.obs)
+
+
+def fresh(**changes: object) -> tuple[SAC, SACState]:
+    agent = dataclasses.replace(SMALL, **changes).build()
+    return agent, jax.jit(lambda key: agent.init(key, SHAPES, 2))(jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def update() -> Callable:
+    """The update of `SMALL`, compiled once."""
+    return jax.jit(SMALL.build().update)
+
+
+def largest_change(before: object, after: object) -> list[float]:
+    difference = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), before, after)
+    return jax.tree.leaves(difference)
+
+
+# -- what it learns ------------------------------------------------------------------------------
+
+
+def show(sign: jax.Array) -> jax.Array:
+    """A dark image with a bright square: left for -1, right for +1, in the middle for 0."""
+    column = jnp.arange(SIZE)
+    middle = SIZE / 2 + SIZE / 4 * sign[..., None]
+    lit = jnp.abs(column - middle + 0.5) < 3
+    square = lit[..., None, :] & (jnp.abs(column - SIZE / 2 + 0.5) < 3)[:, None]
+    return jnp.repeat(square[..., None], 3, axis=-1).astype(jnp.uint8) * 255
+
+
+@pytest.fixture(scope="module")
+def learn() -> Callable:
+    return probes.make_learn(SMALL.build(), updates=250, batch_size=64)
+
+
+@pytest.mark.parametrize("name", ["obs_action_reward", "two_step"])
+def test_probe_seen_by_a_camera(name: str, learn: Callable) -> None:
+    probe, agent = probes.PROBES[name](), SMALL.build()
+    steps = probe.steps.replace(obs={"front": show(probe.steps.obs["state"][..., 0])})
+    state, metrics = learn(steps, jax.random.key(0))
+    for obs, action, q in probe.expected_q:
+        got = agent.q_values(state, {"front": show(jnp.array([obs]))}, jnp.array([[action]]))
+        np.testing.assert_allclose(got, q, atol=0.1)
+    for obs, action in probe.expected_action:
+        seen = {"front": show(jnp.array([obs]))}
+        got = agent.act(state, seen, jax.random.key(0), deterministic=True)
+        np.testing.assert_allclose(got, action, atol=0.15)
+    assert float(metrics["learner/skipped_updates"]) == 0
+
+
+# -- who trains the encoder ----------------------------------------------------------------------
+
+
+def test_the_critic_trains_the_encoder_and_the_target_follows(update: Callable) -> None:
+    _, state = fresh()
+    after, _ = update(state, batch_of(8), jax.random.key(1))
+    old, new = state.critic.params.encoder, after.critic.params.encoder
+    assert min(largest_change(old, new)) > 0
+    jax.tree.map(
+        lambda a, b, got: np.testing.assert_allclose(got, 0.9 * a + 0.1 * b, atol=1e-6),
+        old,
+        new,
+        after.target_params.encoder,
+    )
+
+
+def test_the_actor_does_not_train_the_encoder(update: Callable) -> None:
+    agent, state = fresh(bc_weight=100.0)  # the same critic step, another loss of the actor
+    one, other = (
+        f(state, batch_of(8), jax.random.key(1))[0] for f in (update, jax.jit(agent.update))
+    )
+    assert max(largest_change(one.critic.params, other.critic.params)) == 0
+    assert min(largest_change(one.actor.params, other.actor.params)) > 0
+    assert "dense_embed" in one.actor.params["params"]  # vectors have one of the actor's own
+
+
+def test_the_target_critic_sees_through_the_target_encoder(update: Callable) -> None:
+    _, state = fresh()
+    other = jax.tree.map(lambda x: x + 0.1, state.target_params.encoder)
+    odd = state.replace(target_params=state.target_params.replace(encoder=other))
+    usual, changed = (update(s, batch_of(8), jax.random.key(1))[1] for s in (state, odd))
+    assert float(usual["learner/critic_loss"]) != float(changed["learner/critic_loss"])
+    # The policy at next_obs looks through the online encoder.
+    assert float(usual["learner/entropy"]) == float(changed["learner/entropy"])
+
+
+# -- crops ---------------------------------------------------------------------------------------
+
+
+def test_learning_crops_and_acting_does_not(update: Callable) -> None:
+    batch = batch_of(8)
+    plain, state = fresh(crop=0)
+    cropped = update(state, batch, jax.random.key(1))[1]
+    whole = jax.jit(plain.update)(state, batch, jax.random.key(1))[1]
+    assert float(cropped["learner/critic_loss"]) != float(whole["learner/critic_loss"])
+    act = jax.jit(SMALL.build().act, static_argnames="deterministic")
+    first, second = (act(state, batch.obs, jax.random.key(i), deterministic=True) for i in (0, 1))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_the_same_image_is_cropped_differently_now_and_later() -> None:
+    batch = batch_of(16)
+    cropped = SMALL.build()._cropped(batch.replace(next_obs=batch.obs), jax.random.key(0))
+    assert cropped.obs["front"].dtype == jnp.uint8
+    assert cropped.obs["front"].shape == batch.obs["front"].shape
+    same = jnp.all(cropped.obs["front"] == cropped.next_obs["front"], axis=(1, 2, 3))
+    assert int(same.sum()) < 4  # 1 in 81 by chance
+    np.testing.assert_array_equal(cropped.obs["state"], batch.obs["state"])
+
+
+# -- batches -------------------------------------------------------------------------------------
+
+
+def test_pixels_of_two_buffers_are_learned_from_together() -> None:
+    agent, state = fresh(utd_ratio=2, n_step=3, critic_ensemble_size=4, critic_subsample_size=2)
+    online, demos = ReplayBuffer(12, 2), ReplayBuffer(10, 1)
+    stores = []
+    for buffer, lead in ((online, (12, 2)), (demos, (10, 1))):
+        steps = transitions(lead)
+        example = jax.tree.map(lambda x: x[0, 0], steps)
+        stores.append(buffer.add(buffer.init(example), steps))
+    sampler = mix((0.5, 0.5), (online, demos))
+    batch = sampler.sample(stores, jax.random.key(0), 16, n_step=3, gamma=0.9)
+    assert batch.obs["front"].dtype == jnp.uint8
+    after, metrics = jax.jit(agent.update, donate_argnums=0)(state, batch, jax.random.key(1))
+    assert int(after.step) == 2 and int(after.skipped) == 0
+    assert all(np.isfinite(float(value)) for value in metrics.values())
+
+
+def test_a_high_update_ratio_copies_no_whole_batch_of_images() -> None:
+    agent, state = fresh(utd_ratio=4)
+    jaxpr = jax.make_jaxpr(agent.update)(state, batch_of(16), jax.random.key(1))
+    whole = {
+        equation.primitive.name
+        for equation in jaxpr.eqns
+        for out in equation.outvars
+        if out.aval.dtype == jnp.uint8 and out.aval.size >= 16 * SIZE * SIZE * 3
+    }
+    assert whole <= {"reshape"}  # which moves nothing
+
+
+# -- what is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"encoder": EncoderConfig(name="smal")}, KeyError, "'smal'. Did you mean 'small'"),
+        ({"encoder": EncoderConfig(features=0)}, ValueError, "encoder.features 0, allowed: >= 1"),
+        ({"crop": -1}, ValueError, "crop -1, allowed: >= 0"),
+    ],
+)
+def test_bad_config_is_named(change: dict, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        dataclasses.replace(SMALL, **change).build()
+
+
+def test_an_image_too_small_is_refused_before_tracing() -> None:
+    shapes = {"front": jax.ShapeDtypeStruct((16, 16, 3), jnp.uint8)}
+    with pytest.raises(ValueError, match="Image 'front' has 16x16 px, .* at least 28x28"):
+        SMALL.build().init(jax.random.key(0), shapes, 2)

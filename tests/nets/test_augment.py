@@ -1,0 +1,51 @@
+"""Random crops: a shift of at most `pad`, of each image apart."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mjx_serl.nets.augment import crop_images, random_crop
+
+
+def images(count: int, seed: int = 0) -> jax.Array:
+    rng = np.random.default_rng(seed)
+    return jnp.asarray(rng.integers(0, 256, (count, 12, 10, 3)), jnp.uint8)
+
+
+def offsets_of(image: np.ndarray, crop: np.ndarray, pad: int) -> list[tuple[int, int]]:
+    """Every (down, right) whose window of the edge-padded image is the crop."""
+    height, width = image.shape[:2]
+    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="edge")
+    return [
+        (i, j)
+        for i in range(2 * pad + 1)
+        for j in range(2 * pad + 1)
+        if np.array_equal(padded[i : i + height, j : j + width], crop)
+    ]
+
+
+def test_each_crop_is_a_window_of_its_image_and_every_offset_comes_up() -> None:
+    before = images(500)
+    after = jax.jit(random_crop, static_argnums=2)(jax.random.key(0), before, 2)
+    assert after.shape == before.shape and after.dtype == jnp.uint8
+    found = [
+        offsets_of(*pair, 2) for pair in zip(np.asarray(before), np.asarray(after), strict=True)
+    ]
+    assert all(len(offsets) == 1 for offsets in found)
+    assert {offsets[0] for offsets in found} == {(i, j) for i in range(5) for j in range(5)}
+
+
+def test_four_pixels_are_the_most() -> None:
+    before = images(40)
+    after = np.asarray(random_crop(jax.random.key(1), before, 4))
+    assert all(offsets_of(image, crop, 4) for image, crop in zip(before, after, strict=True))
+
+
+def test_cameras_move_apart_vectors_and_rows_stay() -> None:
+    same = images(30)
+    obs = {"front": same, "state": jnp.ones((30, 2)), "wrist": same}
+    out = crop_images(jax.random.key(0), obs, 4)
+    assert list(out) == list(obs) and out["state"] is obs["state"]
+    assert not np.array_equal(out["front"], out["wrist"])
+    assert not np.array_equal(out["front"], crop_images(jax.random.key(1), obs, 4)["front"])
+    assert crop_images(jax.random.key(0), obs, 0)["front"] is same
