@@ -30,12 +30,11 @@ def main(
         episodes: in the video, from starts that training never saw.
         seed: picks other starts.
         size: width and height of the added cameras [px]; a run's own keep theirs.
-        out: the .mp4 file to write, or the folder it goes to.
+        out: the .mp4 file to write, a .png file for a picture of the start, or a folder.
         view: serve a page on this machine instead of writing a video.
         port: of the page; the next free one if it is taken.
     """
-    from mjx_serl.run.evaluation import build_cast, record_video
-    from mjx_serl.run.film import verdicts
+    from mjx_serl.run.evaluation import build_cast, record
 
     stage, players = build_cast(task, run, size=size, episodes=episodes)
     chosen = policy or ("trained" if run else "expert")
@@ -43,8 +42,7 @@ def main(
         from mjx_serl.run.viewer import serve
 
         return serve(stage, players, first=chosen, seed=seed, port=port)
-    path, footage = record_video(out, stage, players, chosen, episodes=episodes, seed=seed)
-    print(f"{path}: {verdicts(footage)}")
+    print(record(out, stage, players, chosen, episodes=episodes, seed=seed))
     return 0
 
 

@@ -12,7 +12,15 @@ from mjx_serl.envs.env import make_env
 from mjx_serl.envs.pixels import Observer, PixelConfig
 from mjx_serl.registry import Registry
 from mjx_serl.run.checkpoint import CheckpointStore
-from mjx_serl.run.film import Footage, Player, Stage, build_players, build_stage, save_film
+from mjx_serl.run.film import (
+    Player,
+    Stage,
+    build_players,
+    build_stage,
+    save_film,
+    save_still,
+    verdicts,
+)
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.loop import Run, demo_contract
 from mjx_serl.run.summary import wilson_interval
@@ -64,19 +72,30 @@ def build_cast(
     return build_stage(loaded.observer, loaded.cfg.pixels, size=size), players
 
 
-def record_video(
+def record(
     out: Path, stage: Stage, players: Registry[Player], name: str, *, episodes: int, seed: int
-) -> tuple[Path, Footage]:
-    """Film a player; `out` is a .mp4 file, or a folder for <task>-<name>.mp4.
+) -> str:
+    """Film a player and say what came of it.
 
-    Raises KeyError for an unknown player, ValueError without episodes.
+    Args:
+        out: a .mp4 file, a .png file for a picture of the start only, or a folder for
+            <task>-<name>.mp4.
+        stage, players: from `build_cast`.
+        name: who plays; KeyError names the allowed ones.
+        episodes: at least 1.
+        seed: picks the starts, which training never saw.
     """
     if episodes < 1:
         raise ValueError(f"episodes {episodes}, allowed: at least 1")
-    path = out if out.suffix == ".mp4" else out / f"{stage.env.name.replace('/', '-')}-{name}.mp4"
     player, key = players[name], stream_key(seed, ON_DEMAND)
+    single = out.suffix in (".mp4", ".png")
+    path = out if single else out / f"{stage.env.name.replace('/', '-')}-{name}.mp4"
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path, save_film(path, stage, player, key, episodes=episodes)
+    if path.suffix == ".png":
+        save_still(path, stage, key)
+        return f"{path}: {', '.join(stage.cameras)}"
+    footage = save_film(path, stage, player, key, episodes=episodes)
+    return f"{path}: {verdicts(footage)}"
 
 
 def describe(result: EvalResult) -> str:

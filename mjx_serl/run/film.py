@@ -208,6 +208,13 @@ def save_film(path: Path, stage: Stage, player: Player, key: PRNGKey, *, episode
     return footage
 
 
+def save_still(path: Path, stage: Stage, key: PRNGKey) -> None:
+    """Write a picture of an episode's start, all cameras side by side."""
+    worlds, look = stage.start(key, 1)
+    views = jax.device_get(stage.pictures(worlds, look))
+    save_picture(path, side_by_side([np.asarray(views[name]) for name in stage.cameras])[0])
+
+
 def save_worlds(path: Path, pictures: dict[str, Shaped[Array, "N H W 3"]]) -> None:
     """Write a grid of worlds, each with its cameras side by side."""
     views = [np.asarray(jax.device_get(view[:MOST_WORLDS])) for view in pictures.values()]

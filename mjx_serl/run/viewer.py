@@ -15,9 +15,9 @@ from jaxtyping import Float, UInt8
 
 from mjx_serl.envs.env import EnvState
 from mjx_serl.registry import Registry
-from mjx_serl.run.film import HOLD_S, Player, Stage
+from mjx_serl.run.film import HOLD_S, SIDE, Player, Stage
 from mjx_serl.run.hooks import require_module
-from mjx_serl.run.video import Picture, enlarge
+from mjx_serl.run.video import side_by_side
 from mjx_serl.types import PRNGKey
 from splat_render.types import GaussianSet
 
@@ -26,7 +26,8 @@ HOST = "127.0.0.1"
 # splat in metres; in centimetres it is that of a 0.08 mm one.
 UNIT = 0.01
 _SH0 = 0.28209479177387814  # spherical harmonic of degree 0
-_PICTURE = 256  # height of the cameras' pictures on the page [px]
+_PICTURE = 128  # least height of the cameras' pictures on the page: two fit side by side [px]
+_BLANK = np.zeros((_PICTURE, _PICTURE, 3), np.uint8)
 _IDLE_S = 0.02  # between two looks at the buttons of a paused page [s]
 
 
@@ -153,15 +154,16 @@ class Page:
         self._bodies = SplatBodies(self._server.scene, splats)
         self._add_controls(policies)
         self._status = self._server.gui.add_markdown("")
-        self._images = {name: self._add_image(name) for name in cameras}
+        self._cameras = tuple(cameras)
+        self._image = self._server.gui.add_image(_BLANK, label=", ".join(cameras), format="png")
 
     def show(self, moment: Snapshot) -> None:
         """Bring the page up to date, all of it at once."""
         with self._server.atomic():
             self._bodies.move(moment.xpos, moment.xquat)
             self._status.content = describe(moment)
-            for name, image in self._images.items():
-                image.image = enlarge(moment.pictures[name], least=_PICTURE)
+            views = [moment.pictures[name][None] for name in self._cameras]
+            self._image.image = side_by_side(views, least=_PICTURE)[0]
 
     def take_restart(self) -> bool:
         """Whether the visitor asked for a new episode since the last call."""
@@ -191,10 +193,6 @@ class Page:
         def _(event: Any) -> None:
             self.policy = choice.value
             self._restart = True
-
-    def _add_image(self, name: str) -> Any:
-        blank: Picture = np.zeros((_PICTURE, _PICTURE, 3), np.uint8)
-        return self._server.gui.add_image(blank, label=name)
 
 
 def perform(show: Show, page: Page, *, until: Callable[[], bool] = lambda: False) -> None:
@@ -226,7 +224,9 @@ def serve(stage: Stage, players: Registry[Player], *, first: str, seed: int, por
     show = Show(stage, players, seed=seed)
     splats = scene_splats(stage.env.scene.model)
     title = stage.env.name
-    page = Page(splats, policies=names, cameras=show.cameras, title=title, port=port)
+    # The page itself is a view from the side.
+    cameras = [name for name in show.cameras if name != SIDE]
+    page = Page(splats, policies=names, cameras=cameras, title=title, port=port)
     print(f"{title}: {page.url} (Ctrl-C ends)", flush=True)
     try:
         perform(show, page)

@@ -1,0 +1,125 @@
+"""play.py: what it writes for a scripted player and for a run, and what it refuses."""
+
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import matplotlib.image
+import numpy as np
+import pytest
+
+from mjx_serl.commands import BAD_INPUT, guarded, parse_train, train
+
+ROOT = Path(__file__).resolve().parent.parent
+
+Play = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def play() -> Play:
+    """The script's main, which is called with its options."""
+    main = runpy.run_path(str(ROOT / "play.py"))["main"]
+    return lambda *task, **options: guarded(lambda: main(*task, **options))
+
+
+def frames(path: Path) -> np.ndarray:
+    """First frames of a video, uint8 [T, H, W, 3]."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path)]
+    size = subprocess.run([*command[:1], "-i", str(path)], capture_output=True, text=True).stderr
+    width, height = size.split("yuv420p")[1].split("), ")[1].split(",")[0].split(" ")[0].split("x")
+    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    data = subprocess.run(command, capture_output=True, check=True).stdout
+    return np.frombuffer(data, np.uint8).reshape(-1, int(height), int(width), 3)
+
+
+def cube_pixels(picture: np.ndarray) -> int:
+    """Pixels of the cube's red."""
+    red, green, blue = np.moveaxis(picture.astype(int), -1, 0)
+    return int(((red > 120) & (green < 70) & (blue < 70)).sum())
+
+
+def one_line(text: str) -> str:
+    assert text.startswith("error: ") and text.count("\n") == 1
+    return text.strip()
+
+
+def test_the_expert_is_filmed_by_all_cameras(
+    play: Play, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert play("franka/pick_cube", episodes=1, size=64, out=tmp_path) == 0
+    path = tmp_path / "franka-pick_cube-expert.mp4"
+    assert capsys.readouterr().out == f"{path}: 1 of 1 episodes solved\n"
+    film = frames(path)
+    assert film.shape[1:] == (256, 3 * 256 + 2 * 4, 3) and len(film) > 10
+    for camera in (film[:, :, :256], film[:, :, 260:516], film[:, :, 520:]):
+        assert cube_pixels(camera[0]) > 20
+        assert np.abs(camera[0].astype(int) - camera[-1]).max() > 60
+
+
+def test_a_picture_of_the_start(play: Play, tmp_path: Path):
+    assert play("franka/pick_cube", size=128, out=tmp_path / "new" / "start.png") == 0
+    picture = matplotlib.image.imread(tmp_path / "new" / "start.png")
+    assert picture.shape[:2] == (256, 3 * 256 + 2 * 4)
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "text"),
+    [
+        ("franka/pick_cub", {}, "Unknown task 'franka/pick_cub'. Did you mean"),
+        ("franka/pick_cube", {"policy": "trained"}, "Unknown policy 'trained'"),
+        ("franka/pick_cube", {"episodes": 0}, "episodes 0, allowed: at least 1"),
+        ("franka/pick_cube", {"size": 0}, "size 0, allowed: 1 to 4096"),
+        ("franka/pick_cube", {"run": Path("nowhere")}, "Run folder 'nowhere' does not exist"),
+    ],
+)
+def test_what_cannot_be_played(
+    play: Play, capsys: pytest.CaptureFixture[str], task: str, options: dict[str, Any], text: str
+):
+    assert play(task, **options) == BAD_INPUT
+    assert text in one_line(capsys.readouterr().err)
+
+
+TINY = [
+    *("--num-envs", "4", "--total-env-steps", "24", "--agent.hidden", "16", "16"),
+    *("--loop.steps-per-epoch", "3", "--loop.updates-per-step", "2", "--loop.batch-size", "16"),
+    *("--loop.warmup-steps", "24", "--loop.buffer-size", "400", "--eval.check-episodes", "2"),
+    *("--eval.episodes", "2", "--eval.every-epochs", "1", "--run.no-tensorboard"),
+]
+
+
+@pytest.mark.slow
+def test_a_run_with_cameras_leaves_its_video_and_can_be_played(
+    play: Play, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = ["--run.folder", str(tmp_path), "--run.name", "mine", "--demos.count", "0"]
+    cfg, _ = parse_train([*TINY, *folder, "--pixels.cameras", "front", "wrist"])
+    assert train(cfg, None) == 0
+    run = tmp_path / "mine"
+    assert f"video  {run / 'policy.mp4'}  " in capsys.readouterr().out
+    film = frames(run / "policy.mp4")
+    assert film.shape[1:] == (256, 3 * 256 + 2 * 4, 3)
+    worlds = matplotlib.image.imread(run / "worlds.png")
+    assert worlds.shape[:2] == (2 * 66 - 2, 2 * 130 - 2)
+    assert play(run=run, episodes=1, out=tmp_path) == 0
+    assert (tmp_path / "franka-pick_cube-trained.mp4").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("video", "written"), [("auto", False), ("on", True)])
+def test_a_run_without_cameras_is_filmed_if_asked(tmp_path: Path, video: str, written: bool):
+    folder = ["--run.folder", str(tmp_path), "--run.name", "mine", "--demos.count", "0"]
+    cfg, _ = parse_train([*TINY, *folder, "--run.video", video])
+    assert train(cfg, None) == 0
+    assert (tmp_path / "mine" / "policy.mp4").exists() is written
+
+
+@pytest.mark.slow
+def test_the_whole_script(tmp_path: Path):
+    command = [sys.executable, str(ROOT / "play.py"), "--size", "32", "--out", "a.png"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "a.png: front, wrist, side\n"
