@@ -85,6 +85,17 @@ def devices() -> list[tuple[str, str]]:
     ]
 
 
+def cameras() -> list[tuple[str, str]]:
+    """Return what can draw splats or meshes here, or why not."""
+    sys.path.insert(0, str(setup_env.ROOT))
+    from splat_render import mjwarp_backend, renderer
+
+    reasons = renderer.availability() | {"mjwarp (meshes)": mjwarp_backend.unavailable()}
+    chosen = renderer.choose_backend("auto").name
+    rows = [(name, "fine" if why is None else f"no: {why}") for name, why in reasons.items()]
+    return [*rows, ("auto", chosen)]
+
+
 def memory() -> str:
     """Return total and available memory from the kernel."""
     facts = {}
@@ -180,6 +191,7 @@ def main() -> int:
     show("machine", machine())
     if not broken:
         show("devices", devices())
+        show("cameras", cameras())
     show("tools", tools())
     verdict = f"broken: {', '.join(broken)}; `make clean setup` makes it new" if broken else "fine"
     print(f"\ndoctor: {verdict}")

@@ -1,0 +1,82 @@
+"""Interpreters that see our packages and, before them, a few that must not be installed with ours.
+
+torch is large, splax needs a newer JAX and brings GPLv3 plyfile: each has a virtual environment
+under `.cache/`, made on first use. Where that cannot be done the test is skipped with the reason.
+"""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class PeerEnv:
+    """pins: installed with all they need. bare: installed alone, the rest is ours."""
+
+    name: str
+    pins: tuple[str, ...] = ()
+    bare: tuple[str, ...] = ()
+
+
+def check_in(env: PeerEnv, checks: str, *, here: bool = False) -> None:
+    """Run a file of tests in an environment and fail with what it printed.
+
+    Args:
+        env: where.
+        checks: a file beside this one; not named test_*, so it is not collected by itself.
+        here: this interpreter has all that is needed, and maybe a GPU.
+    """
+    python = Path(sys.executable) if here else peer_python(env)
+    done = subprocess.run(
+        [
+            *(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"),
+            Path("tests", "splat_render", checks),
+        ],
+        cwd=ROOT,
+        env=os.environ | ({} if here else {"JAX_PLATFORMS": "cpu"}),
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-2000:]}"
+    assert " passed" in done.stdout
+
+
+def peer_python(env: PeerEnv) -> Path:
+    """Interpreter of an environment, or a skipped test that says why there is none."""
+    folder = ROOT / ".cache" / f"env-{env.name}"
+    python, stamp = folder / "bin" / "python", folder / "pins.txt"
+    wanted = "\n".join((*env.pins, "--no-deps", *env.bare))
+    folder.parent.mkdir(exist_ok=True)
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        # Two workers of one suite, or two suites.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (stamp.exists() and stamp.read_text() == wanted):
+            shutil.rmtree(folder, ignore_errors=True)
+            _run([sys.executable, "-m", "venv", folder])
+            for options, pins in (([], env.pins), (["--no-deps"], env.bare)):
+                if pins:
+                    _run([python, "-m", "pip", "install", "-q", *options, *pins])
+            site = folder / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
+            (site / "ours.pth").write_text(sysconfig.get_path("purelib"))
+            stamp.write_text(wanted)
+    return python
+
+
+def _run(command: list) -> None:
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.strip().splitlines() or ["without a word"]
+        pytest.skip(f"cannot make the environment: {said[-1][:200]}")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        pytest.skip(f"cannot make the environment: {error}")
