@@ -1,0 +1,22 @@
+"""The benchmark of DrQ at sizes that only show that it runs."""
+
+import pytest
+
+from benchmarks import drq
+from benchmarks.results import Recorder
+
+
+@pytest.mark.slow
+def test_updates_and_passes_are_measured():
+    recorder = Recorder("drq")
+    cfg = drq.DrqConfig(
+        encoders=("small",), compute_dtypes=("float32",), batches=(4,), repeats=1, seconds=0.02
+    )
+    drq.run(cfg, recorder)
+    found = {r.name: r.value for r in recorder.results}
+    assert set(found) == {
+        "small: pass of 4, float32, chosen convolution",
+        "small: pass of 4, float32, library convolution",
+        "small: update of 4, float32",
+    }
+    assert all(value and value > 0 for value in found.values())
