@@ -36,13 +36,12 @@ def main(
     """
     from mjx_serl.run.evaluation import build_cast, record
 
-    stage, players = build_cast(task, run, size=size, episodes=episodes)
-    chosen = policy or ("trained" if run else "expert")
+    stage, players, name = build_cast(task, run, policy, size=size, episodes=episodes)
     if view:
         from mjx_serl.run.viewer import serve
 
-        return serve(stage, players, first=chosen, seed=seed, port=port)
-    print(record(out, stage, players, chosen, episodes=episodes, seed=seed))
+        return serve(stage, players, first=name, seed=seed, port=port)
+    print(record(out, stage, players, name, episodes=episodes, seed=seed))
     return 0
 
 

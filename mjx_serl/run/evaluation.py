@@ -53,23 +53,31 @@ def evaluate_run(
 
 
 def build_cast(
-    task: str, run: Path | None, *, size: int, episodes: int = 1
-) -> tuple[Stage, Registry[Player]]:
-    """A task with its cameras and a side view, and who can play it.
+    task: str, run: Path | None, name: str | None, *, size: int, episodes: int = 1
+) -> tuple[Stage, Registry[Player], str]:
+    """A task with its cameras and a side view, who can play it, and who shall.
 
     Args:
         task: a registered task; ignored where there is a run.
         run: a run folder: its own cameras keep their size, its policy plays as "trained".
+        name: who plays; None is "trained" where there is a run, else "expert". KeyError names
+            the allowed ones.
         size: width and height of all other cameras [px].
-        episodes: worlds that will be played at once.
+        episodes: worlds that will be played at once, at least 1.
     """
+    if episodes < 1:
+        raise ValueError(f"episodes {episodes}, allowed: at least 1")
     if run is None:
-        observer = Observer(make_env(task, max_worlds=episodes))
-        return build_stage(observer, PixelConfig(), size=size), build_players(observer.env)
-    loaded, state = load_run(run)
-    players = build_players(loaded.env)
-    players.register("trained")(loaded.player(state))
-    return build_stage(loaded.observer, loaded.cfg.pixels, size=size), players
+        observer, pixels = Observer(make_env(task, max_worlds=episodes)), PixelConfig()
+        players = build_players(observer.env)
+    else:
+        loaded, state = load_run(run)
+        observer, pixels = loaded.observer, loaded.cfg.pixels
+        players = build_players(loaded.env)
+        players.register("trained")(loaded.player(state))
+    chosen = name or ("trained" if run else "expert")
+    players[chosen]  # refused before anything is drawn
+    return build_stage(observer, pixels, size=size), players, chosen
 
 
 def record(
@@ -81,12 +89,10 @@ def record(
         out: a .mp4 file, a .png file for a picture of the start only, or a folder for
             <task>-<name>.mp4.
         stage, players: from `build_cast`.
-        name: who plays; KeyError names the allowed ones.
-        episodes: at least 1.
+        name: who plays.
+        episodes: how many.
         seed: picks the starts, which training never saw.
     """
-    if episodes < 1:
-        raise ValueError(f"episodes {episodes}, allowed: at least 1")
     player, key = players[name], stream_key(seed, ON_DEMAND)
     single = out.suffix in (".mp4", ".png")
     path = out if single else out / f"{stage.env.name.replace('/', '-')}-{name}.mp4"
