@@ -21,8 +21,10 @@ def model_from_wheel(wheel: Path, name: str) -> tuple[mujoco.MjModel, str]:
         found = [entry for entry in entries if PurePosixPath(entry).name == f"{name}.xml"]
         if len(found) != 1:
             raise ValueError(f"{wheel.name} has {len(found)} files {name}.xml, needed: one")
-        beside = f"{PurePosixPath(found[0]).parent}/"
-        archive.extractall(folder, [entry for entry in entries if entry.startswith(beside)])
+        beside = PurePosixPath(found[0]).parent
+        archive.extractall(
+            folder, [entry for entry in entries if PurePosixPath(entry).is_relative_to(beside)]
+        )
         model = mujoco.MjModel.from_xml_path(str(Path(folder, found[0])))
     return model, f"{found[0]} in {wheel.name}"
 

@@ -15,7 +15,8 @@ Triangles = tuple[Float[np.ndarray, "V 3"], Int[np.ndarray, "F 3"]]
 # MuJoCo's viewers hide groups 3 to 5, and so do we (scenes/mjcf.py puts colliders into 3).
 _FIRST_HIDDEN_GROUP = 3
 _INFINITE_PLANE = 2.0  # [m] half size drawn of a plane whose size is 0, which means infinite
-_SEGMENTS = 32  # of a circle: a chord of a 10 cm disc is 0.5 mm off
+_SAG = 2e-4  # [m] of a chord off its circle; less than _LIFT, or rays would start inside
+_MOST_SEGMENTS = 400  # of a circle
 _RAYS = 16  # per point; a splat averages those of about ten points
 _REACH = 0.15  # [m] how far occluders darken
 _LIFT = 5e-4  # [m] rays start this far off the surface
@@ -143,13 +144,13 @@ def _open_share(
     normal: Float[np.ndarray, " 3"],
     turn: float,
 ) -> float:
-    directions = _hemisphere(turn) @ _tangent_frame(normal).T
-    geom, distance = np.zeros(_RAYS, np.int32), np.zeros(_RAYS)
-    groups = np.array([1, 0, 0, 0, 0, 0], np.uint8)
-    mujoco.mj_multiRay(
-        scene, data, start, directions.ravel(), groups, 1, -1, geom, distance, None, _RAYS, _REACH
-    )
-    return float(np.mean((geom < 0) | (distance > _REACH)))
+    # One mj_ray after the other: mj_multiRay of MuJoCo 3.17 misses one hit in twenty.
+    groups, geom = np.array([1, 0, 0, 0, 0, 0], np.uint8), np.zeros(1, np.int32)
+    distance = [
+        mujoco.mj_ray(scene, data, start, direction, groups, 1, -1, geom)
+        for direction in _hemisphere(turn) @ _tangent_frame(normal).T
+    ]
+    return float(np.mean([d < 0 or d > _REACH for d in distance]))
 
 
 def _rays_scene(model: mujoco.MjModel) -> mujoco.MjModel:
@@ -229,13 +230,13 @@ def _box(size: Float[np.ndarray, " 3"]) -> Triangles:
     return corners * size, np.array(faces)
 
 
-def _revolve(radius: np.ndarray, z: np.ndarray) -> Triangles:
+def _revolve(radius: np.ndarray, z: np.ndarray, segments: int) -> Triangles:
     """Turn a profile, from its lowest to its highest point, about the z axis."""
-    angle = 2 * np.pi * np.arange(_SEGMENTS) / _SEGMENTS
+    angle = 2 * np.pi * np.arange(segments) / segments
     circle = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
     flat = radius[:, None, None] * circle
     rings = np.concatenate([flat, np.broadcast_to(z[:, None, None], (*flat.shape[:2], 1))], axis=-1)
-    index = np.arange(rings.shape[0] * _SEGMENTS).reshape(-1, _SEGMENTS)
+    index = np.arange(rings.shape[0] * segments).reshape(-1, segments)
     a, b = index[:-1], np.roll(index, -1, axis=1)[:-1]
     c, d = np.roll(index, -1, axis=1)[1:], index[1:]
     faces = np.concatenate([np.stack([a, b, c], -1), np.stack([a, c, d], -1)]).reshape(-1, 3)
@@ -243,28 +244,37 @@ def _revolve(radius: np.ndarray, z: np.ndarray) -> Triangles:
     return triangles[0], faces[triangle_areas(triangles) > 1e-12]
 
 
-def _half_circle() -> tuple[np.ndarray, np.ndarray]:
-    angle = np.linspace(-np.pi / 2, np.pi / 2, _SEGMENTS // 2 + 2)
+def _segments(radius: float) -> int:
+    """How many chords keep within _SAG of a circle of this radius [m]."""
+    return int(np.clip(np.pi / np.sqrt(2 * _SAG / radius), 12, _MOST_SEGMENTS))
+
+
+def _half_circle(segments: int) -> tuple[np.ndarray, np.ndarray]:
+    angle = np.linspace(-np.pi / 2, np.pi / 2, 2 * (segments // 4) + 2)
     return np.cos(angle).clip(min=0), np.sin(angle)
 
 
 def _sphere(size: Float[np.ndarray, " 3"]) -> Triangles:
-    radius, z = _half_circle()
-    return _revolve(size[0] * radius, size[0] * z)
+    return _ellipsoid(np.full(3, size[0]))
 
 
 def _ellipsoid(size: Float[np.ndarray, " 3"]) -> Triangles:
-    vertices, faces = _revolve(*_half_circle())
+    segments = _segments(size.max())
+    vertices, faces = _revolve(*_half_circle(segments), segments)
     return vertices * size, faces
 
 
 def _capsule(size: Float[np.ndarray, " 3"]) -> Triangles:
-    radius, z = _half_circle()
-    return _revolve(size[0] * radius, size[0] * z + np.where(z < 0, -size[1], size[1]))
+    segments = _segments(size[0])
+    radius, z = _half_circle(segments)
+    ends = np.where(z < 0, -size[1], size[1])
+    return _revolve(size[0] * radius, size[0] * z + ends, segments)
 
 
 def _cylinder(size: Float[np.ndarray, " 3"]) -> Triangles:
-    return _revolve(size[0] * np.array([0.0, 1, 1, 0]), size[1] * np.array([-1.0, -1, 1, 1]))
+    return _revolve(
+        size[0] * np.array([0.0, 1, 1, 0]), size[1] * np.array([-1.0, -1, 1, 1]), _segments(size[0])
+    )
 
 
 _PRIMITIVES: dict[mujoco.mjtGeom, Callable[[Float[np.ndarray, " 3"]], Triangles]] = {
