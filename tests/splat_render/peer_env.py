@@ -27,6 +27,15 @@ class PeerEnv:
     bare: tuple[str, ...] = ()
 
 
+# All that needs torch shares one: it is large. gsplat imports ninja to build its kernels, which a
+# CPU never does.
+TORCH = PeerEnv(
+    "torch",
+    pins=("torch==2.13.0",),
+    bare=("gsplat==1.5.3", "ninja==1.13.0", "stable-baselines3==2.9.2"),
+)
+
+
 def check_in(env: PeerEnv, checks: str, *, here: bool = False) -> None:
     """Run a file of tests in an environment and fail with what it printed.
 
