@@ -18,6 +18,7 @@ from benchmarks.results import Ratio, Recorder, say, usable_cores
 from benchmarks.table import finish
 
 WORKER = "benchmarks.workers.render"
+MESHES = "benchmarks.workers.meshes"
 MODES = ("full", "cached")
 # CPU time of a 64 px picture of 10,000 splats that the issue asks for [ms].
 GOALS = {"full": 1.8, "cached": 0.6}
@@ -28,7 +29,7 @@ class GpuRenderConfig:
     """What `--device gpu` measures: each backend alone on the device.
 
     Attributes:
-        backends: those that cannot run are listed with the reason.
+        backends: those that cannot run are listed with the reason; mjwarp draws meshes.
         num_envs: worlds, one camera each.
         sizes: of a picture [px].
         splats: in the scene.
@@ -37,7 +38,7 @@ class GpuRenderConfig:
         budget: seconds for everything.
     """
 
-    backends: tuple[str, ...] = ("splax", "gsplat", "xla")
+    backends: tuple[str, ...] = ("splax", "gsplat", "mjwarp", "xla")
     num_envs: tuple[int, ...] = (256, 1024, 4096)
     sizes: tuple[int, ...] = (64, 128)
     splats: int = 10_000
@@ -188,9 +189,11 @@ def _alone(
     deadline: Deadline,
 ) -> None:
     """Both modes, one after the other: each may fill the device's memory."""
-    for mode in MODES:
+    meshes = params["backend"] == "mjwarp"
+    for mode in ("full",) if meshes else MODES:
         with Group() as group:
-            group.start(f"{name}, {mode}", WORKER, params | {"mode": mode})
+            worker = MESHES if meshes else WORKER
+            group.start(f"{name}, {mode}", worker, params | {"mode": mode})
             samples = group.measure(cfg.repeats, deadline=deadline)
             for measured in samples.rates:
                 record(recorder, group, samples, measured)

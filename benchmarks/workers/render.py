@@ -44,7 +44,7 @@ def start(params: Params) -> Job:
         jax.block_until_ready(draw(*arrays))
 
     call()
-    return Job(lambda: rate(call, num, params["seconds"]), facts | _device_bytes(num))
+    return Job(lambda: rate(call, num, params["seconds"]), facts | device_bytes(num))
 
 
 def build(params: Params, backend: Any) -> tuple[Any, tuple]:
@@ -88,7 +88,7 @@ def scene(params: Params) -> "tuple[GaussianSet, BodyPoses, CameraBatch]":
     return GaussianSet(*splats), BodyPoses(*poses), cameras
 
 
-def _device_bytes(num: int) -> Params:
+def device_bytes(num: int) -> Params:
     """Most device memory that each library has held, per world; nothing on a CPU."""
     import jax
 
