@@ -15,7 +15,7 @@ CAMERAS = ("front", "wrist")
 VECTOR_DIM = 20  # what franka/pick_cube shows of the arm
 ACTION_DIM = 4
 ROWS, WORLDS = 512, 8
-UPDATES = 16  # in one compiled call, as in an epoch
+REPEATS = 16  # in one compiled call, as in an epoch: memory is taken once
 
 
 def start(params: Params) -> Job:
@@ -27,7 +27,7 @@ def start(params: Params) -> Job:
         from mjx_serl.nets import convolution
 
         convolution.convolve = convolution.by_library
-    amount, build = {"updates": (UPDATES, updates), "passes": (1, passes)}[params["what"]]
+    build = {"updates": updates, "passes": passes}[params["what"]]
     arguments, program = build(params)
     begun = time.perf_counter()
     compiled = jax.jit(program, donate_argnums=0).lower(*arguments).compile()
@@ -37,11 +37,11 @@ def start(params: Params) -> Job:
         arguments[0] = jax.block_until_ready(compiled(*arguments))
 
     call()
-    return Job(lambda: rate(call, amount, params["seconds"]), facts)
+    return Job(lambda: rate(call, REPEATS, params["seconds"]), facts)
 
 
 def passes(params: Params) -> tuple[list[Any], Callable]:
-    """[parameters, images] and a step down the gradient of the features' squares."""
+    """[parameters, images] and steps down the gradient of the features' squares."""
     import jax
     import jax.numpy as jnp
 
@@ -49,15 +49,21 @@ def passes(params: Params) -> tuple[list[Any], Callable]:
     images = _images(jax.random.key(0), (params["batch"],), params["size"])
     weights = encoder.init(jax.random.key(1), images)
 
-    def program(weights: Any, images: Any) -> Any:
+    def step(weights: Any, images: Any) -> Any:
         grads = jax.grad(lambda w: jnp.mean(jnp.square(encoder.apply(w, images))))(weights)
         return jax.tree.map(lambda w, g: w - 1e-4 * g, weights, grads)
+
+    def program(weights: Any, images: Any) -> Any:
+        # Shifted by a pixel each time, or what does not change would be computed once.
+        return jax.lax.fori_loop(
+            0, REPEATS, lambda i, w: step(w, jnp.roll(images, i, axis=1)), weights
+        )
 
     return [weights, images], program
 
 
 def updates(params: Params) -> tuple[list[Any], Callable]:
-    """[agent state, buffer state] and the function of them that makes `UPDATES` updates."""
+    """[agent state, buffer state] and the function of them that makes `REPEATS` updates."""
     import jax
 
     from mjx_serl.agents.sac import SACConfig
@@ -78,7 +84,7 @@ def updates(params: Params) -> tuple[list[Any], Callable]:
         return agent.update(state, buffer.sample(stored, k_sample, params["batch"]), k_learn)[0]
 
     def program(state: Any, stored: Any) -> Any:
-        return jax.lax.fori_loop(0, UPDATES, lambda _, s: update(s, stored), state)
+        return jax.lax.fori_loop(0, REPEATS, lambda _, s: update(s, stored), state)
 
     return [state, stored], program
 
