@@ -98,9 +98,7 @@ def build_renderer(config: PixelConfig, env: Env) -> "SceneRenderer":
             RasterConfig(width=config.size, height=config.size, color=SKY),
             tinted(config.look, splats, seed=config.seed),
             jitter_rigs(config.look, rig, seed=config.seed),
-            static=static_bodies(
-                model.body_weldid, model.body_mocapid, body_rootid=model.body_rootid
-            ),
+            static=static_bodies(model.body_weldid, model.body_mocapid),
             home=home_poses(env),
             cached=config.cached,
         )

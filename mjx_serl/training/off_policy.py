@@ -91,7 +91,7 @@ class OffPolicy:
         demo_rows = None
         if demos is not None and self.demo_buffer is not None:
             demo_rows = self.demo_buffer.add(self.demo_buffer.init(example), demos)
-        return TrainState(
+        state = TrainState(
             agent=self.agent.init(k_agent, shapes, steps.action.shape[-1]),
             worlds=worlds,
             buffer=buffer,
@@ -100,10 +100,12 @@ class OffPolicy:
             key=key,
             epoch=jnp.zeros((), jnp.int32),
         )
+        # Not traced, leaves may share an array, which cannot be donated twice.
+        return state if self.traceable else jax.tree.map(jnp.copy, state)
 
     def epoch(self, state: TrainState) -> tuple[TrainState, Metrics]:
         """`steps_per_epoch` vector steps with their updates; metrics of the epoch."""
-        worlds = self.vec_env.refresh(clear_stats(state.worlds))
+        worlds = self._jit_begin(state.worlds)
         state, metrics = scan(
             self._iteration,
             state.replace(worlds=worlds),
@@ -138,6 +140,10 @@ class OffPolicy:
 
     # Compiled pieces for an epoch that is not traced as a whole; inside another jit they are
     # plain calls.
+
+    @cached_property
+    def _jit_begin(self) -> Callable[[VecState], VecState]:
+        return jax.jit(lambda worlds: self.vec_env.refresh(clear_stats(worlds)), donate_argnums=0)
 
     @cached_property
     def _jit_advance(self) -> Callable[[TrainState], tuple[TrainState, Transition]]:

@@ -15,7 +15,7 @@ from mjx_serl.envs.vector import VecEnv, vectorize
 from mjx_serl.training.collect import random_policy, rollout
 
 WORLDS, SIZE = 4, 32
-CONFIG = PixelConfig(cameras=("front", "wrist"), size=SIZE, splats=800)
+CONFIG = PixelConfig(cameras=("front", "wrist"), size=SIZE, splats=2000)
 
 
 @pytest.fixture(scope="module")
