@@ -2,7 +2,7 @@
 
 import importlib
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import jax
 from jaxtyping import Array, Int
@@ -88,7 +88,8 @@ def load_backend(name: str) -> Backend:
     """Import a backend; raises KeyError with the allowed names."""
     if name not in _MODULES:
         raise KeyError(unknown_name("render backend", name, (*_MODULES, "auto")))
-    return importlib.import_module(_MODULES[name])
+    # A module with the right names is a Backend; the type checker cannot see which module it is.
+    return cast(Backend, importlib.import_module(_MODULES[name]))
 
 
 def choose_backend(name: str = "auto") -> Chosen:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from splat_render.background import (
@@ -61,7 +62,7 @@ def build_scene_renderer(
     looks: Sequence[GaussianSet],
     rig: CameraRig,
     *,
-    static: Bool[Array, " B"],
+    static: Bool[np.ndarray, " B"],
     home: BodyPoses,
     cached: bool = True,
 ) -> SceneRenderer:
@@ -102,7 +103,7 @@ def _backgrounds(
     looks: Sequence[GaussianSet],
     rig: CameraRig,
     config: RasterConfig,
-    static: Bool[Array, " B"],
+    static: Bool[np.ndarray, " B"],
     home: BodyPoses,
 ) -> Background:
     """One background per variant: its colours seen from its mounting."""
@@ -118,7 +119,7 @@ def _backgrounds(
 def _warn_if_poor(
     chosen: Chosen,
     splats: GaussianSet,
-    static: Bool[Array, " B"],
+    static: Bool[np.ndarray, " B"],
     background: Background,
     home: BodyPoses,
     mounts: CameraRig,

@@ -6,6 +6,7 @@ encoder turns pictures into features when they are collected, and the learner ne
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -125,7 +126,7 @@ def make_fit(
         return params, optimizer.init(params)
 
     def loss(params: PyTree, batch: Examples) -> Float[Array, ""]:
-        _, found = reader.apply(params, batch.pictures)
+        _, found = cast(tuple[Array, Array], reader.apply(params, batch.pictures))
         # Beyond 2 % of the scale linear, so that what is hidden does not outweigh what is seen.
         return optax.huber_loss(found, batch.targets, delta=0.02).mean()
 

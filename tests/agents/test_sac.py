@@ -174,6 +174,7 @@ def test_numbers_of_a_learner_of_vectors_stay() -> None:
         )
     )
     update = jax.jit(agent.update)
+    metrics = {}
     for i in range(3):
         state, metrics = update(state, batch_of(32, i), jax.random.key(i + 1))
     # Recorded before the agent could read images (commit 190ed2a); bit for bit on that machine.

@@ -2,6 +2,7 @@
 
 import dataclasses
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +58,7 @@ class ToyObserver(Observer):
     def looks(self, key: jax.Array, num: int) -> tuple:
         return ()
 
-    def observe(self, worlds: SimpleNamespace, pictures: Obs) -> Obs:
+    def observe(self, worlds: Any, pictures: Obs) -> Obs:
         return worlds.obs | pictures
 
 
