@@ -114,6 +114,14 @@ class RasterConfig:
                 f"RasterConfig: alpha_min {self.alpha_min}, alpha_max {self.alpha_max}; "
                 "allowed: 0 < alpha_min < alpha_max < 1"
             )
+        if not 0.0 <= self.transmittance_min < 1.0:
+            raise ValueError(
+                f"RasterConfig: transmittance_min {self.transmittance_min}, allowed: 0 to below 1"
+            )
+        if not self.near > 0.0:
+            raise ValueError(f"RasterConfig: near {self.near}, allowed: above 0")
+        if not self.blur >= 0.0:
+            raise ValueError(f"RasterConfig: blur {self.blur}, allowed: 0 or more")
 
 
 def sh_degree(coefficients: int) -> int:

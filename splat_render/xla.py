@@ -8,6 +8,7 @@ an outer vmap that is counted per call. The backward pass keeps the picture betw
 
 import functools
 import math
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,7 @@ def unavailable() -> str | None:
     return None
 
 
+@functools.partial(jax.jit, static_argnames="config")
 def rasterize(
     splats: GaussianSet,
     poses: BodyPoses,
@@ -65,16 +67,22 @@ def _worlds_at_once(num_splats: int, num_cameras: int, config: RasterConfig) -> 
     return max(1, _BYTES // (4 * floats * max(1, num_cameras)))
 
 
-def median_depth(
+@functools.partial(jax.jit, static_argnames="config")
+def draw_background(
     splats: GaussianSet, poses: BodyPoses, cameras: CameraBatch, config: RasterConfig
-) -> Float[Array, "C H W"]:
-    """Depth at which half of the light is used up [m], inf where it never is; one world."""
+) -> Background:
+    """Return rgb [C, H, W, 3], whatever `config.rgb_dtype` is, and median depth of one world.
+
+    The median is the depth of the splat behind which less than half of the light is left [m].
+    """
     shaped = shape_splats(jax.tree.map(jnp.asarray, splats))
     poses, cameras = jax.tree.map(jnp.asarray, (poses, cameras))
+    config = replace(config, rgb_dtype="float32")
 
-    def one(camera: CameraBatch) -> Float[Array, "H W"]:
+    def one(camera: CameraBatch) -> Background:
         limit = jnp.full((config.height, config.width), jnp.inf)
-        return _blend(project(shaped, poses, camera, config), limit, config).median
+        canvas = _blend(project(shaped, poses, camera, config), limit, config)
+        return Background(_finish(canvas, config, None).rgb, canvas.median)
 
     return jax.vmap(one)(cameras)
 

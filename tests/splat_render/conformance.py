@@ -57,14 +57,15 @@ class Subject:
 
     def draw(self, case: "Case") -> Frame:
         """One call as a user makes it: jitted where that is possible."""
-        size = replace(case.config, **self.config)
         return _drawer(self.name, self.backend.TRACEABLE)(
-            *_on_device(case[:3]), size, *_on_device((case.background, case.look))
+            *_on_device(case[:3]), self.size(case), *_on_device((case.background, case.look))
         )
 
     def wanted(self, case: "Case") -> Frame:
-        size = replace(case.config, **self.config)
-        return reference.rasterize(*case[:3], size, case.background, case.look)
+        return reference.rasterize(*case[:3], self.size(case), case.background, case.look)
+
+    def size(self, case: "Case") -> RasterConfig:
+        return replace(case.config, **self.config)
 
 
 class Case(NamedTuple):
@@ -280,10 +281,10 @@ def bytes_are_the_floats_rounded(subject: Subject) -> None:
 
 
 def jit_is_eager(subject: Subject) -> None:
-    case = looks()
+    case = _small(looks())
     args = _on_device(case[:3])
     rest = _on_device((case.background, case.look))
-    eager = subject.backend.rasterize(*args, case.config, *rest)
+    eager = subject.backend.rasterize(*args, subject.size(case), *rest)
     assert_same(subject.draw(case), eager, subject)
 
 
@@ -349,6 +350,7 @@ def moving_everything_changes_nothing(subject: Subject) -> None:
 def gradients_are_the_references(subject: Subject) -> None:
     """Directional derivatives against central differences of the float64 reference."""
     case = _small(looks(2))
+    case = case._replace(config=subject.size(case))
     weights = _weights(case, seed=7)
 
     def loss(args: tuple) -> Any:
@@ -367,7 +369,8 @@ def gradients_are_the_references(subject: Subject) -> None:
 
 def gradients_sum_over_worlds(subject: Subject) -> None:
     """What is shared gets the sum of the worlds' gradients; vmap of grad is a loop."""
-    case = _small(looks(2))._replace(background=None, look=None)
+    case = _small(looks(2))
+    case = case._replace(config=subject.size(case), background=None, look=None)
     weights = _weights(case, seed=8)
 
     def loss(splats: GaussianSet, poses: BodyPoses, cameras: CameraBatch, weights: Frame) -> Any:
@@ -436,9 +439,10 @@ def _farthest(frame: Frame) -> float:
 def _one_world(subject: Subject, case: Case) -> tuple[Callable[..., Frame], tuple]:
     """The call for one world, and all worlds' own arguments."""
     splats, background = _on_device((case.splats, case.background))
+    size = subject.size(case)
 
     def one(poses: BodyPoses, cameras: CameraBatch, look: Any) -> Frame:
-        return subject.backend.rasterize(splats, poses, cameras, case.config, background, look)
+        return subject.backend.rasterize(splats, poses, cameras, size, background, look)
 
     return one, _on_device((case.poses, case.cameras, case.look))
 
