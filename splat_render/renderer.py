@@ -67,7 +67,7 @@ _MODULES = {
 _ORDER = {"cpu": ("cpu", "xla"), "gpu": ("splax", "xla"), "tpu": ("xla",)}
 
 
-class BackendError(RuntimeError):
+class BackendError(ValueError):
     """A backend that cannot run here; the message is one line and says what to do."""
 
 

@@ -40,7 +40,7 @@ class PretrainConfig:
         hidden: width of the joint features [units].
     """
 
-    rounds: int = 4
+    rounds: int = 6
     episodes: int = 64
     updates: int = 10_000
     batch_size: int = 128
