@@ -100,6 +100,18 @@ def _side_by_side(
             recorder.missing(name, reason)
 
 
+def smoke() -> DrqConfig:
+    """Sizes that only show that it runs."""
+    return DrqConfig(
+        encoders=("small",),
+        compute_dtypes=("float32",),
+        batches=(8,),
+        size=32,
+        repeats=1,
+        seconds=0.02,
+    )
+
+
 def main() -> None:
     """Parse, measure, print."""
     cfg = tyro.cli(DrqConfig, description=__doc__)

@@ -5,15 +5,15 @@ python -m benchmarks.harness --only physics learner
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import tyro
 
-from benchmarks import learner, physics, ppo, render, train
+from benchmarks import drq, learner, physics, pixels, ppo, render, train
 from benchmarks.results import Recorder, say
 from benchmarks.table import finish
 
-Question = Literal["physics", "learner", "render", "train", "ppo"]
+Question = Literal["physics", "learner", "render", "pixels", "drq", "train", "ppo"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class HarnessConfig:
         smoke: sizes that only show that everything runs; nothing is written.
     """
 
-    only: tuple[Question, ...] = ("physics", "learner", "render", "train", "ppo")
+    only: tuple[Question, ...] = get_args(Question)
     repeats: int = 5
     seeds: tuple[int, ...] = (0,)
     starts: int = 2
@@ -44,15 +44,20 @@ def questions(cfg: HarnessConfig) -> dict[str, Callable[[Recorder], None]]:
     on_cpu = physics.PhysicsConfig(repeats=cfg.repeats, starts=cfg.starts, peers=cfg.peers)
     sac = learner.LearnerConfig(repeats=cfg.repeats, peers=cfg.peers, profile=cfg.profile)
     splats = render.RenderConfig(repeats=cfg.repeats, peers=cfg.peers)
+    seen = pixels.PixelsConfig(peers=cfg.peers)
+    drawn = drq.DrqConfig(repeats=cfg.repeats)
     runs = train.TrainBenchConfig(seeds=cfg.seeds)
     peer_ppo = ppo.PpoConfig(peers=cfg.peers)
     if cfg.smoke:
         on_cpu, sac, runs = physics.smoke(on_cpu), learner.smoke(), train.smoke()
         splats, peer_ppo = render.smoke(splats), ppo.PpoConfig(peers=False)
+        seen, drawn = pixels.smoke(seen), drq.smoke()
     return {
         "physics": lambda recorder: physics.run(on_cpu, recorder),
         "learner": lambda recorder: learner.run(sac, recorder),
         "render": lambda recorder: render.run(splats, recorder),
+        "pixels": lambda recorder: pixels.run(seen, recorder),
+        "drq": lambda recorder: drq.run(drawn, recorder),
         "train": lambda recorder: train.run(runs, recorder),
         "ppo": lambda recorder: ppo.run(peer_ppo, recorder),
     }

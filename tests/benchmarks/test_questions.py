@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks import gpu, harness, learner, physics, render
+from benchmarks import gpu, harness, learner, physics, pixels, render
 from benchmarks.peers import venvs
 from benchmarks.process import ROOT
 from benchmarks.results import Recorder
@@ -54,6 +54,15 @@ def test_drawing_is_measured_over_splats_worlds_threads_and_backends():
     if "cpu full, two cores" in ratios:
         assert ratios["cpu full, two cores"].goal == 1.6
     assert ratios["cpu, 100 splats, over xla, 100 splats"].value > 0
+
+
+@pytest.mark.slow
+def test_worlds_that_look_are_measured_beside_those_that_do_not():
+    recorder = Recorder("pixels")
+    pixels.run(pixels.smoke(pixels.PixelsConfig()), recorder)
+    found = values(recorder)
+    assert set(found) == {"pixels 2", "state 2", "pixels over state"}, found
+    assert 0 < found["pixels over state"] < 2
 
 
 @pytest.mark.slow
