@@ -95,6 +95,32 @@ def triangle_areas(triangles: Triangles) -> Float[np.ndarray, " F"]:
     return np.linalg.norm(_face_normals(triangles), axis=1) / 2
 
 
+def solid_around(
+    model: mujoco.MjModel, data: mujoco.MjData, point: Float[np.ndarray, " 3"]
+) -> str | None:
+    """Name what is drawn around a point of the world [m]; None where it lies in the open.
+
+    The solid angle of a closed surface is 4 pi from inside and 0 from outside (Van Oosterom and
+    Strackee 1983, eq. 8).
+    """
+    for geom in drawn_geoms(model):
+        if is_plane(model, geom):
+            continue
+        vertices, faces = geom_triangles(model, geom)
+        local = data.geom_xmat[geom].reshape(3, 3).T @ (point - data.geom_xpos[geom])
+        a, b, c = np.moveaxis((vertices - local)[faces], 1, 0)
+        la, lb, lc = (np.linalg.norm(x, axis=1) for x in (a, b, c))
+        dots = [np.einsum("fi,fi->f", x, y) for x, y in ((a, b), (b, c), (c, a))]
+        below = la * lb * lc + dots[0] * lc + dots[1] * la + dots[2] * lb
+        angle = 2 * np.arctan2(np.einsum("fi,fi->f", a, np.cross(b, c)), below).sum()
+        if abs(angle) > 2 * np.pi:
+            return (
+                model.geom(geom).name
+                or f"a geom of body '{model.body(model.geom_bodyid[geom]).name}'"
+            )
+    return None
+
+
 def sample_geom(model: mujoco.MjModel, geom: int, count: int, rng: np.random.Generator) -> Samples:
     """Spread `count` points evenly over a geom."""
     vertices, faces = triangles = geom_triangles(model, geom)

@@ -1,6 +1,7 @@
 """What a policy sees of a batch of worlds: the task's numbers and, if asked for, pictures."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import jax
@@ -19,7 +20,7 @@ from mjx_serl.envs.randomize import (
     tinted,
 )
 from mjx_serl.types import Obs, PRNGKey, PyTree
-from scenes.specs import ObsField, ObsSpec
+from scenes.specs import CameraSpec, ObsField, ObsSpec
 from splat_render.cameras import make_rig
 from splat_render.types import BodyPoses, RasterConfig
 
@@ -88,6 +89,7 @@ def build_renderer(config: PixelConfig, env: Env) -> "SceneRenderer":
 
     scene, model = env.scene, env.scene.model
     specs = [scene.spec.camera(name) for name in config.cameras]
+    _check_in_the_open(model, specs)
     bodies = {model.body(b).name: b for b in range(model.nbody)}
     rig = make_rig(specs, bodies, width=config.size, height=config.size)
     # The same numbers whatever traces: what is prepared here is concrete.
@@ -104,11 +106,31 @@ def build_renderer(config: PixelConfig, env: Env) -> "SceneRenderer":
         )
 
 
+def _check_in_the_open(model: mujoco.MjModel, cameras: Sequence[CameraSpec]) -> None:
+    """Raise ValueError where a camera is inside something at home: it would see its back."""
+    from splat_render.surface import solid_around
+
+    data = _home(model)
+    for camera in cameras:
+        position = data.cam_xpos[model.camera(camera.name).id]
+        solid = solid_around(model, data, position)
+        if solid is not None:
+            raise ValueError(
+                f"Camera '{camera.name}' at {np.round(position, 3).tolist()} m is inside {solid}; "
+                "move its pos into the open"
+            )
+
+
+def _home(model: mujoco.MjModel) -> mujoco.MjData:
+    data = mujoco.MjData(model)
+    mujoco.mj_resetDataKeyframe(model, data, 0)
+    mujoco.mj_forward(model, data)
+    return data
+
+
 def home_poses(env: Env) -> BodyPoses:
     """Poses of all bodies at the scene's home keyframe."""
-    data = mujoco.MjData(env.scene.model)
-    mujoco.mj_resetDataKeyframe(env.scene.model, data, 0)
-    mujoco.mj_forward(env.scene.model, data)
+    data = _home(env.scene.model)
     return BodyPoses(jnp.asarray(np.float32(data.xpos)), jnp.asarray(np.float32(data.xquat)))
 
 

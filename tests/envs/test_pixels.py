@@ -114,6 +114,18 @@ def test_bad_input_is_named(env: Env, change: dict, error: type, message: str) -
         dataclasses.replace(CONFIG, **change).build(env)
 
 
+def test_a_camera_inside_the_table_is_refused(env: Env) -> None:
+    model = env.scene.model
+    camera = model.camera("front").id
+    outside = model.cam_pos[camera].copy()
+    try:
+        model.cam_pos[camera] = [0.32, 0.0, -0.02]
+        with pytest.raises(ValueError, match=r"Camera 'front' at \[0.32, 0.0, -0.02\] m is inside"):
+            CONFIG.build(env)
+    finally:
+        model.cam_pos[camera] = outside
+
+
 def test_staged_equals_fused(env: Env) -> None:
     """The same functions, traced as a whole or called piece by piece."""
     observer = CONFIG.build(env)
