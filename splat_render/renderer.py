@@ -1,6 +1,7 @@
 """One call for every backend, and which one to take on this machine."""
 
 import importlib
+import warnings
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -103,11 +104,16 @@ def choose_backend(name: str = "auto") -> Chosen:
         if reason is not None:
             raise BackendError(f"Render backend '{name}' cannot run here: {reason}")
         return Chosen(name, backend)
-    for candidate in _ORDER.get(jax.default_backend(), ("xla",)):
+    *faster, last = _ORDER.get(jax.default_backend(), ("xla",))
+    for candidate in faster:
         backend = load_backend(candidate)
-        if backend.unavailable() is None:
+        reason = backend.unavailable()
+        if reason is None:
             return Chosen(candidate, backend)
-    return Chosen("xla", load_backend("xla"))
+        warnings.warn(
+            f"pictures are drawn by '{last}', not by '{candidate}': {reason}", stacklevel=2
+        )
+    return Chosen(last, load_backend(last))
 
 
 def availability() -> dict[str, str | None]:
