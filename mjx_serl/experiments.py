@@ -27,7 +27,8 @@ def laptop() -> TrainConfig:
 def pixels() -> TrainConfig:
     """DrQ with demonstrations, end to end from two 64 px cameras, on two CPU cores.
 
-    `python train.py --preset pixels`. The cube's position is not observed.
+    `python train.py --preset pixels`. The cube's position is not observed. Two cores beside other
+    jobs: 96 and 93 % of 100 held-out episodes on seeds 0 and 1, in 9 and 12 minutes.
     """
     return TrainConfig(
         preset="pixels",
@@ -45,8 +46,8 @@ def pixels() -> TrainConfig:
 def pixels_frozen() -> TrainConfig:
     """RLPD on the features of a frozen encoder that ships with us: pixels at state speed.
 
-    `python train.py --preset pixels_frozen`; the encoder is made by
-    `python -m mjx_serl.pretrain mjx_serl/nets/data/pick_cube.npz`.
+    `python train.py --preset pixels_frozen`; the encoder is made by `python -m mjx_serl.pretrain`.
+    Two cores beside other jobs: 98 and 96 % on seeds 0 and 1, in under 3.5 minutes.
     """
     return dataclasses.replace(
         laptop(),
