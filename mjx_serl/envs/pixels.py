@@ -112,7 +112,8 @@ def _check_in_the_open(model: mujoco.MjModel, cameras: Sequence[CameraSpec]) -> 
 
     data = _home(model)
     for camera in cameras:
-        position = data.cam_xpos[model.camera(camera.name).id]
+        body = 0 if camera.body is None else model.body(camera.body).id
+        position = data.xpos[body] + data.xmat[body].reshape(3, 3) @ camera.pos
         solid = solid_around(model, data, position)
         if solid is not None:
             raise ValueError(

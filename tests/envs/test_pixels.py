@@ -115,15 +115,12 @@ def test_bad_input_is_named(env: Env, change: dict, error: type, message: str) -
 
 
 def test_a_camera_inside_the_table_is_refused(env: Env) -> None:
-    model = env.scene.model
-    camera = model.camera("front").id
-    outside = model.cam_pos[camera].copy()
-    try:
-        model.cam_pos[camera] = [0.32, 0.0, -0.02]
-        with pytest.raises(ValueError, match=r"Camera 'front' at \[0.32, 0.0, -0.02\] m is inside"):
-            CONFIG.build(env)
-    finally:
-        model.cam_pos[camera] = outside
+    front, wrist = env.scene.spec.cameras
+    sunk = dataclasses.replace(front, pos=(0.32, 0.0, -0.02))
+    spec = dataclasses.replace(env.scene.spec, cameras=(sunk, wrist))
+    scene = dataclasses.replace(env.scene, spec=spec)
+    with pytest.raises(ValueError, match=r"Camera 'front' at \[0.32, 0.0, -0.02\] m is inside"):
+        CONFIG.build(dataclasses.replace(env, scene=scene))
 
 
 def test_staged_equals_fused(env: Env) -> None:
