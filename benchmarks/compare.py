@@ -2,13 +2,13 @@
 
 import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.process import Deadline, WorkerError, WorkerProcess
-from benchmarks.results import Ratio, measure_load
+from benchmarks.results import Ratio, Recorder, measure_load
 
 START_TIMEOUT = 300.0
 REPEAT_TIMEOUT = 120.0
@@ -83,6 +83,43 @@ class Group:
         ready = self.workers[name].ready
         setup = {"setup_seconds": round(ready["setup_seconds"], 2)}
         return self.workers[name].params | ready["facts"] | setup
+
+    def record(
+        self,
+        recorder: Recorder,
+        samples: Samples,
+        name: str,
+        unit: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        label: str | None = None,
+        ratio: Ratio | None = None,
+    ) -> None:
+        """File a worker's median rate with the load and its versions.
+
+        Args:
+            recorder: where.
+            samples: from `measure`.
+            name: a worker that was measured.
+            unit: of its rate.
+            params: in place of `facts`.
+            label: in place of `name`.
+            ratio: to a baseline.
+        """
+        recorder.add(
+            label or name,
+            samples.median(name),
+            unit,
+            self.facts(name) if params is None else dict(params),
+            load=samples.load,
+            versions=self.versions(name),
+            ratio=ratio,
+        )
+
+    def record_failures(self, recorder: Recorder, *, label: Callable[[str], str] = str) -> None:
+        """File what could not be measured, with the reason; `label` makes a row's name."""
+        for name, reason in self.failures.items():
+            recorder.missing(label(name), reason)
 
     def versions(self, name: str) -> dict[str, str]:
         """Versions inside a worker's interpreter."""

@@ -87,17 +87,9 @@ def _side_by_side(
         samples = group.measure(cfg.repeats)
         for name in samples.rates:
             library = name.replace("chosen", "library")
-            recorder.add(
-                name,
-                samples.median(name),
-                unit,
-                group.facts(name),
-                load=samples.load,
-                versions=group.versions(name),
-                ratio=samples.ratio(name, library) if library != name else None,
-            )
-        for name, reason in group.failures.items():
-            recorder.missing(name, reason)
+            ratio = samples.ratio(name, library) if library != name else None
+            group.record(recorder, samples, name, unit, ratio=ratio)
+        group.record_failures(recorder)
 
 
 def smoke() -> DrqConfig:

@@ -85,8 +85,7 @@ def side_by_side(
         samples = group.measure(cfg.repeats, deadline=deadline)
         for name in samples.rates:
             _record(recorder, group, samples, name)
-        for name, reason in group.failures.items():
-            recorder.missing(f"{name} {num}", reason)
+        group.record_failures(recorder, label=lambda name: f"{name} {num}")
 
 
 def _start_playground(group: Group, recorder: Recorder, ours: dict[str, Any]) -> bool:
@@ -102,18 +101,10 @@ def _start_playground(group: Group, recorder: Recorder, ours: dict[str, Any]) ->
 
 def _record(recorder: Recorder, group: Group, samples: Samples, name: str) -> None:
     params = group.facts(name)
-    rate = samples.median(name)
-    params["sim_seconds_per_second"] = rate * params["ctrl_dt"]
+    params["sim_seconds_per_second"] = samples.median(name) * params["ctrl_dt"]
     params["rss_bytes"] = group.workers[name].last["rss_bytes"]
-    recorder.add(
-        f"{name} {params['num_envs']}",
-        rate,
-        "env-steps/s",
-        params,
-        load=samples.load,
-        versions=group.versions(name),
-        ratio=_ratio(samples, name),
-    )
+    row, ratio = f"{name} {params['num_envs']}", _ratio(samples, name)
+    group.record(recorder, samples, name, "env-steps/s", params=params, label=row, ratio=ratio)
 
 
 def _ratio(samples: Samples, name: str) -> Ratio | None:

@@ -74,18 +74,11 @@ def side_by_side(cfg: LearnerConfig, recorder: Recorder, net: dict[str, Any]) ->
                 _start_peer(group, recorder, ours, peer)
         samples = group.measure(cfg.repeats)
         for name in samples.rates:
-            recorder.add(
-                f"{label}: {name}",
-                samples.median(name),
-                "updates/s",
-                group.facts(name),
-                load=samples.load,
-                versions=group.versions(name),
-                ratio=_ratio(samples, name),
-            )
+            ratio = _ratio(samples, name)
+            row = f"{label}: {name}"
+            group.record(recorder, samples, name, "updates/s", label=row, ratio=ratio)
         _compare(samples, recorder, label)
-        for name, reason in group.failures.items():
-            recorder.missing(f"{label}: {name}", reason)
+        group.record_failures(recorder, label=lambda name: f"{label}: {name}")
 
 
 def _start_peer(group: Group, recorder: Recorder, ours: dict[str, Any], peer: str) -> None:

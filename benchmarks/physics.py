@@ -90,7 +90,7 @@ def sweep(cfg: PhysicsConfig, recorder: Recorder) -> None:
             samples = group.measure(cfg.repeats)
             for name in samples.rates:
                 record_rate(recorder, group, samples, name)
-            record_failures(recorder, group)
+            group.record_failures(recorder)
 
 
 def against_raw(cfg: PhysicsConfig, recorder: Recorder) -> None:
@@ -109,7 +109,7 @@ def against_raw(cfg: PhysicsConfig, recorder: Recorder) -> None:
                 if name != "mujoco.batch.Batch":
                     ratio = samples.ratio(name, "mujoco.batch.Batch", goal=goals.get(name))
                 record_rate(recorder, group, samples, name, ratio=ratio)
-            record_failures(recorder, group)
+            group.record_failures(recorder)
 
 
 def threads(cfg: PhysicsConfig, recorder: Recorder) -> None:
@@ -130,7 +130,7 @@ def threads(cfg: PhysicsConfig, recorder: Recorder) -> None:
         for name in samples.rates:
             ratio = samples.ratio(name, "one core", goal=1.8 if name == "two cores" else None)
             record_rate(recorder, group, samples, name, ratio=None if name == "one core" else ratio)
-        record_failures(recorder, group)
+        group.record_failures(recorder)
 
 
 def breakdown(cfg: PhysicsConfig, recorder: Recorder) -> None:
@@ -140,7 +140,7 @@ def breakdown(cfg: PhysicsConfig, recorder: Recorder) -> None:
         for piece in ("env", "control", "physics"):
             group.start(piece, ENV, _env(cfg, num, piece=piece))
         samples = group.measure(cfg.repeats)
-        record_failures(recorder, group)
+        group.record_failures(recorder)
         if len(samples.rates) < 3:
             return
         whole, control, physics = (1 / samples.median(k) for k in ("env", "control", "physics"))
@@ -162,7 +162,7 @@ def memory(cfg: PhysicsConfig, recorder: Recorder) -> None:
             for num in (few, many):
                 group.start(str(num), ENV, _env(cfg, num, physics=physics))
             samples = group.measure(1)
-            record_failures(recorder, group)
+            group.record_failures(recorder)
             if len(samples.rates) < 2:
                 continue
             low, high = (group.workers[str(n)].last["rss_bytes"] for n in (few, many))
@@ -225,7 +225,7 @@ def against_gym_hil(cfg: PhysicsConfig, recorder: Recorder) -> None:
         for name in samples.rates:
             ratio = samples.ratio(name, peer, goal=15.0) if name == "ours" else None
             record_rate(recorder, group, samples, name, ratio=ratio)
-        record_failures(recorder, group)
+        group.record_failures(recorder)
 
 
 def against_envpool(cfg: PhysicsConfig, recorder: Recorder) -> None:
@@ -245,7 +245,7 @@ def against_envpool(cfg: PhysicsConfig, recorder: Recorder) -> None:
             for name in samples.rates:
                 ratio = samples.ratio(name, peer, goal=1.4) if name != peer else None
                 record_rate(recorder, group, samples, name, ratio=ratio)
-            record_failures(recorder, group)
+            group.record_failures(recorder)
 
 
 def record_rate(
@@ -253,24 +253,9 @@ def record_rate(
 ) -> None:
     """File a worker's env-steps per second, with simulated seconds per second beside it."""
     params = group.facts(name)
-    rate = samples.median(name)
-    params["sim_seconds_per_second"] = rate * params["ctrl_dt"]
+    params["sim_seconds_per_second"] = samples.median(name) * params["ctrl_dt"]
     params["rounds"] = len(samples.rates[name])
-    recorder.add(
-        name,
-        rate,
-        "env-steps/s",
-        params,
-        load=samples.load,
-        versions=group.versions(name),
-        ratio=ratio,
-    )
-
-
-def record_failures(recorder: Recorder, group: Group) -> None:
-    """File what could not be measured, with the reason."""
-    for name, reason in group.failures.items():
-        recorder.missing(name, reason)
+    group.record(recorder, samples, name, "env-steps/s", params=params, ratio=ratio)
 
 
 def _env(cfg: PhysicsConfig, num: int, **changes: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import tyro
 
 from benchmarks.compare import Group
 from benchmarks.peers.venvs import PeerError, peer_python
-from benchmarks.physics import ENV, record_failures, record_rate
+from benchmarks.physics import ENV, record_rate
 from benchmarks.results import Recorder, say
 from benchmarks.table import finish
 
@@ -66,7 +66,7 @@ def run(cfg: PixelsConfig, recorder: Recorder) -> None:
         share = samples.ratio(f"pixels {largest}", state)
         if share is not None:
             recorder.add("pixels over state", share.value, "x", {}, ratio=share)
-        record_failures(recorder, group)
+        group.record_failures(recorder)
 
 
 def _start_peer(cfg: PixelsConfig, group: Group, recorder: Recorder, name: str) -> None:

@@ -51,17 +51,8 @@ def run(cfg: PpoConfig, recorder: Recorder) -> None:
         group.start(PPO, "benchmarks.peers.brax_ppo", params, python=python)
         samples = group.measure(1, deadline=Deadline(cfg.timeout), repeat_timeout=cfg.timeout)
         for name in samples.rates:
-            facts = group.facts(name)
-            recorder.add(
-                name,
-                samples.median(name),
-                "env-steps/s",
-                facts,
-                load=samples.load,
-                versions=group.versions(name),
-            )
-        for name, reason in group.failures.items():
-            recorder.missing(name, reason)
+            group.record(recorder, samples, name, "env-steps/s")
+        group.record_failures(recorder)
 
 
 def main() -> None:

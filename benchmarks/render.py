@@ -102,7 +102,7 @@ def sizes(cfg: RenderConfig, recorder: Recorder) -> None:
                 asked = facts["splats"] == 10_000 and facts["size"] == 64
                 ratio = against_goal(samples, name, GOALS[facts["mode"]]) if asked else None
                 record(recorder, group, samples, name, ratio=ratio)
-            record_failures(recorder, group)
+            group.record_failures(recorder)
 
 
 def batches(cfg: RenderConfig, recorder: Recorder) -> None:
@@ -115,7 +115,7 @@ def batches(cfg: RenderConfig, recorder: Recorder) -> None:
         samples = group.measure(cfg.repeats)
         for name in samples.rates:
             record(recorder, group, samples, name)
-        record_failures(recorder, group)
+        group.record_failures(recorder)
 
 
 def threads(cfg: RenderConfig, recorder: Recorder) -> None:
@@ -132,7 +132,7 @@ def threads(cfg: RenderConfig, recorder: Recorder) -> None:
             for name in samples.rates:
                 ratio = samples.ratio(name, one, goal=1.6) if name == two else None
                 record(recorder, group, samples, name, ratio=ratio)
-            record_failures(recorder, group)
+            group.record_failures(recorder)
 
 
 def backends(cfg: RenderConfig, recorder: Recorder) -> None:
@@ -152,7 +152,7 @@ def backends(cfg: RenderConfig, recorder: Recorder) -> None:
                 ratio = samples.ratio(ours, peer) if peer != ours else None
                 if ratio is not None:
                     recorder.add(f"{ours}, over {peer}", ratio.value, "x", {}, ratio=ratio)
-            record_failures(recorder, group)
+            group.record_failures(recorder)
 
 
 def _start_splax(group: Group, recorder: Recorder, params: dict[str, Any]) -> None:
@@ -197,7 +197,7 @@ def _alone(
             samples = group.measure(cfg.repeats, deadline=deadline)
             for measured in samples.rates:
                 record(recorder, group, samples, measured)
-            record_failures(recorder, group)
+            group.record_failures(recorder)
 
 
 def record(
@@ -210,21 +210,7 @@ def record(
         "cpu_ms_per_frame": 1e3 * group.workers[name].last["busy_cores"] / rate,
         "rounds": len(samples.rates[name]),
     }
-    recorder.add(
-        name,
-        rate,
-        "frames/s",
-        params,
-        load=samples.load,
-        versions=group.versions(name),
-        ratio=ratio,
-    )
-
-
-def record_failures(recorder: Recorder, group: Group) -> None:
-    """File what could not be measured, with the reason."""
-    for name, reason in group.failures.items():
-        recorder.missing(name, reason)
+    group.record(recorder, samples, name, "frames/s", params=params, ratio=ratio)
 
 
 def against_goal(samples: Samples, name: str, goal_ms: float) -> Ratio:

@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.worker import Job, Params, rate, serve
 from benchmarks.workers.platform import prepare
+from benchmarks.workers.replay import random_transitions
 
 CAMERAS = ("front", "wrist")
 VECTOR_DIM = 20  # what franka/pick_cube shows of the arm
@@ -104,23 +105,12 @@ def _images(key: Any, lead: tuple[int, ...], size: int) -> Any:
 
 def _steps(size: int) -> Any:
     import jax
-    import jax.numpy as jnp
 
-    from mjx_serl.types import Transition
-
+    k_rest, k_vector, *k_images = jax.random.split(jax.random.key(0), 2 + len(CAMERAS))
     lead = (ROWS, WORLDS)
-    keys = iter(jax.random.split(jax.random.key(0), 3 + len(CAMERAS)))
-    never = jnp.zeros(lead, bool)
-    state = jax.random.normal(next(keys), (*lead, VECTOR_DIM))
-    return Transition(
-        obs={"state": state, **{name: _images(next(keys), lead, size) for name in CAMERAS}},
-        action=jax.random.uniform(next(keys), (*lead, ACTION_DIM), minval=-1.0, maxval=1.0),
-        reward=jax.random.uniform(next(keys), lead),
-        terminated=never,
-        truncated=never,
-        valid=~never,
-        expert=never,
-    )
+    vector = {"state": jax.random.normal(k_vector, (*lead, VECTOR_DIM))}
+    images = {c: _images(k, lead, size) for c, k in zip(CAMERAS, k_images, strict=True)}
+    return random_transitions(k_rest, vector | images, ACTION_DIM)
 
 
 if __name__ == "__main__":

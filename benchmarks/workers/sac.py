@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.worker import Job, Params, rate, serve
 from benchmarks.workers.platform import prepare
+from benchmarks.workers.replay import random_transitions
 
 BATCH = 256
 OBS_DIM = 24  # as many numbers as franka/pick_cube shows
@@ -68,7 +69,9 @@ def build(params: Params, updates: int) -> tuple[list[Any], Callable]:
         actor_q="min",
     ).build()
     buffer = ReplayBuffer(STORED // WORLDS, WORLDS)
-    rows = _random_rows(jax.random.key(0))
+    k_obs, k_rest = jax.random.split(jax.random.key(0))
+    seen = jax.random.normal(k_obs, (STORED // WORLDS, WORLDS, OBS_DIM))
+    rows = random_transitions(k_rest, {"state": seen}, ACTION_DIM)
     stored = buffer.add(buffer.init(jax.tree.map(lambda x: x[0, 0], rows)), rows)
     shapes = {"state": jax.ShapeDtypeStruct((OBS_DIM,), jnp.float32)}
     state = agent.init(jax.random.key(1), shapes, ACTION_DIM)
@@ -84,26 +87,6 @@ def build(params: Params, updates: int) -> tuple[list[Any], Callable]:
         return jax.lax.scan(learn, state, (batches, keys))[0], key
 
     return [state, stored, jax.random.key(2)], program
-
-
-def _random_rows(key: Any) -> Any:
-    import jax
-    import jax.numpy as jnp
-
-    from mjx_serl.types import Transition
-
-    lead = (STORED // WORLDS, WORLDS)
-    k_obs, k_action, k_reward = jax.random.split(key, 3)
-    never = jnp.zeros(lead, bool)
-    return Transition(
-        obs={"state": jax.random.normal(k_obs, (*lead, OBS_DIM))},
-        action=jax.random.uniform(k_action, (*lead, ACTION_DIM), minval=-1.0, maxval=1.0),
-        reward=jax.random.uniform(k_reward, lead),
-        terminated=never,
-        truncated=never,
-        valid=~never,
-        expert=never,
-    )
 
 
 if __name__ == "__main__":
