@@ -9,7 +9,9 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +62,18 @@ def build(library: NativeLibrary) -> Path:
         raise NativeBuildError(f"{compiler} failed ({reason}): {library.otherwise}")
     Path(temporary).rename(path)
     return path
+
+
+def announce(what: str, build_now: Callable[[], Path]) -> int:
+    """Build ahead of the first run and print where, or in one line why not; returns 0.
+
+    A machine without a compiler is not an error.
+    """
+    try:
+        sys.stdout.write(f"{what}: {build_now()}\n")
+    except NativeBuildError as error:
+        sys.stdout.write(f"{what}: {error}\n")
+    return 0
 
 
 def cache_folder() -> Path:

@@ -24,6 +24,21 @@ def quat_to_matrix(quat: Sequence[float]) -> NDArray[np.float64]:
     )
 
 
+def multiply_quats(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Hamilton products [..., 4] of wxyz quaternions: the rotation `second`, then `first`."""
+    aw, ax, ay, az = np.moveaxis(first, -1, 0)
+    bw, bx, by, bz = np.moveaxis(second, -1, 0)
+    return np.stack(
+        [
+            aw * bw - ax * bx - ay * by - az * bz,
+            aw * bx + ax * bw + ay * bz - az * by,
+            aw * by - ax * bz + ay * bw + az * bx,
+            aw * bz + ax * by - ay * bx + az * bw,
+        ],
+        axis=-1,
+    )
+
+
 def full_inertia(quat: Sequence[float], principal: Vec3) -> Inertia:
     """Inertia (xx, yy, zz, xy, xz, yz) of principal moments whose axes `quat` turns into place."""
     axes = quat_to_matrix(quat)

@@ -31,11 +31,10 @@ from splat_render.surface import (
     openness,
     sample_geom,
 )
-from splat_render.types import GaussianSet
+from splat_render.types import SH_C0, GaussianSet
 
 DEFAULT_BUDGET = 3000  # splats of a scene: cheap at 64 px, recognised at 128 px
 LOOK_POINTS = 32_000  # of a shipped look before the hidden ones are dropped
-SH_C0 = 0.28209479177387814  # the constant spherical harmonic, 1 / (2 sqrt(pi))
 
 _PILOT = 200  # points per geom that say where the others should go
 _POINTS_PER_SPLAT = 12

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from splat_render.types import Background, Frame, GaussianSet, RasterConfig
+from splat_render.types import Background, Frame, GaussianSet, RasterConfig, as_dtype
 
 # What gsplat 1.5.3 (csrc/RasterizeToPixels3DGSFwd.cu, Common.h) and splax 0.2.3
 # (_rasterize/_kernels.py, _intersect.py) compile in.
@@ -73,13 +73,6 @@ def over_background(
     behind = jnp.where(jnp.isfinite(depth), depth, 0.0)
     total = jnp.where(front, drawn.depth, 0.0) + (1 - alpha) * behind
     return Frame(as_dtype(rgb, config), total, jnp.ones_like(alpha))
-
-
-def as_dtype(rgb: Float[Array, "*n 3"], config: RasterConfig) -> Array:
-    """Return a picture as `config.rgb_dtype`; uint8 is rounded to the nearest step."""
-    if config.rgb_dtype == "float32":
-        return rgb
-    return jnp.floor(255 * jnp.clip(rgb, 0, 1) + 0.5).astype(jnp.uint8)
 
 
 def rotate(quat: Float[Array, "*n 4"], vector: Float[Array, "*n 3"]) -> Float[Array, "*n 3"]:

@@ -9,7 +9,14 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from splat_render.types import BodyPoses, CameraBatch, GaussianSet, RasterConfig, sh_degree
+from splat_render.types import (
+    SH_C0,
+    BodyPoses,
+    CameraBatch,
+    GaussianSet,
+    RasterConfig,
+    sh_degree,
+)
 
 # gsplat (_persp_proj): the Jacobian is taken at most this far outside the picture, in parts of
 # half its size.
@@ -126,7 +133,7 @@ def spherical_harmonics(
     """Sum of the real harmonics up to K's degree at unit directions, in 3DGS's order and signs."""
     degree = sh_degree(sh.shape[1])
     x, y, z = directions.T
-    basis = [jnp.full_like(x, 0.28209479177387814)]
+    basis = [jnp.full_like(x, SH_C0)]
     if degree >= 1:
         basis += [-0.4886025119029199 * y, 0.4886025119029199 * z, -0.4886025119029199 * x]
     if degree >= 2:

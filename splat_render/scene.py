@@ -1,7 +1,7 @@
 """The pictures of one scene's cameras: what never moves is drawn once, the rest in every step."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -45,9 +45,14 @@ class SceneRenderer:
             poses: of all bodies.
             variant: which of the V mountings and backgrounds each world has.
         """
-        frames = [self._draw(view, poses, variant) for view in self.views]
-        order = jnp.argsort(jnp.asarray([c for view in self.views for c in view.cameras]))
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1)[:, order], *frames)
+        # By static slices: an index array would copy every finished picture once more.
+        shots = {}
+        for view in self.views:
+            frame = self._draw(view, poses, variant)
+            for i, camera in enumerate(view.cameras):
+                shots[camera] = jax.tree.map(lambda x, i=i: x[:, i], frame)
+        in_order = [shots[camera] for camera in sorted(shots)]
+        return jax.tree.map(lambda *parts: jnp.stack(parts, axis=1), *in_order)
 
     def _draw(self, view: View, poses: BodyPoses, variant: Int[Array, " N"]) -> Frame:
         cameras = mounted(view.rig, poses, variant)
@@ -107,12 +112,11 @@ def _backgrounds(
     home: BodyPoses,
 ) -> Background:
     """One background per variant: its colours seen from its mounting."""
-    build: Callable[..., Background] = jax.jit(build_background, static_argnums=2)
     parts = []
     for v in range(rig.body_id.shape[0]):
         still, _ = split_static(looks[v], static)
         cameras = place(jax.tree.map(lambda x, v=v: x[v], rig), home)
-        parts.append(build(still, cameras, config, home))
+        parts.append(build_background(still, cameras, config, home))
     return jax.tree.map(lambda *xs: jnp.stack(xs), *parts)
 
 

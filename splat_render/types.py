@@ -8,10 +8,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int, Shaped
 
 MAX_SH_DEGREE = 3
+SH_C0 = 0.28209479177387814  # the constant spherical harmonic, 1 / (2 sqrt(pi))
 
 
 @struct.dataclass
@@ -122,6 +124,13 @@ class RasterConfig:
             raise ValueError(f"RasterConfig: near {self.near}, allowed: above 0")
         if not self.blur >= 0.0:
             raise ValueError(f"RasterConfig: blur {self.blur}, allowed: 0 or more")
+
+
+def as_dtype(rgb: Float[Array, "*n 3"], config: RasterConfig) -> Shaped[Array, "*n 3"]:
+    """Return a picture as `config.rgb_dtype`; uint8 is rounded to the nearest step."""
+    if config.rgb_dtype == "float32":
+        return rgb
+    return jnp.floor(255 * jnp.clip(rgb, 0.0, 1.0) + 0.5).astype(jnp.uint8)
 
 
 def sh_degree(coefficients: int) -> int:

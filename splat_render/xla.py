@@ -16,7 +16,15 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from splat_render.projection import BodySplats, Projected, project, shape_splats
-from splat_render.types import Background, BodyPoses, CameraBatch, Frame, GaussianSet, RasterConfig
+from splat_render.types import (
+    Background,
+    BodyPoses,
+    CameraBatch,
+    Frame,
+    GaussianSet,
+    RasterConfig,
+    as_dtype,
+)
 
 TRACEABLE = True
 DIFFERENTIABLE = True
@@ -179,14 +187,8 @@ def _finish(canvas: _Canvas, config: RasterConfig, behind: Background | None) ->
     rgb = jnp.moveaxis(canvas.rgb, 0, -1)
     if behind is None:
         rgb = rgb + canvas.light[..., None] * jnp.asarray(config.color, rgb.dtype)
-        return Frame(_as_dtype(rgb, config), canvas.depth, 1 - canvas.light)
+        return Frame(as_dtype(rgb, config), canvas.depth, 1 - canvas.light)
     far = jnp.where(jnp.isfinite(behind.depth), behind.depth, 0.0)
     rgb = rgb + canvas.light[..., None] * behind.rgb
     depth = canvas.depth + canvas.light * far
-    return Frame(_as_dtype(rgb, config), depth, jnp.ones_like(depth))
-
-
-def _as_dtype(rgb: Float[Array, "*n 3"], config: RasterConfig) -> Array:
-    if config.rgb_dtype == "float32":
-        return rgb
-    return jnp.floor(255 * jnp.clip(rgb, 0.0, 1.0) + 0.5).astype(jnp.uint8)
+    return Frame(as_dtype(rgb, config), depth, jnp.ones_like(depth))

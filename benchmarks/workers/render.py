@@ -62,8 +62,7 @@ def build(params: Params, backend: Any) -> tuple[Any, tuple]:
         return lambda s, p, c: backend.rasterize(s, p, c, config), (splats, poses, cameras)
     still, moving = split_static(splats, np.arange(poses.xpos.shape[1]) == 0)
     view, standing = cameras.viewmats[:1], jax.tree.map(lambda x: x[0], poses)
-    drawn_once = jax.jit(build_background, static_argnums=2)
-    behind = drawn_once(still, CameraBatch(view, cameras.Ks[:1]), config, standing)
+    behind = build_background(still, CameraBatch(view, cameras.Ks[:1]), config, standing)
     return (
         lambda s, p, c, b: backend.rasterize(s, p, c, config, b),
         (moving, poses, cameras, behind),

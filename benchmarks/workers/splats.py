@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from scenes.rotations import multiply_quats
+
 LINKS = 7
 CUBE = LINKS + 1
 MOVING = 0.35
@@ -64,7 +66,7 @@ def make_poses(num: int) -> tuple[Float[np.ndarray, "N B 3"], Float[np.ndarray, 
     at, turned = np.tile([-0.4, 0.0, 0.0], (num, 1)), np.tile([1.0, 0.0, 0.0, 0.0], (num, 1))
     for link in range(1, LINKS + 1):
         about_z, about_y = rng.uniform(-0.6, 0.6, num), rng.uniform(-0.2, 0.5, num)
-        turned = _multiply(_multiply(turned, _turn(about_z, 3)), _turn(about_y, 2))
+        turned = multiply_quats(multiply_quats(turned, _turn(about_z, 3)), _turn(about_y, 2))
         xpos[:, link], xquat[:, link] = at, turned
         at = at + _LENGTH * _third_axis(turned)
     return xpos.astype(np.float32), xquat.astype(np.float32)
@@ -103,12 +105,6 @@ def _turn(angle: Float[np.ndarray, " N"], axis: int) -> Float[np.ndarray, "N 4"]
     quat = np.zeros((len(angle), 4))
     quat[:, 0], quat[:, axis] = np.cos(angle / 2), np.sin(angle / 2)
     return quat
-
-
-def _multiply(a: Float[np.ndarray, "N 4"], b: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"]:
-    w = a[:, :1] * b[:, :1] - (a[:, 1:] * b[:, 1:]).sum(-1, keepdims=True)
-    xyz = a[:, :1] * b[:, 1:] + b[:, :1] * a[:, 1:] + np.cross(a[:, 1:], b[:, 1:])
-    return np.concatenate([w, xyz], axis=-1)
 
 
 def _third_axis(quat: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 3"]:

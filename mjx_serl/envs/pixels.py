@@ -83,13 +83,14 @@ def build_renderer(config: PixelConfig, env: Env) -> "SceneRenderer":
     """Bake the scene, mount its cameras, draw the backgrounds."""
     # Imported here: without cameras nobody waits for them.
     from splat_render.background import static_bodies
-    from splat_render.bake import scene_splats
+    from splat_render.bake import pose, scene_splats
     from splat_render.renderer import choose_backend
     from splat_render.scene import build_scene_renderer
 
     scene, model = env.scene, env.scene.model
     specs = [scene.spec.camera(name) for name in config.cameras]
-    _check_in_the_open(model, specs)
+    home = pose(model)
+    _check_in_the_open(model, home, specs)
     bodies = {model.body(b).name: b for b in range(model.nbody)}
     rig = make_rig(specs, bodies, width=config.size, height=config.size)
     # The same numbers whatever traces: what is prepared here is concrete.
@@ -101,38 +102,26 @@ def build_renderer(config: PixelConfig, env: Env) -> "SceneRenderer":
             tinted(config.look, splats, seed=config.seed),
             jitter_rigs(config.look, rig, seed=config.seed),
             static=static_bodies(model.body_weldid, model.body_mocapid),
-            home=home_poses(env),
+            home=BodyPoses(*(jnp.asarray(x, jnp.float32) for x in (home.xpos, home.xquat))),
             cached=config.cached,
         )
 
 
-def _check_in_the_open(model: mujoco.MjModel, cameras: Sequence[CameraSpec]) -> None:
+def _check_in_the_open(
+    model: mujoco.MjModel, home: mujoco.MjData, cameras: Sequence[CameraSpec]
+) -> None:
     """Raise ValueError where a camera is inside something at home: it would see its back."""
     from splat_render.surface import solid_around
 
-    data = _home(model)
     for camera in cameras:
         body = 0 if camera.body is None else model.body(camera.body).id
-        position = data.xpos[body] + data.xmat[body].reshape(3, 3) @ camera.pos
-        solid = solid_around(model, data, position)
+        position = home.xpos[body] + home.xmat[body].reshape(3, 3) @ camera.pos
+        solid = solid_around(model, home, position)
         if solid is not None:
             raise ValueError(
                 f"Camera '{camera.name}' at {np.round(position, 3).tolist()} m is inside {solid}; "
                 "move its pos into the open"
             )
-
-
-def _home(model: mujoco.MjModel) -> mujoco.MjData:
-    data = mujoco.MjData(model)
-    mujoco.mj_resetDataKeyframe(model, data, 0)
-    mujoco.mj_forward(model, data)
-    return data
-
-
-def home_poses(env: Env) -> BodyPoses:
-    """Poses of all bodies at the scene's home keyframe."""
-    data = _home(env.scene.model)
-    return BodyPoses(jnp.asarray(np.float32(data.xpos)), jnp.asarray(np.float32(data.xquat)))
 
 
 class PictureEncoder(Protocol):

@@ -14,8 +14,9 @@ from flax import struct
 from jaxtyping import Array, Float, Int, UInt8
 
 from mjx_serl.types import PRNGKey
+from scenes.rotations import multiply_quats
 from splat_render.cameras import CameraRig
-from splat_render.types import GaussianSet
+from splat_render.types import SH_C0, GaussianSet
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,7 @@ def jitter_rigs(config: LookConfig, rig: CameraRig, *, seed: int) -> CameraRig:
     shift[0], turn[0] = 0.0, 0.0
     small = np.concatenate([np.ones((*shape[:2], 1)), 0.5 * turn], axis=-1)
     small /= np.linalg.norm(small, axis=-1, keepdims=True)
-    quat = _multiply(np.asarray(rig.quat), small)
+    quat = multiply_quats(np.asarray(rig.quat), small)
     repeat = lambda x: jnp.broadcast_to(x, (config.variants, *x.shape))  # noqa: E731
     return CameraRig(
         body_id=repeat(rig.body_id),
@@ -105,7 +106,7 @@ def tinted(config: LookConfig, splats: GaussianSet, *, seed: int) -> list[Gaussi
     table changes as a whole and differently from the floor.
     """
     draw = np.random.default_rng(seed)
-    color = np.clip(np.asarray(splats.sh)[:, 0] * _SH0 + 0.5, 0.0, 1.0)
+    color = np.clip(np.asarray(splats.sh)[:, 0] * SH_C0 + 0.5, 0.0, 1.0)
     shares = color / np.maximum(color.sum(axis=1, keepdims=True), 1e-6)
     kind = np.unique(np.round(4 * shares).astype(int), axis=0, return_inverse=True)[1].reshape(-1)
     sets = [splats]
@@ -113,23 +114,6 @@ def tinted(config: LookConfig, splats: GaussianSet, *, seed: int) -> list[Gaussi
         gains = np.clip(draw.normal(1.0, config.background, (kind.max() + 1, 3)), 0.2, 2.0)
         # (sh0 * c + 0.5) * gain = sh0' * c + 0.5; the higher orders scale along.
         sh = np.asarray(splats.sh) * gains[kind][:, None, :]
-        sh[:, 0] += (gains[kind] - 1.0) * 0.5 / _SH0
+        sh[:, 0] += (gains[kind] - 1.0) * 0.5 / SH_C0
         sets.append(splats.replace(sh=jnp.asarray(sh, jnp.float32)))
     return sets
-
-
-_SH0 = 0.28209479177387814  # spherical harmonic of degree 0
-
-
-def _multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    aw, ax, ay, az = np.moveaxis(a, -1, 0)
-    bw, bx, by, bz = np.moveaxis(b, -1, 0)
-    return np.stack(
-        [
-            aw * bw - ax * bx - ay * by - az * bz,
-            aw * bx + ax * bw + ay * bz - az * by,
-            aw * by - ax * bz + ay * bw + az * bx,
-            aw * bz + ax * by - ay * bx + az * bw,
-        ],
-        axis=-1,
-    )

@@ -19,13 +19,12 @@ from mjx_serl.run.film import HOLD_S, SIDE, Player, Stage
 from mjx_serl.run.hooks import require_module
 from mjx_serl.run.video import side_by_side
 from mjx_serl.types import PRNGKey
-from splat_render.types import GaussianSet
+from splat_render.types import SH_C0, GaussianSet
 
 HOST = "127.0.0.1"
 # viser stores covariances as float16, whose smallest normal number is the variance of an 8 mm
 # splat in metres; in centimetres it is that of a 0.08 mm one.
 UNIT = 0.01
-_SH0 = 0.28209479177387814  # spherical harmonic of degree 0
 _PICTURE = 128  # least height of the cameras' pictures on the page: two fit side by side [px]
 _BLANK = np.zeros((_PICTURE, _PICTURE, 3), np.uint8)
 _IDLE_S = 0.02  # between two looks at the buttons of a paused page [s]
@@ -99,7 +98,7 @@ class SplatBodies:
     def __init__(self, scene: Any, splats: GaussianSet) -> None:
         body_id = np.asarray(splats.body_id)
         covariances = _covariances(splats) / UNIT**2
-        colors = np.clip(0.5 + _SH0 * np.asarray(splats.sh)[:, 0], 0.0, 1.0)
+        colors = np.clip(0.5 + SH_C0 * np.asarray(splats.sh)[:, 0], 0.0, 1.0)
         self._frames = {}
         for body in np.unique(body_id):
             mine = body_id == body
