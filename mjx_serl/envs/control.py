@@ -11,11 +11,11 @@ from jaxtyping import Array, Float
 from mjx_serl.envs.kinematics import hinge_jacobian, quat_to_mat, rotation_error, solve_spd
 from mjx_serl.envs.physics import SimState
 from scenes.build import Scene
+from scenes.contract import FINGERS_DOWN, IkSpec, advance_command
+from scenes.rotations import quat_to_matrix
 from scenes.specs import ActionSpec
 
-# The fingers point straight down throughout: the orientation of the SERL and gym-hil pick tasks
-# (mocap quaternion 0 1 0 0, reference serl_family.md 2.1).
-DOWN = np.diag([1.0, -1.0, -1.0])
+DOWN = quat_to_matrix(FINGERS_DOWN)
 
 
 @struct.dataclass
@@ -63,6 +63,12 @@ class ControlConfig:
             base=self.base,
         )
 
+    def ik_spec(self) -> IkSpec:
+        """How end-effector targets become joint targets."""
+        return IkSpec(
+            rate=self.inner_rate, damping=self.damping, max_joint_step=self.max_joint_step
+        )
+
     def build(self, scene: Scene) -> "Controller":
         """The controller for a compiled scene; raises ValueError where the rates do not divide."""
         sim_rate = 1.0 / scene.model.opt.timestep
@@ -101,6 +107,7 @@ class _EndEffector:
     def __init__(self, config: ControlConfig, scene: Scene) -> None:
         robot, arm = scene.spec.robot, scene.arm
         self.config = config
+        self.action_spec = config.action_spec()
         self.arm = arm
         self.inner_steps = round(config.inner_rate / config.rate)
         self.n_substeps = round(1.0 / (config.inner_rate * scene.model.opt.timestep))
@@ -117,11 +124,10 @@ class _EndEffector:
 
     def command(self, last: Command, sim: SimState, action: Float[Array, " 4"]) -> Command:
         """Move the target by `scale * action[:3]` [m] inside the workspace; + closes."""
-        action = jnp.clip(action, -1.0, 1.0)
         measured = sim.site_xpos[self.arm.ee_site_id]
-        base = last.target if self.config.base == "target" else measured
-        target = jnp.clip(base + self.config.scale * action[:3], self.low, self.high)
-        return Command(target=target, gripper=jnp.clip(last.gripper + action[3], 0.0, 1.0))
+        box, state = (self.low, self.high), (last.target, last.gripper)
+        target, gripper = advance_command(self.action_spec, box, state, measured, action)
+        return Command(target=target, gripper=gripper)
 
     def jacobian(self, sim: SimState) -> Float[Array, "6 J"]:
         """Jacobian of the end-effector site."""

@@ -20,7 +20,8 @@ from mjx_serl.envs.randomize import (
     tinted,
 )
 from mjx_serl.types import Obs, PRNGKey, PyTree
-from scenes.specs import CameraSpec, ObsField, ObsSpec
+from scenes.contract import Contract
+from scenes.specs import CameraSpec, ObsField, ObsSpec, SceneSpec
 from splat_render.cameras import make_rig
 from splat_render.types import BodyPoses, RasterConfig
 
@@ -67,6 +68,13 @@ class PixelConfig:
         if len(set(self.cameras)) < len(self.cameras):
             raise ValueError(f"PixelConfig: cameras {self.cameras} names one twice")
 
+    def specs(self, scene: SceneSpec) -> tuple[CameraSpec, ...]:
+        """The cameras with their size; raises KeyError for one that the scene lacks."""
+        return tuple(
+            dataclasses.replace(scene.camera(name), width=self.size, height=self.size)
+            for name in self.cameras
+        )
+
     def build(self, env: Env, encoder: "PictureEncoder | None" = None) -> "Observer":
         """Prepare the renderer; raises KeyError for an unknown camera, BackendError, ValueError.
 
@@ -88,7 +96,7 @@ def build_renderer(config: PixelConfig, env: Env) -> "SceneRenderer":
     from splat_render.scene import build_scene_renderer
 
     scene, model = env.scene, env.scene.model
-    specs = [scene.spec.camera(name) for name in config.cameras]
+    specs = config.specs(scene.spec)
     home = pose(model)
     _check_in_the_open(model, home, specs)
     bodies = {model.body(b).name: b for b in range(model.nbody)}
@@ -161,6 +169,10 @@ class Eye:
         """One image per camera, or the features of all."""
         if self.encoder is not None:
             return (ObsField(name=FEATURES, shape=(self.encoder.dim,), unit="1"),)
+        return self.picture_fields()
+
+    def picture_fields(self) -> tuple[ObsField, ...]:
+        """One image per camera."""
         shape = (self.config.size, self.config.size, 3)
         return tuple(
             ObsField(name=name, shape=shape, dtype="uint8", unit="1/255", scale=255.0)
@@ -189,9 +201,31 @@ class Observer:
         spec = self.env.obs_spec
         if self.eye is None:
             return spec
-        every = self.eye.config.privileged
-        seen = tuple(field for field in spec.fields if every or not field.privileged)
-        return ObsSpec(fields=(*seen, *self.eye.fields()))
+        return ObsSpec(fields=(*self._numbers(), *self.eye.fields()))
+
+    def _numbers(self) -> tuple[ObsField, ...]:
+        """What is observed of the task's own observation."""
+        every = self.eye is None or self.eye.config.privileged
+        return tuple(f for f in self.env.obs_spec.fields if every or not f.privileged)
+
+    @property
+    def contract(self) -> Contract:
+        """What a policy trained on these observations takes for granted about its arm.
+
+        A frozen encoder counts as part of the policy: its pictures are observed, not its features.
+        """
+        env, eye = self.env, self.eye
+        spec, control = env.scene.spec, env.task.control
+        pictures = () if eye is None else eye.picture_fields()
+        return Contract(
+            robot=spec.robot,
+            obs=ObsSpec(fields=(*self._numbers(), *pictures)),
+            action=env.action_spec,
+            ik=control.ik_spec(),
+            home=spec.home_q,
+            episode_steps=env.task.episode_steps,
+            cameras=() if eye is None else eye.config.specs(spec),
+        )
 
     def looks(self, key: PRNGKey, num: int) -> PyTree:
         """Draw the appearance of `num` new episodes."""

@@ -19,7 +19,7 @@ from mjx_serl.envs.env import Env
 from mjx_serl.envs.pixels import Observer
 from mjx_serl.run.checkpoint import CheckpointStore, warn_line
 from mjx_serl.run.film import FilmCrew, Player, learned
-from mjx_serl.run.folder import RunFolder, to_json
+from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import (
     BUFFER_FILL,
     TRAIN_RETURN,
@@ -46,6 +46,7 @@ from mjx_serl.training.evaluate import (
 from mjx_serl.training.off_policy import OffPolicy
 from mjx_serl.training.state import TrainState, tree_bytes
 from mjx_serl.types import PRNGKey, Transition
+from scenes.serialize import to_json
 
 # Experts fail now and then: this many more episodes are played than are wanted.
 SPARE_DEMOS = 1.5

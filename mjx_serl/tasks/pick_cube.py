@@ -19,6 +19,7 @@ from mjx_serl.tasks.rewards import lift, reach
 from mjx_serl.types import Obs, PRNGKey
 from scenes import worlds
 from scenes.build import Scene
+from scenes.contract import Readings, observe
 from scenes.specs import ObsField, ObsSpec, SceneSpec
 
 # The expert's fastest step along an axis [m/s]: the arm follows it within 2 cm.
@@ -113,18 +114,15 @@ class PickCube:
         """Cube, end effector, its commanded target, gripper and joint velocities."""
         del task_state
         arm = self.scene.arm
-        ee, cube = sim.site_xpos[arm.ee_site_id], self._cube(sim)
-        fingers = sim.qpos[jnp.asarray(arm.finger_qpos_ids)]
-        return {
-            "cube_position": cube,
-            "cube_from_ee": cube - ee,
-            "ee_position": ee,
-            "ee_target": command.target,
-            "ee_lag": command.target - ee,
-            "gripper_command": command.gripper[None],
-            "gripper_width": fingers.sum()[None],
-            "joint_velocity": sim.qvel[jnp.asarray(arm.dof_ids)],
-        }
+        readings = Readings(
+            ee_position=sim.site_xpos[arm.ee_site_id],
+            ee_target=command.target,
+            gripper_command=command.gripper,
+            gripper_width=sim.qpos[jnp.asarray(arm.finger_qpos_ids)].sum(),
+            joint_velocity=sim.qvel[jnp.asarray(arm.dof_ids)],
+            objects={"cube": self._cube(sim)},
+        )
+        return observe(self.obs_spec.names, readings)
 
     def reward(
         self, sim: SimState, task_state: PickState

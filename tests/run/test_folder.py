@@ -9,8 +9,9 @@ from typing import Literal
 
 import pytest
 
-from mjx_serl.run.folder import RunFolder, from_json, to_json
+from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.summary import Summary, commit, install_seconds, versions, wilson_interval
+from scenes.serialize import from_json, to_json
 
 
 @dataclass(frozen=True, kw_only=True)

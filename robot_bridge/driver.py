@@ -1,0 +1,146 @@
+"""What every arm looks like to the bridge: states out, targets in, people's tokens for arming.
+
+numpy float64, SI units, base frame, quaternions wxyz (a driver turns them for its robot's API).
+"""
+
+import enum
+import secrets
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float64]
+
+
+class DriverError(RuntimeError):
+    """The arm refused or cannot be reached; the message says what a person can do."""
+
+
+class Mode(enum.Enum):
+    """What the arm itself says it is doing."""
+
+    IDLE = "idle"  # powered, takes commands
+    MOVING = "moving"  # under our control
+    REFLEX = "reflex"  # stopped by its own safety, wants recovery
+    USER_STOPPED = "user_stopped"  # the activation device or stop button is pressed
+    GUIDING = "guiding"  # moved by hand, or in its teaching mode
+    OTHER = "other"  # locked, disabled, offline
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArmState:
+    """One reading of an arm.
+
+    t: monotonic time at which it was received [s]. seq: counts readings, so a frozen arm is seen.
+    q, dq: per joint [rad], [rad/s]. position, quat: of the tool centre [m], wxyz.
+    gripper_width: between the pads [m]. mode, faults: what the arm reports. link_quality: share of
+    recent packets that arrived [1]. tau: measured joint torques [N m], None where unknown.
+    twist: of the tool centre, linear [m/s] over angular [rad/s], None where unknown.
+    """
+
+    t: float
+    seq: int
+    q: Vector
+    dq: Vector
+    position: Vector
+    quat: Vector
+    gripper_width: float
+    mode: Mode
+    faults: tuple[str, ...] = ()
+    link_quality: float = 1.0
+    tau: Vector | None = None
+    twist: Vector | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """Where the arm shall be a tick from now: the same place as a pose and as joint positions.
+
+    position [m], quat wxyz: of the tool centre. q: per joint [rad]. A driver takes the form its
+    arm is best at; both lie inside all limits.
+    """
+
+    position: Vector
+    quat: Vector
+    q: Vector
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmInfo:
+    """What a driver knows about its arm once connected.
+
+    robot: name of the RobotSpec. serial, firmware: as the arm says them, for people and records.
+    takes: the form of Target it uses. simulated: nothing can be hurt. Limits that the arm itself
+    enforces, None where it does not say: q_min, q_max [rad], dq_max [rad/s].
+    """
+
+    robot: str
+    serial: str
+    firmware: str
+    takes: Literal["pose", "joints", "nothing"]
+    simulated: bool = False
+    q_min: tuple[float, ...] | None = None
+    q_max: tuple[float, ...] | None = None
+    dq_max: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class ArmToken:
+    """A person's consent to arm or to recover, good for one use; made by `Supervisor.confirm`."""
+
+    purpose: Literal["arm", "recover"]
+    by: str
+    nonce: str = field(default_factory=lambda: secrets.token_hex(8))
+
+
+class ArmDriver(Protocol):
+    """An arm. No method blocks for longer than a few milliseconds after `connect` and `arm`."""
+
+    @property
+    def info(self) -> ArmInfo:
+        """What is connected; valid after `connect`."""
+        ...
+
+    def connect(self) -> None:
+        """Open the link and read the arm; never moves it, never enables it."""
+        ...
+
+    def arm(self, token: ArmToken) -> None:
+        """Enable the arm where it stands; DriverError without a token to arm or while faulted."""
+        ...
+
+    def state(self) -> ArmState:
+        """The newest reading, its age told by `t` and `seq`; DriverError without a link."""
+        ...
+
+    def servo(self, target: Target) -> None:
+        """Go on towards `target`; the latest wins."""
+        ...
+
+    def gripper(self, width: float, force: float) -> None:
+        """Ask for an opening [m] with at most this force [N]; returns at once."""
+        ...
+
+    def hold(self) -> None:
+        """Stay where the arm is measured to be."""
+        ...
+
+    def stop(self, kind: Literal["soft", "protective"]) -> None:
+        """End control: "soft" keeps the arm powered, "protective" is the arm's own stop."""
+        ...
+
+    def recover(self, token: ArmToken) -> None:
+        """Clear the arm's error; DriverError without a token to recover."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the link; an arm that is still controlled holds first."""
+        ...
+
+
+def require_token(token: ArmToken, purpose: Literal["arm", "recover"]) -> None:
+    """Raise DriverError unless the token is a person's consent to `purpose`."""
+    if not isinstance(token, ArmToken) or token.purpose != purpose:
+        raise DriverError(f"This needs a person's token to {purpose}; see Supervisor.confirm")

@@ -1,0 +1,80 @@
+"""What the bridge's loops tell each other; the same whether threads or processes pass it on."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robot_bridge.driver import ArmState, Target, Vector
+from robot_bridge.reasons import Phase, Reason
+
+Source = Literal["policy", "operator"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """What a policy or an operator wants next.
+
+    seq: grows by one with each of a source's commands. t: monotonic time of the observation that
+    it answers [s]. actions [H, A] in [-1, 1]: one per `dt` [s], the first now. valid_for: how long
+    after `t` it may still be executed [s].
+    """
+
+    seq: int
+    t: float
+    actions: NDArray[np.floating]
+    dt: float
+    valid_for: float
+    source: Source = "policy"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Goal:
+    """What the accepted actions add up to, before the governor: the sim's commanded target.
+
+    position [m], quat wxyz: of the tool centre. closure: gripper, 0 open to 1 closed.
+    """
+
+    position: Vector
+    quat: Vector
+    closure: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tick:
+    """One turn of the control loop: published to observers and policies, written by the recorder.
+
+    index: counts ticks. t: monotonic [s]. wall: time since the epoch [s]. phase, reasons: of the
+    state machine and the safety layers. state: the arm as measured. goal: what the accepted
+    actions ask for. target: what the governor sent, None where nothing was sent. action: the one
+    being executed, None where there is none; policy_action: what the policy wanted meanwhile,
+    where a person intervened. source, seq: whose command. lateness: of this tick [s].
+    """
+
+    index: int
+    t: float
+    wall: float
+    phase: Phase
+    reasons: Reason
+    state: ArmState
+    goal: Goal
+    target: Target | None = None
+    action: NDArray[np.floating] | None = None
+    policy_action: NDArray[np.floating] | None = None
+    source: Source | None = None
+    seq: int = -1
+    lateness: float = 0.0
+
+    @property
+    def intervened(self) -> bool:
+        """Whether a person's action was executed."""
+        return self.source == "operator"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Notice:
+    """The policy's side cannot act at `t` [s], and why."""
+
+    t: float
+    reasons: Reason

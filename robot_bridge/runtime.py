@@ -1,0 +1,477 @@
+"""The two loops: the policy's at its own rate, and the control loop that owns the arm.
+
+`ControlLoop.tick` is one turn at 100 Hz: read the arm, check it, pick a command, pass it through
+the gate and the governor, send the target, publish. It never waits for a policy, a camera, a disk
+or a network. `PolicyLoop.tick` is one turn at the rate of the actions. `Pacer` calls either on
+absolute deadlines; in lock-step the caller turns both by hand under a `ManualClock`.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robot_bridge.arbiter import Arbiter
+from robot_bridge.clock import Clock
+from robot_bridge.driver import ArmDriver, ArmState, DriverError, Target
+from robot_bridge.limits import Limits
+from robot_bridge.messages import Command, Goal, Notice, Tick
+from robot_bridge.observation import Obs, ObservationBuilder
+from robot_bridge.player import Action, Gate, Player
+from robot_bridge.reasons import Phase, Reason
+from robot_bridge.supervisor import CONTROLLED, Supervisor
+from robot_bridge.watch import StateWatch
+from scenes.contract import Contract
+
+# Below this change the gripper is not told again [m].
+_GRIPPER_STEP = 5e-4
+
+
+class Steering(Protocol):
+    """What turns goals into targets inside all limits; see `governor.Governor`."""
+
+    def anchor(self, state: ArmState) -> None:
+        """Start from the measured arm, at rest."""
+        ...
+
+    def step(self, goal: Goal, state: ArmState, *, speed: float = 1.0) -> tuple[Target, Reason]:
+        """One tick towards the goal."""
+        ...
+
+    def brake(self, state: ArmState) -> tuple[Target, Reason]:
+        """One tick towards standing still."""
+        ...
+
+    def move_to(
+        self, q: NDArray[np.float64], state: ArmState, *, speed: float = 1.0
+    ) -> tuple[Target, Reason]:
+        """One tick towards joint positions [rad]."""
+        ...
+
+
+class Sink(Protocol):
+    """Gets every tick: recorder, publisher. It must not block."""
+
+    def __call__(self, tick: Tick) -> None:
+        """Take a tick."""
+        ...
+
+
+class Policy(Protocol):
+    """What chooses actions; see `policy.Policy`."""
+
+    def reset(self) -> None:
+        """Forget the last episode."""
+        ...
+
+    def act(self, obs: Obs) -> NDArray[np.floating]:
+        """Return actions [H, A] in [-1, 1], the first for now."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a control loop is made of; see the classes."""
+
+    contract: Contract
+    limits: Limits
+    driver: ArmDriver
+    governor: Steering
+    gate: Gate
+    supervisor: Supervisor
+    arbiter: Arbiter
+    clock: Clock
+
+
+@dataclass
+class Timing:
+    """Lateness of a loop against its absolute deadlines [s]."""
+
+    ticks: int = 0
+    overruns: int = 0
+    worst: float = 0.0
+    total: float = 0.0
+
+    def note(self, lateness: float, period: float) -> None:
+        """Count a tick that began `lateness` after its deadline."""
+        self.ticks += 1
+        self.total += lateness
+        self.worst = max(self.worst, lateness)
+        self.overruns += lateness > period
+
+    @property
+    def mean(self) -> float:
+        """Mean lateness [s]."""
+        return self.total / max(1, self.ticks)
+
+
+@dataclass
+class Episode:
+    """What the control loop counts while it runs: since when, how far [m]."""
+
+    began: float = 0.0
+    path: float = 0.0
+    last: NDArray[np.float64] | None = None
+
+    def note(self, position: NDArray[np.float64]) -> None:
+        """Add the way to `position` [m]."""
+        if self.last is not None:
+            self.path += float(np.linalg.norm(position - self.last))
+        self.last = position
+
+
+@dataclass
+class _Turn:
+    """What one tick gathers."""
+
+    now: float
+    lateness: float
+    reasons: Reason = Reason.NONE
+    target: Target | None = None
+    action: Action | None = None
+    policy_action: Action | None = None
+    commanded: list[Command] = field(default_factory=list)
+
+
+class ControlLoop:
+    """One turn of it is `tick`, or `sense` and then `act`.
+
+    Args:
+        parts: what it is made of.
+        sinks: called with every tick.
+        speed: scale of the speed limits, in (0, 1].
+        enabled: whether the enabling device is held; None where none is needed.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        sinks: Sequence[Sink] = (),
+        speed: float = 1.0,
+        enabled: Callable[[], bool] | None = None,
+    ) -> None:
+        self.parts, self.sinks, self.speed = parts, tuple(sinks), speed
+        self.timing = Timing()
+        self.episode = Episode()
+        self.homing: NDArray[np.float64] | None = None
+        self._player = Player(parts.gate, parts.limits)
+        self._watch = StateWatch(parts.limits)
+        self._enabled = enabled or (lambda: True)
+        self._index = 0
+        self._latest: Tick | None = None
+        self._state: ArmState | None = None
+        self._goal: Goal | None = None
+        self._notice: Notice | None = None
+        self._held_since: float | None = None
+        self._width: float | None = None
+
+    @property
+    def latest(self) -> Tick | None:
+        """The newest tick; read by other threads."""
+        return self._latest
+
+    def notice(self, notice: Notice) -> None:
+        """Hear from the policy's side that it cannot act; any thread may call."""
+        self._notice = notice
+
+    def begin(self) -> None:
+        """Start an episode from where the arm is: ARMED -> RUN."""
+        state = self.parts.driver.state()
+        self._anchor(state)
+        self._player.reset()
+        self.parts.arbiter.clear()
+        self._notice, self._held_since, self.homing = None, None, None
+        self.episode = Episode(began=self.parts.clock.now())
+        self._goal = _standing(self.parts.contract, state, closure=0.0)
+        # Until the policy's first command the arm stands and its goal is itself.
+        self.parts.supervisor.start()
+
+    def tick(self, deadline: float | None = None) -> Tick:
+        """Make one turn; `deadline` [s] is when it should have begun."""
+        self.sense(deadline)
+        return self.act()
+
+    def sense(self, deadline: float | None = None) -> Tick | None:
+        """Read the arm, judge its state, and show it to the policy."""
+        now = self.parts.clock.now()
+        self._turn = _Turn(now, 0.0 if deadline is None else max(0.0, now - deadline))
+        try:
+            self._state = self.parts.driver.state()
+        except DriverError:
+            self._fault(Reason.DRIVER_ERROR)
+        else:
+            self._judge(self._state)
+        if self._state is not None:
+            self._latest = self._publishable()
+        return self._latest
+
+    def act(self) -> Tick:
+        """Command the arm as the phase allows, and publish the tick."""
+        phase = self.parts.supervisor.phase
+        state = self._state
+        if state is None:
+            raise DriverError("The arm has not sent a state yet; is it connected?")
+        try:
+            if phase in CONTROLLED:
+                self._control(state)
+            elif phase is Phase.ARMED and self.homing is not None:
+                self._send(self.parts.governor.move_to(self.homing, state, speed=self.speed))
+        except DriverError:
+            self._fault(Reason.DRIVER_ERROR)
+        self._index += 1
+        self._latest = self._publishable()
+        for sink in self.sinks:
+            sink(self._latest)
+        return self._latest
+
+    # -- one turn in pieces ----------------------------------------------------------------------
+
+    def _judge(self, state: ArmState) -> None:
+        """Hold or fault on what the arm's state says."""
+        turn, limits = self._turn, self.parts.limits
+        hold, fault = self._watch.check(state, turn.now)
+        if turn.lateness > limits.watchdog:
+            hold |= Reason.WATCHDOG
+        if turn.lateness > limits.command_fault_age:
+            fault |= Reason.WATCHDOG
+        if self.parts.supervisor.phase is Phase.DISARMED:
+            turn.reasons |= hold | fault  # nothing moves: shown, not acted upon
+            return
+        if fault:
+            self._fault(fault)
+        elif hold:
+            self._hold(hold)
+
+    def _control(self, state: ArmState) -> None:
+        """RUN or HOLD: take commands, judge their age, steer."""
+        turn, player = self._turn, self._player
+        choice = self.parts.arbiter.choose(turn.now)
+        taken = player.take(choice, turn.now)
+        turn.reasons |= taken
+        if player.rejected_in_a_row >= self.parts.limits.rejects_to_hold:
+            self._hold(taken)
+        self._judge_commands(turn.now)
+        self._judge_episode(state, turn.now)
+        if self.parts.supervisor.phase is Phase.RUN:
+            self._follow(state)
+        elif self.parts.supervisor.phase is Phase.HOLD:
+            self._stand(state)
+        if choice.policy is not None and choice.policy is not choice.command:
+            turn.policy_action = choice.policy.actions[0]
+
+    def _judge_commands(self, now: float) -> None:
+        """Hold while nothing valid is commanded, fault when that lasts, resume when it is over."""
+        limits, supervisor = self.parts.limits, self.parts.supervisor
+        overdue = self._player.overdue(now)
+        waiting = Reason.NONE
+        if overdue > 0 and (overdue < np.inf or now - self.episode.began > limits.command_max_age):
+            waiting |= Reason.COMMAND_STALE
+        notice = self._notice
+        if notice is not None and now - notice.t <= limits.command_max_age:
+            waiting |= notice.reasons
+        if not self._enabled():
+            waiting |= Reason.OPERATOR_RELEASED
+        if waiting:
+            self._hold(waiting)
+            started = self._held_since
+            if started is not None and now - started > limits.command_fault_age:
+                self._fault(waiting)
+        elif supervisor.phase is Phase.HOLD and not self._turn_holds():
+            self._resume()
+
+    def _turn_holds(self) -> bool:
+        """Whether this very tick gave a cause to hold, or one that only a person ends."""
+        lasting = self.parts.supervisor.cause & Reason.EPISODE_LIMIT
+        return bool(lasting or self._turn.reasons & (Reason.STATE_STALE | Reason.WATCHDOG))
+
+    def _judge_episode(self, state: ArmState, now: float) -> None:
+        limits, episode = self.parts.limits, self.episode
+        episode.note(state.position)
+        if now - episode.began > limits.episode_seconds or episode.path > limits.path_length:
+            self._hold(Reason.EPISODE_LIMIT)
+
+    def _follow(self, state: ArmState) -> None:
+        """Play what is due and go one tick towards the goal."""
+        turn, goal = self._turn, self._goal
+        if goal is None:
+            goal = _standing(self.parts.contract, state, closure=0.0)
+        action = self._player.due(turn.now)
+        if action is not None:
+            goal, reasons = self.parts.gate.advance(goal, state, action)
+            turn.action = action
+            turn.reasons |= reasons
+        self._goal = goal
+        self._send(self.parts.governor.step(goal, state, speed=self.speed))
+        self._grip(goal.closure)
+
+    def _stand(self, state: ArmState) -> None:
+        """Come to rest; what was wanted before is forgotten, the gripper keeps what it has."""
+        self._player.stop()
+        closure = 0.0 if self._goal is None else self._goal.closure
+        target, reasons = self.parts.governor.brake(state)
+        self._goal = Goal(position=target.position, quat=target.quat, closure=closure)
+        self._send((target, reasons))
+
+    def _send(self, governed: tuple[Target, Reason]) -> None:
+        self._turn.target, reasons = governed
+        self._turn.reasons |= reasons
+        self.parts.driver.servo(self._turn.target)
+
+    def _grip(self, closure: float) -> None:
+        closed, opened = self.parts.contract.robot.gripper.width_range
+        width = opened + (closed - opened) * closure
+        if self._width is None or abs(width - self._width) > _GRIPPER_STEP:
+            self._width = width
+            self.parts.driver.gripper(width, self.parts.limits.gripper_force)
+
+    def _anchor(self, state: ArmState) -> None:
+        self.parts.governor.anchor(state)
+        self._width = None
+
+    def _hold(self, cause: Reason) -> None:
+        self._turn.reasons |= cause
+        supervisor = self.parts.supervisor
+        if supervisor.phase is Phase.RUN:
+            self._held_since = self._turn.now
+            supervisor.hold(cause)
+        elif supervisor.phase is Phase.HOLD:
+            supervisor.hold(supervisor.cause | cause)
+
+    def _resume(self) -> None:
+        self._held_since = None
+        self.parts.supervisor.resume()
+
+    def _fault(self, cause: Reason) -> None:
+        self._turn.reasons |= cause
+        self._player.stop()
+        self.parts.supervisor.fault(cause)
+
+    def _publishable(self) -> Tick:
+        turn, state, clock = self._turn, self._state, self.parts.clock
+        assert state is not None
+        supervisor, command = self.parts.supervisor, self._player.command
+        goal = self._goal or _standing(self.parts.contract, state, closure=0.0)
+        return Tick(
+            index=self._index,
+            t=turn.now,
+            wall=clock.wall(),
+            phase=supervisor.phase,
+            reasons=turn.reasons | supervisor.cause,
+            state=state,
+            goal=goal,
+            target=turn.target,
+            action=turn.action,
+            policy_action=turn.policy_action,
+            source=None if command is None else command.source,
+            seq=-1 if command is None else command.seq,
+            lateness=turn.lateness,
+        )
+
+
+class PolicyLoop:
+    """Observes the newest tick, asks the policy, offers its actions.
+
+    Args:
+        control: whose ticks are observed and which hears why nothing comes.
+        builder: makes observations.
+        policy: chooses actions [H, A].
+        period: of an action [s].
+    """
+
+    def __init__(
+        self, control: ControlLoop, builder: ObservationBuilder, policy: Policy, *, period: float
+    ) -> None:
+        self.control, self.builder, self.policy, self.period = control, builder, policy, period
+        self.timing = Timing()
+        self.last_obs: Obs | None = None
+        self._seq = 0
+        self._running = False
+
+    def tick(self, deadline: float | None = None) -> None:
+        """Act once, if there is anything to act on."""
+        parts, tick = self.control.parts, self.control.latest
+        now = parts.clock.now()
+        if deadline is not None:
+            self.timing.note(max(0.0, now - deadline), self.period)
+        running = tick is not None and tick.phase in CONTROLLED
+        if running and not self._running:
+            self.policy.reset()
+        self._running = running
+        if tick is None or not running:
+            return
+        reason = self._act(tick, now)
+        if reason:
+            self.control.notice(Notice(t=parts.clock.now(), reasons=reason))
+
+    def _act(self, tick: Tick, now: float) -> Reason:
+        parts, limits = self.control.parts, self.control.parts.limits
+        try:
+            obs, seen = self.builder.build(tick)
+        except LookupError:
+            return Reason.OBSERVATION_STALE
+        age = now - seen
+        if age > limits.observation_fault_age:
+            parts.supervisor.fault(Reason.OBSERVATION_STALE)
+        if age > limits.observation_max_age:
+            return Reason.OBSERVATION_STALE
+        try:
+            actions = self.policy.act(obs)
+        except Exception:  # whatever a policy does, the arm holds
+            return Reason.POLICY_ERROR
+        self.last_obs = obs
+        command = Command(
+            seq=self._seq,
+            t=min(seen, now),
+            actions=actions,
+            dt=self.period,
+            valid_for=limits.command_max_age + (len(actions) - 1) * self.period,
+        )
+        self._seq += 1
+        parts.arbiter.offer(command, parts.clock.now())
+        return Reason.NONE
+
+
+class Pacer:
+    """Calls a loop's tick at a fixed rate on absolute deadlines until it is stopped.
+
+    A tick that comes later than one period is not made up for: the schedule moves on to the next
+    deadline ahead, and the loop's own count says so.
+    """
+
+    def __init__(self, tick: Callable[[float], object], *, period: float, clock: Clock) -> None:
+        self._tick, self._period, self._clock = tick, period, clock
+        self._stopped = threading.Event()
+        self.timing = Timing()
+
+    def run(self) -> None:
+        """Go on until `stop`."""
+        deadline = self._clock.now()
+        while not self._stopped.is_set():
+            self._clock.sleep_until(deadline)
+            late = self._clock.now() - deadline
+            self.timing.note(late, self._period)
+            self._tick(deadline)
+            deadline += self._period * max(1, int(late / self._period) + 1)
+
+    def start(self, name: str) -> threading.Thread:
+        """Run in a thread of its own."""
+        thread = threading.Thread(target=self.run, name=name, daemon=True)
+        thread.start()
+        return thread
+
+    def stop(self) -> None:
+        """Make `run` return after its tick."""
+        self._stopped.set()
+
+
+def _standing(contract: Contract, state: ArmState, *, closure: float) -> Goal:
+    """The goal that keeps the arm where it is, in the orientation the policy knows."""
+    return Goal(
+        position=state.position.copy(),
+        quat=np.asarray(contract.orientation, np.float64),
+        closure=closure,
+    )
