@@ -1,6 +1,8 @@
 """Ready scenes: a robot at a table, its objects and its cameras."""
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from scenes.objects import cube
 from scenes.robots.panda import panda
@@ -8,6 +10,11 @@ from scenes.specs import Actuation, CameraSpec, RobotSpec, SceneSpec
 
 # gym-hil PandaPickCube (serl_family.md 2.1), inside the limits of the Panda and the FR3 [rad].
 PICK_HOME = (0.0, 0.195, 0.0, -2.43, 0.0, 2.62, 0.785)
+# Home and the cube's place where they are gym-hil's; other arms start at their own home with the
+# cube in the middle of their workspace.
+_PICK_STARTS: Mapping[str, tuple[tuple[float, ...], tuple[float, float]]] = MappingProxyType(
+    {"panda": (PICK_HOME, (0.5, 0.0)), "fr3": (PICK_HOME, (0.5, 0.0))}
+)
 
 
 def front_camera() -> CameraSpec:
@@ -32,11 +39,18 @@ def wrist_camera() -> CameraSpec:
 
 def pick_cube(robot: RobotSpec | None = None, *, actuation: Actuation = "position") -> SceneSpec:
     """One 4 cm cube of 0.1 kg on the table, front and wrist camera; the Panda by default."""
+    robot = panda() if robot is None else robot
+    home, xy = _PICK_STARTS.get(robot.name, (robot.home, _middle(robot)))
     return SceneSpec(
         name="pick_cube",
-        robot=panda() if robot is None else robot,
-        objects=(cube(),),
+        robot=robot,
+        objects=(cube(xy=xy),),
         cameras=(front_camera(), wrist_camera()),
-        home=PICK_HOME,
+        home=home,
         actuation=actuation,
     )
+
+
+def _middle(robot: RobotSpec) -> tuple[float, float]:
+    (x_low, y_low, _), (x_high, y_high, _) = robot.workspace_low, robot.workspace_high
+    return (x_low + x_high) / 2, (y_low + y_high) / 2

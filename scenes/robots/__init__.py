@@ -5,9 +5,12 @@ from types import MappingProxyType
 
 from scenes.robots.fr3 import fr3
 from scenes.robots.panda import panda
+from scenes.robots.piper import piper
 from scenes.specs import RobotSpec, unknown_name
 
-ROBOTS: Mapping[str, Callable[[], RobotSpec]] = MappingProxyType({"panda": panda, "fr3": fr3})
+ROBOTS: Mapping[str, Callable[[], RobotSpec]] = MappingProxyType(
+    {"panda": panda, "fr3": fr3, "piper": piper}
+)
 
 
 def robot_named(name: str) -> RobotSpec:

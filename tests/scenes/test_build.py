@@ -31,15 +31,21 @@ def test_masses_are_the_specs(scene: Scene) -> None:
 
 
 def test_home_keyframe_is_at_rest_and_open(scene: Scene) -> None:
-    model, arm = scene.model, scene.arm
+    model, arm, home = scene.model, scene.arm, scene.spec.home_q
     data = mujoco.MjData(model)
     mujoco.mj_resetDataKeyframe(model, data, model.key("home").id)
-    np.testing.assert_allclose(data.qpos[arm.qpos_ids], PICK_HOME)
-    np.testing.assert_allclose(data.qpos[arm.finger_qpos_ids], 0.04)
+    np.testing.assert_allclose(data.qpos[arm.qpos_ids], home)
+    np.testing.assert_allclose(data.qpos[arm.finger_qpos_ids], scene.spec.robot.gripper_range[1])
     mujoco.mj_step(model, data, 200)
-    np.testing.assert_allclose(data.qpos[arm.qpos_ids], PICK_HOME, atol=1e-6)
+    np.testing.assert_allclose(data.qpos[arm.qpos_ids], home, atol=1e-6)
     at = data.qpos[scene.object("cube").qpos_adr :][:3]
-    np.testing.assert_allclose(at, (0.5, 0.0, 0.02), atol=5e-4)
+    np.testing.assert_allclose(at, scene.spec.object("cube").pos, atol=5e-4)
+
+
+def test_the_frankas_start_where_gym_hil_does(panda_scene: Scene) -> None:
+    for spec in (panda_scene.spec, pick_cube(robot_named("fr3"))):
+        assert spec.home_q == PICK_HOME
+        assert spec.object("cube").pos == (0.5, 0.0, 0.02)
 
 
 def test_options_are_those_every_backend_shares(scene: Scene) -> None:
@@ -58,10 +64,12 @@ def test_tool_centre_lies_between_the_pads(scene: Scene) -> None:
     mujoco.mj_forward(scene.model, data)
     middle = data.geom_xpos[scene.arm.pad_geom_ids].mean(axis=0)
     np.testing.assert_allclose(data.site_xpos[scene.arm.ee_site_id], middle, atol=1e-3)
-    # Hand frame to tool centre: 0.1034 m along the hand's z, as the robot's own tool frame.
+    # Hand frame to tool centre along the hand's z: 0.1034 m as the Franka Hand's own tool frame,
+    # 0.1358 m to the Piper's finger frames.
+    reach = {"panda": 0.1034, "fr3": 0.1034, "piper": 0.1358}[scene.spec.robot.name]
     offset = data.site_xpos[scene.arm.ee_site_id] - data.xpos[scene.arm.hand_body_id]
-    np.testing.assert_allclose(np.linalg.norm(offset), 0.1034, atol=1e-9)
-    np.testing.assert_allclose(scene.spec.robot.T_flange_ee[:3, 3], (0, 0, 0.1034))
+    np.testing.assert_allclose(np.linalg.norm(offset), reach, atol=1e-9)
+    np.testing.assert_allclose(scene.spec.robot.T_flange_ee[:3, 3], (0, 0, reach))
 
 
 @pytest.mark.parametrize("name", sorted(ROBOTS))
