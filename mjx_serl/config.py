@@ -65,6 +65,7 @@ class RunConfig:
         tensorboard: write TensorBoard event files.
         video: write worlds.png (at each check) and policy.mp4 (at the end): auto where the
             policy has cameras, on also films a run without, off never.
+        bundle: export the policy for a robot at the end (needs the extra "export").
     """
 
     folder: Path = Path("runs")
@@ -73,6 +74,7 @@ class RunConfig:
     keep_checkpoints: int = 2
     tensorboard: bool = True
     video: Literal["auto", "on", "off"] = "auto"
+    bundle: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

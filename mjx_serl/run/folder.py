@@ -1,7 +1,7 @@
 """The run folder: its name, its files, and configs as JSON.
 
 runs/<task>-<agent>-s<seed>-<n>/
-    config.json  metrics.jsonl  summary.json  curve.png  checkpoints/  tensorboard/
+    config.json  metrics.jsonl  summary.json  curve.png  checkpoints/  tensorboard/  bundle/
 """
 
 import difflib
@@ -72,6 +72,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Where the CheckpointStore writes."""
         return self.path / "checkpoints"
+
+    @property
+    def bundle(self) -> Path:
+        """Where the policy for a robot is left at the end."""
+        return self.path / "bundle"
 
     def resume_command(self) -> str:
         """The command that goes on with this run."""

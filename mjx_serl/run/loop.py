@@ -17,6 +17,7 @@ from mjx_serl.data.demos import DemoContract, load_demos, select_episodes
 from mjx_serl.data.normalize import NormalizerState
 from mjx_serl.envs.env import Env
 from mjx_serl.envs.pixels import Observer
+from mjx_serl.run.bundle import leave_bundle
 from mjx_serl.run.checkpoint import CheckpointStore, warn_line
 from mjx_serl.run.film import FilmCrew, Player, learned
 from mjx_serl.run.folder import RunFolder
@@ -116,6 +117,8 @@ class Run:
         if summary is not None and self._filmed:
             # Episodes that training has not seen, and after its clock has stopped.
             self.crew.film(self.player(state), stream_key(self.cfg.seed, ON_DEMAND))
+        if summary is not None and self.cfg.run.bundle:
+            leave_bundle(self, state, summary)
         return summary
 
     @property
