@@ -144,3 +144,9 @@ def require_token(token: ArmToken, purpose: Literal["arm", "recover"]) -> None:
     """Raise DriverError unless the token is a person's consent to `purpose`."""
     if not isinstance(token, ArmToken) or token.purpose != purpose:
         raise DriverError(f"This needs a person's token to {purpose}; see Supervisor.confirm")
+
+
+def require_finite(target: Target) -> None:
+    """Raise DriverError for a target that holds a NaN or an infinity; the last one stays."""
+    if not all(np.isfinite(row).all() for row in (target.position, target.quat, target.q)):
+        raise DriverError("A target must be finite; a NaN got past the governor")

@@ -1,0 +1,287 @@
+"""What every ArmDriver must do, whatever arm is behind it.
+
+    @pytest.mark.parametrize("check", CHECKS, ids=name_of)
+    def test_conforms(check):
+        check(Rig(make=lambda: MyDriver(...), robot=fr3()))
+
+Each check makes a driver of its own, closes it, and leaves the arm idle.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from robot_bridge.driver import ArmDriver, ArmState, ArmToken, DriverError, Mode, Target, Vector
+from scenes.rotations import multiply_quats, quat_to_matrix
+from scenes.specs import RobotSpec
+
+# What may block is bounded; a tick is 10 ms.
+PROMPT = 0.005
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rig:
+    """How to exercise a driver.
+
+    make: a driver that is not connected. robot: the spec of its arm. wait: lets so many seconds
+    pass for the arm (sleeps, or turns a simulation). follows: it moves when told to (a dry run
+    does not). tolerance: of a slow move, steady [rad]. kinematics: of FK(q) against the pose [m].
+    """
+
+    make: Callable[[], ArmDriver]
+    robot: RobotSpec
+    wait: Callable[[float], None] = time.sleep
+    follows: bool = True
+    tolerance: float = 0.02
+    kinematics: float = 1e-4
+
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[ArmDriver]:
+        """A connected driver, closed in the end."""
+        driver = self.make()
+        driver.connect()
+        try:
+            self.wait(0.1)
+            yield driver
+        finally:
+            driver.close()
+
+    @contextlib.contextmanager
+    def armed(self) -> Iterator[ArmDriver]:
+        """One that a person has armed."""
+        with self.connected() as driver:
+            driver.arm(token("arm"))
+            self.wait(0.2)
+            yield driver
+
+
+def token(purpose) -> ArmToken:
+    """A person's consent, as the supervisor would have made it."""
+    return ArmToken(purpose=purpose, by="a test")
+
+
+def forward(robot: RobotSpec, q: Vector) -> tuple[Vector, Vector]:
+    """Tool centre [m] and wxyz quaternion at joint positions [rad]: the chain, link by link."""
+    position, quat = np.zeros(3), np.array([1.0, 0.0, 0.0, 0.0])
+
+    def go(offset, turn) -> None:
+        nonlocal position, quat
+        position = position + quat_to_matrix(quat) @ np.asarray(offset)
+        quat = multiply_quats(quat, np.asarray(turn))
+
+    go(robot.links[0].pos, robot.links[0].quat)
+    for link, angle in zip(robot.links[1:], q, strict=True):
+        go(link.pos, link.quat)
+        go((0.0, 0.0, 0.0), (np.cos(angle / 2), 0.0, 0.0, np.sin(angle / 2)))
+    go(robot.flange_pos, (1.0, 0.0, 0.0, 0.0))
+    go(robot.ee_pos, robot.ee_quat)
+    return position, quat / np.linalg.norm(quat)
+
+
+def target_at(robot: RobotSpec, q: Vector) -> Target:
+    """A target that says the same as a pose and as joint positions [rad]."""
+    position, quat = forward(robot, q)
+    return Target(position=position, quat=quat, q=np.asarray(q, float))
+
+
+def sweep(rig: Rig, driver: ArmDriver, joint: int, angle: float, *, speed: float) -> ArmState:
+    """Turn one joint by `angle` [rad] at `speed` [rad/s], at 100 Hz; return the state at rest."""
+    start = driver.state().q
+    for step in range(1, round(abs(angle) / speed * 100) + 1):
+        q = start.copy()
+        q[joint] += np.sign(angle) * min(abs(angle), step * speed / 100)
+        driver.servo(target_at(rig.robot, q))
+        rig.wait(0.01)
+    rig.wait(0.5)
+    return driver.state()
+
+
+def prompt(call: Callable[[], object]) -> None:
+    """Call it often; the fastest must be prompt (a busy machine delays any single one)."""
+    spans = []
+    for _ in range(5):
+        began = time.perf_counter()
+        call()
+        spans.append(time.perf_counter() - began)
+    assert min(spans) < PROMPT, spans
+
+
+# -- the checks ----------------------------------------------------------------------------------
+
+
+def check_nothing_works_before_connect(rig: Rig) -> None:
+    driver = rig.make()
+    with pytest.raises(DriverError):
+        driver.state()
+    with pytest.raises(DriverError):
+        driver.arm(token("arm"))
+    driver.close()
+
+
+def check_connect_tells_what_it_is_and_moves_nothing(rig: Rig) -> None:
+    with rig.connected() as driver:
+        before = driver.state()
+        info = driver.info
+        assert info.robot == rig.robot.name
+        assert info.takes in ("pose", "joints", "nothing")
+        assert info.serial and info.firmware
+        rig.wait(0.3)
+        after = driver.state()
+        assert before.mode is not Mode.MOVING and after.mode is not Mode.MOVING
+        np.testing.assert_allclose(after.q, before.q, atol=1e-4)
+
+
+def check_state_is_whole(rig: Rig) -> None:
+    with rig.connected() as driver:
+        state = driver.state()
+        joints = rig.robot.num_joints
+        assert state.q.shape == state.dq.shape == (joints,)
+        assert state.position.shape == (3,) and state.quat.shape == (4,)
+        for row in (state.q, state.dq, state.position, state.quat):
+            assert row.dtype == np.float64 and np.isfinite(row).all()
+        assert state.tau is None or state.tau.shape == (joints,)
+        assert state.twist is None or state.twist.shape == (6,)
+        assert abs(np.linalg.norm(state.quat) - 1) < 1e-6
+        low, high = rig.robot.gripper.width_range
+        assert low - 0.005 <= state.gripper_width <= high + 0.005
+        assert 0.0 <= state.link_quality <= 1.0
+        assert state.faults == () and state.mode in (Mode.IDLE, Mode.OTHER)
+
+
+def check_state_is_fresh_and_prompt(rig: Rig) -> None:
+    with rig.connected() as driver:
+        first = driver.state()
+        rig.wait(0.1)
+        second = driver.state()
+        assert second.seq > first.seq and second.t > first.t
+        prompt(driver.state)
+
+
+def check_pose_is_the_tool_centre_of_q(rig: Rig) -> None:
+    with rig.connected() as driver:
+        state = driver.state()
+        position, quat = forward(rig.robot, state.q)
+        assert np.linalg.norm(position - state.position) < rig.kinematics
+        assert abs(abs(quat @ state.quat) - 1) < 1e-5  # q and -q are one rotation
+
+
+def check_arm_needs_a_token_to_arm(rig: Rig) -> None:
+    with rig.connected() as driver:
+        for wrong in (None, token("recover"), "arm"):
+            with pytest.raises(DriverError):
+                driver.arm(wrong)
+        with pytest.raises(DriverError):
+            driver.servo(target_at(rig.robot, driver.state().q))
+        assert driver.state().mode is not Mode.MOVING
+
+
+def check_recover_needs_a_token_to_recover(rig: Rig) -> None:
+    with rig.connected() as driver:
+        for wrong in (None, token("arm"), "recover"):
+            with pytest.raises(DriverError):
+                driver.recover(wrong)
+
+
+def check_arming_moves_nothing(rig: Rig) -> None:
+    with rig.connected() as driver:
+        before = driver.state()
+        driver.arm(token("arm"))
+        rig.wait(0.5)
+        after = driver.state()
+        assert after.mode in (Mode.IDLE, Mode.MOVING) and after.faults == ()
+        np.testing.assert_allclose(after.q, before.q, atol=2e-3)
+
+
+def check_servo_goes_there_and_back(rig: Rig) -> None:
+    with rig.armed() as driver:
+        start = driver.state().q
+        there = sweep(rig, driver, 0, 0.05, speed=0.1)
+        back = sweep(rig, driver, 0, -(there.q[0] - start[0]), speed=0.1)
+        moved = there.q[0] - start[0]
+        assert abs(moved - (0.05 if rig.follows else 0.0)) < rig.tolerance
+        assert abs(back.q[0] - start[0]) < rig.tolerance
+        assert back.faults == ()
+
+
+def check_servo_is_prompt_and_the_latest_wins(rig: Rig) -> None:
+    with rig.armed() as driver:
+        q = driver.state().q
+        here = target_at(rig.robot, q)
+        prompt(lambda: driver.servo(here))
+        for _ in range(50):
+            driver.servo(here)
+        rig.wait(0.3)
+        np.testing.assert_allclose(driver.state().q, q, atol=rig.tolerance)
+
+
+def check_a_target_that_is_not_finite_is_refused(rig: Rig) -> None:
+    with rig.armed() as driver:
+        before = driver.state()
+        good = target_at(rig.robot, before.q)
+        for bad in (np.nan, np.inf):
+            for field in ("position", "quat", "q"):
+                rows = {name: getattr(good, name).copy() for name in ("position", "quat", "q")}
+                rows[field][-1] = bad
+                with pytest.raises(DriverError):
+                    driver.servo(Target(**rows))
+        rig.wait(0.2)
+        after = driver.state()
+        assert after.faults == ()
+        np.testing.assert_allclose(after.q, before.q, atol=5e-3)
+
+
+def check_hold_stays_where_it_is(rig: Rig) -> None:
+    with rig.armed() as driver:
+        q = driver.state().q
+        ahead = q.copy()
+        ahead[0] += 0.01
+        driver.servo(target_at(rig.robot, ahead))
+        prompt(driver.hold)
+        rig.wait(0.3)
+        first = driver.state()
+        rig.wait(0.3)
+        np.testing.assert_allclose(driver.state().q, first.q, atol=2e-3)
+
+
+def check_gripper_returns_at_once_and_gets_there(rig: Rig) -> None:
+    with rig.armed() as driver:
+        closed, opened = rig.robot.gripper.width_range
+        for width in (0.5 * (closed + opened), opened):
+            prompt(lambda width=width: driver.gripper(width, 10.0))
+            deadline = time.monotonic() + 3.0
+            while rig.follows and abs(driver.state().gripper_width - width) > 0.003:
+                assert time.monotonic() < deadline, driver.state().gripper_width
+                rig.wait(0.05)
+
+
+def check_stop_ends_control(rig: Rig) -> None:
+    for kind in ("soft", "protective"):
+        with rig.armed() as driver:
+            prompt(lambda kind=kind, driver=driver: driver.stop(kind))
+            rig.wait(0.5)
+            state = driver.state()
+            assert state.mode is not Mode.MOVING
+            with pytest.raises(DriverError):
+                driver.servo(target_at(rig.robot, state.q))
+
+
+def check_close_may_come_twice_and_ends_the_link(rig: Rig) -> None:
+    with rig.armed() as driver:
+        pass
+    driver.close()
+    with pytest.raises(DriverError):
+        driver.state()
+    with rig.connected() as again:  # the arm is free for the next client, and idle
+        assert again.state().mode is not Mode.MOVING
+
+
+CHECKS = tuple(value for name, value in list(globals().items()) if name.startswith("check_"))
+
+
+def name_of(check: Callable[[Rig], None]) -> str:
+    """What a check is called in a test's name."""
+    return check.__name__.removeprefix("check_")
