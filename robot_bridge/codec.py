@@ -1,0 +1,304 @@
+"""What crosses a socket: a fixed set of messages as msgpack, and nothing that could run.
+
+A message is `[version, kind, session, seq, t, body]`; the kinds and the fields of their bodies are
+the dataclasses in KINDS. An array is one msgpack extension: its dtype (3 characters of an
+allow-list), its number of axes, their lengths and its bytes. Every refusal is a CodecError.
+"""
+
+import functools
+import importlib
+import math
+import struct
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robot_bridge.messages import Command, Notice, Source, Tick
+from robot_bridge.reasons import Phase, Reason
+
+VERSION = 1
+MAX_BYTES = 8 * 2**20  # of a message and so of an array [bytes] (reference robot_bridge.md 4.3)
+MAX_NDIM = 5
+DTYPES = frozenset(
+    ["|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8"]
+)
+_ARRAY = 1  # our code among msgpack's extension types
+
+Role = Literal["observe", "command", "admin"]
+
+
+class CodecError(ValueError):
+    """What came is no message of ours; one line that says what is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What tells a message from a copy of it.
+
+    session: nonce that the server gave. seq: grows within a session. t: when it was sent, on the
+    receiver's clock as well as the sender knows it [s].
+    """
+
+    session: bytes = b""
+    seq: int = 0
+    t: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hello:
+    """A peer comes. name: for people. sent: on its own clock [s]."""
+
+    name: str
+    sent: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Welcome:
+    """The server knows the peer. sent: of its Hello. now: on the server's clock [s].
+
+    contract: digest of what the arm is commanded by, empty where it does not say.
+    """
+
+    session: bytes
+    role: Role
+    sent: float
+    now: float
+    contract: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Beat:
+    """A peer lives. want: what it asks to command, or to go on commanding. sent: its clock [s]."""
+
+    sent: float
+    want: tuple[Source, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pulse:
+    """How the bridge is, in answer to a Beat.
+
+    sent: of the Beat. now: on the server's clock [s]. granted: what the peer may command for the
+    next second. refused: why it may not, by source. holders: names by source. phase, reasons, tick:
+    of the newest Tick. counters: what was rejected so far, by kind.
+    """
+
+    sent: float
+    now: float
+    granted: tuple[Source, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+    holders: Mapping[str, str] = field(default_factory=dict)
+    phase: Phase | None = None
+    reasons: Reason = Reason.NONE
+    tick: int = -1
+    counters: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Halt:
+    """Fault the bridge for these reasons; needs no lease. protective: by the arm's own stop."""
+
+    reasons: Reason
+    protective: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal:
+    """A message was not taken. kind: as counted. text: for people."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """A batch of an actor's transitions.
+
+    run: nonce of the actor's process. id: counts its batches. arrays: [T, ...] by name.
+    """
+
+    run: bytes
+    id: int
+    arrays: Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ask:
+    """What an actor has sent and knows. first: oldest batch that it still holds.
+
+    version: of its parameters. part: which piece of the next ones it wants.
+    """
+
+    run: bytes
+    first: int
+    version: int
+    part: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Taken:
+    """All batches of a run up to `id` are the learner's; `version` of parameters is the newest."""
+
+    run: bytes
+    id: int
+    version: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """A piece of a version of the parameters. digest: sha256 of all pieces together."""
+
+    version: int
+    part: int
+    parts: int
+    digest: bytes
+    data: bytes
+
+
+KINDS: dict[str, type] = {
+    kind.__name__.lower(): kind
+    for kind in (
+        *(Hello, Welcome, Beat, Pulse, Command, Notice, Halt, Refusal, Tick),
+        *(Rows, Ask, Taken, Part),
+    )
+}
+_NAMES = {kind: name for name, kind in KINDS.items()}
+
+
+def encode(message: Any, stamp: Stamp = Stamp()) -> bytes:
+    """Write a message of KINDS; CodecError for anything else, and for what is too large."""
+    name = _NAMES.get(type(message))
+    if name is None:
+        allowed = ", ".join(KINDS)
+        raise CodecError(f"No message: {type(message).__name__}; allowed: {allowed}")
+    envelope = (VERSION, name, stamp.session, stamp.seq, stamp.t, message)
+    try:
+        data = _encoder().encode(envelope)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise CodecError(f"Cannot write a '{name}': {error}") from None
+    return check_size(data)
+
+
+def decode(data: bytes, kinds: Collection[str] | None = None) -> tuple[Any, Stamp]:
+    """Read a message and its stamp; CodecError says what is wrong with it.
+
+    Arrays own their memory. kinds: names that are acceptable here, None for all.
+    """
+    check_size(data)
+    version, name, session, seq, t, body = _read(_envelope(), data, "envelope")
+    if version != VERSION:
+        raise CodecError(f"Version of the protocol: got {version}, allowed: {VERSION}")
+    allowed = KINDS if kinds is None else kinds
+    if name not in allowed or name not in KINDS:
+        raise CodecError(f"Kind of message: got {name[:40]!r}, allowed: {', '.join(allowed)}")
+    return _read(_decoder(name), body, f"'{name}'"), Stamp(session, seq, t)
+
+
+def check_size(data: bytes, most: int = MAX_BYTES) -> bytes:
+    """Return `data`, or CodecError when it is longer than `most` [bytes]."""
+    if len(data) > most:
+        raise CodecError(f"Size of a message: got {len(data)} bytes, allowed: {most}")
+    return data
+
+
+def pack_array(array: NDArray[Any]) -> bytes:
+    """An array as dtype, axes, lengths and bytes, in C order; CodecError for other dtypes."""
+    kind = array.dtype.newbyteorder("<").str
+    _check_dtype(kind)
+    if array.ndim > MAX_NDIM:
+        raise CodecError(f"Axes of an array: got {array.ndim}, allowed: {MAX_NDIM}")
+    head = struct.pack(f"<3sB{array.ndim}I", kind.encode(), array.ndim, *array.shape)
+    return head + np.asarray(array, kind).tobytes()
+
+
+def unpack_array(data: bytes | memoryview) -> NDArray[Any]:
+    """Read what `pack_array` wrote; the array owns its memory. CodecError names what is wrong."""
+    if len(data) < 4:
+        raise CodecError(f"Head of an array: got {len(data)} bytes, allowed: at least 4")
+    raw, ndim = struct.unpack_from("<3sB", data)
+    kind = raw.decode("ascii", errors="replace")
+    _check_dtype(kind)
+    if ndim > MAX_NDIM or len(data) < 4 + 4 * ndim:
+        raise CodecError(f"Axes of an array: got {ndim} in {len(data)} bytes, most: {MAX_NDIM}")
+    shape = struct.unpack_from(f"<{ndim}I", data, 4)
+    return array_of(data[4 + 4 * ndim :], kind, shape).copy()
+
+
+def array_of(data: bytes | memoryview, kind: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """View bytes as an array of a dtype of DTYPES; CodecError unless the length is just right."""
+    _check_dtype(kind)
+    wanted = math.prod(shape) * np.dtype(kind).itemsize
+    if any(length < 0 for length in shape) or wanted != len(data):
+        raise CodecError(f"Array {shape} of {kind}: got {len(data)} bytes, allowed: {wanted}")
+    array = np.frombuffer(data, kind).reshape(shape) if wanted else np.empty(shape, kind)
+    if kind == "|b1" and array.view(np.uint8).max(initial=0) > 1:
+        raise CodecError("Array of booleans: got a byte above 1, allowed: 0 | 1")
+    return array
+
+
+def _check_dtype(kind: str) -> None:
+    if kind not in DTYPES:
+        raise CodecError(f"Dtype of an array: got {kind!r}, allowed: {', '.join(sorted(DTYPES))}")
+
+
+def _read(decoder: Any, data: Any, what: str) -> Any:
+    try:
+        return decoder.decode(data)
+    except CodecError:
+        raise
+    # msgspec: DecodeError is a ValueError; hostile nesting and enums end in the others.
+    except (ValueError, TypeError, RecursionError, OverflowError, MemoryError) as error:
+        raise CodecError(f"Not a message ({what}): {str(error)[:200]}") from None
+
+
+def require(module: str, extra: str) -> Any:
+    """Import an optional module, or ImportError in one line with the extra that brings it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        hint = f"pip install 'mjx-serl[{extra}]'"
+        raise ImportError(f"{module} is needed here ({error}): {hint}") from None
+
+
+def _msgpack() -> Any:
+    return require("msgspec", "bridge").msgpack
+
+
+@functools.cache
+def _encoder() -> Any:
+    return _msgpack().Encoder(enc_hook=_write_special)
+
+
+@functools.cache
+def _envelope() -> Any:
+    raw = require("msgspec", "bridge").Raw
+    return _msgpack().Decoder(tuple[int, str, bytes, int, float, raw])
+
+
+@functools.cache
+def _decoder(name: str) -> Any:
+    return _msgpack().Decoder(KINDS[name], ext_hook=_read_extension, dec_hook=_read_special)
+
+
+def _write_special(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return _msgpack().Ext(_ARRAY, pack_array(value))
+    if isinstance(value, np.generic):
+        return value.item()
+    raise CodecError(f"Value of a message: got {type(value).__name__}, allowed: plain and arrays")
+
+
+def _read_extension(code: int, data: memoryview) -> NDArray[Any]:
+    if code != _ARRAY:
+        raise CodecError(f"Extension of msgpack: got {code}, allowed: {_ARRAY}")
+    return unpack_array(data)
+
+
+def _read_special(kind: Any, value: Any) -> Any:
+    """Let arrays through where a field is one; msgspec asks for each, and for nothing else."""
+    if not isinstance(value, np.ndarray):
+        raise CodecError(f"Field of a message: got {type(value).__name__}, allowed: an array")
+    return value
