@@ -8,7 +8,8 @@ absolute deadlines; in lock-step the caller turns both by hand under a `ManualCl
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -133,7 +134,6 @@ class _Turn:
     target: Target | None = None
     action: Action | None = None
     policy_action: Action | None = None
-    commanded: list[Command] = field(default_factory=list)
 
 
 class ControlLoop:
@@ -157,7 +157,6 @@ class ControlLoop:
         self.parts, self.sinks, self.speed = parts, tuple(sinks), speed
         self.timing = Timing()
         self.episode = Episode()
-        self.homing: NDArray[np.float64] | None = None
         self._player = Player(parts.gate, parts.limits)
         self._watch = StateWatch(parts.limits)
         self._enabled = enabled or (lambda: True)
@@ -168,6 +167,8 @@ class ControlLoop:
         self._notice: Notice | None = None
         self._held_since: float | None = None
         self._width: float | None = None
+        self._homing: NDArray[np.float64] | None = None
+        self._wanted: Callable[[ArmState], None] | None = None
 
     @property
     def latest(self) -> Tick | None:
@@ -179,16 +180,14 @@ class ControlLoop:
         self._notice = notice
 
     def begin(self) -> None:
-        """Start an episode from where the arm is: ARMED -> RUN."""
-        state = self.parts.driver.state()
-        self._anchor(state)
-        self._player.reset()
-        self.parts.arbiter.clear()
-        self._notice, self._held_since, self.homing = None, None, None
-        self.episode = Episode(began=self.parts.clock.now())
-        self._goal = _standing(self.parts.contract, state, closure=0.0)
-        # Until the policy's first command the arm stands and its goal is itself.
-        self.parts.supervisor.start()
+        """Start an episode from where the arm is, at the next tick: ARMED -> RUN."""
+        self.parts.supervisor.require_armed()
+        self._wanted = self._start
+
+    def home(self, q: NDArray[np.float64] | None) -> None:
+        """Move to joint positions [rad] while ARMED, from the next tick on; None stops there."""
+        self.parts.supervisor.require_armed()
+        self._wanted = partial(self._set_home, q)
 
     def tick(self, deadline: float | None = None) -> Tick:
         """Make one turn; `deadline` [s] is when it should have begun."""
@@ -205,21 +204,22 @@ class ControlLoop:
             self._fault(Reason.DRIVER_ERROR)
         else:
             self._judge(self._state)
+            self._do_wanted(self._state)
         if self._state is not None:
             self._latest = self._publishable()
         return self._latest
 
     def act(self) -> Tick:
         """Command the arm as the phase allows, and publish the tick."""
-        phase = self.parts.supervisor.phase
         state = self._state
         if state is None:
             raise DriverError("The arm has not sent a state yet; is it connected?")
         try:
+            phase = self.parts.supervisor.phase
             if phase in CONTROLLED:
                 self._control(state)
-            elif phase is Phase.ARMED and self.homing is not None:
-                self._send(self.parts.governor.move_to(self.homing, state, speed=self.speed))
+            elif phase is Phase.ARMED and self._homing is not None:
+                self._send(self.parts.governor.move_to(self._homing, state, speed=self.speed))
         except DriverError:
             self._fault(Reason.DRIVER_ERROR)
         self._index += 1
@@ -229,6 +229,26 @@ class ControlLoop:
         return self._latest
 
     # -- one turn in pieces ----------------------------------------------------------------------
+
+    def _do_wanted(self, state: ArmState) -> None:
+        """Do what another thread has asked for, in this one."""
+        wanted, self._wanted = self._wanted, None
+        if wanted is not None and self.parts.supervisor.phase is Phase.ARMED:
+            wanted(state)
+
+    def _start(self, state: ArmState) -> None:
+        self._anchor(state)
+        self._player.reset()
+        self.parts.arbiter.clear()
+        self._notice, self._held_since, self._homing = None, None, None
+        self.episode = Episode(began=self._turn.now)
+        # Until the policy's first command the arm stands and its goal is itself.
+        self._goal = _standing(self.parts.contract, state, closure=0.0)
+        self.parts.supervisor.start()
+
+    def _set_home(self, q: NDArray[np.float64] | None, state: ArmState) -> None:
+        self._anchor(state)
+        self._homing = q
 
     def _judge(self, state: ArmState) -> None:
         """Hold or fault on what the arm's state says."""

@@ -68,10 +68,14 @@ class Supervisor:
             self._driver.hold()
             self._enter(Phase.ARMED, Reason.NONE)
 
+    def require_armed(self) -> None:
+        """Raise NotAllowedError, saying what comes first, unless ARMED."""
+        self._require("move", Phase.ARMED)
+
     def start(self) -> None:
-        """ARMED or HOLD -> RUN."""
+        """ARMED -> RUN."""
         with self._lock:
-            self._require("start", Phase.ARMED, Phase.HOLD, Phase.RUN)
+            self._require("start", Phase.ARMED)
             self._enter(Phase.RUN, Reason.NONE)
 
     def pause(self) -> None:

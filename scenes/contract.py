@@ -124,6 +124,10 @@ def advance_command(
 ) -> tuple[Array, Array]:
     """Return the target position [m] and gripper closure (0 open, 1 closed) after an action.
 
+    Rounded to float32 once, as in training: a step of rounding more is another episode once the
+    fingers touch something. XLA fuses the multiplication into the addition, which numpy does by
+    way of float64.
+
     Args:
         spec: of the action; position steps and a gripper step.
         workspace: corners of the box for the target [m].
@@ -131,9 +135,12 @@ def advance_command(
         measured: end-effector position [m], added to where `spec.base` is "measured".
         action: [4] in [-1, 1]; what lies outside is clipped.
     """
-    action = action.clip(-1.0, 1.0)
+    wide = np.float64 if isinstance(action, np.ndarray) else np.float32
+    scale = np.asarray(spec.scale, np.float32).astype(wide)
+    delta = scale * action.astype(np.float32).clip(-1.0, 1.0).astype(wide)
     target, closure = last
     base = target if spec.base == "target" else measured
-    step = np.asarray(spec.scale[:3], np.float32) * action[..., :3]
-    low, high = workspace
-    return (base + step).clip(low, high), (closure + spec.scale[3] * action[..., 3]).clip(0.0, 1.0)
+    moved = (base.astype(wide) + delta[..., :3]).astype(np.float32)
+    closed = (closure.astype(wide) + delta[..., 3]).astype(np.float32)
+    low, high = (corner.astype(np.float32) for corner in workspace)
+    return moved.clip(low, high), closed.clip(0.0, 1.0)

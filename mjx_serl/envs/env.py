@@ -91,6 +91,11 @@ class Env:
     def step(self, state: EnvState, action: Float[Array, " A"]) -> EnvState:
         """Hold `action` in [-1, 1] for one control period."""
         command = self.controller.command(state.command, state.sim, action)
+        carry, sim = self.hold(state.carry, state.sim, command)
+        return self._judge(state, carry, sim, command)
+
+    def hold(self, carry: PyTree, sim: SimState, command: Command) -> tuple[PyTree, SimState]:
+        """Let one control period pass under a command."""
 
         def inner(loop: tuple[PyTree, SimState], _: None) -> tuple[tuple[PyTree, SimState], None]:
             carry, sim = loop
@@ -98,9 +103,9 @@ class Env:
             return self.physics.step(carry, ctrl, self.controller.n_substeps), None
 
         (carry, sim), _ = jax.lax.scan(
-            inner, (state.carry, state.sim), None, length=self.controller.inner_steps
+            inner, (carry, sim), None, length=self.controller.inner_steps
         )
-        return self._judge(state, carry, sim, command)
+        return carry, sim
 
     def _judge(self, state: EnvState, carry: PyTree, sim: SimState, command: Command) -> EnvState:
         task_state = self.task.advance(sim, state.task_state)

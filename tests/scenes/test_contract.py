@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -64,6 +64,7 @@ def test_objects_are_those_an_observation_names() -> None:
     assert objects_observed(contract().obs) == ("cube",)
 
 
+@settings(deadline=None)  # the first call compiles
 @given(
     action=hnp.arrays(np.float32, 4, elements=st.floats(-3, 3, width=32)),
     base=st.sampled_from(["target", "measured"]),

@@ -1,0 +1,122 @@
+"""The training environment as an arm: one world that is commanded and read like a robot.
+
+The bridge drives it through `robot_bridge.sim.SimDriver`, so that a policy meets the code that
+will run it on hardware while the physics is still the one it was trained in.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import mujoco
+import numpy as np
+from jaxtyping import Float64, UInt8
+
+from mjx_serl.envs.control import Command
+from mjx_serl.envs.env import EnvState
+from mjx_serl.envs.pixels import Observer
+from mjx_serl.envs.task import split_keys
+from mjx_serl.training.evaluate import ON_DEMAND, stream_key
+from mjx_serl.types import Obs
+
+
+class SimulatedArm:
+    """One world of a task; numpy in and out, float64 [m, rad, s], base frame.
+
+    Attributes:
+        sim_dt: physics step [s].
+        name: of its robot.
+    """
+
+    def __init__(self, observer: Observer, *, seed: int = 0, episodes: int = 100) -> None:
+        env = observer.env
+        self.sim_dt = float(env.scene.model.opt.timestep)
+        self.name = env.scene.spec.robot.name
+        self._observer, self._env, self._arm = observer, env, env.scene.arm
+        self._width = env.scene.spec.robot.gripper.width_range[1]
+        # The starts of `evaluate.py RUN --seed SEED --episodes EPISODES`, in its order.
+        key = stream_key(seed, ON_DEMAND)
+        k_start, _ = jax.random.split(key)
+        self._starts = split_keys(k_start, episodes)
+        self._looks = observer.looks(jax.random.fold_in(key, 2), episodes)
+        self._reset = jax.jit(env.reset)
+        self._ctrl = jax.jit(env.controller.ctrl)
+        self._hold = jax.jit(env.hold)
+        self._push = jax.jit(env.physics.step, static_argnums=2)
+        self._success = jax.jit(env.task.success)
+        self._terminated = jax.jit(env.task.terminated)
+        self.start(0)
+
+    def start(self, episode: int) -> None:
+        """Put the world into the start of an episode; its gripper is open."""
+        state: EnvState = self._reset(self._starts[episode])
+        self._look = jax.tree.map(lambda x: x[episode : episode + 1], self._looks)
+        self._carry, self._sim = state.carry, state.sim
+        self._command, self._task_state = state.command, state.task_state
+        self._substeps = 0
+
+    def command(self, position: Float64[np.ndarray, " 3"], width: float) -> None:
+        """Set the target of the tool centre [m] and the gripper's opening [m]."""
+        closure = 1.0 - width / self._width
+        self._command = Command(
+            target=np.asarray(position, np.float32), gripper=np.asarray(closure, np.float32)
+        )
+
+    def advance(self, substeps: int) -> None:
+        """Let `substeps` physics steps pass; joint targets follow at the rate of training."""
+        period = self._env.controller.n_substeps
+        action = period * self._env.controller.inner_steps
+        while substeps > 0:
+            if self._substeps % action == 0 and substeps >= action:
+                # The very program of training, so that not even rounding differs.
+                self._carry, self._sim = self._hold(self._carry, self._sim, self._command)
+                self._substeps += action
+                substeps -= action
+                continue
+            if self._substeps % period == 0:
+                self._applied = self._ctrl(self._command, self._sim)
+            count = min(substeps, period - self._substeps % period)
+            self._carry, self._sim = self._push(self._carry, self._applied, count)
+            self._substeps += count
+            substeps -= count
+
+    def joints(self) -> tuple[Float64[np.ndarray, " J"], Float64[np.ndarray, " J"]]:
+        """Positions [rad] and velocities [rad/s]."""
+        qpos, qvel = np.asarray(self._sim.qpos), np.asarray(self._sim.qvel)
+        arm = self._arm
+        return qpos[arm.qpos_ids].astype(np.float64), qvel[arm.dof_ids].astype(np.float64)
+
+    def tool(self) -> tuple[Float64[np.ndarray, " 3"], Float64[np.ndarray, " 4"]]:
+        """Position [m] and orientation (wxyz) of the tool centre."""
+        site, quat = self._arm.ee_site_id, np.zeros(4)
+        mujoco.mju_mat2Quat(quat, np.asarray(self._sim.site_xmat[site], np.float64))
+        return np.asarray(self._sim.site_xpos[site], np.float64), quat
+
+    def width(self) -> float:
+        """Opening of the gripper [m]."""
+        return float(np.asarray(self._sim.qpos)[self._arm.finger_qpos_ids].sum())
+
+    def objects(self) -> dict[str, Float64[np.ndarray, " 3"]]:
+        """Positions of the scene's objects by name [m]."""
+        xpos = np.asarray(self._sim.xpos, np.float64)
+        return {name: xpos[entry.body_id] for name, entry in self._env.scene.objects.items()}
+
+    def pictures(self) -> dict[str, UInt8[np.ndarray, "H W 3"]]:
+        """What the policy's own cameras see now, by name."""
+        eye = self._observer.eye
+        if eye is None:
+            return {}
+        world: Any = partial(jax.tree.map, lambda x: np.asarray(x)[None])
+        state = self._reset_like(world(self._sim))
+        seen: Obs = eye.pictures(state, self._look)
+        return {name: np.asarray(picture[0]) for name, picture in seen.items()}
+
+    def judge(self) -> tuple[bool, bool]:
+        """Whether the task is solved now, and whether the episode is over."""
+        args = (self._sim, self._task_state)
+        return bool(self._success(*args)), bool(self._terminated(*args))
+
+    def _reset_like(self, sim: Any) -> EnvState:
+        """A batch of one whose pictures are asked for; drawing reads nothing but `sim`."""
+        shapes = jax.eval_shape(jax.vmap(self._env.reset), self._starts[:1])
+        return shapes.replace(sim=sim)
