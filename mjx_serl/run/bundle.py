@@ -20,6 +20,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -37,7 +38,7 @@ from mjx_serl.nets.frozen import FrozenEncoder
 from mjx_serl.run.checkpoint import warn_line
 from mjx_serl.run.summary import Summary
 from mjx_serl.training.evaluate import ON_DEMAND, stream_key
-from mjx_serl.training.loops import scan
+from mjx_serl.training.loops import run_once, scan
 from mjx_serl.training.off_policy import OffPolicy
 from mjx_serl.training.state import TrainState
 from mjx_serl.types import Obs, PRNGKey, PyTree
@@ -58,7 +59,7 @@ _GOLDEN_STREAM = 0xB0D1E5  # apart from what evaluate.py and the film draw from 
 _EXTRA = ("flatbuffers", "onnx", "onnxruntime", "safetensors")
 
 Params: TypeAlias = Mapping[str, Any]
-Act: TypeAlias = Callable[[Params, Obs], Float[Array, "N H A"]]
+Act: TypeAlias = Callable[[dict[str, Any], Obs], Float[Array, "N H A"]]
 
 
 def leave_bundle(run: "Run", state: TrainState, summary: Summary) -> None:
@@ -187,7 +188,7 @@ def flat_policy(
     arrays = {jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(x) for p, x in paths}
     key = jax.random.key(0)  # a deterministic policy draws nothing
 
-    def act(params: Params, obs: Obs) -> Float[Array, "N H A"]:
+    def act(params: dict[str, Any], obs: Obs) -> Float[Array, "N H A"]:
         leaves = [params.get(name, np.zeros_like(x)) for name, x in arrays.items()]
         learned: _Learned = jax.tree.unflatten(structure, leaves)
         policy = trainer.policy(learned.agent, learned.normalizer, deterministic=True)
@@ -241,9 +242,9 @@ def golden_samples(
     key = jax.random.fold_in(stream_key(seed, ON_DEMAND), _GOLDEN_STREAM)
     # On GPUs float32 products are TF32 unless asked for.
     with jax.default_matmul_precision("highest"):
-        roll = lambda *args: _play(trainer, observer, *args)  # noqa: E731
-        play = jax.jit(roll) if trainer.traceable else roll
-        rows = jax.device_get(play(state.agent, state.normalizer, key))
+        args = (state.agent, state.normalizer, key)
+        play = partial(_play, trainer, observer)
+        rows = jax.device_get(run_once(play, *args, traceable=trainer.traceable))
     merged = {k: x[::GOLDEN_EVERY].reshape(-1, *x.shape[2:]) for k, x in rows.items()}
     merged[OUTPUT] = merged[OUTPUT][:, None]
     return merged

@@ -44,6 +44,7 @@ from mjx_serl.training.evaluate import (
     evaluate,
     stream_key,
 )
+from mjx_serl.training.loops import run_once
 from mjx_serl.training.off_policy import OffPolicy
 from mjx_serl.training.state import TrainState, tree_bytes
 from mjx_serl.types import PRNGKey, Transition
@@ -152,7 +153,7 @@ class Run:
             epoch = pool.submit(_compile_epoch, self.trainer, shapes)
             check = pool.submit(self._compile_eval, shapes, self.cfg.eval.check_episodes)
             state = (
-                _once(self._init, self._demos(), traceable=self.trainer.traceable)
+                run_once(self._init, self._demos(), traceable=self.trainer.traceable)
                 if restored is None
                 else restored
             )
@@ -323,7 +324,7 @@ def script_demos(observer: Observer, count: int, *, noise: float, seed: int) -> 
         return None
     play = partial(demonstrate, observer, episodes=round(SPARE_DEMOS * count) + 4, noise=noise)
     rows, solved = jax.device_get(
-        _once(play, stream_key(seed, DEMOS), traceable=observer.traceable)
+        run_once(play, stream_key(seed, DEMOS), traceable=observer.traceable)
     )
     return select_episodes(rows, solved, count)
 
@@ -341,15 +342,6 @@ def device_name(env: Env) -> str:
     """What computes: the JAX device and the physics."""
     device = jax.local_devices()[0]
     return f"{device.device_kind or device.platform} ({env.physics.name} physics)"
-
-
-def _once(function: Callable[..., Any], *args: Any, traceable: bool) -> Any:
-    """Call a function that runs once; on a CPU it is compiled in half the time, unoptimised."""
-    if not traceable:
-        return function(*args)
-    on_cpu = jax.default_backend() == "cpu"
-    options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"} if on_cpu else {}
-    return jax.jit(function).lower(*args).compile(compiler_options=options)(*args)
 
 
 def _compile_epoch(trainer: OffPolicy, shapes: TrainState) -> Any:

@@ -62,7 +62,7 @@ class OnnxGraph:
 
 
 def to_onnx(
-    function: Callable[[Mapping[str, Array], Mapping[str, Array]], Array],
+    function: Callable[[dict[str, Array], dict[str, Array]], Array],
     params: Mapping[str, Any],
     inputs: Mapping[str, jax.ShapeDtypeStruct],
     *,
@@ -141,7 +141,7 @@ def _inline(graph: OnnxGraph, closed: core.ClosedJaxpr, inputs: Sequence[str]) -
 
     def read(atom: Any) -> str:
         if isinstance(atom, core.Literal):
-            return graph.constant(atom.val, atom.aval.dtype)
+            return graph.constant(atom.val, _dtype(atom))
         return names[atom]
 
     for eqn in _live(jaxpr):
@@ -180,6 +180,10 @@ def _shape(atom: Any) -> tuple[int, ...]:
     return tuple(atom.aval.shape)
 
 
+def _dtype(atom: Any) -> np.dtype:
+    return atom.aval.dtype
+
+
 # -- rules: element by element ---------------------------------------------------------------------
 
 
@@ -189,14 +193,14 @@ def _same(op: str) -> Rule:
 
 def _logical(op: str) -> Rule:
     def rule(graph: OnnxGraph, eqn: core.JaxprEqn, inputs: Sequence[str]) -> str:
-        _require(eqn.invars[0].aval.dtype == bool, eqn, "on booleans, not on bits")
+        _require(_dtype(eqn.invars[0]).kind == "b", eqn, "on booleans, not on bits")
         return graph.emit(op, *inputs)
 
     return rule
 
 
 def _integer_pow(graph: OnnxGraph, eqn: core.JaxprEqn, inputs: Sequence[str]) -> str:
-    exponent = graph.constant(eqn.params["y"], eqn.invars[0].aval.dtype)
+    exponent = graph.constant(eqn.params["y"], _dtype(eqn.invars[0]))
     return graph.emit("Pow", inputs[0], exponent)
 
 
@@ -205,7 +209,7 @@ def _rsqrt(graph: OnnxGraph, eqn: core.JaxprEqn, inputs: Sequence[str]) -> str:
 
 
 def _select(graph: OnnxGraph, eqn: core.JaxprEqn, inputs: Sequence[str]) -> str:
-    _require(len(inputs) == 3 and eqn.invars[0].aval.dtype == bool, eqn, "a boolean and two cases")
+    _require(len(inputs) == 3 and _dtype(eqn.invars[0]).kind == "b", eqn, "a boolean and two cases")
     which, if_false, if_true = inputs
     return graph.emit("Where", which, if_true, if_false)
 
@@ -216,7 +220,7 @@ def _clamp(graph: OnnxGraph, eqn: core.JaxprEqn, inputs: Sequence[str]) -> str:
 
 
 def _cast(graph: OnnxGraph, eqn: core.JaxprEqn, inputs: Sequence[str]) -> str:
-    old, new = eqn.invars[0].aval.dtype, eqn.params["new_dtype"]
+    old, new = _dtype(eqn.invars[0]), eqn.params["new_dtype"]
     return inputs[0] if old == new else graph.emit("Cast", inputs[0], to=_element_type(new))
 
 
@@ -289,7 +293,7 @@ def _reduce(op: str) -> Rule:
 
 def _dot(graph: OnnxGraph, eqn: core.JaxprEqn, inputs: Sequence[str]) -> str:
     """Both sides as [*batch, rows, depth] and [*batch, depth, columns], then one product."""
-    dtypes = {str(var.aval.dtype) for var in (*eqn.invars, *eqn.outvars)}
+    dtypes = {str(_dtype(var)) for var in (*eqn.invars, *eqn.outvars)}
     _require(dtypes == {"float32"}, eqn, "float32 on both sides and in the result")
     (depth_a, depth_b), (batch_a, batch_b) = eqn.params["dimension_numbers"]
     a, b = map(_shape, eqn.invars)
@@ -339,7 +343,7 @@ def _max_pool(graph: OnnxGraph, eqn: core.JaxprEqn, inputs: Sequence[str]) -> st
         params[name] for name in ("window_dimensions", "window_strides", "padding")
     )
     ends = (*window[:1], *window[-1:], *strides[:1], *strides[-1:])
-    still = set((*ends, *params["base_dilation"], *params["window_dilation"])) == {1}
+    still = {*ends, *params["base_dilation"], *params["window_dilation"]} == {1}
     _require(still and not any((*padding[0], *padding[-1])), eqn, "images [N, ..., C], dilation 1")
     last = len(window) - 1
     low, high = zip(*padding[1:-1], strict=True)
@@ -376,9 +380,14 @@ def _branch(graph: OnnxGraph, eqn: core.JaxprEqn, inputs: Sequence[str]) -> list
 RULES: dict[str, Rule] = {
     **{name: _same(name.capitalize()) for name in ("abs", "exp", "log", "neg", "sqrt", "tanh")},
     **{name: _same(name.capitalize()) for name in ("add", "sub", "mul", "div", "max", "min")},
-    **{"lt": _same("Less"), "le": _same("LessOrEqual"), "eq": _same("Equal")},
-    **{"gt": _same("Greater"), "ge": _same("GreaterOrEqual")},
-    **{"and": _logical("And"), "or": _logical("Or"), "not": _logical("Not")},
+    "lt": _same("Less"),
+    "le": _same("LessOrEqual"),
+    "eq": _same("Equal"),
+    "ge": _same("GreaterOrEqual"),
+    "gt": _same("Greater"),
+    "and": _logical("And"),
+    "or": _logical("Or"),
+    "not": _logical("Not"),
     "logistic": _same("Sigmoid"),
     "integer_pow": _integer_pow,
     "square": lambda graph, eqn, inputs: graph.emit("Mul", inputs[0], inputs[0]),

@@ -30,3 +30,12 @@ def scan(
         start, row = step(start, jax.tree.map(lambda x, i=i: x[i], xs))
         rows.append(row)
     return start, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+
+
+def run_once(function: Callable[..., Any], *args: Any, traceable: bool) -> Any:
+    """Call a function that runs once; on a CPU it is compiled in half the time, unoptimised."""
+    if not traceable:
+        return function(*args)
+    on_cpu = jax.default_backend() == "cpu"
+    options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"} if on_cpu else {}
+    return jax.jit(function).lower(*args).compile(compiler_options=options)(*args)

@@ -1,0 +1,133 @@
+"""What the bridge asks of a policy, and the policy of a bundle run by onnxruntime."""
+
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scenes.specs import ObsField, ObsSpec
+
+OUTPUT = "actions"
+# onnxruntime's names of the dtypes that observations come in.
+_TENSORS = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
+
+
+class Policy(Protocol):
+    """Anything that answers observations with actions."""
+
+    def reset(self) -> None:
+        """Forget the episode so far."""
+        ...
+
+    def act(self, obs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Return actions [H, A] in [-1, 1], the first for now, for one observation.
+
+        Raises ValueError for an observation that is not what the policy was trained on.
+        """
+        ...
+
+
+class OnnxPolicy:
+    """A policy.onnx on one CPU thread: what else runs on a robot's computer keeps its cores.
+
+    Args:
+        model: the bytes of the file.
+        obs: the contract's; field by field the model's inputs, each with a leading axis of 1.
+        horizon, action_dim: H and A of the output.
+
+    Raises:
+        ImportError: onnxruntime is not installed.
+        ValueError: onnxruntime refuses the model, or its inputs or output are others.
+    """
+
+    def __init__(self, model: bytes, obs: ObsSpec, *, horizon: int, action_dim: int) -> None:
+        self._fields = obs.fields
+        self._session = _start(model)
+        self._check_inputs()
+        self._check_output([1, horizon, action_dim])
+
+    def reset(self) -> None:
+        """Nothing: the policy sees one observation at a time."""
+
+    def act(self, obs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Return actions [H, A]; one observation in, by name, without a leading axis."""
+        if obs.keys() != {field.name for field in self._fields}:
+            allowed = ", ".join(field.name for field in self._fields)
+            raise ValueError(f"Observation has {', '.join(obs) or 'nothing'}, allowed: {allowed}")
+        batch = {field.name: _checked(field, obs[field.name])[None] for field in self._fields}
+        return self._session.run([OUTPUT], batch)[0][0]
+
+    def _check_inputs(self) -> None:
+        found = {i.name: (i.type, [*i.shape]) for i in self._session.get_inputs()}
+        wanted = {f.name: (_TENSORS.get(f.dtype), [1, *f.shape]) for f in self._fields}
+        for name in sorted(found.keys() | wanted.keys()):
+            if found.get(name) != wanted.get(name):
+                raise ValueError(
+                    f"Input '{name}' of the model is {found.get(name, 'missing')}, the contract "
+                    f"wants {wanted.get(name, 'none such')}"
+                )
+
+    def _check_output(self, shape: list[int]) -> None:
+        found = [(o.name, o.type, [*o.shape]) for o in self._session.get_outputs()]
+        wanted = [(OUTPUT, "tensor(float)", shape)]
+        if found != wanted:
+            raise ValueError(f"The model's outputs are {found}, allowed: {wanted}")
+
+
+def _checked(field: ObsField, x: NDArray[Any]) -> NDArray[Any]:
+    """Return `x`; ValueError where it is of another shape or dtype, or not finite."""
+    if not isinstance(x, np.ndarray) or x.shape != field.shape or x.dtype != field.dtype:
+        got = f"{x.dtype}{[*x.shape]}" if isinstance(x, np.ndarray) else type(x).__name__
+        wanted = f"{field.dtype}{[*field.shape]}"
+        raise ValueError(f"Observation '{field.name}' is {got}, allowed: {wanted}")
+    # A clip inside the policy could turn a NaN into an innocent number.
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        raise ValueError(f"Observation '{field.name}' is not finite")
+    return x
+
+
+def _start(model: bytes) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(
+            "Running a policy needs onnxruntime. Hint: pip install 'mjx-serl[bridge]'"
+        ) from error
+    onnxruntime.disable_telemetry_events()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3  # errors are raised, the rest is of no use to an operator
+    # onnxruntime's errors have no base class of their own.
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"onnxruntime refuses the model: {reason}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Time from observation to actions [s]: median, 99th percentile and worst of `count` calls."""
+
+    p50: float
+    p99: float
+    worst: float
+    count: int
+
+
+def measure_latency(
+    policy: Policy, obs: dict[str, NDArray[Any]], *, count: int = 1000, warm_up: int = 20
+) -> Latency:
+    """Call a policy `count` times, one after the other, on the same observation."""
+    times = np.empty(count)
+    for _ in range(warm_up):
+        policy.act(obs)
+    for i in range(count):
+        began = time.perf_counter()
+        policy.act(obs)
+        times[i] = time.perf_counter() - began
+    p50, p99 = np.quantile(times, (0.5, 0.99))
+    return Latency(p50=float(p50), p99=float(p99), worst=float(times.max()), count=count)
