@@ -1,7 +1,7 @@
 """How fast, how far and how long: the limits every layer keeps, and the rule that nobody loosens.
 
 The numbers are those of robot_bridge.md section 3 ("the table"); where it is silent the entry says
-"ours". `default_limits` makes them for a robot, `tighten` takes a user's, `intersect` the arm's own.
+"ours". `default_limits` makes them for a robot, `tighten` takes a user's, `intersect` the arm's.
 """
 
 import dataclasses
@@ -243,9 +243,9 @@ def _lowest(a: Vec3, b: Vec3) -> Vec3:
 
 
 # Of these a larger number is the stricter one; of all others a smaller one is.
-_MORE_IS_TIGHTER = frozenset(
-    ("q_min", "joint_margin", "workspace_low", "clearance", "separation", "link_quality_min")
-    + ("recovery_window", "ramp_episodes")
+_MORE_IS_TIGHTER = (
+    *("q_min", "joint_margin", "workspace_low", "clearance", "separation", "link_quality_min"),
+    *("recovery_window", "ramp_episodes"),
 )
 
 
@@ -283,10 +283,10 @@ def _tighter(name: str, got: Sequence[float], allowed: Sequence[float]) -> bool:
 
 
 def _numbers(value: Any) -> tuple[float, ...]:
-    """All numbers of a field, None for none."""
+    """All numbers of a field, none for None."""
     if value is None:
         return ()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if isinstance(value, (KeepOut, BrakingCurve)):
         return _numbers(dataclasses.astuple(value))
     if isinstance(value, (tuple, list)):
         return tuple(number for item in value for number in _numbers(item))
