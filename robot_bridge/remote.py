@@ -33,7 +33,7 @@ from robot_bridge.codec import (
 from robot_bridge.endpoints import ClientKeys, Endpoint, connect_with_keys
 from robot_bridge.limits import Limits
 from robot_bridge.messages import Command, Notice, Source, Tick
-from robot_bridge.reasons import Reason
+from robot_bridge.reasons import Phase, Reason
 from robot_bridge.wake import Wake
 
 _LOG = logging.getLogger(__name__)
@@ -117,7 +117,9 @@ class BridgeClient:
         self._welcome: Welcome | None = None
         self._seq = 0
         self._commands: dict[Source, Command] = {}
-        self._others: collections.deque[Notice | Halt] = collections.deque(maxlen=16)
+        self._notices: collections.deque[Notice] = collections.deque(maxlen=16)
+        self._halt: Halt | None = None
+        self._said: Halt | None = None
         self._stopping = threading.Event()
         self._open(endpoint, keys)
         self._thread = threading.Thread(target=self._run, name=f"bridge {name}", daemon=True)
@@ -158,12 +160,15 @@ class BridgeClient:
 
     def notice(self, notice: Notice) -> None:
         """Send why there are no commands."""
-        self._others.append(notice)
+        self._notices.append(notice)
         self._wake.set()
 
     def halt(self, reasons: Reason = Reason.EMERGENCY_STOP, *, protective: bool = False) -> None:
-        """Fault the bridge. It is no replacement for the emergency stop: networks fail."""
-        self._others.append(Halt(reasons=reasons, protective=protective))
+        """Fault the bridge; said again until its ticks show the fault.
+
+        It is no replacement for the emergency stop: networks fail.
+        """
+        self._halt = Halt(reasons=reasons, protective=protective)
         self._wake.set()
 
     def wait(self, seconds: float) -> None:
@@ -196,19 +201,18 @@ class BridgeClient:
     def _open(self, endpoint: Endpoint, keys: ClientKeys | None) -> None:
         zmq = require("zmq", "bridge")
         self._zmq, self._context, self._wake = zmq, zmq.Context(), Wake()
-        self._ticks, self._requests = (
-            self._context.socket(zmq.SUB),
-            self._context.socket(zmq.DEALER),
-        )
+        self._ticks = self._context.socket(zmq.SUB)
+        self._requests = self._context.socket(zmq.DEALER)
         self._ticks.conflate = True
         self._ticks.subscribe(b"")
+        # What cannot be sent now is not wanted later.
+        self._requests.immediate, self._requests.sndhwm = True, 16
         for socket, address in zip((self._ticks, self._requests), endpoint.addresses, strict=True):
             socket.linger, socket.maxmsgsize = 0, MAX_BYTES
             socket.reconnect_ivl, socket.reconnect_ivl_max = 50, 1000  # [ms]
             if keys is not None:
                 connect_with_keys(socket, keys)
             socket.connect(address)
-        self._requests.sndhwm = 16
 
     def _run(self) -> None:
         zmq, due = self._zmq, 0.0
@@ -223,8 +227,9 @@ class BridgeClient:
                 self._receive(self._ticks, ("tick",))
             if self._requests in ready:
                 self._receive(self._requests, _ANSWERS)
-            self._flush()
-            if time.monotonic() >= due:
+            beat = time.monotonic() >= due
+            self._flush(again=beat)
+            if beat:
                 self._beat(self._want)
                 due = time.monotonic() + _BEAT
         self._beat(())
@@ -249,6 +254,8 @@ class BridgeClient:
         elif isinstance(message, Pulse):
             self._offset.note(message.sent, message.now, now)
             self._pulse = message, now
+            if message.phase is Phase.FAULT:
+                self._halt = None
         else:
             self._hear(message)
 
@@ -271,13 +278,15 @@ class BridgeClient:
         else:
             self._send(Beat(sent=sent, want=want))
 
-    def _flush(self) -> None:
-        offset = self._offset.seconds
-        while self._others:
-            message = self._others.popleft()
-            if isinstance(message, Notice):
-                message = dataclasses.replace(message, t=message.t + offset)
-            self._send(message)
+    def _flush(self, *, again: bool) -> None:
+        """Send what is waiting; `again`: also a halt that has not shown yet."""
+        offset, halt = self._offset.seconds, self._halt
+        if halt is not None and (again or halt is not self._said):
+            self._said = halt
+            self._send(halt)
+        while self._notices:
+            notice = self._notices.popleft()
+            self._send(dataclasses.replace(notice, t=notice.t + offset))
         for source in tuple(self._commands):
             command = self._commands.pop(source)
             self._send(dataclasses.replace(command, t=command.t + offset))

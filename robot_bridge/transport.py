@@ -1,4 +1,4 @@
-"""The control loop's end of the bridge: ticks out to anybody allowed, commands in from one at a time.
+"""The control loop's end of the bridge: ticks out to all it allows, commands in from one.
 
 `BridgeServer` lives beside the control loop, in a thread of its own that the loop never waits for.
 The other end is in `robot_bridge.remote`.
@@ -23,7 +23,6 @@ from robot_bridge.admission import (
 )
 from robot_bridge.clock import Clock, MonotonicClock
 from robot_bridge.codec import (
-    MAX_BYTES,
     Beat,
     CodecError,
     Halt,
@@ -130,7 +129,7 @@ class BridgeServer:
             self._door = Doorkeeper(self._context, self._keys, lambda: self._count("denied_key"))
         self._ticks = self._socket(zmq.PUB, 1024)
         self._ticks.conflate = True
-        self._requests = self._socket(zmq.ROUTER, MAX_BYTES)
+        self._requests = self._socket(zmq.ROUTER, 4 * self._config.max_request)
         self._requests.rcvhwm = self._requests.sndhwm = _PER_TURN
         self._monitor = self._requests.get_monitor_socket(
             zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -165,7 +164,7 @@ class BridgeServer:
             if self._door is not None and self._door.socket in ready:
                 self._door.answer()
             if self._monitor in ready:
-                self._zmq.utils.monitor.recv_monitor_message(self._monitor)
+                self._monitor.recv_multipart()
                 self._count("handshake")
             if self._requests in ready and self._take_some() == _PER_TURN:
                 poller.unregister(self._requests)
@@ -178,7 +177,11 @@ class BridgeServer:
         self._wake.clear()
         if self._unsent and self._tick is not None:
             self._unsent = False
-            self._ticks.send(encode(self._tick))
+            try:
+                self._ticks.send(encode(self._tick))
+            except CodecError:
+                self._count("internal")
+                _LOG.exception("A tick cannot be published")
 
     def _take_some(self) -> int:
         for taken in range(_PER_TURN):
@@ -203,6 +206,10 @@ class BridgeServer:
             if refused.kind in ("flooded", "oversized"):
                 return
             answer = Refusal(kind=refused.kind, text=str(refused))
+        except Exception:  # our own mistake must not take the link down with it
+            self._count("internal")
+            _LOG.exception("The control loop did not take a message")
+            return
         if answer is not None:
             self._requests.send_multipart([address, encode(answer)])
 
@@ -231,8 +238,10 @@ class BridgeServer:
     def _role(self, name: str) -> Role:
         if self._keys is None:
             return local_role(self._endpoint.requests)
-        roles = {client.name: client.role for client in self._keys.clients().values()}
-        return roles.get(name, "observe")
+        for client in self._keys.clients().values():
+            if client.name == name:
+                return client.role
+        raise Refused("denied_key", f"{name} has been struck off the list")
 
     def _pulse(self, peer: Peer, beat: Beat, now: float) -> Pulse:
         granted: list[Source] = []
@@ -264,21 +273,15 @@ class BridgeServer:
         """Pass a message on to the control loop, if the peer may."""
         if isinstance(message, Halt):
             require_role(peer, "command")
-            self._call(self._callbacks.fault, message.reasons, protective=message.protective)
+            reasons = message.reasons or Reason.EMERGENCY_STOP
+            self._callbacks.fault(reasons, protective=message.protective)
             return
         source = message.source if isinstance(message, Command) else "policy"
         self._leases.require(peer, source, now)
         if isinstance(message, Command):
-            self._call(self._callbacks.offer, message, now)
+            self._callbacks.offer(message, now)
         else:
-            self._call(self._callbacks.notice, message)
-
-    def _call(self, callback: Callable[..., None], *args: Any, **options: Any) -> None:
-        try:
-            callback(*args, **options)
-        except Exception:  # our own mistake must not take the link down with it
-            self._count("callback")
-            _LOG.exception("The control loop did not take a message")
+            self._callbacks.notice(message)
 
     def _count(self, kind: str) -> None:
         self._counters[kind] += 1
