@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from robot_bridge.clock import Clock, MonotonicClock
 from robot_bridge.codec import (
@@ -40,30 +40,6 @@ _LOG = logging.getLogger(__name__)
 _ANSWERS = ("welcome", "pulse", "refusal")
 _BEAT = 0.25  # seconds between Beats: four fit into a lease
 _DEAD = 4 * _BEAT  # without an answer the link is said to be down [s]
-
-
-class ControlSide(Protocol):
-    """What a policy's loop needs of the control loop, here or at the other end of a socket."""
-
-    clock: Clock
-    limits: Limits
-
-    @property
-    def latest(self) -> Tick | None:
-        """The newest tick, None before the first."""
-        ...
-
-    def offer(self, command: Command) -> None:
-        """Hand over a command."""
-        ...
-
-    def notice(self, notice: Notice) -> None:
-        """Say that there will be none, and why."""
-        ...
-
-    def fault(self, reasons: Reason) -> None:
-        """Stop the arm until a person has looked."""
-        ...
 
 
 class ClockOffset:
@@ -311,7 +287,7 @@ class BridgeClient:
 
 
 class RemotePolicySide:
-    """A ControlSide at the other end of a client, for a PolicyLoop in another process.
+    """The `runtime.ControlSide` of a PolicyLoop in another process.
 
     Args:
         client: that wants to command as the policy.
