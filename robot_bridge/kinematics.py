@@ -65,7 +65,7 @@ class Chain:
         return self._evaluate(terms)
 
     def pose_and_jacobian(self, q: Array) -> tuple[Array, Array]:
-        """Pose [3, 4] and Jacobian [6, J], linear [m] over angular, at joint positions [J] [rad]."""
+        """Pose [3, 4] and Jacobian [6, J], linear [m] over angular, at joint positions [J]."""
         count = self.num_joints
         cos, sin = np.cos(q), np.sin(q)
         terms = np.ones((count + 1, count, 3))
