@@ -6,6 +6,7 @@ a driver that ignores the wanted size is seen rather than sheared.
 
 import collections
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,10 @@ import numpy as np
 
 from robot_bridge.cameras import CameraError, EndOfPicturesError, Intrinsics, Picture
 from robot_bridge.clock import Clock, MonotonicClock
+
+
+class _NoPictureError(Exception):
+    """What came is no PPM."""
 
 
 class FfmpegCamera:
@@ -79,24 +84,26 @@ class FfmpegCamera:
             raise CameraError(f"{self._what} is not open")
         try:
             return self._read_picture(process.stdout)
+        except _NoPictureError as error:
+            raise CameraError(f"{self._what} sends no pictures: {error}") from error
+        # A stream that `close` closes in another thread gives a ValueError.
         except (EOFError, ValueError, OSError) as error:
             raise self._ended(process, error) from error
 
     def close(self) -> None:
-        """End ffmpeg, by force after a second."""
+        """End ffmpeg, by force where it hangs on a full pipe; the kernel frees its device."""
         process, self._process = self._process, None
         if process is None:
             return
         process.terminate()
         try:
-            process.wait(timeout=1.0)
+            process.wait(timeout=0.2)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
         self._listener.join(timeout=1.0)
-        for stream in (process.stdout, process.stderr):
-            if stream is not None:
-                stream.close()
+        if process.stdout is not None:
+            process.stdout.close()
 
     def _read_picture(self, stream: IO[bytes]) -> tuple[Picture, float]:
         width, height = _read_ppm_header(stream)
@@ -110,7 +117,7 @@ class FfmpegCamera:
         try:
             code = process.wait(timeout=1.0)
         except subprocess.TimeoutExpired:
-            return CameraError(f"{self._what} sends no pictures: {error}")
+            return CameraError(f"{self._what} has stopped sending: {error}")
         self._listener.join(timeout=1.0)
         if code == 0:
             return EndOfPicturesError(f"{self._what} is at its end")
@@ -119,8 +126,9 @@ class FfmpegCamera:
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stderr is not None
-        for line in process.stderr:
-            self._said.append(line.decode(errors="replace").strip())
+        with process.stderr as stream:
+            for line in stream:
+                self._said.append(line.decode(errors="replace").strip())
 
 
 class V4l2Camera:
@@ -268,13 +276,16 @@ def ffmpeg_program(purpose: str) -> str:
 
 def _read_ppm_header(stream: IO[bytes]) -> tuple[int, int]:
     """Width and height [px] of the binary PPM that begins here (netpbm.sourceforge.net/doc/ppm)."""
-    first = stream.readline(64)
-    if not first:
-        raise EOFError("no more pictures")
-    size, depth = stream.readline(64).split(), stream.readline(64)
-    if first != b"P6\n" or len(size) != 2 or depth != b"255\n":
-        raise ValueError(f"got {first!r} {size!r} {depth!r}, allowed an 8-bit PPM")
-    return int(size[0]), int(size[1])
+    lines = []
+    for allowed in (rb"P6\n", rb"\d+ \d+\n", rb"255\n"):
+        line = stream.readline(64)
+        if not line:
+            raise EOFError("no more pictures")
+        if not re.fullmatch(allowed, line):
+            raise _NoPictureError(f"got {line!r}, allowed: PPM with 8 bits")
+        lines.append(line)
+    width, height = map(int, lines[1].split())
+    return width, height
 
 
 def _open_stack(path: Path) -> Picture:

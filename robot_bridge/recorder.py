@@ -217,11 +217,10 @@ class _PartWriter:
             self.close()
         if self._file is None:
             self._begin()
-        if self._missing:
-            note = self._framed({"kind": "lost", "dropped": self._missing})
-            self._put(note)
-            self._missing = 0
-        self._put(frame)
+        # In one piece, since on a full disk the note alone might still find room, again and again.
+        note = self._framed({"kind": "lost", "dropped": self._missing}) if self._missing else b""
+        self._put(note + frame)
+        self._missing = 0
 
     def _begin(self) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
