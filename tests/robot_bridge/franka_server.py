@@ -89,6 +89,7 @@ def serve(
     """
     host = host or free_host()
     command = [simulator_python(kind), __file__, "--kind", kind, "--host", host]
+    command += ["--obey"]
     command += [] if motion_limits else ["--no-motion-limits"]
     command += ["--comm-constraints"] if comm_constraints else []
     command += [] if object_width is None else ["--object-width", str(object_width)]
@@ -195,6 +196,7 @@ def main() -> None:
     parser.add_argument("--no-motion-limits", action="store_true")
     parser.add_argument("--comm-constraints", action="store_true")
     parser.add_argument("--object-width", type=float)
+    parser.add_argument("--obey", action="store_true", help="commands on stdin, end with it")
     args = parser.parse_args()
     if importlib.util.find_spec(f"{args.kind}_sim") is None:
         python = str(simulator_python(args.kind))
@@ -219,7 +221,8 @@ def _run_franka(args: argparse.Namespace) -> None:
         gripper_object_width=args.object_width,
     )
     _put_flange_where_it_is(server.physics_sim)
-    threading.Thread(target=_obey, args=(server,), daemon=True).start()
+    if args.obey:
+        threading.Thread(target=_obey, args=(server,), daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     server.start()
 
@@ -253,6 +256,12 @@ def _obey(server) -> None:
             server.robot_state.set_robot_mode(RobotMode.kUserStopped)
         elif line.strip() == "release":
             server.robot_state.set_robot_mode(RobotMode.kIdle)
+    os._exit(0)  # whoever started us is gone
+
+
+def _wait_for_end() -> None:
+    sys.stdin.read()
+    os._exit(0)  # whoever started us is gone
 
 
 def _run_franky(args: argparse.Namespace) -> None:
@@ -262,6 +271,8 @@ def _run_franky(args: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     with MujocoSimulator(enable_visualization=False) as simulator:
         simulator.add_robot()
+        if args.obey:
+            threading.Thread(target=_wait_for_end, daemon=True).start()
         with SimulationServer(simulator, hostname_candidates=[args.host]) as server:
             server.run_forever()
 

@@ -1,0 +1,97 @@
+"""How to reach and to control a Franka, whichever library does it."""
+
+import contextlib
+import ipaddress
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from robot_bridge.driver import DriverError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrankaConfig:
+    """Address, impedance and thresholds; ValueError for what leaves its range.
+
+    host: of the control box. realtime: refuse a kernel that is not PREEMPT_RT.
+    Impedance, SERL's (reference serl_family.md 3.2): stiffness [N/m], [N m/rad]; damping [N s/m],
+    [N m s/rad]; the clips [m], [rad] are how far the reference may run ahead of the arm, and with
+    the stiffness bound the force on what blocks it (20 N, 7.5 N m).
+    nullspace_stiffness [N m/rad]: holds the elbow as it was when armed (ours; SERL 0.2 to 100).
+    max_delta_tau: largest change of a torque per millisecond [N m].
+    collision_torque [N m], collision_force [N]: above it the robot stops itself; 20 as libfranka's
+    examples, 40 for contact tasks. gripper_speed [m/s]. grasp_below: widths that are grasps [m].
+    """
+
+    host: str
+    realtime: bool = True
+    translational_stiffness: float = 2000.0
+    rotational_stiffness: float = 150.0
+    translational_damping: float = 89.0
+    rotational_damping: float = 7.0
+    translational_clip: float = 0.01
+    rotational_clip: float = 0.05
+    nullspace_stiffness: float = 10.0
+    max_delta_tau: float = 1.0
+    collision_torque: float = 20.0
+    collision_force: float = 20.0
+    gripper_speed: float = 0.1
+    grasp_below: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name, most in _MOST.items():
+            value = getattr(self, name)
+            if not (math.isfinite(value) and 0.0 < value <= most):
+                raise ValueError(f"FrankaConfig: {name} is {value}, allowed above 0, up to {most}")
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the host is this machine, where no control box can be."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+# Ranges of SERL's controller (serl_family.md 3.2); robot_bridge.md 3 rows 10 and 11 for torque rate
+# and thresholds; 0.1 m/s is half of what the hand can do.
+_MOST = {
+    "translational_stiffness": 6000.0,
+    "rotational_stiffness": 300.0,
+    "translational_damping": 400.0,
+    "rotational_damping": 30.0,
+    "translational_clip": 0.1,
+    "rotational_clip": 0.1,
+    "nullspace_stiffness": 100.0,
+    "max_delta_tau": 1.0,
+    "collision_torque": 40.0,
+    "collision_force": 40.0,
+    "gripper_speed": 0.2,
+    "grasp_below": 0.08,
+}
+
+# What a vendor's message contains, and what a person can do about it.
+_HINTS = (
+    ("incompatible", "the library and the robot's system version differ; see the driver's head"),
+    ("refused", "activate FCI in Desk, and check that nobody else is connected"),
+    ("timeout", "check the cable, the address, and that the robot is switched on"),
+    ("host not found", "check the address of the control box"),
+    ("no route", "check the cable and the address of the control box"),
+    ("realtime", "run a PREEMPT_RT kernel, or say realtime=False where nothing can be hurt"),
+    ("scheduling", "allow real-time scheduling (limits.conf), or say realtime=False"),
+)
+
+
+@contextlib.contextmanager
+def told_as_driver_error(what: str) -> Iterator[None]:
+    """Turn whatever a vendor's library raises into one line that says what a person can do."""
+    try:
+        yield
+    except DriverError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        hints = [hint for word, hint in _HINTS if word in said.lower()]
+        raise DriverError(
+            f"Cannot {what}: {said}" + "".join(f"; {h}" for h in hints[:1])
+        ) from error
