@@ -18,7 +18,8 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -226,7 +227,21 @@ def _stablehlo(act: Act, params: Params, inputs: Mapping[str, jax.ShapeDtypeStru
     from jax import export
 
     shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in params.items()}
-    return bytes(export.export(jax.jit(act), platforms=PLATFORMS)(shapes, dict(inputs)).serialize())
+    with _no_source_paths():
+        program = export.export(jax.jit(act), platforms=PLATFORMS)(shapes, dict(inputs))
+    return bytes(program.serialize())
+
+
+@contextmanager
+def _no_source_paths() -> Iterator[None]:
+    """A program says which lines it was traced from; where they lie here is nobody's business."""
+    option = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, option)
+    jax.config.update(option, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(option, before)
 
 
 # -- golden samples --------------------------------------------------------------------------------

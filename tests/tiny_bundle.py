@@ -1,0 +1,99 @@
+"""A small untrained run and its bundle, for what exports, reads and runs policies."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mjx_serl.agents.sac import SACConfig
+from mjx_serl.config import DemoConfig, EvalConfig, RunConfig, TrainConfig
+from mjx_serl.data import normalize
+from mjx_serl.run.bundle import write_bundle
+from mjx_serl.run.folder import RunFolder
+from mjx_serl.run.loop import Run
+from mjx_serl.run.summary import Summary
+from mjx_serl.training.off_policy import OffPolicyConfig
+from mjx_serl.training.state import TrainState
+from scenes.manifest import SUMS, write_sums
+
+
+def tiny_config(root: Path, **changes: Any) -> TrainConfig:
+    """Two epochs of two steps in four worlds of franka/pick_cube."""
+    fields = {
+        "physics": "native",
+        "num_envs": 4,
+        "total_env_steps": 16,
+        "agent": SACConfig(hidden=(16, 16)),
+        "loop": OffPolicyConfig(
+            batch_size=16, updates_per_step=2, steps_per_epoch=2, warmup_steps=8, buffer_size=52
+        ),
+        "demos": DemoConfig(count=0),
+        "eval": EvalConfig(every_epochs=2, check_episodes=2, episodes=2),
+        "run": RunConfig(folder=root, checkpoint_seconds=0.0, tensorboard=False, video="off"),
+    }
+    return TrainConfig(**(fields | changes))
+
+
+def tiny_run(root: Path, *, name: str = "run", **changes: Any) -> Run:
+    """A run in `root/name` that has not begun."""
+    cfg = tiny_config(root, **changes)
+    folder = RunFolder.create(root, task=cfg.task, agent="a", seed=0, name=name)
+    folder.write_config(cfg)
+    return Run(cfg, folder)
+
+
+def drawn_state(run: Run, *, seed: int = 0) -> TrainState:
+    """Parameters drawn so that biases and norms count, and statistics of no particular scale.
+
+    What else a state has, a bundle does not read.
+    """
+    fields = run.observer.obs_spec.fields
+    shapes = {f.name: jax.ShapeDtypeStruct(f.shape, f.dtype) for f in fields}
+    init = lambda key: run.trainer.agent.init(key, shapes, run.env.action_dim)  # noqa: E731
+    rng = np.random.default_rng(seed)
+    agent = jax.tree.map(
+        lambda x: x + (0.05 * rng.normal(size=x.shape)).astype(x.dtype),
+        jax.device_get(jax.jit(init)(jax.random.key(seed))),
+    )
+    statistics = normalize.init(shapes, {f.name: f.scale for f in fields})
+    moved = jax.tree.map(lambda x: x + np.float32(0.01), statistics.mean)
+    rest: dict[str, Any] = dict.fromkeys(("worlds", "buffer", "demos", "key", "epoch"))
+    return TrainState(agent=agent, normalizer=statistics.replace(mean=moved), **rest)
+
+
+def summary_of(run: Run) -> Summary:
+    """What a run might have ended with."""
+    return Summary(
+        task=run.cfg.task,
+        agent=run.cfg.agent_name,
+        seed=0,
+        success_rate=0.5,
+        success_ci95=(0.1, 0.9),
+        episodes=2,
+        wall_seconds=1.0,
+        compile_seconds=1.0,
+        env_steps=16,
+        updates=8,
+        device="cpu",
+        commit="0123456789ab",
+    )
+
+
+def tiny_bundle(root: Path, **changes: Any) -> Path:
+    """The bundle of a small untrained run."""
+    run = tiny_run(root, **changes)
+    write_bundle(run, drawn_state(run), root / "bundle", summary=summary_of(run))
+    return root / "bundle"
+
+
+def sign_again(bundle: Path) -> None:
+    """Make the checksums those of the files as they are: what follows is not caught by them."""
+    files = {p.name: p.read_bytes() for p in bundle.iterdir() if p.name != SUMS}
+    (bundle / SUMS).write_bytes(write_sums(files))
+
+
+def with_changes(run: TrainConfig, **changes: Any) -> TrainConfig:
+    """A config with some fields of its run section changed."""
+    return dataclasses.replace(run, run=dataclasses.replace(run.run, **changes))
