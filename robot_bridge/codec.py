@@ -140,10 +140,14 @@ class Ask:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Taken:
-    """All batches of a run up to `id` are the learner's; `version` of parameters is the newest."""
+    """All batches of a run up to `id` are the learner's, those up to `have` wait for it.
+
+    version: of the newest parameters.
+    """
 
     run: bytes
     id: int
+    have: int
     version: int
 
 

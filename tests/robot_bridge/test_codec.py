@@ -111,7 +111,7 @@ def test_every_kind_of_control_message_comes_back():
         codec.Halt(reasons=Reason.EMERGENCY_STOP | Reason.TORQUE, protective=True),
         codec.Refusal(kind="late", text="too late"),
         codec.Ask(run=b"r", first=0, version=-1),
-        codec.Taken(run=b"r", id=4, version=2),
+        codec.Taken(run=b"r", id=4, have=5, version=2),
         codec.Part(version=1, part=0, parts=2, digest=b"d", data=b"x"),
     ):
         assert decode(encode(message))[0] == message
