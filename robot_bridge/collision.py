@@ -74,39 +74,49 @@ class CollisionModel:
         self._centers = np.vstack(centers)
         self._radii, self._owner = np.asarray(radii), np.asarray(owner)
         first, second = np.triu_indices(len(radii), 1)
-        apart = np.abs(self._owner[first] - self._owner[second]) >= self._APART
-        self._first, self._second = first[apart], second[apart]
+        apart = self._owner[second] - self._owner[first] >= self._APART
+        first, second = first[apart], second[apart]
+        # Sorted by the two bodies, so that each two have a run of their own.
+        both = np.stack([self._owner[first], self._owner[second]])
+        order = np.lexsort(both[::-1])
+        self._first, self._second = first[order], second[order]
         self._pair_radii = self._radii[self._first] + self._radii[self._second]
-        self._over_table = np.flatnonzero((self._owner >= 2) & ~np.asarray(finger))
+        pairs, self._runs = np.unique(both[:, order], axis=1, return_index=True)
+        over = np.flatnonzero((self._owner >= 2) & ~np.asarray(finger))
+        self._over_table = over[np.argsort(self._owner[over], kind="stable")]
+        bodies_over, self._table_runs = np.unique(self._owner[self._over_table], return_index=True)
         self._up = quat_to_matrix(robot.base_quat)[2]
         self._height = robot.base_pos[2]
-        self.reach = self._reaches()
+        self.reach = self._reaches([(a, b) for a, b in pairs.T.tolist()], bodies_over.tolist())
 
     def distances(self, q: Array) -> Array:
-        """Distance [N] to itself or the table [m], < 0 inside, at joint positions [N, J]."""
+        """Distances [N, D] of D pairs of bodies [m], < 0 inside, at joint positions [N, J]."""
         frames = self._chain.frames(q)[:, self._owner]
         points = (frames[..., :3, :3] @ self._centers[:, :, None])[..., 0] + frames[..., :3, 3]
         gaps = points[:, self._first] - points[:, self._second]
         apart = np.sqrt(np.einsum("npi,npi->np", gaps, gaps)) - self._pair_radii
         above = points[:, self._over_table] @ self._up + self._height
         above -= self._radii[self._over_table]
-        return np.minimum(apart.min(axis=1), above.min(axis=1))
+        within = np.minimum.reduceat(apart, self._runs, axis=1)
+        return np.hstack([within, np.minimum.reduceat(above, self._table_runs, axis=1)])
 
-    def _reaches(self) -> Array:
-        """How fast the distance can change with each joint [J], in metres per radian.
+    def _reaches(self, pairs: list[tuple[int, int]], over_table: list[int]) -> Array:
+        """How fast each distance can change with each joint [D, J], in metres per radian.
 
-        A joint moves no point faster than the point's distance from it, which is at most the
-        length of the chain between them.
+        Only joints between two bodies move them against each other, and no joint moves a point
+        faster than the length of the chain from the joint to the point.
         """
-        chain, count = self._chain, self._chain.num_joints
-        frames = chain.frames(np.zeros((1, count)))[0]
+        count = self._chain.num_joints
+        frames = self._chain.frames(np.zeros((1, count)))[0]
         steps = np.linalg.norm(np.diff(frames[:, :3, 3], axis=0), axis=1)
         size = np.linalg.norm(self._centers, axis=1) + self._radii
-        reach = np.zeros(count)
-        for joint in range(1, count + 1):
-            beyond = self._owner >= joint
-            lengths = [steps[joint:body].sum() for body in self._owner[beyond]]
-            reach[joint - 1] = np.max(np.asarray(lengths) + size[beyond])
+        sizes = [size[self._owner == body].max(initial=0.0) for body in range(len(frames))]
+        reach = np.zeros((len(pairs) + len(over_table), count))
+        for row, (near, far) in enumerate([*pairs, *((0, body) for body in over_table)]):
+            for joint in range(near + 1, min(far, count) + 1):
+                reach[row, joint - 1] = steps[joint:far].sum() + sizes[far]
+        if abs(frames[1, :3, 2] @ self._up) > 1.0 - 1e-9:
+            reach[len(pairs) :, 0] = 0.0  # turning about the vertical changes no height
         return reach
 
 

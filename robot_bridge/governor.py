@@ -32,6 +32,8 @@ _PULL, _PULL_MAX = 0.5, 0.1
 _ARRIVED, _CRAWL = 2e-5, 5e-3
 # A goal that moved by more than this is answered at once [m].
 _NEWS = 1e-3
+# Fewest ticks from one decision to the next.
+_SOONEST = 2
 # A target this many leashes away from the arm does not follow anything any more.
 _LOST = 2.0
 
@@ -42,7 +44,6 @@ class _Motion:
 
     q: Array
     poses: Array
-    lead: int
     next: int = 0
 
     @property
@@ -109,8 +110,10 @@ class Governor:
             np.concatenate([self._bounds.jerk, jerk * dt**3]),
         )
         self._motion: _Motion | None = None
+        self._roaming = False
         self._reasons = Reason.NONE
         self._answered: tuple[float, ...] = ()
+        self._since = self._lead
 
     # -- what is called --------------------------------------------------------------------------
 
@@ -128,8 +131,8 @@ class Governor:
         self._past = np.repeat(self._chain.poses(self._q[None]), 3, axis=0)
         self._quat = matrix_to_quat(self._past[2, :, :3])
         self._guard.anchor(self._q)
-        self._motion = _Motion(self._q[None], self._past[2:], lead=0, next=1)
-        self._answered, self._reasons = (), Reason.NONE
+        self._motion = _Motion(self._q[None], self._past[2:], next=1)
+        self._answered, self._since, self._reasons = (), self._lead, Reason.NONE
 
     def step(self, goal: Goal, state: ArmState, *, speed: float = 1.0) -> tuple[Target, Reason]:
         """One tick towards the goal.
@@ -141,20 +144,17 @@ class Governor:
         pose = (*goal.position.tolist(), *goal.quat.tolist())
         if not (self._usable(state) and _finite(pose) and _unit(pose[3:])):
             return self._refuse(state)
-        motion = self._started(state)
-        if motion.next >= motion.lead or _moved(pose, self._answered):
-            self._answered = pose
+        self._start(state)
+        if self._due(pose):
             self._reasons = self._approach(goal, state, _scale(speed))
         return self._play(), self._reasons
 
     def brake(self, state: ArmState) -> tuple[Target, Reason]:
         """One tick towards standing still; then the target stays."""
-        motion = self._started(state)
-        if motion.next < motion.lead or self._answered:
+        self._start(state)
+        if self._answered:
             self._stop()
-            motion = self._started(state)
-            motion.lead, self._answered = motion.next, ()
-        self._reasons = Reason.NONE
+            self._answered = ()
         return self._play(), Reason.NONE
 
     def move_to(self, q: Array, state: ArmState, *, speed: float = 1.0) -> tuple[Target, Reason]:
@@ -162,9 +162,8 @@ class Governor:
         wanted = tuple(np.asarray(q, np.float64).tolist())
         if not (self._usable(state) and _finite(wanted) and len(wanted) == len(state.q)):
             return self._refuse(state)
-        motion = self._started(state)
-        if motion.next >= motion.lead or _moved(wanted, self._answered):
-            self._answered = wanted
+        self._start(state)
+        if self._due(wanted):
             self._reasons = self._go_home(np.asarray(wanted), state, _scale(speed))
         return self._play(), self._reasons
 
@@ -308,7 +307,7 @@ class Governor:
             self._past, self._q, start, shape, roaming=roaming
         )
         if not refused:
-            self._motion = _Motion(path, poses, lead)
+            self._motion, self._roaming = _Motion(path, poses), roaming
         return refused
 
     def _stop(self) -> None:
@@ -316,7 +315,7 @@ class Governor:
         if self.resting:
             return
         _, jac = self._chain.pose_and_jacobian(self._q)
-        self._adopt(np.zeros_like(self._q), jac, 0, roaming=True)
+        self._adopt(np.zeros_like(self._q), jac, 0, roaming=self._roaming)
 
     # -- goals -----------------------------------------------------------------------------------
 
@@ -411,11 +410,18 @@ class Governor:
         numbers = (*state.q.tolist(), *state.position.tolist(), *quat)
         return right and _finite(numbers) and _unit(quat)
 
-    def _started(self, state: ArmState) -> _Motion:
+    def _start(self, state: ArmState) -> None:
         if self._motion is None:
             self.anchor(state)
-        assert self._motion is not None
-        return self._motion
+
+    def _due(self, goal: tuple[float, ...]) -> bool:
+        """Whether to decide: every lead's ticks, sooner for news but not on every tick."""
+        self._since += 1
+        news = _moved(goal, self._answered)
+        if self._since < self._lead and not (news and self._since >= _SOONEST):
+            return False
+        self._since, self._answered = 0, goal
+        return True
 
     def _refuse(self, state: ArmState) -> tuple[Target, Reason]:
         target, _ = self.brake(state)
@@ -423,7 +429,7 @@ class Governor:
 
 
 def _finite(numbers: Sequence[float]) -> bool:
-    return math.isfinite(sum(abs(n) for n in numbers))
+    return math.isfinite(math.hypot(*numbers))
 
 
 def _unit(quat: Sequence[float]) -> bool:
@@ -436,7 +442,7 @@ def _scale(speed: float) -> float:
 
 
 def _norm(a: Sequence[float]) -> float:
-    return math.sqrt(sum(x * x for x in a))
+    return math.hypot(*a)
 
 
 def _moved(goal: Sequence[float], answered: Sequence[float]) -> bool:

@@ -17,15 +17,15 @@ _SLACK = 1e-9
 # turning speed and acceleration; this share of the limit leaves room for them.
 _TURN_JERK_SHARE = 0.9
 # Places along a motion at which the distance of the arm to itself and the table is computed.
-_SAMPLES = 8
+_SAMPLES = 5
 
 
 class Guard:
     """Checks motions against limits of place, speed, acceleration, jerk and separation.
 
-    Distances between bodies are dear, so each one computed also vouches for its neighbourhood: a
-    distance changes by at most `CollisionModel.reach` per radian of each joint, so that joint
-    positions nearer than that to a checked one are known to be far enough apart.
+    Distances between bodies are dear, so those computed also vouch for their neighbourhood: each
+    changes by at most `CollisionModel.reach` per radian of each joint, so that near enough to a
+    checked place nothing can touch.
 
     Args:
         robot, chain: shape and kinematics. limits: to be kept. dt: between ticks [s].
@@ -39,6 +39,9 @@ class Guard:
         self._jerk = np.asarray(limits.joint_jerk) * dt**3 * (1 + _SLACK)
         self._q_low, self._q_high = limits.q_low, limits.q_high
         self._dt = dt
+        # Speeds that are allowed up to the margins.
+        low, high = limits.speed_range(np.stack([self._q_low, self._q_high]))
+        self._anywhere = np.minimum(-low[0], high[1]) * dt
         height = limits.clearance - robot.base_pos[2]
         nowhere = np.full(3, -np.inf)
         nowhere[2] = height
@@ -48,14 +51,14 @@ class Guard:
         self._cone = -math.cos(limits.orientation_cone)
         self._keep_outs = [(np.asarray(k.low), np.asarray(k.high)) for k in limits.keep_outs]
         self._differences: dict[int, tuple[Array, Array]] = {}
-        self._anchored_apart = limits.separation
-        self._centers, self._radii = np.zeros((0, chain.num_joints)), np.zeros(0)
+        self._least = np.full(len(self._collision.reach), limits.separation)
+        self._centers, self._rooms = np.zeros((0, chain.num_joints)), np.zeros((0, 1))
 
     def anchor(self, q: Array) -> None:
         """Begin at joint positions [J]; what is nearer than allowed there may not come nearer."""
-        distance = float(self._collision.distances(q[None])[0])
-        self._anchored_apart = min(self._limits.separation, distance - _SLACK)
-        self._centers, self._radii = q[None], np.array([distance - self._anchored_apart])
+        distances = self._collision.distances(q[None])
+        self._least = np.minimum(self._limits.separation, distances[0] - _SLACK)
+        self._centers, self._rooms = q[None], distances - self._least
 
     def verify(
         self, past: Array, q: Array, start: Array, shape: Shape, *, roaming: bool
@@ -98,7 +101,7 @@ class Guard:
 
     def _below_curve(self, path: Array, steps: Array) -> bool:
         """Whether the speeds are those that the robot allows near its joint limits."""
-        if self._limits.braking_curve is None:
+        if (np.abs(steps) <= self._anywhere).all():
             return True
         # If the highest speed were allowed at the end nearest to the limit, all are.
         low, high = self._limits.speed_range(np.stack([path.min(axis=0), path.max(axis=0)]))
@@ -152,21 +155,23 @@ class Guard:
 
     def _apart(self, path: Array) -> bool:
         """Whether the arm keeps its separation all along joint positions [N, J]."""
-        if self._vouched(path).all():
+        if self._vouched(path):
             return True
         # The end of the motion vouches for the way to it, where nothing is near.
         for places in (path[-1:], path[np.linspace(0, len(path) - 1, _SAMPLES).astype(int)]):
-            distances = self._collision.distances(places)
-            if distances.min() < self._anchored_apart:
+            rooms = self._collision.distances(places) - self._least
+            if rooms.min() < 0.0:
                 return False
-            self._centers, self._radii = places, distances - self._anchored_apart
-            if self._vouched(path).all():
+            self._centers, self._rooms = places, rooms
+            if self._vouched(path):
                 return True
         return False
 
-    def _vouched(self, path: Array) -> Array:
-        away = np.abs(path[:, None] - self._centers) @ self._collision.reach
-        return (away <= self._radii).any(axis=1)
+    def _vouched(self, path: Array) -> bool:
+        """Whether every place is near enough to one that was checked."""
+        away = np.abs(path[:, None] - self._centers) @ self._collision.reach.T
+        by_center = np.all(away <= self._rooms, axis=2)
+        return bool(np.all(np.any(by_center, axis=1)))
 
 
 # Sums the squares of a pose's entries [12]: the position's, and half of the rotation's, which for

@@ -139,4 +139,4 @@ def _dot(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def _norm(a: Sequence[float]) -> float:
-    return math.sqrt(sum(x * x for x in a))
+    return math.hypot(*a)
