@@ -32,7 +32,7 @@ def config(folder: Path, epochs: int) -> TrainConfig:
         ),
         demos=DemoConfig(count=1),
         eval=EvalConfig(every_epochs=100, check_episodes=2, episodes=2, stop_at=2.0),
-        run=RunConfig(folder=folder, name="run", video="off", tensorboard=False),
+        run=RunConfig(folder=folder, name="run", video="off", tensorboard=False, bundle=False),
     )
 
 
