@@ -4,6 +4,7 @@ The robot reports and controls O_T_EE, whose frame F_T_EE (in the flange) a pers
 program sets on connection; the bridge means RobotSpec's tool centre, whatever is set.
 """
 
+import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +52,13 @@ class ToolFrame:
         pose = np.eye(4)
         pose[:3, :3], pose[:3, 3] = quat_to_matrix(target.quat.tolist()), target.position
         return pose @ invert(self.T_flange_tool) @ F_T_EE
+
+
+def urdf_limits(urdf: str) -> dict[str, tuple[float, ...]]:
+    """Limits of the arm's joints as the robot's own model has them: ArmInfo's fields, by name."""
+    joints = ElementTree.fromstring(urdf).findall("joint[@type='revolute']/limit")
+    names = {"q_min": "lower", "q_max": "upper", "dq_max": "velocity"}
+    return {ours: tuple(float(j.attrib[name]) for j in joints) for ours, name in names.items()}
 
 
 def invert(pose: Matrix) -> Matrix:

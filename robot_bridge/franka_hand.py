@@ -1,8 +1,8 @@
 """The Franka Hand behind either library: opens, closes, grasps, and never keeps anyone waiting."""
 
-from collections.abc import Callable
 from typing import Protocol
 
+from robot_bridge.franka_config import FrankaConfig
 from robot_bridge.polling import Poller, Worker
 
 # The hand sends 60 states a second; a width that is 30 ms old is fresh.
@@ -34,6 +34,10 @@ class HandClient(Protocol):
         """End the motion under way."""
         ...
 
+    def read_width(self) -> float:
+        """Wait for the hand's next state and return its opening [m]."""
+        ...
+
 
 class FrankaHand:
     """Widths in, widths out; the latest wins.
@@ -43,23 +47,13 @@ class FrankaHand:
 
     Args:
         client: of the hand.
-        width: waits for the hand's next state and returns the opening [m].
-        speed: of the fingers [m/s].
-        grasp_below: widths below it are grasps [m].
+        config: speed of the fingers, and which widths are grasps.
         opened: the widest opening [m].
     """
 
-    def __init__(
-        self,
-        client: HandClient,
-        width: Callable[[], float],
-        *,
-        speed: float,
-        grasp_below: float,
-        opened: float,
-    ) -> None:
-        self._client, self._read_width = client, width
-        self._speed, self._grasp_below, self._opened = speed, grasp_below, opened
+    def __init__(self, client: HandClient, config: FrankaConfig, *, opened: float) -> None:
+        self._client: HandClient | None = client
+        self._config, self._opened = config, opened
         self._worker = Worker()
         self._widths = Poller(self._read, period=_PERIOD, patience=_PATIENCE)
 
@@ -82,16 +76,22 @@ class FrankaHand:
         self._worker.close()
         self._widths.close()
         # The hand takes one client: the connection must end now, not when a cycle is collected.
-        del self._client, self._read_width
+        self._client = None
 
     def _do(self, width: float, force: float) -> None:
-        if width < self._grasp_below:
+        client, speed = self._client, self._config.gripper_speed
+        if client is None:
+            return
+        if width < self._config.grasp_below:
             # Any object will do: the inner and outer tolerance span the whole way.
-            self._client.grasp(width, self._speed, force, self._opened, self._opened)
+            client.grasp(width, speed, force, self._opened, self._opened)
         else:
-            self._client.move(width, self._speed)
+            client.move(width, speed)
 
-    def _read(self) -> float:
+    def _read(self) -> float | None:
+        client = self._client
+        if client is None:
+            return None
         if self._worker.overtaken:
-            self._client.stop()
-        return self._read_width()
+            client.stop()
+        return client.read_width()

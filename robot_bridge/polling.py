@@ -139,5 +139,31 @@ class Worker:
             return job
 
 
+def within(seconds: float, call: Callable[[], T], *, what: str) -> T:
+    """Return what `call` returns or raises; DriverError if it takes longer than `seconds`.
+
+    For libraries that wait for ever on a peer that accepts and then says nothing.
+    """
+    outcome: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(call())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name=what, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not outcome:
+        raise DriverError(
+            f"Cannot {what}: no answer in {seconds:g} s; is another client connected?"
+        )
+    return outcome[0]
+
+
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__

@@ -205,7 +205,6 @@ def main() -> None:
 
 
 def _run_franka(args: argparse.Namespace) -> None:
-    # pyright: reportMissingImports=false
     from franka_sim.franka_sim_server import FrankaSimServer
 
     # Found, not imported: the wheel is here for its model alone, without what its code needs.
@@ -246,17 +245,26 @@ def _put_flange_where_it_is(simulator) -> None:
 
 def _obey(server) -> None:
     """Carry out what `FrankaServer.tell` says, line by line."""
-    from franka_sim.robot_state import RobotMode
-
+    released = threading.Event()
     for line in sys.stdin:
         if line.strip() == "reflex":
             server._abort_with_error(TORQUE_DISCONTINUITY, "told to")
         elif line.strip() == "user_stop":
-            server._abort_with_error((), "user stop")
-            server.robot_state.set_robot_mode(RobotMode.kUserStopped)
+            released.clear()
+            threading.Thread(target=_press, args=(server, released), daemon=True).start()
         elif line.strip() == "release":
-            server.robot_state.set_robot_mode(RobotMode.kIdle)
+            released.set()
     os._exit(0)  # whoever started us is gone
+
+
+def _press(server, released: threading.Event) -> None:
+    """Hold the user stop: the motion is aborted, and the mode stays whatever a client does."""
+    from franka_sim.robot_state import RobotMode
+
+    server._abort_with_error((), "user stop")
+    while not released.wait(0.0005):
+        server.robot_state.set_robot_mode(RobotMode.kUserStopped)
+    server.robot_state.set_robot_mode(RobotMode.kIdle)
 
 
 def _wait_for_end() -> None:
