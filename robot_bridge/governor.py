@@ -29,7 +29,9 @@ _DAMPING = 4e-4
 # Pull of the redundant joint to where it is measured [1/s], and its largest speed [rad/s].
 _PULL, _PULL_MAX = 0.5, 0.1
 # Nearer to its goal and slower than this, the arm stops: [m] and [rad]; [m/s] and [rad/s].
-_ARRIVED, _CRAWL = 2e-5, 5e-3
+_ARRIVED, _CRAWL = 5e-5, 5e-3
+# A smaller turn than this does not slow the tool down [rad].
+_SMALL_TURN = 0.1
 # A goal that moved by more than this is answered at once [m].
 _NEWS = 1e-3
 # Fewest ticks from one decision to the next.
@@ -100,6 +102,8 @@ class Governor:
         self._low, self._high = limits.q_low, limits.q_high
         self._cone = math.cos(limits.orientation_cone)
         self._speed = np.asarray(limits.joint_speed)
+        # Speed, acceleration, jerk of each joint [J, 3], per second.
+        self._rates = np.array([limits.joint_speed, limits.joint_acceleration, limits.joint_jerk]).T
         self._bounds = Bounds(
             np.asarray(limits.joint_acceleration) * dt**2, np.asarray(limits.joint_jerk) * dt**3
         )
@@ -171,60 +175,76 @@ class Governor:
 
     def _approach(self, goal: Goal, state: ArmState, speed: float) -> Reason:
         """Decide the next motion towards a goal; the reasons say what kept it from the goal."""
-        limits, tool = self._limits, self._tool()
+        tool = self._tool()
         position, quat, reasons = self._inside(goal)
-        pace = Pace(
-            _PLANNED * speed * limits.tcp_speed,
-            _PLANNED * limits.tcp_acceleration,
-            _PLANNED * limits.tcp_jerk,
-        )
-        turn = Pace(
-            _PLANNED * speed * limits.turn_speed,
-            _PLANNED * limits.turn_acceleration,
-            _PLANNED * limits.turn_jerk,
-        )
         error = [g - p for g, p in zip(position, tool.position, strict=True)]
         rotation = list(_turn(self._quat.tolist(), quat))
+        ahead = self._ahead()
+        _, jac = self._chain.pose_and_jacobian(ahead)
+        pace, turn = self._paces(jac, error, rotation, speed)
         leashed = self._leash(error, rotation, state, tool, (pace, turn))
         if leashed is None:
             self._stop()
             return reasons | Reason.LEASH
         error, rotation, cut = leashed
-        reasons |= cut
         if self._arrived((error, tool.velocity), (rotation, tool.turning)):
             self._stop()
-            return reasons
+            return reasons | cut
         linear = self._tracker.velocity(error, tool.velocity, tool.acceleration, pace)
         angular = self._tracker.velocity(rotation, tool.turning, tool.turning_faster, turn)
-        reasons |= _saturated(linear, tool, pace, self._lead * self._dt)
-        return reasons | self._follow(np.array(linear + angular) * self._dt, state, speed)
+        reasons |= cut | _saturated(linear, tool, pace, self._lead * self._dt)
+        twist = np.array(linear + angular) * self._dt
+        velocity, held = self._follow(twist, jac, ahead, state)
+        return reasons | held | self._move(velocity, jac, state, speed, roaming=False)
 
-    def _follow(self, twist: Array, state: ArmState, speed: float) -> Reason:
-        """Decide the joint motion whose tool velocity is `twist` [6] per tick at its lead's end."""
+    def _ahead(self) -> Array:
+        """Joint positions at the end of the lead if nothing changes [J]."""
         lead = self._lead
-        ahead = self._q + lead * self._velocity + (0.5 * lead * (lead + 1)) * self._acceleration
-        _, jac = self._chain.pose_and_jacobian(ahead)
+        return self._q + lead * self._velocity + (0.5 * lead * (lead + 1)) * self._acceleration
+
+    def _paces(
+        self, jac: Array, error: list[float], rotation: list[float], speed: float
+    ) -> tuple[Pace, Pace]:
+        """The tool's pace on its way, linear and turning, that its joints can go along with."""
+        limits, way, turn = self._limits, _norm(error), _norm(rotation)
+        twists = np.zeros((6, 2))
+        twists[:3, 0] = np.asarray(error) / max(way, 1e-12)
+        twists[3:, 1] = np.asarray(rotation) / max(turn, 1e-12)
+        joints = np.abs(damped_step(jac, twists, _DAMPING))  # per unit of the tool's motion
+        share = min(1.0, turn / _SMALL_TURN)
+        tool = (limits.tcp_speed, limits.tcp_acceleration, limits.tcp_jerk)
+        turning = (limits.turn_speed, limits.turn_acceleration, limits.turn_jerk)
+        asked = joints @ np.array([tool, [share * t for t in turning]])  # [J, 3]
+        fits = (self._rates / np.maximum(asked, 1e-12)).min(axis=0)
+        v, a, j = (_PLANNED * np.minimum(1.0, fits) * [speed, 1.0, 1.0]).tolist()
+        return (
+            Pace(v * tool[0], a * tool[1], j * tool[2]),
+            Pace(v * turning[0], a * turning[1], j * turning[2]),
+        )
+
+    def _follow(
+        self, twist: Array, jac: Array, ahead: Array, state: ArmState
+    ) -> tuple[Array, Reason]:
+        """Joint velocity [J] per tick that moves the tool by `twist` [6] per tick."""
         pull = (np.asarray(state.q) - self._q) * _PULL
         pull = pull.clip(-_PULL_MAX, _PULL_MAX) * self._dt
         velocity = damped_step(jac, twist, _DAMPING, pull)
         low, high = self._margin_speeds(ahead)
-        reasons = Reason.NONE
         outside = (velocity < low) | (velocity > high)
-        if outside.any():
-            # Joints at their margin stay there, and the others do what they can.
-            reasons |= Reason.JOINT_LIMIT
-            fixed = np.where(outside, velocity.clip(low, high), 0.0)
-            free = np.where(outside, 0.0, jac)
-            rest = damped_step(free, twist - jac @ fixed, _DAMPING)
-            velocity = np.where(outside, fixed, rest.clip(low, high))
-        return reasons | self._move(velocity, jac, state, speed, roaming=False)
+        if not outside.any():
+            return velocity, Reason.NONE
+        # Joints at their margin stay there, and the others do what they can.
+        fixed = np.where(outside, velocity.clip(low, high), 0.0)
+        free = np.where(outside, 0.0, jac)
+        rest = damped_step(free, twist - jac @ fixed, _DAMPING)
+        return np.where(outside, fixed, rest.clip(low, high)), Reason.JOINT_LIMIT
 
     def _go_home(self, wanted: Array, state: ArmState, speed: float) -> Reason:
         """Decide the next motion on the straight line in joint space."""
         q = wanted.clip(self._low, self._high)
         reasons = Reason.NONE if np.array_equal(q, wanted) else Reason.JOINT_LIMIT
         error = q - self._q
-        if np.abs(error).max() < 5 * _ARRIVED and self._crawling():
+        if np.abs(error).max() < 2 * _ARRIVED and self._crawling():
             self._stop()
             return reasons
         # In units of each joint's largest speed, where the way is judged as one length.
