@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from as_users import UNOPTIMISED
 
 from mjx_serl.platform import prepare_platform
 
@@ -11,6 +12,7 @@ from mjx_serl.platform import prepare_platform
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "jax"
 # Off-screen drawing of curve.png, whatever DISPLAY says.
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {UNOPTIMISED}".strip()
 # MJX is among what is tested, so its flag is set for the whole suite.
 prepare_platform(mjx_on_cpu=True, cache_dir=CACHE)
 
