@@ -17,21 +17,13 @@ from robot_bridge.driver import (
     ArmState,
     ArmToken,
     DriverError,
-    Mode,
     Target,
     require_token,
 )
 from robot_bridge.kinematics import Chain
-from robot_bridge.piper_can import (
-    CAN_CONTROL,
-    EMERGENCY_STOP,
-    JOINTS,
-    MAX_AGE,
-    STATUS,
-    TEACHING,
-    raw_joints,
-)
+from robot_bridge.piper_can import JOINTS, MAX_AGE, STATUS, raw_joints
 from robot_bridge.piper_guard import PiperGuard
+from robot_bridge.piper_health import faults_of, mode_of, unfit
 from robot_bridge.piper_link import PiperLink
 from robot_bridge.piper_setup import enable, identify, set_crash_level, wait_for
 from scenes.robots.piper import piper
@@ -102,7 +94,7 @@ class PiperDriver:
         try:
             wait_for(
                 lambda: link.feedback.quality(link.now()) == 1.0,
-                1.0,
+                2.0,
                 complaint=f"No full feedback on '{self._channel}'; is the arm powered and plugged?",
             )
             self._info = identify(link)
@@ -116,9 +108,8 @@ class PiperDriver:
         """Enable the arm where it stands, collision detection on; DriverError while faulted."""
         require_token(token, "arm")
         link = self._require_link()
-        unfit = self._unfit(link)
-        if unfit:
-            raise DriverError(f"The Piper is not fit to be armed: {unfit}")
+        if unfit(link.feedback):
+            raise DriverError(f"The Piper is not fit to be armed: {unfit(link.feedback)}")
         if not link.feedback.fresh((*JOINTS, STATUS), link.now()):
             raise DriverError("The Piper is not heard any more; check the CAN cable")
         set_crash_level(link, self._crash_level)
@@ -145,8 +136,8 @@ class PiperDriver:
             position=position,
             quat=quat,
             gripper_width=feedback.gripper_width,
-            mode=self._mode(link),
-            faults=self._faults(link),
+            mode=mode_of(feedback, armed=self._armed),
+            faults=faults_of(feedback, armed=self._armed),
             link_quality=feedback.quality(link.now()),
         )
 
@@ -204,14 +195,14 @@ class PiperDriver:
         require_token(token, "recover")
         link = self._require_link()
         self._armed = False
-        faults = set(self._faults(link))
+        faults = set(faults_of(link.feedback, armed=False))
         if faults and faults <= _OF_TARGETS:
             self._command(link, link.feedback.raw_joints)
         wait_for(
-            lambda: not self._unfit(link),
+            lambda: not unfit(link.feedback),
             0.5,
-            complaint=f"The Piper still reports {self._unfit(link)}. Only a reset clears that, it "
-            "drops the arm and this bridge never sends it: support the arm by hand, switch its "
+            complaint=f"The Piper still reports {unfit(link.feedback)}. Only a reset clears that; "
+            "it drops the arm and this bridge never sends it: support the arm by hand, switch its "
             "power off and on, then recover again",
         )
 
@@ -247,30 +238,3 @@ class PiperDriver:
         if not self._armed:
             raise DriverError("The Piper is not armed; a person has to arm it first")
         return link
-
-    def _faults(self, link: PiperLink) -> tuple[str, ...]:
-        """What the arm reports, and, once armed, what it has silently stopped doing."""
-        status = link.feedback.status
-        faults = [*status.faults, *link.feedback.motor_faults]
-        if self._armed:
-            on = enumerate(link.feedback.enabled, 1)
-            faults += [f"joint{i}_disabled" for i, enabled in on if not enabled]
-            faults += ["not_in_can_control"] * (status.control != CAN_CONTROL)
-        return tuple(faults)
-
-    def _mode(self, link: PiperLink) -> Mode:
-        status = link.feedback.status
-        if status.control in TEACHING:
-            return Mode.GUIDING
-        if EMERGENCY_STOP in status.faults:
-            return Mode.USER_STOPPED
-        if self._faults(link):
-            return Mode.REFLEX
-        if not all(link.feedback.enabled):
-            return Mode.OTHER
-        return Mode.MOVING if self._armed and status.moving else Mode.IDLE
-
-    def _unfit(self, link: PiperLink) -> str:
-        """Why the arm may not be armed; empty for no reason."""
-        guided = ["being in its teaching mode"] * (self._mode(link) is Mode.GUIDING)
-        return ", ".join((*self._faults(link), *guided))

@@ -211,7 +211,7 @@ def check_outgoing(identifier: int, data: Sequence[int], *, max_speed: int) -> N
     off; speeds above `max_speed` [%].
     """
     d = tuple(data)
-    allowed = {
+    allowed = len(d) == 8 and {
         STOP: d == (1, 0, 0, 0, 0, 0, 0, 0),
         MODE: d[:2] == (CAN_CONTROL, MOVE_J) and d[2] <= max_speed and not any(d[3:]),
         **dict.fromkeys(JOINT_TARGETS, True),

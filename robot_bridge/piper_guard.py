@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from robot_bridge.driver import DriverError
 from robot_bridge.piper_can import JOINTS, check_outgoing, hold_frames
@@ -195,7 +195,7 @@ class Holder:
             self._bus.send(message, timeout=_PERIOD)
 
 
-def main() -> int:
+def main() -> NoReturn:
     """Run as `python -m robot_bridge.piper_guard CHANNEL INTERFACE SPEED TIMEOUT`."""
     import can
 
@@ -205,10 +205,11 @@ def main() -> int:
     holder = Holder(bus, speed=int(speed), listens=interface != "slcan")
     sys.stdout.buffer.write(_READY)
     sys.stdout.buffer.flush()
-    return _HELD if Watch(holder, timeout=float(timeout)).run(sys.stdin.fileno()) else 0
+    held = Watch(holder, timeout=float(timeout)).run(sys.stdin.fileno())
+    # Not return: python-can would shut the bus down on the way, and a serial adapter that is
+    # told to close may do so before the last frame is out, or under a driver that still uses it.
+    os._exit(_HELD if held else 0)
 
 
 if __name__ == "__main__":
-    # Not sys.exit: python-can would shut the bus down on the way, and a serial adapter that is
-    # told to close may do so before the last frame is out, or under a driver that still uses it.
-    os._exit(main())
+    main()

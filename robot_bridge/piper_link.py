@@ -6,6 +6,7 @@ are ours, hung on the port object that it hands out: every outgoing frame must b
 thread reads (the SDK's own would spin on an unplugged adapter and never end).
 """
 
+import contextlib
 import functools
 import importlib
 import threading
@@ -18,7 +19,9 @@ from robot_bridge.driver import DriverError
 from robot_bridge.piper_can import CAN_CONTROL, FIRMWARE, MOVE_J, Feedback, check_outgoing
 
 _BITRATE = 1_000_000
-_SEND_TIMEOUT = 0.005  # [s] a full queue must not hold up a 10 ms tick
+# [s] A full queue must not hold a tick up for long, but on a busy machine pyserial calls a write
+# that went through late as well when it is preempted.
+_SEND_TIMEOUT = 0.05
 _LOST_AFTER = 0.1  # [s] of failing reads
 _RETRY = 0.01  # [s] between failing reads
 _OPENING = threading.Lock()
@@ -84,6 +87,10 @@ class PiperLink:
         if port.recv_bus is None or port.send_bus is None:
             raise DriverError(self._closed())
         self._port, self._send = port, port.SendCanMessage
+        if self.interface == "virtual":
+            # It would keep every frame for the bus that only sends, and nobody reads that one.
+            port.send_bus.shutdown()
+            port.send_bus = port.recv_bus
         port.callback_function = self._received
         port.SendCanMessage = self._checked_send
         port.send_bus.send = functools.partial(port.send_bus.send, timeout=_SEND_TIMEOUT)
@@ -116,7 +123,12 @@ class PiperLink:
         if self._thread.is_alive():
             self._thread.join(timeout=2.0)  # the SDK's reads wait for up to 1 s
         if self.sdk is not None:
+            buses = () if self._port is None else (self._port.recv_bus, self._port.send_bus)
             self.sdk.DisconnectPort()
+            # An unplugged serial adapter makes the SDK give up half way.
+            for bus in filter(None, buses):
+                with contextlib.suppress(Exception):
+                    bus.shutdown()
             type(self.sdk)._instances.pop(self.channel, None)
             self.sdk = None
 

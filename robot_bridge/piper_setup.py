@@ -50,7 +50,7 @@ def identify(link: PiperLink) -> ArmInfo:
 
 def _read_firmware(link: PiperLink) -> str:
     """Ask until the whole version is there."""
-    for _ in range(10):
+    for _ in range(5):
         link.sdk.SearchPiperFirmwareVersion()
         deadline = time.monotonic() + _ASK_AGAIN
         while time.monotonic() < deadline:
