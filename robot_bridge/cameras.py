@@ -227,10 +227,10 @@ class CameraThread:
             try:
                 self._newest.put(*self._camera.read())
                 self._error = None
-            except CameraError as error:
+            except Exception as error:  # whatever a camera does, its readers go on
                 self._lose(error)
 
-    def _lose(self, error: CameraError) -> None:
+    def _lose(self, error: Exception) -> None:
         """Close, wait, open again; a camera that is being closed has nothing to say."""
         if self._stopped.is_set():
             return
@@ -242,7 +242,7 @@ class CameraThread:
             return
         try:
             self._camera.open()
-        except CameraError as again:
+        except Exception as again:  # as above
             self._error = str(again)
         # `close` may have come while it opened.
         if self._stopped.is_set():

@@ -1,5 +1,6 @@
 """A terminal's keyboard as an operator's device."""
 
+import atexit
 import os
 import select
 import termios
@@ -85,6 +86,8 @@ class KeyboardOperator:
                 "use `ssh -t`, or another operator device"
             )
         self._saved = termios.tcgetattr(self._terminal)
+        # Whoever forgets to close leaves a shell in which nothing shows; not even an error may.
+        atexit.register(self.close)
         tty.setcbreak(self._terminal)
         _ignore_suspend(self._terminal)
 
@@ -104,6 +107,7 @@ class KeyboardOperator:
         """Give the terminal back as it was."""
         saved, self._saved = self._saved, None
         if saved is not None:
+            atexit.unregister(self.close)
             try:
                 termios.tcsetattr(self._terminal, termios.TCSADRAIN, saved)
             except termios.error:
@@ -128,7 +132,7 @@ class KeyboardOperator:
             if key in self.PUSHES:
                 self._pressed[key] = now
             if event != "stop":
-                event = self.EVENTS.get(key, event)
+                event = self.EVENTS.get(key) or event
         return event
 
 

@@ -199,6 +199,15 @@ def test_a_camera_that_fails_is_opened_again(caplog):
     assert [record.message for record in caplog.records] == ["camera wrist: the cable is out"]
 
 
+def test_a_camera_with_a_mistake_in_it_is_lost_not_its_thread():
+    camera = ScriptedCamera()
+    with CameraThread(camera, retry=0.01) as source:
+        camera.give("no picture")
+        wait_for(lambda: any("has no attribute" in x for x in source.health(time.monotonic())))
+        camera.give(noisy(0))
+        wait_for(source.latest)
+
+
 def test_a_camera_is_opened_once():
     source = CameraThread(ScriptedCamera(), name="front")
     source.open()

@@ -3,6 +3,8 @@
 import os
 import pty
 import struct
+import subprocess
+import sys
 import termios
 import time
 from pathlib import Path
@@ -159,6 +161,21 @@ def test_the_terminal_is_given_back_as_it_was(terminal):
     assert during[6][termios.VSUSP] == b"\x00"  # Ctrl-Z does not stop the process
     operator.close()
     operator.close()
+    assert termios.tcgetattr(terminal[1]) == before
+
+
+@pytest.mark.parametrize("ending", ["", "raise SystemExit(3)", "1 / 0"])
+def test_the_terminal_is_given_back_by_a_process_that_forgets(terminal, ending: str):
+    before = termios.tcgetattr(terminal[1])
+    script = (
+        "import termios; from robot_bridge.keyboard import KeyboardOperator as K; "
+        "from robot_bridge.operators import Axes; K(Axes(())).open(); "
+        f"assert not termios.tcgetattr(0)[3] & termios.ECHO; {ending}"
+    )
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, stdin=terminal[1], cwd=root, stderr=subprocess.PIPE, text=True)
+    assert "AssertionError" not in done.stderr and bool(done.returncode) == bool(ending)
     assert termios.tcgetattr(terminal[1]) == before
 
 

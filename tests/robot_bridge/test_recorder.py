@@ -68,6 +68,7 @@ def test_what_is_put_in_comes_back(tmp_path: Path):
     assert read.header == make_header(CONTRACT)
     first, second, event = read.records
     assert same(first, TickRecord(bare, None))
+    assert isinstance(second, TickRecord)
     assert same(second.tick, full) and second.tick.intervened
     assert second.obs.keys() == obs.keys() and all(same(second.obs[k], obs[k]) for k in obs)
     assert event == Event("armed", 5.0, 5.0, {"by": "me", "force": 2.5})
