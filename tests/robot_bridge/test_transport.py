@@ -20,6 +20,7 @@ import pytest
 import zmq
 from hypothesis import given
 from hypothesis import strategies as st
+from recorded import make_contract
 
 from robot_bridge import codec, keys
 from robot_bridge.admission import AdmissionConfig, Leases, Refused, Sessions, Throttle
@@ -38,8 +39,10 @@ from robot_bridge.endpoints import (
 from robot_bridge.keys import KeyFileError, Keyring
 from robot_bridge.limits import default_limits
 from robot_bridge.messages import Command, Goal, Notice, Tick
+from robot_bridge.observation import ObservationBuilder
 from robot_bridge.reasons import Phase, Reason
 from robot_bridge.remote import BridgeClient, ClockOffset, RemotePolicySide
+from robot_bridge.runtime import ControlSide, PolicyLoop
 from robot_bridge.transport import BridgeServer, Callbacks
 from scenes.robots import panda
 
@@ -214,6 +217,31 @@ def test_remote_policy_side_has_what_a_policy_loop_needs(server, control, endpoi
         side.fault(Reason.OBSERVATION_STALE)
         assert eventually(lambda: (Reason.OBSERVATION_STALE, False) in control.faults)
         assert eventually(lambda: control.commanded() is not None and control.notices)
+
+
+class Constant:
+    """A policy that wants the same whatever it sees."""
+
+    def reset(self) -> None:
+        pass
+
+    def act(self, obs: dict) -> np.ndarray:
+        return np.full((2, 4), 0.25, np.float32)
+
+
+def test_a_policy_loop_runs_at_the_far_end(server, control, endpoint):
+    limits, contract = default_limits(panda()), make_contract(size=None)
+    with BridgeClient(endpoint, name="p", want=["policy"]) as client:
+        client.wait(3.0)
+        side: ControlSide = RemotePolicySide(client, limits)
+        loop = PolicyLoop(side, ObservationBuilder(contract), Constant(), period=0.1)
+        server.publish(tick(1))
+        assert eventually(lambda: side.latest is not None)
+        loop.tick()
+        assert eventually(lambda: control.commanded() is not None)
+        assert control.commanded().actions.tolist() == [[0.25] * 4] * 2
+        assert control.commanded().t == side.latest.state.t
+        assert loop.last_obs["ee_lag"].tolist() == [0.0, 0.0, 0.0]
 
 
 def test_a_client_finds_a_server_that_is_started_anew(endpoint, control):
@@ -470,7 +498,8 @@ def test_each_key_may_do_what_its_role_says(keyed, control):
         policy.wait(3.0)
         eye.wait(3.0)
         assert (policy.role, eye.role) == ("command", "observe")
-        assert eye.pulse.holders == {"policy": "laptop"}  # known by its key
+        # Known by its key.
+        assert eventually(lambda: eye.pulse.holders == {"policy": "laptop"})
         server.publish(tick(4))
         assert eventually(lambda: eye.latest is not None and eye.latest.index == 4)
         eye.halt()
