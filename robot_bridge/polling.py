@@ -114,10 +114,11 @@ class Worker:
             self._next = job
             self._changed.notify()
 
-    def close(self, timeout: float = 2.0) -> None:
-        """Finish what is being done, drop what waits; waits at most `timeout` [s]."""
+    def close(self, timeout: float = 2.0, *, drain: bool = False) -> None:
+        """Finish what is being done, drop what waits unless `drain`; at most `timeout` [s]."""
         with self._changed:
-            self._open, self._next = False, None
+            self._open = False
+            self._next = self._next if drain else None
             self._changed.notify()
         self._thread.join(timeout)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from robot_bridge.driver import ArmDriver, ArmState, ArmToken, DriverError, Mode, Target, Vector
+from robot_bridge.driver import ArmDriver, ArmToken, DriverError, Mode, Target, Vector
 from scenes.rotations import multiply_quats, quat_to_matrix
 from scenes.specs import RobotSpec
 
@@ -93,8 +93,8 @@ def sweep(rig: Rig, driver: ArmDriver, start: Vector, angle: float) -> Target:
     """Turn the first joint from `start` to `angle` beyond it, slowly, at 100 Hz, and settle."""
     q = start.copy()
     target = target_at(rig.robot, q)
-    for step in range(1, 51):
-        q[0] = start[0] + angle * step / 50
+    for step in range(1, 81):
+        q[0] = start[0] + angle * step / 80
         target = target_at(rig.robot, q)
         driver.servo(target)
         rig.wait(0.01)
@@ -201,14 +201,14 @@ def check_arming_moves_nothing(rig: Rig) -> None:
 def check_servo_goes_there_and_back(rig: Rig) -> None:
     with rig.armed() as driver:
         start = driver.state()
-        there = sweep(rig, driver, start.q, 0.05)
+        there = sweep(rig, driver, start.q, 0.08)
         reached = driver.state()
-        assert np.linalg.norm(there.position - start.position) > 2 * rig.tolerance
+        assert np.linalg.norm(there.position - start.position) > 1.5 * rig.tolerance
         goal = there.position if rig.follows else start.position
         assert np.linalg.norm(reached.position - goal) < rig.tolerance
         there_q = start.q.copy()
-        there_q[0] += 0.05
-        sweep(rig, driver, there_q, -0.05)
+        there_q[0] += 0.08
+        sweep(rig, driver, there_q, -0.08)
         back = driver.state()
         assert np.linalg.norm(back.position - start.position) < rig.tolerance
         assert back.faults == ()

@@ -70,7 +70,8 @@ def test_conforms(kind, check, server):
 @both
 def test_follows_a_slow_ramp_without_a_reflex(kind, server):
     with armed(kind, server) as driver:
-        start, errors = driver.state(), []
+        start = state = driver.state()
+        errors = []
         began = time.monotonic()
         for step in range(1, 201):  # 4 cm at 2 cm/s, down
             position = start.position - [0.0, 0.0, 0.02 * step / 100]
@@ -131,7 +132,7 @@ def test_the_user_stop_is_reported_and_nothing_goes_on_after_it(kind, server):
 @both
 def test_a_jump_of_the_target_is_absorbed_by_the_clip(kind, server):
     with armed(kind, server) as driver:
-        start = driver.state()
+        start = state = driver.state()
         aside = np.add(start.position, [0.0, 0.03, 0.0])
         away = Target(position=aside, quat=start.quat, q=start.q)
         fastest = 0.0
