@@ -26,6 +26,7 @@ from scenes.manifest import FILES, Manifest, read_manifest, read_sums, sha256
 from scenes.specs import unknown_name
 
 MAX_GOLDEN = 256 << 20  # of golden.npz when unpacked [bytes]
+MAX_MESSAGE = 300  # of an error [characters]
 # What numpy and zipfile raise on archives that are damaged or lie about their sizes.
 _BROKEN = (KeyError, TypeError, ValueError, EOFError, MemoryError, OSError, RuntimeError)
 
@@ -76,8 +77,14 @@ def load_bundle(path: str | Path) -> Bundle:
         golden = _named(names.GOLDEN, read_golden, files[names.GOLDEN], manifest)
         error = _compare(policy, golden, manifest)
     except ValueError as problem:
-        raise BundleError(f"Bundle '{path}': {' '.join(str(problem).split())}") from problem
+        raise BundleError(f"Bundle '{path}': {_one_line(str(problem))}") from problem
     return Bundle(path, manifest, policy, sha256(files[names.SUMS]), error)
+
+
+def _one_line(text: str) -> str:
+    """What a terminal can show: a bundle's own words could move its cursor."""
+    words = " ".join(text.split())
+    return "".join(c if c.isprintable() else "?" for c in words)[:MAX_MESSAGE]
 
 
 # -- files and checksums ---------------------------------------------------------------------------

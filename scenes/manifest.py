@@ -20,6 +20,8 @@ from scenes.specs import unknown_name
 SCHEMA = 1
 TOLERANCE = 1e-4  # of an action in [-1, 1], between the trainer's and the exported policy
 
+MAX_TEXT = 200  # of a name or a date [characters]
+
 MANIFEST = "manifest.json"
 PARAMS = "params.safetensors"
 ONNX = "policy.onnx"
@@ -67,6 +69,10 @@ class Measured:
     ci95: tuple[float, float]
     episodes: int
 
+    def __post_init__(self) -> None:
+        if not all(0.0 <= share <= 1.0 for share in (self.success_rate, *self.ci95)):
+            raise ValueError(f"Measured: {self.success_rate}, {self.ci95}, allowed: 0 to 1")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
@@ -104,6 +110,7 @@ class Manifest:
     def _problems(self) -> list[tuple[bool, str]]:
         found = digest(self.contract)
         action = self.contract.action
+        texts = (self.task, self.agent, self.commit or "", self.created)
         return [
             (self.schema != SCHEMA, f"schema {self.schema}, allowed: {SCHEMA}"),
             (
@@ -120,6 +127,11 @@ class Manifest:
             (
                 set(self.sizes) != set(CONTENTS),
                 f"sizes of {', '.join(sorted(self.sizes))}, allowed: of {', '.join(CONTENTS)}",
+            ),
+            (
+                # An operator's terminal shows them.
+                not all(text.isprintable() and len(text) <= MAX_TEXT for text in texts),
+                f"task, agent, commit or created, allowed: printable, up to {MAX_TEXT} characters",
             ),
         ]
 

@@ -64,7 +64,7 @@ def refusal(path: Path) -> str:
         load_bundle(path)
     line = str(caught.value)
     assert len(line.splitlines()) == 1 and line.startswith(f"Bundle '{path}': ")
-    assert len(line) < 400
+    assert line.isprintable() and len(line) < 500
     return line
 
 
@@ -163,6 +163,10 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "in the manifest": (lambda p: flip(p / "manifest.json", 40), "manifest.json has SHA256"),
     "an extra file": (lambda p: (p / "run.sh").touch(), r"Unknown file 'run\.sh'\. .*Allowed: "),
     "a hidden file": (lambda p: (p / ".hidden").touch(), r"Unknown file '\.hidden'"),
+    "a name that speaks to the terminal": (
+        lambda p: (p / "\x1b[2Jgood\nbundle").touch(),
+        r"Unknown file '\?\[2Jgood bundle'",
+    ),
     "a folder": (lambda p: (p / "assets").mkdir(), "Unknown file 'assets'"),
     "a missing file": (lambda p: (p / "golden.npz").unlink(), "golden.npz is missing"),
     "a link": (lambda p: linked(p / "policy.onnx"), "policy.onnx is no plain file; links"),
@@ -306,6 +310,22 @@ CONTENTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "another digest": (
         lambda p: edit(p, contract_digest="0" * 64),
         "contract_digest 0{12}[.]{3}, but the contract's is",
+    ),
+    "a task that speaks to the terminal": (
+        lambda p: edit(p, task="\x1b[2Jpick"),
+        "task, agent, commit or created, allowed: printable",
+    ),
+    "a success beyond all": (
+        lambda p: edit(p, measured={"success_rate": 1.5, "ci95": [0.0, 1.0], "episodes": 2}),
+        "Measured: 1.5, .* allowed: 0 to 1",
+    ),
+    "statistics of nothing": (
+        lambda p: edit(p, normalizer={"ee_lag": {"mean": [0.0], "std": [0.0]}}),
+        "Statistics: std 0.0, allowed: positive",
+    ),
+    "statistics of two lengths": (
+        lambda p: edit(p, normalizer={"ee_lag": {"mean": [0.0, 0.0], "std": [1.0]}}),
+        "Statistics: got 2 means and 1 stds",
     ),
     "another size": (
         lambda p: (p / "policy.stablehlo").write_bytes(b"x"),
