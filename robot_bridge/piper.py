@@ -110,8 +110,11 @@ class PiperDriver:
         link = self._require_link()
         if unfit(link.feedback):
             raise DriverError(f"The Piper is not fit to be armed: {unfit(link.feedback)}")
-        if not link.feedback.fresh((*JOINTS, STATUS), link.now()):
-            raise DriverError("The Piper is not heard any more; check the CAN cable")
+        wait_for(
+            lambda: link.feedback.fresh((*JOINTS, STATUS), link.now()),
+            0.3,
+            complaint="The Piper is not heard any more; check the CAN cable",
+        )
         set_crash_level(link, self._crash_level)
         enable(link, speed=self._speed)
         self._sent = link.feedback.raw_joints

@@ -233,15 +233,17 @@ def test_a_driver_that_dies_or_freezes_leaves_the_arm_standing(
     pilot = start_pilot(arm, "guarded")
     try:
         before = stop_while_moving(arm, pilot, end)
-        time.sleep(1.0)
+        began = time.monotonic()
+        while report_of(arm)["target"][0] > 1.0:
+            assert time.monotonic() - began < 0.5, "0.1 s of silence, then a hold"
+        while max(map(abs, report_of(arm)["dq"])) > 1e-3:
+            assert time.monotonic() - began < 2.0
         after = report_of(arm)
     finally:
         pilot.kill()
         pilot.communicate()
-    assert max(map(abs, after["dq"])) < 1e-3
     moved = after["q"][0] - before["q"][0]
-    assert abs(moved) < 0.25, "it stands near where it was, 1 rad short of its target"
-    assert after["target"][0] < 1.0
+    assert abs(moved) < 0.3, "it stands near where it was, 1 rad short of its target"
     assert all(after["enabled"])
 
 
