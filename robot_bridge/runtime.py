@@ -7,7 +7,8 @@ absolute deadlines; in lock-step the caller turns both by hand under a `ManualCl
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -56,8 +57,8 @@ class Steering(Protocol):
 class Sink(Protocol):
     """Gets every tick: recorder, publisher. It must not block."""
 
-    def __call__(self, tick: Tick) -> None:
-        """Take a tick."""
+    def __call__(self, tick: Tick) -> object:
+        """Take a tick; what is returned does not matter."""
         ...
 
 
@@ -155,6 +156,7 @@ class ControlLoop:
         enabled: Callable[[], bool] | None = None,
     ) -> None:
         self.parts, self.sinks, self.speed = parts, tuple(sinks), speed
+        self.clock, self.limits = parts.clock, parts.limits
         self.timing = Timing()
         self.episode = Episode()
         self._player = Player(parts.gate, parts.limits)
@@ -169,6 +171,7 @@ class ControlLoop:
         self._width: float | None = None
         self._homing: NDArray[np.float64] | None = None
         self._wanted: Callable[[ArmState], None] | None = None
+        self._sunk = Reason.NONE
 
     @property
     def latest(self) -> Tick | None:
@@ -178,6 +181,14 @@ class ControlLoop:
     def notice(self, notice: Notice) -> None:
         """Hear from the policy's side that it cannot act; any thread may call."""
         self._notice = notice
+
+    def offer(self, command: Command) -> None:
+        """Take a proposal; any thread may call."""
+        self.parts.arbiter.offer(command, self.parts.clock.now())
+
+    def fault(self, reasons: Reason) -> None:
+        """Stop the arm for good; any thread may call."""
+        self.parts.supervisor.fault(reasons)
 
     def begin(self) -> None:
         """Start an episode from where the arm is, at the next tick: ARMED -> RUN."""
@@ -196,8 +207,28 @@ class ControlLoop:
 
     def sense(self, deadline: float | None = None) -> Tick | None:
         """Read the arm, judge its state, and show it to the policy."""
+        with self._stopped_by_bugs():
+            return self._sense(deadline)
+
+    def act(self) -> Tick:
+        """Command the arm as the phase allows, and publish the tick."""
+        with self._stopped_by_bugs():
+            return self._act()
+
+    # -- one turn in pieces ----------------------------------------------------------------------
+
+    @contextmanager
+    def _stopped_by_bugs(self) -> Iterator[None]:
+        """Stop the arm before anything is raised that nobody has foreseen."""
+        try:
+            yield
+        except Exception:
+            self.parts.supervisor.fault(Reason.WATCHDOG)
+            raise
+
+    def _sense(self, deadline: float | None) -> Tick | None:
         now = self.parts.clock.now()
-        self._turn = _Turn(now, 0.0 if deadline is None else max(0.0, now - deadline))
+        self._turn = _Turn(now, 0.0 if deadline is None else max(0.0, now - deadline), self._sunk)
         try:
             self._state = self.parts.driver.state()
         except DriverError:
@@ -209,8 +240,7 @@ class ControlLoop:
             self._latest = self._publishable()
         return self._latest
 
-    def act(self) -> Tick:
-        """Command the arm as the phase allows, and publish the tick."""
+    def _act(self) -> Tick:
         state = self._state
         if state is None:
             raise DriverError("The arm has not sent a state yet; is it connected?")
@@ -224,11 +254,13 @@ class ControlLoop:
             self._fault(Reason.DRIVER_ERROR)
         self._index += 1
         self._latest = self._publishable()
+        self._sunk = Reason.NONE
         for sink in self.sinks:
-            sink(self._latest)
+            try:
+                sink(self._latest)
+            except Exception:  # no record is worth the arm; the next tick says what was lost
+                self._sunk = Reason.RECORD_DROPPED
         return self._latest
-
-    # -- one turn in pieces ----------------------------------------------------------------------
 
     def _do_wanted(self, state: ArmState) -> None:
         """Do what another thread has asked for, in this one."""
@@ -392,67 +424,89 @@ class ControlLoop:
         )
 
 
+class ControlSide(Protocol):
+    """The control loop as a policy sees it: itself, or its other end across processes."""
+
+    clock: Clock
+    limits: Limits
+
+    @property
+    def latest(self) -> Tick | None:
+        """The newest tick."""
+        ...
+
+    def offer(self, command: Command) -> None:
+        """Propose actions."""
+        ...
+
+    def notice(self, notice: Notice) -> None:
+        """Say that nothing can be proposed."""
+        ...
+
+    def fault(self, reasons: Reason) -> None:
+        """Stop the arm for good."""
+        ...
+
+
 class PolicyLoop:
     """Observes the newest tick, asks the policy, offers its actions.
 
     Args:
-        control: whose ticks are observed and which hears why nothing comes.
+        side: whose ticks are observed and which takes the actions.
         builder: makes observations.
         policy: chooses actions [H, A].
         period: of an action [s].
     """
 
     def __init__(
-        self, control: ControlLoop, builder: ObservationBuilder, policy: Policy, *, period: float
+        self, side: ControlSide, builder: ObservationBuilder, policy: Policy, *, period: float
     ) -> None:
-        self.control, self.builder, self.policy, self.period = control, builder, policy, period
-        self.timing = Timing()
+        self.side, self.builder, self.policy, self.period = side, builder, policy, period
         self.last_obs: Obs | None = None
         self._seq = 0
         self._running = False
 
     def tick(self, deadline: float | None = None) -> None:
         """Act once, if there is anything to act on."""
-        parts, tick = self.control.parts, self.control.latest
-        now = parts.clock.now()
-        if deadline is not None:
-            self.timing.note(max(0.0, now - deadline), self.period)
+        del deadline  # a late action is still the answer to the newest tick
+        tick = self.side.latest
         running = tick is not None and tick.phase in CONTROLLED
         if running and not self._running:
             self.policy.reset()
         self._running = running
         if tick is None or not running:
             return
-        reason = self._act(tick, now)
+        reason = self._act(tick)
         if reason:
-            self.control.notice(Notice(t=parts.clock.now(), reasons=reason))
+            self.side.notice(Notice(t=self.side.clock.now(), reasons=reason))
 
-    def _act(self, tick: Tick, now: float) -> Reason:
-        parts, limits = self.control.parts, self.control.parts.limits
+    def _act(self, tick: Tick) -> Reason:
         try:
             obs, seen = self.builder.build(tick)
         except LookupError:
             return Reason.OBSERVATION_STALE
-        age = now - seen
-        if age > limits.observation_fault_age:
-            parts.supervisor.fault(Reason.OBSERVATION_STALE)
-        if age > limits.observation_max_age:
+        now, limits = self.side.clock.now(), self.side.limits
+        if now - seen > limits.observation_fault_age:
+            self.side.fault(Reason.OBSERVATION_STALE)
+        if now - seen > limits.observation_max_age:
             return Reason.OBSERVATION_STALE
         try:
             actions = self.policy.act(obs)
         except Exception:  # whatever a policy does, the arm holds
             return Reason.POLICY_ERROR
         self.last_obs = obs
-        command = Command(
+        self.side.offer(self._command(actions, min(seen, now)))
+        return Reason.NONE
+
+    def _command(self, actions: NDArray[np.floating], seen: float) -> Command:
+        self._seq += 1
+        return Command(
             seq=self._seq,
-            t=min(seen, now),
+            t=seen,
             actions=actions,
             dt=self.period,
-            valid_for=limits.command_max_age + (len(actions) - 1) * self.period,
+            valid_for=self.side.limits.command_max_age + (len(actions) - 1) * self.period,
         )
-        self._seq += 1
-        parts.arbiter.offer(command, parts.clock.now())
-        return Reason.NONE
 
 
 class Pacer:

@@ -8,14 +8,14 @@ import collections
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from robot_bridge.clock import ManualClock
+from robot_bridge.clock import Clock, ManualClock
 from robot_bridge.messages import Tick
 from robot_bridge.reasons import Phase, Reason, describe
-from robot_bridge.runtime import ControlLoop, Pacer, PolicyLoop
+from robot_bridge.runtime import ControlLoop, Pacer, PolicyLoop, Timing
 
 Ending = Literal["success", "failure", "time", "fault", "stopped"]
 CONTROL_PERIOD = 0.01  # of the control loop [s]; reference robot_bridge.md section 2
@@ -71,24 +71,25 @@ class LockStep:
         """Nothing runs by itself."""
 
 
-class RealTime:
-    """Two threads turn the loops on absolute deadlines."""
+class Loop(NamedTuple):
+    """Something to be turned: its tick, its period [s], a name for its thread."""
 
-    def __init__(
-        self, control: ControlLoop, policy: PolicyLoop, *, period: float = CONTROL_PERIOD
-    ) -> None:
-        clock = control.parts.clock
-        self._pacers = [
-            Pacer(control.tick, period=period, clock=clock),
-            Pacer(policy.tick, period=policy.period, clock=clock),
-        ]
-        self._threads = [
-            pacer.start(name)
-            for pacer, name in zip(self._pacers, ("control", "policy"), strict=True)
-        ]
+    tick: Callable[[float], object]
+    period: float
+    name: str
+
+
+class RealTime:
+    """One thread per loop turns it on absolute deadlines, from now on until `close`."""
+
+    def __init__(self, loops: Sequence[Loop], clock: Clock) -> None:
+        self._pacers = {
+            loop.name: Pacer(loop.tick, period=loop.period, clock=clock) for loop in loops
+        }
+        self._threads = [pacer.start(name) for name, pacer in self._pacers.items()]
 
     def run(self, until: Callable[[], bool], *, timeout: float) -> bool:
-        """Wait until it holds."""
+        """Wait until it holds; False too when a loop has died."""
         deadline = time.monotonic() + timeout
         while not until():
             if time.monotonic() > deadline or not all(t.is_alive() for t in self._threads):
@@ -97,13 +98,13 @@ class RealTime:
         return True
 
     @property
-    def timings(self) -> tuple[object, object]:
-        """Lateness of the control loop and of the policy's."""
-        return self._pacers[0].timing, self._pacers[1].timing
+    def timings(self) -> dict[str, Timing]:
+        """Lateness of each loop, by name."""
+        return {name: pacer.timing for name, pacer in self._pacers.items()}
 
     def close(self) -> None:
-        """Stop both threads after their tick."""
-        for pacer in self._pacers:
+        """Stop every loop after its tick."""
+        for pacer in self._pacers.values():
             pacer.stop()
         for thread in self._threads:
             thread.join(timeout=1.0)
@@ -183,7 +184,7 @@ class Session:
 
     def episode(self, seconds: float) -> EpisodeReport:
         """Run the policy for at most `seconds` [s]; the arm is ARMED before and after."""
-        control, clock = self._control, self._control.parts.clock
+        control, clock = self._control, self._control.clock
         self._tally.reset()
         began = clock.now()
         ending: Ending | None = None

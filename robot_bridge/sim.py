@@ -1,7 +1,8 @@
 """Arms that cannot hurt anybody: the training environment as a robot, and its lock-step parts."""
 
+import math
 from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from robot_bridge.driver import (
 from robot_bridge.messages import Goal
 from robot_bridge.observation import Picture
 from robot_bridge.reasons import Reason
+from scenes.specs import CameraSpec
 
 
 class World(Protocol):
@@ -168,6 +170,31 @@ class SimObjects:
     def positions(self) -> tuple[Mapping[str, NDArray[np.floating]], float]:
         """Positions [m], just measured."""
         return self._world.objects(), self._clock.now()
+
+
+class SimEye:
+    """One of the world's cameras, as a real one: it has intrinsics, and a picture when asked."""
+
+    def __init__(self, world: World, clock: Clock, camera: CameraSpec) -> None:
+        self._world, self._clock, self._camera = world, clock, camera
+
+    @property
+    def intrinsics(self) -> tuple[float, float, float, float]:
+        """Focal lengths and principal point fx, fy, cx, cy [px]."""
+        camera = self._camera
+        focal = camera.height / 2 / math.tan(math.radians(camera.fovy) / 2)
+        return focal, focal, camera.width / 2, camera.height / 2
+
+    def latest(self) -> "SimFrame":
+        """Draw the world as it is now."""
+        return SimFrame(self._world.pictures()[self._camera.name], self._clock.now())
+
+
+class SimFrame(NamedTuple):
+    """A picture [H, W, 3] and when it was drawn [s]."""
+
+    rgb: Picture
+    t: float
 
 
 class SteppedGovernor:

@@ -33,12 +33,26 @@ class IkSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How fast the arm's target follows the commanded one; what the bridge's governor allows.
+
+    speed [m/s], acceleration [m/s^2], leash: furthest ahead of the measured arm [m]. The defaults
+    are the governor's for a Franka (reference robot_bridge.md section 3, rows 4 and 5).
+    """
+
+    speed: float = 0.25
+    acceleration: float = 1.0
+    leash: float = 0.025
+
+
+@dataclass(frozen=True, kw_only=True)
 class Contract:
     """Everything a policy takes for granted about the arm it commands.
 
     robot: limits, kinematics, workspace box and home. obs, action: what goes in and comes out.
     cameras: of the observed pictures, in order. orientation: of the end effector, held fixed, wxyz.
     home: joint pose at the start of an episode [rad]. episode_steps: time limit [actions].
+    pace: at which targets were followed in training, None where they were jumped to.
     A bundle carries its digest (`scenes.serialize.digest`); simulator and bridge must agree on it.
     """
 
@@ -50,6 +64,7 @@ class Contract:
     episode_steps: int
     orientation: Quat = FINGERS_DOWN
     cameras: tuple[CameraSpec, ...] = ()
+    pace: Pace | None = None
 
     @property
     def workspace(self) -> tuple[Vec3, Vec3]:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from mjx_serl.envs.kinematics import hinge_jacobian, quat_to_mat, rotation_error, solve_spd
 from mjx_serl.envs.physics import SimState
 from scenes.build import Scene
-from scenes.contract import FINGERS_DOWN, IkSpec, advance_command
+from scenes.contract import FINGERS_DOWN, IkSpec, Pace, advance_command
 from scenes.rotations import quat_to_matrix
 from scenes.specs import ActionSpec
 
@@ -25,10 +25,14 @@ class Command:
     Attributes:
         target: commanded position of the end effector in the world [m].
         gripper: commanded closure, 0 open to 1 closed.
+        position, velocity: what the arm is sent, on its way to the target [m], [m/s]; without a
+            pace it is the target, at once.
     """
 
     target: Float[Array, "*n 3"]
     gripper: Float[Array, "*n"]
+    position: Float[Array, "*n 3"]
+    velocity: Float[Array, "*n 3"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,7 @@ class ControlConfig:
         law: "dls" commands joint positions, "osc" commands torques (`actuation="torque"`).
         damping: damping of the least squares (squared) [m^2].
         max_joint_step: largest commanded joint lead [rad].
+        pace: limits on how the target is followed, as on a real arm; None jumps to it.
     """
 
     rate: float = 10.0
@@ -52,6 +57,7 @@ class ControlConfig:
     law: Literal["dls", "osc"] = "dls"
     damping: float = 1e-3
     max_joint_step: float = 0.15
+    pace: Pace | None = None
 
     def action_spec(self) -> ActionSpec:
         """The contract that a policy bundle and the bridge share with this controller."""
@@ -96,8 +102,12 @@ class Controller(Protocol):
         """The command after an action."""
         ...
 
+    def pace(self, command: Command, sim: SimState) -> Command:
+        """One inner update of what the arm is sent, towards the target."""
+        ...
+
     def ctrl(self, command: Command, sim: SimState) -> Float[Array, " nu"]:
-        """Actuator controls towards the command from the measured state."""
+        """Actuator controls towards what the arm is sent, from the measured state."""
         ...
 
 
@@ -120,14 +130,37 @@ class _EndEffector:
 
     def start(self, sim: SimState) -> Command:
         """Hold where the arm is, gripper open."""
-        return Command(target=sim.site_xpos[self.arm.ee_site_id], gripper=jnp.zeros(()))
+        here = sim.site_xpos[self.arm.ee_site_id]
+        return Command(
+            target=here, gripper=jnp.zeros(()), position=here, velocity=jnp.zeros_like(here)
+        )
 
     def command(self, last: Command, sim: SimState, action: Float[Array, " 4"]) -> Command:
         """Move the target by `scale * action[:3]` [m] inside the workspace; + closes."""
         measured = sim.site_xpos[self.arm.ee_site_id]
         box, state = (self.low, self.high), (last.target, last.gripper)
         target, gripper = advance_command(self.action_spec, box, state, measured, action)
-        return Command(target=target, gripper=gripper)
+        return last.replace(target=target, gripper=gripper)
+
+    def pace(self, command: Command, sim: SimState) -> Command:
+        """Go on to the target no faster than the pace lets, and stay near the measured arm.
+
+        The speed is that from which the target can still be stopped at: sqrt(2 a d).
+        """
+        pace, dt = self.config.pace, 1.0 / self.config.inner_rate
+        if pace is None:
+            return command.replace(position=command.target)
+        way = command.target - command.position
+        distance = jnp.linalg.norm(way) + 1e-9
+        # Less half an update's acceleration, or it would swing past.
+        braking = jnp.sqrt(2.0 * pace.acceleration * distance) - 0.5 * pace.acceleration * dt
+        speed = jnp.clip(braking, 0.0, jnp.minimum(pace.speed, distance / dt))
+        change = _shortened(way / distance * speed - command.velocity, pace.acceleration * dt)
+        velocity = command.velocity + change
+        measured = sim.site_xpos[self.arm.ee_site_id]
+        ahead = _shortened(command.position + velocity * dt - measured, pace.leash)
+        position = measured + ahead
+        return command.replace(position=position, velocity=(position - command.position) / dt)
 
     def jacobian(self, sim: SimState) -> Float[Array, "6 J"]:
         """Jacobian of the end-effector site."""
@@ -140,7 +173,7 @@ class _EndEffector:
         """Position [m] and rotation [rad] from the measured to the commanded pose."""
         site = self.arm.ee_site_id
         rotation = rotation_error(jnp.asarray(DOWN), sim.site_xmat[site].reshape(3, 3))
-        return jnp.concatenate([command.target - sim.site_xpos[site], rotation])
+        return jnp.concatenate([command.position - sim.site_xpos[site], rotation])
 
     def gripper_ctrl(self, command: Command) -> Float[Array, ""]:
         """Finger position of the closure [m]."""
@@ -213,6 +246,10 @@ class OperationalSpace(_EndEffector):
         null = self.KP_NULL * (self.home - q) - 2 * np.sqrt(self.KP_NULL) * dq
         projected = null - inv_mass_jt @ (task_mass @ (jac @ null))
         return self.assemble(jac.T @ (task_mass @ accel) + mass @ projected, command)
+
+
+def _shortened(vector: Float[Array, " 3"], longest: float) -> Float[Array, " 3"]:
+    return vector * jnp.minimum(1.0, longest / (jnp.linalg.norm(vector) + 1e-9))
 
 
 def _link_inertias(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

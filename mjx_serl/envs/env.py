@@ -37,6 +37,9 @@ class EnvState:
     metrics: Metrics
 
 
+_Loop = tuple[PyTree, SimState, Command]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Env:
     """reset and step of one world; `vectorize` makes it many."""
@@ -91,21 +94,24 @@ class Env:
     def step(self, state: EnvState, action: Float[Array, " A"]) -> EnvState:
         """Hold `action` in [-1, 1] for one control period."""
         command = self.controller.command(state.command, state.sim, action)
-        carry, sim = self.hold(state.carry, state.sim, command)
+        carry, sim, command = self.hold(state.carry, state.sim, command)
         return self._judge(state, carry, sim, command)
 
-    def hold(self, carry: PyTree, sim: SimState, command: Command) -> tuple[PyTree, SimState]:
+    def hold(
+        self, carry: PyTree, sim: SimState, command: Command
+    ) -> tuple[PyTree, SimState, Command]:
         """Let one control period pass under a command."""
 
-        def inner(loop: tuple[PyTree, SimState], _: None) -> tuple[tuple[PyTree, SimState], None]:
-            carry, sim = loop
+        def inner(loop: _Loop, _: None) -> tuple[_Loop, None]:
+            carry, sim, command = loop
+            command = self.controller.pace(command, sim)
             ctrl = self.controller.ctrl(command, sim)
-            return self.physics.step(carry, ctrl, self.controller.n_substeps), None
+            return (*self.physics.step(carry, ctrl, self.controller.n_substeps), command), None
 
-        (carry, sim), _ = jax.lax.scan(
-            inner, (carry, sim), None, length=self.controller.inner_steps
+        loop, _ = jax.lax.scan(
+            inner, (carry, sim, command), None, length=self.controller.inner_steps
         )
-        return carry, sim
+        return loop
 
     def _judge(self, state: EnvState, carry: PyTree, sim: SimState, command: Command) -> EnvState:
         task_state = self.task.advance(sim, state.task_state)

@@ -225,6 +225,7 @@ class Observer:
             home=spec.home_q,
             episode_steps=env.task.episode_steps,
             cameras=() if eye is None else eye.config.specs(spec),
+            pace=control.pace,
         )
 
     def looks(self, key: PRNGKey, num: int) -> PyTree:

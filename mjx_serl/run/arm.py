@@ -4,20 +4,24 @@ The bridge drives it through `robot_bridge.sim.SimDriver`, so that a policy meet
 will run it on hardware while the physics is still the one it was trained in.
 """
 
+import dataclasses
+import importlib
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import mujoco
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from mjx_serl.envs.control import Command
-from mjx_serl.envs.env import EnvState
-from mjx_serl.envs.pixels import Observer
+from mjx_serl.envs.env import EnvState, make_env
+from mjx_serl.envs.pixels import Observer, PixelConfig
 from mjx_serl.envs.task import split_keys
 from mjx_serl.training.evaluate import ON_DEMAND, stream_key
 from mjx_serl.types import Obs
+from scenes.contract import Contract
+from scenes.serialize import digest
 
 
 class SimulatedArm:
@@ -26,12 +30,22 @@ class SimulatedArm:
     Attributes:
         sim_dt: physics step [s].
         name: of its robot.
+
+    Args:
+        observer: what it is a world of.
+        seed: of its episodes.
+        episodes: how many there are.
+        governed: targets come paced, as a bridge's governor sends them; else they are those of
+            actions and are followed as in training.
     """
 
-    def __init__(self, observer: Observer, *, seed: int = 0, episodes: int = 100) -> None:
+    def __init__(
+        self, observer: Observer, *, seed: int = 0, episodes: int = 100, governed: bool = True
+    ) -> None:
         env = observer.env
         self.sim_dt = float(env.scene.model.opt.timestep)
         self.name = env.scene.spec.robot.name
+        self._governed = governed
         self._observer, self._env, self._arm = observer, env, env.scene.arm
         self._width = env.scene.spec.robot.gripper.width_range[1]
         # The starts of `evaluate.py RUN --seed SEED --episodes EPISODES`, in its order.
@@ -57,19 +71,21 @@ class SimulatedArm:
 
     def command(self, position: Float64[np.ndarray, " 3"], width: float) -> None:
         """Set the target of the tool centre [m] and the gripper's opening [m]."""
-        closure = 1.0 - width / self._width
-        self._command = Command(
-            target=np.asarray(position, np.float32), gripper=np.asarray(closure, np.float32)
-        )
+        target = jnp.asarray(position, jnp.float32)
+        closure = jnp.asarray(1.0 - width / self._width, jnp.float32)
+        self._command = self._command.replace(target=target, gripper=closure)
+        if self._governed:
+            self._command = self._command.replace(position=target)
 
     def advance(self, substeps: int) -> None:
         """Let `substeps` physics steps pass; joint targets follow at the rate of training."""
         period = self._env.controller.n_substeps
         action = period * self._env.controller.inner_steps
         while substeps > 0:
-            if self._substeps % action == 0 and substeps >= action:
+            if not self._governed and self._substeps % action == 0 and substeps >= action:
                 # The very program of training, so that not even rounding differs.
-                self._carry, self._sim = self._hold(self._carry, self._sim, self._command)
+                loop = self._hold(self._carry, self._sim, self._command)
+                self._carry, self._sim, self._command = loop
                 self._substeps += action
                 substeps -= action
                 continue
@@ -120,3 +136,23 @@ class SimulatedArm:
         """A batch of one whose pictures are asked for; drawing reads nothing but `sim`."""
         shapes = jax.eval_shape(jax.vmap(self._env.reset), self._starts[:1])
         return shapes.replace(sim=sim)
+
+
+def build_world(task: str, contract: Contract, *, seed: int, episodes: int) -> SimulatedArm:
+    """Build the world that a policy was trained in; KeyError for a task that is not registered.
+
+    Raises ValueError where this version's task is no longer what the contract says.
+    """
+    importlib.import_module("mjx_serl.tasks")
+    names = tuple(camera.name for camera in contract.cameras)
+    privileged = any(field.privileged for field in contract.obs.fields)
+    pixels = PixelConfig(cameras=names, privileged=privileged and bool(names))
+    if names:
+        pixels = dataclasses.replace(pixels, size=contract.cameras[0].width)
+    observer = pixels.build(make_env(task))
+    if digest(observer.contract) != digest(contract):
+        raise ValueError(
+            f"Task '{task}' is not what this policy was trained in: the contracts differ. "
+            "Export the run again with the code that trained it, or train it anew"
+        )
+    return SimulatedArm(observer, seed=seed, episodes=episodes)

@@ -19,7 +19,7 @@ from mjx_serl.tasks.rewards import lift, reach
 from mjx_serl.types import Obs, PRNGKey
 from scenes import worlds
 from scenes.build import Scene
-from scenes.contract import Readings, observe
+from scenes.contract import Pace, Readings, observe
 from scenes.specs import ObsField, ObsSpec, SceneSpec
 
 # The expert's fastest step along an axis [m/s]: the arm follows it within 2 cm.
@@ -235,7 +235,10 @@ DENSE = PickCubeConfig(
 OSC = dataclasses.replace(
     DENSE, control=dataclasses.replace(DENSE.control, law="osc", inner_rate=200.0)
 )
+# As a bridge will run it: targets followed at the pace that a real arm's governor keeps.
+PACED = dataclasses.replace(SPARSE, control=dataclasses.replace(SPARSE.control, pace=Pace()))
 
 TASKS.register("franka/pick_cube")(SPARSE)
+TASKS.register("franka/pick_cube_paced")(PACED)
 TASKS.register("franka/pick_cube_dense")(DENSE)
 TASKS.register("franka/pick_cube_dense_osc")(OSC)

@@ -1,0 +1,52 @@
+"""Run a policy on an arm: `python deploy.py RUN --robot sim`, later --robot franka --address HOST.
+
+docs/deploy.md leads from a bundle to the first motion, step by step.
+"""
+
+import sys
+from pathlib import Path
+
+import tyro
+
+from robot_bridge.bundle import load_bundle
+from robot_bridge.commands import deploy, guarded
+from robot_bridge.deployment import DeployConfig, Rig
+from robot_bridge.rigs import ROBOTS, RigConfig
+from scenes.contract import Contract
+
+NO_RIG, DEFAULTS = RigConfig(), DeployConfig()
+
+
+def main(
+    run: tyro.conf.Positional[Path],
+    /,
+    rig: tyro.conf.OmitArgPrefixes[RigConfig] = NO_RIG,
+    options: tyro.conf.OmitArgPrefixes[DeployConfig] = DEFAULTS,
+    seed: int = 0,
+) -> int:
+    """Load a bundle, check it against the arm, and run its policy under the bridge's limits.
+
+    Args:
+        run: a run folder or a bundle.
+        rig: what is connected.
+        options: how it is run.
+        seed: of the simulated robot's starts, as in evaluate.py.
+    """
+
+    def sim(config: RigConfig, contract: Contract) -> Rig:
+        # The only robot that needs JAX.
+        from mjx_serl.platform import prepare_platform
+
+        prepare_platform(cache_dir=Path(__file__).resolve().parent / ".cache" / "jax")
+        from mjx_serl.run.arm import build_world
+        from robot_bridge.rigs import sim_rig
+
+        world = build_world(bundle.manifest.task, contract, seed=seed, episodes=options.episodes)
+        return sim_rig(world, contract)
+
+    bundle = load_bundle(run / "bundle" if (run / "bundle").is_dir() else run)
+    return deploy(bundle, rig, options, ROBOTS | {"sim": sim})
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: tyro.cli(main)))

@@ -1,0 +1,60 @@
+"""What deploy.py does besides reading its command line: talking, errors in one line, the result."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping
+
+from robot_bridge.bundle import Bundle
+from robot_bridge.deployment import DeployConfig, Deployment, Talk, success_line
+from robot_bridge.driver import DriverError
+from robot_bridge.ledger import default_ledger
+from robot_bridge.operators import OperatorError
+from robot_bridge.rigs import RigConfig, RigMaker, build_rig
+from robot_bridge.supervisor import NotAllowedError
+
+# Exit status of a command that was asked for something impossible, as argparse uses it.
+BAD_INPUT = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+
+
+def deploy(
+    bundle: Bundle, rig: RigConfig, options: DeployConfig, robots: Mapping[str, RigMaker]
+) -> int:
+    """Build the rig, run the episodes, say how they went; returns the exit status."""
+    if options.ledger is None:
+        options = dataclasses.replace(options, ledger=default_ledger())
+    talk = Talk(_say, input)
+    deployment = Deployment(options, bundle, build_rig(rig, bundle.contract, robots), talk)
+    reports = deployment.run()
+    measured = bundle.manifest.measured
+    _say(success_line(reports))
+    if measured is not None:
+        _say(
+            f"simulator, at the end of training: {measured.success_rate:.1%} "
+            f"of {measured.episodes} episodes"
+        )
+    for name, timing in deployment.timings.items():
+        _say(f"{name} loop: {timing}")
+    return int(any(report.ending == "fault" for report in reports))
+
+
+def guarded(main: Callable[[], int]) -> int:
+    """Run a command; what a person can mend is said in one line, not as a traceback."""
+    try:
+        return main()
+    except (DriverError, NotAllowedError, OperatorError, TimeoutError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except (KeyError, ValueError, OSError, ImportError) as error:
+        # KeyError shows its message quoted.
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        sys.stderr.write(f"error: {text}\n")
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted; the arm was let go.\n")
+        return INTERRUPTED
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,223 @@
+"""Arms by name, and what is around them, from words on a command line.
+
+A new arm is one entry of `ROBOTS`; the simulated one, which needs JAX, is added by `deploy.py`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from robot_bridge.cameras import Camera, CameraThread, pinhole
+from robot_bridge.clock import Clock, ManualClock, MonotonicClock
+from robot_bridge.deployment import Rig
+from robot_bridge.driver import ArmDriver
+from robot_bridge.null import NullDriver
+from robot_bridge.observation import FixedObjects
+from robot_bridge.operators import Axes, Operator
+from robot_bridge.session import Ending
+from robot_bridge.sim import SimDriver, SimEye, SimObjects, World
+from scenes.contract import Contract
+from scenes.specs import unknown_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class RigConfig:
+    """What is connected.
+
+    Attributes:
+        robot: null (no arm), sim (the training environment), franka (FR3, franky-control),
+            franka-rs (Panda or FR3, franka-rs), piper (CAN) or serl-http (a SERL robot server).
+        address: of the arm: the control box's host, the CAN channel or the server's URL.
+        objects: positions of objects that stay where they are, for example cube=0.4,0,0.02 [m].
+        cameras: name=source, for example front=/dev/video0, wrist=realsense:SERIAL or
+            front=video.mp4.
+        size: width and height of the pictures that V4L2 and files give [px].
+        fovy: their vertical field of view [deg]; a RealSense says its own.
+        operator: none, keyboard, spacemouse or gamepad.
+        facing: where the operator looks, counter-clockwise from the base's +x [deg]; 180 for
+            somebody opposite the arm.
+        realtime_kernel: refuse to drive a Franka from a kernel that is not PREEMPT_RT.
+    """
+
+    robot: str = "null"
+    address: str = ""
+    objects: tuple[str, ...] = ()
+    cameras: tuple[str, ...] = ()
+    size: tuple[int, int] = (640, 480)
+    fovy: float = 45.0
+    operator: str = "none"
+    facing: float = 0.0
+    realtime_kernel: bool = True
+
+
+def build_rig(config: RigConfig, contract: Contract, robots: Mapping[str, "RigMaker"]) -> Rig:
+    """Connect nothing yet; KeyError names the allowed robots, ValueError what cannot be read."""
+    if config.robot not in robots:
+        raise KeyError(unknown_name("robot", config.robot, robots))
+    return robots[config.robot](config, contract)
+
+
+RigMaker = Callable[[RigConfig, Contract], Rig]
+
+
+def _real(driver: Callable[[RigConfig, Contract, Clock], ArmDriver]) -> RigMaker:
+    """A rig in real time around a driver."""
+
+    def make(config: RigConfig, contract: Contract) -> Rig:
+        clock = MonotonicClock()
+        return Rig(
+            driver=driver(config, contract, clock),
+            clock=clock,
+            objects=FixedObjects(parse_places(config.objects)) if config.objects else None,
+            eyes={name: open_eye(config, name, source, clock) for name, source in _pairs(config)},
+            operator=open_operator(config, contract),
+        )
+
+    return make
+
+
+def _null(config: RigConfig, contract: Contract, clock: Clock) -> ArmDriver:
+    return NullDriver(contract.robot, contract.home, clock)
+
+
+def _franka(config: RigConfig, contract: Contract, clock: Clock) -> ArmDriver:
+    from robot_bridge.franka import FrankyDriver
+    from robot_bridge.franka_config import FrankaConfig
+
+    return FrankyDriver(FrankaConfig(host=_address(config), realtime=config.realtime_kernel))
+
+
+def _franka_rs(config: RigConfig, contract: Contract, clock: Clock) -> ArmDriver:
+    from robot_bridge.franka_config import FrankaConfig
+    from robot_bridge.franka_rs import FrankaRsDriver
+
+    settings = FrankaConfig(host=_address(config), realtime=config.realtime_kernel)
+    return FrankaRsDriver(settings, robot=contract.robot)
+
+
+def _piper(config: RigConfig, contract: Contract, clock: Clock) -> ArmDriver:
+    from robot_bridge.piper import PiperDriver
+
+    return PiperDriver(config.address or "can0", clock=clock)
+
+
+def _serl_http(config: RigConfig, contract: Contract, clock: Clock) -> ArmDriver:
+    from robot_bridge.serl_http import SerlHttpDriver
+
+    return SerlHttpDriver(config.address or "http://127.0.0.1:5000", robot=contract.robot)
+
+
+ROBOTS: dict[str, RigMaker] = {
+    "null": _real(_null),
+    "franka": _real(_franka),
+    "franka-rs": _real(_franka_rs),
+    "piper": _real(_piper),
+    "serl-http": _real(_serl_http),
+}
+
+
+def _address(config: RigConfig) -> str:
+    if not config.address:
+        raise ValueError(f"--robot {config.robot} needs --address, the host of its control box")
+    return config.address
+
+
+# -- what is around ------------------------------------------------------------------------------
+
+
+def parse_places(words: Sequence[str]) -> dict[str, tuple[float, float, float]]:
+    """Read NAME=X,Y,Z [m]; ValueError says which word is none."""
+    places = {}
+    for word in words:
+        name, _, numbers = word.partition("=")
+        try:
+            x, y, z = (float(number) for number in numbers.split(","))
+        except ValueError:
+            raise ValueError(f"Object '{word}' is not NAME=X,Y,Z, e.g. cube=0.4,0,0.02") from None
+        places[name] = (x, y, z)
+    return places
+
+
+def _pairs(config: RigConfig) -> list[tuple[str, str]]:
+    pairs = [word.partition("=") for word in config.cameras]
+    for name, equals, source in pairs:
+        if not (name and equals and source):
+            raise ValueError(f"Camera '{name}' is not NAME=SOURCE, e.g. front=/dev/video0")
+    return [(name, source) for name, _, source in pairs]
+
+
+def open_eye(config: RigConfig, name: str, source: str, clock: Clock) -> CameraThread:
+    """Open a camera by its source and keep its newest picture."""
+    # A recording may well show the same picture for long; a camera does not.
+    frozen = 0.2 if source.startswith(("/dev/", "realsense")) else None
+    eye = CameraThread(_camera(config, source), name=name, frozen_after=frozen, clock=clock)
+    eye.open()
+    return eye
+
+
+def _camera(config: RigConfig, source: str) -> Camera:
+    kind, _, rest = source.partition(":")
+    if kind == "realsense":
+        from robot_bridge.realsense import PipelineFrames, RealSenseCamera
+
+        return RealSenseCamera(PipelineFrames(serial=rest or None))
+    from robot_bridge.ffmpeg import FileCamera, V4l2Camera
+
+    intrinsics = pinhole(*config.size, fovy=config.fovy)
+    if source.startswith("/dev/"):
+        return V4l2Camera(source, size=config.size, intrinsics=intrinsics)
+    return FileCamera(source, intrinsics=intrinsics)
+
+
+def open_operator(config: RigConfig, contract: Contract) -> Operator | None:
+    """Open a person's device; KeyError names the allowed ones."""
+    if config.operator == "none":
+        return None
+    if config.operator not in _OPERATORS:
+        raise KeyError(unknown_name("operator", config.operator, ("none", *_OPERATORS)))
+    operator = _OPERATORS[config.operator](Axes(contract.action.names, facing=config.facing))
+    operator.open()
+    return operator
+
+
+def _keyboard(axes: Axes) -> Operator:
+    from robot_bridge.keyboard import KeyboardOperator
+
+    return KeyboardOperator(axes)
+
+
+def _spacemouse(axes: Axes) -> Operator:
+    from robot_bridge.handheld import SpaceMouseOperator
+
+    return SpaceMouseOperator(axes)
+
+
+def _gamepad(axes: Axes) -> Operator:
+    from robot_bridge.handheld import GamepadOperator
+
+    return GamepadOperator(axes)
+
+
+_OPERATORS: dict[str, Callable[[Axes], Operator]] = {
+    "keyboard": _keyboard,
+    "spacemouse": _spacemouse,
+    "gamepad": _gamepad,
+}
+
+
+def sim_rig(world: World, contract: Contract) -> Rig:
+    """A simulated world in lock-step: as fast as it goes, every episode from its own start."""
+    clock = ManualClock()
+    driver = SimDriver(world, clock)
+
+    def judge() -> Ending | None:
+        solved, over = world.judge()
+        return "success" if solved else "failure" if over else None
+
+    return Rig(
+        driver=driver,
+        clock=clock,
+        objects=SimObjects(world, clock),
+        eyes={camera.name: SimEye(world, clock, camera) for camera in contract.cameras},
+        prepare=driver.start,
+        judge=judge,
+    )
