@@ -24,6 +24,8 @@ from scenes.specs import RobotSpec
 # SetEE is answered at once; the states that follow carry it a millisecond later [s].
 _PUT_TOOL = 0.5
 _STOP = 1.5
+# franky fixes a tracker's posture when it starts; a new one takes over from this distance [rad].
+_POSTURE_STEP = 0.02
 
 
 def franky_driver(config: FrankaConfig, *, robot: RobotSpec | None = None) -> FrankaDriver:
@@ -37,6 +39,8 @@ class FrankyLibrary:
 
     def __init__(self, config: FrankaConfig, robot: RobotSpec) -> None:
         self._config, self._T_flange_tool = config, robot.T_flange_ee
+        self._low, self._high = np.array(robot.q_min), np.array(robot.q_max)
+        self._posture = np.array(robot.home)
         self._franky: Any = None
         self._arm: Any = None
         self._tracker: Any = None
@@ -95,9 +99,21 @@ class FrankyLibrary:
 
     def start(self, robot: RobotSpec, tool: ToolFrame) -> None:
         """Start the tracker at the measured pose; its impedance acts in the tool centre."""
-        franky, config = self._franky, self._config
         self._forget_last_motion()
         self._put(tool.T_flange_tool)
+        self._track_with(self._arm.state.q)
+
+    def track(self, O_T_EE: Matrix, q: Vector) -> None:
+        """Hand the pose to the control thread; a tracker with another posture takes over."""
+        if np.abs(q - self._posture).max() > _POSTURE_STEP:
+            self._track_with(q)
+        self._tracker.set_target(self._franky.Affine(O_T_EE))
+
+    def _track_with(self, q: Vector) -> None:
+        """Start a tracker, which a running one yields to within a cycle; elbow as in q [rad]."""
+        franky, config = self._franky, self._config
+        elbow = config.nullspace_stiffness
+        self._posture = np.array(q)
         self._tracker = franky.CartesianImpedanceTracker(
             self._arm,
             translational_stiffness=config.translational_stiffness,
@@ -105,15 +121,11 @@ class FrankyLibrary:
             damping=np.repeat((config.translational_damping, config.rotational_damping), 3),
             translational_error_clip=np.full(3, config.translational_clip),
             rotational_error_clip=np.full(3, config.rotational_clip),
-            posture_task=franky.PostureTask(self._arm.state.q, config.nullspace_stiffness),
+            posture_task=franky.PostureTask(q, elbow, max_torque=config.nullspace_torque),
             max_delta_tau=config.max_delta_tau,
-            lower_joint_limits=np.array(robot.q_min),
-            upper_joint_limits=np.array(robot.q_max),
+            lower_joint_limits=self._low,
+            upper_joint_limits=self._high,
         )
-
-    def track(self, O_T_EE: Matrix) -> None:
-        """Hand the pose to the control thread."""
-        self._tracker.set_target(self._franky.Affine(O_T_EE))
 
     def stop(self, kind: Literal["soft", "protective"]) -> None:
         """Ramp into damping alone, or preempt: the robot's own controller brakes."""

@@ -90,8 +90,8 @@ class FrankaLibrary(Protocol):
         """Start to control the arm where it stands."""
         ...
 
-    def track(self, O_T_EE: Matrix) -> None:
-        """Go on towards this pose of the robot's end-effector frame; returns at once."""
+    def track(self, O_T_EE: Matrix, q: Vector) -> None:
+        """Go on towards this pose of the robot's end-effector frame, elbow as in q; at once."""
         ...
 
     def stop(self, kind: Literal["soft", "protective"]) -> None:
@@ -162,6 +162,8 @@ class FrankaDriver:
     def state(self) -> ArmState:
         """The newest reading, 2 ms old; DriverError without a link."""
         states, hand = self._open_links()
+        if self._armed and self._library.running:
+            states.refresh()  # a copy of the control thread's, which does not wait
         reading = states.newest()
         raw = reading.value
         position, quat = self._tool.measured(raw.O_T_EE, raw.F_T_EE)
@@ -188,7 +190,8 @@ class FrankaDriver:
         states, _ = self._require_armed()
         if not self._library.running:
             raise DriverError("The robot ended control; its state says why")
-        self._library.track(self._tool.commanded(target, states.newest().value.F_T_EE))
+        pose = self._tool.commanded(target, states.newest().value.F_T_EE)
+        self._library.track(pose, target.q)
 
     def gripper(self, width: float, force: float) -> None:
         """Ask for an opening [m] with at most this force [N]; returns at once."""

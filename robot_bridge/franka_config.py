@@ -17,7 +17,8 @@ class FrankaConfig:
     Impedance, SERL's (reference serl_family.md 3.2): stiffness [N/m], [N m/rad]; damping [N s/m],
     [N m s/rad]; the clips [m], [rad] are how far the reference may run ahead of the arm, and with
     the stiffness bound the force on what blocks it (20 N, 7.5 N m).
-    nullspace_stiffness [N m/rad]: holds the elbow as it was when armed (ours; SERL 0.2 to 100).
+    nullspace_stiffness [N m/rad], nullspace_torque [N m] at most: turn the elbow to the target's
+    joint positions (ours; SERL 0.2, and 100 for joint 1), so that homing ends in one posture.
     max_delta_tau: largest change of a torque per millisecond [N m].
     collision_torque [N m], collision_force [N]: above it the robot stops itself; 20 as libfranka's
     examples, 40 for contact tasks. gripper_speed [m/s]. grasp_below: widths that are grasps [m].
@@ -31,7 +32,8 @@ class FrankaConfig:
     rotational_damping: float = 7.0
     translational_clip: float = 0.01
     rotational_clip: float = 0.05
-    nullspace_stiffness: float = 10.0
+    nullspace_stiffness: float = 80.0
+    nullspace_torque: float = 10.0
     max_delta_tau: float = 1.0
     collision_torque: float = 20.0
     collision_force: float = 20.0
@@ -63,6 +65,7 @@ _MOST = {
     "translational_clip": 0.1,
     "rotational_clip": 0.1,
     "nullspace_stiffness": 100.0,
+    "nullspace_torque": 10.0,
     "max_delta_tau": 1.0,
     "collision_torque": 40.0,
     "collision_force": 40.0,

@@ -1,5 +1,6 @@
 """What slow links need so that nothing waits for them: the newest reading, the latest job."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -45,6 +46,7 @@ class Poller(Generic[T]):
         self._lost = ""
         self._closing = threading.Event()
         self._some = threading.Event()
+        self._keeping = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="poller", daemon=True)
         self._thread.start()
 
@@ -60,6 +62,13 @@ class Poller(Generic[T]):
         if self._newest is None:
             raise DriverError("No state has come yet; is the robot switched on and connected?")
         return self._newest
+
+    def refresh(self) -> None:
+        """Read in the caller's thread too, where that is known not to wait."""
+        with contextlib.suppress(Exception):  # the thread's next reading says what is wrong
+            value = self._read()
+            if value is not None:
+                self._keep(value, time.monotonic())
 
     def close(self, timeout: float = 2.0) -> None:
         """Stop reading; waits for a reading under way, at most `timeout` [s]."""
@@ -82,10 +91,11 @@ class Poller(Generic[T]):
                 self._keep(value, alive)
 
     def _keep(self, value: T, now: float) -> None:
-        last = self._newest
-        if last is None or self._key is None or self._key(value) != self._key(last.value):
-            self._newest = Reading(value, now, 0 if last is None else last.seq + 1)
-            self._some.set()
+        with self._keeping:
+            last = self._newest
+            if last is None or self._key is None or self._key(value) != self._key(last.value):
+                self._newest = Reading(value, now, 0 if last is None else last.seq + 1)
+                self._some.set()
 
 
 class Worker:
