@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from robot_bridge.driver import ArmState, Target
-from robot_bridge.guard import Guard
+from robot_bridge.guard import TURN_JERK_SHARE, Guard
 from robot_bridge.kinematics import Array, Chain, damped_step, matrix_to_quat, quat_to_vector
 from robot_bridge.limits import Limits
 from robot_bridge.messages import Goal
@@ -28,8 +28,9 @@ _HOMING = 0.6
 _DAMPING = 4e-4
 # Pull of the redundant joint to where it is measured [1/s], and its largest speed [rad/s].
 _PULL, _PULL_MAX = 0.5, 0.1
-# Nearer to its goal and slower than this, the arm stops: [m] and [rad]; [m/s] and [rad/s].
+# Nearer to its goal and slower than this the arm stops: [m], [m/s], and turning [rad], [rad/s].
 _ARRIVED, _CRAWL = 5e-5, 5e-3
+_ARRIVED_TURN, _CRAWL_TURN = 3e-4, 3e-2
 # A smaller turn than this does not slow the tool down [rad].
 _SMALL_TURN = 0.1
 # A goal that moved by more than this is answered at once [m].
@@ -187,7 +188,7 @@ class Governor:
             self._stop()
             return reasons | Reason.LEASH
         error, rotation, cut = leashed
-        if self._arrived((error, tool.velocity), (rotation, tool.turning)):
+        if _arrived(error, rotation, tool):
             self._stop()
             return reasons | cut
         linear = self._tracker.velocity(error, tool.velocity, tool.acceleration, pace)
@@ -219,7 +220,7 @@ class Governor:
         v, a, j = (_PLANNED * np.minimum(1.0, fits) * [speed, 1.0, 1.0]).tolist()
         return (
             Pace(v * tool[0], a * tool[1], j * tool[2]),
-            Pace(v * turning[0], a * turning[1], j * turning[2]),
+            Pace(v * turning[0], a * turning[1], j * TURN_JERK_SHARE * turning[2]),
         )
 
     def _follow(
@@ -244,7 +245,7 @@ class Governor:
         q = wanted.clip(self._low, self._high)
         reasons = Reason.NONE if np.array_equal(q, wanted) else Reason.JOINT_LIMIT
         error = q - self._q
-        if np.abs(error).max() < 2 * _ARRIVED and self._crawling():
+        if np.abs(error).max() < _ARRIVED_TURN and self._crawling():
             self._stop()
             return reasons
         # In units of each joint's largest speed, where the way is judged as one length.
@@ -378,12 +379,8 @@ class Governor:
         rotation, turned = _cut(rotation, twist, widest)
         return error, rotation, Reason.LEASH if far or turned else Reason.NONE
 
-    def _arrived(self, *parts: tuple[Sequence[float], Sequence[float]]) -> bool:
-        """Whether every (error, velocity) is as good as zero."""
-        return all(_norm(e) < _ARRIVED and _norm(v) < _CRAWL for e, v in parts)
-
     def _crawling(self) -> bool:
-        return float(np.abs(self._velocity).max()) < _CRAWL * self._dt
+        return float(np.abs(self._velocity).max()) < _CRAWL_TURN * self._dt
 
     def _margin_speeds(self, q: Array) -> tuple[Array, Array]:
         """Joint speeds per tick from which each joint still stops before its margin."""
@@ -446,6 +443,11 @@ class Governor:
     def _refuse(self, state: ArmState) -> tuple[Target, Reason]:
         target, _ = self.brake(state)
         return target, Reason.NOT_FINITE
+
+
+def _arrived(error: list[float], rotation: list[float], tool: _Tool) -> bool:
+    there = _norm(error) < _ARRIVED and _norm(rotation) < _ARRIVED_TURN
+    return there and _norm(tool.velocity) < _CRAWL and _norm(tool.turning) < _CRAWL_TURN
 
 
 def _finite(numbers: Sequence[float]) -> bool:

@@ -15,7 +15,7 @@ from scenes.specs import RobotSpec
 _SLACK = 1e-9
 # Third differences of rotation matrices differ from those of rotation vectors by terms in the
 # turning speed and acceleration; this share of the limit leaves room for them.
-_TURN_JERK_SHARE = 0.9
+TURN_JERK_SHARE = 0.9
 # Places along a motion at which the distance of the arm to itself and the table is computed.
 _SAMPLES = 5
 
@@ -134,7 +134,7 @@ class Guard:
         bounds = [
             (limits.tcp_speed * dt, limits.turn_speed * dt),
             (limits.tcp_acceleration * dt**2, limits.turn_acceleration * dt**2),
-            (limits.tcp_jerk * dt**3, _TURN_JERK_SHARE * limits.turn_jerk * dt**3),
+            (limits.tcp_jerk * dt**3, TURN_JERK_SHARE * limits.turn_jerk * dt**3),
         ]
         return operator, np.repeat(np.square(bounds), count, axis=0) * (1 - 1e-4)
 

@@ -17,7 +17,7 @@ from robot_bridge.limits import KeepOut, Limits, default_limits, tighten
 from robot_bridge.messages import Goal
 from robot_bridge.reasons import Reason
 from scenes.robots import ROBOTS, robot_named
-from scenes.rotations import multiply_quats
+from scenes.rotations import multiply_quats, quat_to_matrix
 
 DT = 0.01
 DOWN = np.array([0.0, 1.0, 0.0, 0.0])
@@ -287,3 +287,244 @@ def test_any_floats_stay_inside(rows):
             rig.note(rig.governor.step(wanted, state, speed=speed))
         rig.go([0.4, 0.1, 0.3], ticks=ticks)
     assert_inside(rig)
+
+
+# -- where nothing is wrong ----------------------------------------------------------------------
+
+
+def first_within(rig: Rig, goal, distance: float) -> float:
+    """Seconds until the target is and stays within `distance` [m] of the goal."""
+    away = norms(rig.positions() - goal) > distance
+    return DT * (1 + int(np.flatnonzero(away).max(initial=-1)))
+
+
+def quickest_move(distance: float, limits: Limits) -> float:
+    """Shortest time [s] of a straight move that reaches the speed limit."""
+    v, a, j = limits.tcp_speed, limits.tcp_acceleration, limits.tcp_jerk
+    return distance / v + v / a + a / j
+
+
+def test_straight_moves_are_straight_exact_and_quick(franka: Rig):
+    start = franka.targets[0].position
+    goal = start + np.array([0.1, 0.15, -0.2])
+    franka.go(goal, ticks=200)
+    distance = np.linalg.norm(goal - start)
+    along = (goal - start) / distance
+    off = franka.positions() - start
+    off -= np.outer(off @ along, along)
+    assert norms(franka.positions()[-1:] - goal)[0] < 1e-4
+    assert norms(off).max() < 2e-3
+    assert first_within(franka, goal, 1e-3) < 1.08 * quickest_move(distance, franka.limits)
+    assert franka.governor.resting
+    assert_inside(franka)
+
+
+@pytest.mark.parametrize("step", [0.001, 0.005, 0.025])
+def test_small_steps_do_not_overshoot(franka: Rig, step: float):
+    start = franka.targets[0].position
+    franka.go(start + np.array([step, 0, 0]), ticks=80)
+    along = franka.positions()[:, 0] - start[0]
+    assert along.max() < step + 2e-4
+    # Rest to rest at the jerk limit takes 4 (d / 2 j)^(1/3).
+    shortest = 4 * (step / (2 * franka.limits.tcp_jerk)) ** (1 / 3)
+    assert (
+        first_within(franka, start + np.array([step, 0, 0]), 0.1 * step + 1e-4)
+        < 1.2 * shortest + 0.03
+    )
+
+
+def test_full_policy_speed_is_followed_at_the_lag_that_the_limits_allow(franka: Rig):
+    """25 mm every 100 ms is the speed limit: what starting costs cannot be caught up with."""
+    start, goals = franka.targets[0].position, []
+    for action in range(12):
+        goal = start + np.array([0.0, 0.025 * (action + 1) - 0.15, 0.0])
+        if action == 0:
+            franka.anchor(franka.chain.solve(start - [0, 0.15, 0], DOWN).q)
+        franka.go(goal, ticks=10)
+        goals += [goal] * 10
+    lag = norms(goals - franka.positions()[1:])
+    speed, a, j = 0.25, franka.limits.tcp_acceleration, franka.limits.tcp_jerk
+    starting = 0.5 * speed * (speed / a + a / j)
+    assert lag[60:].max() < starting + 0.025 + 0.012
+    franka.go(goals[-1], ticks=60)
+    assert norms(franka.positions()[-1:] - goals[-1])[0] < 1e-4
+    assert_inside(franka)
+
+
+def test_braking_from_full_speed(franka: Rig):
+    goal = franka.targets[0].position + np.array([0.1, 0.15, -0.3])
+    franka.go(goal, ticks=60)
+    at_speed = norms(np.diff(franka.positions()[-2:], axis=0))[0] / DT
+    assert at_speed > 0.9 * franka.limits.tcp_speed
+    before = len(franka.targets) - 1
+    franka.brake(60)
+    stopped = first_within(franka, franka.positions()[-1], 1e-6) - before * DT
+    way = np.linalg.norm(franka.positions()[-1] - franka.positions()[before])
+    assert franka.governor.resting
+    assert stopped <= 0.40 and way < 0.050
+    assert_inside(franka)
+
+
+def test_a_goal_that_turns_round_at_full_speed(franka: Rig):
+    start = franka.targets[0].position
+    franka.go(start + np.array([0.0, 0.2, 0.0]), ticks=60)
+    franka.go(start + np.array([0.0, -0.1, 0.0]), ticks=300)
+    assert norms(franka.positions()[-1:] - (start + np.array([0.0, -0.1, 0.0])))[0] < 1e-4
+    assert_inside(franka)
+
+
+def test_speed_scale_is_kept(franka: Rig):
+    franka.go(franka.targets[0].position + np.array([0.1, 0, 0]), ticks=150, speed=0.2)
+    fastest = norms(np.diff(franka.positions(), axis=0)).max() / DT
+    assert 0.8 * 0.2 * 0.25 < fastest <= 0.2 * 0.25
+
+
+@pytest.mark.parametrize("name", sorted(ROBOTS))
+def test_home_is_reached_from_anywhere(name: str):
+    rig = Rig(name, default_limits(robot_named(name)))
+    rng, collision = np.random.default_rng(3), CollisionModel(rig.robot, rig.chain)
+    home = np.asarray(rig.robot.home)
+    tried = 0
+    for _ in range(400):
+        q = home + rng.uniform(-0.6, 0.6, len(home))
+        line = np.linspace(q, home, 30)
+        inside = (line >= rig.limits.q_low).all() and (line <= rig.limits.q_high).all()
+        low = rig.chain.poses(line)[:, 2, 3].min() < rig.limits.clearance + 0.01
+        near = collision.distances(line).min() < rig.limits.separation + 0.003
+        if not inside or low or near or tried == 8:
+            continue
+        tried += 1
+        rig.anchor(q)
+        rig.home(home, 600)
+        assert np.abs(rig.targets[-1].q - home).max() < 1e-3
+        assert rig.governor.resting
+        assert_inside(rig, roaming=True)
+    assert tried == 8
+
+
+def test_home_beyond_a_limit_ends_at_it(franka: Rig):
+    q = np.asarray(franka.robot.home)
+    q[3] = franka.robot.q_max[3] + 1.0
+    franka.home(q, 500)
+    assert franka.reasons[-1] & Reason.JOINT_LIMIT
+    assert franka.targets[-1].q[3] <= franka.limits.q_high[3]
+    assert_inside(franka, roaming=True)
+
+
+def test_unreachable_goals_end_at_rest_inside(franka: Rig):
+    far = tighten(franka.limits)
+    far = replace(far, workspace_low=(-2.0, -2.0, 0.0), workspace_high=(2.0, 2.0, 2.0))
+    rig = Rig(franka.robot_name, far)
+    rig.go([1.5, 0.5, 0.8], ticks=700)
+    assert np.linalg.norm(np.diff(rig.positions()[-30:], axis=0), axis=1).max() < 2e-4
+    assert np.linalg.norm(rig.positions()[-1][:2]) > 0.6  # it went as far as it can
+    assert_inside(rig)
+    rig.go([0.4, 0.1, 0.4], ticks=500)
+    assert norms(rig.positions()[-1:] - np.array([0.4, 0.1, 0.4]))[0] < 1e-3
+    assert_inside(rig)
+
+
+def test_a_stretched_arm_comes_back():
+    """A singular start: elbow as straight as the margins allow."""
+    limits = default_limits(robot_named("fr3"))
+    limits = replace(limits, workspace_low=(-2.0, -2.0, 0.0), workspace_high=(2.0, 2.0, 2.0))
+    rig = Rig("fr3", replace(limits, orientation_cone=math.pi))
+    q = np.array([0.0, 0.6, 0.0, -0.21, 0.0, 0.6, 0.785])
+    rig.anchor(q)
+    assert np.linalg.svd(rig.chain.jacobian(q), compute_uv=False)[-1] < 0.08
+    position, quat = rig.chain.forward([0.2, 0.3, 0.0, -1.2, 0.0, 1.3, 0.785])
+    rig.go(position, quat=quat, ticks=600)
+    assert norms(rig.positions()[-1:] - position)[0] < 1e-3
+    assert_inside(rig)
+
+
+# -- layers, one by one --------------------------------------------------------------------------
+
+
+def test_goals_outside_are_cut_to_the_box_and_the_table(franka: Rig):
+    franka.go([9.0, 0.0, -9.0], ticks=400)
+    low, high = franka.limits.workspace_low, franka.limits.workspace_high
+    end = franka.targets[-1].position
+    assert franka.reasons[-1] & Reason.WORKSPACE
+    np.testing.assert_allclose(end, [high[0], 0.0, max(low[2], franka.limits.clearance)], atol=1e-3)
+
+
+def test_keep_outs_are_kept_out_of(franka: Rig):
+    box = KeepOut(low=(0.35, -0.1, 0.0), high=(0.45, 0.1, 0.35))
+    rig = Rig(franka.robot_name, tighten(franka.limits, keep_outs=(box,)))
+    rig.go([0.4, 0.0, 0.2], ticks=300)
+    assert rig.reasons[-1] & Reason.WORKSPACE
+    rig.go([0.5, 0.0, 0.2], ticks=300)
+    assert_inside(rig)
+
+
+def test_orientation_is_cut_to_the_cone(franka: Rig):
+    tilted = np.array([0.0, math.cos(0.5), 0.0, math.sin(0.5)])  # 1 rad off straight down
+    franka.go(franka.targets[0].position, quat=tilted, ticks=300)
+    axis = quat_to_matrix(franka.targets[-1].quat)[:, 2]
+    assert franka.reasons[-1] & Reason.ORIENTATION
+    assert math.acos(-axis[2]) == pytest.approx(franka.limits.orientation_cone, abs=2e-3)
+    assert_inside(franka)
+
+
+def test_turns_arrive(franka: Rig):
+    quat = multiply_quats(np.array([math.cos(0.3), 0, 0, math.sin(0.3)]), DOWN)
+    franka.go(franka.targets[0].position, quat=quat, ticks=200)
+    assert abs(float(franka.targets[-1].quat @ quat)) > 1 - 1e-7
+    assert_inside(franka)
+
+
+def test_the_arm_turned_inside_out_keeps_its_distance():
+    """Homing into its own forearm stops before it gets there."""
+    rig = Rig("panda", default_limits(robot_named("panda")))
+    q = np.asarray(rig.robot.home)
+    q[5] = 0.05
+    rig.home(q, 400)
+    assert rig.reasons[-1] & Reason.COLLISION
+    assert_inside(rig, roaming=True)
+
+
+def test_a_stuck_arm_leashes_the_target(franka: Rig):
+    stuck, start = franka.state, franka.targets[0].position
+    goal = Goal(position=start + np.array([0.2, 0.0, -0.1]), quat=DOWN, closure=0.0)
+    for _ in range(300):
+        franka.note(franka.governor.step(goal, stuck))
+    away = norms(franka.positions() - start)
+    assert away.max() < franka.limits.leash_position + 0.04  # the leash and a stop
+    assert away[-1] < franka.limits.leash_position + 1e-3
+    assert franka.reasons[-1] & Reason.LEASH
+    assert_inside(franka)
+
+
+def test_an_arm_that_is_elsewhere_stops_the_target(franka: Rig):
+    franka.go(franka.targets[0].position + np.array([0.1, 0, 0]), ticks=40)
+    q = franka.targets[-1].q.copy()
+    q[0] += 0.5
+    elsewhere = arm_state(q, *franka.chain.forward(q))
+    for _ in range(100):
+        goal = Goal(position=elsewhere.position, quat=DOWN, closure=0.0)
+        franka.note(franka.governor.step(goal, elsewhere))
+    assert franka.reasons[-1] & Reason.LEASH
+    assert norms(np.diff(franka.positions()[-30:], axis=0)).max() == 0.0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
+def test_nonsense_brakes_and_is_said(franka: Rig, bad: float):
+    franka.go(franka.targets[0].position + np.array([0.1, 0, 0]), ticks=40)
+    franka.go([bad, 0.0, 0.3] if bad != 1e300 else [np.nan] * 3, ticks=60)
+    assert franka.reasons[-1] == Reason.NOT_FINITE
+    assert franka.governor.resting
+    assert_inside(franka)
+
+
+def test_an_unmeasured_arm_is_no_place_to_start(franka: Rig):
+    with pytest.raises(ValueError, match="not measured"):
+        franka.governor.anchor(arm_state(np.full(7, np.nan), np.zeros(3), DOWN))
+
+
+def test_anchored_outside_the_box_it_comes_in(franka: Rig):
+    outside = franka.chain.solve(np.array([0.4, 0.4, 0.4]), DOWN).q
+    franka.anchor(outside)
+    franka.go([0.4, 0.2, 0.3], ticks=300)
+    y = franka.positions()[:, 1]
+    assert y.max() <= y[0] + 1e-6 and y[-1] == pytest.approx(0.2, abs=1e-3)
