@@ -24,6 +24,8 @@ _DECISION = 0.03
 _PLANNED = 0.95
 _BRAKED = 0.9
 _HOMING = 0.6
+# Joints are planned to stop this short of their margin [rad].
+_SHORT = 2e-3
 # Damping of the least squares, squared [m^2].
 _DAMPING = 4e-4
 # Pull of the redundant joint to where it is measured [1/s], and its largest speed [rad/s].
@@ -375,9 +377,9 @@ class Governor:
         # At full speed the arm may lag by the leash: the target ends further ahead, then returns.
         longest = limits.leash_position + braking_distance(_norm(tool.velocity), paces[0])
         widest = limits.leash_rotation + braking_distance(_norm(tool.turning), paces[1])
-        error, far = _cut(error, gap, longest)
-        rotation, turned = _cut(rotation, twist, widest)
-        return error, rotation, Reason.LEASH if far or turned else Reason.NONE
+        beyond = _norm(gap) > limits.leash_position or _norm(twist) > limits.leash_rotation
+        reason = Reason.LEASH if beyond else Reason.NONE
+        return _cut(error, gap, longest), _cut(rotation, twist, widest), reason
 
     def _crawling(self) -> bool:
         return float(np.abs(self._velocity).max()) < _CRAWL_TURN * self._dt
@@ -386,7 +388,7 @@ class Governor:
         """Joint speeds per tick from which each joint still stops before its margin."""
         acceleration, jerk = _BRAKED * self._bounds.acceleration, _BRAKED * self._bounds.jerk
         ramp = 0.5 * acceleration**2 / jerk
-        rooms = np.maximum(np.stack([q - self._low, self._high - q]), 0.0)
+        rooms = np.maximum(np.stack([q - self._low, self._high - q]) - _SHORT, 0.0)
         speeds = np.sqrt(ramp**2 + 2.0 * acceleration * rooms) - ramp
         return -speeds[0], speeds[1]
 
@@ -497,13 +499,13 @@ def _axial(turn: list[list[float]]) -> list[float]:
     ]
 
 
-def _cut(way: list[float], gap: list[float], longest: float) -> tuple[list[float], bool]:
-    """The way, so that gap + way is at most `longest`; whether it was cut."""
+def _cut(way: list[float], gap: list[float], longest: float) -> list[float]:
+    """The way, cut so that gap + way is at most `longest`."""
     end = [g + w for g, w in zip(gap, way, strict=True)]
     length = _norm(end)
     if length <= longest:
-        return way, False
-    return [longest / length * e - g for e, g in zip(end, gap, strict=True)], True
+        return way
+    return [longest / length * e - g for e, g in zip(end, gap, strict=True)]
 
 
 def _with_tool(jac: Array, motion: Array) -> Array:
