@@ -4,35 +4,36 @@
 keeps people safe is the same for all of them, the simulated one included.
 """
 
-import contextlib
 import dataclasses
-import importlib.metadata
 import math
-import platform
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
+from robot_bridge.admission import AdmissionConfig
 from robot_bridge.arbiter import Arbiter
 from robot_bridge.bundle import Bundle
-from robot_bridge.clock import Clock, ManualClock
+from robot_bridge.clock import ManualClock
+from robot_bridge.codec import MAX_BYTES
 from robot_bridge.driver import ArmDriver, ArmInfo
+from robot_bridge.endpoints import Endpoint
 from robot_bridge.gate import ActionGate
 from robot_bridge.governor import Governor
-from robot_bridge.ledger import Ledger
+from robot_bridge.ledger import Experience, Ledger
 from robot_bridge.limits import Limits, default_limits, intersect, tighten
 from robot_bridge.null import DryRun
-from robot_bridge.observation import Eye, ObjectSource, ObservationBuilder
+from robot_bridge.observation import ObservationBuilder
 from robot_bridge.operator_loop import POLL_PERIOD, OperatorLoop
-from robot_bridge.operators import Operator
-from robot_bridge.recorder import Recorder, RecordHeader, new_session
-from robot_bridge.runtime import ControlLoop, Parts, PolicyLoop, Sink
+from robot_bridge.pacing import Timing
+from robot_bridge.policy_loop import PolicyLoop
+from robot_bridge.policy_process import PolicyProcess, PolicyTask
+from robot_bridge.recorder import Recorder, RecordHeader, new_session, running_versions
+from robot_bridge.rig import Rig
+from robot_bridge.runtime import ControlLoop, Parts
 from robot_bridge.session import (
     CONTROL_PERIOD,
-    Ending,
     EpisodeReport,
     LockStep,
     Loop,
@@ -41,30 +42,12 @@ from robot_bridge.session import (
     Stepper,
     Tally,
 )
-from robot_bridge.supervisor import Supervisor
+from robot_bridge.supervisor import NotAllowedError, Supervisor
+from robot_bridge.transport import BridgeServer, Callbacks
 from scenes.contract import Contract
 from scenes.robots import robot_named
 from scenes.serialize import digest
 from scenes.specs import RobotSpec
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rig:
-    """An arm and what is around it.
-
-    driver: of the arm. clock: its time; a ManualClock runs in lock-step, as fast as it goes.
-    objects, eyes: what is observed besides the arm. operator: a person's device, open.
-    prepare: called with each episode's number before it; without one the arm is brought home.
-    judge: says how an episode went while it runs; without one the operator does.
-    """
-
-    driver: ArmDriver
-    clock: Clock
-    objects: ObjectSource | None = None
-    eyes: Mapping[str, Eye] = field(default_factory=dict)
-    operator: Operator | None = None
-    prepare: Callable[[int], None] | None = None
-    judge: Callable[[], Ending | None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +57,7 @@ class DeployConfig:
     Attributes:
         episodes: how many.
         seconds: time limit of an episode [s]; None is the contract's.
+        separate: run the policy in a process of its own. None: for real arms.
         dry_run: read the arm and run everything, but send nothing. None: for a bundle's first
             run on a real arm only.
         limits: stricter limits by name, for example tcp_speed 0.1 (see robot_bridge.limits).
@@ -84,6 +68,7 @@ class DeployConfig:
 
     episodes: int = 1
     seconds: float | None = None
+    separate: bool | None = None
     dry_run: bool | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
     record: Path | None = None
@@ -131,87 +116,99 @@ def _build(robot: RobotSpec) -> tuple[object, ...]:
     return frames, robot.flange_pos, robot.ee_pos, robot.ee_quat, robot.gripper.finger_range
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Line:
+    """What is connected and in force while episodes are run."""
+
+    info: ArmInfo
+    limits: Limits
+    control: ControlLoop
+    recorder: Recorder | None
+    dry: bool
+
+
 class Deployment:
     """One bundle on one arm, from the first check to the last episode.
 
-    Raises ValueError or KeyError before anything is opened where the policy and the arm do not
-    fit; DriverError, NotAllowedError and TimeoutError later.
+    `run` raises ValueError or KeyError where the policy and the arm do not fit, and DriverError,
+    NotAllowedError, RuntimeError or TimeoutError later; in any case the arm is let go.
     """
 
     def __init__(self, cfg: DeployConfig, bundle: Bundle, rig: Rig, talk: Talk) -> None:
         self.cfg, self.bundle, self.rig, self.talk = cfg, bundle, rig, talk
         self.contract = bundle.contract
         self.period = 1.0 / self.contract.action.rate
-        self.builder = ObservationBuilder(self.contract, objects=rig.objects, eyes=rig.eyes)
         self.tally = Tally()
         self.reports: list[EpisodeReport] = []
-        self.timings: dict[str, object] = {}
+        self.timings: dict[str, Timing] = {}
         self._ledger = None if cfg.ledger is None else Ledger(cfg.ledger)
 
     def run(self) -> Sequence[EpisodeReport]:
-        """Connect, ask, arm, play the episodes, let go; whatever happens, the arm is let go."""
+        """Connect, ask, arm, play the episodes, let go."""
         with ExitStack() as stack:
             self.rig.driver.connect()
             stack.callback(self.rig.driver.close)
-            info = self.rig.driver.info
-            robot = connected_robot(self.contract, info)
-            limits = intersect(tighten(default_limits(robot), **self.cfg.limits), info)
-            dry = self._is_dry(info)
-            driver = DryRun(self.rig.driver) if dry else self.rig.driver
-            supervisor = self._supervisor(driver, limits, info)
-            stack.callback(supervisor.disarm)
-            recorder = self._recorder(limits, info, stack)
-            control = self._control(robot, limits, driver, supervisor, recorder)
-            self._announce(info, limits, dry)
-            self._arm(supervisor, info)
-            self._play(control, recorder, info, dry=dry, stack=stack)
+            line = self._connect(stack)
+            stack.callback(line.control.parts.supervisor.disarm)
+            policy = self._policy(line, stack)
+            operator = self._operator(line)
+            self._announce(line)
+            self._arm(line)
+            stepper = self._stepper(line.control, policy, operator)
+            stack.callback(stepper.close)
+            self._play(line, stepper, operator)
+            if isinstance(stepper, RealTime):
+                self.timings = dict(stepper.timings)
         return self.reports
 
     # -- before motion ---------------------------------------------------------------------------
 
-    def _is_dry(self, info: ArmInfo) -> bool:
-        if self.cfg.dry_run is not None or info.simulated:
-            return bool(self.cfg.dry_run)
-        return self._experience(info)[0] == 0
+    def _connect(self, stack: ExitStack) -> _Line:
+        info = self.rig.driver.info
+        robot = connected_robot(self.contract, info)
+        limits = intersect(tighten(default_limits(robot), **self.cfg.limits), info)
+        dry = self._is_dry(info)
+        recorder = self._recorder(limits, info, stack)
+        parts = self._parts(robot, limits, DryRun(self.rig.driver) if dry else self.rig.driver)
+        control = ControlLoop(parts, sinks=[self.tally])
+        if recorder is not None:
+            record = recorder.put
+            control.sinks += (lambda tick: record(tick, control.take_obs()),)
+        return _Line(info=info, limits=limits, control=control, recorder=recorder, dry=dry)
 
-    def _experience(self, info: ArmInfo) -> tuple[int, int]:
-        """Dry runs and episodes so far of this bundle on this arm."""
-        if self._ledger is None:
-            return 0, 0
-        known = self._ledger.of(self.bundle.digest, info.serial)
-        return known.dry, known.episodes
-
-    def _supervisor(self, driver: ArmDriver, limits: Limits, info: ArmInfo) -> Supervisor:
-        return Supervisor(
-            driver,
-            self.rig.clock,
-            phrase=f"{self.bundle.digest[:8]} {info.serial}",
-            recoveries=limits.recoveries,
-            recovery_window=limits.recovery_window,
-        )
-
-    def _control(
-        self,
-        robot: RobotSpec,
-        limits: Limits,
-        driver: ArmDriver,
-        supervisor: Supervisor,
-        recorder: Recorder | None,
-    ) -> ControlLoop:
-        parts = Parts(
+    def _parts(self, robot: RobotSpec, limits: Limits, driver: ArmDriver) -> Parts:
+        clock, serial = self.rig.clock, driver.info.serial
+        return Parts(
             contract=dataclasses.replace(self.contract, robot=robot),
             limits=limits,
             driver=driver,
             governor=Governor(robot, limits, dt=CONTROL_PERIOD),
             gate=ActionGate(self.contract, limits),
-            supervisor=supervisor,
+            supervisor=Supervisor(
+                driver,
+                clock,
+                phrase=f"{self.bundle.digest[:8]} {serial}",
+                recoveries=limits.recoveries,
+                recovery_window=limits.recovery_window,
+            ),
             arbiter=Arbiter(),
-            clock=self.rig.clock,
+            clock=clock,
         )
-        sinks: list[Sink] = [self.tally]
-        if recorder is not None:
-            sinks.append(lambda tick: recorder.put(tick, self._fresh_obs()))
-        return ControlLoop(parts, sinks=sinks)
+
+    def _is_dry(self, info: ArmInfo) -> bool:
+        if self.cfg.dry_run is not None or info.simulated:
+            return bool(self.cfg.dry_run)
+        return self._experience(info).dry == 0
+
+    def _experience(self, info: ArmInfo) -> Experience:
+        """Runs so far of this bundle on this arm."""
+        if self._ledger is None:
+            return Experience()
+        return self._ledger.of(self.bundle.digest, info.serial)
+
+    def _is_new(self, info: ArmInfo, limits: Limits) -> bool:
+        """Whether this bundle still has to earn its speed on this arm."""
+        return not info.simulated and self._experience(info).episodes < limits.ramp_episodes
 
     def _recorder(self, limits: Limits, info: ArmInfo, stack: ExitStack) -> Recorder | None:
         if self.cfg.record is None:
@@ -227,126 +224,156 @@ class Deployment:
             firmware=info.firmware,
             task=self.bundle.manifest.task,
             started=self.rig.clock.wall(),
-            versions=_versions(),
+            versions=running_versions(),
         )
         recorder = Recorder(new_session(self.cfg.record, info.robot), header, clock=self.rig.clock)
         stack.callback(recorder.close)
-        self.talk.say(f"recording to {recorder.path}")
+        self.talk.say(f"record   {recorder.path}")
         return recorder
 
-    def _announce(self, info: ArmInfo, limits: Limits, dry: bool) -> None:
-        manifest, say = self.bundle.manifest, self.talk.say
-        say(f"policy   {manifest.task}, bundle {self.bundle.digest[:8]}")
+    def _policy(self, line: _Line, stack: ExitStack) -> Loop | None:
+        """The policy's loop, None where another process turns it."""
+        separate, rig = self.cfg.separate, self.rig
+        if separate is None:
+            separate = not line.info.simulated
+        if not separate:
+            senses = rig.senses()
+            stack.callback(senses.close)
+            builder = ObservationBuilder(self.contract, objects=senses.objects, eyes=senses.eyes)
+            loop = PolicyLoop(line.control, builder, self.bundle.policy, period=self.period)
+            return Loop(loop.tick, self.period, "policy")
+        if rig.config is None:
+            raise ValueError("This robot's policy cannot run in a process of its own (--separate)")
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mjx_serl-"))
+        self._serve(line, Path(folder), stack)
+        task = PolicyTask(
+            bundle=str(self.bundle.path.resolve()),
+            sockets=folder,
+            rig=rig.config,
+            limits=line.limits,
+        )
+        stack.callback(PolicyProcess(task).close)
+        return None
+
+    def _serve(self, line: _Line, folder: Path, stack: ExitStack) -> None:
+        parts = line.control.parts
+        server = BridgeServer(
+            Endpoint.ipc(folder),
+            Callbacks(
+                offer=parts.arbiter.offer,
+                notice=line.control.notice,
+                fault=parts.supervisor.fault,
+            ),
+            contract=digest(self.contract),
+            # Commands bring the pictures they were made of, for the record.
+            config=AdmissionConfig(max_request=MAX_BYTES),
+        )
+        stack.callback(server.close)
+        line.control.sinks += (server.publish,)
+
+    def _operator(self, line: _Line) -> OperatorLoop | None:
+        """A person's loop; a new bundle moves a real arm only while its enabling key is held."""
+        new = self._is_new(line.info, line.limits) and not line.dry
+        if self.rig.operator is None:
+            if new:
+                raise NotAllowedError(
+                    f"The first {line.limits.ramp_episodes} episodes of a bundle on an arm need "
+                    "somebody who holds the enabling key: add --operator keyboard"
+                )
+            return None
+        loop = OperatorLoop(self.rig.operator, line.control, period=self.period)
+        if new:
+            line.control.enabled = lambda: loop.enabled
+        return loop
+
+    def _announce(self, line: _Line) -> None:
+        say, limits, info, pace = self.talk.say, line.limits, line.info, self.contract.pace
+        say(f"policy   {self.bundle.manifest.task}, bundle {self.bundle.digest[:8]}")
         say(f"arm      {info.robot} {info.serial}, firmware {info.firmware}")
         say(
             f"limits   {limits.tcp_speed:g} m/s, {limits.tcp_acceleration:g} m/s^2, box "
             f"{limits.workspace_low} to {limits.workspace_high} m, digest {limits.digest[:8]}"
         )
-        if dry:
-            say("DRY RUN  nothing is sent to the arm (a bundle's first run on an arm always is)")
+        if pace is None:
+            say("CAUTION  trained with targets that jump; the governor follows them slower, so")
+            say("         expect fewer successes. Paced tasks (franka/pick_cube_paced) transfer.")
+        elif pace.speed > limits.tcp_speed or pace.acceleration > limits.tcp_acceleration:
+            say("CAUTION  trained at a faster pace than these limits allow")
+        if line.dry:
+            say(
+                "DRY RUN  nothing is sent to the arm (a bundle's first run on an arm is dry)"
+            )
 
-    def _arm(self, supervisor: Supervisor, info: ArmInfo) -> None:
+    def _arm(self, line: _Line) -> None:
+        supervisor = line.control.parts.supervisor
         typed = supervisor.phrase
-        if not info.simulated:
+        if not line.info.simulated:
             self.talk.say("Clear the workspace, stand clear, keep the stop button at hand.")
             typed = self.talk.ask(f"To arm, type '{supervisor.phrase}': ")
         supervisor.arm(supervisor.confirm("arm", by="console", typed=typed))
 
     # -- episodes --------------------------------------------------------------------------------
 
-    def _play(
-        self,
-        control: ControlLoop,
-        recorder: Recorder | None,
-        info: ArmInfo,
-        *,
-        dry: bool,
-        stack: ExitStack,
-    ) -> None:
-        policy = PolicyLoop(control, self.builder, self.bundle.policy, period=self.period)
-        self._policy_loop = policy
-        operator = self._operator(control)
-        stepper = self._stepper(control, policy, operator)
-        stack.callback(stepper.close)
-        judge = self.rig.judge or (lambda: None if operator is None else operator.take_verdict())
-        session = Session(control, stepper, self.tally, judge)
-        for number in range(self.cfg.episodes):
-            control.speed = self._ramp(control.limits, info)
-            self._prepare(session, number, dry=dry)
-            if recorder is not None:
-                recorder.event("begin", episode=number)
-            report = session.episode(self._seconds())
-            if recorder is not None:
-                recorder.event(_VERDICTS.get(report.ending, "reset"), episode=number)
-            self._note(info, report, dry=dry)
-            if report.ending == "fault":
-                break
-        if isinstance(stepper, RealTime):
-            self.timings = dict(stepper.timings)
-
-    def _prepare(self, session: Session, number: int, *, dry: bool) -> None:
-        if self.rig.prepare is not None:
-            self.rig.prepare(number)
-        elif not dry:
-            session.home(self.contract.home)
-            self.talk.ask(f"Episode {number + 1}: set up the scene, then press Enter. ")
-
-    def _operator(self, control: ControlLoop) -> OperatorLoop | None:
-        if self.rig.operator is None:
-            return None
-        loop = OperatorLoop(self.rig.operator, control, period=self.period)
-        if not self.rig.driver.info.simulated:
-            control.enabled = lambda: loop.enabled or not self._needs_enabling(control.limits)
-        return loop
-
-    def _needs_enabling(self, limits: Limits) -> bool:
-        """A new bundle moves only while a person holds the enabling key."""
-        return self._experience(self.rig.driver.info)[1] < limits.ramp_episodes
-
-    def _ramp(self, limits: Limits, info: ArmInfo) -> float:
-        if info.simulated:
-            return 1.0
-        return limits.ramp_scale if self._experience(info)[1] < limits.ramp_episodes else 1.0
-
     def _stepper(
-        self, control: ControlLoop, policy: PolicyLoop, operator: OperatorLoop | None
+        self, control: ControlLoop, policy: Loop | None, operator: OperatorLoop | None
     ) -> Stepper:
         clock = self.rig.clock
         if isinstance(clock, ManualClock):
+            if policy is None:
+                raise ValueError("A robot in lock-step runs its policy in the same process")
             return LockStep(control, policy, clock)
-        loops = [
-            Loop(control.tick, CONTROL_PERIOD, "control"),
-            Loop(policy.tick, self.period, "policy"),
-        ]
-        if operator is not None:
-            loops.append(Loop(operator.tick, POLL_PERIOD, "operator"))
+        loops = [Loop(control.tick, CONTROL_PERIOD, "control")]
+        loops += [] if policy is None else [policy]
+        loops += [] if operator is None else [Loop(operator.tick, POLL_PERIOD, "operator")]
         return RealTime(loops, clock)
 
-    def _seconds(self) -> float:
-        return self.cfg.seconds or self.contract.episode_steps * self.period
+    def _play(self, line: _Line, stepper: Stepper, operator: OperatorLoop | None) -> None:
+        judge = self.rig.judge or (lambda: None if operator is None else operator.take_verdict())
+        session = Session(line.control, stepper, self.tally, judge)
+        for number in range(self.cfg.episodes):
+            self._prepare(line, session, number)
+            report = self._episode(line, session, operator, number)
+            self._note(line, report)
+            if report.ending == "fault":
+                break
 
-    def _fresh_obs(self) -> dict[str, np.ndarray] | None:
-        """The observation that the policy made since the last tick, once."""
-        obs, self._policy_loop.last_obs = self._policy_loop.last_obs, None
-        return obs
+    def _prepare(self, line: _Line, session: Session, number: int) -> None:
+        new = self._is_new(line.info, line.limits)
+        line.control.speed = line.limits.ramp_scale if new else 1.0
+        if self.rig.prepare is not None:
+            self.rig.prepare(number)
+        elif not line.dry:
+            session.home(self.contract.home)
+        if self.rig.prepare is None and not line.info.simulated:
+            self.talk.ask(f"Episode {number + 1}: set up the scene, then press Enter. ")
 
-    def _note(self, info: ArmInfo, report: EpisodeReport, *, dry: bool) -> None:
+    def _episode(
+        self, line: _Line, session: Session, operator: OperatorLoop | None, number: int
+    ) -> EpisodeReport:
+        if line.recorder is not None:
+            line.recorder.event("begin", episode=number)
+        if operator is not None:
+            self.talk.say(operator.open())
+        try:
+            report = session.episode(self.cfg.seconds or self.contract.episode_steps * self.period)
+        finally:
+            # A terminal in raw mode takes no answers to questions.
+            if operator is not None:
+                operator.close()
+        if line.recorder is not None:
+            line.recorder.event(_VERDICTS.get(report.ending, "reset"), episode=number)
+        return report
+
+    def _note(self, line: _Line, report: EpisodeReport) -> None:
         self.reports.append(report)
         if self._ledger is not None:
-            self._ledger.note(self.bundle.digest, info.serial, dry=dry, episodes=not dry)
+            known = (self.bundle.digest, line.info.serial)
+            self._ledger.note(*known, dry=int(line.dry), episodes=int(not line.dry))
         why = "  ".join(f"{name} {count}" for name, count in list(report.reasons.items())[:4])
         self.talk.say(
             f"episode {len(self.reports)}: {report.ending} after {report.seconds:.1f} s"
-            + (f"  (ticks: {report.ticks}, {why})" if why else "")
+            + (f"  (ticks {report.ticks}: {why})" if why else "")
         )
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("mjx-serl", "numpy", "onnxruntime", "franky-control", "franka-rs", "piper-sdk"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
 
 
 def success_line(reports: Sequence[EpisodeReport]) -> str:

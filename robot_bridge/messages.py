@@ -1,7 +1,8 @@
 """What the bridge's loops tell each other; the same whether threads or processes pass it on."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,8 @@ class Command:
 
     seq: grows by one with each of a source's commands. t: monotonic time of the observation that
     it answers [s]. actions [H, A] in [-1, 1]: one per `dt` [s], the first now. valid_for: how long
-    after `t` it may still be executed [s].
+    after `t` it may still be executed [s]. obs: what the policy saw, for the record; None where it
+    is not kept.
     """
 
     seq: int
@@ -27,6 +29,7 @@ class Command:
     dt: float
     valid_for: float
     source: Source = "policy"
+    obs: Mapping[str, NDArray[Any]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,8 +6,8 @@ import numpy as np
 
 from robot_bridge.messages import Command
 from robot_bridge.operators import Operator
+from robot_bridge.policy_loop import ControlSide
 from robot_bridge.reasons import Reason
-from robot_bridge.runtime import ControlSide
 
 Verdict = Literal["success", "failure"]
 POLL_PERIOD = 0.02  # a pressed stop key is noticed within this time [s]
@@ -17,7 +17,7 @@ class OperatorLoop:
     """Polls a device; offers its actions at the rate of the policy's.
 
     Args:
-        operator: an open device.
+        operator: a device; `open` opens it.
         side: what hears of it.
         period: of an action [s].
     """
@@ -25,8 +25,19 @@ class OperatorLoop:
     def __init__(self, operator: Operator, side: ControlSide, *, period: float) -> None:
         self._operator, self._side, self._period = operator, side, period
         self._seq, self._offered = 0, -np.inf
-        self._enabled = False
+        self._open = self._enabled = False
         self._verdict: Verdict | None = None
+
+    def open(self) -> str:
+        """Begin to read the device; return what does what on it. OperatorError where it fails."""
+        self._operator.open()
+        self._open = True
+        return self._operator.help_text
+
+    def close(self) -> None:
+        """Leave the device as it was; whoever held its key has let go."""
+        self._open, self._enabled = False, False
+        self._operator.close()
 
     @property
     def enabled(self) -> bool:
@@ -39,8 +50,10 @@ class OperatorLoop:
         return verdict
 
     def tick(self, deadline: float | None = None) -> None:
-        """Poll once."""
+        """Poll once, while the device is open."""
         del deadline
+        if not self._open:
+            return
         now = self._side.clock.now()
         found = self._operator.poll(now)
         self._enabled = found is not None and found.enabled

@@ -6,10 +6,13 @@ first of which says what everything is: digests of bundle, contract and limits, 
 Whatever happens to the process, all complete records can be read back (`robot_bridge.recording`).
 """
 
+import contextlib
 import dataclasses
 import datetime
+import importlib.metadata
 import logging
 import os
+import platform
 import queue
 import re
 import struct
@@ -76,6 +79,15 @@ def new_session(root: Path, robot: str, *, wall: float | None = None) -> Path:
             continue
         return path
     raise FileExistsError(f"{root} holds 99999 recordings of {stem}; move some away")
+
+
+def running_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that move an arm, those that are installed."""
+    found = {"python": platform.python_version()}
+    for name in ("mjx-serl", "numpy", "onnxruntime", "franky-control", "franka-rs", "piper-sdk"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 class Recorder:

@@ -287,7 +287,7 @@ class BridgeClient:
 
 
 class RemotePolicySide:
-    """The `runtime.ControlSide` of a PolicyLoop in another process.
+    """The `policy_loop.ControlSide` of a PolicyLoop in another process.
 
     Args:
         client: that wants to command as the policy.

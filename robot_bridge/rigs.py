@@ -4,49 +4,18 @@ A new arm is one entry of `ROBOTS`; the simulated one, which needs JAX, is added
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from robot_bridge.cameras import Camera, CameraThread, pinhole
 from robot_bridge.clock import Clock, ManualClock, MonotonicClock
-from robot_bridge.deployment import Rig
 from robot_bridge.driver import ArmDriver
 from robot_bridge.null import NullDriver
 from robot_bridge.observation import FixedObjects
 from robot_bridge.operators import Axes, Operator
+from robot_bridge.rig import Rig, RigConfig, Senses
 from robot_bridge.session import Ending
 from robot_bridge.sim import SimDriver, SimEye, SimObjects, World
-from scenes.contract import Contract
+from scenes.contract import Contract, objects_observed
 from scenes.specs import unknown_name
-
-
-@dataclass(frozen=True, kw_only=True)
-class RigConfig:
-    """What is connected.
-
-    Attributes:
-        robot: null (no arm), sim (the training environment), franka (FR3, franky-control),
-            franka-rs (Panda or FR3, franka-rs), piper (CAN) or serl-http (a SERL robot server).
-        address: of the arm: the control box's host, the CAN channel or the server's URL.
-        objects: positions of objects that stay where they are, for example cube=0.4,0,0.02 [m].
-        cameras: name=source, for example front=/dev/video0, wrist=realsense:SERIAL or
-            front=video.mp4.
-        size: width and height of the pictures that V4L2 and files give [px].
-        fovy: their vertical field of view [deg]; a RealSense says its own.
-        operator: none, keyboard, spacemouse or gamepad.
-        facing: where the operator looks, counter-clockwise from the base's +x [deg]; 180 for
-            somebody opposite the arm.
-        realtime_kernel: refuse to drive a Franka from a kernel that is not PREEMPT_RT.
-    """
-
-    robot: str = "null"
-    address: str = ""
-    objects: tuple[str, ...] = ()
-    cameras: tuple[str, ...] = ()
-    size: tuple[int, int] = (640, 480)
-    fovy: float = 45.0
-    operator: str = "none"
-    facing: float = 0.0
-    realtime_kernel: bool = True
 
 
 def build_rig(config: RigConfig, contract: Contract, robots: Mapping[str, "RigMaker"]) -> Rig:
@@ -64,12 +33,13 @@ def _real(driver: Callable[[RigConfig, Contract, Clock], ArmDriver]) -> RigMaker
 
     def make(config: RigConfig, contract: Contract) -> Rig:
         clock = MonotonicClock()
+        check_senses(config, contract)
         return Rig(
             driver=driver(config, contract, clock),
             clock=clock,
-            objects=FixedObjects(parse_places(config.objects)) if config.objects else None,
-            eyes={name: open_eye(config, name, source, clock) for name, source in _pairs(config)},
-            operator=open_operator(config, contract),
+            senses=lambda: open_senses(config, contract, clock),
+            operator=make_operator(config, contract),
+            config=config,
         )
 
     return make
@@ -80,18 +50,19 @@ def _null(config: RigConfig, contract: Contract, clock: Clock) -> ArmDriver:
 
 
 def _franka(config: RigConfig, contract: Contract, clock: Clock) -> ArmDriver:
-    from robot_bridge.franka import FrankyDriver
+    from robot_bridge.franka import franky_driver
     from robot_bridge.franka_config import FrankaConfig
 
-    return FrankyDriver(FrankaConfig(host=_address(config), realtime=config.realtime_kernel))
+    # franky speaks the FR3's protocol; a Panda's policy is checked against the FR3 afterwards.
+    return franky_driver(FrankaConfig(host=_address(config), realtime=config.realtime_kernel))
 
 
 def _franka_rs(config: RigConfig, contract: Contract, clock: Clock) -> ArmDriver:
     from robot_bridge.franka_config import FrankaConfig
-    from robot_bridge.franka_rs import FrankaRsDriver
+    from robot_bridge.franka_rs import franka_rs_driver
 
     settings = FrankaConfig(host=_address(config), realtime=config.realtime_kernel)
-    return FrankaRsDriver(settings, robot=contract.robot)
+    return franka_rs_driver(settings, robot=contract.robot)
 
 
 def _piper(config: RigConfig, contract: Contract, clock: Clock) -> ArmDriver:
@@ -145,8 +116,34 @@ def _pairs(config: RigConfig) -> list[tuple[str, str]]:
     return [(name, source) for name, _, source in pairs]
 
 
-def open_eye(config: RigConfig, name: str, source: str, clock: Clock) -> CameraThread:
-    """Open a camera by its source and keep its newest picture."""
+def check_senses(config: RigConfig, contract: Contract) -> None:
+    """Raise KeyError or ValueError where the policy observes what nothing is given for."""
+    given = [name for name, _ in _pairs(config)]
+    for camera in contract.cameras:
+        if camera.name not in given:
+            raise KeyError(unknown_name("camera of the robot", camera.name, given))
+    places = parse_places(config.objects)
+    for name in objects_observed(contract.obs):
+        if name not in places:
+            raise ValueError(
+                f"The policy observes the position of '{name}'. Say where it is with --objects "
+                f"{name}=X,Y,Z [m], or deploy a policy that sees pictures"
+            )
+
+
+def open_senses(config: RigConfig, contract: Contract, clock: Clock) -> Senses:
+    """Open the cameras that the contract observes and place the objects."""
+    seen = {camera.name for camera in contract.cameras}
+    eyes: dict[str, CameraThread] = {}
+    for name, source in _pairs(config):
+        if name in seen:
+            eyes[name] = _open_eye(config, name, source, clock)
+    places = parse_places(config.objects)
+    objects = FixedObjects(places) if places else None
+    return Senses(objects=objects, eyes=eyes, opened=[*eyes.values()])
+
+
+def _open_eye(config: RigConfig, name: str, source: str, clock: Clock) -> CameraThread:
     # A recording may well show the same picture for long; a camera does not.
     frozen = 0.2 if source.startswith(("/dev/", "realsense")) else None
     eye = CameraThread(_camera(config, source), name=name, frozen_after=frozen, clock=clock)
@@ -168,15 +165,13 @@ def _camera(config: RigConfig, source: str) -> Camera:
     return FileCamera(source, intrinsics=intrinsics)
 
 
-def open_operator(config: RigConfig, contract: Contract) -> Operator | None:
-    """Open a person's device; KeyError names the allowed ones."""
+def make_operator(config: RigConfig, contract: Contract) -> Operator | None:
+    """A person's device, not open yet; KeyError names the allowed ones."""
     if config.operator == "none":
         return None
     if config.operator not in _OPERATORS:
         raise KeyError(unknown_name("operator", config.operator, ("none", *_OPERATORS)))
-    operator = _OPERATORS[config.operator](Axes(contract.action.names, facing=config.facing))
-    operator.open()
-    return operator
+    return _OPERATORS[config.operator](Axes(contract.action.names, facing=config.facing))
 
 
 def _keyboard(axes: Axes) -> Operator:
@@ -216,8 +211,10 @@ def sim_rig(world: World, contract: Contract) -> Rig:
     return Rig(
         driver=driver,
         clock=clock,
-        objects=SimObjects(world, clock),
-        eyes={camera.name: SimEye(world, clock, camera) for camera in contract.cameras},
+        senses=lambda: Senses(
+            objects=SimObjects(world, clock),
+            eyes={camera.name: SimEye(world, clock, camera) for camera in contract.cameras},
+        ),
         prepare=driver.start,
         judge=judge,
     )

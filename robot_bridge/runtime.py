@@ -1,17 +1,15 @@
-"""The two loops: the policy's at its own rate, and the control loop that owns the arm.
+"""The control loop, which owns the arm.
 
 `ControlLoop.tick` is one turn at 100 Hz: read the arm, check it, pick a command, pass it through
 the gate and the governor, send the target, publish. It never waits for a policy, a camera, a disk
-or a network. `PolicyLoop.tick` is one turn at the rate of the actions. `Pacer` calls either on
-absolute deadlines; in lock-step the caller turns both by hand under a `ManualClock`.
+or a network. A `pacing.Pacer` turns it on absolute deadlines, a test or a simulation by hand.
 """
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +19,6 @@ from robot_bridge.clock import Clock
 from robot_bridge.driver import ArmDriver, ArmState, DriverError, Target
 from robot_bridge.limits import Limits
 from robot_bridge.messages import Command, Goal, Notice, Tick
-from robot_bridge.observation import Obs, ObservationBuilder
 from robot_bridge.player import Action, Gate, Player
 from robot_bridge.reasons import Phase, Reason
 from robot_bridge.supervisor import CONTROLLED, Supervisor
@@ -62,18 +59,6 @@ class Sink(Protocol):
         ...
 
 
-class Policy(Protocol):
-    """What chooses actions; see `policy.Policy`."""
-
-    def reset(self) -> None:
-        """Forget the last episode."""
-        ...
-
-    def act(self, obs: Obs) -> NDArray[np.floating]:
-        """Return actions [H, A] in [-1, 1], the first for now."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Parts:
     """What a control loop is made of; see the classes."""
@@ -86,28 +71,6 @@ class Parts:
     supervisor: Supervisor
     arbiter: Arbiter
     clock: Clock
-
-
-@dataclass
-class Timing:
-    """Lateness of a loop against its absolute deadlines [s]."""
-
-    ticks: int = 0
-    overruns: int = 0
-    worst: float = 0.0
-    total: float = 0.0
-
-    def note(self, lateness: float, period: float) -> None:
-        """Count a tick that began `lateness` after its deadline."""
-        self.ticks += 1
-        self.total += lateness
-        self.worst = max(self.worst, lateness)
-        self.overruns += lateness > period
-
-    @property
-    def mean(self) -> float:
-        """Mean lateness [s]."""
-        return self.total / max(1, self.ticks)
 
 
 @dataclass
@@ -157,11 +120,10 @@ class ControlLoop:
     ) -> None:
         self.parts, self.sinks, self.speed = parts, tuple(sinks), speed
         self.clock, self.limits = parts.clock, parts.limits
-        self.timing = Timing()
         self.episode = Episode()
         self._player = Player(parts.gate, parts.limits)
         self._watch = StateWatch(parts.limits)
-        self._enabled = enabled or (lambda: True)
+        self.enabled = enabled or (lambda: True)
         self._index = 0
         self._latest: Tick | None = None
         self._state: ArmState | None = None
@@ -172,6 +134,7 @@ class ControlLoop:
         self._homing: NDArray[np.float64] | None = None
         self._wanted: Callable[[ArmState], None] | None = None
         self._sunk = Reason.NONE
+        self._obs: Mapping[str, NDArray[Any]] | None = None
 
     @property
     def latest(self) -> Tick | None:
@@ -189,6 +152,11 @@ class ControlLoop:
     def fault(self, reasons: Reason) -> None:
         """Stop the arm for good; any thread may call."""
         self.parts.supervisor.fault(reasons)
+
+    def take_obs(self) -> Mapping[str, NDArray[Any]] | None:
+        """What the policy saw when it sent the newest command, once; for a recorder's sink."""
+        obs, self._obs = self._obs, None
+        return obs
 
     def begin(self) -> None:
         """Start an episode from where the arm is, at the next tick: ARMED -> RUN."""
@@ -302,8 +270,10 @@ class ControlLoop:
         """RUN or HOLD: take commands, judge their age, steer."""
         turn, player = self._turn, self._player
         choice = self.parts.arbiter.choose(turn.now)
-        taken = player.take(choice, turn.now)
+        before, taken = player.command, player.take(choice, turn.now)
         turn.reasons |= taken
+        if player.command is not before and player.command is not None:
+            self._obs = player.command.obs
         if player.rejected_in_a_row >= self.parts.limits.rejects_to_hold:
             self._hold(taken)
         self._judge_commands(turn.now)
@@ -325,7 +295,7 @@ class ControlLoop:
         notice = self._notice
         if notice is not None and now - notice.t <= limits.command_max_age:
             waiting |= notice.reasons
-        if not self._enabled():
+        if not self.enabled():
             waiting |= Reason.OPERATOR_RELEASED
         if waiting:
             self._hold(waiting)
@@ -422,124 +392,6 @@ class ControlLoop:
             seq=-1 if command is None else command.seq,
             lateness=turn.lateness,
         )
-
-
-class ControlSide(Protocol):
-    """The control loop as a policy sees it: itself, or its other end across processes."""
-
-    clock: Clock
-    limits: Limits
-
-    @property
-    def latest(self) -> Tick | None:
-        """The newest tick."""
-        ...
-
-    def offer(self, command: Command) -> None:
-        """Propose actions."""
-        ...
-
-    def notice(self, notice: Notice) -> None:
-        """Say that nothing can be proposed."""
-        ...
-
-    def fault(self, reasons: Reason) -> None:
-        """Stop the arm for good."""
-        ...
-
-
-class PolicyLoop:
-    """Observes the newest tick, asks the policy, offers its actions.
-
-    Args:
-        side: whose ticks are observed and which takes the actions.
-        builder: makes observations.
-        policy: chooses actions [H, A].
-        period: of an action [s].
-    """
-
-    def __init__(
-        self, side: ControlSide, builder: ObservationBuilder, policy: Policy, *, period: float
-    ) -> None:
-        self.side, self.builder, self.policy, self.period = side, builder, policy, period
-        self.last_obs: Obs | None = None
-        self._seq = 0
-        self._running = False
-
-    def tick(self, deadline: float | None = None) -> None:
-        """Act once, if there is anything to act on."""
-        del deadline  # a late action is still the answer to the newest tick
-        tick = self.side.latest
-        running = tick is not None and tick.phase in CONTROLLED
-        if running and not self._running:
-            self.policy.reset()
-        self._running = running
-        if tick is None or not running:
-            return
-        reason = self._act(tick)
-        if reason:
-            self.side.notice(Notice(t=self.side.clock.now(), reasons=reason))
-
-    def _act(self, tick: Tick) -> Reason:
-        try:
-            obs, seen = self.builder.build(tick)
-        except LookupError:
-            return Reason.OBSERVATION_STALE
-        now, limits = self.side.clock.now(), self.side.limits
-        if now - seen > limits.observation_fault_age:
-            self.side.fault(Reason.OBSERVATION_STALE)
-        if now - seen > limits.observation_max_age:
-            return Reason.OBSERVATION_STALE
-        try:
-            actions = self.policy.act(obs)
-        except Exception:  # whatever a policy does, the arm holds
-            return Reason.POLICY_ERROR
-        self.last_obs = obs
-        self.side.offer(self._command(actions, min(seen, now)))
-        return Reason.NONE
-
-    def _command(self, actions: NDArray[np.floating], seen: float) -> Command:
-        self._seq += 1
-        return Command(
-            seq=self._seq,
-            t=seen,
-            actions=actions,
-            dt=self.period,
-            valid_for=self.side.limits.command_max_age + (len(actions) - 1) * self.period,
-        )
-
-
-class Pacer:
-    """Calls a loop's tick at a fixed rate on absolute deadlines until it is stopped.
-
-    A tick that comes later than one period is not made up for: the schedule moves on to the next
-    deadline ahead, and the loop's own count says so.
-    """
-
-    def __init__(self, tick: Callable[[float], object], *, period: float, clock: Clock) -> None:
-        self._tick, self._period, self._clock = tick, period, clock
-        self._stopped = threading.Event()
-        self.timing = Timing()
-
-    def run(self) -> None:
-        """Go on until `stop`."""
-        deadline = self._clock.now()
-        while not self._stopped.is_set():
-            self._clock.sleep_until(deadline)
-            late = self._clock.now() - deadline
-            self.timing.note(late, self._period)
-            self._tick(deadline)
-            deadline += self._period * max(1, int(late / self._period) + 1)
-
-    def start(self, name: str) -> threading.Thread:
-        """Run in a thread of its own."""
-        thread = threading.Thread(target=self.run, name=name, daemon=True)
-        thread.start()
-        return thread
-
-    def stop(self) -> None:
-        """Make `run` return after its tick."""
-        self._stopped.set()
 
 
 def _standing(contract: Contract, state: ArmState, *, closure: float) -> Goal:

@@ -14,8 +14,9 @@ import numpy as np
 
 from robot_bridge.clock import Clock, ManualClock
 from robot_bridge.messages import Tick
+from robot_bridge.pacing import Pacer, Timing
 from robot_bridge.reasons import Phase, Reason, describe
-from robot_bridge.runtime import ControlLoop, Pacer, PolicyLoop, Timing
+from robot_bridge.runtime import ControlLoop
 
 Ending = Literal["success", "failure", "time", "fault", "stopped"]
 CONTROL_PERIOD = 0.01  # of the control loop [s]; reference robot_bridge.md section 2
@@ -34,6 +35,14 @@ class Stepper(Protocol):
         ...
 
 
+class Loop(NamedTuple):
+    """Something to be turned: its tick, its period [s], a name for its thread."""
+
+    tick: Callable[[float], object]
+    period: float
+    name: str
+
+
 class LockStep:
     """Turns the loops by hand: control every `period` [s], the policy at each of its own.
 
@@ -44,7 +53,7 @@ class LockStep:
     def __init__(
         self,
         control: ControlLoop,
-        policy: PolicyLoop,
+        policy: Loop,
         clock: ManualClock,
         *,
         period: float = CONTROL_PERIOD,
@@ -61,7 +70,7 @@ class LockStep:
             if turn % self._every == 0:
                 if until():
                     return True
-                self._policy.tick()
+                self._policy.tick(deadline)
             self._control.act()
             self._clock.advance(self._period)
         self._control.sense()
@@ -69,14 +78,6 @@ class LockStep:
 
     def close(self) -> None:
         """Nothing runs by itself."""
-
-
-class Loop(NamedTuple):
-    """Something to be turned: its tick, its period [s], a name for its thread."""
-
-    tick: Callable[[float], object]
-    period: float
-    name: str
 
 
 class RealTime:

@@ -46,6 +46,7 @@ from mjx_serl.types import Obs, PRNGKey, PyTree
 from scenes import manifest as names
 from scenes.manifest import Manifest, Measured, Statistics, write_manifest, write_sums
 from scenes.serialize import digest
+from scenes.weights import write_safetensors
 
 if TYPE_CHECKING:
     from mjx_serl.run.loop import Run
@@ -57,7 +58,7 @@ PLATFORMS = ("cpu", "cuda")  # of policy.stablehlo
 GOLDEN_WORLDS, GOLDEN_STEPS, GOLDEN_EVERY = 4, 24, 4
 _GOLDEN_STREAM = 0xB0D1E5  # apart from what evaluate.py and the film draw from ON_DEMAND
 
-_EXTRA = ("flatbuffers", "onnx", "onnxruntime", "safetensors")
+_EXTRA = ("flatbuffers", "onnx", "onnxruntime")
 
 Params: TypeAlias = Mapping[str, Any]
 Act: TypeAlias = Callable[[dict[str, Any], Obs], Float[Array, "N H A"]]
@@ -142,8 +143,6 @@ def policy_files(
         state: of the run.
         seed: picks the golden episodes.
     """
-    from safetensors.numpy import save
-
     from mjx_serl.run.onnx_graph import initializers, to_onnx
 
     act, learned = flat_policy(trainer, observer, state)
@@ -154,7 +153,7 @@ def policy_files(
     _check_params(params)
     golden = golden_samples(trainer, observer, state, seed=seed)
     files = {
-        names.PARAMS: save(params),
+        names.PARAMS: write_safetensors(params),
         names.ONNX: model.SerializeToString(deterministic=True),
         names.STABLEHLO: _stablehlo(act, params, inputs),
         names.GOLDEN: _npz(golden),

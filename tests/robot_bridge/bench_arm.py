@@ -15,9 +15,10 @@ from robot_bridge.limits import Limits, default_limits
 from robot_bridge.messages import Tick
 from robot_bridge.null import NullDriver
 from robot_bridge.observation import FixedObjects, ObservationBuilder, StampedFrame
+from robot_bridge.policy_loop import PolicyLoop
 from robot_bridge.reasons import Phase
-from robot_bridge.runtime import ControlLoop, Parts, PolicyLoop
-from robot_bridge.session import CONTROL_PERIOD, LockStep
+from robot_bridge.runtime import ControlLoop, Parts
+from robot_bridge.session import CONTROL_PERIOD, LockStep, Loop
 from robot_bridge.supervisor import Supervisor
 from scenes.contract import Contract, IkSpec
 from scenes.robots import robot_named
@@ -170,7 +171,7 @@ class Bench:
             eyes={"front": self.eye} if camera else {},
         )
         self.loop = PolicyLoop(self.control, builder, self.policy, period=0.1)
-        self.stepper = LockStep(self.control, self.loop, self.clock)
+        self.stepper = LockStep(self.control, Loop(self.loop.tick, 0.1, "policy"), self.clock)
         if running:
             self.arm_it()
             self.control.begin()

@@ -25,9 +25,9 @@ from robot_bridge import bundle as bundle_module
 from robot_bridge import weights
 from robot_bridge.bundle import Bundle, BundleError, load_bundle
 from robot_bridge.policy import OnnxPolicy, measure_latency
-from robot_bridge.weights import read_safetensors
 from scenes.manifest import FILES, SUMS, sha256
 from scenes.serialize import digest
+from scenes.weights import read_safetensors
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -40,9 +40,9 @@ from robot_bridge.keys import KeyFileError, Keyring
 from robot_bridge.limits import default_limits
 from robot_bridge.messages import Command, Goal, Notice, Tick
 from robot_bridge.observation import ObservationBuilder
+from robot_bridge.policy_loop import ControlSide, PolicyLoop
 from robot_bridge.reasons import Phase, Reason
 from robot_bridge.remote import BridgeClient, ClockOffset, RemotePolicySide
-from robot_bridge.runtime import ControlSide, PolicyLoop
 from robot_bridge.transport import BridgeServer, Callbacks
 from scenes.robots import panda
 
@@ -241,7 +241,7 @@ def test_a_policy_loop_runs_at_the_far_end(server, control, endpoint):
         assert eventually(lambda: control.commanded() is not None)
         assert control.commanded().actions.tolist() == [[0.25] * 4] * 2
         assert control.commanded().t == side.latest.state.t
-        assert loop.last_obs["ee_lag"].tolist() == [0.0, 0.0, 0.0]
+        assert control.commanded().obs["ee_lag"].tolist() == [0.0, 0.0, 0.0]
 
 
 def test_a_client_finds_a_server_that_is_started_anew(endpoint, control):

@@ -1,4 +1,4 @@
-"""A safetensors file read by its format alone, every claim of its header checked first.
+"""Arrays as a safetensors file, and back with every claim of its header checked first.
 
 Eight bytes little-endian: length of the header; the header: JSON, for each tensor its dtype,
 shape and first and last + 1 byte in what follows; then the numbers (the format's description in
@@ -7,6 +7,7 @@ the safetensors package). Only float32 is read: parameters of a policy are nothi
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,26 @@ MAX_HEADER = 1 << 20  # [bytes]; a tensor takes about 100
 MAX_NDIM = 8
 _METADATA = "__metadata__"
 _ITEM = 4  # [bytes] of a float32
+
+
+def write_safetensors(tensors: Mapping[str, NDArray[np.float32]]) -> bytes:
+    """Return the file of float32 arrays by name, in the order of their names.
+
+    Raises ValueError, naming it, for an array of another type.
+    """
+    header: dict[str, Any] = {}
+    end = 0
+    for name, tensor in sorted(tensors.items()):
+        if tensor.dtype != np.float32:
+            raise ValueError(f"tensor '{name}' is {tensor.dtype}, allowed: float32")
+        start, end = end, end + tensor.nbytes
+        shape = list(tensor.shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    # The numbers begin at a multiple of 8 bytes, so that they can be mapped.
+    text += b" " * (-len(text) % 8)
+    body = b"".join(tensor.astype("<f4").tobytes() for _, tensor in sorted(tensors.items()))
+    return len(text).to_bytes(8, "little") + text + body
 
 
 def read_safetensors(data: bytes) -> dict[str, NDArray[np.float32]]:

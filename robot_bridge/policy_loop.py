@@ -1,0 +1,109 @@
+"""The policy's loop: observe the newest tick, choose actions, offer them, at the actions' rate."""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robot_bridge.clock import Clock
+from robot_bridge.limits import Limits
+from robot_bridge.messages import Command, Notice, Tick
+from robot_bridge.observation import Obs, ObservationBuilder
+from robot_bridge.reasons import Reason
+from robot_bridge.supervisor import CONTROLLED
+
+
+class Policy(Protocol):
+    """What chooses actions; see `policy.Policy`."""
+
+    def reset(self) -> None:
+        """Forget the last episode."""
+        ...
+
+    def act(self, obs: Obs) -> NDArray[np.floating]:
+        """Return actions [H, A] in [-1, 1], the first for now."""
+        ...
+
+
+class ControlSide(Protocol):
+    """The control loop as a policy sees it: itself, or its other end across processes."""
+
+    clock: Clock
+    limits: Limits
+
+    @property
+    def latest(self) -> Tick | None:
+        """The newest tick."""
+        ...
+
+    def offer(self, command: Command) -> None:
+        """Propose actions."""
+        ...
+
+    def notice(self, notice: Notice) -> None:
+        """Say that nothing can be proposed."""
+        ...
+
+    def fault(self, reasons: Reason) -> None:
+        """Stop the arm for good."""
+        ...
+
+
+class PolicyLoop:
+    """Observes the newest tick, asks the policy, offers its actions.
+
+    Args:
+        side: whose ticks are observed and which takes the actions.
+        builder: makes observations.
+        policy: chooses actions [H, A].
+        period: of an action [s].
+    """
+
+    def __init__(
+        self, side: ControlSide, builder: ObservationBuilder, policy: Policy, *, period: float
+    ) -> None:
+        self.side, self.builder, self.policy, self.period = side, builder, policy, period
+        self._seq = 0
+        self._running = False
+
+    def tick(self, deadline: float | None = None) -> None:
+        """Act once, if there is anything to act on."""
+        del deadline  # a late action is still the answer to the newest tick
+        tick = self.side.latest
+        running = tick is not None and tick.phase in CONTROLLED
+        if running and not self._running:
+            self.policy.reset()
+        self._running = running
+        if tick is None or not running:
+            return
+        reason = self._act(tick)
+        if reason:
+            self.side.notice(Notice(t=self.side.clock.now(), reasons=reason))
+
+    def _act(self, tick: Tick) -> Reason:
+        try:
+            obs, seen = self.builder.build(tick)
+        except LookupError:
+            return Reason.OBSERVATION_STALE
+        now, limits = self.side.clock.now(), self.side.limits
+        if now - seen > limits.observation_fault_age:
+            self.side.fault(Reason.OBSERVATION_STALE)
+        if now - seen > limits.observation_max_age:
+            return Reason.OBSERVATION_STALE
+        try:
+            actions = self.policy.act(obs)
+        except Exception:  # whatever a policy does, the arm holds
+            return Reason.POLICY_ERROR
+        self.side.offer(self._command(actions, min(seen, now), obs))
+        return Reason.NONE
+
+    def _command(self, actions: NDArray[np.floating], seen: float, obs: Obs) -> Command:
+        self._seq += 1
+        return Command(
+            seq=self._seq,
+            t=seen,
+            actions=actions,
+            dt=self.period,
+            valid_for=self.side.limits.command_max_age + (len(actions) - 1) * self.period,
+            obs=obs,
+        )
