@@ -9,11 +9,11 @@ from typing import Literal, get_args
 
 import tyro
 
-from benchmarks import drq, learner, physics, pixels, ppo, render, train
+from benchmarks import drq, governor, learner, physics, pixels, ppo, render, train
 from benchmarks.results import Recorder, say
 from benchmarks.table import finish
 
-Question = Literal["physics", "learner", "render", "pixels", "drq", "train", "ppo"]
+Question = Literal["physics", "learner", "render", "pixels", "drq", "train", "ppo", "governor"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +48,12 @@ def questions(cfg: HarnessConfig) -> dict[str, Callable[[Recorder], None]]:
     drawn = drq.DrqConfig(repeats=cfg.repeats)
     runs = train.TrainBenchConfig(seeds=cfg.seeds)
     peer_ppo = ppo.PpoConfig(peers=cfg.peers)
+    steered = governor.GovernorConfig()
     if cfg.smoke:
         on_cpu, sac, runs = physics.smoke(on_cpu), learner.smoke(), train.smoke()
         splats, peer_ppo = render.smoke(splats), ppo.PpoConfig(peers=False)
         seen, drawn = pixels.smoke(seen), drq.smoke()
+        steered = governor.smoke(steered)
     return {
         "physics": lambda recorder: physics.run(on_cpu, recorder),
         "learner": lambda recorder: learner.run(sac, recorder),
@@ -60,6 +62,7 @@ def questions(cfg: HarnessConfig) -> dict[str, Callable[[Recorder], None]]:
         "drq": lambda recorder: drq.run(drawn, recorder),
         "train": lambda recorder: train.run(runs, recorder),
         "ppo": lambda recorder: ppo.run(peer_ppo, recorder),
+        "governor": lambda recorder: governor.run(steered, recorder),
     }
 
 
