@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from tiny_bundle import sign_again, tiny_bundle
 
 from robot_bridge import bundle as bundle_module
-from robot_bridge import weights
 from robot_bridge.bundle import Bundle, BundleError, load_bundle
 from robot_bridge.policy import OnnxPolicy, measure_latency
+from scenes import weights
 from scenes.manifest import FILES, SUMS, sha256
 from scenes.serialize import digest
 from scenes.weights import read_safetensors
