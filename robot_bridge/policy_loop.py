@@ -1,5 +1,6 @@
 """The policy's loop: observe the newest tick, choose actions, offer them, at the actions' rate."""
 
+import logging
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +12,8 @@ from robot_bridge.messages import Command, Notice, Tick
 from robot_bridge.observation import Obs, ObservationBuilder
 from robot_bridge.reasons import Reason
 from robot_bridge.supervisor import CONTROLLED
+
+_log = logging.getLogger(__name__)
 
 
 class Policy(Protocol):
@@ -64,7 +67,7 @@ class PolicyLoop:
     ) -> None:
         self.side, self.builder, self.policy, self.period = side, builder, policy, period
         self._seq = 0
-        self._running = False
+        self._running = self._failed = False
 
     def tick(self, deadline: float | None = None) -> None:
         """Act once, if there is anything to act on."""
@@ -73,6 +76,7 @@ class PolicyLoop:
         running = tick is not None and tick.phase in CONTROLLED
         if running and not self._running:
             self.policy.reset()
+            self._failed = False
         self._running = running
         if tick is None or not running:
             return
@@ -93,6 +97,9 @@ class PolicyLoop:
         try:
             actions = self.policy.act(obs)
         except Exception:  # whatever a policy does, the arm holds
+            if not self._failed:
+                _log.exception("The policy failed; the arm holds")
+            self._failed = True
             return Reason.POLICY_ERROR
         self.side.offer(self._command(actions, min(seen, now), obs))
         return Reason.NONE
