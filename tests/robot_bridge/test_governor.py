@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from robot_bridge.collision import CollisionModel
 from robot_bridge.driver import ArmState, Mode, Target
 from robot_bridge.governor import Governor
+from robot_bridge.guard import Guard
 from robot_bridge.kinematics import Chain
 from robot_bridge.limits import KeepOut, Limits, default_limits, tighten
 from robot_bridge.messages import Goal
 from robot_bridge.reasons import Reason
+from robot_bridge.stopping import Shape
 from scenes.robots import ROBOTS, robot_named
 from scenes.rotations import multiply_quats, quat_to_matrix
 
@@ -532,3 +534,36 @@ def test_anchored_outside_the_box_it_comes_in(franka: Rig):
     franka.go([0.4, 0.2, 0.3], ticks=300)
     y = franka.positions()[:, 1]
     assert y.max() <= y[0] + 1e-6 and y[-1] == pytest.approx(0.2, abs=1e-3)
+
+
+def test_a_joint_ahead_of_the_arm_goes_no_further(franka: Rig):
+    """The tool is where it should be; the first joint is measured 0.2 rad behind."""
+    q = franka.state.q.copy()
+    q[0] -= 0.2
+    behind = arm_state(q, franka.state.position, franka.state.quat)
+    start = franka.targets[0]
+    for y in (0.02, -0.02):
+        goal = Goal(position=start.position + np.array([0.0, y, 0.0]), quat=DOWN, closure=0.0)
+        for _ in range(40):
+            franka.note(franka.governor.step(goal, behind))
+    first = np.array([t.q[0] for t in franka.targets]) - start.q[0]
+    assert first[:41].max() <= 1e-3 and first[-1] < -0.01
+    assert any(reason & Reason.LEASH for reason in franka.reasons[:40])
+
+
+@pytest.mark.parametrize(("speed", "reason"), [(0.7, Reason.NONE), (0.9, Reason.JOINT_SPEED)])
+def test_the_guard_keeps_the_fr3s_braking_curve(speed: float, reason: Reason):
+    """Joint 2, 0.2 rad from its end, may move at -0.2 + sqrt(2 2.585 0.2) = 0.817 rad/s."""
+    robot = robot_named("fr3")
+    wide = replace(default_limits(robot), tcp_speed=9.0, tcp_acceleration=99.0, tcp_jerk=9e3)
+    wide = replace(wide, turn_speed=9.0, turn_acceleration=99.0, turn_jerk=9e3)
+    chain, q = Chain(robot), np.asarray(robot.home, np.float64)
+    q[1] = robot.q_max[1] - 0.2 - speed * DT
+    guard = Guard(robot, chain, replace(wide, joint_margin=0.01), dt=DT)
+    guard.anchor(q)
+    start = np.zeros((3, 7))
+    start[0, 1] = speed * DT
+    shape = Shape(lead=1, into=2, even=16, out=2)
+    past = chain.poses(q - np.outer([2, 1, 0], start[0]))
+    judged = guard.verify(past, q, start, shape, roaming=True)
+    assert judged[0] & Reason.JOINT_SPEED == reason
