@@ -22,6 +22,7 @@ from scenes.specs import RobotSpec
 _DECISION = 0.03
 # Share of the limits that motions are planned with: the rest is for the bends of their path.
 _PLANNED = 0.95
+_CRUISED = 0.99
 _BRAKED = 0.9
 _HOMING = 0.6
 # Joints are planned to stop this short of their margin [rad].
@@ -219,7 +220,7 @@ class Governor:
         turning = (limits.turn_speed, limits.turn_acceleration, limits.turn_jerk)
         asked = joints @ np.array([tool, [share * t for t in turning]])  # [J, 3]
         fits = (self._rates / np.maximum(asked, 1e-12)).min(axis=0)
-        v, a, j = (_PLANNED * np.minimum(1.0, fits) * [speed, 1.0, 1.0]).tolist()
+        v, a, j = (np.minimum(1.0, fits) * [_CRUISED * speed, _PLANNED, _PLANNED]).tolist()
         return (
             Pace(v * tool[0], a * tool[1], j * tool[2]),
             Pace(v * turning[0], a * turning[1], j * TURN_JERK_SHARE * turning[2]),
