@@ -31,7 +31,7 @@ from robot_bridge.policy_loop import PolicyLoop
 from robot_bridge.policy_process import PolicyProcess, PolicyTask
 from robot_bridge.recorder import Recorder, RecordHeader, new_session, running_versions
 from robot_bridge.rig import Rig
-from robot_bridge.runtime import ControlLoop, Parts
+from robot_bridge.runtime import ControlLoop, Parts, Sink
 from robot_bridge.session import (
     CONTROL_PERIOD,
     EpisodeReport,
@@ -166,15 +166,20 @@ class Deployment:
     def _connect(self, stack: ExitStack) -> _Line:
         info = self.rig.driver.info
         robot = connected_robot(self.contract, info)
-        limits = intersect(tighten(default_limits(robot), **self.cfg.limits), info)
+        limits = intersect(tighten(self._default_limits(robot), **self.cfg.limits), info)
         dry = self._is_dry(info)
         recorder = self._recorder(limits, info, stack)
         parts = self._parts(robot, limits, DryRun(self.rig.driver) if dry else self.rig.driver)
-        control = ControlLoop(parts, sinks=[self.tally])
+        sinks: list[Sink] = [self.tally, *self.rig.sinks]
+        control = ControlLoop(parts, sinks=sinks)
         if recorder is not None:
             record = recorder.put
             control.sinks += (lambda tick: record(tick, control.take_obs()),)
         return _Line(info=info, limits=limits, control=control, recorder=recorder, dry=dry)
+
+    def _default_limits(self, robot: RobotSpec) -> Limits:
+        limits, slowest = default_limits(robot), self.rig.state_max_age
+        return limits if slowest is None else dataclasses.replace(limits, state_max_age=slowest)
 
     def _parts(self, robot: RobotSpec, limits: Limits, driver: ArmDriver) -> Parts:
         clock, serial = self.rig.clock, driver.info.serial
@@ -300,9 +305,7 @@ class Deployment:
         elif pace.speed > limits.tcp_speed or pace.acceleration > limits.tcp_acceleration:
             say("CAUTION  trained at a faster pace than these limits allow")
         if line.dry:
-            say(
-                "DRY RUN  nothing is sent to the arm (a bundle's first run on an arm is dry)"
-            )
+            say("DRY RUN  nothing is sent to the arm (a bundle's first run on an arm is dry)")
 
     def _arm(self, line: _Line) -> None:
         supervisor = line.control.parts.supervisor
@@ -340,11 +343,11 @@ class Deployment:
     def _prepare(self, line: _Line, session: Session, number: int) -> None:
         new = self._is_new(line.info, line.limits)
         line.control.speed = line.limits.ramp_scale if new else 1.0
+        if self.rig.homes and not line.dry:
+            session.home(self.contract.home)
         if self.rig.prepare is not None:
             self.rig.prepare(number)
-        elif not line.dry:
-            session.home(self.contract.home)
-        if self.rig.prepare is None and not line.info.simulated:
+        if not line.info.simulated:
             self.talk.ask(f"Episode {number + 1}: set up the scene, then press Enter. ")
 
     def _episode(

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from robot_bridge.clock import Clock
 from robot_bridge.driver import ArmDriver
+from robot_bridge.messages import Tick
 from robot_bridge.observation import Eye, ObjectSource
 from robot_bridge.operators import Operator
 from robot_bridge.session import Ending
@@ -69,8 +70,11 @@ class Rig:
 
     driver: of the arm. clock: its time; a ManualClock runs in lock-step, as fast as it goes.
     senses: opens what is observed besides the arm. operator: a person's device, not open yet.
-    prepare: called with each episode's number before it; without one the arm is brought home.
+    homes: bring the arm home before each episode. prepare: called with its number after that.
     judge: says how an episode went while it runs; without one the operator does.
+    state_max_age: of readings that come slower than the arm's own link would bring them [s]; None
+    is the limit of `default_limits`.
+    sinks: get every tick besides the deployment's own; they must not block.
     config: what the rig was made of, from which another process can make its senses.
     """
 
@@ -78,6 +82,9 @@ class Rig:
     clock: Clock
     senses: Callable[[], Senses]
     operator: Operator | None = None
+    homes: bool = True
     prepare: Callable[[int], None] | None = None
     judge: Callable[[], Ending | None] | None = None
+    state_max_age: float | None = None
+    sinks: tuple[Callable[[Tick], object], ...] = ()
     config: RigConfig | None = None

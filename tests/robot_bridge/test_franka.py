@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from driver_conformance import CHECKS, Rig, name_of, prompt, target_at, token
-from franka_server import FrankaServer, SimulatorError, free_host, serve
 
+from benchmarks.peers.franka_server import FrankaServer, SimulatorError, free_host, serve
 from robot_bridge.driver import ArmDriver, DriverError, Mode, Target
 from robot_bridge.franka import franky_driver
 from robot_bridge.franka_config import FrankaConfig

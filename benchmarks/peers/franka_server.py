@@ -3,7 +3,7 @@
 `serve` starts it as a subprocess in a virtual environment of its own under `.cache/` (franka-sim
 pins numpy 1.26 and an old MuJoCo), and stops it by its id. By hand:
 
-    .venv/bin/python tests/robot_bridge/franka_server.py --host 127.0.0.1
+    .venv/bin/python benchmarks/peers/franka_server.py --host 127.0.0.1
 
 libfranka always dials port 1337 (1338 for the hand), so servers differ by address: all of
 127.0.0.0/8 is this machine. Imports nothing but the standard library: both interpreters run it.
