@@ -23,6 +23,16 @@ def laptop() -> TrainConfig:
     )
 
 
+@PRESETS.register("robot")
+def robot() -> TrainConfig:
+    """The laptop preset at a real arm's pace: what is trained here can be deployed.
+
+    `python train.py --preset robot`, then `python deploy.py RUN --robot sim`. Targets are followed
+    no faster than the bridge's governor lets an arm go. Figures: benchmarks/RESULTS.md.
+    """
+    return dataclasses.replace(laptop(), preset="robot", task="franka/pick_cube_paced")
+
+
 @PRESETS.register("pixels")
 def pixels() -> TrainConfig:
     """DrQ with demonstrations, end to end from two 64 px cameras, on two CPU cores.

@@ -141,6 +141,7 @@ class Deployment:
         self.tally = Tally()
         self.reports: list[EpisodeReport] = []
         self.timings: dict[str, Timing] = {}
+        self.policy_process: PolicyProcess | None = None
         self._ledger = None if cfg.ledger is None else Ledger(cfg.ledger)
 
     def run(self) -> Sequence[EpisodeReport]:
@@ -257,7 +258,8 @@ class Deployment:
             rig=rig.config,
             limits=line.limits,
         )
-        stack.callback(PolicyProcess(task).close)
+        self.policy_process = PolicyProcess(task)
+        stack.callback(self.policy_process.close)
         return None
 
     def _serve(self, line: _Line, folder: Path, stack: ExitStack) -> None:

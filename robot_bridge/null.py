@@ -14,6 +14,7 @@ from robot_bridge.driver import (
     DriverError,
     Mode,
     Target,
+    require_finite,
     require_token,
 )
 from scenes.specs import RobotSpec
@@ -89,7 +90,8 @@ class NullDriver:
         self._q = np.asarray(home, np.float64)
         self._dq = np.zeros_like(self._q)
         self._width = robot.gripper.width_range[1]
-        self._seq, self._armed, self._at = 0, False, clock.now()
+        self._seq, self._at = 0, clock.now()
+        self._connected = self._armed = False
 
     @property
     def info(self) -> ArmInfo:
@@ -99,15 +101,18 @@ class NullDriver:
         )
 
     def connect(self) -> None:
-        """Nothing to open."""
+        """Nothing to open; it only has to come first."""
+        self._connected = True
 
     def arm(self, token: ArmToken) -> None:
         """Follow targets from now on."""
+        self._require_connected()
         require_token(token, "arm")
         self._armed = True
 
     def state(self) -> ArmState:
         """Where the last target was."""
+        self._require_connected()
         self._seq += 1
         position, quat = self._chain.forward(self._q)
         return ArmState(
@@ -123,6 +128,7 @@ class NullDriver:
 
     def servo(self, target: Target) -> None:
         """Be there."""
+        require_finite(target)
         if not self._armed:
             raise DriverError("The null arm is not armed")
         now = self._clock.now()
@@ -149,4 +155,9 @@ class NullDriver:
         require_token(token, "recover")
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to let go of; it has to be connected again."""
+        self._connected = self._armed = False
+
+    def _require_connected(self) -> None:
+        if not self._connected:
+            raise DriverError("The null arm is not connected; call connect() first")

@@ -54,7 +54,7 @@ class Steering(Protocol):
 class Sink(Protocol):
     """Gets every tick: recorder, publisher. It must not block."""
 
-    def __call__(self, tick: Tick) -> object:
+    def __call__(self, tick: Tick, /) -> object:
         """Take a tick; what is returned does not matter."""
         ...
 

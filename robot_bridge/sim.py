@@ -16,6 +16,7 @@ from robot_bridge.driver import (
     Mode,
     Target,
     Vector,
+    require_finite,
     require_token,
 )
 from robot_bridge.messages import Goal
@@ -77,7 +78,7 @@ class SimDriver:
         self.world = world
         self._clock = clock
         self._began, self._done = clock.now(), 0
-        self._armed = False
+        self._connected = self._armed = False
         self._seq = 0
         self._width = world.width()
         self._position = world.tool()[0]
@@ -96,15 +97,18 @@ class SimDriver:
         self._position, self._width = self.world.tool()[0], self.world.width()
 
     def connect(self) -> None:
-        """Nothing to open."""
+        """Nothing to open; it only has to come first."""
+        self._connected = True
 
     def arm(self, token: ArmToken) -> None:
         """Take targets from now on."""
+        self._require_connected()
         require_token(token, "arm")
         self._armed = True
 
     def state(self) -> ArmState:
         """The world as it is now."""
+        self._require_connected()
         now = self._clock.now()
         self._catch_up(now)
         self._seq += 1
@@ -123,6 +127,7 @@ class SimDriver:
 
     def servo(self, target: Target) -> None:
         """Go on towards the target's position; the world keeps its fingers down."""
+        require_finite(target)
         if not self._armed:
             raise DriverError("The simulated arm is not armed")
         self._set(target.position)
@@ -148,7 +153,12 @@ class SimDriver:
         require_token(token, "recover")
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to let go of; it has to be connected again."""
+        self._connected = self._armed = False
+
+    def _require_connected(self) -> None:
+        if not self._connected:
+            raise DriverError("The simulated arm is not connected; call connect() first")
 
     def _set(self, position: Vector) -> None:
         self._position = position

@@ -150,6 +150,7 @@ class Bench:
         self.contract = bench_contract(camera=camera)
         self.limits: Limits = replace(default_limits(self.contract.robot), **limits)
         self.arm = BenchArm(self.contract, self.clock)
+        self.arm.connect()
         self.supervisor = Supervisor(self.arm, self.clock, phrase=PHRASE)
         self.ticks: list[Tick] = []
         parts = Parts(
