@@ -59,8 +59,7 @@ def make_rig(kind: str) -> Rig:
     def make() -> ArmDriver:
         return NullDriver(robot, HOME, clock) if kind == "null" else SimDriver(PointWorld(), clock)
 
-    # A simulated world keeps its fingers down, which a turn about the base would not.
-    return Rig(make=make, robot=robot, wait=clock.advance, follows=kind == "null")
+    return Rig(make=make, robot=robot, wait=clock.advance)
 
 
 @pytest.mark.parametrize("kind", ["null", "sim"])
