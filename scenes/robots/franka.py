@@ -9,6 +9,7 @@ The primitive shapes are ours, drawn around those frames.
 import math
 from collections.abc import Sequence
 
+from scenes.robots.shapes import BLACK, GREY, WHITE, disc, tube
 from scenes.rotations import Inertia, Quat, Vec3
 from scenes.specs import GeomSpec, GripperSpec, LinkSpec, Rgba
 
@@ -51,9 +52,6 @@ SHARED_SOURCES = (
     ("base_quat", "convention: base at the world origin, as gym-hil"),
 )
 
-WHITE: Rgba = (0.93, 0.94, 0.95, 1.0)
-GREY: Rgba = (0.36, 0.38, 0.40, 1.0)
-BLACK: Rgba = (0.12, 0.12, 0.13, 1.0)
 BLUE: Rgba = (0.04, 0.54, 0.78, 1.0)
 
 
@@ -101,24 +99,6 @@ def franka_hand() -> GripperSpec:
     )
 
 
-def _tube(
-    body: str, start: Vec3, end: Vec3, radius: float, *, rgba: Rgba = WHITE, arm: bool = False
-) -> GeomSpec:
-    return GeomSpec(
-        body=body,
-        kind="capsule",
-        size=(radius,),
-        start=start,
-        end=end,
-        rgba=rgba,
-        role="arm" if arm else "visual",
-    )
-
-
-def _disc(body: str, start: Vec3, end: Vec3, radius: float, rgba: Rgba) -> GeomSpec:
-    return GeomSpec(body=body, kind="cylinder", size=(radius,), start=start, end=end, rgba=rgba)
-
-
 def franka_geoms() -> tuple[GeomSpec, ...]:
     """Primitive shape [m] of arm and hand, drawn by eye around the frames.
 
@@ -132,36 +112,36 @@ def _base_and_shoulder() -> tuple[GeomSpec, ...]:
         GeomSpec(
             body="link0", kind="box", size=(0.1, 0.085, 0.03), pos=(-0.05, 0, 0.03), rgba=WHITE
         ),
-        _disc("link0", (0, 0, 0.0), (0, 0, 0.14), 0.075, WHITE),
-        _disc("link1", (0, 0, -0.192), (0, 0, -0.18), 0.07, GREY),
-        _tube("link1", (0, 0, -0.14), (0, 0, -0.02), 0.06),
-        _disc("link1", (0, -0.075, 0), (0, 0.075, 0), 0.06, WHITE),
-        _disc("link2", (0, 0, -0.085), (0, 0, 0.085), 0.05, GREY),
-        _tube("link2", (0, -0.04, 0), (0, -0.17, 0), 0.06),
+        disc("link0", (0, 0, 0.0), (0, 0, 0.14), 0.075, WHITE),
+        disc("link1", (0, 0, -0.192), (0, 0, -0.18), 0.07, GREY),
+        tube("link1", (0, 0, -0.14), (0, 0, -0.02), 0.06),
+        disc("link1", (0, -0.075, 0), (0, 0.075, 0), 0.06, WHITE),
+        disc("link2", (0, 0, -0.085), (0, 0, 0.085), 0.05, GREY),
+        tube("link2", (0, -0.04, 0), (0, -0.17, 0), 0.06),
     )
 
 
 def _elbow_and_forearm() -> tuple[GeomSpec, ...]:
     return (
-        _disc("link3", (0, 0, -0.125), (0, 0, -0.113), 0.062, GREY),
-        _tube("link3", (0, 0, -0.07), (0.05, 0, -0.01), 0.055),
-        _disc("link3", (0.0825, -0.07, 0), (0.0825, 0.07, 0), 0.052, WHITE),
-        _disc("link4", (0, 0, -0.08), (0, 0, 0.08), 0.044, GREY),
-        _tube("link4", (0, 0, 0), (-0.0825, 0.075, 0), 0.05),
-        _disc("link5", (0, 0, -0.245), (0, 0, -0.235), 0.062, GREY),
-        _tube("link5", (0, 0, -0.2), (0, 0.05, -0.1), 0.055),
-        _tube("link5", (0, 0.06, -0.14), (0, 0.06, -0.03), 0.045, arm=True),
-        _disc("link5", (0, -0.06, 0), (0, 0.09, 0), 0.046, WHITE),
+        disc("link3", (0, 0, -0.125), (0, 0, -0.113), 0.062, GREY),
+        tube("link3", (0, 0, -0.07), (0.05, 0, -0.01), 0.055),
+        disc("link3", (0.0825, -0.07, 0), (0.0825, 0.07, 0), 0.052, WHITE),
+        disc("link4", (0, 0, -0.08), (0, 0, 0.08), 0.044, GREY),
+        tube("link4", (0, 0, 0), (-0.0825, 0.075, 0), 0.05),
+        disc("link5", (0, 0, -0.245), (0, 0, -0.235), 0.062, GREY),
+        tube("link5", (0, 0, -0.2), (0, 0.05, -0.1), 0.055),
+        tube("link5", (0, 0.06, -0.14), (0, 0.06, -0.03), 0.045, arm=True),
+        disc("link5", (0, -0.06, 0), (0, 0.09, 0), 0.046, WHITE),
     )
 
 
 def _wrist() -> tuple[GeomSpec, ...]:
     return (
-        _disc("link6", (0, 0, -0.075), (0, 0, 0.075), 0.042, GREY),
-        _tube("link6", (0, 0, 0), (0.07, 0, 0), 0.042),
-        _disc("link6", (0.088, 0.062, 0), (0.088, -0.05, 0), 0.05, WHITE),
-        _disc("link7", (0, 0, 0.052), (0, 0, 0.062), 0.051, BLUE),
-        _disc("link7", (0, 0, 0.062), (0, 0, 0.107), 0.045, GREY),
+        disc("link6", (0, 0, -0.075), (0, 0, 0.075), 0.042, GREY),
+        tube("link6", (0, 0, 0), (0.07, 0, 0), 0.042),
+        disc("link6", (0.088, 0.062, 0), (0.088, -0.05, 0), 0.05, WHITE),
+        disc("link7", (0, 0, 0.052), (0, 0, 0.062), 0.051, BLUE),
+        disc("link7", (0, 0, 0.062), (0, 0, 0.107), 0.045, GREY),
         GeomSpec(body="link7", kind="sphere", size=(0.055,), pos=(0, 0, 0.05), role="arm"),
     )
 

@@ -10,8 +10,9 @@ The primitive shapes are ours, drawn around those frames.
 import math
 from dataclasses import dataclass
 
+from scenes.robots.shapes import BLACK, GREY, WHITE, disc, tube
 from scenes.rotations import UNIT_QUAT, Inertia, Quat, Vec3
-from scenes.specs import GeomSpec, GripperSpec, LinkSpec, Rgba, RobotSpec
+from scenes.specs import GeomSpec, GripperSpec, LinkSpec, RobotSpec
 
 _DH = "piper_sdk 0.6.2 C_PiperForwardKinematics(dh_is_offset=1), MIT (robot_bridge.md section 6)"
 _URDF = (
@@ -189,50 +190,27 @@ def _gripper() -> GripperSpec:
     )
 
 
-_WHITE: Rgba = (0.90, 0.91, 0.93, 1.0)
-_GREY: Rgba = (0.36, 0.38, 0.40, 1.0)
-_BLACK: Rgba = (0.12, 0.12, 0.13, 1.0)
-
-
-def _tube(
-    body: str, start: Vec3, end: Vec3, radius: float, *, rgba: Rgba = _WHITE, arm: bool = False
-) -> GeomSpec:
-    return GeomSpec(
-        body=body,
-        kind="capsule",
-        size=(radius,),
-        start=start,
-        end=end,
-        rgba=rgba,
-        role="arm" if arm else "visual",
-    )
-
-
-def _disc(body: str, start: Vec3, end: Vec3, radius: float, rgba: Rgba) -> GeomSpec:
-    return GeomSpec(body=body, kind="cylinder", size=(radius,), start=start, end=end, rgba=rgba)
-
-
 def _arm_geoms() -> tuple[GeomSpec, ...]:
     """Primitive shape [m]; only forearm and wrist can meet the table and collide."""
     return (
         GeomSpec(body="link0", kind="box", size=(0.06, 0.05, 0.02), pos=(-0.01, 0, 0.02)),
-        _disc("link0", (0, 0, 0.0), (0, 0, 0.09), 0.045, _WHITE),
-        _disc("link1", (0, 0, -0.033), (0, 0, 0.0), 0.046, _GREY),
-        _disc("link1", (0, -0.045, 0), (0, 0.045, 0), 0.045, _WHITE),
-        _tube("link2", (0.03, 0, 0), (0.25, -0.01, 0), 0.034),
-        _disc("link2", (0.28503, 0, -0.045), (0.28503, 0, 0.045), 0.04, _GREY),
-        _tube("link3", (0, -0.03, 0), (-0.02198, -0.18, 0), 0.03, arm=True),
-        _tube("link3", (-0.02198, -0.18, 0), (-0.02198, -0.24, 0), 0.028, arm=True),
-        _disc("link4", (0, 0, -0.03), (0, 0, 0.0), 0.032, _GREY),
-        _disc("link4", (0, -0.032, 0), (0, 0.032, 0), 0.03, _WHITE),
-        _tube("link5", (0, 0, 0), (0, -0.06, 0), 0.028, arm=True),
-        _disc("link6", (0, 0, -0.012), (0, 0, 0.0), 0.03, _BLACK),
+        disc("link0", (0, 0, 0.0), (0, 0, 0.09), 0.045, WHITE),
+        disc("link1", (0, 0, -0.033), (0, 0, 0.0), 0.046, GREY),
+        disc("link1", (0, -0.045, 0), (0, 0.045, 0), 0.045, WHITE),
+        tube("link2", (0.03, 0, 0), (0.25, -0.01, 0), 0.034),
+        disc("link2", (0.28503, 0, -0.045), (0.28503, 0, 0.045), 0.04, GREY),
+        tube("link3", (0, -0.03, 0), (-0.02198, -0.18, 0), 0.03, arm=True),
+        tube("link3", (-0.02198, -0.18, 0), (-0.02198, -0.24, 0), 0.028, arm=True),
+        disc("link4", (0, 0, -0.03), (0, 0, 0.0), 0.032, GREY),
+        disc("link4", (0, -0.032, 0), (0, 0.032, 0), 0.03, WHITE),
+        tube("link5", (0, 0, 0), (0, -0.06, 0), 0.028, arm=True),
+        disc("link6", (0, 0, -0.012), (0, 0, 0.0), 0.03, BLACK),
     )
 
 
 def _gripper_geoms() -> tuple[GeomSpec, ...]:
     return (
-        GeomSpec(body="hand", kind="box", size=(0.03, 0.055, 0.03), pos=(0, 0, 0.035), rgba=_WHITE),
+        GeomSpec(body="hand", kind="box", size=(0.03, 0.055, 0.03), pos=(0, 0, 0.035), rgba=WHITE),
         GeomSpec(
             body="hand",
             kind="capsule",
@@ -246,14 +224,14 @@ def _gripper_geoms() -> tuple[GeomSpec, ...]:
             kind="box",
             size=(0.009, 0.006, 0.032),
             pos=(0, 0.012, -0.042),
-            rgba=_GREY,
+            rgba=GREY,
         ),
         GeomSpec(
             body="finger",
             kind="box",
             size=(0.01, 0.006, 0.012),
             pos=(0, 0.006, 0.0),
-            rgba=_BLACK,
+            rgba=BLACK,
             role="pad",
         ),
     )
