@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tyro
 
-from robot_bridge.bundle import load_bundle
+from robot_bridge.bundle import find_bundle, load_bundle
 from robot_bridge.commands import deploy, guarded
 from robot_bridge.deployment import DeployConfig, Rig
 from robot_bridge.rigs import ROBOTS, RigConfig
@@ -44,7 +44,7 @@ def main(
         world = build_world(bundle.manifest.task, contract, seed=seed, episodes=options.episodes)
         return sim_rig(world, contract)
 
-    bundle = load_bundle(run / "bundle" if (run / "bundle").is_dir() else run)
+    bundle = load_bundle(find_bundle(run))
     return deploy(bundle, rig, options, ROBOTS | {"sim": sim})
 
 

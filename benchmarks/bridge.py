@@ -77,18 +77,21 @@ class Watcher:
     """Keeps of every tick what is reported: errors of tracking [m], lateness [s], faults."""
 
     errors: list[float] = field(default_factory=list)
-    speeds: list[float] = field(default_factory=list)
     lateness: list[float] = field(default_factory=list)
     delays: list[float] = field(default_factory=list)
     faults: int = 0
     held: int = 0
     _sent: NDArray[np.float64] | None = None
+    _seq: int = -1
 
     def __call__(self, tick: Tick) -> None:
         """Take a tick."""
         self.lateness.append(tick.lateness)
         self.faults += bool(tick.reasons & (Reason.ROBOT_FAULT | Reason.DRIVER_ERROR))
         self.held += tick.phase is Phase.HOLD
+        if tick.seq != self._seq and tick.age >= 0.0:
+            self.delays.append(tick.age)
+        self._seq = tick.seq
         if tick.phase is Phase.RUN and self._sent is not None:
             self.errors.append(float(np.linalg.norm(self._sent - tick.state.position)))
         self._sent = None if tick.target is None else tick.target.position
@@ -97,7 +100,11 @@ class Watcher:
         """Figures in [mm] and [ms]."""
         late = np.asarray(self.lateness) * 1e3
         errors = np.asarray(self.errors or [0.0]) * 1e3
+        delays = np.asarray(self.delays or [0.0]) * 1e3
         return {
+            # From the state that the policy saw to the tick that executes its action.
+            "command_ms": float(np.median(delays)),
+            "command_p99_ms": float(np.percentile(delays, 99)),
             "ticks": len(late),
             "held_ticks": self.held,
             "lateness_mean_ms": float(late.mean()),

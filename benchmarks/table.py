@@ -43,6 +43,8 @@ _SHOWN = (
     "held_ticks",
     "ticks",
     "missed_deadlines",
+    "command_ms",
+    "command_p99_ms",
     "lateness_mean_ms",
     "lateness_p99_ms",
     "lateness_worst_ms",

@@ -55,6 +55,11 @@ class Bundle:
         return self.manifest.contract
 
 
+def find_bundle(path: Path) -> Path:
+    """The bundle of a run folder, or the path itself."""
+    return path / "bundle" if (path / "bundle").is_dir() else path
+
+
 def load_bundle(path: str | Path) -> Bundle:
     """Read a bundle and run its policy on the golden observations.
 

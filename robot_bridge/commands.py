@@ -1,8 +1,10 @@
 """What deploy.py does besides reading its command line: talking, errors in one line, the result."""
 
 import dataclasses
+import signal
 import sys
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from robot_bridge.bundle import Bundle
 from robot_bridge.deployment import DeployConfig, Deployment, Talk, success_line
@@ -25,7 +27,8 @@ def deploy(
         options = dataclasses.replace(options, ledger=default_ledger())
     talk = Talk(_say, input)
     deployment = Deployment(options, bundle, build_rig(rig, bundle.contract, robots), talk)
-    reports = deployment.run()
+    with Interruptible(_say):
+        reports = deployment.run()
     measured = bundle.manifest.measured
     _say(success_line(reports))
     if measured is not None:
@@ -36,6 +39,34 @@ def deploy(
     for name, timing in deployment.timings.items():
         _say(f"{name} loop: {timing}")
     return int(any(report.ending == "fault" for report in reports))
+
+
+class Interruptible:
+    """The first Ctrl-C or SIGTERM ends the session, later ones only say that it is ending.
+
+    Letting go of an arm takes moments, and must not be cut short by an impatient person.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say, self._asked = say, False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interruptible":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._interrupt)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            # Nothing is left to interrupt but the exit.
+            signal.signal(number, signal.SIG_IGN if self._asked else handler)
+
+    def _interrupt(self, number: int, frame: object) -> None:
+        if self._asked:
+            self._say("The arm is being let go; a moment.")
+            return
+        self._asked = True
+        raise KeyboardInterrupt
 
 
 def guarded(main: Callable[[], int]) -> int:

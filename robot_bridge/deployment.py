@@ -6,6 +6,7 @@ keeps people safe is the same for all of them, the simulated one included.
 
 import dataclasses
 import math
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -25,9 +26,10 @@ from robot_bridge.ledger import Experience, Ledger
 from robot_bridge.limits import Limits, default_limits, intersect, tighten
 from robot_bridge.null import DryRun
 from robot_bridge.observation import ObservationBuilder
+from robot_bridge.openpi_client import RemotePolicy, RemotePolicyConfig
 from robot_bridge.operator_loop import POLL_PERIOD, OperatorLoop
 from robot_bridge.pacing import Timing
-from robot_bridge.policy_loop import PolicyLoop
+from robot_bridge.policy_loop import Policy, PolicyLoop
 from robot_bridge.policy_process import PolicyProcess, PolicyTask
 from robot_bridge.recorder import Recorder, RecordHeader, new_session, running_versions
 from robot_bridge.rig import Rig
@@ -57,6 +59,8 @@ class DeployConfig:
     Attributes:
         episodes: how many.
         seconds: time limit of an episode [s]; None is the contract's.
+        policy_server: URI of an openpi server (ws:// or wss://) that chooses the actions in place
+            of the bundle's own policy; a token is read from MJX_SERL_POLICY_TOKEN.
         separate: run the policy in a process of its own. None: for real arms.
         dry_run: read the arm and run everything, but send nothing. None: for a bundle's first
             run on a real arm only.
@@ -68,6 +72,7 @@ class DeployConfig:
 
     episodes: int = 1
     seconds: float | None = None
+    policy_server: str | None = None
     separate: bool | None = None
     dry_run: bool | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
@@ -81,6 +86,7 @@ class DeployConfig:
             raise ValueError(f"seconds {self.seconds:g}, allowed: above 0, at most 3600")
 
 
+POLICY_TOKEN = "MJX_SERL_POLICY_TOKEN"
 # What ended by anything but a verdict was cut short: a time-out is not a failure.
 _VERDICTS = {"success": "success", "failure": "failure"}
 
@@ -150,13 +156,15 @@ class Deployment:
             self.rig.driver.connect()
             stack.callback(self.rig.driver.close)
             line = self._connect(stack)
-            stack.callback(line.control.parts.supervisor.disarm)
             policy = self._policy(line, stack)
             operator = self._operator(line)
             self._announce(line)
+            stack.callback(line.control.parts.supervisor.disarm)
             self._arm(line)
             stepper = self._stepper(line.control, policy, operator)
             stack.callback(stepper.close)
+            # Whatever ends the session, the arm stands before anything else is put away.
+            stack.callback(line.control.parts.supervisor.disarm)
             self._play(line, stepper, operator)
             if isinstance(stepper, RealTime):
                 self.timings = dict(stepper.timings)
@@ -241,12 +249,14 @@ class Deployment:
         """The policy's loop, None where another process turns it."""
         separate, rig = self.cfg.separate, self.rig
         if separate is None:
-            separate = not line.info.simulated
+            # Another machine's policy needs no process of its own here.
+            separate = not line.info.simulated and self.cfg.policy_server is None
         if not separate:
             senses = rig.senses()
             stack.callback(senses.close)
             builder = ObservationBuilder(self.contract, objects=senses.objects, eyes=senses.eyes)
-            loop = PolicyLoop(line.control, builder, self.bundle.policy, period=self.period)
+            policy = self._chosen_policy(stack)
+            loop = PolicyLoop(line.control, builder, policy, period=self.period)
             return Loop(loop.tick, self.period, "policy")
         if rig.config is None:
             raise ValueError("This robot's policy cannot run in a process of its own (--separate)")
@@ -261,6 +271,15 @@ class Deployment:
         self.policy_process = PolicyProcess(task)
         stack.callback(self.policy_process.close)
         return None
+
+    def _chosen_policy(self, stack: ExitStack) -> Policy:
+        if self.cfg.policy_server is None:
+            return self.bundle.policy
+        token = os.environ.get(POLICY_TOKEN, "")
+        config = RemotePolicyConfig(uri=self.cfg.policy_server, token=token)
+        remote = RemotePolicy(self.contract, config)
+        stack.callback(remote.close)
+        return remote
 
     def _serve(self, line: _Line, folder: Path, stack: ExitStack) -> None:
         parts = line.control.parts

@@ -52,7 +52,8 @@ class Tick:
     state machine and the safety layers. state: the arm as measured. goal: what the accepted
     actions ask for. target: what the governor sent, None where nothing was sent. action: the one
     being executed, None where there is none; policy_action: what the policy wanted meanwhile,
-    where a person intervened. source, seq: whose command. lateness: of this tick [s].
+    where a person intervened. source, seq: whose command. age: of the observation that the command
+    answers [s], -1 without one. lateness: of this tick [s].
     """
 
     index: int
@@ -67,6 +68,7 @@ class Tick:
     policy_action: NDArray[np.floating] | None = None
     source: Source | None = None
     seq: int = -1
+    age: float = -1.0
     lateness: float = 0.0
 
     @property

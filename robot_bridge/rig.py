@@ -40,8 +40,10 @@ class RigConfig:
 
     Attributes:
         robot: null (no arm), sim (the training environment), franka (FR3, franky-control),
-            franka-rs (Panda or FR3, franka-rs), piper (CAN) or serl-http (a SERL robot server).
-        address: of the arm: the control box's host, the CAN channel or the server's URL.
+            franka-rs (Panda or FR3, franka-rs), piper (CAN), serl-http (a SERL robot server) or
+            replay (a recording).
+        address: of the arm: the control box's host, the CAN channel, the server's URL or the
+            recording's folder.
         objects: positions of objects that stay where they are, for example cube=0.4,0,0.02 [m].
         cameras: name=source, for example front=/dev/video0, wrist=realsense:SERIAL or
             front=video.mp4.

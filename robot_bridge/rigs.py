@@ -4,6 +4,7 @@ A new arm is one entry of `ROBOTS`; the simulated one, which needs JAX, is added
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from robot_bridge.cameras import Camera, CameraThread, pinhole
 from robot_bridge.clock import Clock, ManualClock, MonotonicClock
@@ -11,6 +12,7 @@ from robot_bridge.driver import ArmDriver
 from robot_bridge.null import NullDriver
 from robot_bridge.observation import FixedObjects
 from robot_bridge.operators import Axes, Operator
+from robot_bridge.replay import ReplayDriver, ReplayEye, ReplayObjects
 from robot_bridge.rig import Rig, RigConfig, Senses
 from robot_bridge.session import Ending
 from robot_bridge.sim import SimDriver, SimEye, SimObjects, World
@@ -80,7 +82,28 @@ def _serl_http(config: RigConfig, contract: Contract, clock: Clock) -> ArmDriver
     return SerlHttpDriver(config.address or "http://127.0.0.1:5000", robot=contract.robot)
 
 
+def _replay(config: RigConfig, contract: Contract) -> Rig:
+    """A recording in lock-step."""
+    if not config.address:
+        raise ValueError("--robot replay needs --address, the folder of a recording")
+    clock = ManualClock()
+    driver = ReplayDriver(Path(config.address), clock)
+    eyes = {
+        c.name: ReplayEye(driver, c.name, pinhole(c.width, c.height, fovy=c.fovy))
+        for c in contract.cameras
+    }
+    return Rig(
+        driver=driver,
+        clock=clock,
+        senses=lambda: Senses(objects=ReplayObjects(driver), eyes=eyes),
+        homes=False,
+        prepare=driver.start,
+        judge=lambda: "stopped" if driver.over else None,
+    )
+
+
 ROBOTS: dict[str, RigMaker] = {
+    "replay": _replay,
     "null": _real(_null),
     "franka": _real(_franka),
     "franka-rs": _real(_franka_rs),

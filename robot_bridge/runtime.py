@@ -390,6 +390,7 @@ class ControlLoop:
             policy_action=turn.policy_action,
             source=None if command is None else command.source,
             seq=-1 if command is None else command.seq,
+            age=-1.0 if command is None else turn.now - command.t,
             lateness=turn.lateness,
         )
 

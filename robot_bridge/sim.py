@@ -1,12 +1,12 @@
 """Arms that cannot hurt anybody: the training environment as a robot, and its lock-step parts."""
 
-import math
 from collections.abc import Mapping
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robot_bridge.cameras import pinhole
 from robot_bridge.clock import Clock
 from robot_bridge.driver import (
     ArmInfo,
@@ -191,9 +191,7 @@ class SimEye:
     @property
     def intrinsics(self) -> tuple[float, float, float, float]:
         """Focal lengths and principal point fx, fy, cx, cy [px]."""
-        camera = self._camera
-        focal = camera.height / 2 / math.tan(math.radians(camera.fovy) / 2)
-        return focal, focal, camera.width / 2, camera.height / 2
+        return pinhole(self._camera.width, self._camera.height, fovy=self._camera.fovy)
 
     def latest(self) -> "SimFrame":
         """Draw the world as it is now."""

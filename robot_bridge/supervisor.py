@@ -131,9 +131,9 @@ class Supervisor:
             self._enter(Phase.DISARMED, Reason.NOT_CONFIRMED)
 
     def disarm(self) -> None:
-        """End control softly; a FAULT stays one."""
+        """End control softly; a FAULT stays one, and what is disarmed is left alone."""
         with self._lock:
-            if self.phase is not Phase.FAULT:
+            if self.phase not in (Phase.FAULT, Phase.DISARMED):
                 self._stop("soft")
                 self._enter(Phase.DISARMED, Reason.NOT_CONFIRMED)
 
