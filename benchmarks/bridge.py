@@ -7,6 +7,8 @@ On the simulated arm (the training environment under the governor), and on a sim
 whole chain, policy in its own process, for thirty minutes on no arm at all.
 """
 
+from __future__ import annotations
+
 import contextlib
 import statistics
 from array import array
