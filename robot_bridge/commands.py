@@ -9,7 +9,7 @@ from typing import Any
 from robot_bridge.bundle import Bundle
 from robot_bridge.deployment import DeployConfig, Deployment, Talk, success_line
 from robot_bridge.driver import DriverError
-from robot_bridge.ledger import default_ledger
+from robot_bridge.ledger import state_folder
 from robot_bridge.operators import OperatorError
 from robot_bridge.rigs import RigConfig, RigMaker, build_rig
 from robot_bridge.supervisor import NotAllowedError
@@ -23,8 +23,12 @@ def deploy(
     bundle: Bundle, rig: RigConfig, options: DeployConfig, robots: Mapping[str, RigMaker]
 ) -> int:
     """Build the rig, run the episodes, say how they went; returns the exit status."""
-    if options.ledger is None:
-        options = dataclasses.replace(options, ledger=default_ledger())
+    state = state_folder()
+    options = dataclasses.replace(
+        options,
+        ledger=options.ledger or state / "ledger.json",
+        audit=options.audit or state / "audit.jsonl",
+    )
     talk = Talk(_say, input)
     deployment = Deployment(options, bundle, build_rig(rig, bundle.contract, robots), talk)
     with Interruptible(_say):

@@ -15,13 +15,15 @@ from pathlib import Path
 
 from robot_bridge.admission import AdmissionConfig
 from robot_bridge.arbiter import Arbiter
+from robot_bridge.audit import AuditLog, person
 from robot_bridge.bundle import Bundle
 from robot_bridge.clock import ManualClock
 from robot_bridge.codec import MAX_BYTES
 from robot_bridge.driver import ArmDriver, ArmInfo
-from robot_bridge.endpoints import Endpoint
+from robot_bridge.endpoints import Endpoint, parse_endpoint
 from robot_bridge.gate import ActionGate
 from robot_bridge.governor import Governor
+from robot_bridge.keys import Keyring, default_folder
 from robot_bridge.ledger import Experience, Ledger
 from robot_bridge.limits import Limits, default_limits, intersect, tighten
 from robot_bridge.null import DryRun
@@ -66,6 +68,9 @@ class DeployConfig:
             run on a real arm only.
         limits: stricter limits by name, for example tcp_speed 0.1 (see robot_bridge.limits).
         record: folder for recordings; None records nothing.
+        listen: where observers, operators and other policies may connect: a folder (ipc) or
+            HOST:PORT; beyond loopback only with keys (python -m robot_bridge.keys).
+        audit: file to which every arming, fault and recovery is appended; None notes nothing.
         ledger: file that remembers which bundle has run where; None remembers nothing, so that
             every run on a real arm is a first one.
     """
@@ -77,6 +82,8 @@ class DeployConfig:
     dry_run: bool | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
     record: Path | None = None
+    listen: str | None = None
+    audit: Path | None = None
     ledger: Path | None = None
 
     def __post_init__(self) -> None:
@@ -156,6 +163,8 @@ class Deployment:
             self.rig.driver.connect()
             stack.callback(self.rig.driver.close)
             line = self._connect(stack)
+            if self.cfg.listen is not None:
+                self._serve(line, parse_endpoint(self.cfg.listen), stack)
             policy = self._policy(line, stack)
             operator = self._operator(line)
             self._announce(line)
@@ -204,10 +213,15 @@ class Deployment:
                 phrase=f"{self.bundle.digest[:8]} {serial}",
                 recoveries=limits.recoveries,
                 recovery_window=limits.recovery_window,
+                audit=self._audit(serial),
             ),
             arbiter=Arbiter(),
             clock=clock,
         )
+
+    def _audit(self, serial: str) -> Callable[..., None]:
+        facts = {"bundle": self.bundle.digest, "serial": serial}
+        return AuditLog(self.cfg.audit, self.rig.clock, facts).note
 
     def _is_dry(self, info: ArmInfo) -> bool:
         if self.cfg.dry_run is not None or info.simulated:
@@ -261,7 +275,7 @@ class Deployment:
         if rig.config is None:
             raise ValueError("This robot's policy cannot run in a process of its own (--separate)")
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mjx_serl-"))
-        self._serve(line, Path(folder), stack)
+        self._serve(line, Endpoint.ipc(Path(folder)), stack)
         task = PolicyTask(
             bundle=str(self.bundle.path.resolve()),
             sockets=folder,
@@ -281,15 +295,16 @@ class Deployment:
         stack.callback(remote.close)
         return remote
 
-    def _serve(self, line: _Line, folder: Path, stack: ExitStack) -> None:
+    def _serve(self, line: _Line, endpoint: Endpoint, stack: ExitStack) -> None:
         parts = line.control.parts
         server = BridgeServer(
-            Endpoint.ipc(folder),
+            endpoint,
             Callbacks(
                 offer=parts.arbiter.offer,
                 notice=line.control.notice,
                 fault=parts.supervisor.fault,
             ),
+            keys=None if endpoint.local else Keyring(default_folder()),
             contract=digest(self.contract),
             # Commands bring the pictures they were made of, for the record.
             config=AdmissionConfig(max_request=MAX_BYTES),
@@ -334,7 +349,7 @@ class Deployment:
         if not line.info.simulated:
             self.talk.say("Clear the workspace, stand clear, keep the stop button at hand.")
             typed = self.talk.ask(f"To arm, type '{supervisor.phrase}': ")
-        supervisor.arm(supervisor.confirm("arm", by="console", typed=typed))
+        supervisor.arm(supervisor.confirm("arm", by=person(), typed=typed))
 
     # -- episodes --------------------------------------------------------------------------------
 
@@ -354,7 +369,11 @@ class Deployment:
     def _play(self, line: _Line, stepper: Stepper, operator: OperatorLoop | None) -> None:
         judge = self.rig.judge or (lambda: None if operator is None else operator.take_verdict())
         session = Session(line.control, stepper, self.tally, judge)
+        began = self.rig.clock.now()
         for number in range(self.cfg.episodes):
+            if self.rig.clock.now() - began > line.limits.session_seconds:
+                self.talk.say("The session's time is up; start another after a look at the arm.")
+                break
             self._prepare(line, session, number)
             report = self._episode(line, session, operator, number)
             self._note(line, report)

@@ -40,6 +40,12 @@ class Endpoint:
         return cls(f"tcp://{host}:{port}", f"tcp://{host}:{port + 1}")
 
     @property
+    def local(self) -> bool:
+        """Whether only this machine can reach it."""
+        host = urlsplit(self.ticks).hostname or ""
+        return self.ticks.startswith("ipc://") or is_loopback(host)
+
+    @property
     def addresses(self) -> tuple[str, str]:
         """Both."""
         return self.ticks, self.requests
@@ -51,6 +57,16 @@ class ClientKeys:
 
     server: str
     own: KeyPair
+
+
+def parse_endpoint(text: str) -> Endpoint:
+    """Read a folder (ipc) or HOST:PORT (tcp); ValueError for anything else."""
+    if "/" in text:
+        return Endpoint.ipc(Path(text).expanduser().resolve())
+    host, colon, port = text.rpartition(":")
+    if not (colon and host and port.isdigit() and 0 < int(port) < 65535):
+        raise ValueError(f"Endpoint '{text}', allowed: a folder or HOST:PORT, e.g. 127.0.0.1:7400")
+    return Endpoint.tcp(int(port), host=host)
 
 
 def is_loopback(host: str) -> bool:

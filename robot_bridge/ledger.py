@@ -26,10 +26,10 @@ class _Book:
     entries: dict[str, Experience]
 
 
-def default_ledger() -> Path:
-    """`bridge/ledger.json` in the user's state folder (XDG_STATE_HOME)."""
+def state_folder() -> Path:
+    """Where this machine's user remembers deployments (XDG_STATE_HOME)."""
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "mjx_serl" / "bridge" / "ledger.json"
+    return Path(state) / "mjx_serl" / "bridge"
 
 
 class Ledger:

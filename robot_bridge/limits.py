@@ -85,6 +85,7 @@ class Limits:
         watchdog: lateness of a tick that holds [s]; row 16: 0.1.
         episode_seconds: [s]; row 21: 60. path_length: of the tool centre in an episode [m]; row 21
             names it, ours is tcp_speed for a whole episode.
+        session_seconds: after which no further episode begins [s]; row 21 names it, ours is 4 h.
         rejects_to_hold: refused commands in a row; row 1: 3.
         recoveries: allowed within recovery_window [s]; row 17: 3 in 600.
         ramp_scale, ramp_episodes: speed of a new bundle's first episodes; row 20: 0.2 for 3.
@@ -126,6 +127,7 @@ class Limits:
     observation_fault_age: float = 0.5
     watchdog: float = 0.1
     episode_seconds: float = 60.0
+    session_seconds: float = 14400.0
     path_length: float = 15.0
     rejects_to_hold: int = 3
     recoveries: int = 3

@@ -8,6 +8,7 @@ arm is then powered, watched and still; FAULT never does.
 import collections
 import hmac
 import threading
+from collections.abc import Callable
 from typing import Literal
 
 from robot_bridge.clock import Clock
@@ -30,6 +31,7 @@ class Supervisor:
         phrase: what a person has to type in order to arm or recover, for example the first
             characters of the bundle's digest and the robot's serial.
         recoveries: allowed within `recovery_window` [s].
+        audit: is told of every arming, fault and recovery, with facts.
     """
 
     def __init__(
@@ -40,12 +42,14 @@ class Supervisor:
         phrase: str,
         recoveries: int = 3,
         recovery_window: float = 600.0,
+        audit: Callable[..., None] | None = None,
     ) -> None:
         self.phrase = phrase
         self.phase = Phase.DISARMED
         self.cause = Reason.NOT_CONFIRMED
         self._driver, self._clock = driver, clock
         self._window = recovery_window
+        self._audit = audit or (lambda event, **facts: None)
         self._recovered: collections.deque[float] = collections.deque(maxlen=recoveries)
         self._tokens: set[str] = set()
         # Emergency stops come from other threads than ticks.
@@ -67,6 +71,7 @@ class Supervisor:
             self._driver.arm(token)
             self._driver.hold()
             self._enter(Phase.ARMED, Reason.NONE)
+            self._audit("armed", by=token.by)
 
     def require_armed(self) -> None:
         """Raise NotAllowedError, saying what comes first, unless ARMED."""
@@ -108,6 +113,8 @@ class Supervisor:
             known = self.phase is Phase.FAULT
             self._enter(Phase.FAULT, self.cause | cause if known else cause)
             self._tokens.clear()
+            if not known:
+                self._audit("fault", cause=describe(cause))
             if not known or protective:
                 self._stop("protective" if protective else "soft")
 
@@ -129,6 +136,7 @@ class Supervisor:
             spent.append(now)
             self._driver.recover(token)
             self._enter(Phase.DISARMED, Reason.NOT_CONFIRMED)
+            self._audit("recovered", by=token.by)
 
     def disarm(self) -> None:
         """End control softly; a FAULT stays one, and what is disarmed is left alone."""
