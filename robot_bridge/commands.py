@@ -41,7 +41,7 @@ def deploy(
             f"of {measured.episodes} episodes"
         )
     for name, timing in deployment.timings.items():
-        _say(f"{name} loop: {timing}")
+        _say(f"{name} loop: {timing.describe()}")
     return int(any(report.ending == "fault" for report in reports))
 
 

@@ -28,6 +28,13 @@ class Timing:
         """Mean lateness [s]."""
         return self.total / max(1, self.ticks)
 
+    def describe(self) -> str:
+        """One line for people."""
+        return (
+            f"{self.ticks} ticks, late by {self.mean * 1e3:.2f} ms on average and "
+            f"{self.worst * 1e3:.1f} ms at worst, {self.overruns} by more than a period"
+        )
+
 
 class Pacer:
     """Calls a loop's tick at a fixed rate on absolute deadlines until it is stopped.
