@@ -11,6 +11,10 @@ from robot_bridge.messages import Tick
 from scenes.contract import Contract, Readings, objects_observed, observe
 from scenes.specs import CameraSpec, ObsSpec, unknown_name
 
+# What no observation of a table-top task comes near to, in its field's scale [1].
+FAR = 30.0
+DARK = 8  # of 255
+
 Picture = NDArray[np.uint8]
 Obs = dict[str, NDArray[Any]]
 
@@ -80,6 +84,11 @@ class ObservationBuilder:
         self._needed = objects_observed(ObsSpec(fields=tuple(self._fields)))
         self._check_sources()
 
+    @property
+    def spec(self) -> ObsSpec:
+        """What is observed."""
+        return self._contract.obs
+
     def _check_sources(self) -> None:
         for name in self._cameras:
             if name not in self._eyes:
@@ -123,6 +132,24 @@ class ObservationBuilder:
             if name not in places:
                 raise LookupError(unknown_name("object", name, places))
         return places, [measured]
+
+
+def implausible(obs: Obs, spec: ObsSpec) -> str | None:
+    """Say what no sensor that works would have measured, None where all is plausible.
+
+    A number that is not finite or beyond `FAR` times its field's scale (millimetres for metres, a
+    wild track), or a picture in which nothing is brighter than `DARK` (a covered lens).
+    """
+    for field in spec.fields:
+        value = obs[field.name]
+        if value.dtype == np.uint8:
+            if value.max(initial=0) < DARK:
+                return f"{field.name} is black"
+        elif not np.isfinite(value).all():
+            return f"{field.name} is not finite"
+        elif np.abs(value).max(initial=0.0) > FAR * field.scale:
+            return f"{field.name} is {value.tolist()} {field.unit}, which is too far to be true"
+    return None
 
 
 def fit_picture(

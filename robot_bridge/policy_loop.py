@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from robot_bridge.clock import Clock
 from robot_bridge.limits import Limits
 from robot_bridge.messages import Command, Notice, Tick
-from robot_bridge.observation import Obs, ObservationBuilder
+from robot_bridge.observation import Obs, ObservationBuilder, implausible
 from robot_bridge.reasons import Reason
 from robot_bridge.supervisor import CONTROLLED
 
@@ -94,15 +94,23 @@ class PolicyLoop:
             self.side.fault(Reason.OBSERVATION_STALE)
         if now - seen > limits.observation_max_age:
             return Reason.OBSERVATION_STALE
+        wrong = implausible(obs, self.builder.spec)
+        if wrong is not None:
+            self._say_once("What is observed cannot be: %s; the arm holds", wrong)
+            return Reason.OBSERVATION_BAD
         try:
             actions = self.policy.act(obs)
         except Exception:  # whatever a policy does, the arm holds
-            if not self._failed:
-                _log.exception("The policy failed; the arm holds")
-            self._failed = True
+            self._say_once("The policy failed; the arm holds", exc_info=True)
             return Reason.POLICY_ERROR
         self.side.offer(self._command(actions, min(seen, now), obs))
         return Reason.NONE
+
+    def _say_once(self, text: str, *args: object, exc_info: bool = False) -> None:
+        """Log the first trouble of an episode, not ten lines a second."""
+        if not self._failed:
+            _log.error(text, *args, exc_info=exc_info)
+        self._failed = True
 
     def _command(self, actions: NDArray[np.floating], seen: float, obs: Obs) -> Command:
         self._seq += 1

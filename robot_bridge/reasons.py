@@ -34,7 +34,8 @@ class Reason(IntFlag):
     # what stopped it
     COMMAND_STALE = auto()  # no fresh command: decelerate and hold
     STATE_STALE = auto()  # the arm's state is too old, or its link too poor
-    OBSERVATION_STALE = auto()  # a camera or another source of observations is too old
+    OBSERVATION_STALE = auto()  # a camera or another source of observations is too old or silent
+    OBSERVATION_BAD = auto()  # it held a NaN, a number far beyond its unit, or a black picture
     TORQUE = auto()  # a measured torque or its rate is too high
     ROBOT_FAULT = auto()  # the arm reports a reflex, an error or a mode that is not ours
     DRIVER_ERROR = auto()  # the driver raised

@@ -119,7 +119,7 @@ class FakeEye:
 
     def __init__(self, clock: ManualClock) -> None:
         self.clock, self.age = clock, 0.0
-        self.picture: np.ndarray | None = np.full((8, 8, 3), 7, np.uint8)
+        self.picture: np.ndarray | None = np.full((8, 8, 3), 99, np.uint8)
 
     def latest(self) -> StampedFrame | None:
         if self.picture is None:
@@ -166,9 +166,10 @@ class Bench:
         self.control = ControlLoop(parts, sinks=[self.ticks.append], enabled=enabled)
         self.eye = FakeEye(self.clock)
         self.policy = ScriptedPolicy(script)
+        self.places: dict[str, tuple[float, ...]] = {"cube": CUBE}
         builder = ObservationBuilder(
             self.contract,
-            objects=FixedObjects({"cube": CUBE}),
+            objects=FixedObjects(self.places),
             eyes={"front": self.eye} if camera else {},
         )
         self.loop = PolicyLoop(self.control, builder, self.policy, period=0.1)

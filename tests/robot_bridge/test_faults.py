@@ -175,7 +175,7 @@ def test_a_camera_without_a_picture_holds() -> None:
     bench = Bench(camera=True)
     bench.eye.picture = None
     bench.run_until(Phase.HOLD, within=0.4)
-    bench.eye.picture = np.zeros((8, 8, 3), np.uint8)
+    bench.eye.picture = np.full((8, 8, 3), 99, np.uint8)
     bench.run_until(Phase.RUN, within=0.4)
 
 
@@ -185,6 +185,38 @@ def test_late_pictures_hold_and_fresh_ones_go_on() -> None:
     bench.run_until(Phase.HOLD, within=0.4)
     bench.eye.age = 0.03
     bench.run_until(Phase.RUN, within=0.4)
+
+
+@pytest.mark.parametrize(
+    ("place", "problem"),
+    [((np.nan, 0.0, 0.0), "nan"), ((450.0, 50.0, 20.0), "millimetres")],
+    ids=["nan", "millimetres"],
+)
+def test_observations_that_cannot_be_hold_then_fault(
+    place: tuple[float, ...], problem: str
+) -> None:
+    del problem
+    bench = Bench()
+    bench.places["cube"] = place
+    assert bench.run_until(Phase.HOLD, within=0.4) <= 0.25
+    assert Reason.OBSERVATION_BAD & bench.supervisor.cause
+    assert bench.run_until(Phase.FAULT, within=3.0) <= 2.2
+
+
+def test_an_object_that_is_lost_holds_until_it_is_found() -> None:
+    bench = Bench()
+    place = bench.places.pop("cube")
+    bench.run_until(Phase.HOLD, within=0.4)
+    assert Reason.OBSERVATION_STALE & bench.supervisor.cause
+    bench.places["cube"] = place
+    bench.run_until(Phase.RUN, within=0.4)
+
+
+def test_a_covered_lens_holds() -> None:
+    bench = Bench(camera=True)
+    bench.eye.picture = np.zeros((8, 8, 3), np.uint8)
+    bench.run_until(Phase.HOLD, within=0.4)
+    assert Reason.OBSERVATION_BAD & bench.supervisor.cause
 
 
 # -- the arm -----------------------------------------------------------------------------------
