@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from benchmarks.peers.franka_server import SimulatorError, serve
 from benchmarks.results import Recorder, say
 from benchmarks.table import finish
-from robot_bridge.bundle import Bundle, load_bundle
+from robot_bridge.bundle import Bundle, find_bundle, load_bundle
 from robot_bridge.clock import Clock, MonotonicClock
 from robot_bridge.deployment import DeployConfig, Deployment, Talk
 from robot_bridge.driver import ArmDriver, ArmState
@@ -40,6 +40,7 @@ from robot_bridge.rigs import sim_rig
 SPAWN = ((0.3, -0.15, 0.02), (0.5, 0.15, 0.02))
 CUBE_WIDTH, REACH = 0.04, 0.025
 FRANKA_SECONDS = 10.0
+SOAK_EPISODE = 50.0  # [s]; the limit of an episode is 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class BridgeConfig:
     """What to measure.
 
     Attributes:
-        run: folder of a run with a bundle.
+        run: folder of a run with a bundle, or a bundle where no episodes are asked for.
         episodes: on the simulated arm; 0 leaves it out.
         franka_episodes: of 10 s each on the simulated Franka; 0 leaves it out.
         library: that drives the Franka: franky or franka-rs.
@@ -65,7 +66,7 @@ class BridgeConfig:
 
 def run(cfg: BridgeConfig, recorder: Recorder) -> None:
     """Measure what is asked for."""
-    bundle = load_bundle(cfg.run / "bundle")
+    bundle = load_bundle(find_bundle(cfg.run))
     _policy_latency(bundle, recorder)
     if cfg.episodes:
         on_simulated_arm(cfg, bundle, recorder)
@@ -241,8 +242,9 @@ def soak(cfg: BridgeConfig, bundle: Bundle, recorder: Recorder) -> None:
         config=config,
         sinks=(memory,),
     )
-    episodes = max(1, round(cfg.soak * 60.0 / 50.0))
-    options = DeployConfig(episodes=episodes, seconds=50.0, separate=True)
+    seconds = min(SOAK_EPISODE, cfg.soak * 60.0)
+    episodes = round(cfg.soak * 60.0 / seconds)
+    options = DeployConfig(episodes=episodes, seconds=seconds, separate=True)
     _, watcher = _deploy(options, bundle, rig)
     facts: dict[str, Any] = watcher.facts() | memory.facts()
     recorder.add("soak", cfg.soak, "minutes", facts)
