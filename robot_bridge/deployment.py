@@ -405,6 +405,7 @@ class Deployment:
                 operator.close()
         if line.recorder is not None:
             line.recorder.event(_VERDICTS.get(report.ending, "reset"), episode=number)
+        session.settle()
         return report
 
     def _note(self, line: _Line, report: EpisodeReport) -> None:

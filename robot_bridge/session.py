@@ -20,6 +20,8 @@ from robot_bridge.runtime import ControlLoop
 
 Ending = Literal["success", "failure", "time", "fault", "stopped"]
 CONTROL_PERIOD = 0.01  # of the control loop [s]; reference robot_bridge.md section 2
+SETTLE_SECONDS = 1.0  # longer than the governor takes to brake from full speed [s]
+REST_SPEED = 0.02  # of a joint that stands [rad/s]
 HOME_TOLERANCE = 0.02  # joint error at which an arm counts as home [rad]; about 1 degree
 
 
@@ -184,7 +186,7 @@ class Session:
         self._control.home(None)
 
     def episode(self, seconds: float) -> EpisodeReport:
-        """Run the policy for at most `seconds` [s]; the arm is ARMED before and after."""
+        """Run the policy for at most `seconds` [s] from ARMED; call `settle` afterwards."""
         control, clock = self._control, self._control.clock
         self._tally.reset()
         began = clock.now()
@@ -200,13 +202,23 @@ class Session:
 
         control.begin()
         self._stepper.run(over, timeout=seconds)
-        control.parts.supervisor.pause()
         return EpisodeReport(
             ending=ending or "time",
             seconds=clock.now() - began,
             ticks=self._tally.ticks,
             reasons=self._tally.names(),
         )
+
+    def settle(self) -> None:
+        """Bring the arm to rest under the governor, then leave it ARMED; a FAULT stays one."""
+        supervisor = self._control.parts.supervisor
+        supervisor.hold(Reason.EPISODE_LIMIT)
+        self._stepper.run(lambda: self._faulted() or self._rests(), timeout=SETTLE_SECONDS)
+        supervisor.pause()
+
+    def _rests(self) -> bool:
+        tick = self._control.latest
+        return tick is None or float(np.abs(tick.state.dq).max()) < REST_SPEED
 
     def _faulted(self) -> bool:
         return self._control.parts.supervisor.phase in (Phase.FAULT, Phase.DISARMED)

@@ -15,6 +15,7 @@ from bench_arm import PHRASE, REFLEX, Bench, at_rest, changed, steady
 from robot_bridge.driver import ArmState, ArmToken, DriverError, Mode
 from robot_bridge.messages import Command
 from robot_bridge.reasons import Phase, Reason
+from robot_bridge.session import Session, Tally
 from robot_bridge.supervisor import NotAllowedError
 
 FINE = np.array([[0.0, 0.4, 0.0, 0.0]], np.float32)
@@ -410,6 +411,20 @@ def test_an_episode_ends_by_path() -> None:
     bench = Bench(path_length=0.08)
     bench.run_until(Phase.HOLD, within=1.0)
     assert Reason.EPISODE_LIMIT & bench.supervisor.cause
+
+
+def test_an_episode_ends_with_the_arm_at_rest() -> None:
+    bench = Bench(lambda _: np.array([[0.0, 1.0, 0.0, 0.0]], np.float32))
+    session = Session(bench.control, bench.stepper, Tally(), lambda: None)
+    before = len(bench.ticks)
+    session.settle()
+    assert bench.phase is Phase.ARMED
+    ticks = bench.ticks[before:]
+    assert {tick.phase for tick in ticks} == {Phase.HOLD} and at_rest(ticks, speed=5e-3)
+    moving = bench.ticks[before - 3 : before] + ticks
+    speeds = np.diff([tick.target.position for tick in moving], axis=0) / 0.01
+    assert np.linalg.norm(np.diff(speeds, axis=0), axis=1).max() / 0.01 <= 1.0 + 1e-6
+    assert np.linalg.norm(speeds[0]) > 0.1
 
 
 def test_a_jump_of_the_wall_clock_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
