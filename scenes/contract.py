@@ -50,8 +50,10 @@ class Contract:
     """Everything a policy takes for granted about the arm it commands.
 
     robot: limits, kinematics, workspace box and home. obs, action: what goes in and comes out.
-    cameras: of the observed pictures, in order. orientation: of the end effector, held fixed, wxyz.
-    home: joint pose at the start of an episode [rad]. episode_steps: time limit [actions].
+    cameras: of the observed pictures, in order, in RGB, cut to what `CameraSpec` spans.
+    camera_latency: age of the pictures when they were acted on in training [s].
+    orientation: of the end effector, held fixed, wxyz. home: joint pose at the start of an episode
+    [rad]. episode_steps: time limit [actions].
     pace: at which targets were followed in training, None where they were jumped to.
     A bundle carries its digest (`scenes.serialize.digest`); simulator and bridge must agree on it.
     """
@@ -64,6 +66,7 @@ class Contract:
     episode_steps: int
     orientation: Quat = FINGERS_DOWN
     cameras: tuple[CameraSpec, ...] = ()
+    camera_latency: float = 0.0
     pace: Pace | None = None
 
     @property
