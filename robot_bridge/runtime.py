@@ -217,7 +217,7 @@ class ControlLoop:
             if phase in CONTROLLED:
                 self._control(state)
             elif phase is Phase.ARMED and self._homing is not None:
-                self._send(self.parts.governor.move_to(self._homing, state, speed=self.speed))
+                self._go_home(self._homing, state)
         except DriverError:
             self._fault(Reason.DRIVER_ERROR)
         self._index += 1
@@ -229,6 +229,13 @@ class ControlLoop:
             except Exception:  # no record is worth the arm; the next tick says what was lost
                 self._sunk = Reason.RECORD_DROPPED
         return self._latest
+
+    def _go_home(self, q: NDArray[np.float64], state: ArmState) -> None:
+        governor = self.parts.governor
+        if self._turn_holds():
+            self._send(governor.brake(state))
+        else:
+            self._send(governor.move_to(q, state, speed=self.speed))
 
     def _do_wanted(self, state: ArmState) -> None:
         """Do what another thread has asked for, in this one."""

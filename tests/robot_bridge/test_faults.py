@@ -386,6 +386,18 @@ def test_an_emergency_stop_while_going_home() -> None:
     assert bench.arm.calls[-1] == "stop protective"
 
 
+def test_an_arm_that_freezes_while_going_home_is_not_driven_on() -> None:
+    bench = Bench(running=False)
+    bench.arm_it()
+    bench.control.home(np.array(bench.contract.home) + 0.3)
+    bench.run(0.5)
+    still = bench.arm.state()
+    bench.arm.spoil = lambda state: still
+    ticks = bench.run(1.0)
+    assert Reason.STATE_STALE & ticks[-1].reasons and at_rest(ticks)
+    assert np.abs(ticks[-1].target.q - still.q).max() < 0.15
+
+
 def test_letting_go_of_the_enabling_key_holds() -> None:
     held = [True]
     bench = Bench(enabled=lambda: held[0])
