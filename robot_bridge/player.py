@@ -1,5 +1,6 @@
 """Plays commands: admits each once, hands out its actions when they are due, knows its age."""
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,6 +55,7 @@ class Player:
         self.rejected_in_a_row = 0
         self._gate, self._limits = gate, limits
         self._playing: _Playing | None = None
+        self._valid_until = -math.inf
         self._seen: dict[Source, int] = {}
 
     @property
@@ -73,6 +75,7 @@ class Player:
             return reasons
         self.rejected_in_a_row = 0
         self._playing = _Playing(command, now)
+        self._valid_until = self._validity(command)
         return reasons
 
     def due(self, now: float) -> Action | None:
@@ -87,13 +90,16 @@ class Player:
         return playing.command.actions[playing.next - 1]
 
     def overdue(self, now: float) -> float:
-        """Return for how long there has been nothing valid to execute [s]; 0 while there is."""
-        playing = self._playing
-        if playing is None:
-            return float("inf")
-        command = playing.command
+        """Return for how long nobody has commanded anything valid [s]; inf before the first time.
+
+        What was commanded counts whether or not the arm was let to follow it.
+        """
+        return max(0.0, now - self._valid_until)
+
+    def _validity(self, command: Command) -> float:
+        """Until when a command may be executed [s]."""
         longest = (len(command.actions) - 1) * command.dt + self._limits.command_max_age
-        return max(0.0, now - (command.t + min(command.valid_for, longest)))
+        return command.t + min(command.valid_for, longest)
 
     def stop(self) -> None:
         """Drop the command; sequence numbers are remembered, so that it cannot come back."""
@@ -102,5 +108,6 @@ class Player:
     def reset(self) -> None:
         """Start anew: another policy process counts its commands from the beginning."""
         self._playing, self.rejected_in_a_row = None, 0
+        self._valid_until = -math.inf
         self._seen.clear()
         self._gate.reset()

@@ -129,7 +129,7 @@ class ControlLoop:
         self._state: ArmState | None = None
         self._goal: Goal | None = None
         self._notice: Notice | None = None
-        self._held_since: float | None = None
+        self._troubled_since: float | None = None
         self._width: float | None = None
         self._homing: NDArray[np.float64] | None = None
         self._wanted: Callable[[ArmState], None] | None = None
@@ -247,7 +247,7 @@ class ControlLoop:
         self._anchor(state)
         self._player.reset()
         self.parts.arbiter.clear()
-        self._notice, self._held_since, self._homing = None, None, None
+        self._notice, self._troubled_since, self._homing = None, None, None
         self.episode = Episode(began=self._turn.now)
         # Until the policy's first command the arm stands and its goal is itself.
         self._goal = _standing(self.parts.contract, state, closure=0.0)
@@ -306,11 +306,16 @@ class ControlLoop:
             waiting |= Reason.OPERATOR_RELEASED
         if waiting:
             self._hold(waiting)
-            started = self._held_since
-            if started is not None and now - started > limits.command_fault_age:
-                self._fault(waiting)
-        elif supervisor.phase is Phase.HOLD and not self._turn_holds():
-            self._resume()
+            # A person may take their time.
+            trouble = waiting & ~Reason.OPERATOR_RELEASED
+            self._troubled_since = (self._troubled_since or now) if trouble else None
+            since = self._troubled_since
+            if since is not None and now - since > limits.command_fault_age:
+                self._fault(trouble)
+            return
+        self._troubled_since = None
+        if supervisor.phase is Phase.HOLD and not self._turn_holds():
+            supervisor.resume()
 
     def _turn_holds(self) -> bool:
         """Whether this very tick gave a cause to hold, or one that only a person ends."""
@@ -365,14 +370,9 @@ class ControlLoop:
         self._turn.reasons |= cause
         supervisor = self.parts.supervisor
         if supervisor.phase is Phase.RUN:
-            self._held_since = self._turn.now
             supervisor.hold(cause)
         elif supervisor.phase is Phase.HOLD:
             supervisor.hold(supervisor.cause | cause)
-
-    def _resume(self) -> None:
-        self._held_since = None
-        self.parts.supervisor.resume()
 
     def _fault(self, cause: Reason) -> None:
         self._turn.reasons |= cause

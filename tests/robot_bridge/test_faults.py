@@ -404,6 +404,8 @@ def test_letting_go_of_the_enabling_key_holds() -> None:
     held[0] = False
     assert bench.run_until(Phase.HOLD, within=0.1) <= 0.02
     assert Reason.OPERATOR_RELEASED & bench.supervisor.cause
+    ticks = bench.run(5.0)  # a person may take their time
+    assert bench.phase is Phase.HOLD and not Reason.COMMAND_STALE & reasons_of(ticks)
     held[0] = True
     bench.run_until(Phase.RUN, within=0.3)
 
