@@ -86,7 +86,7 @@ def guarded(main: Callable[[], int]) -> int:
         sys.stderr.write(f"error: {text}\n")
         return BAD_INPUT
     except KeyboardInterrupt:
-        sys.stderr.write("Interrupted; the arm was let go.\n")
+        sys.stderr.write("Interrupted; nothing is commanded any more.\n")
         return INTERRUPTED
 
 

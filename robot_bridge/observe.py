@@ -3,11 +3,11 @@
 ENDPOINT is what deploy.py was given with --listen: a folder, or HOST:PORT.
 """
 
+import argparse
+import math
 import sys
 import time
 from collections.abc import Sequence
-
-import tyro
 
 from robot_bridge.commands import guarded
 from robot_bridge.endpoints import ClientKeys, parse_endpoint
@@ -17,36 +17,22 @@ from robot_bridge.reasons import describe
 from robot_bridge.remote import BridgeClient
 
 
-def observe(
-    endpoint: tyro.conf.Positional[str],
-    /,
-    name: str = "observer",
-    server_key: str | None = None,
-    rate: float = 2.0,
-    seconds: float | None = None,
-) -> int:
-    """Print the phase, the reasons and where the arm is.
-
-    Args:
-        endpoint: of the bridge.
-        name: of the client; beyond loopback its key is NAME.key of python -m robot_bridge.keys.
-        server_key: the bridge's public key, needed beyond loopback.
-        rate: lines per second [Hz].
-        seconds: how long; None until interrupted.
-    """
-    place = parse_endpoint(endpoint)
+def observe(options: argparse.Namespace) -> int:
+    """Print the phase, the reasons and where the arm is; ValueError for what cannot be reached."""
+    place = parse_endpoint(options.endpoint)
     keys = None
     if not place.local:
-        if server_key is None:
-            raise ValueError(f"'{endpoint}' is beyond loopback: give the bridge's --server-key")
-        keys = ClientKeys(server_key, load_pair(default_folder() / f"{name}.key"))
-    until = None if seconds is None else time.monotonic() + seconds
-    with BridgeClient(place, name=name, keys=keys) as client:
-        while until is None or time.monotonic() < until:
+        if options.server_key is None:
+            raise ValueError(f"'{options.endpoint}' is beyond loopback: give its --server-key")
+        own = load_pair(default_folder() / f"{options.name}.key")
+        keys = ClientKeys(options.server_key, own)
+    until = time.monotonic() + options.seconds
+    with BridgeClient(place, name=options.name, keys=keys) as client:
+        while time.monotonic() < until:
             tick = client.latest
             sys.stdout.write(("waiting for the bridge" if tick is None else line(tick)) + "\n")
             sys.stdout.flush()
-            time.sleep(1.0 / rate)
+            time.sleep(1.0 / options.rate)
     return 0
 
 
@@ -62,7 +48,13 @@ def line(tick: Tick) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    return guarded(lambda: tyro.cli(observe, args=arguments, description=__doc__))
+    parser = argparse.ArgumentParser(prog="python -m robot_bridge.observe", description=__doc__)
+    parser.add_argument("endpoint", help="of the bridge")
+    parser.add_argument("--name", default="observer", help="of the client, and of its NAME.key")
+    parser.add_argument("--server-key", help="the bridge's public key, needed beyond loopback")
+    parser.add_argument("--rate", type=float, default=2.0, help="lines per second")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="how long; for ever")
+    return guarded(lambda: observe(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":

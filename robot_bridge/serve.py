@@ -4,54 +4,51 @@ Loopback by default. Beyond it a token is required, read from the environment va
 MJX_SERL_POLICY_TOKEN so that it is in no history and no list of processes.
 """
 
+import argparse
 import os
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-import tyro
-
 from robot_bridge.bundle import find_bundle, load_bundle
-from robot_bridge.commands import guarded
+from robot_bridge.commands import Interruptible, guarded
 from robot_bridge.deployment import POLICY_TOKEN
 from robot_bridge.openpi_server import PolicyServer, PolicyServerConfig
 
 
-def serve(
-    run: tyro.conf.Positional[Path],
-    /,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    rename: tuple[str, ...] = (),
-) -> int:
-    """Load a bundle and answer until interrupted.
-
-    Args:
-        run: a run folder or a bundle.
-        host: to listen on.
-        port: 0 takes a free one.
-        rename: THEIRS=OURS for observations that clients call otherwise.
-    """
-    bundle = load_bundle(find_bundle(run))
-    pairs = [word.partition("=") for word in rename]
+def serve(options: argparse.Namespace) -> int:
+    """Load a bundle and answer until interrupted; BundleError, UnsafeBindError, OSError."""
+    bundle = load_bundle(find_bundle(options.run))
+    pairs = [word.partition("=") for word in options.rename]
     config = PolicyServerConfig(
-        host=host,
-        port=port,
+        host=options.host,
+        port=options.port,
         token=os.environ.get(POLICY_TOKEN, ""),
         renamed={theirs: ours for theirs, _, ours in pairs},
     )
-    with PolicyServer(bundle.policy, bundle.contract, config) as server:
+    with PolicyServer(bundle.policy, bundle.contract, config) as server, Interruptible(_say):
         names = ", ".join(f"{f.name} {list(f.shape)}" for f in bundle.contract.obs.fields)
-        sys.stdout.write(f"ws://{host}:{server.port}  {bundle.manifest.task}\nobserves {names}\n")
-        sys.stdout.flush()
+        _say(f"ws://{options.host}:{server.port}  {bundle.manifest.task}\nobserves {names}")
         threading.Event().wait()
     return 0
 
 
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    return guarded(lambda: tyro.cli(serve, args=arguments, description=__doc__))
+    parser = argparse.ArgumentParser(prog="python -m robot_bridge.serve", description=__doc__)
+    parser.add_argument("run", type=Path, help="a run folder or a bundle")
+    parser.add_argument("--host", default="127.0.0.1", help="to listen on")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
+    parser.add_argument(
+        "--rename", nargs="*", default=(), metavar="THEIRS=OURS", help="observations' names"
+    )
+    return guarded(lambda: serve(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":

@@ -78,6 +78,7 @@ def through_the_bridge(observer: Observer, world: SimulatedArm) -> Recorded:
     builder = ObservationBuilder(contract, objects=SimObjects(world, clock))
     period = 1.0 / contract.action.rate
     loop = Loop(PolicyLoop(control, builder, policy, period=period).tick, period, "policy")
+    driver.connect()
     driver.start(1)
     parts.supervisor.arm(parts.supervisor.confirm("arm", by="test", typed="sim"))
     control.begin()
