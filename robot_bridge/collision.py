@@ -82,7 +82,7 @@ class CollisionModel:
         self._first, self._second = first[order], second[order]
         self._pair_radii = self._radii[self._first] + self._radii[self._second]
         pairs, self._runs = np.unique(both[:, order], axis=1, return_index=True)
-        over = np.flatnonzero((self._owner >= 2) & ~np.asarray(finger))
+        over = np.flatnonzero((self._owner >= 2) & ~np.asarray(finger, np.bool_))
         self._over_table = over[np.argsort(self._owner[over], kind="stable")]
         bodies_over, self._table_runs = np.unique(self._owner[self._over_table], return_index=True)
         self._up = quat_to_matrix(robot.base_quat)[2]

@@ -172,7 +172,7 @@ class Governor:
             return self._refuse(state)
         self._start(state)
         if self._due(wanted):
-            self._reasons = self._go_home(np.asarray(wanted), state, _scale(speed))
+            self._reasons = self._go_home(np.asarray(wanted, np.float64), state, _scale(speed))
         return self._play(), self._reasons
 
     # -- deciding --------------------------------------------------------------------------------
