@@ -65,7 +65,7 @@ class RunConfig:
         tensorboard: write TensorBoard event files.
         video: write worlds.png (at each check) and policy.mp4 (at the end): auto where the
             policy has cameras, on also films a run without, off never.
-        bundle: export the policy for a robot at the end (needs the extra "export").
+        bundle: export the policy for a robot at the end.
     """
 
     folder: Path = Path("runs")

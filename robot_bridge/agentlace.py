@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from robot_bridge.codec import CodecError, require
+from robot_bridge.codec import CodecError
 from robot_bridge.endpoints import UnsafeBindError, is_loopback
+from robot_bridge.extras import require
 from robot_bridge.plain_pickle import PickleRefusedError, dumps, loads
 from robot_bridge.wake import Wake
 

@@ -6,7 +6,6 @@ allow-list), its number of axes, their lengths and its bytes. Every refusal is a
 """
 
 import functools
-import importlib
 import math
 import struct
 from collections.abc import Collection, Mapping
@@ -16,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from robot_bridge.extras import require
 from robot_bridge.messages import Command, Notice, Source, Tick
 from robot_bridge.reasons import Phase, Reason
 
@@ -256,15 +256,6 @@ def _read(decoder: Any, data: Any, what: str) -> Any:
     # msgspec: DecodeError is a ValueError; hostile nesting and enums end in the others.
     except (ValueError, TypeError, RecursionError, OverflowError, MemoryError) as error:
         raise CodecError(f"Not a message ({what}): {str(error)[:200]}") from None
-
-
-def require(module: str, extra: str) -> Any:
-    """Import an optional module, or ImportError in one line with the extra that brings it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        hint = f"pip install 'mjx-serl[{extra}]'"
-        raise ImportError(f"{module} is needed here ({error}): {hint}") from None
 
 
 def _msgpack() -> Any:

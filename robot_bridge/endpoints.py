@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from robot_bridge.codec import Role, require
+from robot_bridge.codec import Role
+from robot_bridge.extras import require
 from robot_bridge.keys import KeyFileError, KeyPair, Keyring, private_folder
 
 _MAX_IPC_PATH = 107  # characters: sockaddr_un on Linux, unix(7)

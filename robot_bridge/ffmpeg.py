@@ -5,6 +5,7 @@ a driver that ignores the wanted size is seen rather than sheared.
 """
 
 import collections
+import importlib
 import os
 import re
 import subprocess
@@ -268,7 +269,7 @@ class FileCamera:
 def ffmpeg_program(purpose: str) -> str:
     """Path of imageio-ffmpeg's ffmpeg; ImportError names what to install."""
     try:
-        import imageio_ffmpeg
+        imageio_ffmpeg = importlib.import_module("imageio_ffmpeg")
     except ImportError as error:
         raise ImportError(f"{purpose} needs ffmpeg: pip install imageio-ffmpeg") from error
     return imageio_ffmpeg.get_ffmpeg_exe()

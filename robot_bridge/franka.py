@@ -15,7 +15,7 @@ import numpy as np
 
 from robot_bridge.driver import DriverError, Vector
 from robot_bridge.franka_arm import FrankaDriver, FrankaReading
-from robot_bridge.franka_config import FrankaConfig
+from robot_bridge.franka_config import FrankaConfig, load_library
 from robot_bridge.franka_frames import Matrix, ToolFrame, invert, urdf_limits
 from robot_bridge.franka_hand import HandClient
 from scenes.robots.fr3 import fr3
@@ -52,7 +52,7 @@ class FrankyLibrary:
 
     def open(self) -> HandClient:
         """Connect, and set the collision thresholds."""
-        self._franky = franky = _import_franky()
+        self._franky = franky = load_library("franky")
         enforce, ignore = franky.RealtimeConfig.Enforce, franky.RealtimeConfig.Ignore
         self._arm = franky.Robot(
             self._config.host,
@@ -169,11 +169,3 @@ class _Hand:
     def __init__(self, gripper: Any) -> None:
         self.move, self.grasp, self.stop = gripper.move, gripper.grasp, gripper.stop
         self.read_width = lambda: gripper.width
-
-
-def _import_franky() -> Any:
-    try:
-        import franky
-    except ImportError:
-        raise DriverError("franky is not installed; pip install 'mjx-serl[franka]'") from None
-    return franky

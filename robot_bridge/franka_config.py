@@ -5,8 +5,10 @@ import ipaddress
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from robot_bridge.driver import DriverError
+from robot_bridge.extras import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,3 +100,11 @@ def told_as_driver_error(what: str) -> Iterator[None]:
         raise DriverError(
             f"Cannot {what}: {said}" + "".join(f"; {h}" for h in hints[:1])
         ) from error
+
+
+def load_library(module: str) -> Any:
+    """Import franky or franka (franka-rs); DriverError where it is not installed."""
+    try:
+        return require(module, "franka")
+    except ImportError as error:
+        raise DriverError(str(error)) from None

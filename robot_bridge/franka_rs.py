@@ -12,9 +12,9 @@ import importlib.metadata
 import threading
 from typing import Any, Literal
 
-from robot_bridge.driver import DriverError, Vector
+from robot_bridge.driver import Vector
 from robot_bridge.franka_arm import FrankaDriver, FrankaReading
-from robot_bridge.franka_config import FrankaConfig
+from robot_bridge.franka_config import FrankaConfig, load_library
 from robot_bridge.franka_frames import Matrix, ToolFrame, matrix_to_quat
 from robot_bridge.franka_hand import HandClient
 from scenes.robots.fr3 import fr3
@@ -60,7 +60,7 @@ class FrankaRsLibrary:
 
     def open(self) -> HandClient:
         """Connect, and fetch the model."""
-        self._arm = _import_franka().Robot(
+        self._arm = load_library("franka").Robot(
             self._config.host, realtime="enforce" if self._config.realtime else "ignore"
         )
         self._model = self._arm.model()
@@ -150,11 +150,3 @@ class _Hand:
 
 def _six(translational: float, rotational: float) -> list[float]:
     return [translational] * 3 + [rotational] * 3
-
-
-def _import_franka() -> Any:
-    try:
-        import franka
-    except ImportError:
-        raise DriverError("franka-rs is not installed; pip install 'mjx-serl[franka]'") from None
-    return franka

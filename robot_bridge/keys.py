@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from robot_bridge.codec import Role, require
+from robot_bridge.codec import Role
+from robot_bridge.extras import require
 
 ROLES: tuple[Role, ...] = get_args(Role)
 _KEY_LENGTH = 40  # Z85 text of 32 bytes

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from robot_bridge.dataset_stats import ColumnStats, PictureStats
 from robot_bridge.demo_export import Exported, choose_episodes, read_field
+from robot_bridge.extras import require
 from robot_bridge.ffmpeg import ffmpeg_program
 from robot_bridge.recording import Episode, Outcome
 from scenes.contract import Contract
@@ -344,13 +345,7 @@ def _new_stats(layout: Layout) -> dict[str, ColumnStats | PictureStats]:
 
 
 def _load_pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        hint = "pip install 'mjx-serl[lerobot]'"
-        raise ImportError(f"Writing LeRobot datasets needs pyarrow: {hint}") from error
-    return pyarrow, parquet
+    return require("pyarrow", "lerobot"), require("pyarrow.parquet", "lerobot")
 
 
 def _table_schema(pa: Any, layout: Layout) -> Any:

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_bridge.codec import CodecError, require
+from robot_bridge.codec import CodecError
+from robot_bridge.extras import require
 from robot_bridge.observation import Obs
 from robot_bridge.openpi_wire import MAX_BYTES, pack, unpack
 from scenes.contract import Contract

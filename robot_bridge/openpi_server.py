@@ -25,8 +25,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_bridge.codec import CodecError, require
+from robot_bridge.codec import CodecError
 from robot_bridge.endpoints import UnsafeBindError, is_loopback
+from robot_bridge.extras import require
 from robot_bridge.observation import Obs
 from robot_bridge.openpi_wire import MAX_BYTES, pack, unpack
 from robot_bridge.policy import Policy

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from robot_bridge.driver import DriverError
+from robot_bridge.extras import require
 from robot_bridge.piper_can import JOINTS, check_outgoing, hold_frames
 
 TIMEOUT = 0.1  # [s] robot_bridge.md section 3, layer 16
@@ -187,8 +188,7 @@ class Holder:
         return tuple(v for i in JOINTS for v in struct.unpack(">ii", heard[i]))
 
     def _send(self, identifier: int, data: bytes) -> None:
-        import can
-
+        can = require("can", "piper")
         message = can.Message(arbitration_id=identifier, data=data, is_extended_id=False)
         # Whatever one frame meets (a full queue, an unplugged adapter), the next is still tried.
         with contextlib.suppress(can.CanError, OSError):
@@ -197,8 +197,7 @@ class Holder:
 
 def main() -> NoReturn:
     """Run as `python -m robot_bridge.piper_guard CHANNEL INTERFACE SPEED TIMEOUT`."""
-    import can
-
+    can = require("can", "piper")
     channel, interface, speed, timeout = sys.argv[1:]
     filters = [{"can_id": i, "can_mask": 0x7FF} for i in JOINTS]
     bus = can.Bus(channel=channel, interface=interface, bitrate=1_000_000, can_filters=filters)

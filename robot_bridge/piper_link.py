@@ -8,7 +8,6 @@ thread reads (the SDK's own would spin on an unplugged adapter and never end).
 
 import contextlib
 import functools
-import importlib
 import threading
 import warnings
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Any
 
 from robot_bridge.clock import Clock
 from robot_bridge.driver import DriverError
+from robot_bridge.extras import require
 from robot_bridge.piper_can import CAN_CONTROL, FIRMWARE, MOVE_J, Feedback, check_outgoing
 
 _BITRATE = 1_000_000
@@ -164,7 +164,4 @@ def _import_sdk() -> Any:
         # Compiled for the first time, it warns about escapes in its docstrings.
         warnings.simplefilter("ignore", SyntaxWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
-        try:
-            return importlib.import_module("piper_sdk")
-        except ImportError as error:
-            raise ImportError("A Piper needs: pip install 'mjx-serl[piper]'") from error
+        return require("piper_sdk", "piper")

@@ -12,6 +12,7 @@ import numpy as np
 
 from robot_bridge.cameras import CameraError, Intrinsics, Picture
 from robot_bridge.clock import Clock, MonotonicClock
+from robot_bridge.extras import require
 
 
 class FrameQueue(Protocol):
@@ -168,17 +169,13 @@ class StampMap:
 def load_library() -> ModuleType:
     """Import pyrealsense2; ImportError says in one line what is missing."""
     try:
-        import pyrealsense2
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "RealSense cameras need pyrealsense2: pip install 'mjx-serl[realsense]'"
-        ) from error
+        return require("pyrealsense2", "realsense")
     except ImportError as error:
-        hint = "; apt-get install libusb-1.0-0" if "libusb" in str(error) else ""
-        raise ImportError(
-            f"RealSense's library cannot be loaded: {_one_line(error)}{hint}"
-        ) from error
-    return pyrealsense2
+        cause = error.__cause__
+        if not isinstance(cause, ImportError) or "libusb" not in str(cause):
+            raise
+        why = f"{_one_line(cause)}; apt-get install libusb-1.0-0"
+        raise ImportError(f"RealSense's library cannot be loaded: {why}") from cause
 
 
 def connected(rs: ModuleType) -> dict[str, str]:

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.clock import Clock, MonotonicClock
+from robot_bridge.extras import require
 from robot_bridge.messages import Tick
 
 MAGIC = b"MJXSERL-RECORD\n"
@@ -290,11 +291,7 @@ class _PartWriter:
 
 def make_encoder() -> Any:
     """Return a function from a record to msgpack; arrays become [dtype, shape, bytes]."""
-    try:
-        import msgspec
-    except ImportError as error:
-        raise ImportError("Recordings need msgspec: pip install 'mjx-serl[bridge]'") from error
-    return msgspec.msgpack.Encoder(enc_hook=_encode_array).encode
+    return require("msgspec", "bridge").msgpack.Encoder(enc_hook=_encode_array).encode
 
 
 def _encode_array(value: Any) -> Any:

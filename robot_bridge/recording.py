@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.driver import ArmState, Mode, Target
+from robot_bridge.extras import require
 from robot_bridge.messages import Goal, Tick
 from robot_bridge.reasons import Phase, Reason
 from robot_bridge.recorder import FORMAT, FRAME, KINDS, MAGIC, RecordHeader
@@ -139,11 +140,7 @@ def _read_frame_header(data: bytes) -> tuple[int, int]:
 
 
 def _make_decoder() -> Any:
-    try:
-        import msgspec
-    except ImportError as error:
-        raise ImportError("Recordings need msgspec: pip install 'mjx-serl[bridge]'") from error
-    return msgspec.msgpack.Decoder(dict[str, Any]).decode
+    return require("msgspec", "bridge").msgpack.Decoder(dict[str, Any]).decode
 
 
 def _read_header(raw: dict[str, Any], part: Path) -> RecordHeader:

@@ -28,9 +28,9 @@ from robot_bridge.codec import (
     Welcome,
     decode,
     encode,
-    require,
 )
 from robot_bridge.endpoints import ClientKeys, Endpoint, connect_with_keys
+from robot_bridge.extras import require
 from robot_bridge.limits import Limits
 from robot_bridge.messages import Command, Notice, Source, Tick
 from robot_bridge.reasons import Phase, Reason

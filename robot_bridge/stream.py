@@ -31,7 +31,6 @@ from robot_bridge.codec import (
     decode,
     encode,
     pack_array,
-    require,
     unpack_array,
 )
 from robot_bridge.endpoints import (
@@ -41,6 +40,7 @@ from robot_bridge.endpoints import (
     connect_with_keys,
     serve_with_keys,
 )
+from robot_bridge.extras import require
 from robot_bridge.keys import Keyring
 from robot_bridge.wake import Wake
 

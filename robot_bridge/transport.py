@@ -33,9 +33,9 @@ from robot_bridge.codec import (
     Welcome,
     decode,
     encode,
-    require,
 )
 from robot_bridge.endpoints import Doorkeeper, Endpoint, check_bind, local_role, serve_with_keys
+from robot_bridge.extras import require
 from robot_bridge.keys import Keyring
 from robot_bridge.messages import Command, Notice, Source, Tick
 from robot_bridge.reasons import Reason

@@ -17,24 +17,15 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# The trainer and the bridge are two programs with their own dependencies: each keeps the limits.
-TRAINER, BRIDGE = ["mjx_serl", "scenes", "splat_render"], ["robot_bridge"]
-BRIDGE_TESTS = "tests/robot_bridge"
-TRAINER_TESTS = sorted(
-    str(path.relative_to(ROOT))
-    for path in (ROOT / "tests").iterdir()
-    if path != ROOT / BRIDGE_TESTS and (path.suffix == ".py" or path.is_dir())
-)
+PACKAGES = ["mjx_serl", "scenes", "splat_render", "robot_bridge"]
 PYTHON = sys.executable
-STYLE = [PYTHON, "tools/style_metrics.py", "--check"]
 # Programs are started as modules: a console script's first line breaks in a path with spaces.
 STATIC: dict[str, list[str]] = {
     "lint": [PYTHON, "-m", "ruff", "check", "."],
     "format": [PYTHON, "-m", "ruff", "format", "--check", "."],
     "types": [PYTHON, "-m", "pyright", "--pythonpath", PYTHON, "--level", "error"],
     "imports": [PYTHON, "-c", "from importlinter import cli; cli.lint_imports_command()"],
-    "style": [*STYLE, *TRAINER, "--tests", *TRAINER_TESTS],
-    "style of the bridge": [*STYLE, *BRIDGE, "--tests", BRIDGE_TESTS],
+    "style": [PYTHON, "tools/style_metrics.py", *PACKAGES, "--tests", "tests", "--check"],
 }
 # Two workers: tests spend their time compiling, which is single-threaded. A file stays on one
 # worker, so that what its fixtures compile is compiled once.

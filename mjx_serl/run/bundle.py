@@ -58,7 +58,7 @@ PLATFORMS = ("cpu", "cuda")  # of policy.stablehlo
 GOLDEN_WORLDS, GOLDEN_STEPS, GOLDEN_EVERY = 4, 24, 4
 _GOLDEN_STREAM = 0xB0D1E5  # apart from what evaluate.py and the film draw from ON_DEMAND
 
-_EXTRA = ("flatbuffers", "onnx", "onnxruntime")
+_NEEDED = ("flatbuffers", "onnx", "onnxruntime")
 
 Params: TypeAlias = Mapping[str, Any]
 Act: TypeAlias = Callable[[dict[str, Any], Obs], Float[Array, "N H A"]]
@@ -88,12 +88,12 @@ def write_bundle(run: "Run", state: TrainState, out: Path, *, summary: Summary |
 
     Raises:
         FileExistsError: `out` is there; a bundle is never overwritten.
-        ModuleNotFoundError: the extra "export" is not installed.
+        ModuleNotFoundError: a package that exporting needs is not installed.
         ValueError: parameters are not finite, or the exported policy is not the trained one.
         NotImplementedError: the policy holds a primitive that `onnx_graph` does not know.
     """
     _require_absent(out)
-    require_extra()
+    require_packages()
     trainer, contract = exact(run), run.observer.contract
     files = policy_files(trainer, run.observer, state, seed=run.cfg.seed)
     manifest = Manifest(
@@ -116,12 +116,12 @@ def write_bundle(run: "Run", state: TrainState, out: Path, *, summary: Summary |
     return manifest
 
 
-def require_extra() -> None:
-    """Raise ModuleNotFoundError, with the command that helps, unless "export" is installed."""
-    missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
+def require_packages() -> None:
+    """Raise ModuleNotFoundError, with what to do, unless the packages of exporting are there."""
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ModuleNotFoundError(
-            f"policy bundles need {', '.join(missing)}. Hint: pip install 'mjx-serl[export]', then "
+            f"policy bundles need {', '.join(missing)}. Hint: pip install mjx-serl, then "
             "python -m mjx_serl.export RUN"
         )
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mjx_serl.run.bundle import require_extra, write_bundle
+from mjx_serl.run.bundle import require_packages, write_bundle
 from mjx_serl.run.evaluation import load_run
 
 
@@ -15,9 +15,9 @@ def export(path: Path, out: Path | None) -> Path:
 
     Raises:
         FileExistsError: there is one; bundles are never overwritten.
-        ModuleNotFoundError: the extra "export" is not installed.
+        ModuleNotFoundError: a package that exporting needs is not installed.
     """
-    require_extra()
+    require_packages()
     run, state = load_run(path)
     out = run.folder.bundle if out is None else out
     manifest = write_bundle(run, state, out, summary=run.folder.read_summary())

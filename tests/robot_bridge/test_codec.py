@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 from robot_bridge import codec
 from robot_bridge.codec import CodecError, Stamp, decode, encode
 from robot_bridge.driver import ArmState, Mode, Target
+from robot_bridge.extras import require
 from robot_bridge.messages import Command, Goal, Notice, Tick
 from robot_bridge.reasons import Phase, Reason
 
@@ -244,4 +245,4 @@ def test_other_extensions_are_refused():
 
 def test_a_missing_extra_is_one_line():
     with pytest.raises(ImportError, match=r"no_such_thing is needed here .*mjx-serl\[bridge\]'"):
-        codec.require("no_such_thing", "bridge")
+        require("no_such_thing", "bridge")
