@@ -1,9 +1,7 @@
 """What the command lines share: presets, readable errors, resuming, the default hooks."""
 
-import os
 import sys
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
@@ -15,14 +13,10 @@ from mjx_serl.run.console import ConsoleHook
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import CurveHook, Hook, JsonlHook, TensorBoardHook
 from mjx_serl.run.loop import Run
-
-# Exit status of a command that was asked for something impossible, as argparse uses it.
-BAD_INPUT = 2
-INTERRUPTED = 130  # 128 + SIGINT, as shells say it
-# Set to anything, it shows where a refusal came from.
-SHOW_TRACEBACK = "MJX_SERL_TRACEBACK"
-_ROOT = Path(__file__).resolve().parents[1]
-_PACKAGES = ("mjx_serl", "scenes", "splat_render")
+from scenes.refusals import BAD_INPUT as BAD_INPUT
+from scenes.refusals import INTERRUPTED as INTERRUPTED
+from scenes.refusals import SHOW_TRACEBACK
+from scenes.refusals import guarded as guarded
 
 
 def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, Path | None]:
@@ -75,36 +69,6 @@ def default_hooks(cfg: TrainConfig, folder: RunFolder) -> list[Hook]:
     """Console, metrics.jsonl and summary.json, curve.png, TensorBoard."""
     hooks: list[Hook] = [ConsoleHook(), JsonlHook(folder), CurveHook(folder)]
     return [*hooks, TensorBoardHook(folder)] if cfg.run.tensorboard else hooks
-
-
-def guarded(main: Callable[[], int]) -> int:
-    """Run a command; what the user got wrong is said in one line, not as a traceback.
-
-    The same kind of error out of a library, or of a failed look-up, is a bug: it goes on up, with
-    its traceback.
-    """
-    try:
-        return main()
-    except (KeyError, ValueError, OSError, MemoryError, ModuleNotFoundError) as error:
-        if SHOW_TRACEBACK in os.environ or not _is_refusal(error):
-            raise
-        # KeyError shows its message quoted.
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        sys.stderr.write(f"error: {text}\n")
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        # Before the first epoch or after the last save: there is nothing to finish.
-        sys.stderr.write("Interrupted.\n")
-        return INTERRUPTED
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether a `raise` of ours said this, or the disk, which names the file itself."""
-    if isinstance(error, OSError):
-        return True
-    origin = traceback.extract_tb(error.__traceback__)[-1]
-    ours = any(Path(origin.filename).is_relative_to(_ROOT / name) for name in _PACKAGES)
-    return ours and (origin.line or "").startswith("raise ")
 
 
 def _take(argv: list[str], option: str) -> str | None:

@@ -7,16 +7,26 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from robot_bridge.bundle import Bundle
-from robot_bridge.deployment import DeployConfig, Deployment, Talk, success_line
+from robot_bridge.cameras import CameraError
+from robot_bridge.deployment import DeployConfig, Deployment, Talk
 from robot_bridge.driver import DriverError
 from robot_bridge.ledger import state_folder
 from robot_bridge.operators import OperatorError
+from robot_bridge.policy_process import PolicyProcessError
 from robot_bridge.rigs import RigConfig, RigMaker, build_rig
 from robot_bridge.supervisor import NotAllowedError
+from scenes import refusals
+from scenes.intervals import success_line
 
-# Exit status of a command that was asked for something impossible, as argparse uses it.
-BAD_INPUT = 2
-INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+# What the world outside may do: an arm, a camera, a device, a process, a person.
+_FAILURES = (
+    DriverError,
+    NotAllowedError,
+    OperatorError,
+    CameraError,
+    PolicyProcessError,
+    TimeoutError,
+)
 
 
 def deploy(
@@ -34,7 +44,7 @@ def deploy(
     with Interruptible(_say):
         reports = deployment.run()
     measured = bundle.manifest.measured
-    _say(success_line(reports))
+    _say(success_line(sum(report.success for report in reports), len(reports)))
     if measured is not None:
         _say(
             f"simulator, at the end of training: {measured.success_rate:.1%} "
@@ -75,19 +85,9 @@ class Interruptible:
 
 def guarded(main: Callable[[], int]) -> int:
     """Run a command; what a person can mend is said in one line, not as a traceback."""
-    try:
-        return main()
-    except (DriverError, NotAllowedError, OperatorError, TimeoutError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    except (KeyError, ValueError, OSError, ImportError) as error:
-        # KeyError shows its message quoted.
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        sys.stderr.write(f"error: {text}\n")
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        sys.stderr.write("Interrupted; nothing is commanded any more.\n")
-        return INTERRUPTED
+    return refusals.guarded(
+        main, failures=_FAILURES, interrupted="Interrupted; nothing is commanded any more."
+    )
 
 
 def _say(line: str) -> None:

@@ -5,7 +5,6 @@ keeps people safe is the same for all of them, the simulated one included.
 """
 
 import dataclasses
-import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +30,8 @@ from robot_bridge.observation import ObservationBuilder
 from robot_bridge.openpi_client import RemotePolicy, RemotePolicyConfig
 from robot_bridge.operator_loop import POLL_PERIOD, OperatorLoop
 from robot_bridge.pacing import Timing
-from robot_bridge.policy_loop import Policy, PolicyLoop
+from robot_bridge.policy import Policy
+from robot_bridge.policy_loop import PolicyLoop
 from robot_bridge.policy_process import PolicyProcess, PolicyTask
 from robot_bridge.recorder import Recorder, RecordHeader, new_session, running_versions
 from robot_bridge.rig import Rig
@@ -418,21 +418,3 @@ class Deployment:
             f"episode {len(self.reports)}: {report.ending} after {report.seconds:.1f} s"
             + (f"  (ticks {report.ticks}: {why})" if why else "")
         )
-
-
-def success_line(reports: Sequence[EpisodeReport]) -> str:
-    """Successes, with the Wilson 95 % interval, in one line."""
-    total, solved = len(reports), sum(report.success for report in reports)
-    low, high = _wilson(solved, total)
-    return (
-        f"success {solved}/{total} = {solved / total:.1%} (95 % interval {low:.1%} to {high:.1%})"
-    )
-
-
-def _wilson(successes: int, total: int) -> tuple[float, float]:
-    z2 = 1.959963984540054**2  # standard normal quantile of 0.975, squared
-    rate = successes / total
-    centre = (rate + z2 / (2 * total)) / (1 + z2 / total)
-    spread = rate * (1 - rate) / total + z2 / (4 * total * total)
-    half = math.sqrt(z2 * spread) / (1 + z2 / total)
-    return max(0.0, centre - half), min(1.0, centre + half)

@@ -11,14 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from robot_bridge.driver import ArmInfo
+from robot_bridge.driver import ArmInfo, Vector
 from scenes.rotations import Vec3
 from scenes.serialize import digest
 from scenes.specs import RobotSpec, unknown_name
-
-Vector = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from robot_bridge.cameras import Frame, Intrinsics, Picture
 from robot_bridge.messages import Tick
 from scenes.contract import Contract, Readings, objects_observed, observe
 from scenes.specs import CameraSpec, ObsSpec, unknown_name
@@ -15,33 +16,18 @@ from scenes.specs import CameraSpec, ObsSpec, unknown_name
 FAR = 30.0
 DARK = 8  # of 255
 
-Picture = NDArray[np.uint8]
 Obs = dict[str, NDArray[Any]]
-
-
-class StampedFrame(Protocol):
-    """A picture [H, W, 3] in RGB and the monotonic time it was taken at [s]."""
-
-    @property
-    def rgb(self) -> Picture:
-        """The picture."""
-        ...
-
-    @property
-    def t(self) -> float:
-        """When [s]."""
-        ...
 
 
 class Eye(Protocol):
     """A camera as an observation needs it."""
 
     @property
-    def intrinsics(self) -> tuple[float, float, float, float]:
+    def intrinsics(self) -> Intrinsics:
         """Focal lengths and principal point fx, fy, cx, cy [px]."""
         ...
 
-    def latest(self) -> StampedFrame | None:
+    def latest(self) -> Frame | None:
         """The newest frame, None before the first; never waits."""
         ...
 
@@ -152,9 +138,7 @@ def implausible(obs: Obs, spec: ObsSpec) -> str | None:
     return None
 
 
-def fit_picture(
-    rgb: Picture, intrinsics: tuple[float, float, float, float], camera: CameraSpec
-) -> Picture:
+def fit_picture(rgb: Picture, intrinsics: Intrinsics, camera: CameraSpec) -> Picture:
     """Cut and shrink a real picture to what the simulated camera sees.
 
     The part is the one that `camera.fovy` spans around the principal point, at the aspect of

@@ -10,22 +10,11 @@ from robot_bridge.clock import Clock
 from robot_bridge.limits import Limits
 from robot_bridge.messages import Command, Notice, Tick
 from robot_bridge.observation import Obs, ObservationBuilder, implausible
+from robot_bridge.policy import Policy
 from robot_bridge.reasons import Reason
 from robot_bridge.supervisor import CONTROLLED
 
 _log = logging.getLogger(__name__)
-
-
-class Policy(Protocol):
-    """What chooses actions; see `policy.Policy`."""
-
-    def reset(self) -> None:
-        """Forget the last episode."""
-        ...
-
-    def act(self, obs: Obs) -> NDArray[np.floating]:
-        """Return actions [H, A] in [-1, 1], the first for now."""
-        ...
 
 
 class ControlSide(Protocol):

@@ -41,10 +41,14 @@ class PolicyTask:
     limits: Limits
 
 
-class PolicyProcess:
-    """The running process; `start` waits until it is ready.
+class PolicyProcessError(RuntimeError):
+    """The policy's process did not start; one line says why."""
 
-    Raises RuntimeError with its last words where it is not ready in time.
+
+class PolicyProcess:
+    """The running process, made when it is ready.
+
+    Raises PolicyProcessError with its last words where it is not ready in time.
     """
 
     def __init__(self, task: PolicyTask, *, timeout: float = 30.0) -> None:
@@ -65,7 +69,7 @@ class PolicyProcess:
         if said != READY:
             _, errors = self._process.communicate(timeout=5.0)
             last = (errors.strip().splitlines() or ["it took too long"])[-1]
-            raise RuntimeError(f"The policy's process did not start: {last}")
+            raise PolicyProcessError(f"The policy's process did not start: {last}")
 
     @property
     def pid(self) -> int:

@@ -7,11 +7,12 @@ the states are those of the recording whatever is sent.
 import bisect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robot_bridge.cameras import Frame, Intrinsics
 from robot_bridge.clock import Clock
 from robot_bridge.driver import (
     ArmInfo,
@@ -23,7 +24,6 @@ from robot_bridge.driver import (
     require_token,
 )
 from robot_bridge.messages import Tick
-from robot_bridge.observation import Picture
 from robot_bridge.recording import RecordReader, TickRecord
 
 Obs = Mapping[str, NDArray[Any]]
@@ -163,24 +163,18 @@ def _is_place(name: str) -> bool:
     return name.endswith("_position") and name != "ee_position"
 
 
-class ReplayFrame(NamedTuple):
-    """A recorded picture [H, W, 3], as if taken now [s]."""
-
-    rgb: Picture
-    t: float
-
-
 class ReplayEye:
     """A camera's recorded pictures, which are already cut as the policy sees them."""
 
-    def __init__(
-        self, driver: ReplayDriver, name: str, intrinsics: tuple[float, float, float, float]
-    ) -> None:
+    def __init__(self, driver: ReplayDriver, name: str, intrinsics: Intrinsics) -> None:
         self._driver, self._name, self.intrinsics = driver, name, intrinsics
+        self._seq = 0
 
-    def latest(self) -> ReplayFrame | None:
+    def latest(self) -> Frame | None:
         """The newest picture; None before the first."""
         try:
-            return ReplayFrame(self._driver.seen()[self._name], self._driver.now())
+            seen = self._driver.seen()[self._name]
         except LookupError:
             return None
+        self._seq += 1
+        return Frame(seen, self._driver.now(), self._seq)

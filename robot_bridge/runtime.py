@@ -339,6 +339,8 @@ class ControlLoop:
             turn.action = action
             turn.reasons |= reasons
         self._goal = goal
+        if self.speed < 1.0:
+            turn.reasons |= Reason.SPEED_RAMP
         self._send(self.parts.governor.step(goal, state, speed=self.speed))
         self._grip(goal.closure)
 

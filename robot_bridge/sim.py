@@ -1,12 +1,12 @@
 """Arms that cannot hurt anybody: the training environment as a robot, and its lock-step parts."""
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_bridge.cameras import pinhole
+from robot_bridge.cameras import Frame, Intrinsics, Picture, pinhole
 from robot_bridge.clock import Clock
 from robot_bridge.driver import (
     ArmInfo,
@@ -20,7 +20,6 @@ from robot_bridge.driver import (
     require_token,
 )
 from robot_bridge.messages import Goal
-from robot_bridge.observation import Picture
 from robot_bridge.reasons import Reason
 from scenes.specs import CameraSpec
 
@@ -186,23 +185,17 @@ class SimEye:
     """One of the world's cameras, as a real one: it has intrinsics, and a picture when asked."""
 
     def __init__(self, world: World, clock: Clock, camera: CameraSpec) -> None:
-        self._world, self._clock, self._camera = world, clock, camera
+        self._world, self._clock, self._camera, self._seq = world, clock, camera, 0
 
     @property
-    def intrinsics(self) -> tuple[float, float, float, float]:
+    def intrinsics(self) -> Intrinsics:
         """Focal lengths and principal point fx, fy, cx, cy [px]."""
         return pinhole(self._camera.width, self._camera.height, fovy=self._camera.fovy)
 
-    def latest(self) -> "SimFrame":
+    def latest(self) -> Frame:
         """Draw the world as it is now."""
-        return SimFrame(self._world.pictures()[self._camera.name], self._clock.now())
-
-
-class SimFrame(NamedTuple):
-    """A picture [H, W, 3] and when it was drawn [s]."""
-
-    rgb: Picture
-    t: float
+        self._seq += 1
+        return Frame(self._world.pictures()[self._camera.name], self._clock.now(), self._seq)
 
 
 class SteppedGovernor:

@@ -6,8 +6,6 @@ will run it on hardware while the physics is still the one it was trained in.
 
 import dataclasses
 import importlib
-from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +17,6 @@ from mjx_serl.envs.env import EnvState, make_env
 from mjx_serl.envs.pixels import Observer, PixelConfig
 from mjx_serl.envs.task import split_keys
 from mjx_serl.training.evaluate import ON_DEMAND, stream_key
-from mjx_serl.types import Obs
 from scenes.contract import Contract
 from scenes.serialize import digest
 
@@ -59,6 +56,9 @@ class SimulatedArm:
         self._push = jax.jit(env.physics.step, static_argnums=2)
         self._success = jax.jit(env.task.success)
         self._terminated = jax.jit(env.task.terminated)
+        self._shapes: EnvState = jax.eval_shape(jax.vmap(env.reset), self._starts[:1])
+        # What the cameras see, until time goes on: each is asked for by itself.
+        self._seen: dict[str, UInt8[np.ndarray, "H W 3"]] | None = None
         self.start(0)
 
     def start(self, episode: int) -> None:
@@ -67,7 +67,7 @@ class SimulatedArm:
         self._look = jax.tree.map(lambda x: x[episode : episode + 1], self._looks)
         self._carry, self._sim = state.carry, state.sim
         self._command, self._task_state = state.command, state.task_state
-        self._substeps = 0
+        self._substeps, self._seen = 0, None
 
     def command(self, position: Float64[np.ndarray, " 3"], width: float) -> None:
         """Set the target of the tool centre [m] and the gripper's opening [m]."""
@@ -81,6 +81,7 @@ class SimulatedArm:
         """Let `substeps` physics steps pass; joint targets follow at the rate of training."""
         period = self._env.controller.n_substeps
         action = period * self._env.controller.inner_steps
+        self._seen = None
         while substeps > 0:
             if not self._governed and self._substeps % action == 0 and substeps >= action:
                 # The very program of training, so that not even rounding differs.
@@ -120,22 +121,17 @@ class SimulatedArm:
     def pictures(self) -> dict[str, UInt8[np.ndarray, "H W 3"]]:
         """What the policy's own cameras see now, by name."""
         eye = self._observer.eye
-        if eye is None:
-            return {}
-        world: Any = partial(jax.tree.map, lambda x: np.asarray(x)[None])
-        state = self._reset_like(world(self._sim))
-        seen: Obs = eye.pictures(state, self._look)
-        return {name: np.asarray(picture[0]) for name, picture in seen.items()}
+        if eye is not None and self._seen is None:
+            sim = jax.tree.map(lambda x: np.asarray(x)[None], self._sim)
+            # Drawing reads nothing but `sim`.
+            drawn = eye.pictures(self._shapes.replace(sim=sim), self._look)
+            self._seen = {name: np.asarray(picture[0]) for name, picture in drawn.items()}
+        return self._seen or {}
 
     def judge(self) -> tuple[bool, bool]:
         """Whether the task is solved now, and whether the episode is over."""
         args = (self._sim, self._task_state)
         return bool(self._success(*args)), bool(self._terminated(*args))
-
-    def _reset_like(self, sim: Any) -> EnvState:
-        """A batch of one whose pictures are asked for; drawing reads nothing but `sim`."""
-        shapes = jax.eval_shape(jax.vmap(self._env.reset), self._starts[:1])
-        return shapes.replace(sim=sim)
 
 
 def build_world(task: str, contract: Contract, *, seed: int, episodes: int) -> SimulatedArm:

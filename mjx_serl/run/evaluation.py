@@ -23,10 +23,10 @@ from mjx_serl.run.film import (
 )
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.loop import Run, demo_contract
-from mjx_serl.run.summary import wilson_interval
 from mjx_serl.training.collect import demonstrate
 from mjx_serl.training.evaluate import ON_DEMAND, EvalResult, evaluate, stream_key
 from mjx_serl.training.state import TrainState
+from scenes.intervals import success_line
 
 
 def load_run(path: Path) -> tuple[Run, TrainState]:
@@ -107,9 +107,8 @@ def record(
 def describe(result: EvalResult) -> str:
     """Success rate with its Wilson 95 % interval, return and length, in one line."""
     solved, total = int(np.sum(result.success)), len(result.success)
-    low, high = wilson_interval(solved, total)
     return (
-        f"success {solved}/{total} = {solved / total:.1%} (95 % interval {low:.1%} to {high:.1%}), "
+        f"{success_line(solved, total)}, "
         f"return {np.mean(result.returns):.3f}, {np.mean(result.steps):.1f} steps per episode"
     )
 

@@ -2,14 +2,14 @@
 
 import importlib.metadata
 import json
-import math
 import platform
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_Z95 = 1.959963984540054  # standard normal quantile of 0.975
+from scenes.intervals import wilson_interval as wilson_interval
+
 _VERSIONED = ("jax", "jaxlib", "flax", "optax", "numpy", "mujoco", "mujoco-mjx", "orbax-checkpoint")
 
 
@@ -36,23 +36,6 @@ class Summary:
     install_seconds: float | None = field(default_factory=lambda: install_seconds())
     versions: dict[str, str] = field(default_factory=lambda: versions())
     commit: str | None = field(default_factory=lambda: commit())
-
-
-def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    """95 % score interval of a success probability (Wilson 1927), (0, 1) for n = 0.
-
-    Raises ValueError unless 0 <= successes <= n.
-    """
-    if not 0 <= successes <= n:
-        raise ValueError(f"successes must lie in [0, n={n}], got {successes}")
-    if n == 0:
-        return 0.0, 1.0
-    rate, z2 = successes / n, _Z95**2
-    centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z95 / (1 + z2 / n) * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n))
-    # At the ends the bound is exact in theory; rounding must not push it past.
-    low = 0.0 if successes == 0 else max(0.0, centre - half)
-    return low, 1.0 if successes == n else min(1.0, centre + half)
 
 
 def install_seconds(prefix: Path | None = None) -> float | None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from robot_bridge.arbiter import Arbiter
+from robot_bridge.cameras import Frame
 from robot_bridge.clock import ManualClock
 from robot_bridge.driver import ArmState, ArmToken, DriverError, Mode
 from robot_bridge.gate import ActionGate
@@ -14,7 +15,7 @@ from robot_bridge.governor import Governor
 from robot_bridge.limits import Limits, default_limits
 from robot_bridge.messages import Tick
 from robot_bridge.null import NullDriver
-from robot_bridge.observation import FixedObjects, ObservationBuilder, StampedFrame
+from robot_bridge.observation import FixedObjects, ObservationBuilder
 from robot_bridge.policy_loop import PolicyLoop
 from robot_bridge.reasons import Phase
 from robot_bridge.runtime import ControlLoop, Parts
@@ -121,17 +122,10 @@ class FakeEye:
         self.clock, self.age = clock, 0.0
         self.picture: np.ndarray | None = np.full((8, 8, 3), 99, np.uint8)
 
-    def latest(self) -> StampedFrame | None:
+    def latest(self) -> Frame | None:
         if self.picture is None:
             return None
-        return Shot(self.picture, self.clock.now() - self.age)
-
-
-class Shot:
-    """A StampedFrame."""
-
-    def __init__(self, rgb: np.ndarray, t: float) -> None:
-        self.rgb, self.t = rgb, t
+        return Frame(self.picture, self.clock.now() - self.age, 0)
 
 
 class Bench:
