@@ -11,12 +11,10 @@ from robot_bridge.driver import (
     ArmInfo,
     ArmState,
     ArmToken,
-    DriverError,
-    Mode,
     Target,
-    require_finite,
     require_token,
 )
+from robot_bridge.pretence import PretendLink
 from scenes.specs import RobotSpec
 
 
@@ -91,7 +89,7 @@ class NullDriver:
         self._dq = np.zeros_like(self._q)
         self._width = robot.gripper.width_range[1]
         self._seq, self._at = 0, clock.now()
-        self._connected = self._armed = False
+        self._link = PretendLink("The null arm")
 
     @property
     def info(self) -> ArmInfo:
@@ -102,17 +100,15 @@ class NullDriver:
 
     def connect(self) -> None:
         """Nothing to open; it only has to come first."""
-        self._connected = True
+        self._link.connect()
 
     def arm(self, token: ArmToken) -> None:
         """Follow targets from now on."""
-        self._require_connected()
-        require_token(token, "arm")
-        self._armed = True
+        self._link.arm(token)
 
     def state(self) -> ArmState:
         """Where the last target was."""
-        self._require_connected()
+        self._link.require_connected()
         self._seq += 1
         position, quat = self._chain.forward(self._q)
         return ArmState(
@@ -123,14 +119,12 @@ class NullDriver:
             position=np.asarray(position),
             quat=np.asarray(quat),
             gripper_width=self._width,
-            mode=Mode.MOVING if self._armed else Mode.IDLE,
+            mode=self._link.mode,
         )
 
     def servo(self, target: Target) -> None:
         """Be there."""
-        require_finite(target)
-        if not self._armed:
-            raise DriverError("The null arm is not armed")
+        self._link.admit(target)
         now = self._clock.now()
         self._dq = (target.q - self._q) / max(now - self._at, 1e-3)
         self._q, self._at = target.q, now
@@ -148,7 +142,7 @@ class NullDriver:
         """Stand and take no more targets."""
         del kind
         self.hold()
-        self._armed = False
+        self._link.disarm()
 
     def recover(self, token: ArmToken) -> None:
         """Nothing to clear."""
@@ -156,8 +150,4 @@ class NullDriver:
 
     def close(self) -> None:
         """Nothing to let go of; it has to be connected again."""
-        self._connected = self._armed = False
-
-    def _require_connected(self) -> None:
-        if not self._connected:
-            raise DriverError("The null arm is not connected; call connect() first")
+        self._link.close()

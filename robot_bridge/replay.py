@@ -18,12 +18,11 @@ from robot_bridge.driver import (
     ArmInfo,
     ArmState,
     ArmToken,
-    DriverError,
     Target,
-    require_finite,
     require_token,
 )
 from robot_bridge.messages import Tick
+from robot_bridge.pretence import PretendLink
 from robot_bridge.recording import RecordReader, TickRecord
 
 Obs = Mapping[str, NDArray[Any]]
@@ -47,7 +46,7 @@ class ReplayDriver:
         self._seen: list[Obs] = [obs for _, obs in seen]
         self._times = [tick.t for tick in self._ticks]
         self._clock, self._began = clock, 0.0
-        self._connected = self._armed = False
+        self._link = PretendLink("The replay")
         self.gaps: list[float] = []
 
     @property
@@ -79,19 +78,16 @@ class ReplayDriver:
 
     def connect(self) -> None:
         """Begin."""
-        self._connected = True
+        self._link.connect()
         self.start()
 
     def arm(self, token: ArmToken) -> None:
         """Take targets to compare."""
-        self.state()
-        require_token(token, "arm")
-        self._armed = True
+        self._link.arm(token)
 
     def state(self) -> ArmState:
         """What the arm was then, as if it were now."""
-        if not self._connected:
-            raise DriverError("The replay is not connected; call connect() first")
+        self._link.require_connected()
         then, now = self._now(), self._clock.now()
         state, fields = then.state, ArmState.__dataclass_fields__
         values = {name: getattr(state, name) for name in fields}
@@ -99,9 +95,7 @@ class ReplayDriver:
 
     def servo(self, target: Target) -> None:
         """Note how far this target is from the one that was sent then [m]."""
-        require_finite(target)
-        if not self._armed:
-            raise DriverError("The replay is not armed")
+        self._link.admit(target)
         recorded = self._now().target
         if recorded is not None:
             self.gaps.append(float(np.linalg.norm(target.position - recorded.position)))
@@ -114,7 +108,7 @@ class ReplayDriver:
 
     def stop(self, kind: Literal["soft", "protective"]) -> None:
         """Take no more targets."""
-        self._armed = False
+        self._link.disarm()
 
     def recover(self, token: ArmToken) -> None:
         """Nothing to clear."""
@@ -122,7 +116,7 @@ class ReplayDriver:
 
     def close(self) -> None:
         """Forget the connection."""
-        self._connected = self._armed = False
+        self._link.close()
 
     def seen(self) -> Obs:
         """What the policy had last seen by now; LookupError before its first observation."""

@@ -12,14 +12,12 @@ from robot_bridge.driver import (
     ArmInfo,
     ArmState,
     ArmToken,
-    DriverError,
-    Mode,
     Target,
     Vector,
-    require_finite,
     require_token,
 )
 from robot_bridge.messages import Goal
+from robot_bridge.pretence import PretendLink
 from robot_bridge.reasons import Reason
 from scenes.specs import CameraSpec
 
@@ -77,7 +75,7 @@ class SimDriver:
         self.world = world
         self._clock = clock
         self._began, self._done = clock.now(), 0
-        self._connected = self._armed = False
+        self._link = PretendLink("The simulated arm")
         self._seq = 0
         self._width = world.width()
         self._position = world.tool()[0]
@@ -97,17 +95,15 @@ class SimDriver:
 
     def connect(self) -> None:
         """Nothing to open; it only has to come first."""
-        self._connected = True
+        self._link.connect()
 
     def arm(self, token: ArmToken) -> None:
         """Take targets from now on."""
-        self._require_connected()
-        require_token(token, "arm")
-        self._armed = True
+        self._link.arm(token)
 
     def state(self) -> ArmState:
         """The world as it is now."""
-        self._require_connected()
+        self._link.require_connected()
         now = self._clock.now()
         self._catch_up(now)
         self._seq += 1
@@ -121,14 +117,12 @@ class SimDriver:
             position=position,
             quat=quat,
             gripper_width=self.world.width(),
-            mode=Mode.MOVING if self._armed else Mode.IDLE,
+            mode=self._link.mode,
         )
 
     def servo(self, target: Target) -> None:
         """Go on towards the target's position; the world keeps its fingers down."""
-        require_finite(target)
-        if not self._armed:
-            raise DriverError("The simulated arm is not armed")
+        self._link.admit(target)
         self._set(target.position)
 
     def gripper(self, width: float, force: float) -> None:
@@ -145,7 +139,7 @@ class SimDriver:
         """Stay and take no more targets."""
         del kind
         self.hold()
-        self._armed = False
+        self._link.disarm()
 
     def recover(self, token: ArmToken) -> None:
         """Nothing to clear."""
@@ -153,11 +147,7 @@ class SimDriver:
 
     def close(self) -> None:
         """Nothing to let go of; it has to be connected again."""
-        self._connected = self._armed = False
-
-    def _require_connected(self) -> None:
-        if not self._connected:
-            raise DriverError("The simulated arm is not connected; call connect() first")
+        self._link.close()
 
     def _set(self, position: Vector) -> None:
         self._position = position
