@@ -8,10 +8,10 @@ from pathlib import Path
 
 import tyro
 
-from robot_bridge.bundle import find_bundle, load_bundle
-from robot_bridge.commands import deploy, guarded
-from robot_bridge.deployment import DeployConfig, Rig
-from robot_bridge.rigs import ROBOTS, RigConfig
+from robot_bridge.deploy.commands import deploy, guarded
+from robot_bridge.deploy.deployment import DeployConfig, Rig
+from robot_bridge.deploy.rigs import ROBOTS, RigConfig
+from robot_bridge.policy.bundle import find_bundle, load_bundle
 from scenes.contract import Contract
 
 NO_RIG, DEFAULTS = RigConfig(), DeployConfig()
@@ -39,7 +39,7 @@ def main(
 
         prepare_platform(cache_dir=Path(__file__).resolve().parent / ".cache" / "jax")
         from mjx_serl.run.arm import build_world
-        from robot_bridge.rigs import sim_rig
+        from robot_bridge.deploy.rigs import sim_rig
 
         world = build_world(bundle.manifest.task, contract, seed=seed, episodes=options.episodes)
         return sim_rig(world, contract)

@@ -25,16 +25,16 @@ from numpy.typing import NDArray
 from benchmarks.peers.franka_server import SimulatorError, serve
 from benchmarks.results import Recorder, say
 from benchmarks.table import finish
-from robot_bridge.bundle import Bundle, find_bundle, load_bundle
 from robot_bridge.clock import Clock, MonotonicClock
-from robot_bridge.deployment import DeployConfig, Deployment, Talk
+from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk
+from robot_bridge.deploy.rig import Rig, RigConfig, Senses
+from robot_bridge.deploy.rigs import sim_rig
 from robot_bridge.driver import ArmDriver, ArmState
+from robot_bridge.drivers.dry_run import NullDriver
 from robot_bridge.messages import Tick
-from robot_bridge.null import NullDriver
-from robot_bridge.policy import measure_latency
+from robot_bridge.policy.bundle import Bundle, find_bundle, load_bundle
+from robot_bridge.policy.policy import measure_latency
 from robot_bridge.reasons import Phase, Reason
-from robot_bridge.rig import Rig, RigConfig, Senses
-from robot_bridge.rigs import sim_rig
 
 # Where the cube of franka/pick_cube may lie [m], and how near fingers hold it.
 SPAWN = ((0.3, -0.15, 0.02), (0.5, 0.15, 0.02))
@@ -177,9 +177,9 @@ def on_franka(cfg: BridgeConfig, bundle: Bundle, recorder: Recorder) -> None:
 
 
 def _franka(library: str, host: str) -> ArmDriver:
-    from robot_bridge.franka import franky_driver
-    from robot_bridge.franka_config import FrankaConfig
-    from robot_bridge.franka_rs import franka_rs_driver
+    from robot_bridge.drivers.franka.config import FrankaConfig
+    from robot_bridge.drivers.franka.franka_rs import franka_rs_driver
+    from robot_bridge.drivers.franka.franky import franky_driver
 
     makers = {"franky": franky_driver, "franka-rs": franka_rs_driver}
     return makers[library](FrankaConfig(host=host, realtime=False))

@@ -16,12 +16,12 @@ import tyro
 
 from benchmarks.results import Ratio, Recorder, say
 from benchmarks.table import finish
-from robot_bridge.collision import CollisionModel
 from robot_bridge.driver import ArmState, Mode, Target
-from robot_bridge.governor import Governor
-from robot_bridge.kinematics import Array, Chain
-from robot_bridge.limits import default_limits
 from robot_bridge.messages import Goal
+from robot_bridge.safety.collision import CollisionModel
+from robot_bridge.safety.governor import Governor
+from robot_bridge.safety.kinematics import Array, Chain
+from robot_bridge.safety.limits import default_limits
 from scenes.contract import FINGERS_DOWN
 from scenes.robots import ROBOTS, robot_named
 

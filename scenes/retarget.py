@@ -1,7 +1,7 @@
 """Tool paths of one arm as joint paths of another, by pyroki (the extra `ik`).
 
 For data, not for control: recorded demonstrations on another robot, reachability of a workspace,
-an oracle for our own inverse kinematics. In the loop it is `robot_bridge.kinematics` and the
+an oracle for our own inverse kinematics. In the loop it is `robot_bridge.safety.kinematics` and the
 environment's damped least squares.
 """
 

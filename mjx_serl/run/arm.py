@@ -1,7 +1,7 @@
 """The training environment as an arm: one world that is commanded and read like a robot.
 
-The bridge drives it through `robot_bridge.sim.SimDriver`, so that a policy meets the code that
-will run it on hardware while the physics is still the one it was trained in.
+The bridge drives it through `robot_bridge.drivers.simulated.SimDriver`, so that a policy meets
+the code that will run it on hardware while the physics is still the one it was trained in.
 """
 
 import dataclasses

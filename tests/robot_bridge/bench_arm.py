@@ -6,21 +6,21 @@ from typing import Any
 
 import numpy as np
 
-from robot_bridge.arbiter import Arbiter
-from robot_bridge.cameras import Frame
+from robot_bridge.cameras.camera import Frame
 from robot_bridge.clock import ManualClock
+from robot_bridge.control.arbiter import Arbiter
+from robot_bridge.control.control_loop import ControlLoop, Parts
+from robot_bridge.control.session import CONTROL_PERIOD, LockStep, Loop
 from robot_bridge.driver import ArmState, ArmToken, DriverError, Mode
-from robot_bridge.gate import ActionGate
-from robot_bridge.governor import Governor
-from robot_bridge.limits import Limits, default_limits
+from robot_bridge.drivers.dry_run import NullDriver
 from robot_bridge.messages import Tick
-from robot_bridge.null import NullDriver
-from robot_bridge.observation import FixedObjects, ObservationBuilder
-from robot_bridge.policy_loop import PolicyLoop
+from robot_bridge.policy.observation import FixedObjects, ObservationBuilder
+from robot_bridge.policy.policy_loop import PolicyLoop
 from robot_bridge.reasons import Phase
-from robot_bridge.runtime import ControlLoop, Parts
-from robot_bridge.session import CONTROL_PERIOD, LockStep, Loop
-from robot_bridge.supervisor import Supervisor
+from robot_bridge.safety.command_check import ActionGate
+from robot_bridge.safety.governor import Governor
+from robot_bridge.safety.limits import Limits, default_limits
+from robot_bridge.safety.supervisor import Supervisor
 from scenes.contract import Contract, IkSpec
 from scenes.robots import robot_named
 from scenes.specs import ActionSpec, CameraSpec, ObsField, ObsSpec

@@ -9,7 +9,7 @@ import numpy as np
 from robot_bridge.driver import ArmState, Mode, Target
 from robot_bridge.messages import Goal, Tick
 from robot_bridge.reasons import Phase, Reason
-from robot_bridge.recorder import Recorder, RecordHeader
+from robot_bridge.records.recorder import Recorder, RecordHeader
 from scenes.contract import Contract, IkSpec
 from scenes.robots import robot_named
 from scenes.serialize import digest

@@ -11,7 +11,7 @@ import numpy as np
 from driver_conformance import forward
 
 from robot_bridge.driver import Vector
-from robot_bridge.kinematics import Chain
+from robot_bridge.safety.kinematics import Chain
 from scenes.specs import RobotSpec
 
 

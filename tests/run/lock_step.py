@@ -21,16 +21,16 @@ from mjx_serl import tasks as tasks  # noqa: E402  (files the tasks in the regis
 from mjx_serl.envs.env import make_env  # noqa: E402
 from mjx_serl.envs.pixels import Observer  # noqa: E402
 from mjx_serl.run.arm import SimulatedArm  # noqa: E402
-from robot_bridge.arbiter import Arbiter  # noqa: E402
 from robot_bridge.clock import ManualClock  # noqa: E402
-from robot_bridge.gate import ActionGate  # noqa: E402
-from robot_bridge.limits import default_limits  # noqa: E402
-from robot_bridge.observation import ObservationBuilder  # noqa: E402
-from robot_bridge.policy_loop import PolicyLoop  # noqa: E402
-from robot_bridge.runtime import ControlLoop, Parts  # noqa: E402
-from robot_bridge.session import LockStep, Loop  # noqa: E402
-from robot_bridge.sim import SimDriver, SimObjects, SteppedGovernor  # noqa: E402
-from robot_bridge.supervisor import Supervisor  # noqa: E402
+from robot_bridge.control.arbiter import Arbiter  # noqa: E402
+from robot_bridge.control.control_loop import ControlLoop, Parts  # noqa: E402
+from robot_bridge.control.session import LockStep, Loop  # noqa: E402
+from robot_bridge.drivers.simulated import SimDriver, SimObjects, SteppedGovernor  # noqa: E402
+from robot_bridge.policy.observation import ObservationBuilder  # noqa: E402
+from robot_bridge.policy.policy_loop import PolicyLoop  # noqa: E402
+from robot_bridge.safety.command_check import ActionGate  # noqa: E402
+from robot_bridge.safety.limits import default_limits  # noqa: E402
+from robot_bridge.safety.supervisor import Supervisor  # noqa: E402
 
 STEPS = 25
 # What the networks of a policy do: a smooth function of all that is observed.

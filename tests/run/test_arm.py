@@ -13,7 +13,7 @@ from mjx_serl.envs.pixels import Observer
 from mjx_serl.run.arm import build_world
 from mjx_serl.tasks.pick_cube import PACED, SPARSE
 from robot_bridge.driver import ArmInfo
-from robot_bridge.sim import SteppedGovernor
+from robot_bridge.drivers.simulated import SteppedGovernor
 
 ROOT = Path(__file__).parents[2]
 TASKS = {"franka/pick_cube": SPARSE, "franka/pick_cube_paced": PACED}

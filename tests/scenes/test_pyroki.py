@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from robot_bridge.kinematics import Chain
+from robot_bridge.safety.kinematics import Chain
 from scenes.contract import FINGERS_DOWN
 from scenes.retarget import Retargeted, retarget
 from scenes.robots import robot_named

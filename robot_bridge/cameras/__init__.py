@@ -1,0 +1,1 @@
+"""Cameras as threads that keep the newest picture, and the ffmpeg program that encodes them."""

@@ -1,0 +1,235 @@
+"""Episodes on an arm: bring it home, run the policy, say how it ended.
+
+A stepper lets time pass: `RealTime` while two threads turn the loops, `LockStep` by turning both
+itself under a `ManualClock`, as fast as the machine can.
+"""
+
+import collections
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from robot_bridge.clock import Clock, ManualClock
+from robot_bridge.control.control_loop import ControlLoop
+from robot_bridge.control.pacing import Pacer, Timing
+from robot_bridge.messages import Tick
+from robot_bridge.reasons import Phase, Reason, describe
+
+Ending = Literal["success", "failure", "time", "fault", "stopped"]
+CONTROL_PERIOD = 0.01  # of the control loop [s]; reference robot_bridge.md section 2
+SETTLE_SECONDS = 1.0  # longer than the governor takes to brake from full speed [s]
+REST_SPEED = 0.02  # of a joint that stands [rad/s]
+HOME_TOLERANCE = 0.02  # joint error at which an arm counts as home [rad]; about 1 degree
+
+
+class Stepper(Protocol):
+    """Lets time pass until something holds."""
+
+    def run(self, until: Callable[[], bool], *, timeout: float) -> bool:
+        """Return whether `until` held within `timeout` [s]."""
+        ...
+
+    def close(self) -> None:
+        """Stop whatever turns the loops."""
+        ...
+
+
+class Loop(NamedTuple):
+    """Something to be turned: its tick, its period [s], a name for its thread."""
+
+    tick: Callable[[float], object]
+    period: float
+    name: str
+
+
+class LockStep:
+    """Turns the loops by hand: control every `period` [s], the policy at each of its own.
+
+    At a policy's turn the arm is read first, so that it acts on the very state that its action
+    changes, as in training.
+    """
+
+    def __init__(
+        self,
+        control: ControlLoop,
+        policy: Loop,
+        clock: ManualClock,
+        *,
+        period: float = CONTROL_PERIOD,
+    ) -> None:
+        self._control, self._policy, self._clock, self._period = control, policy, clock, period
+        self._every = round(policy.period / period)
+
+    def run(self, until: Callable[[], bool], *, timeout: float) -> bool:
+        """Turn until it holds; it is asked at the policy's turns."""
+        turns = round(timeout / self._period)
+        for turn in range(turns):
+            deadline = self._clock.now()
+            self._control.sense(deadline)
+            if turn % self._every == 0:
+                if until():
+                    return True
+                self._policy.tick(deadline)
+            self._control.act()
+            self._clock.advance(self._period)
+        self._control.sense()
+        return until()
+
+    def close(self) -> None:
+        """Nothing runs by itself."""
+
+
+class RealTime:
+    """One thread per loop turns it on absolute deadlines, from now on until `close`."""
+
+    def __init__(self, loops: Sequence[Loop], clock: Clock) -> None:
+        self._pacers = {
+            loop.name: Pacer(loop.tick, period=loop.period, clock=clock) for loop in loops
+        }
+        self._threads = [pacer.start(name) for name, pacer in self._pacers.items()]
+
+    def run(self, until: Callable[[], bool], *, timeout: float) -> bool:
+        """Wait until it holds; False too when a loop has died."""
+        deadline = time.monotonic() + timeout
+        while not until():
+            if time.monotonic() > deadline or not all(t.is_alive() for t in self._threads):
+                return until()
+            time.sleep(0.005)
+        return True
+
+    @property
+    def timings(self) -> dict[str, Timing]:
+        """Lateness of each loop, by name."""
+        return {name: pacer.timing for name, pacer in self._pacers.items()}
+
+    def close(self) -> None:
+        """Stop every loop after its tick."""
+        for pacer in self._pacers.values():
+            pacer.stop()
+        for thread in self._threads:
+            thread.join(timeout=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeReport:
+    """How an episode ended, after how long [s], and in how many ticks each reason was given."""
+
+    ending: Ending
+    seconds: float
+    ticks: int
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def success(self) -> bool:
+        """Whether it was solved."""
+        return self.ending == "success"
+
+
+class Tally:
+    """A sink that counts reasons."""
+
+    def __init__(self) -> None:
+        self.ticks = 0
+        self.counts: collections.Counter[Reason] = collections.Counter()
+
+    def __call__(self, tick: Tick) -> None:
+        """Count a tick."""
+        self.ticks += 1
+        if tick.reasons:
+            self.counts.update(r for r in Reason if r and r & tick.reasons)
+
+    def reset(self) -> None:
+        """Start at zero."""
+        self.ticks = 0
+        self.counts.clear()
+
+    def names(self) -> dict[str, int]:
+        """Counts by name, the most frequent first."""
+        return {describe(reason): count for reason, count in self.counts.most_common()}
+
+
+class Session:
+    """Episodes one after the other on one arm.
+
+    Args:
+        control: its sinks must hold `tally`.
+        stepper: lets time pass.
+        tally: counts reasons.
+        judge: says "success" or "failure" when the episode is over, None while it goes on.
+    """
+
+    def __init__(
+        self,
+        control: ControlLoop,
+        stepper: Stepper,
+        tally: Tally,
+        judge: Callable[[], Ending | None],
+    ) -> None:
+        self._control, self._stepper, self._tally, self._judge = control, stepper, tally, judge
+
+    def home(self, q: Sequence[float], *, timeout: float = 30.0) -> None:
+        """Bring the arm to joint positions [rad]; TimeoutError says which joint did not arrive."""
+        wanted = np.asarray(q, np.float64)
+
+        def there() -> bool:
+            tick = self._control.latest
+            near = tick is not None and np.abs(tick.state.q - wanted).max() < HOME_TOLERANCE
+            return self._faulted() or bool(near)
+
+        self._control.home(wanted)
+        arrived = self._stepper.run(there, timeout=timeout) and not self._faulted()
+        if not arrived:
+            raise TimeoutError(self._why_not_home(wanted, timeout))
+        self._control.home(None)
+
+    def episode(self, seconds: float) -> EpisodeReport:
+        """Run the policy for at most `seconds` [s] from ARMED; call `settle` afterwards."""
+        control, clock = self._control, self._control.clock
+        self._tally.reset()
+        began = clock.now()
+        ending: Ending | None = None
+
+        def over() -> bool:
+            nonlocal ending
+            if self._faulted():
+                ending = "fault"
+            elif clock.now() - began > 0.5 * CONTROL_PERIOD:
+                ending = self._judge()
+            return ending is not None
+
+        control.begin()
+        self._stepper.run(over, timeout=seconds)
+        return EpisodeReport(
+            ending=ending or "time",
+            seconds=clock.now() - began,
+            ticks=self._tally.ticks,
+            reasons=self._tally.names(),
+        )
+
+    def settle(self) -> None:
+        """Bring the arm to rest under the governor, then leave it ARMED; a FAULT stays one."""
+        supervisor = self._control.parts.supervisor
+        supervisor.hold(Reason.EPISODE_LIMIT)
+        self._stepper.run(lambda: self._faulted() or self._rests(), timeout=SETTLE_SECONDS)
+        supervisor.pause()
+
+    def _rests(self) -> bool:
+        tick = self._control.latest
+        return tick is None or float(np.abs(tick.state.dq).max()) < REST_SPEED
+
+    def _faulted(self) -> bool:
+        return self._control.parts.supervisor.phase in (Phase.FAULT, Phase.DISARMED)
+
+    def _why_not_home(self, wanted: np.ndarray, timeout: float) -> str:
+        tick, supervisor = self._control.latest, self._control.parts.supervisor
+        if self._faulted() or tick is None:
+            return f"The arm did not reach home: {describe(supervisor.cause)}"
+        error = np.abs(tick.state.q - wanted)
+        joint = self._control.parts.contract.robot.joint_names[int(error.argmax())]
+        return (
+            f"The arm is not home after {timeout:g} s: {joint} is {error.max():.3f} rad away "
+            f"({describe(tick.reasons)}); is something in its way?"
+        )

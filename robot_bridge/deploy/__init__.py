@@ -1,0 +1,1 @@
+"""Composition: what is connected, the checks before a run, the run, and what it leaves."""

@@ -1,0 +1,95 @@
+"""What deploy.py does besides reading its command line: talking, errors in one line, the result."""
+
+import dataclasses
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from robot_bridge.cameras.camera import CameraError
+from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk
+from robot_bridge.deploy.ledger import state_folder
+from robot_bridge.deploy.policy_process import PolicyProcessError
+from robot_bridge.deploy.rigs import RigConfig, RigMaker, build_rig
+from robot_bridge.driver import DriverError
+from robot_bridge.operators.operator import OperatorError
+from robot_bridge.policy.bundle import Bundle
+from robot_bridge.safety.supervisor import NotAllowedError
+from scenes import refusals
+from scenes.intervals import success_line
+
+# What the world outside may do: an arm, a camera, a device, a process, a person.
+_FAILURES = (
+    DriverError,
+    NotAllowedError,
+    OperatorError,
+    CameraError,
+    PolicyProcessError,
+    TimeoutError,
+)
+
+
+def deploy(
+    bundle: Bundle, rig: RigConfig, options: DeployConfig, robots: Mapping[str, RigMaker]
+) -> int:
+    """Build the rig, run the episodes, say how they went; returns the exit status."""
+    state = state_folder()
+    options = dataclasses.replace(
+        options,
+        ledger=options.ledger or state / "ledger.json",
+        audit=options.audit or state / "audit.jsonl",
+    )
+    talk = Talk(_say, input)
+    deployment = Deployment(options, bundle, build_rig(rig, bundle.contract, robots), talk)
+    with Interruptible(_say):
+        reports = deployment.run()
+    measured = bundle.manifest.measured
+    _say(success_line(sum(report.success for report in reports), len(reports)))
+    if measured is not None:
+        _say(
+            f"simulator, at the end of training: {measured.success_rate:.1%} "
+            f"of {measured.episodes} episodes"
+        )
+    for name, timing in deployment.timings.items():
+        _say(f"{name} loop: {timing.describe()}")
+    return int(any(report.ending == "fault" for report in reports))
+
+
+class Interruptible:
+    """The first Ctrl-C or SIGTERM ends the session, later ones only say that it is ending.
+
+    Letting go of an arm takes moments, and must not be cut short by an impatient person.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say, self._asked = say, False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interruptible":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._interrupt)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            # Nothing is left to interrupt but the exit.
+            signal.signal(number, signal.SIG_IGN if self._asked else handler)
+
+    def _interrupt(self, number: int, frame: object) -> None:
+        if self._asked:
+            self._say("The arm is being let go; a moment.")
+            return
+        self._asked = True
+        raise KeyboardInterrupt
+
+
+def guarded(main: Callable[[], int]) -> int:
+    """Run a command; what a person can mend is said in one line, not as a traceback."""
+    return refusals.guarded(
+        main, failures=_FAILURES, interrupted="Interrupted; nothing is commanded any more."
+    )
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

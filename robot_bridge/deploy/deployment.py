@@ -1,0 +1,420 @@
+"""From a bundle and an arm to episodes: checks, a person's consent, then motion.
+
+`deploy.py` is its command line. What may differ from arm to arm comes in a `Rig`; everything that
+keeps people safe is the same for all of them, the simulated one included.
+"""
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from robot_bridge.clock import ManualClock
+from robot_bridge.control.arbiter import Arbiter
+from robot_bridge.control.control_loop import ControlLoop, Parts, Sink
+from robot_bridge.control.pacing import Timing
+from robot_bridge.control.session import (
+    CONTROL_PERIOD,
+    EpisodeReport,
+    LockStep,
+    Loop,
+    RealTime,
+    Session,
+    Stepper,
+    Tally,
+)
+from robot_bridge.deploy.audit import AuditLog, person
+from robot_bridge.deploy.ledger import Experience, Ledger
+from robot_bridge.deploy.policy_process import PolicyProcess, PolicyTask
+from robot_bridge.deploy.rig import Rig
+from robot_bridge.driver import ArmDriver, ArmInfo
+from robot_bridge.drivers.dry_run import DryRun
+from robot_bridge.network.admission import AdmissionConfig
+from robot_bridge.network.codec import MAX_BYTES
+from robot_bridge.network.endpoints import Endpoint, parse_endpoint
+from robot_bridge.network.keys import Keyring, default_folder
+from robot_bridge.network.server import BridgeServer, Callbacks
+from robot_bridge.openpi.client import RemotePolicy, RemotePolicyConfig
+from robot_bridge.operators.operator_loop import POLL_PERIOD, OperatorLoop
+from robot_bridge.policy.bundle import Bundle
+from robot_bridge.policy.observation import ObservationBuilder
+from robot_bridge.policy.policy import Policy
+from robot_bridge.policy.policy_loop import PolicyLoop
+from robot_bridge.records.recorder import Recorder, RecordHeader, new_session, running_versions
+from robot_bridge.safety.command_check import ActionGate
+from robot_bridge.safety.governor import Governor
+from robot_bridge.safety.limits import Limits, default_limits, intersect, tighten
+from robot_bridge.safety.supervisor import NotAllowedError, Supervisor
+from scenes.contract import Contract
+from scenes.robots import robot_named
+from scenes.serialize import digest
+from scenes.specs import RobotSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeployConfig:
+    """How a bundle is run.
+
+    Attributes:
+        episodes: how many.
+        seconds: time limit of an episode [s]; None is the contract's.
+        policy_server: URI of an openpi server (ws:// or wss://) that chooses the actions in place
+            of the bundle's own policy; a token is read from MJX_SERL_POLICY_TOKEN.
+        separate: run the policy in a process of its own. None: for real arms.
+        dry_run: read the arm and run everything, but send nothing. None: for a bundle's first
+            run on a real arm only.
+        limits: stricter limits by name, for example tcp_speed 0.1 (see robot_bridge.safety.limits).
+        record: folder for recordings; None records nothing.
+        listen: where observers, operators and other policies may connect: a folder (ipc) or
+            HOST:PORT; beyond loopback only with keys (python -m robot_bridge.network.keys).
+        audit: file to which every arming, fault and recovery is appended; None notes nothing.
+        ledger: file that remembers which bundle has run where; None remembers nothing, so that
+            every run on a real arm is a first one.
+    """
+
+    episodes: int = 1
+    seconds: float | None = None
+    policy_server: str | None = None
+    separate: bool | None = None
+    dry_run: bool | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
+    record: Path | None = None
+    listen: str | None = None
+    audit: Path | None = None
+    ledger: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise ValueError(f"episodes {self.episodes}, allowed: at least 1")
+        if self.seconds is not None and not 0 < self.seconds <= 3600:
+            raise ValueError(f"seconds {self.seconds:g}, allowed: above 0, at most 3600")
+
+
+POLICY_TOKEN = "MJX_SERL_POLICY_TOKEN"
+# What ended by anything but a verdict was cut short: a time-out is not a failure.
+_VERDICTS = {"success": "success", "failure": "failure"}
+
+
+class Talk:
+    """How a deployment speaks with a person; both are injected.
+
+    say: shows a line. ask: shows a prompt and returns what is typed.
+    """
+
+    def __init__(self, say: Callable[[str], None], ask: Callable[[str], str]) -> None:
+        self.say, self.ask = say, ask
+
+
+def connected_robot(contract: Contract, info: ArmInfo) -> RobotSpec:
+    """Return the spec of the connected arm; ValueError where the policy was not made for its like.
+
+    Another arm of the same build will do: the same links up to the same tool centre, and a home
+    and workspace within its limits (a Panda's policy on an FR3). Its own limits then hold.
+    """
+    trained, connected = contract.robot, robot_named(info.robot)
+    if _build(trained) != _build(connected):
+        raise ValueError(
+            f"The policy was trained on a {trained.name}, this is a {connected.name}: "
+            "its links differ, so the policy's observations and actions mean something else"
+        )
+    connected.check_pose(contract.home, what="home of the policy")
+    return connected
+
+
+def _build(robot: RobotSpec) -> tuple[object, ...]:
+    frames = tuple((link.pos, link.quat) for link in robot.links)
+    return frames, robot.flange_pos, robot.ee_pos, robot.ee_quat, robot.gripper.finger_range
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Line:
+    """What is connected and in force while episodes are run."""
+
+    info: ArmInfo
+    limits: Limits
+    control: ControlLoop
+    recorder: Recorder | None
+    dry: bool
+
+
+class Deployment:
+    """One bundle on one arm, from the first check to the last episode.
+
+    `run` raises ValueError or KeyError where the policy and the arm do not fit, and DriverError,
+    NotAllowedError, RuntimeError or TimeoutError later; in any case the arm is let go.
+    """
+
+    def __init__(self, cfg: DeployConfig, bundle: Bundle, rig: Rig, talk: Talk) -> None:
+        self.cfg, self.bundle, self.rig, self.talk = cfg, bundle, rig, talk
+        self.contract = bundle.contract
+        self.period = 1.0 / self.contract.action.rate
+        self.tally = Tally()
+        self.reports: list[EpisodeReport] = []
+        self.timings: dict[str, Timing] = {}
+        self.policy_process: PolicyProcess | None = None
+        self._ledger = None if cfg.ledger is None else Ledger(cfg.ledger)
+
+    def run(self) -> Sequence[EpisodeReport]:
+        """Connect, ask, arm, play the episodes, let go."""
+        with ExitStack() as stack:
+            self.rig.driver.connect()
+            stack.callback(self.rig.driver.close)
+            line = self._connect(stack)
+            if self.cfg.listen is not None:
+                self._serve(line, parse_endpoint(self.cfg.listen), stack)
+            policy = self._policy(line, stack)
+            operator = self._operator(line)
+            self._announce(line)
+            stack.callback(line.control.parts.supervisor.disarm)
+            self._arm(line)
+            stepper = self._stepper(line.control, policy, operator)
+            stack.callback(stepper.close)
+            # Whatever ends the session, the arm stands before anything else is put away.
+            stack.callback(line.control.parts.supervisor.disarm)
+            self._play(line, stepper, operator)
+            if isinstance(stepper, RealTime):
+                self.timings = dict(stepper.timings)
+        return self.reports
+
+    # -- before motion ---------------------------------------------------------------------------
+
+    def _connect(self, stack: ExitStack) -> _Line:
+        info = self.rig.driver.info
+        robot = connected_robot(self.contract, info)
+        limits = intersect(tighten(self._default_limits(robot), **self.cfg.limits), info)
+        dry = self._is_dry(info)
+        recorder = self._recorder(limits, info, stack)
+        parts = self._parts(robot, limits, DryRun(self.rig.driver) if dry else self.rig.driver)
+        sinks: list[Sink] = [self.tally, *self.rig.sinks]
+        control = ControlLoop(parts, sinks=sinks)
+        if recorder is not None:
+            record = recorder.put
+            control.sinks += (lambda tick: record(tick, control.take_obs()),)
+        return _Line(info=info, limits=limits, control=control, recorder=recorder, dry=dry)
+
+    def _default_limits(self, robot: RobotSpec) -> Limits:
+        limits, slowest = default_limits(robot), self.rig.state_max_age
+        return limits if slowest is None else dataclasses.replace(limits, state_max_age=slowest)
+
+    def _parts(self, robot: RobotSpec, limits: Limits, driver: ArmDriver) -> Parts:
+        clock, serial = self.rig.clock, driver.info.serial
+        return Parts(
+            contract=dataclasses.replace(self.contract, robot=robot),
+            limits=limits,
+            driver=driver,
+            governor=Governor(robot, limits, dt=CONTROL_PERIOD),
+            gate=ActionGate(self.contract, limits),
+            supervisor=Supervisor(
+                driver,
+                clock,
+                phrase=f"{self.bundle.digest[:8]} {serial}",
+                recoveries=limits.recoveries,
+                recovery_window=limits.recovery_window,
+                audit=self._audit(serial),
+            ),
+            arbiter=Arbiter(),
+            clock=clock,
+        )
+
+    def _audit(self, serial: str) -> Callable[..., None]:
+        facts = {"bundle": self.bundle.digest, "serial": serial}
+        return AuditLog(self.cfg.audit, self.rig.clock, facts).note
+
+    def _is_dry(self, info: ArmInfo) -> bool:
+        if self.cfg.dry_run is not None or info.simulated:
+            return bool(self.cfg.dry_run)
+        return self._experience(info).dry == 0
+
+    def _experience(self, info: ArmInfo) -> Experience:
+        """Runs so far of this bundle on this arm."""
+        if self._ledger is None:
+            return Experience()
+        return self._ledger.of(self.bundle.digest, info.serial)
+
+    def _is_new(self, info: ArmInfo, limits: Limits) -> bool:
+        """Whether this bundle still has to earn its speed on this arm."""
+        return not info.simulated and self._experience(info).episodes < limits.ramp_episodes
+
+    def _recorder(self, limits: Limits, info: ArmInfo, stack: ExitStack) -> Recorder | None:
+        if self.cfg.record is None:
+            return None
+        header = RecordHeader(
+            bundle=self.bundle.digest,
+            contract=digest(self.contract),
+            limits=limits.digest,
+            robot=info.robot,
+            rate=self.contract.action.rate,
+            driver=type(self.rig.driver).__name__,
+            serial=info.serial,
+            firmware=info.firmware,
+            task=self.bundle.manifest.task,
+            started=self.rig.clock.wall(),
+            versions=running_versions(),
+        )
+        recorder = Recorder(new_session(self.cfg.record, info.robot), header, clock=self.rig.clock)
+        stack.callback(recorder.close)
+        self.talk.say(f"record   {recorder.path}")
+        return recorder
+
+    def _policy(self, line: _Line, stack: ExitStack) -> Loop | None:
+        """The policy's loop, None where another process turns it."""
+        separate, rig = self.cfg.separate, self.rig
+        if separate is None:
+            # Another machine's policy needs no process of its own here.
+            separate = not line.info.simulated and self.cfg.policy_server is None
+        if not separate:
+            senses = rig.senses()
+            stack.callback(senses.close)
+            builder = ObservationBuilder(self.contract, objects=senses.objects, eyes=senses.eyes)
+            policy = self._chosen_policy(stack)
+            loop = PolicyLoop(line.control, builder, policy, period=self.period)
+            return Loop(loop.tick, self.period, "policy")
+        if rig.config is None:
+            raise ValueError("This robot's policy cannot run in a process of its own (--separate)")
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mjx_serl-"))
+        self._serve(line, Endpoint.ipc(Path(folder)), stack)
+        task = PolicyTask(
+            bundle=str(self.bundle.path.resolve()),
+            sockets=folder,
+            rig=rig.config,
+            limits=line.limits,
+        )
+        self.policy_process = PolicyProcess(task)
+        stack.callback(self.policy_process.close)
+        return None
+
+    def _chosen_policy(self, stack: ExitStack) -> Policy:
+        if self.cfg.policy_server is None:
+            return self.bundle.policy
+        token = os.environ.get(POLICY_TOKEN, "")
+        config = RemotePolicyConfig(uri=self.cfg.policy_server, token=token)
+        remote = RemotePolicy(self.contract, config)
+        stack.callback(remote.close)
+        return remote
+
+    def _serve(self, line: _Line, endpoint: Endpoint, stack: ExitStack) -> None:
+        parts = line.control.parts
+        server = BridgeServer(
+            endpoint,
+            Callbacks(
+                offer=parts.arbiter.offer,
+                notice=line.control.notice,
+                fault=parts.supervisor.fault,
+            ),
+            keys=None if endpoint.local else Keyring(default_folder()),
+            contract=digest(self.contract),
+            # Commands bring the pictures they were made of, for the record.
+            config=AdmissionConfig(max_request=MAX_BYTES),
+        )
+        stack.callback(server.close)
+        line.control.sinks += (server.publish,)
+
+    def _operator(self, line: _Line) -> OperatorLoop | None:
+        """A person's loop; a new bundle moves a real arm only while its enabling key is held."""
+        new = self._is_new(line.info, line.limits) and not line.dry
+        if self.rig.operator is None:
+            if new:
+                raise NotAllowedError(
+                    f"The first {line.limits.ramp_episodes} episodes of a bundle on an arm need "
+                    "somebody who holds the enabling key: add --operator keyboard"
+                )
+            return None
+        loop = OperatorLoop(self.rig.operator, line.control, period=self.period)
+        if new:
+            line.control.enabled = lambda: loop.enabled
+        return loop
+
+    def _announce(self, line: _Line) -> None:
+        say, limits, info, pace = self.talk.say, line.limits, line.info, self.contract.pace
+        say(f"policy   {self.bundle.manifest.task}, bundle {self.bundle.digest[:8]}")
+        say(f"arm      {info.robot} {info.serial}, firmware {info.firmware}")
+        say(
+            f"limits   {limits.tcp_speed:g} m/s, {limits.tcp_acceleration:g} m/s^2, box "
+            f"{limits.workspace_low} to {limits.workspace_high} m, digest {limits.digest[:8]}"
+        )
+        if pace is None:
+            say("CAUTION  trained with targets that jump; the governor follows them slower, so")
+            say("         expect fewer successes. Paced tasks (franka/pick_cube_paced) transfer.")
+        elif pace.speed > limits.tcp_speed or pace.acceleration > limits.tcp_acceleration:
+            say("CAUTION  trained at a faster pace than these limits allow")
+        if line.dry:
+            say("DRY RUN  nothing is sent to the arm (a bundle's first run on an arm is dry)")
+
+    def _arm(self, line: _Line) -> None:
+        supervisor = line.control.parts.supervisor
+        typed = supervisor.phrase
+        if not line.info.simulated:
+            self.talk.say("Clear the workspace, stand clear, keep the stop button at hand.")
+            typed = self.talk.ask(f"To arm, type '{supervisor.phrase}': ")
+        supervisor.arm(supervisor.confirm("arm", by=person(), typed=typed))
+
+    # -- episodes --------------------------------------------------------------------------------
+
+    def _stepper(
+        self, control: ControlLoop, policy: Loop | None, operator: OperatorLoop | None
+    ) -> Stepper:
+        clock = self.rig.clock
+        if isinstance(clock, ManualClock):
+            if policy is None:
+                raise ValueError("A robot in lock-step runs its policy in the same process")
+            return LockStep(control, policy, clock)
+        loops = [Loop(control.tick, CONTROL_PERIOD, "control")]
+        loops += [] if policy is None else [policy]
+        loops += [] if operator is None else [Loop(operator.tick, POLL_PERIOD, "operator")]
+        return RealTime(loops, clock)
+
+    def _play(self, line: _Line, stepper: Stepper, operator: OperatorLoop | None) -> None:
+        judge = self.rig.judge or (lambda: None if operator is None else operator.take_verdict())
+        session = Session(line.control, stepper, self.tally, judge)
+        began = self.rig.clock.now()
+        for number in range(self.cfg.episodes):
+            if self.rig.clock.now() - began > line.limits.session_seconds:
+                self.talk.say("The session's time is up; start another after a look at the arm.")
+                break
+            self._prepare(line, session, number)
+            report = self._episode(line, session, operator, number)
+            self._note(line, report)
+            if report.ending == "fault":
+                break
+
+    def _prepare(self, line: _Line, session: Session, number: int) -> None:
+        new = self._is_new(line.info, line.limits)
+        line.control.speed = line.limits.ramp_scale if new else 1.0
+        if self.rig.homes and not line.dry:
+            session.home(self.contract.home)
+        if self.rig.prepare is not None:
+            self.rig.prepare(number)
+        if not line.info.simulated:
+            self.talk.ask(f"Episode {number + 1}: set up the scene, then press Enter. ")
+
+    def _episode(
+        self, line: _Line, session: Session, operator: OperatorLoop | None, number: int
+    ) -> EpisodeReport:
+        if line.recorder is not None:
+            line.recorder.event("begin", episode=number)
+        if operator is not None:
+            self.talk.say(operator.open())
+        try:
+            report = session.episode(self.cfg.seconds or self.contract.episode_steps * self.period)
+        finally:
+            # A terminal in raw mode takes no answers to questions.
+            if operator is not None:
+                operator.close()
+        if line.recorder is not None:
+            line.recorder.event(_VERDICTS.get(report.ending, "reset"), episode=number)
+        session.settle()
+        return report
+
+    def _note(self, line: _Line, report: EpisodeReport) -> None:
+        self.reports.append(report)
+        if self._ledger is not None:
+            known = (self.bundle.digest, line.info.serial)
+            self._ledger.note(*known, dry=int(line.dry), episodes=int(not line.dry))
+        why = "  ".join(f"{name} {count}" for name, count in list(report.reasons.items())[:4])
+        self.talk.say(
+            f"episode {len(self.reports)}: {report.ending} after {report.seconds:.1f} s"
+            + (f"  (ticks {report.ticks}: {why})" if why else "")
+        )

@@ -1,0 +1,127 @@
+"""The policy in a process of its own, so that nothing it does can delay the control loop.
+
+`PolicyProcess` starts `python -m robot_bridge.deploy.policy_process` beside the process that owns
+the arm. It loads the bundle again, opens the cameras, and commands through ipc in a private
+folder. It ends when its parent does: when its standard input closes.
+"""
+
+import json
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from robot_bridge.clock import MonotonicClock
+from robot_bridge.control.pacing import Pacer
+from robot_bridge.deploy.rigs import RigConfig, open_senses
+from robot_bridge.network.client import BridgeClient, RemotePolicySide
+from robot_bridge.network.endpoints import Endpoint
+from robot_bridge.policy.bundle import load_bundle
+from robot_bridge.policy.observation import ObservationBuilder
+from robot_bridge.policy.policy_loop import PolicyLoop
+from robot_bridge.safety.limits import Limits
+from scenes.serialize import digest, from_json, to_json
+
+READY = "ready"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyTask:
+    """What the process is told on its standard input, as one line of JSON.
+
+    bundle: folder. sockets: folder of the ipc sockets. rig: for its cameras and objects. limits:
+    the control loop's, which checks them again.
+    """
+
+    bundle: str
+    sockets: str
+    rig: RigConfig
+    limits: Limits
+
+
+class PolicyProcessError(RuntimeError):
+    """The policy's process did not start; one line says why."""
+
+
+class PolicyProcess:
+    """The running process, made when it is ready.
+
+    Raises PolicyProcessError with its last words where it is not ready in time.
+    """
+
+    def __init__(self, task: PolicyTask, *, timeout: float = 30.0) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "robot_bridge.deploy.policy_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(to_json(task)) + "\n")
+        self._process.stdin.flush()
+        timer = threading.Timer(timeout, self._process.kill)
+        timer.start()
+        said = self._process.stdout.readline().strip() if self._process.stdout else ""
+        timer.cancel()
+        if said != READY:
+            _, errors = self._process.communicate(timeout=5.0)
+            last = (errors.strip().splitlines() or ["it took too long"])[-1]
+            raise PolicyProcessError(f"The policy's process did not start: {last}")
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        """End it; kill it if it does not listen."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=3.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        for pipe in (self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+def main() -> int:
+    """Run the policy until standard input closes."""
+    task = from_json(PolicyTask, json.loads(sys.stdin.readline()))
+    bundle, clock = load_bundle(task.bundle), MonotonicClock()
+    contract = bundle.contract
+    period = 1.0 / contract.action.rate
+    endpoint = Endpoint.ipc(Path(task.sockets))
+    with (
+        closing(open_senses(task.rig, contract, clock)) as senses,
+        closing(
+            BridgeClient(endpoint, name="policy", want=("policy",), contract=digest(contract))
+        ) as client,
+    ):
+        builder = ObservationBuilder(contract, objects=senses.objects, eyes=senses.eyes)
+        side = RemotePolicySide(client, task.limits, clock)
+        pacer = Pacer(
+            PolicyLoop(side, builder, bundle.policy, period=period).tick, period=period, clock=clock
+        )
+        client.wait(5.0)
+        thread = pacer.start("policy")
+        sys.stdout.write(READY + "\n")
+        sys.stdout.flush()
+        sys.stdin.read()  # until the parent is gone
+        pacer.stop()
+        thread.join(timeout=1.0)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""An arm and what is around it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from robot_bridge.clock import Clock
+from robot_bridge.control.session import Ending
+from robot_bridge.driver import ArmDriver
+from robot_bridge.messages import Tick
+from robot_bridge.operators.operator import Operator
+from robot_bridge.policy.observation import Eye, ObjectSource
+
+
+class Closeable(Protocol):
+    """A camera that runs."""
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Senses:
+    """What is observed besides the arm: open until `close`."""
+
+    objects: ObjectSource | None = None
+    eyes: Mapping[str, Eye] = field(default_factory=dict)
+    opened: Sequence[Closeable] = ()
+
+    def close(self) -> None:
+        """Let go of the cameras."""
+        for eye in self.opened:
+            eye.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RigConfig:
+    """What is connected.
+
+    Attributes:
+        robot: null (no arm), sim (the training environment), franka (FR3, franky-control),
+            franka-rs (Panda or FR3, franka-rs), piper (CAN), serl-http (a SERL robot server) or
+            replay (a recording).
+        address: of the arm: the control box's host, the CAN channel, the server's URL or the
+            recording's folder.
+        objects: positions of objects that stay where they are, for example cube=0.4,0,0.02 [m].
+        cameras: name=source, for example front=/dev/video0, wrist=realsense:SERIAL or
+            front=video.mp4.
+        size: width and height of the pictures that V4L2 and files give [px].
+        fovy: their vertical field of view [deg]; a RealSense says its own.
+        operator: none, keyboard, spacemouse or gamepad.
+        facing: where the operator looks, counter-clockwise from the base's +x [deg]; 180 for
+            somebody opposite the arm.
+        realtime_kernel: refuse to drive a Franka from a kernel that is not PREEMPT_RT.
+    """
+
+    robot: str = "null"
+    address: str = ""
+    objects: tuple[str, ...] = ()
+    cameras: tuple[str, ...] = ()
+    size: tuple[int, int] = (640, 480)
+    fovy: float = 45.0
+    operator: str = "none"
+    facing: float = 0.0
+    realtime_kernel: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rig:
+    """An arm and what is around it.
+
+    driver: of the arm. clock: its time; a ManualClock runs in lock-step, as fast as it goes.
+    senses: opens what is observed besides the arm. operator: a person's device, not open yet.
+    homes: bring the arm home before each episode. prepare: called with its number after that.
+    judge: says how an episode went while it runs; without one the operator does.
+    state_max_age: of readings that come slower than the arm's own link would bring them [s]; None
+    is the limit of `default_limits`.
+    sinks: get every tick besides the deployment's own; they must not block.
+    config: what the rig was made of, from which another process can make its senses.
+    """
+
+    driver: ArmDriver
+    clock: Clock
+    senses: Callable[[], Senses]
+    operator: Operator | None = None
+    homes: bool = True
+    prepare: Callable[[int], None] | None = None
+    judge: Callable[[], Ending | None] | None = None
+    state_max_age: float | None = None
+    sinks: tuple[Callable[[Tick], object], ...] = ()
+    config: RigConfig | None = None

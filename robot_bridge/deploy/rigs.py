@@ -1,0 +1,248 @@
+"""Arms by name, and what is around them, from words on a command line.
+
+A new arm is one entry of `ROBOTS`; the simulated one, which needs JAX, is added by `deploy.py`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from robot_bridge.cameras.camera import Camera, CameraThread, pinhole
+from robot_bridge.clock import Clock, ManualClock, MonotonicClock
+from robot_bridge.control.session import Ending
+from robot_bridge.deploy.rig import Rig, RigConfig, Senses
+from robot_bridge.driver import ArmDriver
+from robot_bridge.drivers.dry_run import NullDriver
+from robot_bridge.drivers.replay import ReplayDriver, ReplayEye, ReplayObjects
+from robot_bridge.drivers.simulated import SimDriver, SimEye, SimObjects, World
+from robot_bridge.operators.operator import Axes, Operator
+from robot_bridge.policy.observation import FixedObjects
+from scenes.contract import Contract, objects_observed
+from scenes.specs import unknown_name
+
+
+def build_rig(config: RigConfig, contract: Contract, robots: Mapping[str, "RigMaker"]) -> Rig:
+    """Connect nothing yet; KeyError names the allowed robots, ValueError what cannot be read."""
+    if config.robot not in robots:
+        raise KeyError(unknown_name("robot", config.robot, robots))
+    return robots[config.robot](config, contract)
+
+
+RigMaker = Callable[[RigConfig, Contract], Rig]
+
+
+def _real(
+    driver: Callable[[RigConfig, Contract, Clock], ArmDriver], *, state_max_age: float | None = None
+) -> RigMaker:
+    """A rig in real time around a driver."""
+
+    def make(config: RigConfig, contract: Contract) -> Rig:
+        clock = MonotonicClock()
+        check_senses(config, contract)
+        return Rig(
+            driver=driver(config, contract, clock),
+            clock=clock,
+            senses=lambda: open_senses(config, contract, clock),
+            operator=make_operator(config, contract),
+            state_max_age=state_max_age,
+            config=config,
+        )
+
+    return make
+
+
+def _null(config: RigConfig, contract: Contract, clock: Clock) -> ArmDriver:
+    return NullDriver(contract.robot, contract.home, clock)
+
+
+def _franka(config: RigConfig, contract: Contract, clock: Clock) -> ArmDriver:
+    from robot_bridge.drivers.franka.config import FrankaConfig
+    from robot_bridge.drivers.franka.franky import franky_driver
+
+    # franky speaks the FR3's protocol; a Panda's policy is checked against the FR3 afterwards.
+    return franky_driver(FrankaConfig(host=_address(config), realtime=config.realtime_kernel))
+
+
+def _franka_rs(config: RigConfig, contract: Contract, clock: Clock) -> ArmDriver:
+    from robot_bridge.drivers.franka.config import FrankaConfig
+    from robot_bridge.drivers.franka.franka_rs import franka_rs_driver
+
+    settings = FrankaConfig(host=_address(config), realtime=config.realtime_kernel)
+    return franka_rs_driver(settings, robot=contract.robot)
+
+
+def _piper(config: RigConfig, contract: Contract, clock: Clock) -> ArmDriver:
+    from robot_bridge.drivers.piper.driver import PiperDriver
+
+    return PiperDriver(config.address or "can0", clock=clock)
+
+
+def _serl_http(config: RigConfig, contract: Contract, clock: Clock) -> ArmDriver:
+    from robot_bridge.drivers.serl_http.driver import SerlHttpDriver
+
+    return SerlHttpDriver(config.address or "http://127.0.0.1:5000", robot=contract.robot)
+
+
+def _replay(config: RigConfig, contract: Contract) -> Rig:
+    """A recording in lock-step."""
+    if not config.address:
+        raise ValueError("--robot replay needs --address, the folder of a recording")
+    clock = ManualClock()
+    driver = ReplayDriver(Path(config.address), clock)
+    eyes = {
+        c.name: ReplayEye(driver, c.name, pinhole(c.width, c.height, fovy=c.fovy))
+        for c in contract.cameras
+    }
+    return Rig(
+        driver=driver,
+        clock=clock,
+        senses=lambda: Senses(objects=ReplayObjects(driver), eyes=eyes),
+        homes=False,
+        prepare=driver.start,
+        judge=lambda: "stopped" if driver.over else None,
+    )
+
+
+ROBOTS: dict[str, RigMaker] = {
+    "replay": _replay,
+    "null": _real(_null),
+    "franka": _real(_franka),
+    "franka-rs": _real(_franka_rs),
+    "piper": _real(_piper),
+    # Its readings are 3 to 8 ms old when they come, ten times what the arm's own link takes.
+    "serl-http": _real(_serl_http, state_max_age=0.05),
+}
+
+
+def _address(config: RigConfig) -> str:
+    if not config.address:
+        raise ValueError(f"--robot {config.robot} needs --address, the host of its control box")
+    return config.address
+
+
+# -- what is around ------------------------------------------------------------------------------
+
+
+def parse_places(words: Sequence[str]) -> dict[str, tuple[float, float, float]]:
+    """Read NAME=X,Y,Z [m]; ValueError says which word is none."""
+    places = {}
+    for word in words:
+        name, _, numbers = word.partition("=")
+        try:
+            x, y, z = (float(number) for number in numbers.split(","))
+        except ValueError:
+            raise ValueError(f"Object '{word}' is not NAME=X,Y,Z, e.g. cube=0.4,0,0.02") from None
+        places[name] = (x, y, z)
+    return places
+
+
+def _pairs(config: RigConfig) -> list[tuple[str, str]]:
+    pairs = [word.partition("=") for word in config.cameras]
+    for name, equals, source in pairs:
+        if not (name and equals and source):
+            raise ValueError(f"Camera '{name}' is not NAME=SOURCE, e.g. front=/dev/video0")
+    return [(name, source) for name, _, source in pairs]
+
+
+def check_senses(config: RigConfig, contract: Contract) -> None:
+    """Raise KeyError or ValueError where the policy observes what nothing is given for."""
+    given = [name for name, _ in _pairs(config)]
+    for camera in contract.cameras:
+        if camera.name not in given:
+            raise KeyError(unknown_name("camera of the robot", camera.name, given))
+    places = parse_places(config.objects)
+    for name in objects_observed(contract.obs):
+        if name not in places:
+            raise ValueError(
+                f"The policy observes the position of '{name}'. Say where it is with --objects "
+                f"{name}=X,Y,Z [m], or deploy a policy that sees pictures"
+            )
+
+
+def open_senses(config: RigConfig, contract: Contract, clock: Clock) -> Senses:
+    """Open the cameras that the contract observes and place the objects."""
+    seen = {camera.name for camera in contract.cameras}
+    eyes: dict[str, CameraThread] = {}
+    for name, source in _pairs(config):
+        if name in seen:
+            eyes[name] = _open_eye(config, name, source, clock)
+    places = parse_places(config.objects)
+    objects = FixedObjects(places) if places else None
+    return Senses(objects=objects, eyes=eyes, opened=[*eyes.values()])
+
+
+def _open_eye(config: RigConfig, name: str, source: str, clock: Clock) -> CameraThread:
+    # A recording may well show the same picture for long; a camera does not.
+    frozen = 0.2 if source.startswith(("/dev/", "realsense")) else None
+    eye = CameraThread(_camera(config, source), name=name, frozen_after=frozen, clock=clock)
+    eye.open()
+    return eye
+
+
+def _camera(config: RigConfig, source: str) -> Camera:
+    kind, _, rest = source.partition(":")
+    if kind == "realsense":
+        from robot_bridge.cameras.realsense import PipelineFrames, RealSenseCamera
+
+        return RealSenseCamera(PipelineFrames(serial=rest or None))
+    from robot_bridge.cameras.ffmpeg import FileCamera, V4l2Camera
+
+    intrinsics = pinhole(*config.size, fovy=config.fovy)
+    if source.startswith("/dev/"):
+        return V4l2Camera(source, size=config.size, intrinsics=intrinsics)
+    return FileCamera(source, intrinsics=intrinsics)
+
+
+def make_operator(config: RigConfig, contract: Contract) -> Operator | None:
+    """A person's device, not open yet; KeyError names the allowed ones."""
+    if config.operator == "none":
+        return None
+    if config.operator not in _OPERATORS:
+        raise KeyError(unknown_name("operator", config.operator, ("none", *_OPERATORS)))
+    return _OPERATORS[config.operator](Axes(contract.action.names, facing=config.facing))
+
+
+def _keyboard(axes: Axes) -> Operator:
+    from robot_bridge.operators.keyboard import KeyboardOperator
+
+    return KeyboardOperator(axes)
+
+
+def _spacemouse(axes: Axes) -> Operator:
+    from robot_bridge.operators.handheld import SpaceMouseOperator
+
+    return SpaceMouseOperator(axes)
+
+
+def _gamepad(axes: Axes) -> Operator:
+    from robot_bridge.operators.handheld import GamepadOperator
+
+    return GamepadOperator(axes)
+
+
+_OPERATORS: dict[str, Callable[[Axes], Operator]] = {
+    "keyboard": _keyboard,
+    "spacemouse": _spacemouse,
+    "gamepad": _gamepad,
+}
+
+
+def sim_rig(world: World, contract: Contract) -> Rig:
+    """A simulated world in lock-step: as fast as it goes, every episode from its own start."""
+    clock = ManualClock()
+    driver = SimDriver(world, clock)
+
+    def judge() -> Ending | None:
+        solved, over = world.judge()
+        return "success" if solved else "failure" if over else None
+
+    return Rig(
+        driver=driver,
+        clock=clock,
+        senses=lambda: Senses(
+            objects=SimObjects(world, clock),
+            eyes={camera.name: SimEye(world, clock, camera) for camera in contract.cameras},
+        ),
+        homes=False,
+        prepare=driver.start,
+        judge=judge,
+    )

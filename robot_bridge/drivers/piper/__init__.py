@@ -1,0 +1,1 @@
+"""AgileX Piper over CAN by piper-sdk, with a watchdog process of its own."""

@@ -1,0 +1,1 @@
+"""SERL's robot servers, spoken to over HTTP."""

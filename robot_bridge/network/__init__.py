@@ -1,0 +1,1 @@
+"""Authenticated messages between processes: observers, remote commands, transitions."""

@@ -1,0 +1,1 @@
+"""openpi's policy protocol, as client and as server."""

@@ -1,0 +1,220 @@
+"""A policy that runs elsewhere behind openpi's websocket protocol: ours, or one of openpi's own.
+
+All talking is done by a thread; `act` waits for it no longer than a deadline, whatever the network
+does, so that a policy's loop goes on and the arm holds.
+"""
+
+import logging
+import queue
+import random
+import ssl
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robot_bridge.extras import require
+from robot_bridge.network.codec import CodecError
+from robot_bridge.openpi.wire import MAX_BYTES, pack, unpack
+from robot_bridge.policy.observation import Obs
+from scenes.contract import Contract
+from scenes.serialize import digest
+
+_LOG = logging.getLogger(__name__)
+_PATIENCE = 2.0  # for an answer that `act` no longer waits for, then the connection is cut [s]
+_BACKOFF = (0.1, 5.0)  # first and longest pause between attempts to connect [s]
+
+
+class RemotePolicyError(RuntimeError):
+    """No actions now; the message says why."""
+
+
+class RemotePolicyTimeout(RemotePolicyError, TimeoutError):  # noqa: N818 (a time-out by name)
+    """The server did not answer in time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemotePolicyConfig:
+    """Which server, and how its names are called here.
+
+    uri: ws:// or wss://. token: sent as `Authorization: Api-Key TOKEN`. tls: for wss:// with a
+    certificate of one's own. timeout: of one `act` [s]. names: the server's names by ours, the
+    rest are the same. extras: sent along as they are, for example {"prompt": "pick the cube"}.
+    require_contract: False for servers of openpi's own, which do not tell what they were trained
+    for; their actions' width is still checked.
+    """
+
+    uri: str
+    token: str = field(default="", repr=False)
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
+    timeout: float = 0.15
+    names: Mapping[str, str] = field(default_factory=dict)
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    require_contract: bool = True
+
+
+@dataclass(slots=True)
+class _Question:
+    data: bytes
+    deadline: float
+    answer: queue.SimpleQueue[Any] = field(default_factory=queue.SimpleQueue)
+
+
+class RemotePolicy:
+    """A Policy: `reset` and `act`; connects by itself and again when the connection is lost.
+
+    Args:
+        contract: what the server's policy must have been trained for.
+        config: see RemotePolicyConfig.
+    """
+
+    def __init__(self, contract: Contract, config: RemotePolicyConfig) -> None:
+        self._sync = require("websockets.sync.client", "bridge")
+        self._contract, self._config = contract, config
+        self._digest = digest(contract)
+        self._why = "not connected yet"
+        self._connected = threading.Event()
+        self._stopping = threading.Event()
+        self._questions: queue.SimpleQueue[_Question | None] = queue.SimpleQueue()
+        self._busy = threading.Lock()
+        self.metadata: Mapping[str, Any] = {}
+        self._thread = threading.Thread(target=self._run, name="remote policy", daemon=True)
+        self._thread.start()
+
+    def reset(self) -> None:
+        """Do nothing: the protocol has no such message, and served policies carry no state."""
+
+    def act(self, obs: Obs) -> NDArray[np.floating]:
+        """Return actions [H, A]; RemotePolicyError, within `timeout`, where there are none."""
+        if not self._connected.is_set():
+            raise RemotePolicyError(f"No policy at {self._config.uri}: {self._why}")
+        if not self._busy.acquire(blocking=False):
+            raise RemotePolicyTimeout("The server has not answered the last observation yet")
+        named = {self._config.names.get(name, name): value for name, value in obs.items()}
+        try:
+            data = pack({**named, **self._config.extras})
+        except CodecError:
+            self._busy.release()
+            raise
+        question = _Question(data, time.monotonic() + self._config.timeout)
+        self._questions.put(question)
+        try:
+            answer = question.answer.get(timeout=self._config.timeout)
+        except queue.Empty:
+            limit = f"{self._config.timeout * 1e3:.0f} ms"
+            raise RemotePolicyTimeout(f"The policy did not answer within {limit}") from None
+        if isinstance(answer, Exception):
+            raise RemotePolicyError(str(answer)) from None
+        return answer
+
+    def wait(self, seconds: float) -> None:
+        """Block until connected; RemotePolicyError says why not."""
+        if not self._connected.wait(seconds):
+            raise RemotePolicyError(f"No policy at {self._config.uri}: {self._why}")
+
+    def close(self) -> None:
+        """Hang up."""
+        self._stopping.set()
+        self._questions.put(None)
+        self._thread.join(timeout=_PATIENCE + 1.0)
+
+    def __enter__(self) -> "RemotePolicy":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- its thread ------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        pause, longest = _BACKOFF
+        while not self._stopping.is_set():
+            try:
+                with self._connect() as connection:
+                    self._check_metadata(connection)
+                    pause = _BACKOFF[0]
+                    self._talk(connection)
+            except Exception as error:  # whatever it is, the link is down and is tried again
+                self._why = f"{type(error).__name__}: {error}"[:300]
+                _LOG.info("The link to %s is down: %s", self._config.uri, self._why)
+            self._connected.clear()
+            # Clients that lost the same server do not all come back at once.
+            self._stopping.wait(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, longest)
+
+    def _connect(self) -> Any:
+        token = self._config.token
+        return self._sync.connect(
+            self._config.uri, ssl=self._config.tls, compression=None, max_size=MAX_BYTES,
+            open_timeout=3.0, close_timeout=0.5, proxy=None,
+            additional_headers={"Authorization": f"Api-Key {token}"} if token else None,
+        )  # fmt: skip
+
+    def _check_metadata(self, connection: Any) -> None:
+        metadata = unpack(_frame(connection.recv(timeout=3.0)))
+        if not isinstance(metadata, dict):
+            raise CodecError(f"Metadata: got {type(metadata).__name__}, allowed: a map")
+        told = metadata.get("contract")
+        if told is None and self._config.require_contract:
+            raise CodecError("The server does not tell its contract; allow that in the config")
+        if told is not None and told != self._digest:
+            raise CodecError(
+                f"Contract of the server's policy: got {str(told)[:12]} "
+                f"({metadata.get('action_names')}), allowed: {self._digest[:12]}"
+            )
+        self.metadata = metadata
+
+    def _talk(self, connection: Any) -> None:
+        """Ask what is asked, until the connection fails or is too slow."""
+        self._connected.set()
+        while (question := self._next(connection)) is not None:
+            try:
+                answer = self._ask(connection, question)
+            except Exception as error:
+                self._connected.clear()
+                question.answer.put(error)
+                raise
+            finally:
+                self._busy.release()
+            question.answer.put(answer)
+
+    def _ask(self, connection: Any, question: _Question) -> Any:
+        if time.monotonic() > question.deadline:  # asked of a connection that is gone
+            return RemotePolicyTimeout("The connection was lost meanwhile")
+        connection.send(question.data)
+        left = question.deadline + _PATIENCE - time.monotonic()
+        return self._actions(unpack(_frame(connection.recv(timeout=left))))
+
+    def _next(self, connection: Any) -> _Question | None:
+        """Return what to ask, None to stop; notices meanwhile that the server has gone."""
+        while not self._stopping.is_set():
+            try:
+                return self._questions.get(timeout=0.1)
+            except queue.Empty:
+                try:
+                    connection.recv(timeout=0)
+                except TimeoutError:
+                    continue
+                raise CodecError("Frame that nobody asked for") from None
+        return None
+
+    def _actions(self, reply: Any) -> NDArray[np.floating]:
+        actions = reply.get("actions") if isinstance(reply, dict) else None
+        dim = self._contract.action.dim
+        if not isinstance(actions, np.ndarray) or actions.ndim != 2 or actions.dtype.kind != "f":
+            raise CodecError("Answer of the policy: allowed: 'actions' as floats [H, A]")
+        if actions.shape[0] < 1 or actions.shape[1] != dim:
+            raise CodecError(f"Actions: got {actions.shape}, allowed: (1 or more, {dim})")
+        return actions
+
+
+def _frame(data: str | bytes) -> bytes:
+    """Binary frames carry messages; a text frame is the server's traceback."""
+    if isinstance(data, str):
+        said = (data.strip().splitlines() or ["without a word"])[-1]
+        raise RemotePolicyError(f"The policy's server failed: {said[:200]}")
+    return data

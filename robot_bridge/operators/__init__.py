@@ -1,0 +1,1 @@
+"""People at a keyboard or a handheld device, who arm, stop and steer the robot."""

@@ -1,0 +1,167 @@
+"""What the policy sees of a real arm, made by the contract it was trained under."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robot_bridge.cameras.camera import Frame, Intrinsics, Picture
+from robot_bridge.messages import Tick
+from scenes.contract import Contract, Readings, objects_observed, observe
+from scenes.specs import CameraSpec, ObsSpec, unknown_name
+
+# What no observation of a table-top task comes near to, in its field's scale [1].
+FAR = 30.0
+DARK = 8  # of 255
+
+Obs = dict[str, NDArray[Any]]
+
+
+class Eye(Protocol):
+    """A camera as an observation needs it."""
+
+    @property
+    def intrinsics(self) -> Intrinsics:
+        """Focal lengths and principal point fx, fy, cx, cy [px]."""
+        ...
+
+    def latest(self) -> Frame | None:
+        """The newest frame, None before the first; never waits."""
+        ...
+
+
+class ObjectSource(Protocol):
+    """Where the positions of objects come from: a tracker, a fixed place, the simulator."""
+
+    def positions(self) -> tuple[Mapping[str, NDArray[np.floating]], float]:
+        """Positions by name in the base frame [m], and when they were measured [s]."""
+        ...
+
+
+@dataclass(frozen=True)
+class FixedObjects:
+    """Objects that a person has measured and that stay where they are."""
+
+    places: Mapping[str, tuple[float, float, float]]
+
+    def positions(self) -> tuple[Mapping[str, NDArray[np.floating]], float]:
+        """The places, always up to date."""
+        return {name: np.asarray(p) for name, p in self.places.items()}, float("inf")
+
+
+class ObservationBuilder:
+    """Observations from ticks, objects and cameras.
+
+    Raises KeyError where the contract observes what no source is given for, naming it.
+    """
+
+    def __init__(
+        self,
+        contract: Contract,
+        *,
+        objects: ObjectSource | None = None,
+        eyes: Mapping[str, Eye] | None = None,
+    ) -> None:
+        self._contract, self._objects, self._eyes = contract, objects, dict(eyes or {})
+        self._cameras = {camera.name: camera for camera in contract.cameras}
+        self._fields = [f for f in contract.obs.fields if f.name not in self._cameras]
+        self._needed = objects_observed(ObsSpec(fields=tuple(self._fields)))
+        self._check_sources()
+
+    @property
+    def spec(self) -> ObsSpec:
+        """What is observed."""
+        return self._contract.obs
+
+    def _check_sources(self) -> None:
+        for name in self._cameras:
+            if name not in self._eyes:
+                raise KeyError(unknown_name("camera of the robot", name, self._eyes))
+        if self._needed and self._objects is None:
+            wanted = ", ".join(self._needed)
+            raise KeyError(
+                f"The policy observes the position of: {wanted}. Nothing measures it here; "
+                "give it with --object NAME X Y Z, or deploy a policy that sees pictures"
+            )
+
+    def build(self, tick: Tick) -> tuple[Obs, float]:
+        """Return the observation at a tick and the time of its oldest part [s].
+
+        Raises LookupError while a camera or an object has not been seen yet.
+        """
+        objects, times = self._read_objects()
+        readings = Readings(
+            ee_position=tick.state.position,
+            ee_target=tick.goal.position,
+            gripper_command=np.asarray(tick.goal.closure),
+            gripper_width=np.asarray(tick.state.gripper_width),
+            joint_velocity=tick.state.dq,
+            objects=objects,
+        )
+        seen = observe([f.name for f in self._fields], readings)
+        obs: Obs = {f.name: np.asarray(seen[f.name], f.dtype) for f in self._fields}
+        for name, camera in self._cameras.items():
+            frame = self._eyes[name].latest()
+            if frame is None:
+                raise LookupError(f"Camera '{name}' has not sent a picture yet")
+            obs[name] = fit_picture(frame.rgb, self._eyes[name].intrinsics, camera)
+            times.append(frame.t)
+        return obs, min([tick.state.t, *times])
+
+    def _read_objects(self) -> tuple[Mapping[str, NDArray[np.floating]], list[float]]:
+        if not self._needed or self._objects is None:
+            return {}, []
+        places, measured = self._objects.positions()
+        for name in self._needed:
+            if name not in places:
+                raise LookupError(unknown_name("object", name, places))
+        return places, [measured]
+
+
+def implausible(obs: Obs, spec: ObsSpec) -> str | None:
+    """Say what no sensor that works would have measured, None where all is plausible.
+
+    A number that is not finite or beyond `FAR` times its field's scale (millimetres for metres, a
+    wild track), or a picture in which nothing is brighter than `DARK` (a covered lens).
+    """
+    for field in spec.fields:
+        value = obs[field.name]
+        if value.dtype == np.uint8:
+            if value.max(initial=0) < DARK:
+                return f"{field.name} is black"
+        elif not np.isfinite(value).all():
+            return f"{field.name} is not finite"
+        elif np.abs(value).max(initial=0.0) > FAR * field.scale:
+            return f"{field.name} is {value.tolist()} {field.unit}, which is too far to be true"
+    return None
+
+
+def fit_picture(rgb: Picture, intrinsics: Intrinsics, camera: CameraSpec) -> Picture:
+    """Cut and shrink a real picture to what the simulated camera sees.
+
+    The part is the one that `camera.fovy` spans around the principal point, at the aspect of
+    `camera.width` x `camera.height`, averaged over areas. Beyond the picture's edge it is black.
+
+    Args:
+        rgb: [H, W, 3] in RGB order.
+        intrinsics: fx, fy, cx, cy of the real camera [px], without distortion.
+        camera: the simulated one.
+    """
+    fx, fy, cx, cy = intrinsics
+    half_v = np.tan(np.radians(camera.fovy) / 2)
+    half_h = half_v * camera.width / camera.height
+    rows = _shares(cy - fy * half_v, cy + fy * half_v, camera.height, rgb.shape[0])
+    columns = _shares(cx - fx * half_h, cx + fx * half_h, camera.width, rgb.shape[1])
+    averaged = np.einsum("ar,rcd,bc->abd", rows, rgb.astype(np.float32), columns, optimize=True)
+    return np.clip(np.rint(averaged), 0, 255).astype(np.uint8)
+
+
+def _shares(start: float, end: float, count: int, size: int) -> NDArray[np.float32]:
+    """Weight [count, size] of each pixel in each of `count` equal cells of [start, end]."""
+    edges = np.linspace(start, end, count + 1)
+    left, right = edges[:-1, None], edges[1:, None]
+    pixels = np.arange(size)
+    overlap = np.minimum(right, pixels + 1) - np.maximum(left, pixels)
+    return (np.maximum(overlap, 0.0) / (right - left)).astype(np.float32)

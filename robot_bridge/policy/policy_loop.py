@@ -1,0 +1,113 @@
+"""The policy's loop: observe the newest tick, choose actions, offer them, at the actions' rate."""
+
+import logging
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robot_bridge.clock import Clock
+from robot_bridge.messages import Command, Notice, Tick
+from robot_bridge.policy.observation import Obs, ObservationBuilder, implausible
+from robot_bridge.policy.policy import Policy
+from robot_bridge.reasons import Reason
+from robot_bridge.safety.limits import Limits
+from robot_bridge.safety.supervisor import CONTROLLED
+
+_log = logging.getLogger(__name__)
+
+
+class ControlSide(Protocol):
+    """The control loop as a policy sees it: itself, or its other end across processes."""
+
+    clock: Clock
+    limits: Limits
+
+    @property
+    def latest(self) -> Tick | None:
+        """The newest tick."""
+        ...
+
+    def offer(self, command: Command) -> None:
+        """Propose actions."""
+        ...
+
+    def notice(self, notice: Notice) -> None:
+        """Say that nothing can be proposed."""
+        ...
+
+    def fault(self, reasons: Reason) -> None:
+        """Stop the arm for good."""
+        ...
+
+
+class PolicyLoop:
+    """Observes the newest tick, asks the policy, offers its actions.
+
+    Args:
+        side: whose ticks are observed and which takes the actions.
+        builder: makes observations.
+        policy: chooses actions [H, A].
+        period: of an action [s].
+    """
+
+    def __init__(
+        self, side: ControlSide, builder: ObservationBuilder, policy: Policy, *, period: float
+    ) -> None:
+        self.side, self.builder, self.policy, self.period = side, builder, policy, period
+        self._seq = 0
+        self._running = self._failed = False
+
+    def tick(self, deadline: float | None = None) -> None:
+        """Act once, if there is anything to act on."""
+        del deadline  # a late action is still the answer to the newest tick
+        tick = self.side.latest
+        running = tick is not None and tick.phase in CONTROLLED
+        if running and not self._running:
+            self.policy.reset()
+            self._failed = False
+        self._running = running
+        if tick is None or not running:
+            return
+        reason = self._act(tick)
+        if reason:
+            self.side.notice(Notice(t=self.side.clock.now(), reasons=reason))
+
+    def _act(self, tick: Tick) -> Reason:
+        try:
+            obs, seen = self.builder.build(tick)
+        except LookupError:
+            return Reason.OBSERVATION_STALE
+        now, limits = self.side.clock.now(), self.side.limits
+        if now - seen > limits.observation_fault_age:
+            self.side.fault(Reason.OBSERVATION_STALE)
+        if now - seen > limits.observation_max_age:
+            return Reason.OBSERVATION_STALE
+        wrong = implausible(obs, self.builder.spec)
+        if wrong is not None:
+            self._say_once("What is observed cannot be: %s; the arm holds", wrong)
+            return Reason.OBSERVATION_BAD
+        try:
+            actions = self.policy.act(obs)
+        except Exception:  # whatever a policy does, the arm holds
+            self._say_once("The policy failed; the arm holds", exc_info=True)
+            return Reason.POLICY_ERROR
+        self.side.offer(self._command(actions, min(seen, now), obs))
+        return Reason.NONE
+
+    def _say_once(self, text: str, *args: object, exc_info: bool = False) -> None:
+        """Log the first trouble of an episode, not ten lines a second."""
+        if not self._failed:
+            _log.error(text, *args, exc_info=exc_info)
+        self._failed = True
+
+    def _command(self, actions: NDArray[np.floating], seen: float, obs: Obs) -> Command:
+        self._seq += 1
+        return Command(
+            seq=self._seq,
+            t=seen,
+            actions=actions,
+            dt=self.period,
+            valid_for=self.side.limits.command_max_age + (len(actions) - 1) * self.period,
+            obs=obs,
+        )

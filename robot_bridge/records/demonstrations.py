@@ -1,0 +1,155 @@
+"""Recordings as demonstrations: the .npz that `train.py --demos.file` reads, with numpy alone."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robot_bridge.records.reader import Episode, Outcome, RecordReader, Step, episodes
+from scenes.contract import Contract
+from scenes.serialize import digest
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export took: episodes, their steps, and how many of these a person chose."""
+
+    episodes: int
+    steps: int
+    intervened: int
+
+
+def export_demos(
+    recordings: Sequence[Path],
+    path: Path,
+    contract: Contract,
+    *,
+    task: str,
+    outcomes: Sequence[Outcome] = ("success",),
+) -> Exported:
+    """Write the episodes of recordings as demonstrations.
+
+    An episode's last step pays 1 where it was a success; success and failure terminate, anything
+    else truncates. The actions are those executed, so a person's where one intervened (`expert`).
+
+    Args:
+        recordings: folders.
+        path: of the .npz; never overwritten.
+        contract: that of the recorded policy, from its bundle.
+        task: name of the task, for example "franka/pick_cube".
+        outcomes: of the episodes to take.
+
+    Raises:
+        FileExistsError: `path` is there.
+        ValueError: a recording was made under another contract, or no episode fits.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} exists; demonstrations are never overwritten")
+    chosen = list(choose_episodes(recordings, contract, outcomes=outcomes))
+    arrays = _stack(chosen, contract)
+    _save(path, arrays, _contract_text(contract, task))
+    return summarize(chosen)
+
+
+def choose_episodes(
+    recordings: Sequence[Path], contract: Contract, *, outcomes: Sequence[Outcome]
+) -> Iterable[Episode]:
+    """Yield the complete episodes with such outcomes; ValueError where there is none.
+
+    Episodes with lost ticks are left out: their steps do not follow each other.
+    """
+    seen: dict[str, int] = {}
+    found = False
+    for recording in recordings:
+        for episode in episodes(_checked(recording, contract)):
+            kind = "incomplete" if episode.missing else episode.outcome
+            seen[kind] = seen.get(kind, 0) + 1
+            if kind in outcomes:
+                found = True
+                yield episode
+    if not found:
+        there = ", ".join(f"{n} {kind}" for kind, n in sorted(seen.items())) or "none"
+        raise ValueError(f"No episode fits: wanted {' or '.join(outcomes)}, recorded are: {there}")
+
+
+def summarize(chosen: Iterable[Episode]) -> Exported:
+    """Count episodes, steps and interventions."""
+    flags = [[step.intervened for step in episode.steps] for episode in chosen]
+    return Exported(len(flags), sum(map(len, flags)), sum(map(sum, flags)))
+
+
+def read_field(step: Step, name: str, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    """Return an observation of a step; ValueError unless it is as the contract says and finite."""
+    value = step.obs.get(name)
+    if value is None or value.shape != shape or value.dtype != dtype:
+        got = "missing" if value is None else f"{value.dtype}{list(value.shape)}"
+        raise ValueError(f"Recorded observation '{name}' is {got}, allowed: {dtype}{list(shape)}")
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise ValueError(f"Recorded observation '{name}' is not finite at {step.t:.3f} s")
+    return value
+
+
+def _checked(recording: Path, contract: Contract) -> RecordReader:
+    reader = RecordReader(recording)
+    want, got = digest(contract), reader.header.contract
+    if got != want:
+        raise ValueError(
+            f"{recording} was recorded under contract {got[:12]}, this one is {want[:12]}; "
+            "give the bundle it was recorded with"
+        )
+    return reader
+
+
+def _stack(chosen: Sequence[Episode], contract: Contract) -> dict[str, NDArray[Any]]:
+    """Arrays [T, M, ...]: one column per episode, zero and not valid after its end."""
+    shape = (max(len(episode.steps) for episode in chosen), len(chosen))
+    fields = contract.obs.fields
+    arrays = {f"obs/{f.name}": np.zeros((*shape, *f.shape), f.dtype) for f in fields}
+    arrays["action"] = np.zeros((*shape, contract.action.dim), np.float32)
+    arrays["reward"] = np.zeros(shape, np.float32)
+    arrays |= {k: np.zeros(shape, bool) for k in ("terminated", "truncated", "valid", "expert")}
+    for column, episode in enumerate(chosen):
+        last = len(episode.steps) - 1
+        for row, step in enumerate(episode.steps):
+            for f in fields:
+                arrays[f"obs/{f.name}"][row, column] = read_field(step, f.name, f.shape, f.dtype)
+            arrays["action"][row, column] = step.action
+            arrays["expert"][row, column] = step.intervened
+        arrays["valid"][: last + 1, column] = True
+        arrays["reward"][last, column] = episode.outcome == "success"
+        arrays["terminated"][last, column] = episode.outcome != "ended"
+        arrays["truncated"][last, column] = episode.outcome == "ended"
+    return arrays
+
+
+def _contract_text(contract: Contract, task: str) -> str:
+    """What `mjx_serl.data.demos.DemoContract` reads."""
+    action = contract.action
+    return json.dumps(
+        {
+            "task": task,
+            "obs": sorted((f.name, list(f.shape), f.dtype) for f in contract.obs.fields),
+            "action_names": list(action.names),
+            "action_scale": list(action.scale),
+            "rate": action.rate,
+            "base": action.base,
+        }
+    )
+
+
+def _save(path: Path, arrays: dict[str, NDArray[Any]], contract: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.tmp")
+    try:
+        with part.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, contract=np.array(contract), **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        part.rename(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Limits, the governor that holds every command inside them, checks of commands and states."""

@@ -1,0 +1,225 @@
+"""Arms by name, their senses, loops in real time, the policy in a process of its own."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bench_arm import Bench, bench_contract
+from tiny_bundle import tiny_bundle
+
+from robot_bridge.clock import ManualClock, MonotonicClock
+from robot_bridge.control.pacing import Pacer
+from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk
+from robot_bridge.deploy.policy_process import PolicyProcess, PolicyTask
+from robot_bridge.deploy.rig import RigConfig
+from robot_bridge.deploy.rigs import ROBOTS, build_rig, check_senses, make_operator, parse_places
+from robot_bridge.driver import DriverError, Target
+from robot_bridge.drivers.dry_run import DryRun, NullDriver
+from robot_bridge.operators.operator import OperatorInput
+from robot_bridge.operators.operator_loop import OperatorLoop
+from robot_bridge.policy.bundle import Bundle, load_bundle
+from robot_bridge.reasons import Phase, Reason
+
+PLACE = ("cube=0.4,0.05,0.02",)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundle")))
+
+
+def waited(until: Callable[[], Any], *, seconds: float = 10.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not until() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return bool(until())
+
+
+# -- names -------------------------------------------------------------------------------------
+
+
+def test_unknown_robots_and_devices_are_named() -> None:
+    with pytest.raises(KeyError, match=r"Did you mean 'franka'\?"):
+        build_rig(RigConfig(robot="frank"), bench_contract(), ROBOTS)
+    with pytest.raises(KeyError, match="Allowed: gamepad, keyboard, none, spacemouse"):
+        make_operator(RigConfig(operator="mouse"), bench_contract())
+
+
+@pytest.mark.parametrize("robot", ["franka", "franka-rs"])
+def test_an_arm_without_an_address_is_refused(robot: str) -> None:
+    with pytest.raises(ValueError, match="needs --address"):
+        build_rig(RigConfig(robot=robot, objects=PLACE), bench_contract(), ROBOTS)
+
+
+@pytest.mark.parametrize("robot", [name for name in ROBOTS if name != "replay"])
+def test_every_arm_can_be_made_without_being_reached(robot: str) -> None:
+    """Nothing is opened and no SDK is needed before `connect`."""
+    addresses = {"piper": "can7", "serl-http": "http://127.0.0.1:9"}
+    config = RigConfig(robot=robot, address=addresses.get(robot, "127.9.9.9"), objects=PLACE)
+    rig = build_rig(config, bench_contract(), ROBOTS)
+    assert rig.config is config and callable(rig.driver.connect)
+
+
+@pytest.mark.parametrize("word", ["cube", "cube=1,2", "cube=a,b,c", "cube=1;2;3"])
+def test_places_that_are_none(word: str) -> None:
+    with pytest.raises(ValueError, match=r"is not NAME=X,Y,Z"):
+        parse_places([word])
+
+
+def test_what_the_policy_observes_must_be_given() -> None:
+    with pytest.raises(ValueError, match="--objects cube=X,Y,Z"):
+        check_senses(RigConfig(), bench_contract())
+    with pytest.raises(KeyError, match="camera of the robot 'front'"):
+        check_senses(RigConfig(cameras=("wrist=/dev/video9",)), bench_contract(camera=True))
+    with pytest.raises(ValueError, match="is not NAME=SOURCE"):
+        check_senses(RigConfig(cameras=("front",)), bench_contract(camera=True))
+
+
+# -- dry arms ----------------------------------------------------------------------------------
+
+
+def test_a_dry_run_keeps_everything_from_the_arm() -> None:
+    clock, contract = ManualClock(), bench_contract()
+    arm = NullDriver(contract.robot, contract.home, clock)
+    arm.connect()
+    dry = DryRun(arm)
+    start = arm.state()
+    dry.servo(Target(position=start.position, quat=start.quat, q=start.q + 0.1))
+    dry.gripper(0.0, 10.0)
+    dry.hold()
+    assert dry.kept_back == 2
+    np.testing.assert_array_equal(dry.state().q, start.q)
+
+
+def test_the_null_arm_follows_only_when_armed() -> None:
+    clock, contract = ManualClock(), bench_contract()
+    arm = NullDriver(contract.robot, contract.home, clock)
+    arm.connect()
+    start = arm.state()
+    with pytest.raises(DriverError, match="not armed"):
+        arm.servo(Target(position=start.position, quat=start.quat, q=start.q))
+
+
+# -- loops in real time ------------------------------------------------------------------------
+
+
+def test_a_pacer_keeps_absolute_deadlines_and_counts_what_it_missed() -> None:
+    clock, began = ManualClock(0.0), []
+
+    def tick(deadline: float) -> None:
+        began.append((deadline, clock.now()))
+        if len(began) == 3:
+            clock.advance(0.035)  # three periods and a half
+        if len(began) == 6:
+            pacer.stop()
+
+    pacer = Pacer(tick, period=0.01, clock=clock)
+    pacer.run()
+    deadlines = [deadline for deadline, _ in began]
+    np.testing.assert_allclose(deadlines, [0.0, 0.01, 0.02, 0.03, 0.06, 0.07], atol=1e-9)
+    assert pacer.timing.overruns == 1 and pacer.timing.worst == pytest.approx(0.025)
+
+
+class Device:
+    """An operator's device that wants what it is told."""
+
+    help_text, lost = "keys", None
+
+    def __init__(self) -> None:
+        self.wants: OperatorInput | None = None
+
+    def open(self) -> None: ...
+
+    def poll(self, now: float) -> OperatorInput | None:
+        return self.wants
+
+    def close(self) -> None: ...
+
+
+def test_a_person_takes_over_stops_and_judges() -> None:
+    bench, device = Bench(), Device()
+    loop = OperatorLoop(device, bench.control, period=0.1)
+    loop.tick()
+    device.wants = OperatorInput(action=np.array([0.0, -0.5, 0.0, 0.0]), enabled=True)
+    assert not loop.enabled  # the device is not open yet
+    assert loop.open() == "keys"
+    loop.tick()
+    assert loop.enabled and bench.run(0.02)[-1].intervened
+    device.wants = OperatorInput(event="success")
+    loop.tick()
+    assert (loop.take_verdict(), loop.take_verdict()) == ("success", None)
+    device.wants = OperatorInput(event="stop")
+    loop.tick()
+    assert bench.phase is Phase.FAULT and Reason.EMERGENCY_STOP & bench.supervisor.cause
+    loop.close()
+    assert not loop.enabled
+
+
+# -- the policy in a process of its own ----------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_whole_chain_in_two_processes_and_real_time(bundle: Bundle, tmp_path: Path) -> None:
+    said: list[str] = []
+    config = RigConfig(robot="null", objects=PLACE)
+    rig = build_rig(config, bundle.contract, ROBOTS)
+    options = DeployConfig(seconds=3.0, separate=True)
+    deployment = Deployment(options, bundle, rig, Talk(said.append, lambda prompt: ""))
+    (report,) = deployment.run()
+    assert report.ending == "time" and report.ticks > 250
+    timing = deployment.timings["control"]
+    assert timing.ticks > 250 and timing.mean < 0.005
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_policy_process_that_dies_or_freezes_is_held_and_faulted(
+    bundle: Bundle, how: signal.Signals
+) -> None:
+    config = RigConfig(robot="null", objects=PLACE)
+    rig = build_rig(config, bundle.contract, ROBOTS)
+    seen: list[tuple[float, Phase]] = []
+    struck: list[float] = []
+
+    def watch(tick: Any) -> None:
+        seen.append((tick.t, tick.phase))
+        if len(seen) > 150 and not struck and tick.phase is Phase.RUN:
+            struck.append(tick.t)
+            os.kill(process_of(deployment), how)
+
+    rig = type(rig)(**{**vars(rig), "sinks": (watch,)})
+    options = DeployConfig(seconds=10.0, separate=True)
+    deployment = Deployment(options, bundle, rig, Talk(lambda line: None, lambda prompt: ""))
+    (report,) = deployment.run()
+    assert report.ending == "fault" and report.reasons["command_stale"] > 100
+    first = {phase: t for t, phase in reversed(seen) if t > struck[0] and phase is not Phase.RUN}
+    assert first[Phase.HOLD] - struck[0] <= 0.35
+    assert first[Phase.FAULT] - first[Phase.HOLD] <= 2.1
+
+
+def process_of(deployment: Deployment) -> int:
+    assert deployment.policy_process is not None
+    return deployment.policy_process.pid
+
+
+def test_a_policy_process_that_cannot_start_says_why(tmp_path: Path) -> None:
+    from robot_bridge.safety.limits import default_limits
+
+    limits = default_limits(bench_contract().robot)
+    task = PolicyTask(
+        bundle=str(tmp_path / "none"), sockets=str(tmp_path), rig=RigConfig(), limits=limits
+    )
+    with pytest.raises(RuntimeError, match="did not start: .*none"):
+        PolicyProcess(task)
+
+
+def test_clocks_move_on() -> None:
+    clock = MonotonicClock()
+    before = clock.now()
+    clock.sleep_until(before + 0.01)
+    assert clock.now() - before >= 0.01 and clock.wall() > 1.7e9

@@ -1,0 +1,68 @@
+"""Arms without an arm pass the checks of every driver."""
+
+import numpy as np
+import pytest
+from driver_conformance import CHECKS, Rig, name_of
+
+from robot_bridge.clock import ManualClock
+from robot_bridge.driver import ArmDriver
+from robot_bridge.drivers.dry_run import NullDriver
+from robot_bridge.drivers.simulated import SimDriver
+from scenes.robots import robot_named
+
+HOME = (0.0, 0.195, 0.0, -2.43, 0.0, 2.62, 0.785)
+
+
+class PointWorld:
+    """A world whose arm is at once where its tool is sent, as far as one can see."""
+
+    sim_dt, name = 0.005, "panda"
+
+    def __init__(self) -> None:
+        from robot_bridge.safety.kinematics import Chain
+
+        self.chain = Chain(robot_named("panda"))
+        self.q, self.opening = np.asarray(HOME), 0.08
+        self.target = self.chain.forward(self.q)[0]
+
+    def start(self, episode: int) -> None: ...
+
+    def command(self, position: np.ndarray, width: float) -> None:
+        self.target, self.opening = np.asarray(position), width
+
+    def advance(self, substeps: int) -> None:
+        _, quat = self.chain.forward(self.q)
+        self.q = self.chain.solve(self.target, quat, start=self.q).q
+
+    def joints(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.q, np.zeros(7)
+
+    def tool(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.chain.forward(self.q)
+
+    def width(self) -> float:
+        return self.opening
+
+    def objects(self) -> dict:
+        return {}
+
+    def pictures(self) -> dict:
+        return {}
+
+    def judge(self) -> tuple[bool, bool]:
+        return False, False
+
+
+def make_rig(kind: str) -> Rig:
+    clock, robot = ManualClock(), robot_named("panda")
+
+    def make() -> ArmDriver:
+        return NullDriver(robot, HOME, clock) if kind == "null" else SimDriver(PointWorld(), clock)
+
+    return Rig(make=make, robot=robot, wait=clock.advance)
+
+
+@pytest.mark.parametrize("kind", ["null", "sim"])
+@pytest.mark.parametrize("check", CHECKS, ids=name_of)
+def test_conforms(check, kind: str) -> None:
+    check(make_rig(kind))

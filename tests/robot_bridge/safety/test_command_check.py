@@ -1,0 +1,196 @@
+"""The gate: what is refused, what is cut, and that nothing refused leaves a trace."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from robot_bridge.driver import ArmState, Mode
+from robot_bridge.messages import Command, Goal
+from robot_bridge.reasons import Reason
+from robot_bridge.safety.command_check import ActionGate
+from robot_bridge.safety.limits import default_limits, tighten
+from scenes.contract import Contract, IkSpec
+from scenes.robots import robot_named
+from scenes.specs import ActionSpec, ObsSpec
+
+NOW = 100.0
+
+
+def contract(base="target") -> Contract:
+    robot = robot_named("fr3")
+    action = ActionSpec(
+        mode="ee_delta",
+        names=("x", "y", "z", "gripper"),
+        scale=(0.025, 0.025, 0.025, 1.0),
+        rate=10.0,
+        base=base,
+    )
+    return Contract(
+        robot=robot,
+        obs=ObsSpec(fields=()),
+        action=action,
+        ik=IkSpec(rate=40.0, damping=1e-3, max_joint_step=0.15),
+        home=robot.home,
+        episode_steps=100,
+    )
+
+
+LIMITS = default_limits(robot_named("fr3"))
+
+
+@pytest.fixture
+def gate() -> ActionGate:
+    return ActionGate(contract(), LIMITS)
+
+
+def command(actions=None, **changes) -> Command:
+    actions = np.zeros((1, 4)) if actions is None else actions
+    return replace(Command(seq=1, t=NOW, actions=actions, dt=0.1, valid_for=0.25), **changes)
+
+
+def goal(position=(0.4, 0.0, 0.3), closure=0.0) -> Goal:
+    return Goal(position=np.array(position), quat=np.array([0.0, 1, 0, 0]), closure=closure)
+
+
+def state(position=(0.4, 0.0, 0.3)) -> ArmState:
+    q = np.zeros(7)
+    return ArmState(
+        t=NOW, seq=0, q=q, dq=q, position=np.array(position), quat=np.array([0.0, 1, 0, 0]),
+        gripper_width=0.08, mode=Mode.MOVING,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_not_finite(gate: ActionGate, bad: float):
+    actions = np.zeros((3, 4), np.float32)
+    actions[2, 1] = bad
+    assert gate.admit(command(actions), NOW) == Reason.NOT_FINITE
+
+
+@pytest.mark.parametrize(
+    "actions",
+    [
+        np.zeros(4),
+        np.zeros((1, 3)),
+        np.zeros((1, 7)),
+        np.zeros((0, 4)),
+        np.zeros((101, 4)),
+        np.zeros((1, 1, 4)),
+        np.zeros((1, 4), np.int32),
+        np.zeros((1, 4), bool),
+        np.zeros((1, 4), complex),
+        np.zeros((1, 4), object),
+        [[0.0] * 4],
+        None,
+    ],
+)
+def test_bad_shape(gate: ActionGate, actions):
+    wrong = replace(command(), actions=actions)
+    assert gate.admit(wrong, NOW) == Reason.BAD_SHAPE
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (100, 4)])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_well_formed(gate: ActionGate, shape, dtype):
+    assert gate.admit(command(np.ones(shape, dtype)), NOW) == Reason.NONE
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"t": NOW - 0.26},
+        {"t": NOW + 0.1},
+        {"t": NOW - 0.1, "valid_for": 0.05},
+        {"valid_for": -1.0},
+        {"dt": 0.0},
+        {"seq": -1},
+    ],
+)
+def test_old_or_from_the_future(gate: ActionGate, changes):
+    assert gate.admit(command(**changes), NOW) == Reason.OLD_COMMAND
+
+
+@pytest.mark.parametrize("name", ["t", "dt", "valid_for"])
+def test_times_are_numbers(gate: ActionGate, name: str):
+    assert gate.admit(command(**{name: np.nan}), NOW) == Reason.NOT_FINITE
+
+
+def test_each_command_once(gate: ActionGate):
+    assert gate.admit(command(seq=5), NOW) == Reason.NONE
+    assert gate.admit(command(seq=5), NOW) == Reason.OLD_COMMAND
+    assert gate.admit(command(seq=4), NOW) == Reason.OLD_COMMAND
+    assert gate.admit(command(seq=4, source="operator"), NOW) == Reason.NONE
+    assert gate.admit(command(seq=6), NOW) == Reason.NONE
+    gate.reset()
+    assert gate.admit(command(seq=0), NOW) == Reason.NONE
+
+
+def test_a_refused_command_blocks_nothing(gate: ActionGate):
+    gate.admit(command(np.full((1, 4), np.nan), seq=10**9), NOW)
+    gate.admit(command(seq=10**9, t=NOW - 9), NOW)
+    assert gate.admit(command(seq=1), NOW) == Reason.NONE
+
+
+def test_clipping_is_said_and_does_not_refuse(gate: ActionGate):
+    reasons = gate.admit(command(np.full((1, 4), 1.5)), NOW)
+    assert reasons == Reason.ACTION_CLIPPED
+    assert not reasons & gate.REJECTING
+
+
+def test_a_full_action_passes_unchanged(gate: ActionGate):
+    after, reasons = gate.advance(goal(), state(), np.array([1.0, -1.0, 1.0, 1.0], np.float32))
+    np.testing.assert_allclose(after.position, [0.425, -0.025, 0.325], atol=1e-7)
+    assert after.closure == 1.0 and reasons == Reason.NONE
+
+
+def test_actions_are_clipped(gate: ActionGate):
+    after, reasons = gate.advance(goal(), state(), np.array([9.0, 0.0, 0.0, -9.0]))
+    np.testing.assert_allclose(after.position, [0.425, 0.0, 0.3], atol=1e-7)
+    assert after.closure == 0.0 and reasons == Reason.ACTION_CLIPPED
+
+
+def test_steps_are_cut():
+    gate = ActionGate(contract(), tighten(LIMITS, step_position=0.01))
+    after, reasons = gate.advance(goal(), state(), np.array([1.0, -0.2, 0.0, 0.0]))
+    np.testing.assert_allclose(after.position, [0.41, -0.005, 0.3], atol=1e-7)
+    assert reasons == Reason.STEP_LIMITED
+
+
+def test_a_goal_outside_the_box_comes_back_step_by_step(gate: ActionGate):
+    after, reasons = gate.advance(goal((0.9, 0.0, 0.3)), state(), np.zeros(4))
+    np.testing.assert_allclose(after.position, [0.875, 0.0, 0.3])
+    assert reasons == Reason.STEP_LIMITED
+
+
+def test_measured_base():
+    gate = ActionGate(contract("measured"), LIMITS)
+    after, _ = gate.advance(goal(), state((0.5, 0.1, 0.2)), np.array([1.0, 0, 0, 0]))
+    np.testing.assert_allclose(after.position, [0.525, 0.1, 0.2], atol=1e-7)
+    before = goal()
+    after, reasons = gate.advance(before, state((np.nan, 0.1, 0.2)), np.zeros(4))
+    assert after is before and reasons == Reason.NOT_FINITE
+
+
+@given(
+    arrays.arrays(
+        st.sampled_from([np.float32, np.float64, np.int64, bool]),
+        arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=6),
+    ),
+    st.floats(),
+    st.floats(),
+    st.integers(),
+)
+def test_whatever_is_admitted_is_well_formed(actions, t, valid_for, seq):
+    gate = ActionGate(contract(), LIMITS)
+    given_ = command(actions, t=t, valid_for=valid_for, seq=seq)
+    if gate.admit(given_, NOW) & gate.REJECTING:
+        return
+    assert actions.ndim == 2 and actions.shape[1] == 4 and np.isfinite(actions).all()
+    assert -0.02 <= NOW - t <= 0.25
+    for action in actions:
+        after, _ = gate.advance(goal(), state(), action)
+        assert np.abs(after.position - goal().position).max() <= 0.025 * (1 + 1e-6)
