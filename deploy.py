@@ -12,7 +12,7 @@ from robot_bridge.deploy.commands import deploy, guarded
 from robot_bridge.deploy.deployment import DeployConfig, Rig
 from robot_bridge.deploy.rigs import ROBOTS, RigConfig
 from robot_bridge.policy.bundle import find_bundle, load_bundle
-from scenes.contract import Contract
+from scenes.contract.policy_contract import Contract
 
 NO_RIG, DEFAULTS = RigConfig(), DeployConfig()
 

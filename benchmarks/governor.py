@@ -22,7 +22,7 @@ from robot_bridge.safety.collision import CollisionModel
 from robot_bridge.safety.governor import Governor
 from robot_bridge.safety.kinematics import Array, Chain
 from robot_bridge.safety.limits import default_limits
-from scenes.contract import FINGERS_DOWN
+from scenes.contract.policy_contract import FINGERS_DOWN
 from scenes.robots import ROBOTS, robot_named
 
 DT = 0.01

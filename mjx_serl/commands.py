@@ -13,10 +13,10 @@ from mjx_serl.run.console import ConsoleHook
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import CurveHook, Hook, JsonlHook, TensorBoardHook
 from mjx_serl.run.loop import Run
-from scenes.refusals import BAD_INPUT as BAD_INPUT
-from scenes.refusals import INTERRUPTED as INTERRUPTED
-from scenes.refusals import SHOW_TRACEBACK
-from scenes.refusals import guarded as guarded
+from scenes.contract.command_line import BAD_INPUT as BAD_INPUT
+from scenes.contract.command_line import INTERRUPTED as INTERRUPTED
+from scenes.contract.command_line import SHOW_TRACEBACK
+from scenes.contract.command_line import guarded as guarded
 
 
 def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, Path | None]:

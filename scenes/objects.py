@@ -1,6 +1,7 @@
 """Parametric objects."""
 
-from scenes.specs import ObjectSpec, Rgba
+from scenes.contract.robot import Rgba
+from scenes.specs import ObjectSpec
 
 RED: Rgba = (0.80, 0.16, 0.15, 1.0)
 

@@ -15,8 +15,8 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from scenes.rotations import multiply_quats
-from scenes.specs import RobotSpec
+from scenes.contract.robot import RobotSpec
+from scenes.contract.rotations import multiply_quats
 
 TOOL = "tool"  # link of the tool centre
 # Weights of position [1/m], rotation [1/rad], joint limits and rest, as in pyroki's own examples.

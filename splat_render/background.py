@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from splat_render import xla
-from splat_render.renderer import Rasterize
+from splat_render.backend import Rasterize
+from splat_render.backends import xla
 from splat_render.types import Background, BodyPoses, CameraBatch, GaussianSet, RasterConfig
 
 # Solid scenes reach 44 to 55 dB; fighting surfaces fell to 32 (splat_rendering.md section 4).

@@ -9,7 +9,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from scenes.specs import CameraSpec
+from scenes.contract.specs import CameraSpec
 from splat_render.projection import quat_to_matrix
 from splat_render.types import BodyPoses, CameraBatch
 

@@ -13,7 +13,7 @@ from mjx_serl.config import TrainConfig, available_bytes, check_memory
 from mjx_serl.experiments import PRESETS, preset
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.training.state import tree_bytes
-from scenes.serialize import from_json, to_json
+from scenes.contract.serialize import from_json, to_json
 
 # Reference serl_family.md 1.2 and 1.3: SERL's make_sac_agent, HIL-SERL's pixel agent.
 COMMON = {

@@ -16,7 +16,7 @@ from mjx_serl.run.loop import Run
 from mjx_serl.run.summary import Summary
 from mjx_serl.training.off_policy import OffPolicyConfig
 from mjx_serl.training.state import TrainState
-from scenes.manifest import SUMS, write_sums
+from scenes.contract.manifest import SUMS, write_sums
 
 
 def tiny_config(root: Path, **changes: Any) -> TrainConfig:

@@ -15,7 +15,7 @@ from flax import struct
 
 from mjx_serl.envs.vector import VecEnv, vectorize
 from mjx_serl.types import Obs
-from scenes.specs import ObsField, ObsSpec
+from scenes.contract.specs import ObsField, ObsSpec
 
 STEPS = 8
 SPEC = ObsSpec(

@@ -88,7 +88,8 @@ def devices() -> list[tuple[str, str]]:
 def cameras() -> list[tuple[str, str]]:
     """Return what can draw splats or meshes here, or why not."""
     sys.path.insert(0, str(setup_env.ROOT))
-    from splat_render import mjwarp_backend, renderer
+    from splat_render import backend as renderer
+    from splat_render import mesh_renderer as mjwarp_backend
 
     reasons = renderer.availability() | {"mjwarp (meshes)": mjwarp_backend.unavailable()}
     chosen = renderer.choose_backend("auto").name

@@ -24,8 +24,8 @@ def start(params: Params) -> Job:
 
     from benchmarks.workers.render import device_bytes
     from scenes.build import build_scene, warp_model
-    from scenes.worlds import pick_cube
-    from splat_render import mjwarp_backend
+    from scenes.layouts import pick_cube
+    from splat_render import mesh_renderer as mjwarp_backend
 
     reason = mjwarp_backend.unavailable()
     if reason is not None:

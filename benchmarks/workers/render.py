@@ -21,10 +21,10 @@ def start(params: Params) -> Job:
     prepare()
     import jax
 
-    from splat_render.renderer import choose_backend
+    from splat_render.backend import choose_backend
 
     if params["backend"] == "splax" and params.get("emulate"):
-        from splat_render import splax_backend
+        from splat_render.backends import splax as splax_backend
 
         splax_backend.enable_cpu()
     num = params["num_envs"]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from scenes.rotations import multiply_quats
+from scenes.contract.rotations import multiply_quats
 
 LINKS = 7
 CUBE = LINKS + 1

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mjx_serl.types import Transition
-from scenes.specs import ActionSpec, ObsSpec
+from scenes.contract.specs import ActionSpec, ObsSpec
 
 MAX_BYTES = 4 << 30  # a file may not expand to more [bytes]
 _CONTRACT = "contract"

@@ -11,9 +11,9 @@ from jaxtyping import Array, Float
 from mjx_serl.envs.kinematics import hinge_jacobian, quat_to_mat, rotation_error, solve_spd
 from mjx_serl.envs.physics import SimState
 from scenes.build import Scene
-from scenes.contract import FINGERS_DOWN, IkSpec, Pace, advance_command
-from scenes.rotations import quat_to_matrix
-from scenes.specs import ActionSpec
+from scenes.contract.policy_contract import FINGERS_DOWN, IkSpec, Pace, advance_command
+from scenes.contract.rotations import quat_to_matrix
+from scenes.contract.specs import ActionSpec
 
 DOWN = quat_to_matrix(FINGERS_DOWN)
 

@@ -12,7 +12,7 @@ from mjx_serl.envs.physics import PHYSICS, Physics, SimState, default_physics
 from mjx_serl.envs.task import TASKS, Task, TaskState
 from mjx_serl.types import Metrics, Obs, PRNGKey, PyTree
 from scenes.build import Scene, build_scene
-from scenes.specs import ActionSpec, ObsSpec
+from scenes.contract.specs import ActionSpec, ObsSpec
 
 
 @struct.dataclass

@@ -27,7 +27,7 @@ from mjx_serl.envs.env import EnvState, make_env
 from mjx_serl.envs.task import TASKS
 from mjx_serl.envs.vector import select_worlds
 from mjx_serl.platform import prepare_platform
-from scenes.specs import ObsField, ObsSpec
+from scenes.contract.specs import ObsField, ObsSpec
 
 NAMESPACE = "mjx_serl"
 

@@ -20,13 +20,14 @@ from mjx_serl.envs.randomize import (
     tinted,
 )
 from mjx_serl.types import Obs, PRNGKey, PyTree
-from scenes.contract import Contract
-from scenes.specs import CameraSpec, ObsField, ObsSpec, SceneSpec
+from scenes.contract.policy_contract import Contract
+from scenes.contract.specs import CameraSpec, ObsField, ObsSpec
+from scenes.specs import SceneSpec
 from splat_render.cameras import make_rig
 from splat_render.types import BodyPoses, RasterConfig
 
 if TYPE_CHECKING:
-    from splat_render.scene import SceneRenderer
+    from splat_render.scene_renderer import SceneRenderer
 
 SKY = (0.62, 0.72, 0.82)  # behind the scene
 FEATURES = "picture_features"  # what a frozen encoder adds to the observation
@@ -90,10 +91,10 @@ class PixelConfig:
 def build_renderer(config: PixelConfig, env: Env) -> "SceneRenderer":
     """Bake the scene, mount its cameras, draw the backgrounds."""
     # Imported here: without cameras nobody waits for them.
+    from splat_render.assets.bake import pose, scene_splats
+    from splat_render.backend import choose_backend
     from splat_render.background import static_bodies
-    from splat_render.bake import pose, scene_splats
-    from splat_render.renderer import choose_backend
-    from splat_render.scene import build_scene_renderer
+    from splat_render.scene_renderer import build_scene_renderer
 
     scene, model = env.scene, env.scene.model
     specs = config.specs(scene.spec)
@@ -119,7 +120,7 @@ def _check_in_the_open(
     model: mujoco.MjModel, home: mujoco.MjData, cameras: Sequence[CameraSpec]
 ) -> None:
     """Raise ValueError where a camera is inside something at home: it would see its back."""
-    from splat_render.surface import solid_around
+    from splat_render.assets.surface import solid_around
 
     for camera in cameras:
         body = 0 if camera.body is None else model.body(camera.body).id

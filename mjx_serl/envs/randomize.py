@@ -14,7 +14,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int, UInt8
 
 from mjx_serl.types import PRNGKey
-from scenes.rotations import multiply_quats
+from scenes.contract.rotations import multiply_quats
 from splat_render.cameras import CameraRig
 from splat_render.types import SH_C0, GaussianSet
 

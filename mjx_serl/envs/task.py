@@ -10,7 +10,8 @@ from mjx_serl.envs.physics import SimState
 from mjx_serl.registry import Registry
 from mjx_serl.types import Obs, PRNGKey
 from scenes.build import Scene
-from scenes.specs import ObsSpec, SceneSpec
+from scenes.contract.specs import ObsSpec
+from scenes.specs import SceneSpec
 
 TaskState = Any  # each task declares its own flax.struct.dataclass
 

@@ -17,8 +17,8 @@ from mjx_serl.envs.env import EnvState, make_env
 from mjx_serl.envs.pixels import Observer, PixelConfig
 from mjx_serl.envs.task import split_keys
 from mjx_serl.training.evaluate import ON_DEMAND, stream_key
-from scenes.contract import Contract
-from scenes.serialize import digest
+from scenes.contract.policy_contract import Contract
+from scenes.contract.serialize import digest
 
 
 class SimulatedArm:

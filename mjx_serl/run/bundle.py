@@ -43,10 +43,10 @@ from mjx_serl.training.loops import run_once, scan
 from mjx_serl.training.off_policy import OffPolicy
 from mjx_serl.training.state import TrainState
 from mjx_serl.types import Obs, PRNGKey, PyTree
-from scenes import manifest as names
-from scenes.manifest import Manifest, Measured, Statistics, write_manifest, write_sums
-from scenes.serialize import digest
-from scenes.weights import write_safetensors
+from scenes.contract import manifest as names
+from scenes.contract.manifest import Manifest, Measured, Statistics, write_manifest, write_sums
+from scenes.contract.serialize import digest
+from scenes.contract.weights import write_safetensors
 
 if TYPE_CHECKING:
     from mjx_serl.run.loop import Run

@@ -26,7 +26,7 @@ from mjx_serl.run.loop import Run, demo_contract
 from mjx_serl.training.collect import demonstrate
 from mjx_serl.training.evaluate import ON_DEMAND, EvalResult, evaluate, stream_key
 from mjx_serl.training.state import TrainState
-from scenes.intervals import success_line
+from scenes.contract.success_rate import success_line
 
 
 def load_run(path: Path) -> tuple[Run, TrainState]:

@@ -24,8 +24,8 @@ from mjx_serl.run.video import Frames, grid, save_picture, save_video, side_by_s
 from mjx_serl.training.collect import Policy, random_policy
 from mjx_serl.training.loops import scan
 from mjx_serl.types import Obs, PRNGKey, PyTree
-from scenes.rotations import Quat, Vec3
-from scenes.specs import CameraSpec
+from scenes.contract.rotations import Quat, Vec3
+from scenes.contract.specs import CameraSpec
 
 SIDE = "side"
 SIDE_SIZE = 256  # of the side view beside cameras that may be small [px]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mjx_serl.run.summary import Summary
-from scenes.serialize import from_json, to_json
+from scenes.contract.serialize import from_json, to_json
 
 T = TypeVar("T")
 

@@ -48,7 +48,7 @@ from mjx_serl.training.loops import run_once
 from mjx_serl.training.off_policy import OffPolicy
 from mjx_serl.training.state import TrainState, tree_bytes
 from mjx_serl.types import PRNGKey, Transition
-from scenes.serialize import to_json
+from scenes.contract.serialize import to_json
 
 # Experts fail now and then: this many more episodes are played than are wanted.
 SPARE_DEMOS = 1.5

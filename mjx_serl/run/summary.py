@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scenes.intervals import wilson_interval as wilson_interval
+from scenes.contract.success_rate import wilson_interval as wilson_interval
 
 _VERSIONED = ("jax", "jaxlib", "flax", "optax", "numpy", "mujoco", "mujoco-mjx", "orbax-checkpoint")
 

@@ -216,7 +216,7 @@ def perform(show: Show, page: Page, *, until: Callable[[], bool] = lambda: False
 
 def serve(stage: Stage, players: Registry[Player], *, first: str, seed: int, port: int) -> int:
     """Serve a page where any of the players plays, `first` first, until Ctrl-C; exit status."""
-    from splat_render.bake import scene_splats
+    from splat_render.assets.bake import scene_splats
 
     require_module("viser", "The viewer")
     names = [first, *(name for name in players if players[name] is not players[first])]

@@ -17,10 +17,11 @@ from mjx_serl.envs.physics import SimState
 from mjx_serl.envs.task import TASKS
 from mjx_serl.tasks.rewards import lift, reach
 from mjx_serl.types import Obs, PRNGKey
-from scenes import worlds
+from scenes import layouts as worlds
 from scenes.build import Scene
-from scenes.contract import Pace, Readings, observe
-from scenes.specs import ObsField, ObsSpec, SceneSpec
+from scenes.contract.policy_contract import Pace, Readings, observe
+from scenes.contract.specs import ObsField, ObsSpec
+from scenes.specs import SceneSpec
 
 # The expert's fastest step along an axis [m/s]: the arm follows it within 2 cm.
 EXPERT_SPEED = 0.5

@@ -23,7 +23,7 @@ from robot_bridge.reasons import Phase, Reason
 from robot_bridge.safety.limits import Limits
 from robot_bridge.safety.state_check import StateWatch
 from robot_bridge.safety.supervisor import CONTROLLED, Supervisor
-from scenes.contract import Contract
+from scenes.contract.policy_contract import Contract
 
 # Below this change the gripper is not told again [m].
 _GRIPPER_STEP = 5e-4

@@ -15,8 +15,8 @@ from robot_bridge.driver import DriverError
 from robot_bridge.operators.operator import OperatorError
 from robot_bridge.policy.bundle import Bundle
 from robot_bridge.safety.supervisor import NotAllowedError
-from scenes import refusals
-from scenes.intervals import success_line
+from scenes.contract import command_line as refusals
+from scenes.contract.success_rate import success_line
 
 # What the world outside may do: an arm, a camera, a device, a process, a person.
 _FAILURES = (

@@ -48,10 +48,10 @@ from robot_bridge.safety.command_check import ActionGate
 from robot_bridge.safety.governor import Governor
 from robot_bridge.safety.limits import Limits, default_limits, intersect, tighten
 from robot_bridge.safety.supervisor import NotAllowedError, Supervisor
-from scenes.contract import Contract
+from scenes.contract.policy_contract import Contract
+from scenes.contract.robot import RobotSpec
+from scenes.contract.serialize import digest
 from scenes.robots import robot_named
-from scenes.serialize import digest
-from scenes.specs import RobotSpec
 
 
 @dataclass(frozen=True, kw_only=True)

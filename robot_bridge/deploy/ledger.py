@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from scenes.serialize import from_json, to_json
+from scenes.contract.serialize import from_json, to_json
 
 _MAX_BYTES = 1 << 20
 

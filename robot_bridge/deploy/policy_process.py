@@ -22,7 +22,7 @@ from robot_bridge.policy.bundle import load_bundle
 from robot_bridge.policy.observation import ObservationBuilder
 from robot_bridge.policy.policy_loop import PolicyLoop
 from robot_bridge.safety.limits import Limits
-from scenes.serialize import digest, from_json, to_json
+from scenes.contract.serialize import digest, from_json, to_json
 
 READY = "ready"
 

@@ -15,7 +15,7 @@ from robot_bridge.driver import (
     require_token,
 )
 from robot_bridge.drivers.pretended_link import PretendLink
-from scenes.specs import RobotSpec
+from scenes.contract.robot import RobotSpec
 
 
 class DryRun:

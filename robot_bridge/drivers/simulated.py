@@ -19,7 +19,7 @@ from robot_bridge.driver import (
 from robot_bridge.drivers.pretended_link import PretendLink
 from robot_bridge.messages import Goal
 from robot_bridge.reasons import Reason
-from scenes.specs import CameraSpec
+from scenes.contract.specs import CameraSpec
 
 
 class World(Protocol):

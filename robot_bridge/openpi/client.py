@@ -21,8 +21,8 @@ from robot_bridge.extras import require
 from robot_bridge.network.codec import CodecError
 from robot_bridge.openpi.wire import MAX_BYTES, pack, unpack
 from robot_bridge.policy.observation import Obs
-from scenes.contract import Contract
-from scenes.serialize import digest
+from scenes.contract.policy_contract import Contract
+from scenes.contract.serialize import digest
 
 _LOG = logging.getLogger(__name__)
 _PATIENCE = 2.0  # for an answer that `act` no longer waits for, then the connection is cut [s]

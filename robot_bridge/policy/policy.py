@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from scenes.specs import ObsField, ObsSpec
+from scenes.contract.specs import ObsField, ObsSpec
 
 OUTPUT = "actions"
 # onnxruntime's names of the dtypes that observations come in.

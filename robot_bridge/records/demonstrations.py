@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.records.reader import Episode, Outcome, RecordReader, Step, episodes
-from scenes.contract import Contract
-from scenes.serialize import digest
+from scenes.contract.policy_contract import Contract
+from scenes.contract.serialize import digest
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from robot_bridge.extras import require
 from robot_bridge.records.demonstrations import Exported, choose_episodes, read_field
 from robot_bridge.records.reader import Episode, Outcome
 from robot_bridge.records.statistics import ColumnStats, PictureStats
-from scenes.contract import Contract
-from scenes.specs import ObsField
+from scenes.contract.policy_contract import Contract
+from scenes.contract.specs import ObsField
 
 VERSION = "v3.0"
 CHUNK = 1000  # files per folder

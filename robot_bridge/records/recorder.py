@@ -44,9 +44,9 @@ _log = logging.getLogger(__name__)
 class RecordHeader:
     """What a recording is of; the first record of each part.
 
-    bundle, contract, limits: digests (`scenes.serialize.digest`). rate: actions per second [Hz].
-    robot: of the contract. driver, serial, firmware: as `ArmInfo` says them. versions: of what ran.
-    started: time since the epoch [s].
+    bundle, contract, limits: digests (`scenes.contract.serialize.digest`). rate: actions per second
+    [Hz]. robot: of the contract. driver, serial, firmware: as `ArmInfo` says them. versions: of
+    what ran. started: time since the epoch [s].
     """
 
     bundle: str

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.safety.kinematics import Chain, homogeneous
-from scenes.rotations import quat_to_matrix
-from scenes.specs import GeomSpec, RobotSpec
+from scenes.contract.robot import GeomSpec, RobotSpec
+from scenes.contract.rotations import quat_to_matrix
 
 Array = NDArray[np.float64]
 

@@ -9,7 +9,7 @@ from robot_bridge.driver import ArmState
 from robot_bridge.messages import Command, Goal, Source
 from robot_bridge.reasons import Reason
 from robot_bridge.safety.limits import Limits
-from scenes.contract import Contract, advance_command
+from scenes.contract.policy_contract import Contract, advance_command
 
 # Longest chunk of actions: ten seconds at 10 Hz.
 LONGEST_CHUNK = 100

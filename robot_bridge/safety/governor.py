@@ -15,8 +15,8 @@ from robot_bridge.safety.limits import Limits
 from robot_bridge.safety.motion_check import TURN_JERK_SHARE, Guard
 from robot_bridge.safety.stopping import Bounds, quickest
 from robot_bridge.safety.tracking import Pace, Tracker, braking_distance
-from scenes.rotations import multiply_quats, quat_to_matrix
-from scenes.specs import RobotSpec
+from scenes.contract.robot import RobotSpec
+from scenes.contract.rotations import multiply_quats, quat_to_matrix
 
 # Time between decisions [s]; in between, ticks play what was decided and verified.
 _DECISION = 0.03

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scenes.rotations import UNIT_QUAT, Quat, Vec3, quat_to_matrix
-from scenes.specs import RobotSpec
+from scenes.contract.robot import RobotSpec
+from scenes.contract.rotations import UNIT_QUAT, Quat, Vec3, quat_to_matrix
 
 Array = NDArray[np.float64]
 

@@ -9,7 +9,7 @@ from robot_bridge.safety.collision import CollisionModel
 from robot_bridge.safety.kinematics import Array, Chain
 from robot_bridge.safety.limits import Limits
 from robot_bridge.safety.stopping import Shape, table
-from scenes.specs import RobotSpec
+from scenes.contract.robot import RobotSpec
 
 # Rounding that is no violation: relative of differences, [m] or [rad] of places.
 _SLACK = 1e-9

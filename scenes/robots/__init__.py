@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from scenes.contract.robot import RobotSpec
+from scenes.contract.specs import unknown_name
 from scenes.robots.fr3 import fr3
 from scenes.robots.panda import panda
 from scenes.robots.piper import piper
-from scenes.specs import RobotSpec, unknown_name
 
 ROBOTS: Mapping[str, Callable[[], RobotSpec]] = MappingProxyType(
     {"panda": panda, "fr3": fr3, "piper": piper}

@@ -3,6 +3,8 @@
 Kinematics and frames are the Panda's; limits, inertias and rotor values differ.
 """
 
+from scenes.contract.robot import RobotSpec
+from scenes.contract.rotations import Quat, Vec3, full_inertia
 from scenes.robots.franka import (
     EE_POS,
     FLANGE_POS,
@@ -12,8 +14,6 @@ from scenes.robots.franka import (
     franka_geoms,
     franka_hand,
 )
-from scenes.rotations import Quat, Vec3, full_inertia
-from scenes.specs import RobotSpec
 
 # mass [kg], centre of mass [m], axes and principal moments [kg m^2] of link 0..7. Link 0 does not
 # move and the model gives it none: the Panda's mass stands in.

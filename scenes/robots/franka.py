@@ -9,9 +9,9 @@ The primitive shapes are ours, drawn around those frames.
 import math
 from collections.abc import Sequence
 
+from scenes.contract.robot import GeomSpec, GripperSpec, LinkSpec, Rgba
+from scenes.contract.rotations import Inertia, Quat, Vec3
 from scenes.robots.shapes import BLACK, GREY, WHITE, disc, tube
-from scenes.rotations import Inertia, Quat, Vec3
-from scenes.specs import GeomSpec, GripperSpec, LinkSpec, Rgba
 
 MENAGERIE = "MuJoCo Menagerie franka_emika_panda (Apache-2.0), as in gym-hil 0.1.13 panda.xml"
 MENAGERIE_HAND = "MuJoCo Menagerie franka_emika_panda hand, mjx_panda.xml"

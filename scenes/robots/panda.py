@@ -1,5 +1,7 @@
 """The Franka Panda (Franka Emika Robot, FER) with the Franka Hand."""
 
+from scenes.contract.robot import RobotSpec
+from scenes.contract.rotations import Inertia, Vec3
 from scenes.robots.franka import (
     EE_POS,
     FLANGE_POS,
@@ -10,8 +12,6 @@ from scenes.robots.franka import (
     franka_geoms,
     franka_hand,
 )
-from scenes.rotations import Inertia, Vec3
-from scenes.specs import RobotSpec
 
 # mass [kg], centre of mass [m], inertia xx yy zz xy xz yz [kg m^2] of link 0..7 (Menagerie).
 _INERTIALS: tuple[tuple[float, Vec3, Inertia], ...] = (

@@ -10,9 +10,9 @@ The primitive shapes are ours, drawn around those frames.
 import math
 from dataclasses import dataclass
 
+from scenes.contract.robot import GeomSpec, GripperSpec, LinkSpec, RobotSpec
+from scenes.contract.rotations import UNIT_QUAT, Inertia, Quat, Vec3
 from scenes.robots.shapes import BLACK, GREY, WHITE, disc, tube
-from scenes.rotations import UNIT_QUAT, Inertia, Quat, Vec3
-from scenes.specs import GeomSpec, GripperSpec, LinkSpec, RobotSpec
 
 _DH = "piper_sdk 0.6.2 C_PiperForwardKinematics(dh_is_offset=1), MIT (robot_bridge.md section 6)"
 _URDF = (

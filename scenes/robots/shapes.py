@@ -1,7 +1,7 @@
 """Primitives that robots are drawn with, in the frame of a link [m]."""
 
-from scenes.rotations import Vec3
-from scenes.specs import GeomSpec, Rgba
+from scenes.contract.robot import GeomSpec, Rgba
+from scenes.contract.rotations import Vec3
 
 WHITE: Rgba = (0.93, 0.94, 0.95, 1.0)
 GREY: Rgba = (0.36, 0.38, 0.40, 1.0)

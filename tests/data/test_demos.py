@@ -13,7 +13,7 @@ import pytest
 from mjx_serl.data import demos
 from mjx_serl.data.demos import DemoContract, load_demos, save_demos, select_episodes
 from mjx_serl.types import Transition
-from scenes.specs import ActionSpec, ObsField, ObsSpec
+from scenes.contract.specs import ActionSpec, ObsField, ObsSpec
 
 STEPS, EPISODES = 6, 3
 OBS = ObsSpec(fields=(ObsField(name="x", shape=(3,)), ObsField(name="eye", shape=(4, 4, 3))))

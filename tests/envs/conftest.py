@@ -7,7 +7,7 @@ import pytest
 from mjx_serl import tasks as tasks  # fills TASKS
 from mjx_serl.envs.env import Env, make_env
 from scenes.build import Scene, build_scene
-from scenes.worlds import pick_cube
+from scenes.layouts import pick_cube
 
 
 @pytest.fixture(scope="session")

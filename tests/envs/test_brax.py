@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mjx_serl.envs.env import Env
-from scenes.specs import ObsField, ObsSpec
+from scenes.contract.specs import ObsField, ObsSpec
 
 needs_brax = pytest.mark.skipif(
     importlib.util.find_spec("brax") is None, reason="brax is not installed"

@@ -22,7 +22,7 @@ from mjx_serl.envs.gymnasium import (
     register_envs,
 )
 from mjx_serl.envs.task import TASKS
-from scenes.specs import ObsField, ObsSpec
+from scenes.contract.specs import ObsField, ObsSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 SPARSE = "mjx_serl/FrankaPickCube-v0"

@@ -14,8 +14,8 @@ from mjx_serl.envs import mjx_physics as physics_module
 from mjx_serl.envs.physics import PHYSICS, SimState
 from mjx_serl.envs.task import TASKS
 from scenes.build import Scene, build_scene
+from scenes.layouts import pick_cube
 from scenes.robots.fr3 import fr3
-from scenes.worlds import pick_cube
 
 # The one place of the tolerances: largest difference to plain C MuJoCo in float64 up to a horizon
 # of physics steps of 5 ms, of arm joints [rad] and of the cube's position [m]. Native must be

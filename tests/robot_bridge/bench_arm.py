@@ -21,9 +21,9 @@ from robot_bridge.safety.command_check import ActionGate
 from robot_bridge.safety.governor import Governor
 from robot_bridge.safety.limits import Limits, default_limits
 from robot_bridge.safety.supervisor import Supervisor
-from scenes.contract import Contract, IkSpec
+from scenes.contract.policy_contract import Contract, IkSpec
+from scenes.contract.specs import ActionSpec, CameraSpec, ObsField, ObsSpec
 from scenes.robots import robot_named
-from scenes.specs import ActionSpec, CameraSpec, ObsField, ObsSpec
 
 PHRASE = "0123abcd bench"
 CUBE = (0.45, 0.05, 0.02)

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from robot_bridge.driver import ArmDriver, ArmToken, DriverError, Mode, Target, Vector
-from scenes.rotations import multiply_quats, quat_to_matrix
-from scenes.specs import RobotSpec
+from scenes.contract.robot import RobotSpec
+from scenes.contract.rotations import multiply_quats, quat_to_matrix
 
 # What may block is bounded; a tick is 10 ms.
 PROMPT = 0.005

@@ -10,10 +10,10 @@ from robot_bridge.driver import ArmState, Mode, Target
 from robot_bridge.messages import Goal, Tick
 from robot_bridge.reasons import Phase, Reason
 from robot_bridge.records.recorder import Recorder, RecordHeader
-from scenes.contract import Contract, IkSpec
+from scenes.contract.policy_contract import Contract, IkSpec
+from scenes.contract.serialize import digest
+from scenes.contract.specs import ActionSpec, CameraSpec, ObsField, ObsSpec
 from scenes.robots import robot_named
-from scenes.serialize import digest
-from scenes.specs import ActionSpec, CameraSpec, ObsField, ObsSpec
 
 ACTION = ActionSpec(
     mode="ee_delta", names=("x", "y", "z", "gripper"), scale=(0.025, 0.025, 0.025, 1.0), rate=10.0

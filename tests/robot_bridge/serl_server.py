@@ -12,7 +12,7 @@ from driver_conformance import forward
 
 from robot_bridge.driver import Vector
 from robot_bridge.safety.kinematics import Chain
-from scenes.specs import RobotSpec
+from scenes.contract.robot import RobotSpec
 
 
 class SerlServer:

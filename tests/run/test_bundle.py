@@ -27,8 +27,8 @@ from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import JsonlHook
 from mjx_serl.run.loop import Run
 from mjx_serl.training.state import TrainState
-from scenes.manifest import FILES, SUMS, TOLERANCE, Manifest, read_manifest
-from scenes.serialize import digest
+from scenes.contract.manifest import FILES, SUMS, TOLERANCE, Manifest, read_manifest
+from scenes.contract.serialize import digest
 
 ROOT = Path(__file__).resolve().parents[2]
 

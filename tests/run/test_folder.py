@@ -11,7 +11,7 @@ import pytest
 
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.summary import Summary, commit, install_seconds, versions, wilson_interval
-from scenes.serialize import from_json, to_json
+from scenes.contract.serialize import from_json, to_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,8 @@
 import pytest
 
 from scenes.build import Scene, build_scene
+from scenes.layouts import pick_cube
 from scenes.robots import ROBOTS, robot_named
-from scenes.worlds import pick_cube
 
 
 @pytest.fixture(scope="session", params=sorted(ROBOTS))

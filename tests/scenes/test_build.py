@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from scenes.build import Scene, build_scene, warp_model
+from scenes.layouts import PICK_HOME, pick_cube
 from scenes.robots import ROBOTS, robot_named
-from scenes.worlds import PICK_HOME, pick_cube
 
 
 def test_joint_limits_gains_and_torques_are_the_specs(scene: Scene) -> None:

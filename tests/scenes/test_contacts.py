@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from scenes.build import Scene, build_scene
+from scenes.layouts import pick_cube
 from scenes.objects import cube
-from scenes.worlds import pick_cube
 
 
 def _at_home(scene: Scene) -> mujoco.MjData:

@@ -10,10 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from scenes.contract import Contract, IkSpec, Readings, advance_command, objects_observed, observe
+from scenes.contract.policy_contract import (
+    Contract,
+    IkSpec,
+    Readings,
+    advance_command,
+    objects_observed,
+    observe,
+)
+from scenes.contract.serialize import digest, from_json, to_json
+from scenes.contract.specs import ActionSpec, ObsField, ObsSpec
 from scenes.robots import robot_named
-from scenes.serialize import digest, from_json, to_json
-from scenes.specs import ActionSpec, ObsField, ObsSpec
 
 ACTION = ActionSpec(
     mode="ee_delta", names=("x", "y", "z", "gripper"), scale=(0.025,) * 3 + (1.0,), rate=10.0

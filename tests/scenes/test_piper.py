@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from scenes.build import Scene, build_scene
+from scenes.layouts import pick_cube
 from scenes.robots.piper import piper
-from scenes.worlds import pick_cube
 
 # AgileX piper_no_gripper_description.urdf (MIT): origin of each joint in its parent, joint 1..6.
 URDF_ORIGINS = (  # xyz [m], roll pitch yaw [rad]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from robot_bridge.safety.kinematics import Chain
-from scenes.contract import FINGERS_DOWN
+from scenes.contract.policy_contract import FINGERS_DOWN
 from scenes.retarget import Retargeted, retarget
 from scenes.robots import robot_named
 

@@ -9,10 +9,10 @@ import pytest
 from jaxtyping import Float
 
 from scenes.build import Scene, build_scene
+from scenes.contract.robot import RobotSpec
+from scenes.layouts import pick_cube
 from scenes.robots import robot_named
 from scenes.robots.fr3 import fr3
-from scenes.specs import RobotSpec
-from scenes.worlds import pick_cube
 
 DATA = Path(__file__).parent / "data"
 # What each model calls our bodies: the forearm, the last link and the flange that holds the hand.

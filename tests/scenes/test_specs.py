@@ -9,22 +9,17 @@ import numpy as np
 import pytest
 
 from scenes.build import Scene, build_scene
+from scenes.contract.rotations import full_inertia, quat_to_matrix
+from scenes.contract.specs import ActionSpec, CameraSpec, ObsField, ObsSpec
+from scenes.layouts import pick_cube
 from scenes.objects import cube
 from scenes.robots import ROBOTS, robot_named
-from scenes.rotations import full_inertia, quat_to_matrix
-from scenes.specs import (
-    ActionSpec,
-    CameraSpec,
-    ObjectSpec,
-    ObsField,
-    ObsSpec,
-)
-from scenes.worlds import pick_cube
+from scenes.specs import ObjectSpec
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("module", ["scenes.specs", "scenes.robots", "scenes.worlds"])
+@pytest.mark.parametrize("module", ["scenes.specs", "scenes.robots", "scenes.layouts"])
 def test_specs_need_numpy_only(module: str) -> None:
     """The bridge imports these; a fresh interpreter must not load a simulator or JAX."""
     code = (
@@ -39,7 +34,7 @@ def test_specs_need_numpy_only(module: str) -> None:
 
 
 def test_building_a_scene_needs_no_jax() -> None:
-    code = "import sys, scenes.build, scenes.worlds; print('jax' in sys.modules)"
+    code = "import sys, scenes.build, scenes.layouts; print('jax' in sys.modules)"
     ran = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

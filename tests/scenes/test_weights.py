@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load, save
 
-from scenes.weights import read_safetensors, write_safetensors
+from scenes.contract.weights import read_safetensors, write_safetensors
 
 FLOATS = hnp.arrays(
     np.float32,

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import splat_scenes as scenes
 
-from splat_render import reference
-from splat_render.renderer import load_backend
+from splat_render.backend import load_backend
+from splat_render.backends import reference
 from splat_render.types import (
     Background,
     BodyPoses,

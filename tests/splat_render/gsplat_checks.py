@@ -20,7 +20,8 @@ import splat_scenes as scenes
 import torch
 from gsplat.cuda import _torch_impl
 
-from splat_render import external, gsplat_backend, reference
+from splat_render.backends import external, reference
+from splat_render.backends import gsplat as gsplat_backend
 from splat_render.types import Background, Frame
 
 EYES = ((1.3, -0.9, 0.6), (-1.1, 0.8, 0.9))

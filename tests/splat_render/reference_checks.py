@@ -9,7 +9,7 @@ import splat_scenes as scenes
 import torch
 from gsplat.cuda import _torch_impl
 
-from splat_render import reference
+from splat_render.backends import reference
 
 # float64 in another order of operations.
 CLOSE = 1e-12

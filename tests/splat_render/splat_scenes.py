@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from splat_render.reference import quat_to_matrix
+from splat_render.backends.reference import quat_to_matrix
 from splat_render.types import BodyPoses, CameraBatch, GaussianSet, RasterConfig
 
 # Bodies of the table scene; the arm's links are 1 to 7.

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import splat_scenes as scenes
 
-from splat_render import external, reference, splax_backend
+from splat_render.backends import external, reference
+from splat_render.backends import splax as splax_backend
 from splat_render.types import Background, BodyPoses, CameraBatch, Frame, GaussianSet
 
 EYES = ((1.3, -0.9, 0.6), (-1.1, 0.8, 0.9))

@@ -13,15 +13,15 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from scenes.build import build_scene
+from scenes.layouts import pick_cube
 from scenes.mjcf import to_mjspec
-from scenes.worlds import pick_cube
-from splat_render import align
-from splat_render.bake import pose, scene_splats
-from splat_render.ply import save_ply
-from splat_render.reference import rasterize, spherical_harmonics
-from splat_render.scan import load_scan, save_scan
-from splat_render.sets import concatenate, move_splats, take, turn_harmonics
-from splat_render.similarity import Similarity, fit_similarity
+from splat_render.assets import align
+from splat_render.assets.bake import pose, scene_splats
+from splat_render.assets.ply import save_ply
+from splat_render.assets.scan import load_scan, save_scan
+from splat_render.assets.similarity import Similarity, fit_similarity
+from splat_render.assets.splat_sets import concatenate, move_splats, take, turn_harmonics
+from splat_render.backends.reference import rasterize, spherical_harmonics
 from splat_render.types import BodyPoses, CameraBatch, GaussianSet, RasterConfig
 
 JOINTS = [0.0, 0.2, 0.0, -2.0, 0.0, 2.3, 0.8, 0.04, 0.04]

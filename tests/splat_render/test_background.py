@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import splat_scenes as scenes
 
-from splat_render import background, reference, xla
+from splat_render import background
+from splat_render.backends import reference, xla
 from splat_render.types import Background
 
 # Poses of the arm [rad] in which the box hides much of it from the camera.

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 
 from scenes.build import build_scene
+from scenes.layouts import pick_cube
 from scenes.mjcf import to_mjspec
 from scenes.robots import robot_named
-from scenes.worlds import pick_cube
-from splat_render import bake as baking
-from splat_render.bake import SH_C0, bake, bake_samples, main, pose, scene_splats
+from splat_render.assets import bake as baking
+from splat_render.assets.bake import SH_C0, bake, bake_samples, main, pose, scene_splats
+from splat_render.assets.robot_models import model_from_menagerie, model_from_wheel
+from splat_render.assets.robot_surfaces import load_look, look_names, make_look, save_look
+from splat_render.assets.surface import geom_triangles, openness, sample_geom, triangle_areas
+from splat_render.backends.reference import rasterize
 from splat_render.cameras import make_rig, place
-from splat_render.looks import load_look, look_names, make_look, save_look
-from splat_render.reference import rasterize
-from splat_render.robot_models import model_from_menagerie, model_from_wheel
-from splat_render.surface import geom_triangles, openness, sample_geom, triangle_areas
 from splat_render.types import BodyPoses, GaussianSet, RasterConfig
 
 SIZE = 128

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import splat_scenes as scenes
 
-from scenes.specs import CameraSpec
-from splat_render import reference
+from scenes.contract.specs import CameraSpec
+from splat_render.backends import reference
 from splat_render.cameras import intrinsics, make_rig, place
 from splat_render.types import BodyPoses
 

@@ -17,7 +17,7 @@ from splat_scenes import (
 )
 
 from scenes import native_build
-from splat_render import cpu, native, reference
+from splat_render.backends import cpu, native, reference
 from splat_render.types import Background, BodyPoses, CameraBatch, Frame
 
 WORLDS, BODIES, CAMERAS = 3, 4, 2

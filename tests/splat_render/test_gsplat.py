@@ -3,8 +3,8 @@ import importlib.util
 import pytest
 from peer_env import TORCH, check_in
 
-from splat_render import gsplat_backend
-from splat_render.renderer import BackendError, choose_backend
+from splat_render.backend import BackendError, choose_backend
+from splat_render.backends import gsplat as gsplat_backend
 
 INSTALLED = all(importlib.util.find_spec(name) for name in ("torch", "gsplat"))
 

@@ -11,8 +11,8 @@ from splat_render.types import BodyPoses
 if importlib.util.find_spec("warp") is None:
     pytest.skip("warp-lang is not installed", allow_module_level=True)
 
-from splat_render import mjwarp_backend
-from splat_render.mjwarp_backend import MeshRenderer, build_mesh_renderer
+from splat_render import mesh_renderer as mjwarp_backend
+from splat_render.mesh_renderer import MeshRenderer, build_mesh_renderer
 
 SIZE = 48
 XML = """

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from splat_render.ply import MAX_SPLATS, load_ply, save_ply
+from splat_render.assets.ply import MAX_SPLATS, load_ply, save_ply
 from splat_render.types import GaussianSet
 
 

@@ -8,7 +8,7 @@ import pytest
 import splat_scenes as scenes
 from peer_env import TORCH, check_in
 
-from splat_render import reference
+from splat_render.backends import reference
 from splat_render.background import psnr
 from splat_render.types import Background, GaussianSet
 

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from splat_render import renderer, xla
+from splat_render import backend as renderer
+from splat_render.backends import xla
 from splat_render.types import RasterConfig, sh_degree
 
 

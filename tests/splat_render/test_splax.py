@@ -6,7 +6,7 @@ import jax
 import pytest
 from peer_env import PeerEnv, check_in
 
-from splat_render import splax_backend
+from splat_render.backends import splax as splax_backend
 
 # warp-lang 1.18 is the first that can emulate blocks of threads on a CPU.
 ENV = PeerEnv(

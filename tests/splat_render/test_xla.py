@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import splat_scenes as scenes
 
-from splat_render import xla
+from splat_render.backends import xla
 
 SUBJECT = conformance.Subject("xla")
 

@@ -22,7 +22,7 @@ from mjx_serl.training.pretrain import (
     reader_spec,
 )
 from mjx_serl.types import Obs
-from scenes.specs import ObsField, ObsSpec
+from scenes.contract.specs import ObsField, ObsSpec
 
 SIZE = 32
 CONFIG = PretrainConfig(

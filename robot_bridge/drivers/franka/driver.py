@@ -29,7 +29,7 @@ from robot_bridge.drivers.franka.config import FrankaConfig, told_as_driver_erro
 from robot_bridge.drivers.franka.frames import Matrix, ToolFrame, mode_of
 from robot_bridge.drivers.franka.hand import FrankaHand, HandClient
 from robot_bridge.drivers.polling import Poller, within
-from scenes.specs import RobotSpec
+from scenes.contract.robot import RobotSpec
 
 # A reading is at most this old, plus the millisecond of the robot's own cycle [s].
 _PERIOD = 0.002

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.driver import Mode, Target, Vector
-from scenes.rotations import quat_to_matrix
-from scenes.specs import RobotSpec
+from scenes.contract.robot import RobotSpec
+from scenes.contract.rotations import quat_to_matrix
 
 Matrix = NDArray[np.float64]
 

@@ -17,8 +17,8 @@ from robot_bridge.drivers.franka.config import FrankaConfig, load_library
 from robot_bridge.drivers.franka.driver import FrankaDriver, FrankaReading
 from robot_bridge.drivers.franka.frames import Matrix, ToolFrame, matrix_to_quat
 from robot_bridge.drivers.franka.hand import HandClient
+from scenes.contract.robot import RobotSpec
 from scenes.robots.fr3 import fr3
-from scenes.specs import RobotSpec
 
 # The library smooths targets a second time. The governor has kept its limits already, so these stay
 # just inside the FR3's own (robot_bridge.md 6): tighter ones only add lag, 19 mm for 12 (2 m/s^2

@@ -18,8 +18,8 @@ from robot_bridge.drivers.franka.config import FrankaConfig, load_library
 from robot_bridge.drivers.franka.driver import FrankaDriver, FrankaReading
 from robot_bridge.drivers.franka.frames import Matrix, ToolFrame, invert, urdf_limits
 from robot_bridge.drivers.franka.hand import HandClient
+from scenes.contract.robot import RobotSpec
 from scenes.robots.fr3 import fr3
-from scenes.specs import RobotSpec
 
 # SetEE is answered at once; the states that follow carry it a millisecond later [s].
 _PUT_TOOL = 0.5

@@ -31,7 +31,7 @@ from robot_bridge.drivers.polling import Poller, Worker
 from robot_bridge.drivers.serl_http.json_server import HttpError, JsonServer
 from robot_bridge.drivers.serl_http.state import SerlState, parse_state
 from robot_bridge.safety.kinematics import Chain
-from scenes.specs import RobotSpec
+from scenes.contract.robot import RobotSpec
 
 # A loopback request takes 2 ms; a server that needs longer than the first two is in trouble [s].
 _STATE_TIMEOUT, _POSE_TIMEOUT, _SLOW_TIMEOUT = 0.25, 0.25, 10.0

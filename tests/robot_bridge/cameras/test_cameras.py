@@ -25,7 +25,7 @@ from robot_bridge.cameras.camera import (
 from robot_bridge.cameras.ffmpeg import FfmpegCamera, FileCamera, V4l2Camera, ffmpeg_program
 from robot_bridge.clock import ManualClock
 from robot_bridge.policy.observation import fit_picture
-from scenes.specs import CameraSpec
+from scenes.contract.specs import CameraSpec
 
 LENS = (20.0, 20.0, 16.0, 12.0)
 WIDTH, HEIGHT = 32, 24
@@ -146,7 +146,7 @@ def test_readers_never_wait_for_a_camera_that_hangs():
 
 
 def test_reading_the_newest_takes_microseconds():
-    """Prints its figures under `pytest -s -k microseconds tests/robot_bridge/cameras/test_cameras.py`."""
+    """Prints its figures under `pytest -s -k microseconds tests/robot_bridge/cameras`."""
     newest, took, delays = LatestFrame(), [], []
     pictures = [np.full((480, 640, 3), value, np.uint8) for value in (1, 2)]
     for number in range(2000):

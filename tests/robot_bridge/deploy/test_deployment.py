@@ -21,7 +21,7 @@ from robot_bridge.policy.observation import FixedObjects
 from robot_bridge.records.reader import read_recording
 from robot_bridge.safety.kinematics import Chain
 from robot_bridge.safety.supervisor import NotAllowedError
-from scenes.intervals import success_line
+from scenes.contract.success_rate import success_line
 from scenes.robots import robot_named
 
 DIGEST = "0123456789abcdef" * 4

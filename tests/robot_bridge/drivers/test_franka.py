@@ -17,8 +17,8 @@ from robot_bridge.drivers.franka.config import FrankaConfig
 from robot_bridge.drivers.franka.frames import ToolFrame, invert, matrix_to_quat
 from robot_bridge.drivers.franka.franka_rs import franka_rs_driver
 from robot_bridge.drivers.franka.franky import franky_driver
+from scenes.contract.rotations import quat_to_matrix
 from scenes.robots.fr3 import fr3
-from scenes.rotations import quat_to_matrix
 
 DRIVERS = {"franky": franky_driver, "franka-rs": franka_rs_driver}
 both = pytest.mark.parametrize("kind", DRIVERS)

@@ -35,10 +35,10 @@ from robot_bridge.openpi.client import (
 )
 from robot_bridge.openpi.server import PolicyServer, PolicyServerConfig, safe_traceback
 from robot_bridge.openpi.wire import pack, unpack
-from scenes.contract import Contract, IkSpec
+from scenes.contract.policy_contract import Contract, IkSpec
+from scenes.contract.serialize import digest
+from scenes.contract.specs import ActionSpec, ObsField, ObsSpec
 from scenes.robots import panda
-from scenes.serialize import digest
-from scenes.specs import ActionSpec, ObsField, ObsSpec
 
 # openpi-client 0.1.2's own bytes (reference vla_and_real2sim.md 4.4).
 GOLDEN = bytes.fromhex(

@@ -24,10 +24,10 @@ from tiny_bundle import sign_again, tiny_bundle
 from robot_bridge.policy import bundle as bundle_module
 from robot_bridge.policy.bundle import Bundle, BundleError, load_bundle
 from robot_bridge.policy.policy import OnnxPolicy, measure_latency
-from scenes import weights
-from scenes.manifest import FILES, SUMS, sha256
-from scenes.serialize import digest
-from scenes.weights import read_safetensors
+from scenes.contract import weights
+from scenes.contract.manifest import FILES, SUMS, sha256
+from scenes.contract.serialize import digest
+from scenes.contract.weights import read_safetensors
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -13,7 +13,7 @@ from mjx_serl.envs.pixels import Observer
 from mjx_serl.run.loop import demo_contract
 from robot_bridge.records.demonstrations import Exported, export_demos
 from robot_bridge.records.recorder import Recorder
-from scenes.contract import Contract
+from scenes.contract.policy_contract import Contract
 
 TASK = "franka/pick_cube"
 CONTRACT = make_contract()

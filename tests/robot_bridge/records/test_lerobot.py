@@ -19,8 +19,8 @@ from robot_bridge.records.demonstrations import Exported
 from robot_bridge.records.lerobot import export_lerobot
 from robot_bridge.records.recorder import Recorder
 from robot_bridge.records.statistics import ColumnStats, PictureStats
-from scenes.contract import Contract
-from scenes.specs import ActionSpec
+from scenes.contract.policy_contract import Contract
+from scenes.contract.specs import ActionSpec
 
 LENGTHS = {4: "success", 9: "failure", 6: None}
 VIDEO = "observation.images.front"

@@ -300,7 +300,7 @@ def test_after_closing_nothing_is_taken(tmp_path: Path):
 
 
 def test_put_takes_microseconds(tmp_path: Path):
-    """Prints its figures under `pytest -s -k microseconds tests/robot_bridge/records/test_recorder.py`."""
+    """Prints its figures under `pytest -s -k microseconds tests/robot_bridge/records`."""
     contract = make_contract(size=(128, 128))
     ticks, obs = [make_tick(index) for index in range(1000)], make_obs(contract, 1)
     took = []

@@ -5,8 +5,8 @@ import pytest
 
 from robot_bridge.safety.collision import CollisionModel, covering_capsule
 from robot_bridge.safety.kinematics import Chain
+from scenes.contract.robot import GeomSpec
 from scenes.robots import ROBOTS, robot_named
-from scenes.specs import GeomSpec
 
 
 @pytest.fixture(params=sorted(ROBOTS))

@@ -13,9 +13,9 @@ from robot_bridge.messages import Command, Goal
 from robot_bridge.reasons import Reason
 from robot_bridge.safety.command_check import ActionGate
 from robot_bridge.safety.limits import default_limits, tighten
-from scenes.contract import Contract, IkSpec
+from scenes.contract.policy_contract import Contract, IkSpec
+from scenes.contract.specs import ActionSpec, ObsSpec
 from scenes.robots import robot_named
-from scenes.specs import ActionSpec, ObsSpec
 
 NOW = 100.0
 

@@ -18,8 +18,8 @@ from robot_bridge.safety.kinematics import Chain
 from robot_bridge.safety.limits import KeepOut, Limits, default_limits, tighten
 from robot_bridge.safety.motion_check import Guard
 from robot_bridge.safety.stopping import Shape
+from scenes.contract.rotations import multiply_quats, quat_to_matrix
 from scenes.robots import ROBOTS, robot_named
-from scenes.rotations import multiply_quats, quat_to_matrix
 
 DT = 0.01
 DOWN = np.array([0.0, 1.0, 0.0, 0.0])

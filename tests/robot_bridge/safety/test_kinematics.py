@@ -6,8 +6,8 @@ import pytest
 
 from robot_bridge.safety.kinematics import Chain, matrix_to_quat, rotation_vector
 from scenes.build import build_scene
+from scenes.contract.rotations import quat_to_matrix
 from scenes.robots import ROBOTS, robot_named
-from scenes.rotations import quat_to_matrix
 from scenes.specs import SceneSpec
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from robot_bridge.driver import ArmInfo
 from robot_bridge.safety.limits import KeepOut, Limits, default_limits, intersect, tighten
+from scenes.contract.serialize import from_json, to_json
 from scenes.robots import ROBOTS, robot_named
-from scenes.serialize import from_json, to_json
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Float, Int
 
-from scenes.rotations import quat_to_matrix
+from scenes.contract.rotations import quat_to_matrix
 
 Triangles = tuple[Float[np.ndarray, "V 3"], Int[np.ndarray, "F 3"]]
 

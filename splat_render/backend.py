@@ -8,7 +8,7 @@ from typing import Protocol, cast
 import jax
 from jaxtyping import Array, Int
 
-from scenes.specs import unknown_name
+from scenes.contract.specs import unknown_name
 from splat_render.types import Background, BodyPoses, CameraBatch, Frame, GaussianSet, RasterConfig
 
 
@@ -58,11 +58,11 @@ class Backend(Protocol):
 
 # Modules, imported when asked for: some need packages that most machines do not have.
 _MODULES = {
-    "reference": "splat_render.reference",
-    "xla": "splat_render.xla",
-    "cpu": "splat_render.cpu",
-    "gsplat": "splat_render.gsplat_backend",
-    "splax": "splat_render.splax_backend",
+    "reference": "splat_render.backends.reference",
+    "xla": "splat_render.backends.xla",
+    "cpu": "splat_render.backends.cpu",
+    "gsplat": "splat_render.backends.gsplat",
+    "splax": "splat_render.backends.splax",
 }
 # Best first. The reference is for tests; gsplat cannot be traced, so it is asked for by name.
 _ORDER = {"cpu": ("cpu", "xla"), "gpu": ("splax", "xla"), "tpu": ("xla",)}

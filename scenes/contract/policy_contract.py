@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scenes.rotations import Quat, Vec3
-from scenes.specs import ActionSpec, CameraSpec, ObsSpec, RobotSpec, unknown_name
+from scenes.contract.robot import RobotSpec
+from scenes.contract.rotations import Quat, Vec3
+from scenes.contract.specs import ActionSpec, CameraSpec, ObsSpec, unknown_name
 
 # The fingers point straight down throughout: the orientation of the SERL and gym-hil pick tasks
 # (mocap quaternion 0 1 0 0, reference serl_family.md 2.1).
@@ -55,7 +56,8 @@ class Contract:
     orientation: of the end effector, held fixed, wxyz. home: joint pose at the start of an episode
     [rad]. episode_steps: time limit [actions].
     pace: at which targets were followed in training, None where they were jumped to.
-    A bundle carries its digest (`scenes.serialize.digest`); simulator and bridge must agree on it.
+    A bundle carries its digest (`scenes.contract.serialize.digest`); simulator and bridge must
+    agree on it.
     """
 
     robot: RobotSpec

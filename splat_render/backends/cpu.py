@@ -1,7 +1,8 @@
 """The fast backend on a CPU: one FFI call draws the cameras of all worlds.
 
-Forward is C++ (`splat_render.native`), backward is the vjp of `splat_render.xla`, which draws the
-same picture. Splats and backgrounds are handed over once, however many worlds are vmapped.
+Forward is C++ (`splat_render.backends.native`), backward is the vjp of
+`splat_render.backends.xla`, which draws the same picture. Splats and backgrounds are handed over
+once, however many worlds are vmapped.
 """
 
 import functools
@@ -15,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from scenes.native_build import NativeBuildError
-from splat_render import native
+from splat_render.backends import native
 from splat_render.types import (
     Background,
     BodyPoses,
@@ -98,7 +99,7 @@ def _draw_forward(
 def _draw_backward(
     config: RasterConfig, saved: tuple[_Scene, _Worlds], cotangent: Frame
 ) -> tuple[_Scene, _Worlds]:
-    from splat_render import xla
+    from splat_render.backends import xla
 
     def same(scene: _Scene, worlds: _Worlds) -> Frame:
         background = scene.background if len(scene.background.rgb) else None

@@ -4,9 +4,11 @@ import math
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from scenes.contract.robot import RobotSpec
+from scenes.contract.specs import CameraSpec
 from scenes.objects import cube
 from scenes.robots.panda import panda
-from scenes.specs import Actuation, CameraSpec, RobotSpec, SceneSpec
+from scenes.specs import Actuation, SceneSpec
 
 # gym-hil PandaPickCube (serl_family.md 2.1), inside the limits of the Panda and the FR3 [rad].
 PICK_HOME = (0.0, 0.195, 0.0, -2.43, 0.0, 2.62, 0.785)

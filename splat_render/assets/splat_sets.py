@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.spatial.transform import Rotation
 
-from splat_render.reference import spherical_harmonics
-from splat_render.similarity import Similarity
+from splat_render.assets.similarity import Similarity
+from splat_render.backends.reference import spherical_harmonics
 from splat_render.types import MAX_SH_DEGREE, GaussianSet, sh_degree
 
 # numpy throughout: jax would compile each operation anew for every number of splats.

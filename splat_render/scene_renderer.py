@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from splat_render.backend import Chosen
 from splat_render.background import (
     background_psnr,
     build_background,
@@ -16,7 +17,6 @@ from splat_render.background import (
     split_static,
 )
 from splat_render.cameras import CameraRig, place
-from splat_render.renderer import Chosen
 from splat_render.types import Background, BodyPoses, CameraBatch, Frame, GaussianSet, RasterConfig
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from splat_render.external import (
+from splat_render.backends.external import (
     FIXED,
     at_least_one,
     eye_in_bodies,

@@ -11,8 +11,8 @@ import mujoco
 import numpy as np
 from jaxtyping import Float, Int
 
-from scenes.specs import unknown_name
-from splat_render.surface import Samples
+from scenes.contract.specs import unknown_name
+from splat_render.assets.surface import Samples
 
 _DATA = Path(__file__).parent / "data"
 _UNIT = 2e-5  # [m] of a stored coordinate: int16 spans 1.3 m and is 0.01 mm off at most

@@ -16,7 +16,7 @@ import mujoco
 from jaxtyping import Array, Float, UInt32
 from mujoco import mjx
 
-from splat_render.external import rotate
+from splat_render.backends.external import rotate
 from splat_render.projection import quat_to_matrix
 from splat_render.types import BodyPoses, Frame
 

@@ -1,0 +1,150 @@
+"""What an action, an observation and a camera are: data with units, stdlib and numpy only.
+
+Quaternions are wxyz. Every pose is given in the frame of its parent body.
+"""
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol, TypeVar
+
+from scenes.contract.rotations import Quat, Vec3
+
+ActionMode = Literal["ee_delta", "ee_delta_osc"]
+
+
+class HasName(Protocol):
+    """Anything looked up by name."""
+
+    @property
+    def name(self) -> str:
+        """The name it is looked up by."""
+        ...
+
+
+Named = TypeVar("Named", bound=HasName)
+
+
+def named(entries: Iterable[Named], name: str, *, kind: str) -> Named:
+    """Return the entry whose `name` is `name`; raises KeyError naming the allowed ones."""
+    table = {entry.name: entry for entry in entries}
+    if name not in table:
+        raise KeyError(unknown_name(kind, name, table))
+    return table[name]
+
+
+def unknown_name(kind: str, got: str, allowed: Iterable[str]) -> str:
+    """One line: what was asked for, what is allowed, what was probably meant."""
+    options = sorted(allowed)
+    close = difflib.get_close_matches(got, options, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return f"Unknown {kind} '{got}'.{hint} Allowed: {', '.join(options) or 'none'}."
+
+
+def require_positive(owner: str, field: str, values: Sequence[float]) -> None:
+    """Raise ValueError unless there are values and all are positive and finite."""
+    if not values or not all(math.isfinite(v) and v > 0 for v in values):
+        raise ValueError(f"{owner}: {field} must be positive and finite, got {tuple(values)}.")
+
+
+def require_unique(owner: str, kind: str, names: Sequence[str]) -> None:
+    """Raise ValueError, with the names, where one stands twice."""
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise ValueError(f"{owner}: {kind} names must be unique, got twice: {', '.join(twice)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionSpec:
+    """What the numbers of an action in [-1, 1] mean.
+
+    mode: "ee_delta" (damped least squares to joint targets) or "ee_delta_osc" (operational space).
+    names: one per entry, e.g. ("dx", "dy", "dz", "gripper").
+    scale: value of one action unit per step, [m] or [rad] as the name says; gripper [1].
+    rate: actions per second [Hz].
+    base: the delta is added to the last commanded ("target") or the "measured" pose.
+    """
+
+    low: ClassVar[float] = -1.0
+    high: ClassVar[float] = 1.0
+
+    mode: ActionMode
+    names: tuple[str, ...]
+    scale: tuple[float, ...]
+    rate: float
+    base: Literal["target", "measured"] = "target"
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.scale):
+            raise ValueError(
+                f"ActionSpec: {len(self.names)} names but {len(self.scale)} scales; "
+                "give one scale per name."
+            )
+        require_positive("ActionSpec", "rate", (self.rate,))
+        require_unique("ActionSpec", "action", self.names)
+
+    @property
+    def dim(self) -> int:
+        """Number of entries of an action."""
+        return len(self.names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObsField:
+    """One named array of an observation.
+
+    name, shape: without batch axes. dtype: numpy's name. unit: of the values.
+    scale: the magnitude a network should see as 1 [unit].
+    privileged: known to a simulator only; a policy that has cameras does without it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    unit: str = ""
+    scale: float = 1.0
+    privileged: bool = False
+
+    def __post_init__(self) -> None:
+        require_positive("ObsField", "scale", (self.scale,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObsSpec:
+    """The observation as a set of named arrays."""
+
+    fields: tuple[ObsField, ...]
+
+    def __post_init__(self) -> None:
+        require_unique("ObsSpec", "observation", self.names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the fields, in order."""
+        return tuple(field.name for field in self.fields)
+
+    def __getitem__(self, name: str) -> ObsField:
+        return named(self.fields, name, kind="observation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CameraSpec:
+    """A pinhole camera that looks along its own -z with +y up (MuJoCo, OpenGL).
+
+    body: parent body, None for the world. pos [m], quat wxyz, fovy [deg] vertical,
+    width and height [px].
+    """
+
+    name: str
+    body: str | None = None
+    pos: Vec3
+    quat: Quat
+    fovy: float
+    width: int = 128
+    height: int = 128
+
+    def __post_init__(self) -> None:
+        owner = f"CameraSpec '{self.name}'"
+        require_positive(owner, "fovy", (self.fovy,))
+        require_positive(owner, "width and height", (self.width, self.height))

@@ -1,0 +1,1 @@
+"""Where splats come from: baked surfaces, scans and their alignment, .ply files."""

@@ -1,9 +1,0 @@
-"""`python -m splat_render.native` compiles the library ahead of the first run."""
-
-import sys
-
-from scenes.native_build import announce
-from splat_render.native import build
-
-if __name__ == "__main__":
-    sys.exit(announce("native splat renderer", build))
