@@ -38,7 +38,7 @@ def main(
         from mjx_serl.platform import prepare_platform
 
         prepare_platform(cache_dir=Path(__file__).resolve().parent / ".cache" / "jax")
-        from mjx_serl.run.arm import build_world
+        from mjx_serl.run.simulated_arm import build_world
         from robot_bridge.deploy.rigs import sim_rig
 
         world = build_world(bundle.manifest.task, contract, seed=seed, episodes=options.episodes)

@@ -34,11 +34,11 @@ def main(
         view: serve a page on this machine instead of writing a video.
         port: of the page; the next free one if it is taken.
     """
-    from mjx_serl.run.evaluation import build_cast, record
+    from mjx_serl.viewing.cast import build_cast, record
 
     stage, players, name = build_cast(task, run, policy, size=size, episodes=episodes)
     if view:
-        from mjx_serl.run.viewer import serve
+        from mjx_serl.viewing.browser import serve
 
         return serve(stage, players, first=name, seed=seed, port=port)
     print(record(out, stage, players, name, episodes=episodes, seed=seed))

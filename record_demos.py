@@ -29,8 +29,8 @@ def main(
         cameras: cameras whose pictures are recorded too, for example front wrist.
         image_size: width and height of the pictures [px].
     """
-    from mjx_serl.envs.pixels import PixelConfig
-    from mjx_serl.run.evaluation import record_scripted
+    from mjx_serl.envs.observation import PixelConfig
+    from mjx_serl.run.demonstrations import record_scripted
 
     pixels = PixelConfig(cameras=cameras, size=image_size)
     steps = record_scripted(task, out, episodes=episodes, noise=noise, seed=seed, pixels=pixels)

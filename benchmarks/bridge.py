@@ -145,8 +145,8 @@ def on_simulated_arm(cfg: BridgeConfig, bundle: Bundle, recorder: Recorder) -> N
     from mjx_serl.platform import prepare_platform
 
     prepare_platform(cache_dir=Path(__file__).resolve().parents[1] / ".cache" / "jax")
-    from mjx_serl.run.arm import build_world
     from mjx_serl.run.evaluation import evaluate_run
+    from mjx_serl.run.simulated_arm import build_world
 
     _, result = evaluate_run(cfg.run, episodes=cfg.episodes, seed=0)
     own = int(np.sum(result.success))

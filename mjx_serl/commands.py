@@ -8,15 +8,20 @@ import tyro
 
 from mjx_serl.config import TrainConfig
 from mjx_serl.experiments import PRESETS
+from mjx_serl.export.bundle import RunBundle
 from mjx_serl.run.checkpoint import warn_line
 from mjx_serl.run.console import ConsoleHook
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import CurveHook, Hook, JsonlHook, TensorBoardHook
-from mjx_serl.run.loop import Run
+from mjx_serl.run.loop import Output, Run
+from mjx_serl.viewing.run_video import RunVideo
 from scenes.contract.command_line import BAD_INPUT as BAD_INPUT
 from scenes.contract.command_line import INTERRUPTED as INTERRUPTED
 from scenes.contract.command_line import SHOW_TRACEBACK
 from scenes.contract.command_line import guarded as guarded
+
+# What a run leaves beside its logs.
+OUTPUTS: tuple[Output, ...] = (RunVideo(), RunBundle())
 
 
 def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, Path | None]:
@@ -38,7 +43,7 @@ def train(cfg: TrainConfig, resume: Path | None) -> int:
     """Train and report; returns the exit status."""
     folder = RunFolder.open(resume) if resume else _new_folder(cfg)
     try:
-        run = Run(cfg, folder, default_hooks(cfg, folder))
+        run = Run(cfg, folder, default_hooks(cfg, folder), OUTPUTS)
         summary = run.train(resume=resume is not None)
     except BaseException:
         _remove_unused(folder)

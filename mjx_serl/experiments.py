@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.config import DemoConfig, EvalConfig, RunConfig, TrainConfig
-from mjx_serl.envs.pixels import PixelConfig
+from mjx_serl.envs.observation import PixelConfig
 from mjx_serl.registry import Registry
 from mjx_serl.training.off_policy import OffPolicyConfig
 
@@ -56,8 +56,8 @@ def pixels() -> TrainConfig:
 def pixels_frozen() -> TrainConfig:
     """RLPD on the features of a frozen encoder that ships with us: pixels at state speed.
 
-    `python train.py --preset pixels_frozen`; the encoder is made by `python -m mjx_serl.pretrain`.
-    Two cores beside other jobs: 98 and 96 % on seeds 0 and 1, in under 3.5 minutes.
+    `python train.py --preset pixels_frozen`; `python -m mjx_serl.pretraining` makes the
+    encoder. Two cores beside other jobs: 98 and 96 % on seeds 0 and 1, in under 3.5 minutes.
     """
     return dataclasses.replace(
         laptop(),

@@ -1,12 +1,18 @@
 """Set what must be set before jax starts, and say which tests this machine cannot run."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from as_users import UNOPTIMISED
 
 from mjx_serl.platform import prepare_platform
+
+if TYPE_CHECKING:
+    from mjx_serl.envs.env import Env
+    from scenes.build import Scene
 
 # Compiled programs are kept between runs, workers and interpreters: most of a test's time is XLA.
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "jax"
@@ -30,3 +36,43 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if gpu_items and not has_accelerator():
         for item in gpu_items:
             item.add_marker(pytest.mark.skip(reason="jax sees no accelerator here"))
+
+
+# One compiled scene and one environment per task: compiling is the cost.
+
+
+@pytest.fixture(scope="session")
+def panda_scene() -> "Scene":
+    """The sparse task's scene."""
+    from scenes.build import build_scene
+    from scenes.layouts import pick_cube
+
+    return build_scene(pick_cube())
+
+
+@pytest.fixture(scope="session")
+def make_native() -> "Callable[[str], Env]":
+    """A registered task on native physics, built once."""
+    from mjx_serl import tasks as tasks  # fills TASKS
+    from mjx_serl.envs.env import make_env
+
+    built: dict[str, Env] = {}
+
+    def make(task: str) -> Env:
+        if task not in built:
+            built[task] = make_env(task, physics="native")
+        return built[task]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def sparse(make_native: "Callable[[str], Env]") -> "Env":
+    """franka/pick_cube on native physics."""
+    return make_native("franka/pick_cube")
+
+
+@pytest.fixture(scope="session")
+def dense(make_native: "Callable[[str], Env]") -> "Env":
+    """franka/pick_cube_dense on native physics."""
+    return make_native("franka/pick_cube_dense")

@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import pytest
 
-from mjx_serl.config import TrainConfig, available_bytes, check_memory
+from mjx_serl.config import TrainConfig
 from mjx_serl.experiments import PRESETS, preset
 from mjx_serl.run.folder import RunFolder
+from mjx_serl.run.memory_check import available_bytes, check_memory
 from mjx_serl.training.state import tree_bytes
 from scenes.contract.serialize import from_json, to_json
 

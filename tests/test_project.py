@@ -118,7 +118,7 @@ def test_one_line_makes_a_gymnasium_environment():
     """Gymnasium 1.x loads no plug-ins; it does import the module that an id names."""
     code = (
         "import gymnasium; "
-        "env = gymnasium.make('mjx_serl.envs.gymnasium:mjx_serl/FrankaPickCube-v0'); "
+        "env = gymnasium.make('mjx_serl.adapters.gymnasium:mjx_serl/FrankaPickCube-v0'); "
         "print(env.spec.id)"
     )
     done = run(sys.executable, "-W", "error", "-c", code)

@@ -10,7 +10,7 @@ import numpy as np
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.config import DemoConfig, EvalConfig, RunConfig, TrainConfig
 from mjx_serl.data import normalize
-from mjx_serl.run.bundle import write_bundle
+from mjx_serl.export.bundle import write_bundle
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.loop import Run
 from mjx_serl.run.summary import Summary

@@ -277,7 +277,7 @@ def build_kernels(python: Path) -> None:
     """Compile the CPU kernels now, so that the first run does not wait for them."""
     say("compiling the CPU kernels")
     # Says in one line why not where there is no compiler; everything runs without them, slower.
-    for package in ("mjx_serl.envs.native", "splat_render.backends.native"):
+    for package in ("mjx_serl.envs.physics.native_ffi", "splat_render.backends.native"):
         succeeds([str(python), "-m", package])
 
 

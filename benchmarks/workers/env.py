@@ -17,7 +17,7 @@ from benchmarks.workers.platform import prepare
 
 if TYPE_CHECKING:
     from mjx_serl.envs.env import Env, EnvState
-    from mjx_serl.envs.pixels import Observer
+    from mjx_serl.envs.observation import Observer
 
 # Control steps of all worlds in one call on a CPU: about half a second.
 CPU_CALL = 4096
@@ -61,7 +61,7 @@ def build_env(params: Params) -> "Env":
     # The pool of resets is stepped once too and may be larger than num_envs.
     env = make_env(params["task"], physics=params["physics"], max_worlds=max(params["num_envs"], 4))
     if params["physics"] == "native" and params.get("threads"):
-        from mjx_serl.envs.native_physics import NativePhysics
+        from mjx_serl.envs.physics.native import NativePhysics
 
         physics = NativePhysics(env.scene.model, num_threads=params["threads"])
         env = dataclasses.replace(env, physics=physics)
@@ -73,7 +73,7 @@ def _steps(num: int, backend: str) -> int:
 
 
 def _observer(env: "Env", params: Params) -> "Observer":
-    from mjx_serl.envs.pixels import PixelConfig
+    from mjx_serl.envs.observation import PixelConfig
 
     cameras = tuple(params.get("cameras", ()))
     return PixelConfig(cameras=cameras, size=params.get("size", 64)).build(env)
@@ -85,7 +85,8 @@ def _program(
     import jax
 
     from mjx_serl.envs.vector import vectorize
-    from mjx_serl.training.collect import random_policy, rollout
+    from mjx_serl.training.collect import rollout
+    from mjx_serl.training.policies import random_policy
 
     env = observer.env
     vec_env = vectorize(observer, num_envs=num, pool_size=num)

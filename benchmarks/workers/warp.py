@@ -44,7 +44,7 @@ def start(params: Params) -> Job:
 def _graph(recording: "Recording") -> tuple[Callable[[], None], Params]:
     import warp
 
-    from mjx_serl.envs.mjx_physics import CONTACTS_PER_WORLD, ROWS_PER_WORLD
+    from mjx_serl.envs.physics.mjx import CONTACTS_PER_WORLD, ROWS_PER_WORLD
     from scenes.build import warp_model
 
     engine, source = _engine()

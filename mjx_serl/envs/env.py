@@ -7,8 +7,10 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from mjx_serl.envs.control import Command, Controller
-from mjx_serl.envs.physics import PHYSICS, Physics, SimState, default_physics
+from mjx_serl.envs.control.controller import Command, Controller
+from mjx_serl.envs.control.registry import build_controller
+from mjx_serl.envs.physics.protocol import Physics, SimState
+from mjx_serl.envs.physics.registry import PHYSICS, default_physics
 from mjx_serl.envs.task import TASKS, Task, TaskState
 from mjx_serl.types import Metrics, Obs, PRNGKey, PyTree
 from scenes.build import Scene, build_scene
@@ -160,6 +162,6 @@ def make_env(name: str, *, physics: str | None = None, max_worlds: int = 1) -> E
         name=name,
         scene=scene,
         physics=PHYSICS[physics or default_physics()](scene.model, max_worlds),
-        controller=task.control.build(scene),
+        controller=build_controller(task.control, scene),
         task=task,
     )

@@ -5,8 +5,8 @@ from typing import Any, Protocol
 import jax
 from jaxtyping import Array, Bool, Float
 
-from mjx_serl.envs.control import Command, ControlConfig
-from mjx_serl.envs.physics import SimState
+from mjx_serl.envs.control.controller import Command, ControlConfig
+from mjx_serl.envs.physics.protocol import SimState
 from mjx_serl.registry import Registry
 from mjx_serl.types import Obs, PRNGKey
 from scenes.build import Scene

@@ -88,7 +88,7 @@ class FrozenEncoder:
             raise ValueError(
                 f"This frozen encoder reads cameras {self.spec.cameras} at {self.spec.size} px, "
                 f"got {cameras} at {size} px. Use those or train another: "
-                "python -m mjx_serl.pretrain --help"
+                "python -m mjx_serl.pretraining --help"
             )
 
 

@@ -6,20 +6,17 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from mjx_serl.agents.agent import AgentState
-from mjx_serl.config import TrainConfig, available_bytes, check_memory
-from mjx_serl.data.demos import DemoContract, load_demos, select_episodes
+from mjx_serl.config import TrainConfig
 from mjx_serl.data.normalize import NormalizerState
 from mjx_serl.envs.env import Env
-from mjx_serl.envs.pixels import Observer
-from mjx_serl.run.bundle import leave_bundle
 from mjx_serl.run.checkpoint import CheckpointStore, warn_line
-from mjx_serl.run.film import FilmCrew, Player, learned
+from mjx_serl.run.demonstrations import recorded_demos, script_demos, script_shapes
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import (
     BUFFER_FILL,
@@ -31,27 +28,22 @@ from mjx_serl.run.hooks import (
     Hook,
     RunInfo,
 )
+from mjx_serl.run.memory_check import available_bytes, check_memory
 from mjx_serl.run.signals import StopSignal, note_stop
 from mjx_serl.run.summary import Summary
-from mjx_serl.training.collect import demonstrate
 from mjx_serl.training.evaluate import (
     CHECK,
-    DEMOS,
     FINAL,
-    ON_DEMAND,
     TRAIN,
     EvalResult,
     evaluate,
     stream_key,
 )
-from mjx_serl.training.loops import run_once
 from mjx_serl.training.off_policy import OffPolicy
+from mjx_serl.training.scan import run_once
 from mjx_serl.training.state import TrainState, tree_bytes
 from mjx_serl.types import PRNGKey, Transition
 from scenes.contract.serialize import to_json
-
-# Experts fail now and then: this many more episodes are played than are wanted.
-SPARE_DEMOS = 1.5
 
 EvalFn = Callable[[AgentState, NormalizerState, PRNGKey], EvalResult]
 
@@ -75,24 +67,40 @@ class Programs:
     final: EvalFn
 
 
+class Output(Protocol):
+    """Writes what a run leaves beside its logs; it may read the training state."""
+
+    def after_check(self, run: "Run", state: TrainState) -> None:
+        """Called after each check during training."""
+        ...
+
+    def after_run(self, run: "Run", state: TrainState, summary: Summary) -> None:
+        """Called once a run has come to its end, after its clock has stopped."""
+        ...
+
+
 class Run:
     """One training run on disk and in memory."""
 
-    def __init__(self, cfg: TrainConfig, folder: RunFolder, hooks: Sequence[Hook] = ()) -> None:
+    def __init__(
+        self,
+        cfg: TrainConfig,
+        folder: RunFolder,
+        hooks: Sequence[Hook] = (),
+        outputs: Sequence["Output"] = (),
+    ) -> None:
         self.cfg = cfg
         self.folder = folder
         self.hooks = GuardedHooks(hooks)
+        self.outputs = outputs
         self.store = CheckpointStore(folder.checkpoints, keep=cfg.run.keep_checkpoints)
         self.progress = Progress()
         self.observer = cfg.build_observer()
         # A file's rows, or the shapes of those that the expert will make.
-        self._demo_shapes = _recorded_demos(cfg, self.observer) or _script_shapes(
-            cfg, self.observer
-        )
+        self._demo_shapes = recorded_demos(cfg, self.observer) or script_shapes(cfg, self.observer)
         rows = self._demo_shapes
         shape = None if rows is None else (rows.reward.shape[0], rows.reward.shape[1])
         self.trainer = cfg.build(self.observer, demo_shape=shape)
-        self.crew = FilmCrew(folder.path, self.observer, cfg.pixels, warn=warn_line)
         self._nan_dumped = False
 
     def train(self, *, resume: bool = False) -> Summary | None:
@@ -115,27 +123,16 @@ class Run:
                 summary = self._finish(programs, state, clock)
             self.hooks.on_end(summary)
             self.store.wait()
-        if summary is not None and self._filmed:
-            # Episodes that training has not seen, and after its clock has stopped.
-            self.crew.film(self.player(state), stream_key(self.cfg.seed, ON_DEMAND))
-        if summary is not None and self.cfg.run.bundle:
-            leave_bundle(self, state, summary)
+        if summary is not None:
+            # After the run's clock has stopped.
+            for output in self.outputs:
+                output.after_run(self, state, summary)
         return summary
 
     @property
     def env(self) -> Env:
         """One world of the task."""
         return self.observer.env
-
-    def player(self, state: TrainState) -> Player:
-        """The policy of a state, for a film."""
-        policy = partial(self.trainer.policy, deterministic=True)
-        return learned(policy, state.agent, state.normalizer)
-
-    @property
-    def _filmed(self) -> bool:
-        video = self.cfg.run.video
-        return video == "on" or (video == "auto" and self.observer.eye is not None)
 
     @property
     def saved(self) -> bool:
@@ -253,8 +250,8 @@ class Run:
         good = record.success_rate >= self.cfg.eval.stop_at
         self.progress.good_checks = self.progress.good_checks + 1 if good else 0
         self.hooks.on_eval(record)
-        if self._filmed:
-            self.crew.show_worlds(state.worlds)
+        for output in self.outputs:
+            output.after_check(self, state)
 
     def _finish(self, programs: Programs, state: TrainState, clock: Callable[[], float]) -> Summary:
         """Evaluate for the summary; the hooks hear of it too."""
@@ -315,20 +312,6 @@ class Run:
         )
 
 
-def script_demos(observer: Observer, count: int, *, noise: float, seed: int) -> Transition | None:
-    """Solved episodes of the scripted expert as rows [episode_steps, count, ...] on the host.
-
-    Raises ValueError where the expert solves too few.
-    """
-    if count == 0:
-        return None
-    play = partial(demonstrate, observer, episodes=round(SPARE_DEMOS * count) + 4, noise=noise)
-    rows, solved = jax.device_get(
-        run_once(play, stream_key(seed, DEMOS), traceable=observer.traceable)
-    )
-    return select_episodes(rows, solved, count)
-
-
 def dump_bad_world(state: TrainState, path: Path) -> None:
     """Write the first non-finite world's last good state and action, to look at or replay."""
     bad = jax.device_get(state.worlds.bad)
@@ -348,27 +331,6 @@ def _compile_epoch(trainer: OffPolicy, shapes: TrainState) -> Any:
     if not trainer.traceable:
         return trainer.epoch
     return jax.jit(trainer.epoch, donate_argnums=0).lower(shapes).compile()
-
-
-def _recorded_demos(cfg: TrainConfig, observer: Observer) -> Transition | None:
-    if cfg.demos.file is None:
-        return None
-    return load_demos(cfg.demos.file, demo_contract(observer))
-
-
-def demo_contract(observer: Observer) -> DemoContract:
-    """What demonstrations for this task and these cameras must agree on."""
-    env = observer.env
-    return DemoContract.of(env.name, observer.obs_spec, env.action_spec)
-
-
-def _script_shapes(cfg: TrainConfig, observer: Observer) -> Transition | None:
-    if cfg.demos.count == 0:
-        return None
-    if not observer.traceable:
-        return script_demos(observer, cfg.demos.count, noise=cfg.demos.noise, seed=cfg.seed)
-    play = partial(demonstrate, observer, episodes=cfg.demos.count, noise=cfg.demos.noise)
-    return jax.eval_shape(play, stream_key(0, DEMOS))[0]
 
 
 def _derived(metrics: dict[str, float], capacity: int) -> dict[str, float]:

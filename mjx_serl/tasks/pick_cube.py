@@ -12,8 +12,8 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from mjx_serl.envs.control import Command, ControlConfig
-from mjx_serl.envs.physics import SimState
+from mjx_serl.envs.control.controller import Command, ControlConfig
+from mjx_serl.envs.physics.protocol import SimState
 from mjx_serl.envs.task import TASKS
 from mjx_serl.tasks.rewards import lift, reach
 from mjx_serl.types import Obs, PRNGKey

@@ -1,34 +1,15 @@
 """Rollouts: the policy in the worlds, and the scripted expert that makes demonstrations."""
 
-from typing import Protocol
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool
 
-from mjx_serl.envs.pixels import Observer
+from mjx_serl.envs.observation import Observer
 from mjx_serl.envs.task import split_keys
 from mjx_serl.envs.vector import VecEnv, VecState
-from mjx_serl.training.loops import scan
+from mjx_serl.training.policies import Policy
+from mjx_serl.training.scan import scan
 from mjx_serl.types import Obs, PRNGKey, Transition
-
-
-class Policy(Protocol):
-    """Anything that maps observations [N, ...] to actions [N, A]."""
-
-    def __call__(self, obs: Obs, key: PRNGKey) -> Float[Array, "N A"]:
-        """Choose actions in [-1, 1]."""
-        ...
-
-
-def random_policy(action_dim: int) -> Policy:
-    """Uniform actions."""
-
-    def act(obs: Obs, key: PRNGKey) -> Float[Array, "N A"]:
-        num = jax.tree.leaves(obs)[0].shape[0]
-        return jax.random.uniform(key, (num, action_dim), minval=-1.0, maxval=1.0)
-
-    return act
 
 
 def rollout(

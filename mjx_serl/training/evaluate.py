@@ -6,10 +6,10 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from mjx_serl.envs.env import EnvState
-from mjx_serl.envs.pixels import Observer
+from mjx_serl.envs.observation import Observer
 from mjx_serl.envs.task import split_keys
-from mjx_serl.training.collect import Policy
-from mjx_serl.training.loops import scan
+from mjx_serl.training.policies import Policy
+from mjx_serl.training.scan import scan
 from mjx_serl.types import Obs, PRNGKey
 
 # Streams of episode starts: training worlds, demonstrations, the evaluations during a run and

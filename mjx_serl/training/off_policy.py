@@ -13,8 +13,9 @@ from mjx_serl.data import normalize
 from mjx_serl.data.normalize import NormalizerState
 from mjx_serl.data.replay import ReplayBuffer, mix
 from mjx_serl.envs.vector import VecEnv, VecState, clear_stats, episode_metrics
-from mjx_serl.training.collect import Policy, random_policy, rollout
-from mjx_serl.training.loops import scan
+from mjx_serl.training.collect import rollout
+from mjx_serl.training.policies import Policy, random_policy
+from mjx_serl.training.scan import scan
 from mjx_serl.training.state import TrainState
 from mjx_serl.types import Batch, Metrics, Obs, ObsShapes, PRNGKey, Transition
 

@@ -23,7 +23,7 @@ from scenes.contract.specs import CameraSpec
 
 
 class World(Protocol):
-    """A simulated arm with its surroundings; see `mjx_serl.run.arm.SimulatedArm`."""
+    """A simulated arm with its surroundings; see `mjx_serl.run.simulated_arm.SimulatedArm`."""
 
     sim_dt: float
     name: str

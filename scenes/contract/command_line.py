@@ -15,7 +15,7 @@ FAILED = 1  # what was asked for is possible and did not work out
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 # Set to anything, it shows where a refusal came from.
 SHOW_TRACEBACK = "MJX_SERL_TRACEBACK"
-_ROOT = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("mjx_serl", "scenes", "splat_render", "robot_bridge")
 
 

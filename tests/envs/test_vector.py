@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mjx_serl.envs.env import Env
-from mjx_serl.envs.mjx_physics import MjxPhysics
+from mjx_serl.envs.physics.mjx import MjxPhysics
 from mjx_serl.envs.vector import VecEnv, VecState, clear_stats, episode_metrics, vectorize
 from mjx_serl.types import Transition
 

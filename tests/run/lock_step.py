@@ -19,8 +19,8 @@ import numpy as np  # noqa: E402
 
 from mjx_serl import tasks as tasks  # noqa: E402  (files the tasks in the registry)
 from mjx_serl.envs.env import make_env  # noqa: E402
-from mjx_serl.envs.pixels import Observer  # noqa: E402
-from mjx_serl.run.arm import SimulatedArm  # noqa: E402
+from mjx_serl.envs.observation import Observer  # noqa: E402
+from mjx_serl.run.simulated_arm import SimulatedArm  # noqa: E402
 from robot_bridge.clock import ManualClock  # noqa: E402
 from robot_bridge.control.arbiter import Arbiter  # noqa: E402
 from robot_bridge.control.control_loop import ControlLoop, Parts  # noqa: E402

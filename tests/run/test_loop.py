@@ -25,7 +25,7 @@ from as_users import user_env
 from mjx_serl import commands
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.config import DemoConfig, EvalConfig, RunConfig, TrainConfig
-from mjx_serl.envs.native_physics import CallbackPhysics
+from mjx_serl.envs.physics.native import CallbackPhysics
 from mjx_serl.envs.vector import vectorize
 from mjx_serl.run.checkpoint import CheckpointStore
 from mjx_serl.run.folder import RunFolder

@@ -10,7 +10,7 @@ import pytest
 
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.config import DemoConfig, EvalConfig, RunConfig, TrainConfig
-from mjx_serl.envs.pixels import Eye, Observer, PixelConfig
+from mjx_serl.envs.observation import Eye, Observer, PixelConfig
 from mjx_serl.nets.encoders import EncoderConfig
 from mjx_serl.run.checkpoint import CheckpointStore
 from mjx_serl.run.folder import RunFolder

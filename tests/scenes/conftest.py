@@ -11,9 +11,3 @@ from scenes.robots import ROBOTS, robot_named
 def scene(request: pytest.FixtureRequest) -> Scene:
     """The pick-cube scene of every robot, position actuation."""
     return build_scene(pick_cube(robot_named(request.param)))
-
-
-@pytest.fixture(scope="session")
-def panda_scene() -> Scene:
-    """The pick-cube scene of the Panda, position actuation."""
-    return build_scene(pick_cube())

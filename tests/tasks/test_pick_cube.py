@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mjx_serl.envs.env import Env, EnvState, make_env
-from mjx_serl.envs.pixels import Observer
+from mjx_serl.envs.observation import Observer
 from mjx_serl.tasks.pick_cube import DENSE, OSC, SPARSE, PickCube
 from mjx_serl.training.collect import demonstrate
 

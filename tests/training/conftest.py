@@ -9,7 +9,7 @@ from toy_env import ToyEnv, toy_worlds
 
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.data.replay import ReplayBuffer
-from mjx_serl.envs.pixels import Observer
+from mjx_serl.envs.observation import Observer
 from mjx_serl.training.collect import demonstrate
 from mjx_serl.training.off_policy import OffPolicy, OffPolicyConfig, buffer_rows
 from mjx_serl.training.state import TrainState

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 from toy_env import STEPS, ToyEnv, ToyState, toy_worlds
 
-from mjx_serl.envs.pixels import Observer
+from mjx_serl.envs.observation import Observer
 from mjx_serl.envs.task import split_keys
-from mjx_serl.training.collect import demonstrate, random_policy, rollout
+from mjx_serl.training.collect import demonstrate, rollout
+from mjx_serl.training.policies import random_policy
 from mjx_serl.types import Transition
 
 WORLDS = 40

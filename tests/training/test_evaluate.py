@@ -8,12 +8,12 @@ from toy_env import STEPS, ToyEnv, ToyState
 
 from mjx_serl import tasks as tasks  # files the tasks in the registry
 from mjx_serl.envs.env import Env, make_env
-from mjx_serl.envs.pixels import Observer
+from mjx_serl.envs.observation import Observer
 from mjx_serl.envs.task import split_keys
 from mjx_serl.envs.vector import vectorize
 from mjx_serl.training import evaluate as streams
-from mjx_serl.training.collect import random_policy
 from mjx_serl.training.evaluate import EvalResult, evaluate, stream_key
+from mjx_serl.training.policies import random_policy
 
 EPISODES = 64
 

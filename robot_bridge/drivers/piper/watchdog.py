@@ -51,7 +51,7 @@ class PiperGuard:
 
     def start(self) -> None:
         """Start the process and wait until its bus is open; DriverError where it does not."""
-        root = str(Path(__file__).parents[1])
+        root = str(Path(__file__).parents[3])
         path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         process = subprocess.Popen(
             [sys.executable, "-m", "robot_bridge.drivers.piper.watchdog", *self._arguments],

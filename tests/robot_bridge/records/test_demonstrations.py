@@ -9,8 +9,8 @@ from recorded import make_contract, make_header, make_obs, make_tick, record
 
 from mjx_serl.data.demos import DemoContract, load_demos
 from mjx_serl.envs.env import make_env
-from mjx_serl.envs.pixels import Observer
-from mjx_serl.run.loop import demo_contract
+from mjx_serl.envs.observation import Observer
+from mjx_serl.run.demonstrations import demo_contract
 from robot_bridge.records.demonstrations import Exported, export_demos
 from robot_bridge.records.recorder import Recorder
 from scenes.contract.policy_contract import Contract

@@ -1,9 +1,0 @@
-"""`python -m mjx_serl.envs.native` compiles the library ahead of the first run."""
-
-import sys
-
-from mjx_serl.envs.native import build
-from scenes.native_build import announce
-
-if __name__ == "__main__":
-    sys.exit(announce("native physics", build))

@@ -1,0 +1,238 @@
+"""What a policy sees of a batch of worlds: the task's numbers and, if asked for, pictures."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+from jaxtyping import Array, Float
+
+from mjx_serl.envs.appearance import Look, LookConfig, apply_look, draw_looks, jitter_rigs, tinted
+from mjx_serl.envs.env import Env, EnvState
+from mjx_serl.types import Obs, PRNGKey, PyTree
+from scenes.contract.policy_contract import Contract
+from scenes.contract.specs import CameraSpec, ObsField, ObsSpec
+from scenes.specs import SceneSpec
+from splat_render.cameras import make_rig
+from splat_render.types import BodyPoses, RasterConfig
+
+if TYPE_CHECKING:
+    from splat_render.scene_renderer import SceneRenderer
+
+SKY = (0.62, 0.72, 0.82)  # behind the scene
+FEATURES = "picture_features"  # what a frozen encoder adds to the observation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PixelConfig:
+    """The cameras of an environment; without any the policy sees the task's numbers alone.
+
+    Attributes:
+        cameras: names of the scene's cameras, for example front wrist. With cameras the policy
+            no longer sees what only a simulator knows (`ObsField.privileged`).
+        size: width and height of the pictures [px].
+        backend: auto, cpu, xla, splax or gsplat.
+        splats: about how many splats the scene is baked into.
+        cached: draw what never moves once per fixed camera.
+        look: domain randomisation of the appearance.
+        seed: of the looks.
+        frozen: name or file of a trained encoder whose features are observed instead of the
+            pictures, so that the learner never sees a pixel; None observes pictures.
+        privileged: also observe what only a simulator knows.
+    """
+
+    cameras: tuple[str, ...] = ()
+    size: int = 64
+    backend: str = "auto"
+    splats: int = 3000
+    cached: bool = True
+    look: LookConfig = dataclasses.field(default_factory=LookConfig)
+    seed: int = 0
+    frozen: str | None = None
+    privileged: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= 4096:
+            raise ValueError(f"PixelConfig: size {self.size}, allowed: 1 to 4096 px")
+        if self.splats < 1:
+            raise ValueError(f"PixelConfig: splats {self.splats}, allowed: >= 1")
+        if len(set(self.cameras)) < len(self.cameras):
+            raise ValueError(f"PixelConfig: cameras {self.cameras} names one twice")
+
+    def specs(self, scene: SceneSpec) -> tuple[CameraSpec, ...]:
+        """The cameras with their size; raises KeyError for one that the scene lacks."""
+        return tuple(
+            dataclasses.replace(scene.camera(name), width=self.size, height=self.size)
+            for name in self.cameras
+        )
+
+    def build(self, env: Env, encoder: "PictureEncoder | None" = None) -> "Observer":
+        """Prepare the renderer; raises KeyError for an unknown camera, BackendError, ValueError.
+
+        Args:
+            env: one world.
+            encoder: what `frozen` names.
+        """
+        if not self.cameras:
+            return Observer(env)
+        return Observer(env, Eye(self, build_renderer(self, env), encoder))
+
+
+def build_renderer(config: PixelConfig, env: Env) -> "SceneRenderer":
+    """Bake the scene, mount its cameras, draw the backgrounds."""
+    # Imported here: without cameras nobody waits for them.
+    from splat_render.assets.bake import pose, scene_splats
+    from splat_render.backend import choose_backend
+    from splat_render.background import static_bodies
+    from splat_render.scene_renderer import build_scene_renderer
+
+    scene, model = env.scene, env.scene.model
+    specs = config.specs(scene.spec)
+    home = pose(model)
+    _check_in_the_open(model, home, specs)
+    bodies = {model.body(b).name: b for b in range(model.nbody)}
+    rig = make_rig(specs, bodies, width=config.size, height=config.size)
+    # The same numbers whatever traces: what is prepared here is concrete.
+    with jax.ensure_compile_time_eval():
+        splats = scene_splats(model, budget=config.splats)
+        return build_scene_renderer(
+            choose_backend(config.backend),
+            RasterConfig(width=config.size, height=config.size, color=SKY),
+            tinted(config.look, splats, seed=config.seed),
+            jitter_rigs(config.look, rig, seed=config.seed),
+            static=static_bodies(model.body_weldid, model.body_mocapid),
+            home=BodyPoses(*(jnp.asarray(x, jnp.float32) for x in (home.xpos, home.xquat))),
+            cached=config.cached,
+        )
+
+
+def _check_in_the_open(
+    model: mujoco.MjModel, home: mujoco.MjData, cameras: Sequence[CameraSpec]
+) -> None:
+    """Raise ValueError where a camera is inside something at home: it would see its back."""
+    from splat_render.assets.surface import solid_around
+
+    for camera in cameras:
+        body = 0 if camera.body is None else model.body(camera.body).id
+        position = home.xpos[body] + home.xmat[body].reshape(3, 3) @ camera.pos
+        solid = solid_around(model, home, position)
+        if solid is not None:
+            raise ValueError(
+                f"Camera '{camera.name}' at {np.round(position, 3).tolist()} m is inside {solid}; "
+                "move its pos into the open"
+            )
+
+
+class PictureEncoder(Protocol):
+    """A trained encoder that is only applied; nothing here learns."""
+
+    @property
+    def dim(self) -> int:
+        """Length of the features."""
+        ...
+
+    def __call__(self, pictures: Obs) -> Float[Array, "N D"]:
+        """Return features of pictures uint8 [N, H, W, 3] by camera."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Eye:
+    """Cameras with their renderer: poses and looks of worlds in, pictures or features out."""
+
+    config: PixelConfig
+    renderer: "SceneRenderer"
+    encoder: PictureEncoder | None = None
+
+    def see(self, worlds: EnvState, look: Look) -> Obs:
+        """Return what is observed of the pictures: themselves, or an encoder's features."""
+        pictures = self.pictures(worlds, look)
+        return pictures if self.encoder is None else {FEATURES: self.encoder(pictures)}
+
+    def pictures(self, worlds: EnvState, look: Look) -> Obs:
+        """Return uint8 [N, H, W, 3] per camera."""
+        poses = BodyPoses(worlds.sim.xpos, worlds.sim.xquat)
+        rgb = self.renderer.render(poses, look.variant).rgb
+        rgb = apply_look(self.config.look, look, rgb)
+        return {name: rgb[:, i] for i, name in enumerate(self.config.cameras)}
+
+    def fields(self) -> tuple[ObsField, ...]:
+        """One image per camera, or the features of all."""
+        if self.encoder is not None:
+            return (ObsField(name=FEATURES, shape=(self.encoder.dim,), unit="1"),)
+        return self.picture_fields()
+
+    def picture_fields(self) -> tuple[ObsField, ...]:
+        """One image per camera."""
+        shape = (self.config.size, self.config.size, 3)
+        return tuple(
+            ObsField(name=name, shape=shape, dtype="uint8", unit="1/255", scale=255.0)
+            for name in self.config.cameras
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Observer:
+    """Makes observations of worlds; without an eye they are the task's own.
+
+    Besides the worlds it needs their `Look` (an empty tuple without an eye) and their pictures.
+    """
+
+    env: Env
+    eye: Eye | None = None
+
+    @property
+    def traceable(self) -> bool:
+        """Whether `pictures` may be called under jit; else between compiled calls only."""
+        return self.eye is None or self.eye.renderer.chosen.backend.TRACEABLE
+
+    @property
+    def obs_spec(self) -> ObsSpec:
+        """Names, shapes and units of what `observe` returns."""
+        spec = self.env.obs_spec
+        if self.eye is None:
+            return spec
+        return ObsSpec(fields=(*self._numbers(), *self.eye.fields()))
+
+    def _numbers(self) -> tuple[ObsField, ...]:
+        """What is observed of the task's own observation."""
+        every = self.eye is None or self.eye.config.privileged
+        return tuple(f for f in self.env.obs_spec.fields if every or not f.privileged)
+
+    @property
+    def contract(self) -> Contract:
+        """What a policy trained on these observations takes for granted about its arm.
+
+        A frozen encoder counts as part of the policy: its pictures are observed, not its features.
+        """
+        env, eye = self.env, self.eye
+        spec, control = env.scene.spec, env.task.control
+        pictures = () if eye is None else eye.picture_fields()
+        return Contract(
+            robot=spec.robot,
+            obs=ObsSpec(fields=(*self._numbers(), *pictures)),
+            action=env.action_spec,
+            ik=control.ik_spec(),
+            home=spec.home_q,
+            episode_steps=env.task.episode_steps,
+            cameras=() if eye is None else eye.config.specs(spec),
+            pace=control.pace,
+        )
+
+    def looks(self, key: PRNGKey, num: int) -> PyTree:
+        """Draw the appearance of `num` new episodes."""
+        return () if self.eye is None else draw_looks(self.eye.config.look, key, num)
+
+    def pictures(self, worlds: EnvState, look: PyTree) -> Obs:
+        """Draw worlds [N]: what is seen of them, by name; nothing without an eye."""
+        return {} if self.eye is None else self.eye.see(worlds, look)
+
+    def observe(self, worlds: EnvState, pictures: Obs) -> Obs:
+        """Return the observations of worlds [N] whose pictures are drawn."""
+        if self.eye is None:
+            return worlds.obs
+        names = [name for name in self.obs_spec.names if name not in pictures]
+        return {name: worlds.obs[name] for name in names} | pictures

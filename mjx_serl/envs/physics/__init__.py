@@ -1,0 +1,1 @@
+"""Dynamics behind one protocol: C MuJoCo on CPU threads, MJX, MJX-Warp."""

@@ -1,0 +1,140 @@
+"""C MuJoCo on all CPU threads, called from inside the jitted program.
+
+The carry is MuJoCo's own float64 state row, seen as uint32 pairs because JAX runs in 32 bits:
+nothing is rounded between steps. `mujoco.batch.Batch` computes on rows that each call writes in
+full, so a call is a pure function of its operands.
+"""
+
+import dataclasses
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+from jaxtyping import Array, Float, UInt32
+from mujoco import batch as mujoco_batch
+
+from mjx_serl.envs.physics import native_ffi as native
+from mjx_serl.envs.physics.protocol import PhysicsName, SimState
+
+Row = UInt32[Array, " row"]
+
+_FIELDS = tuple(f.name for f in dataclasses.fields(SimState))
+# Position- and velocity-dependent fields and sensors are current after a call.
+_STAGE = int(mujoco.mjtStage.mjSTAGE_VEL)
+
+
+class NativePhysics:
+    """XLA FFI calls of `native_ffi`; see `build_native` for what is used without a compiler."""
+
+    name: PhysicsName = "native"
+
+    def __init__(self, model: mujoco.MjModel, *, num_threads: int = 0) -> None:
+        self.model = model
+        self._number = np.int64(native.register_model(model, num_threads=num_threads))
+        self._results = _result_shapes(model)
+
+    def reset(self, qpos: Float[Array, " nq"], qvel: Float[Array, " nv"]) -> tuple[Row, SimState]:
+        """Return the state row and the SimState at (qpos, qvel)."""
+        return self._call("mjx_serl_reset", qpos, qvel)
+
+    def step(self, carry: Row, ctrl: Float[Array, " nu"], n_substeps: int) -> tuple[Row, SimState]:
+        """Step the row; see `Physics.step`."""
+        return self._call("mjx_serl_step", carry, ctrl, n_substeps=np.int64(n_substeps))
+
+    def _call(self, target: str, *args: Array, **attributes: np.int64) -> tuple[Row, SimState]:
+        call = jax.ffi.ffi_call(target, self._results, vmap_method="broadcast_all")
+        row, *fields = call(*args, model=self._number, **attributes)
+        return row, SimState(*fields)
+
+
+class CallbackPhysics:
+    """The slow twin: the same steps through a JAX callback, where nothing can be compiled."""
+
+    name: PhysicsName = "native"
+
+    def __init__(self, model: mujoco.MjModel, *, num_threads: int = 0) -> None:
+        self.model = model
+        self._num_threads = num_threads
+        self._results = _result_shapes(model)
+        self._batches: dict[int, mujoco_batch.Batch] = {}
+        # A batch serves one caller at a time; two programs may run at once.
+        self._lock = threading.Lock()
+
+    def reset(self, qpos: Float[Array, " nq"], qvel: Float[Array, " nv"]) -> tuple[Row, SimState]:
+        """Return the state row and the SimState at (qpos, qvel)."""
+        return self._call(self._reset_host, qpos, qvel)
+
+    def step(self, carry: Row, ctrl: Float[Array, " nu"], n_substeps: int) -> tuple[Row, SimState]:
+        """Step the row; see `Physics.step`."""
+        return self._call(_HostStep(self, n_substeps), carry, ctrl)
+
+    def host_step(self, row: Any, ctrl: Any, n_substeps: int) -> tuple[np.ndarray, ...]:
+        """Step rows [*n, row] on the host; the body of the callback."""
+        row, ctrl = np.asarray(row), np.asarray(ctrl)
+        with self._lock:
+            sims = self._batch(row.shape[:-1])
+            sims.state[...] = np.ascontiguousarray(row).view(np.float64).reshape(sims.nsim, -1)
+            sims.bind("ctrl")[...] = ctrl.reshape(sims.nsim, -1)
+            sims.step(nstep=n_substeps, stage=_STAGE)
+            return _read(sims, row.shape[:-1])
+
+    def _reset_host(self, qpos: Any, qvel: Any) -> tuple[np.ndarray, ...]:
+        qpos, qvel = np.asarray(qpos), np.asarray(qvel)
+        with self._lock:
+            sims = self._batch(qpos.shape[:-1])
+            sims.reset(stage=int(mujoco.mjtStage.mjSTAGE_NONE))
+            sims.bind("qpos")[...] = qpos.reshape(sims.nsim, -1)
+            sims.bind("qvel")[...] = qvel.reshape(sims.nsim, -1)
+            sims.forward(stage=_STAGE)
+            return _read(sims, qpos.shape[:-1])
+
+    def _call(self, host: Callable[..., Any], *args: Array) -> tuple[Row, SimState]:
+        row, *fields = jax.pure_callback(host, self._results, *args, vmap_method="broadcast_all")
+        return row, SimState(*fields)
+
+    def _batch(self, lead: tuple[int, ...]) -> mujoco_batch.Batch:
+        nsim = int(np.prod(lead))
+        if nsim not in self._batches:
+            sims = mujoco_batch.Batch(self.model, nsim=nsim, nthread=self._num_threads)
+            for name in _FIELDS:  # only fields bound before a call are copied out by it
+                sims.bind(name)
+            self._batches[nsim] = sims
+        return self._batches[nsim]
+
+
+@dataclasses.dataclass(frozen=True)
+class _HostStep:
+    """Hashable, so that equal steps share one compiled program."""
+
+    physics: CallbackPhysics
+    n_substeps: int
+
+    def __call__(self, row: Any, ctrl: Any) -> tuple[np.ndarray, ...]:
+        return self.physics.host_step(row, ctrl, self.n_substeps)
+
+
+def build_native(model: mujoco.MjModel) -> NativePhysics | CallbackPhysics:
+    """The FFI physics, or the callback with a one-line warning where it cannot be built."""
+    try:
+        return NativePhysics(model)
+    except native.NativeBuildError as error:
+        warnings.warn(str(error), RuntimeWarning, stacklevel=2)
+        return CallbackPhysics(model)
+
+
+def _result_shapes(model: mujoco.MjModel) -> tuple[jax.ShapeDtypeStruct, ...]:
+    data = mujoco.MjData(model)
+    row = 2 * mujoco_batch.Batch(model, nsim=1, nthread=1).nstate
+    fields = [jax.ShapeDtypeStruct(np.shape(getattr(data, k)), jnp.float32) for k in _FIELDS]
+    return (jax.ShapeDtypeStruct((row,), jnp.uint32), *fields)
+
+
+def _read(sims: mujoco_batch.Batch, lead: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    row = np.array(sims.state).view(np.uint32).reshape(*lead, -1)
+    fields = [np.asarray(sims.bind(k), np.float32) for k in _FIELDS]
+    return row, *[x.reshape(*lead, *x.shape[1:]) for x in fields]

@@ -1,0 +1,52 @@
+"""Physics behind one protocol: C MuJoCo on CPU threads, or MJX on any device.
+
+All are written for one world and batch under `jax.vmap`. The carry holds everything the next
+step depends on, so a step is a pure function and a run can be resumed bit for bit.
+"""
+
+from typing import Literal, Protocol
+
+import mujoco
+from flax import struct
+from jaxtyping import Array, Float
+
+from mjx_serl.types import PyTree
+
+PhysicsName = Literal["native", "mjx", "warp"]
+
+
+@struct.dataclass
+class SimState:
+    """What a task may read; MuJoCo's names and shapes, float32, current at `time`."""
+
+    qpos: Float[Array, "*n nq"]
+    qvel: Float[Array, "*n nv"]
+    ctrl: Float[Array, "*n nu"]
+    xpos: Float[Array, "*n nbody 3"]
+    xquat: Float[Array, "*n nbody 4"]
+    site_xpos: Float[Array, "*n nsite 3"]
+    site_xmat: Float[Array, "*n nsite 9"]
+    sensordata: Float[Array, "*n nsensordata"]
+    time: Float[Array, "*n"]
+
+
+class Physics(Protocol):
+    """One world's dynamics; `jax.vmap` turns it into many."""
+
+    name: PhysicsName
+    model: mujoco.MjModel
+
+    def reset(
+        self, qpos: Float[Array, " nq"], qvel: Float[Array, " nv"]
+    ) -> tuple[PyTree, SimState]:
+        """Return the carry and the SimState at (qpos, qvel), controls at zero, time 0."""
+        ...
+
+    def step(
+        self, carry: PyTree, ctrl: Float[Array, " nu"], n_substeps: int
+    ) -> tuple[PyTree, SimState]:
+        """Hold `ctrl` for `n_substeps` steps of `model.opt.timestep` [s]."""
+        ...
+
+
+# The implementations are imported when one is asked for: MJX alone takes a second or two.

@@ -1,0 +1,1 @@
+"""Policy bundles: what leaves a run for a robot."""

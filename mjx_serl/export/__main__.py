@@ -1,0 +1,35 @@
+"""Export a trained run's policy for a robot: python -m mjx_serl.export runs/NAME
+
+Writes a policy bundle (see `mjx_serl.export.bundle`), which `deploy.py` runs without JAX. Runs that
+end by themselves have left one already, in `bundle` of their folder.
+"""
+
+import sys
+from pathlib import Path
+
+import tyro
+
+from mjx_serl.platform import prepare_platform, steps_with_mjx
+
+
+def main(run: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path | None] = None, /) -> int:
+    """Export the latest good checkpoint of a run.
+
+    Args:
+        run: the run folder.
+        out: the folder to make; by default `bundle` in the run folder.
+    """
+    from mjx_serl.export.export_run import export
+
+    export(run, out)
+    return 0
+
+
+if __name__ == "__main__":
+    prepare_platform(
+        mjx_on_cpu=any(steps_with_mjx(["--resume", word]) for word in sys.argv[1:]),
+        cache_dir=Path(__file__).resolve().parents[2] / ".cache" / "jax",
+    )
+    from scenes.contract.command_line import guarded
+
+    sys.exit(guarded(lambda: tyro.cli(main, description=__doc__)))

@@ -1,0 +1,294 @@
+"""The policy bundle of a run: all that a robot needs of it, checked before it appears.
+
+    manifest.json        what the policy takes for granted and how it was measured
+    params.safetensors   every array that the policy reads: actor, encoder, normaliser
+    policy.onnx          observation -> actions, parameters included; what the bridge runs
+    policy.stablehlo     (params, observation) -> actions, by jax.export, for cpu and cuda
+    golden.npz           observations of held-out episodes and the training process's actions
+    SHA256SUMS           over all of the above
+
+The policy is the deterministic one in float32, normaliser and frozen encoder included. Its inputs
+are the fields of the contract, each [1, *shape] in the field's dtype (pictures uint8, RGB); its
+output is "actions", float32 [1, horizon, A].
+"""
+
+import dataclasses
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float
+
+from mjx_serl.agents.agent import AgentState
+from mjx_serl.data.normalize import STD_FLOOR, NormalizerState
+from mjx_serl.envs.observation import FEATURES, Observer
+from mjx_serl.export.golden import OUTPUT, check_against_golden, golden_samples, npz
+from mjx_serl.nets.frozen import FrozenEncoder
+from mjx_serl.run.checkpoint import warn_line
+from mjx_serl.run.loop import Run
+from mjx_serl.run.summary import Summary
+from mjx_serl.training.off_policy import OffPolicy
+from mjx_serl.training.state import TrainState
+from mjx_serl.types import Obs, PyTree
+from scenes.contract import manifest as names
+from scenes.contract.manifest import Manifest, Measured, Statistics, write_manifest, write_sums
+from scenes.contract.serialize import digest
+from scenes.contract.weights import write_safetensors
+
+HORIZON = 1  # actions per observation
+PLATFORMS = ("cpu", "cuda")  # of policy.stablehlo
+
+_NEEDED = ("flatbuffers", "onnx", "onnxruntime")
+
+Params: TypeAlias = Mapping[str, Any]
+Act: TypeAlias = Callable[[dict[str, Any], Obs], Float[Array, "N H A"]]
+
+
+class RunBundle:
+    """Writes `<run>/bundle` at the end of a run and says so; no bundle is worth the run."""
+
+    def after_check(self, run: Run, state: TrainState) -> None:
+        """Nothing: a bundle is of the finished run."""
+
+    def after_run(self, run: Run, state: TrainState, summary: Summary) -> None:
+        """Export the policy where `RunConfig.bundle` asks for it."""
+        if not run.cfg.run.bundle:
+            return
+        out = run.folder.bundle
+        # Everything is caught: the run is finished and on disk.
+        try:
+            manifest = write_bundle(run, state, out, summary=summary)
+        except Exception as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            warn_line(f"no policy bundle was written ({reason})")
+        else:
+            print(f"bundle {out}  {sum(manifest.sizes.values()) / 1e6:.1f} MB")
+
+
+def write_bundle(run: Run, state: TrainState, out: Path, *, summary: Summary | None) -> Manifest:
+    """Export the policy of a state to the folder `out`, which appears whole or not at all.
+
+    Args:
+        run: whose observer and agent.
+        state: arrays of the agent and the normaliser.
+        out: must not exist.
+        summary: of the run; None leaves the measured success open.
+
+    Raises:
+        FileExistsError: `out` is there; a bundle is never overwritten.
+        ModuleNotFoundError: a package that exporting needs is not installed.
+        ValueError: parameters are not finite, or the exported policy is not the trained one.
+        NotImplementedError: the policy holds a primitive that `onnx_graph` does not know.
+    """
+    _require_absent(out)
+    require_packages()
+    trainer, contract = exact(run), run.observer.contract
+    files = policy_files(trainer, run.observer, state, seed=run.cfg.seed)
+    manifest = Manifest(
+        task=run.cfg.task,
+        agent=run.cfg.agent_name,
+        contract=contract,
+        contract_digest=digest(contract),
+        rate=contract.action.rate,
+        horizon=HORIZON,
+        trained_in=run.cfg.agent.compute_dtype,
+        normalizer=statistics(state.normalizer),
+        measured=_measured(summary),
+        commit=None if summary is None else summary.commit,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        sizes={name: len(data) for name, data in files.items()},
+    )
+    files[names.MANIFEST] = write_manifest(manifest)
+    files[names.SUMS] = write_sums(files)
+    publish(out, files)
+    return manifest
+
+
+def require_packages() -> None:
+    """Raise ModuleNotFoundError, with what to do, unless the packages of exporting are there."""
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModuleNotFoundError(
+            f"policy bundles need {', '.join(missing)}. Hint: pip install mjx-serl, then "
+            "python -m mjx_serl.export RUN"
+        )
+
+
+def exact(run: Run) -> OffPolicy:
+    """The run's trainer with an agent whose products are float32, as a robot's are."""
+    agent = dataclasses.replace(run.cfg.agent, compute_dtype="float32").build()
+    return dataclasses.replace(run.trainer, agent=agent)
+
+
+def policy_files(
+    trainer: OffPolicy, observer: Observer, state: TrainState, *, seed: int
+) -> dict[str, bytes]:
+    """The files of a bundle that hold the policy, by name; errors as in `write_bundle`.
+
+    Args:
+        trainer: from `exact`.
+        observer: of the run.
+        state: of the run.
+        seed: picks the golden episodes.
+    """
+    from mjx_serl.export.onnx_graph import initializers, to_onnx  # needs onnx
+
+    act, learned = flat_policy(trainer, observer, state)
+    fields = observer.contract.obs.fields
+    inputs = {f.name: jax.ShapeDtypeStruct((1, *f.shape), f.dtype) for f in fields}
+    model = to_onnx(act, learned, inputs, output=OUTPUT)
+    params = {name: learned[name] for name in initializers(model) if name in learned}
+    _check_params(params)
+    golden = golden_samples(trainer, observer, state, seed=seed)
+    files = {
+        names.PARAMS: write_safetensors(params),
+        names.ONNX: model.SerializeToString(deterministic=True),
+        names.STABLEHLO: _stablehlo(act, params, inputs),
+        names.GOLDEN: npz(golden),
+    }
+    check_against_golden(files[names.ONNX], golden)
+    return files
+
+
+# -- the policy as a function ----------------------------------------------------------------------
+
+
+@struct.dataclass
+class _Learned:
+    """All that a policy might read."""
+
+    agent: AgentState
+    normalizer: NormalizerState
+    encoder: PyTree  # the frozen one's parameters, {} without
+
+
+def flat_policy(
+    trainer: OffPolicy, observer: Observer, state: TrainState
+) -> tuple[Act, dict[str, np.ndarray]]:
+    """The deterministic policy as a function of arrays by name, and these arrays.
+
+    It maps (arrays, observation [N, ...] as the contract names it) to actions [N, H, A]. Arrays
+    that it does not read, such as the critics', may be left out of its argument.
+    """
+    encoder = _frozen(observer)
+    whole = _Learned(state.agent, state.normalizer, {} if encoder is None else encoder.params)
+    paths, structure = jax.tree_util.tree_flatten_with_path(jax.device_get(whole))
+    arrays = {jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(x) for p, x in paths}
+    key = jax.random.key(0)  # a deterministic policy draws nothing
+
+    def act(params: dict[str, Any], obs: Obs) -> Float[Array, "N H A"]:
+        leaves = [params.get(name, np.zeros_like(x)) for name, x in arrays.items()]
+        learned: _Learned = jax.tree.unflatten(structure, leaves)
+        policy = trainer.policy(learned.agent, learned.normalizer, deterministic=True)
+        if encoder is not None:
+            obs = encode(dataclasses.replace(encoder, params=learned.encoder), obs)
+        return policy(obs, key)[:, None]
+
+    return act, arrays
+
+
+def encode(encoder: FrozenEncoder, obs: Obs) -> Obs:
+    """Replace the pictures of an observation by a frozen encoder's features."""
+    pictures = {name: obs[name] for name in encoder.spec.cameras}
+    rest = {name: x for name, x in obs.items() if name not in pictures}
+    return rest | {FEATURES: encoder(pictures)}
+
+
+def _frozen(observer: Observer) -> FrozenEncoder | None:
+    encoder = None if observer.eye is None else observer.eye.encoder
+    if encoder is not None and not isinstance(encoder, FrozenEncoder):
+        raise ValueError(
+            f"A bundle's encoder must be a FrozenEncoder, got {type(encoder).__name__}"
+        )
+    return encoder
+
+
+def _check_params(params: Params) -> None:
+    for name, x in params.items():
+        if x.dtype != np.float32 or not np.isfinite(x).all():
+            what = x.dtype if x.dtype != np.float32 else "values that are not finite"
+            raise ValueError(f"Parameter '{name}' has {what}, allowed: finite float32")
+
+
+def _stablehlo(act: Act, params: Params, inputs: Mapping[str, jax.ShapeDtypeStruct]) -> bytes:
+    from jax import export
+
+    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in params.items()}
+    with _no_source_paths():
+        program = export.export(jax.jit(act), platforms=PLATFORMS)(shapes, dict(inputs))
+    return bytes(program.serialize())
+
+
+@contextmanager
+def _no_source_paths() -> Iterator[None]:
+    """A program says which lines it was traced from; where they lie here is nobody's business."""
+    option = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, option)
+    jax.config.update(option, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(option, before)
+
+
+# -- golden samples --------------------------------------------------------------------------------
+
+
+# -- what else the manifest says, and the disk -----------------------------------------------------
+
+
+def statistics(state: NormalizerState) -> dict[str, Statistics]:
+    """Mean and standard deviation as `data.normalize.normalize` applies them."""
+    found = {}
+    for name, mean in jax.device_get(state.mean).items():
+        variance = np.asarray(state.m2[name]) / max(float(state.count), 1.0)
+        std = np.maximum(np.sqrt(variance) if float(state.count) > 0 else 1.0, STD_FLOOR)
+        std = np.broadcast_to(std, mean.shape)
+        found[name] = Statistics(mean=_floats(mean), std=_floats(std))
+    return found
+
+
+def _floats(x: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(value) for value in np.ravel(x))
+
+
+def _measured(summary: Summary | None) -> Measured | None:
+    if summary is None or summary.success_rate is None or summary.success_ci95 is None:
+        return None
+    return Measured(
+        success_rate=summary.success_rate, ci95=summary.success_ci95, episodes=summary.episodes
+    )
+
+
+def publish(out: Path, files: Mapping[str, bytes]) -> None:
+    """Write files to a folder that appears by one rename; FileExistsError where it is there."""
+    _require_absent(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    tmp = Path(tempfile.mkdtemp(prefix=f".{out.name}.tmp-", dir=out.parent))
+    try:
+        for name, data in files.items():
+            with (tmp / name).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        tmp.chmod(0o755)  # a temporary folder is its maker's alone
+        tmp.rename(out)
+    except BaseException:
+        shutil.rmtree(tmp, ignore_errors=True)
+        raise
+
+
+def _require_absent(out: Path) -> None:
+    if os.path.lexists(out):
+        raise FileExistsError(
+            f"{out} exists; a bundle is never overwritten. Hint: give another folder, or move it"
+        )

@@ -1,0 +1,102 @@
+"""Golden samples: observations of held-out episodes and the actions that a bundle must repeat."""
+
+import io
+from collections.abc import Mapping
+from functools import partial
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from mjx_serl.agents.agent import AgentState
+from mjx_serl.data.normalize import NormalizerState
+from mjx_serl.envs.env import EnvState
+from mjx_serl.envs.observation import FEATURES, Observer
+from mjx_serl.envs.task import split_keys
+from mjx_serl.training.evaluate import ON_DEMAND, stream_key
+from mjx_serl.training.off_policy import OffPolicy
+from mjx_serl.training.scan import run_once, scan
+from mjx_serl.training.state import TrainState
+from mjx_serl.types import Obs, PRNGKey
+from scenes.contract import manifest as names
+
+OUTPUT = "actions"
+
+
+# Golden observations: every fourth of the first 24 of four episodes, 2.4 s of approach and grasp.
+GOLDEN_WORLDS, GOLDEN_STEPS, GOLDEN_EVERY = 4, 24, 4
+
+
+_GOLDEN_STREAM = 0xB0D1E5  # apart from what evaluate.py and the film draw from ON_DEMAND
+
+
+def golden_samples(
+    trainer: OffPolicy, observer: Observer, state: TrainState, *, seed: int
+) -> dict[str, np.ndarray]:
+    """Observations "obs/<name>" [G, *shape] of episodes that nothing was trained or tested on.
+
+    "actions" [G, H, A] are what the training process's own policy answers to them.
+    """
+    key = jax.random.fold_in(stream_key(seed, ON_DEMAND), _GOLDEN_STREAM)
+    # On GPUs float32 products are TF32 unless asked for.
+    with jax.default_matmul_precision("highest"):
+        args = (state.agent, state.normalizer, key)
+        play = partial(_play, trainer, observer)
+        rows = jax.device_get(run_once(play, *args, traceable=trainer.traceable))
+    merged = {k: x[::GOLDEN_EVERY].reshape(-1, *x.shape[2:]) for k, x in rows.items()}
+    merged[OUTPUT] = merged[OUTPUT][:, None]
+    return merged
+
+
+def _play(
+    trainer: OffPolicy,
+    observer: Observer,
+    agent: AgentState,
+    normalizer: NormalizerState,
+    key: PRNGKey,
+) -> dict[str, Array]:
+    """Rows [T, N, ...] of what the contract observes, and of the actions."""
+    env, eye, wanted = observer.env, observer.eye, observer.contract.obs.names
+    policy = trainer.policy(agent, normalizer, deterministic=True)
+    worlds = jax.jit(jax.vmap(env.reset))(split_keys(key, GOLDEN_WORLDS))
+    look = observer.looks(key, GOLDEN_WORLDS)
+
+    @jax.jit
+    def play(worlds: EnvState, pictures: Obs) -> tuple[EnvState, dict[str, Array]]:
+        seen = pictures
+        if eye is not None and eye.encoder is not None:
+            seen = {FEATURES: eye.encoder(pictures)}
+        obs = observer.observe(worlds, seen)
+        action = policy(obs, key)
+        row = {f"obs/{name}": (obs | pictures)[name] for name in wanted}
+        return jax.vmap(env.step)(worlds, action), row | {OUTPUT: action}
+
+    def step(worlds: EnvState, _: None) -> tuple[EnvState, dict[str, Array]]:
+        return play(worlds, {} if eye is None else eye.pictures(worlds, look))
+
+    return scan(step, worlds, None, traceable=trainer.traceable, length=GOLDEN_STEPS)[1]
+
+
+def npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Pack arrays by name as the bytes of an .npz file."""
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
+    return file.getvalue()
+
+
+def check_against_golden(model: bytes, golden: Mapping[str, np.ndarray]) -> None:
+    """Run the exported policy as a robot will; raises ValueError where it is another one."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for i, wanted in enumerate(golden[OUTPUT]):
+        obs = {s.name: golden[f"obs/{s.name}"][i : i + 1] for s in session.get_inputs()}
+        (found,) = session.run([OUTPUT], obs)
+        worst = max(worst, float(np.abs(np.asarray(found)[0] - wanted).max()))
+        # A NaN is not within the tolerance either.
+        if not worst <= names.TOLERANCE:
+            raise ValueError(
+                f"The exported policy differs from the trained one by {worst:.2e} at golden "
+                f"observation {i}, allowed: {names.TOLERANCE}"
+            )

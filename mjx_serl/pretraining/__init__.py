@@ -1,0 +1,1 @@
+"""Image encoders trained on what the simulator knows."""

@@ -1,0 +1,167 @@
+"""Train an image encoder on what the simulator knows, on pictures that vary in appearance.
+
+The targets are the task's privileged observations, for example where the cube is. Frozen, the
+encoder turns pictures into features when they are collected, and the learner never sees a pixel.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Float, UInt8
+
+from mjx_serl.envs.observation import Observer
+from mjx_serl.envs.vector import vectorize
+from mjx_serl.nets.encoders import EncoderConfig
+from mjx_serl.nets.frozen import FrozenEncoder, Reader, ReaderSpec
+from mjx_serl.training.collect import demonstrate, rollout
+from mjx_serl.training.policies import random_policy
+from mjx_serl.types import Obs, PRNGKey, PyTree
+
+# Noise on the expert's steps [m]: from its own track to one that mostly wanders.
+NOISES = (0.0075, 0.03, 0.1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """How much data and how long.
+
+    Attributes:
+        rounds: of data; each plays `episodes` episodes of the expert at every noise level and as
+            many of random actions.
+        episodes: worlds side by side.
+        updates: optimiser steps.
+        batch_size: pictures of each camera per update.
+        lr: Adam's step size, which falls to zero along a cosine [1/update].
+        encoder: of each camera.
+        hidden: width of the joint features [units].
+    """
+
+    rounds: int = 6
+    episodes: int = 64
+    updates: int = 10_000
+    batch_size: int = 128
+    lr: float = 1e-3
+    encoder: EncoderConfig = dataclasses.field(
+        default_factory=lambda: EncoderConfig(name="medium", features=64)
+    )
+    hidden: int = 64
+
+
+@struct.dataclass
+class Examples:
+    """M pictures of every camera and what there was to know, in units of the targets' scales."""
+
+    pictures: dict[str, UInt8[Array, "M H W 3"]]
+    targets: Float[Array, "M T"]
+
+
+def reader_spec(config: PretrainConfig, observer: Observer) -> ReaderSpec:
+    """The reader of an observer's cameras; raises ValueError where there is nothing to learn."""
+    fields = [field for field in observer.env.obs_spec.fields if field.privileged]
+    if observer.eye is None or not fields:
+        raise ValueError("pretraining needs cameras and a task with privileged observations")
+    return ReaderSpec(
+        cameras=tuple(sorted(observer.eye.config.cameras)),
+        size=observer.eye.config.size,
+        encoder=config.encoder,
+        hidden=config.hidden,
+        targets=tuple((f.name, f.shape[0], f.scale) for f in fields),
+    )
+
+
+def collect_rounds(
+    config: PretrainConfig, spec: ReaderSpec, observer: Observer, key: PRNGKey
+) -> Iterator[Examples]:
+    """Yield `rounds` times the examples of all ways to act.
+
+    Args:
+        config: see there.
+        spec: from `reader_spec`.
+        observer: with `PixelConfig.privileged`, so that its observations hold the targets.
+        key: draws starts, looks and actions.
+    """
+    wander = vectorize(observer, num_envs=config.episodes, pool_size=config.episodes)
+    steps = observer.env.task.episode_steps
+    policy = random_policy(observer.env.action_dim)
+
+    @jax.jit
+    def play(key: PRNGKey) -> Examples:
+        parts = []
+        for i, noise in enumerate(NOISES):
+            k = jax.random.fold_in(key, i)
+            parts.append(demonstrate(observer, k, episodes=config.episodes, noise=noise)[0].obs)
+        k_start, k_run = jax.random.split(jax.random.fold_in(key, len(NOISES)))
+        parts.append(rollout(wander, policy, wander.reset(k_start), k_run, steps)[1].obs)
+        joined = [_examples(spec, obs) for obs in parts]
+        return jax.tree.map(lambda *xs: jnp.concatenate(xs), *joined)
+
+    for i in range(config.rounds):
+        yield play(jax.random.fold_in(key, i))
+
+
+def _examples(spec: ReaderSpec, obs: Obs) -> Examples:
+    """Flatten observations [T, N, ...]."""
+    flat = {name: x.reshape(-1, *x.shape[2:]) for name, x in obs.items()}
+    return Examples(
+        pictures={camera: flat[camera] for camera in spec.cameras},
+        targets=jnp.concatenate([flat[name] / scale for name, _, scale in spec.targets], axis=-1),
+    )
+
+
+def make_fit(
+    config: PretrainConfig, spec: ReaderSpec
+) -> tuple[Callable[[PRNGKey], PyTree], Callable[..., tuple[PyTree, Float[Array, ""]]]]:
+    """Return init(key) -> state and fit(state, examples, key, steps) -> (state, mean loss)."""
+    reader = Reader(spec)
+    schedule = optax.cosine_decay_schedule(config.lr, config.updates)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+
+    def init(key: PRNGKey) -> PyTree:
+        shape = (1, spec.size, spec.size, 3)
+        params = reader.init(key, {c: jnp.zeros(shape, jnp.uint8) for c in spec.cameras})
+        return params, optimizer.init(params)
+
+    def loss(params: PyTree, batch: Examples) -> Float[Array, ""]:
+        _, found = cast(tuple[Array, Array], reader.apply(params, batch.pictures))
+        # Beyond 2 % of the scale linear, so that what is hidden does not outweigh what is seen.
+        return optax.huber_loss(found, batch.targets, delta=0.02).mean()
+
+    def update(state: PyTree, batch: Examples) -> tuple[PyTree, Float[Array, ""]]:
+        params, opt_state = state
+        value, grads = jax.value_and_grad(loss)(params, batch)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), value
+
+    def fit(
+        state: PyTree, examples: Examples, key: PRNGKey, steps: int
+    ) -> tuple[PyTree, Float[Array, ""]]:
+        count = examples.targets.shape[0]
+        picks = jax.random.randint(key, (steps, config.batch_size), 0, count)
+        step = lambda s, pick: update(s, jax.tree.map(lambda x: x[pick], examples))  # noqa: E731
+        state, losses = jax.lax.scan(step, state, picks)
+        return state, losses.mean()
+
+    return init, jax.jit(fit, static_argnums=3, donate_argnums=0)
+
+
+def errors(encoder: FrozenEncoder, examples: Examples) -> dict[str, Float[Array, " M"]]:
+    """Distance between estimate and truth of each target, in the target's own unit."""
+    spec, found, start = encoder.spec, [], 0
+    for first in range(0, examples.targets.shape[0], 512):
+        part = {name: x[first : first + 512] for name, x in examples.pictures.items()}
+        found.append(_estimate(encoder, part))
+    missed = jnp.concatenate(found) - examples.targets
+    result = {}
+    for name, length, scale in spec.targets:
+        result[name] = scale * jnp.linalg.norm(missed[:, start : start + length], axis=-1)
+        start += length
+    return result
+
+
+def _estimate(encoder: FrozenEncoder, pictures: Obs) -> Float[Array, "B T"]:
+    return jax.jit(encoder)(pictures)[:, encoder.spec.hidden :]

@@ -1,0 +1,119 @@
+"""Train the frozen image encoder of a task: see `mjx_serl.pretraining`, its command line."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from mjx_serl import tasks as tasks  # files the tasks in the registry
+from mjx_serl.envs.appearance import LookConfig
+from mjx_serl.envs.env import make_env
+from mjx_serl.envs.observation import Observer, PixelConfig
+from mjx_serl.nets.frozen import FrozenEncoder, ReaderSpec, save_encoder
+from mjx_serl.pretraining.encoder import (
+    Examples,
+    PretrainConfig,
+    collect_rounds,
+    errors,
+    make_fit,
+    reader_spec,
+)
+from mjx_serl.types import PyTree
+
+CHUNK = 250  # updates per compiled call and progress line
+# A camera that may be turned by 1 deg cannot tell where a cube 1.3 m away is to 2 cm.
+LOOKS = LookConfig(
+    variants=16, background=0.15, camera_position=0.003, camera_angle=0.2, color=0.2, light=0.2
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainRun:
+    """What to train and where to put it.
+
+    Attributes:
+        out: the .npz file to write; an existing one is never overwritten.
+        task: a registered task with privileged observations.
+        seed: of data, looks and weights.
+        pixels: cameras, size and looks; must observe what is privileged.
+        train: data and optimiser.
+    """
+
+    out: tyro.conf.Positional[Path]
+    task: str = "franka/pick_cube"
+    seed: int = 0
+    pixels: PixelConfig = dataclasses.field(
+        default_factory=lambda: PixelConfig(cameras=("front", "wrist"), look=LOOKS, privileged=True)
+    )
+    train: PretrainConfig = dataclasses.field(default_factory=PretrainConfig)
+
+
+def run(cfg: PretrainRun) -> FrozenEncoder:
+    """Collect, fit, report the errors on episodes held out, save.
+
+    Raises FileExistsError where the file is there; ValueError, KeyError as `PixelConfig.build`.
+    """
+    if cfg.out.exists():
+        raise FileExistsError(f"{cfg.out} exists; give another name or remove it")
+    say = partial(_say, time.monotonic())
+    observer = cfg.pixels.build(make_env(cfg.task, max_worlds=cfg.train.episodes))
+    spec = reader_spec(cfg.train, observer)
+    say(f"{cfg.task}: {' and '.join(spec.cameras)} at {spec.size} px")
+    data, test = _collect(cfg, spec, observer, say)
+    params = _fit(cfg, spec, data, test, say)
+    encoder = FrozenEncoder(spec, params)
+    note = {"task": cfg.task, "seed": cfg.seed, "train": dataclasses.asdict(cfg.train)}
+    save_encoder(cfg.out, encoder, note=note)
+    say(f"{cfg.out}: {cfg.out.stat().st_size / 1e3:.0f} kB")
+    return encoder
+
+
+def _collect(
+    cfg: PretrainRun, spec: ReaderSpec, observer: Observer, say: Callable[[str], None]
+) -> tuple[Examples, Examples]:
+    """Examples to train on, and one round of other episodes to test on."""
+    k_data, k_test = jax.random.split(jax.random.key(cfg.seed))
+    parts = []
+    for part in collect_rounds(cfg.train, spec, observer, k_data):
+        parts.append(jax.block_until_ready(part))
+        say(f"{sum(p.targets.shape[0] for p in parts)} examples")
+    once = dataclasses.replace(cfg.train, rounds=1)
+    test = next(collect_rounds(once, spec, observer, k_test))
+    return jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts), test
+
+
+def _fit(
+    cfg: PretrainRun,
+    spec: ReaderSpec,
+    data: Examples,
+    test: Examples,
+    say: Callable[[str], None],
+) -> PyTree:
+    key = jax.random.key(cfg.seed + 1)
+    init, fit = make_fit(cfg.train, spec)
+    state = init(key)
+    for done in range(CHUNK, cfg.train.updates + 1, CHUNK):
+        state, loss = fit(state, data, jax.random.fold_in(key, done), CHUNK)
+        line = f"{done} updates, loss {float(loss):.2e}"
+        if done % 1000 == 0 or done + CHUNK > cfg.train.updates:
+            line += _errors(FrozenEncoder(spec, state[0]), test)
+        say(line)
+    return state[0]
+
+
+def _errors(encoder: FrozenEncoder, test: Examples) -> str:
+    lines = []
+    for name, missed in errors(encoder, test).items():
+        half, most = np.quantile(np.asarray(missed), (0.5, 0.95))
+        lines.append(f"  {name} {1e3 * half:.1f} mm (95 % within {1e3 * most:.1f})")
+    return "".join(lines)
+
+
+def _say(began: float, text: str) -> None:
+    print(f"{time.monotonic() - began:6.0f} s  {text}", flush=True)

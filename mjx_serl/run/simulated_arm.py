@@ -1,0 +1,154 @@
+"""The training environment as an arm: one world that is commanded and read like a robot.
+
+The bridge drives it through `robot_bridge.drivers.simulated.SimDriver`, so that a policy meets
+the code that will run it on hardware while the physics is still the one it was trained in.
+"""
+
+import dataclasses
+import importlib
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+from jaxtyping import Float64, UInt8
+
+from mjx_serl.envs.env import EnvState, make_env
+from mjx_serl.envs.observation import Observer, PixelConfig
+from mjx_serl.envs.task import split_keys
+from mjx_serl.training.evaluate import ON_DEMAND, stream_key
+from scenes.contract.policy_contract import Contract
+from scenes.contract.serialize import digest
+
+
+class SimulatedArm:
+    """One world of a task; numpy in and out, float64 [m, rad, s], base frame.
+
+    Attributes:
+        sim_dt: physics step [s].
+        name: of its robot.
+
+    Args:
+        observer: what it is a world of.
+        seed: of its episodes.
+        episodes: how many there are.
+        governed: targets come paced, as a bridge's governor sends them; else they are those of
+            actions and are followed as in training.
+    """
+
+    def __init__(
+        self, observer: Observer, *, seed: int = 0, episodes: int = 100, governed: bool = True
+    ) -> None:
+        env = observer.env
+        self.sim_dt = float(env.scene.model.opt.timestep)
+        self.name = env.scene.spec.robot.name
+        self._governed = governed
+        self._observer, self._env, self._arm = observer, env, env.scene.arm
+        self._width = env.scene.spec.robot.gripper.width_range[1]
+        # The starts of `evaluate.py RUN --seed SEED --episodes EPISODES`, in its order.
+        key = stream_key(seed, ON_DEMAND)
+        k_start, _ = jax.random.split(key)
+        self._starts = split_keys(k_start, episodes)
+        self._looks = observer.looks(jax.random.fold_in(key, 2), episodes)
+        self._reset = jax.jit(env.reset)
+        self._ctrl = jax.jit(env.controller.ctrl)
+        self._hold = jax.jit(env.hold)
+        self._push = jax.jit(env.physics.step, static_argnums=2)
+        self._success = jax.jit(env.task.success)
+        self._terminated = jax.jit(env.task.terminated)
+        self._shapes: EnvState = jax.eval_shape(jax.vmap(env.reset), self._starts[:1])
+        # What the cameras see, until time goes on: each is asked for by itself.
+        self._seen: dict[str, UInt8[np.ndarray, "H W 3"]] | None = None
+        self.start(0)
+
+    def start(self, episode: int) -> None:
+        """Put the world into the start of an episode; its gripper is open."""
+        state: EnvState = self._reset(self._starts[episode])
+        self._look = jax.tree.map(lambda x: x[episode : episode + 1], self._looks)
+        self._carry, self._sim = state.carry, state.sim
+        self._command, self._task_state = state.command, state.task_state
+        self._substeps, self._seen = 0, None
+
+    def command(self, position: Float64[np.ndarray, " 3"], width: float) -> None:
+        """Set the target of the tool centre [m] and the gripper's opening [m]."""
+        target = jnp.asarray(position, jnp.float32)
+        closure = jnp.asarray(1.0 - width / self._width, jnp.float32)
+        self._command = self._command.replace(target=target, gripper=closure)
+        if self._governed:
+            self._command = self._command.replace(position=target)
+
+    def advance(self, substeps: int) -> None:
+        """Let `substeps` physics steps pass; joint targets follow at the rate of training."""
+        period = self._env.controller.n_substeps
+        action = period * self._env.controller.inner_steps
+        self._seen = None
+        while substeps > 0:
+            if not self._governed and self._substeps % action == 0 and substeps >= action:
+                # The very program of training, so that not even rounding differs.
+                loop = self._hold(self._carry, self._sim, self._command)
+                self._carry, self._sim, self._command = loop
+                self._substeps += action
+                substeps -= action
+                continue
+            if self._substeps % period == 0:
+                self._applied = self._ctrl(self._command, self._sim)
+            count = min(substeps, period - self._substeps % period)
+            self._carry, self._sim = self._push(self._carry, self._applied, count)
+            self._substeps += count
+            substeps -= count
+
+    def joints(self) -> tuple[Float64[np.ndarray, " J"], Float64[np.ndarray, " J"]]:
+        """Positions [rad] and velocities [rad/s]."""
+        qpos, qvel = np.asarray(self._sim.qpos), np.asarray(self._sim.qvel)
+        arm = self._arm
+        return qpos[arm.qpos_ids].astype(np.float64), qvel[arm.dof_ids].astype(np.float64)
+
+    def tool(self) -> tuple[Float64[np.ndarray, " 3"], Float64[np.ndarray, " 4"]]:
+        """Position [m] and orientation (wxyz) of the tool centre."""
+        site, quat = self._arm.ee_site_id, np.zeros(4)
+        mujoco.mju_mat2Quat(quat, np.asarray(self._sim.site_xmat[site], np.float64))
+        return np.asarray(self._sim.site_xpos[site], np.float64), quat
+
+    def width(self) -> float:
+        """Opening of the gripper [m]."""
+        return float(np.asarray(self._sim.qpos)[self._arm.finger_qpos_ids].sum())
+
+    def objects(self) -> dict[str, Float64[np.ndarray, " 3"]]:
+        """Positions of the scene's objects by name [m]."""
+        xpos = np.asarray(self._sim.xpos, np.float64)
+        return {name: xpos[entry.body_id] for name, entry in self._env.scene.objects.items()}
+
+    def pictures(self) -> dict[str, UInt8[np.ndarray, "H W 3"]]:
+        """What the policy's own cameras see now, by name."""
+        eye = self._observer.eye
+        if eye is not None and self._seen is None:
+            sim = jax.tree.map(lambda x: np.asarray(x)[None], self._sim)
+            # Drawing reads nothing but `sim`.
+            drawn = eye.pictures(self._shapes.replace(sim=sim), self._look)
+            self._seen = {name: np.asarray(picture[0]) for name, picture in drawn.items()}
+        return self._seen or {}
+
+    def judge(self) -> tuple[bool, bool]:
+        """Whether the task is solved now, and whether the episode is over."""
+        args = (self._sim, self._task_state)
+        return bool(self._success(*args)), bool(self._terminated(*args))
+
+
+def build_world(task: str, contract: Contract, *, seed: int, episodes: int) -> SimulatedArm:
+    """Build the world that a policy was trained in; KeyError for a task that is not registered.
+
+    Raises ValueError where this version's task is no longer what the contract says.
+    """
+    importlib.import_module("mjx_serl.tasks")
+    names = tuple(camera.name for camera in contract.cameras)
+    privileged = any(field.privileged for field in contract.obs.fields)
+    pixels = PixelConfig(cameras=names, privileged=privileged and bool(names))
+    if names:
+        pixels = dataclasses.replace(pixels, size=contract.cameras[0].width)
+    observer = pixels.build(make_env(task))
+    if digest(observer.contract) != digest(contract):
+        raise ValueError(
+            f"Task '{task}' is not what this policy was trained in: the contracts differ. "
+            "Export the run again with the code that trained it, or train it anew"
+        )
+    return SimulatedArm(observer, seed=seed, episodes=episodes)

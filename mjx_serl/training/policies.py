@@ -1,0 +1,26 @@
+"""What maps observations to actions."""
+
+from typing import Protocol
+
+import jax
+from jaxtyping import Array, Float
+
+from mjx_serl.types import Obs, PRNGKey
+
+
+class Policy(Protocol):
+    """Anything that maps observations [N, ...] to actions [N, A]."""
+
+    def __call__(self, obs: Obs, key: PRNGKey) -> Float[Array, "N A"]:
+        """Choose actions in [-1, 1]."""
+        ...
+
+
+def random_policy(action_dim: int) -> Policy:
+    """Uniform actions."""
+
+    def act(obs: Obs, key: PRNGKey) -> Float[Array, "N A"]:
+        num = jax.tree.leaves(obs)[0].shape[0]
+        return jax.random.uniform(key, (num, action_dim), minval=-1.0, maxval=1.0)
+
+    return act

@@ -1,0 +1,252 @@
+"""A page in the browser where a task is played live: splats on moving bodies, buttons, cameras.
+
+It is served on this machine only (loopback); to see it from elsewhere forward the port with ssh.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from mjx_serl.envs.env import EnvState
+from mjx_serl.registry import Registry
+from mjx_serl.run.hooks import require_module
+from mjx_serl.types import PRNGKey
+from mjx_serl.viewing.film import HOLD_S, SIDE, Player, Stage
+from mjx_serl.viewing.video import side_by_side
+from splat_render.types import SH_C0, GaussianSet
+
+HOST = "127.0.0.1"
+# viser stores covariances as float16, whose smallest normal number is the variance of an 8 mm
+# splat in metres; in centimetres it is that of a 0.08 mm one.
+UNIT = 0.01
+_PICTURE = 128  # least height of the cameras' pictures on the page: two fit side by side [px]
+_BLANK = np.zeros((_PICTURE, _PICTURE, 3), np.uint8)
+_IDLE_S = 0.02  # between two looks at the buttons of a paused page [s]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A moment of one world: body poses (quats wxyz), pictures by camera, step, how it stands."""
+
+    xpos: Float[np.ndarray, "B 3"]
+    xquat: Float[np.ndarray, "B 4"]
+    pictures: Mapping[str, UInt8[np.ndarray, "H W 3"]]
+    step: int
+    ended: bool
+    success: bool
+
+
+class Show:
+    """One world of a stage, played a step at a time by any of several players."""
+
+    def __init__(self, stage: Stage, players: Registry[Player], *, seed: int = 0) -> None:
+        self.players = players
+        self.cameras = stage.cameras
+        self.dt = stage.env.ctrl_dt
+        self._start = jax.jit(lambda key: stage.start(key, 1))
+        compiled = jax.jit if stage.traceable else lambda function: function
+        self._draw, self._see = compiled(stage.pictures), compiled(stage.observer.pictures)
+        self._act = jax.jit(stage.act)  # compiled for a player when it first plays
+        self._key = jax.random.key(seed)
+        self._ended = False
+        self._world: EnvState
+        self._look: Any
+        self._pictures: Any
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin the next episode."""
+        self._world, self._look = self._start(self._next_key())
+        self._pictures = self._draw(self._world, self._look)
+        self._ended = False
+
+    def step(self, player: str) -> None:
+        """Let a player act once; nothing happens after an episode's end."""
+        if self._ended:
+            return
+        seen = self._see(self._world, self._look)
+        self._world, ended = self._act(self.players[player], self._world, seen, self._next_key())
+        self._pictures = self._draw(self._world, self._look)
+        self._ended = bool(ended[0])
+
+    def snapshot(self) -> Snapshot:
+        """What there is to see now."""
+        world, pictures = jax.device_get((self._world, self._pictures))
+        return Snapshot(
+            xpos=np.asarray(world.sim.xpos[0]),
+            xquat=np.asarray(world.sim.xquat[0]),
+            pictures={name: np.asarray(pictures[name][0]) for name in self.cameras},
+            step=int(world.t[0]),
+            ended=self._ended,
+            success=bool(world.success[0]),
+        )
+
+    def _next_key(self) -> PRNGKey:
+        self._key, key = jax.random.split(self._key)
+        return key
+
+
+class SplatBodies:
+    """Splats in the browser, each body's in a frame that is moved with it."""
+
+    def __init__(self, scene: Any, splats: GaussianSet) -> None:
+        body_id = np.asarray(splats.body_id)
+        covariances = _covariances(splats) / UNIT**2
+        colors = np.clip(0.5 + SH_C0 * np.asarray(splats.sh)[:, 0], 0.0, 1.0)
+        self._frames = {}
+        for body in np.unique(body_id):
+            mine = body_id == body
+            self._frames[int(body)] = scene.add_frame(f"/body_{body}", show_axes=False)
+            scene.add_gaussian_splats(
+                f"/body_{body}/splats",
+                centers=np.asarray(splats.means)[mine] / UNIT,
+                covariances=covariances[mine],
+                rgbs=colors[mine],
+                opacities=np.asarray(splats.opacities)[mine, None],
+                scale=UNIT,
+            )
+
+    def move(self, xpos: Float[np.ndarray, "B 3"], xquat: Float[np.ndarray, "B 4"]) -> None:
+        """Put the bodies where they are."""
+        for body, frame in self._frames.items():
+            frame.position, frame.wxyz = xpos[body], xquat[body]
+
+
+class Page:
+    """The page: what is seen, and what the visitor wants.
+
+    Attributes:
+        url: where it is.
+        playing: whether time passes.
+        policy: the player chosen.
+    """
+
+    def __init__(
+        self,
+        splats: GaussianSet,
+        *,
+        policies: Sequence[str],
+        cameras: Sequence[str],
+        title: str,
+        port: int = 8080,
+    ) -> None:
+        viser = require_module("viser", "The viewer")
+        # Browsers open connections that they never use; each would print a traceback.
+        logging.getLogger("websockets.server").addHandler(logging.NullHandler())
+        self.playing = True
+        self.policy = policies[0]
+        self._restart = False
+        self._server = viser.ViserServer(host=HOST, port=port, label=title, verbose=False)
+        self.url = f"http://{HOST}:{self._server.get_port()}"
+        # The share button would show the page to anyone with its address.
+        self._server.gui.configure_theme(show_share_button=False, show_logo=False)
+        self._server.gui.main_panel.dock_right()
+        self._server.scene.set_up_direction("+z")
+        self._server.initial_camera.position = (1.3, -1.0, 0.8)
+        self._server.initial_camera.look_at = (0.3, 0.0, 0.2)
+        self._bodies = SplatBodies(self._server.scene, splats)
+        self._add_controls(policies)
+        self._status = self._server.gui.add_markdown("")
+        self._cameras = tuple(cameras)
+        self._image = self._server.gui.add_image(_BLANK, label=", ".join(cameras), format="png")
+
+    def show(self, moment: Snapshot) -> None:
+        """Bring the page up to date, all of it at once."""
+        with self._server.atomic():
+            self._bodies.move(moment.xpos, moment.xquat)
+            self._status.content = describe(moment)
+            views = [moment.pictures[name][None] for name in self._cameras]
+            self._image.image = side_by_side(views, least=_PICTURE)[0]
+
+    def take_restart(self) -> bool:
+        """Whether the visitor asked for a new episode since the last call."""
+        asked, self._restart = self._restart, False
+        return asked
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.stop()
+
+    def _add_controls(self, policies: Sequence[str]) -> None:
+        gui = self._server.gui
+        play = gui.add_button("Pause")
+        reset = gui.add_button("Reset")
+        choice = gui.add_dropdown("Policy", tuple(policies), initial_value=self.policy)
+
+        @play.on_click
+        def _(event: Any) -> None:
+            self.playing = not self.playing
+            play.label = "Pause" if self.playing else "Play"
+
+        @reset.on_click
+        def _(event: Any) -> None:
+            self._restart = True
+
+        @choice.on_update
+        def _(event: Any) -> None:
+            self.policy = choice.value
+            self._restart = True
+
+
+def perform(show: Show, page: Page, *, until: Callable[[], bool] = lambda: False) -> None:
+    """Play at the speed of the world until told to stop; an ended episode starts again."""
+    page.show(show.snapshot())
+    resume_at = time.monotonic()
+    while not until():
+        if page.take_restart():
+            show.restart()
+        elif not page.playing or time.monotonic() < resume_at:
+            time.sleep(_IDLE_S)
+            continue
+        elif show.snapshot().ended:
+            show.restart()
+        else:
+            show.step(page.policy)
+        moment = show.snapshot()
+        page.show(moment)
+        resume_at = max(resume_at, time.monotonic() - show.dt) + show.dt
+        resume_at += HOLD_S if moment.ended else 0.0
+
+
+def serve(stage: Stage, players: Registry[Player], *, first: str, seed: int, port: int) -> int:
+    """Serve a page where any of the players plays, `first` first, until Ctrl-C; exit status."""
+    from splat_render.assets.bake import scene_splats
+
+    require_module("viser", "The viewer")
+    names = [first, *(name for name in players if players[name] is not players[first])]
+    show = Show(stage, players, seed=seed)
+    splats = scene_splats(stage.env.scene.model)
+    title = stage.env.name
+    # The page itself is a view from the side.
+    cameras = [name for name in show.cameras if name != SIDE]
+    page = Page(splats, policies=names, cameras=cameras, title=title, port=port)
+    print(f"{title}: {page.url} (Ctrl-C ends)", flush=True)
+    try:
+        perform(show, page)
+    except KeyboardInterrupt:
+        page.close()
+    return 0
+
+
+def describe(moment: Snapshot) -> str:
+    """How the episode stands, in a few words."""
+    verdict = "solved" if moment.success else "over" if moment.ended else "running"
+    return f"step {moment.step}, {verdict}"
+
+
+def _covariances(splats: GaussianSet) -> Float[np.ndarray, "G 3 3"]:
+    """R S S^T R^T in the bodies' frames [m^2]."""
+    w, x, y, z = np.asarray(splats.quats, np.float64).T
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    axes = np.moveaxis(np.asarray(rows), -1, 0) * np.asarray(splats.scales)[:, None, :]
+    return axes @ axes.swapaxes(-1, -2)

@@ -1,0 +1,205 @@
+"""The way out to Gymnasium: its own checker, Stable-Baselines3's, seeds, endings, restarts."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import gymnasium
+import jax
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode
+from peer_env import TORCH, peer_python
+
+from mjx_serl.adapters.gymnasium import (
+    MjxSerlEnv,
+    MjxSerlVectorEnv,
+    env_id,
+    observation_space,
+    register_envs,
+)
+from mjx_serl.envs.env import Env
+from mjx_serl.envs.task import TASKS
+from scenes.contract.specs import ObsField, ObsSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+SPARSE = "mjx_serl/FrankaPickCube-v0"
+# Positions and velocities have no honest bound, and none is made up for the checker's sake.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*A Box observation space (minimum|maximum) value is:UserWarning"
+)
+
+
+@pytest.fixture(scope="module")
+def single() -> MjxSerlEnv:
+    return gymnasium.make(SPARSE).unwrapped
+
+
+@pytest.fixture(scope="module")
+def vector() -> MjxSerlVectorEnv:
+    return gymnasium.make_vec(SPARSE, num_envs=3)
+
+
+def lifted(env: Env, state):
+    """The same state, with the cube counted as above its start: the next step succeeds."""
+    task_state = state.task_state.replace(start_height=state.task_state.start_height - 0.2)
+    return state.replace(task_state=task_state)
+
+
+def test_every_task_has_an_id():
+    register_envs()
+    ours = {name for name in gymnasium.registry if name.startswith("mjx_serl/")}
+    assert ours == {env_id(task) for task in TASKS}
+    assert {SPARSE, "mjx_serl/FrankaPickCubeDense-v0"} <= ours
+
+
+def test_an_unknown_id_is_answered_with_the_nearest():
+    with pytest.raises(gymnasium.error.Error, match="Did you mean: `FrankaPickCube`"):
+        gymnasium.make("mjx_serl/FrankaPickCub-v0")
+
+
+@pytest.mark.parametrize("task", ["franka/pick_cube", "franka/pick_cube_dense"])
+def test_gymnasiums_checker_passes(task: str):
+    check_env(gymnasium.make(env_id(task)).unwrapped)
+
+
+# Run where torch is, which this environment never has.
+SB3_CHECK = """
+import warnings
+from stable_baselines3.common.env_checker import check_env
+from mjx_serl.envs.gymnasium import MjxSerlEnv
+warnings.simplefilter("error")
+check_env(MjxSerlEnv("franka/pick_cube"))
+print("passed")
+"""
+
+
+@pytest.mark.slow  # and once the time to install torch
+def test_stable_baselines_checker_passes():
+    done = subprocess.run(
+        [peer_python(TORCH), "-c", SB3_CHECK],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout == "passed\n", done.stderr[-4000:]
+
+
+def test_spaces_are_the_specs(single: MjxSerlEnv, vector: MjxSerlVectorEnv, sparse: Env):
+    names = set(sparse.obs_spec.names)
+    assert set(single.observation_space.spaces) == names
+    assert single.action_space == gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
+    assert vector.single_observation_space == single.observation_space
+    assert vector.observation_space["joint_velocity"].shape == (3, 7)
+    assert vector.action_space.shape == (3, 4)
+
+
+def test_images_are_bytes():
+    spec = ObsSpec(fields=(ObsField(name="front", shape=(8, 8, 3), dtype="uint8"),))
+    assert observation_space(spec)["front"] == gymnasium.spaces.Box(0, 255, (8, 8, 3), np.uint8)
+
+
+def test_equal_seeds_give_equal_episodes(single: MjxSerlEnv):
+    def starts(seed: int | None, more: int) -> list[np.ndarray]:
+        first = single.reset(seed=seed)[0]["cube_position"]
+        return [first, *[single.reset()[0]["cube_position"] for _ in range(more)]]
+
+    one, again, other = starts(5, 2), starts(5, 2), starts(6, 2)
+    np.testing.assert_array_equal(one, again)
+    assert (np.asarray(one)[:, :2] != np.asarray(other)[:, :2]).all()
+    assert len(np.unique([s[0] for s in one])) == 3
+    starts(None, 0)
+
+
+def test_world_i_of_seed_s_is_the_single_world_of_seed_s_plus_i(
+    single: MjxSerlEnv, vector: MjxSerlVectorEnv
+):
+    actions = np.random.default_rng(0).uniform(-1, 1, (5, 3, 4)).astype(np.float32)
+    batch = [vector.reset(seed=40)[0], *[vector.step(a)[0] for a in actions]]
+    for world in range(3):
+        alone = [single.reset(seed=40 + world)[0], *[single.step(a[world])[0] for a in actions]]
+        for together, apart in zip(batch, alone, strict=True):
+            for name in apart:
+                # Two programs may round the controller's float32 differently.
+                np.testing.assert_allclose(together[name][world], apart[name], atol=1e-5)
+
+
+def test_seeds_of_a_vector(vector: MjxSerlVectorEnv):
+    counted, listed = vector.reset(seed=7)[0], vector.reset(seed=[7, 8, 9])[0]
+    np.testing.assert_array_equal(counted["cube_position"], listed["cube_position"])
+    following = vector.reset()[0]
+    assert (following["cube_position"][:, 0] != listed["cube_position"][:, 0]).all()
+    with pytest.raises(ValueError, match="2 seeds for 3 worlds"):
+        vector.reset(seed=[1, 2])
+
+
+@pytest.mark.parametrize("make", [gymnasium.make, gymnasium.make_vec])
+def test_step_before_reset_is_an_error(make: Callable):
+    env = make(SPARSE).unwrapped
+    with pytest.raises(RuntimeError, match="step\\(\\) before reset\\(\\)"):
+        env.step(env.action_space.sample())
+
+
+def test_an_episode_ends_by_time_as_truncation(single: MjxSerlEnv):
+    single.reset(seed=0)
+    rows = [single.step(np.zeros(4, np.float32)) for _ in range(100)]
+    assert [(r[2], r[3]) for r in rows] == [(False, False)] * 99 + [(False, True)]
+    obs, reward, *_, info = rows[-1]
+    assert (type(reward), type(info["success"]), info["success"]) == (float, bool, False)
+    assert {"reach", "lift", "picked", "valid"} <= info.keys()
+    assert obs["ee_position"].flags.writeable
+
+
+def test_an_episode_ends_by_success_as_termination(single: MjxSerlEnv):
+    single.reset(seed=0)
+    single._state = lifted(single._env, single._state)
+    _, reward, terminated, truncated, info = single.step(np.zeros(4, np.float32))
+    assert (reward, terminated, truncated, info["success"]) == (1.0, True, False, True)
+
+
+def test_a_vector_world_restarts_in_the_step_after_its_end(vector: MjxSerlVectorEnv):
+    """AutoresetMode.NEXT_STEP, world 1 succeeding: last observation first, then the new start."""
+    assert vector.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    vector.reset(seed=0)
+    worlds, action = vector._worlds, np.full((3, 4), 0.5, np.float32)
+    only_one = jax.tree.map(
+        lambda x, y: y.at[1].set(x[1]), lifted(vector._env, worlds.state), worlds.state
+    )
+    vector._worlds = worlds.replace(state=only_one)
+    last, reward, terminated, truncated, info = vector.step(action)
+    assert reward.tolist() == [0.0, 1.0, 0.0]
+    assert terminated.tolist() == [False, True, False] == info["success"].tolist()
+    assert info["_success"].all() and not truncated.any()
+    fresh, reward, terminated, truncated, info = vector.step(action)
+    assert not reward.any() and not terminated.any() and not truncated.any()
+    home = vector._env.scene.model.key_qpos[0]
+    assert vector._worlds.state.t.tolist() == [2, 0, 2]
+    np.testing.assert_array_equal(fresh["joint_velocity"][1], np.zeros(7))
+    np.testing.assert_array_equal(vector._worlds.state.sim.qpos[1, :7], home[:7].astype(np.float32))
+    assert (fresh["cube_position"][1, :2] != last["cube_position"][1, :2]).all()
+    moved, *_ = vector.step(action)
+    assert vector._worlds.state.t.tolist() == [3, 1, 3]
+    assert (moved["ee_target"][1] != fresh["ee_target"][1]).any()
+
+
+def test_gymnasiums_own_statistics_agree(vector: MjxSerlVectorEnv):
+    """RecordEpisodeStatistics knows the declared mode: lengths are the time limit's."""
+    envs = gymnasium.wrappers.vector.RecordEpisodeStatistics(vector)
+    envs.reset(seed=0)
+    ends = []
+    for step in range(205):
+        *_, truncated, info = envs.step(np.zeros((3, 4), np.float32))
+        if truncated.any():
+            ends.append((step, info["episode"]["l"].tolist()))
+    assert ends == [(99, [100] * 3), (200, [100] * 3)]
+
+
+def test_bad_arguments_are_told():
+    with pytest.raises(KeyError, match="Did you mean 'franka/pick_cube'"):
+        MjxSerlEnv("franka/pickcube")
+    with pytest.raises(ValueError, match="num_envs must be at least 1, got 0"):
+        MjxSerlVectorEnv("franka/pick_cube", num_envs=0)

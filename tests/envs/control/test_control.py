@@ -1,0 +1,163 @@
+"""The hand goes where it is told, no further than its box, and the gripper obeys its sign."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+import pytest
+
+from mjx_serl.envs.control.controller import ControlConfig
+from mjx_serl.envs.control.operational_space import OperationalSpace
+from mjx_serl.envs.control.registry import build_controller
+from mjx_serl.envs.env import Env, EnvState, make_env
+from mjx_serl.envs.physics.mjx import MjxPhysics
+from mjx_serl.tasks.pick_cube import OSC, SPARSE
+from scenes.build import Scene, build_scene
+
+# The two laws settle within this of a commanded point in free space [m].
+SETTLED = {"dls": 1e-3, "osc": 2e-3}
+
+
+def drive(env: Env, goal: np.ndarray, *, steps: int, cap: float) -> list[EnvState]:
+    """Step the target towards `goal` [m], at most `cap` [m] per step, gripper open."""
+
+    @jax.jit
+    def step(state: EnvState) -> EnvState:
+        lead = goal - state.command.target
+        lead = lead * jnp.minimum(1.0, cap / (jnp.linalg.norm(lead) + 1e-9))
+        return env.step(state, jnp.append(lead / env.task.control.scale, -1.0))
+
+    states = [jax.jit(env.reset)(jax.random.key(0))]
+    for _ in range(steps):
+        states.append(step(states[-1]))
+    return states
+
+
+def tool(env: Env, state: EnvState) -> np.ndarray:
+    """Position of the end effector [m]."""
+    return np.asarray(state.sim.site_xpos[env.scene.arm.ee_site_id])
+
+
+@pytest.mark.parametrize("goal", [(0.35, 0.2, 0.3), (0.55, -0.2, 0.1), (0.45, 0.0, 0.45)])
+def test_reaches_commanded_points_with_the_hand_down(sparse: Env, goal: tuple[float, ...]):
+    last = drive(sparse, np.array(goal), steps=40, cap=0.025)[-1]
+    assert np.linalg.norm(tool(sparse, last) - goal) < SETTLED["dls"]
+    down = last.sim.site_xmat[sparse.scene.arm.ee_site_id].reshape(3, 3)
+    np.testing.assert_allclose(down, np.diag([1.0, -1.0, -1.0]), atol=5e-3)
+    assert np.abs(last.sim.qvel[sparse.scene.arm.dof_ids]).max() < 0.01
+
+
+def test_one_full_action_is_one_scale(sparse: Env):
+    state = jax.jit(sparse.reset)(jax.random.key(0))
+    after = jax.jit(sparse.step)(state, jnp.array([0.0, 1.0, 0.0, 0.0]))
+    moved = after.command.target - state.command.target
+    np.testing.assert_allclose(moved, [0.0, 0.025, 0.0], atol=1e-6)
+
+
+def test_actions_beyond_one_are_clipped(sparse: Env):
+    state, step = jax.jit(sparse.reset)(jax.random.key(0)), jax.jit(sparse.step)
+    wild, full = (step(state, jnp.array([s * 1.0, 0, 0, 0])) for s in (7.0, 1.0))
+    np.testing.assert_array_equal(wild.command.target, full.command.target)
+
+
+def test_the_target_stays_in_the_workspace(sparse: Env):
+    robot, step = sparse.scene.spec.robot, jax.jit(sparse.step)
+    for sign in (1.0, -1.0):
+        state = jax.jit(sparse.reset)(jax.random.key(0))
+        for _ in range(30):
+            state = step(state, jnp.array([sign, sign, sign, 0.0]))
+        edge = robot.workspace_high if sign > 0 else robot.workspace_low
+        np.testing.assert_allclose(state.command.target, edge, atol=1e-6)
+
+
+@pytest.mark.parametrize("base", ["target", "measured"])
+def test_base_of_a_step(panda_scene: Scene, base: str):
+    """After a step the arm lags; a zero action keeps the target, or drops it to where it is."""
+    control = ControlConfig(base=base)
+    controller = build_controller(control, panda_scene)
+    env = make_env("franka/pick_cube", physics="native")
+    state = jax.jit(env.reset)(jax.random.key(0))
+    last = controller.start(state.sim).replace(target=jnp.array([0.5, 0.1, 0.2]))
+    got = controller.command(last, state.sim, jnp.zeros(4)).target
+    expected = last.target if base == "target" else tool(env, state)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    assert control.action_spec().base == base
+
+
+def test_plus_closes_the_gripper(sparse: Env):
+    arm, step = sparse.scene.arm, jax.jit(sparse.step)
+    state = jax.jit(sparse.reset)(jax.random.key(0))
+    widths = []
+    for gripper in (0.0, 1.0, 0.0, -1.0):
+        for _ in range(4):
+            state = step(state, jnp.array([0.0, 0.0, 0.0, gripper]))
+        widths.append(float(state.sim.qpos[arm.finger_qpos_ids].sum()))
+    assert widths[0] == pytest.approx(0.08, abs=1e-3)
+    assert widths[1:3] == pytest.approx([0.0, 0.0], abs=1e-3)
+    assert widths[3] == pytest.approx(0.08, abs=1e-3)
+
+
+def test_controls_stay_in_the_actuators_ranges(sparse: Env):
+    limits, step = sparse.scene.model.actuator_ctrlrange, jax.jit(sparse.step)
+    state = jax.jit(sparse.reset)(jax.random.key(0))
+    for key in jax.random.split(jax.random.key(1), 30):
+        state = step(state, jax.random.uniform(key, (4,), minval=-1.0, maxval=1.0).round())
+        assert (state.sim.ctrl >= limits[:, 0].astype(np.float32)).all()
+        assert (state.sim.ctrl <= limits[:, 1].astype(np.float32)).all()
+
+
+@pytest.mark.parametrize(
+    ("rates", "message"),
+    [
+        ({"rate": 10.0, "inner_rate": 45.0}, "inner_rate 45 Hz is no multiple of 10 Hz"),
+        ({"rate": 10.0, "inner_rate": 30.0}, "simulation rate 200 Hz is no multiple of 30 Hz"),
+        ({"rate": 50.0, "inner_rate": 500.0}, "simulation rate 200 Hz is no multiple of 500 Hz"),
+    ],
+)
+def test_rates_that_do_not_divide_raise(panda_scene: Scene, rates: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        build_controller(ControlConfig(**rates), panda_scene)
+
+
+@pytest.fixture(scope="module")
+def osc() -> Env:
+    return make_env("franka/pick_cube_dense_osc", physics="native")
+
+
+class TestOperationalSpace:
+    """Torque control as SERL's, an option of the dense task."""
+
+    def test_mass_matrix_is_mujocos(self, osc: Env):
+        """Arm block of mj_fullM with the fingers open, within 2e-4 kg m^2 (largest entry 1.7)."""
+        model, arm = osc.scene.model, osc.scene.arm
+        assert isinstance(osc.controller, OperationalSpace)
+        mass_matrix = jax.jit(osc.controller.mass_matrix)
+        data, rng = mujoco.MjData(model), np.random.default_rng(0)
+        for _ in range(20):
+            data.qpos[:] = model.key_qpos[0]
+            data.qpos[arm.qpos_ids] += rng.normal(0, 0.5, 7)
+            mujoco.mj_forward(model, data)
+            full = np.zeros((model.nv, model.nv))
+            mujoco.mj_fullM(model, data, full)
+            _, sim = osc.physics.reset(jnp.asarray(data.qpos, jnp.float32), jnp.zeros(model.nv))
+            expected = full[np.ix_(arm.dof_ids, arm.dof_ids)]
+            np.testing.assert_allclose(mass_matrix(sim), expected, atol=2e-4)
+
+    @pytest.mark.parametrize("physics", ["native", pytest.param("mjx", marks=pytest.mark.slow)])
+    def test_tracks_a_target(self, osc: Env, physics: str):
+        env = osc
+        if physics == "mjx":
+            env = dataclasses.replace(osc, physics=MjxPhysics(osc.scene.model))
+        goal = np.array([0.42, 0.1, 0.3])
+        states = drive(env, goal, steps=70, cap=0.01)
+        lag = [np.linalg.norm(s.obs["ee_lag"]) for s in states]
+        # A critically damped pole of sqrt(200) rad/s follows 0.5 m/s with 2 / sqrt(200) s of lag.
+        assert max(lag) < 0.5 * 2 / np.sqrt(200) * 1.1
+        assert np.linalg.norm(tool(env, states[-1]) - goal) < SETTLED["osc"]
+
+    def test_the_scene_is_actuated_by_torques(self):
+        model = build_scene(OSC.scene()).model
+        assert (model.actuator_biasprm[:7] == 0).all()
+        assert (build_scene(SPARSE.scene()).model.actuator_biasprm[:7] != 0).any()

@@ -1,0 +1,146 @@
+"""Pictures in the environment: what is drawn when, and who sees what."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mjx_serl import tasks as tasks  # files the tasks in the registry
+from mjx_serl.envs.appearance import LookConfig, apply_look, draw_looks
+from mjx_serl.envs.env import Env, make_env
+from mjx_serl.envs.observation import Observer, PixelConfig
+from mjx_serl.envs.vector import VecEnv, vectorize
+from mjx_serl.training.collect import rollout
+from mjx_serl.training.policies import random_policy
+
+WORLDS, SIZE = 4, 32
+CONFIG = PixelConfig(cameras=("front", "wrist"), size=SIZE, splats=2000)
+
+
+@pytest.fixture(scope="module")
+def env() -> Env:
+    return make_env("franka/pick_cube", max_worlds=WORLDS)
+
+
+@pytest.fixture(scope="module")
+def worlds(env: Env) -> VecEnv:
+    return vectorize(CONFIG.build(env), num_envs=WORLDS, pool_size=2)
+
+
+def test_policies_with_cameras_do_not_see_what_only_a_simulator_knows(env: Env) -> None:
+    names = CONFIG.build(env).obs_spec.names
+    assert {"front", "wrist", "ee_position", "gripper_width"} <= set(names)
+    assert not {"cube_position", "cube_from_ee"} & set(names)
+    assert "cube_position" in PixelConfig().build(env).obs_spec.names
+
+
+def test_observations_are_as_declared_and_show_something(worlds: VecEnv) -> None:
+    state = jax.jit(worlds.reset)(jax.random.key(0))
+    obs = worlds.observe(state)
+    spec = worlds.observer.obs_spec
+    assert set(obs) == set(spec.names)
+    for field in spec.fields:
+        assert obs[field.name].shape == (WORLDS, *field.shape)
+        assert obs[field.name].dtype == field.dtype
+    for camera in ("front", "wrist"):
+        assert np.asarray(obs[camera]).std() > 10
+
+
+def test_a_transition_holds_the_picture_of_before_and_the_next_row_that_of_after(
+    worlds: VecEnv,
+) -> None:
+    state = jax.jit(worlds.reset)(jax.random.key(1))
+    last, rows = jax.jit(
+        lambda s: rollout(worlds, random_policy(worlds.env.action_dim), s, jax.random.key(2), 3)
+    )(state)
+    np.testing.assert_array_equal(rows.obs["wrist"][0], state.pictures["wrist"])
+    drawn = worlds.observer.pictures(last.worlds, last.look)
+    np.testing.assert_array_equal(last.pictures["front"], drawn["front"])
+    assert np.any(np.asarray(rows.obs["wrist"][1]) != np.asarray(rows.obs["wrist"][2]))
+
+
+def test_a_restarted_world_is_drawn_as_it_starts(worlds: VecEnv) -> None:
+    state = jax.jit(worlds.reset)(jax.random.key(3))
+    limit = worlds.env.task.episode_steps
+    late = state.worlds.replace(t=state.worlds.t.at[1].set(limit - 1))
+    step = jax.jit(worlds.step)
+    after, row = step(state.replace(worlds=late), jnp.zeros((WORLDS, worlds.env.action_dim)))
+    assert bool(row.truncated[1]) and int(after.worlds.t[1]) == 0
+    drawn = worlds.observer.pictures(after.worlds, after.look)
+    np.testing.assert_array_equal(after.pictures["front"], drawn["front"])
+
+
+def test_looks_differ_between_episodes_and_stay_within_one(env: Env) -> None:
+    look = LookConfig(variants=3, background=0.2, camera_position=0.02, color=0.2, light=0.2)
+    varied = vectorize(
+        dataclasses.replace(CONFIG, cameras=("front",), look=look).build(env),
+        num_envs=WORLDS,
+        pool_size=2,
+    )
+    state = jax.jit(varied.reset)(jax.random.key(5))
+    same = state.worlds.replace(
+        sim=jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), state.worlds.sim)
+    )
+    pictures = np.asarray(varied.observer.pictures(same, state.look)["front"], int)
+    assert all(np.abs(pictures[0] - pictures[i]).mean() > 1 for i in range(1, WORLDS))
+    after, _ = jax.jit(varied.step)(state, jnp.zeros((WORLDS, varied.env.action_dim)))
+    jax.tree.map(np.testing.assert_array_equal, after.look, state.look)
+
+
+def test_gain_and_slope_are_what_they_say() -> None:
+    config = LookConfig(color=0.5, light=0.5)
+    look = draw_looks(config, jax.random.key(0), 1).replace(
+        gain=jnp.array([[0.5, 1.0, 2.0]]), slope=jnp.array([[0.5, 0.0]])
+    )
+    rgb = jnp.full((1, 1, 3, 3, 3), 100, jnp.uint8)
+    out = np.asarray(apply_look(config, look, rgb))[0, 0]
+    np.testing.assert_array_equal(out[1, 1], [50, 100, 200])
+    np.testing.assert_array_equal(out[:, 0], np.tile([25, 50, 100], (3, 1)))
+    np.testing.assert_array_equal(apply_look(LookConfig(), look, rgb), rgb)
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"cameras": ("frnt",)}, KeyError, "Unknown camera 'frnt'. Did you mean 'front'"),
+        ({"cameras": ("front", "front")}, ValueError, "names one twice"),
+        ({"size": 0}, ValueError, "size 0, allowed: 1 to 4096"),
+        ({"backend": "opengl"}, KeyError, "Unknown render backend 'opengl'"),
+    ],
+)
+def test_bad_input_is_named(env: Env, change: dict, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        dataclasses.replace(CONFIG, **change).build(env)
+
+
+def test_a_camera_inside_the_table_is_refused(env: Env) -> None:
+    front, wrist = env.scene.spec.cameras
+    sunk = dataclasses.replace(front, pos=(0.32, 0.0, -0.02))
+    spec = dataclasses.replace(env.scene.spec, cameras=(sunk, wrist))
+    scene = dataclasses.replace(env.scene, spec=spec)
+    with pytest.raises(ValueError, match=r"Camera 'front' at \[0.32, 0.0, -0.02\] m is inside"):
+        CONFIG.build(dataclasses.replace(env, scene=scene))
+
+
+def test_staged_equals_fused(env: Env) -> None:
+    """The same functions, traced as a whole or called piece by piece."""
+    observer = CONFIG.build(env)
+
+    class Untraceable(Observer):
+        @property
+        def traceable(self) -> bool:
+            return False
+
+    def play(seen: Observer) -> jax.Array:
+        vec_env = vectorize(seen, num_envs=WORLDS, pool_size=2)
+        start = jax.jit(vec_env.reset)(jax.random.key(7))
+        policy = random_policy(env.action_dim)
+        return rollout(vec_env, policy, start, jax.random.key(8), 3)[1].obs
+
+    fused, staged = jax.jit(lambda: play(observer))(), play(Untraceable(env, observer.eye))
+    for name, want in fused.items():
+        # A float that rounds the other way is one step of a uint8.
+        atol = 1.0 if name in CONFIG.cameras else 1e-5
+        np.testing.assert_allclose(np.float64(staged[name]), np.float64(want), atol=atol)

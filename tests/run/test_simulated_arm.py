@@ -1,0 +1,44 @@
+"""The training environment as an arm: in lock-step the bridge sees and does what training does."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from as_users import user_env
+
+from mjx_serl.envs.env import make_env
+from mjx_serl.envs.observation import Observer
+from mjx_serl.run.simulated_arm import build_world
+from mjx_serl.tasks.pick_cube import PACED, SPARSE
+from robot_bridge.driver import ArmInfo
+from robot_bridge.drivers.simulated import SteppedGovernor
+
+ROOT = Path(__file__).parents[2]
+TASKS = {"franka/pick_cube": SPARSE, "franka/pick_cube_paced": PACED}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_bridge_and_the_environment_go_in_step(task: str) -> None:
+    """Twenty-five steps from the same start: every observation and action equal."""
+    assert (TASKS[task].control.pace is None) == (task == "franka/pick_cube")
+    command = [sys.executable, str(Path(__file__).with_name("lock_step.py")), task]
+    env = user_env() | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["steps"] == 25 and found["moved"] > 0.05
+    assert found["obs"] <= 1e-6 and found["action"] <= 1e-6
+
+
+def test_a_task_that_has_changed_since_is_refused() -> None:
+    observer = Observer(make_env("franka/pick_cube", physics="native"))
+    with pytest.raises(ValueError, match="is not what this policy was trained in"):
+        build_world("franka/pick_cube_paced", observer.contract, seed=0, episodes=1)
+
+
+def test_an_arm_that_is_real_takes_no_ungoverned_targets() -> None:
+    info = ArmInfo(robot="fr3", serial="1", firmware="1", takes="pose")
+    with pytest.raises(ValueError, match="must be simulated"):
+        SteppedGovernor(info)
