@@ -18,8 +18,18 @@ from scenes.contract.specs import unknown_name
 
 T = TypeVar("T")
 
+_LATER = "later"
 _NON_FINITE = ("inf", "-inf", "nan")
 _UNIONS = (Union, types.UnionType)
+
+
+def later_field(default: Any) -> Any:
+    """Dataclass field that a format gained after it was in use, with what it means to lack it.
+
+    While it equals `default` it is not written, so that values from before keep their digests and
+    files from before are read as they were meant.
+    """
+    return dataclasses.field(default=default, metadata={_LATER: True})
 
 
 def digest(value: Any) -> str:
@@ -40,6 +50,7 @@ def to_json(value: Any) -> Any:
         return {
             f.name: _tagged(f, getattr(value, f.name), _hints(type(value)))
             for f in dataclasses.fields(value)
+            if not (f.metadata.get(_LATER) and getattr(value, f.name) == f.default)
         }
     if isinstance(value, Mapping):
         return {str(key): to_json(item) for key, item in value.items()}
@@ -97,7 +108,7 @@ def _read_dataclass(kind: Any, data: Any, path: str, allow_missing: bool) -> Any
 def _skippable(field: dataclasses.Field, allow_missing: bool) -> bool:
     unset = dataclasses.MISSING
     has_default = field.default is not unset or field.default_factory is not unset
-    return allow_missing and has_default
+    return has_default and (allow_missing or bool(field.metadata.get(_LATER)))
 
 
 def _read(hint: Any, data: Any, path: str, allow_missing: bool) -> Any:
