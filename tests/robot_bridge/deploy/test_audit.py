@@ -73,7 +73,7 @@ def test_a_running_bridge_can_be_watched(
         script = f"""
 import sys
 sys.argv = ["observe"]
-from robot_bridge.observe import main
+from robot_bridge.deploy.observe import main
 sys.exit(main(["{tmp_path}/sockets", "--seconds", "1.5", "--rate", "5"]))
 """
         process = subprocess.Popen(

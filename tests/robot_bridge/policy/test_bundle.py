@@ -516,7 +516,7 @@ ALONE = """if True:
     assert {"robot_bridge.policy.bundle", "robot_bridge.policy.policy"} <= {*names}
     for name in names:
         importlib.import_module(name)
-    from robot_bridge.bundle import load_bundle
+    from robot_bridge.policy.bundle import load_bundle
 
     bundle = load_bundle(sys.argv[1])
     assert bundle.golden_error <= 1e-5, bundle.golden_error
