@@ -10,7 +10,7 @@ import tyro
 
 from robot_bridge.deploy.commands import deploy, guarded
 from robot_bridge.deploy.deployment import DeployConfig, Rig
-from robot_bridge.deploy.rigs import ROBOTS, RigConfig
+from robot_bridge.deploy.rigs import RigConfig, describe_robots, rig_makers
 from robot_bridge.policy.bundle import find_bundle, load_bundle
 from scenes.contract.policy_contract import Contract
 
@@ -45,8 +45,9 @@ def main(
         return sim_rig(world, contract)
 
     bundle = load_bundle(find_bundle(run))
-    return deploy(bundle, rig, options, ROBOTS | {"sim": sim})
+    return deploy(bundle, rig, options, rig_makers() | {"sim": sim})
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: tyro.cli(main)))
+    about = f"{__doc__}\nRobots:\n{describe_robots()}"
+    sys.exit(guarded(lambda: tyro.cli(main, description=about)))

@@ -39,9 +39,7 @@ class RigConfig:
     """What is connected.
 
     Attributes:
-        robot: null (no arm), sim (the training environment), franka (FR3, franky-control),
-            franka-rs (Panda or FR3, franka-rs), piper (CAN), serl-http (a SERL robot server) or
-            replay (a recording).
+        robot: which one, of those that `--help` lists; null is no arm at all.
         address: of the arm: the control box's host, the CAN channel, the server's URL or the
             recording's folder.
         objects: positions of objects that stay where they are, for example cube=0.4,0,0.02 [m].

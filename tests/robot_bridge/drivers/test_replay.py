@@ -14,7 +14,7 @@ from tiny_bundle import tiny_bundle
 from robot_bridge.clock import ManualClock
 from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk
 from robot_bridge.deploy.rig import RigConfig
-from robot_bridge.deploy.rigs import ROBOTS, build_rig
+from robot_bridge.deploy.rigs import build_rig, rig_makers
 from robot_bridge.drivers.replay import ReplayDriver, ReplayObjects
 from robot_bridge.openpi.server import PolicyServer, PolicyServerConfig
 from robot_bridge.policy.bundle import Bundle, load_bundle
@@ -31,7 +31,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def deploy(bundle: Bundle, config: RigConfig, **options) -> tuple[Deployment, list[str]]:
     said: list[str] = []
-    rig = build_rig(config, bundle.contract, ROBOTS)
+    rig = build_rig(config, bundle.contract, rig_makers())
     talk = Talk(said.append, lambda prompt: "")
     deployment = Deployment(DeployConfig(**{"separate": False} | options), bundle, rig, talk)
     deployment.run()
@@ -82,7 +82,7 @@ def test_what_is_no_recording_is_said(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no recording"):
         ReplayDriver(tmp_path, ManualClock())
     with pytest.raises(ValueError, match="--address, the folder of a recording"):
-        build_rig(RigConfig(robot="replay"), None, ROBOTS)
+        build_rig(RigConfig(robot="replay"), None, rig_makers())
 
 
 # -- another machine's policy ------------------------------------------------------------------

@@ -44,7 +44,7 @@ from robot_bridge.policy.observation import ObservationBuilder
 from robot_bridge.policy.policy_loop import ControlSide, PolicyLoop
 from robot_bridge.reasons import Phase, Reason
 from robot_bridge.safety.limits import default_limits
-from scenes.robots import panda
+from scenes.robots.panda import panda
 
 CONFIG = AdmissionConfig()
 
