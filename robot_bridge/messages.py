@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,14 @@ from robot_bridge.driver import ArmState, Target, Vector
 from robot_bridge.reasons import Phase, Reason
 
 Source = Literal["policy", "operator"]
+
+# How an episode ended. "success" and "failure" are verdicts of the task or of a person, and an
+# episode that has one has terminated. The others cut it short (truncated): "timeout" its time was
+# over, "cut" a person wanted to start again, or the recording was over, "fault" the bridge or the
+# arm stopped. None of them is a failure of the policy.
+Ending = Literal["success", "failure", "timeout", "cut", "fault"]
+ENDINGS: tuple[Ending, ...] = get_args(Ending)
+VERDICTS: tuple[Ending, ...] = ("success", "failure")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

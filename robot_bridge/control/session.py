@@ -8,17 +8,16 @@ import collections
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from robot_bridge.clock import Clock, ManualClock
 from robot_bridge.control.control_loop import ControlLoop
 from robot_bridge.control.pacing import Pacer, Timing
-from robot_bridge.messages import Tick
+from robot_bridge.messages import Ending, Tick
 from robot_bridge.reasons import Phase, Reason, describe
 
-Ending = Literal["success", "failure", "time", "fault", "stopped"]
 CONTROL_PERIOD = 0.01  # of the control loop [s]; reference robot_bridge.md section 2
 SETTLE_SECONDS = 1.0  # longer than the governor takes to brake from full speed [s]
 REST_SPEED = 0.02  # of a joint that stands [rad/s]
@@ -158,7 +157,7 @@ class Session:
         control: its sinks must hold `tally`.
         stepper: lets time pass.
         tally: counts reasons.
-        judge: says "success" or "failure" when the episode is over, None while it goes on.
+        judge: says how the episode ended, None while it goes on.
     """
 
     def __init__(
@@ -203,7 +202,7 @@ class Session:
         control.begin()
         self._stepper.run(over, timeout=seconds)
         return EpisodeReport(
-            ending=ending or "time",
+            ending=ending or "timeout",
             seconds=clock.now() - began,
             ticks=self._tally.ticks,
             reasons=self._tally.names(),

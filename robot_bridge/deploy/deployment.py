@@ -94,8 +94,6 @@ class DeployConfig:
 
 
 POLICY_TOKEN = "MJX_SERL_POLICY_TOKEN"
-# What ended by anything but a verdict was cut short: a time-out is not a failure.
-_VERDICTS = {"success": "success", "failure": "failure"}
 
 
 class Talk:
@@ -367,7 +365,7 @@ class Deployment:
         return RealTime(loops, clock)
 
     def _play(self, line: _Line, stepper: Stepper, operator: OperatorLoop | None) -> None:
-        judge = self.rig.judge or (lambda: None if operator is None else operator.take_verdict())
+        judge = self.rig.judge or (lambda: None if operator is None else operator.take_ending())
         session = Session(line.control, stepper, self.tally, judge)
         began = self.rig.clock.now()
         for number in range(self.cfg.episodes):
@@ -404,7 +402,7 @@ class Deployment:
             if operator is not None:
                 operator.close()
         if line.recorder is not None:
-            line.recorder.event(_VERDICTS.get(report.ending, "reset"), episode=number)
+            line.recorder.event(report.ending, episode=number)
         session.settle()
         return report
 

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from robot_bridge.clock import Clock
-from robot_bridge.control.session import Ending
 from robot_bridge.driver import ArmDriver
-from robot_bridge.messages import Tick
+from robot_bridge.messages import Ending, Tick
 from robot_bridge.operators.operator import Operator
 from robot_bridge.policy.observation import Eye, ObjectSource
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from robot_bridge.cameras.camera import Camera, CameraThread, pinhole
 from robot_bridge.clock import Clock, ManualClock, MonotonicClock
-from robot_bridge.control.session import Ending
 from robot_bridge.deploy.rig import Rig, RigConfig, Senses
 from robot_bridge.drivers.registry import DRIVERS, Connection, DriverEntry
 from robot_bridge.drivers.replay import ReplayDriver, ReplayEye, ReplayObjects
 from robot_bridge.drivers.simulated import SimDriver, SimEye, SimObjects, World
+from robot_bridge.messages import Ending
 from robot_bridge.operators.operator import Axes, Operator
 from robot_bridge.policy.observation import FixedObjects
 from scenes.contract.policy_contract import Contract, objects_observed
@@ -83,7 +83,7 @@ def _replay(config: RigConfig, contract: Contract) -> Rig:
         senses=lambda: Senses(objects=ReplayObjects(driver), eyes=eyes),
         homes=False,
         prepare=driver.start,
-        judge=lambda: "stopped" if driver.over else None,
+        judge=lambda: "cut" if driver.over else None,
     )
 
 

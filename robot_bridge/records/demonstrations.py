@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_bridge.records.reader import Episode, Outcome, RecordReader, Step, episodes
+from robot_bridge.messages import VERDICTS, Ending
+from robot_bridge.records.reader import Episode, RecordReader, Step, episodes
 from scenes.contract.policy_contract import Contract
 from scenes.contract.serialize import digest
 
@@ -30,7 +31,7 @@ def export_demos(
     contract: Contract,
     *,
     task: str,
-    outcomes: Sequence[Outcome] = ("success",),
+    endings: Sequence[Ending] = ("success",),
 ) -> Exported:
     """Write the episodes of recordings as demonstrations.
 
@@ -42,7 +43,7 @@ def export_demos(
         path: of the .npz; never overwritten.
         contract: that of the recorded policy, from its bundle.
         task: name of the task, for example "franka/pick_cube".
-        outcomes: of the episodes to take.
+        endings: of the episodes to take.
 
     Raises:
         FileExistsError: `path` is there.
@@ -50,16 +51,16 @@ def export_demos(
     """
     if path.exists():
         raise FileExistsError(f"{path} exists; demonstrations are never overwritten")
-    chosen = list(choose_episodes(recordings, contract, outcomes=outcomes))
+    chosen = list(choose_episodes(recordings, contract, endings=endings))
     arrays = _stack(chosen, contract)
     _save(path, arrays, _contract_text(contract, task))
     return summarize(chosen)
 
 
 def choose_episodes(
-    recordings: Sequence[Path], contract: Contract, *, outcomes: Sequence[Outcome]
+    recordings: Sequence[Path], contract: Contract, *, endings: Sequence[Ending]
 ) -> Iterable[Episode]:
-    """Yield the complete episodes with such outcomes; ValueError where there is none.
+    """Yield the complete episodes that ended so; ValueError where there is none.
 
     Episodes with lost ticks are left out: their steps do not follow each other.
     """
@@ -67,14 +68,14 @@ def choose_episodes(
     found = False
     for recording in recordings:
         for episode in episodes(_checked(recording, contract)):
-            kind = "incomplete" if episode.missing else episode.outcome
+            kind = "incomplete" if episode.missing else episode.ending
             seen[kind] = seen.get(kind, 0) + 1
-            if kind in outcomes:
+            if kind in endings:
                 found = True
                 yield episode
     if not found:
         there = ", ".join(f"{n} {kind}" for kind, n in sorted(seen.items())) or "none"
-        raise ValueError(f"No episode fits: wanted {' or '.join(outcomes)}, recorded are: {there}")
+        raise ValueError(f"No episode fits: wanted {' or '.join(endings)}, recorded are: {there}")
 
 
 def summarize(chosen: Iterable[Episode]) -> Exported:
@@ -121,9 +122,9 @@ def _stack(chosen: Sequence[Episode], contract: Contract) -> dict[str, NDArray[A
             arrays["action"][row, column] = step.action
             arrays["expert"][row, column] = step.intervened
         arrays["valid"][: last + 1, column] = True
-        arrays["reward"][last, column] = episode.outcome == "success"
-        arrays["terminated"][last, column] = episode.outcome != "ended"
-        arrays["truncated"][last, column] = episode.outcome == "ended"
+        arrays["reward"][last, column] = episode.ending == "success"
+        arrays["terminated"][last, column] = episode.ending in VERDICTS
+        arrays["truncated"][last, column] = episode.ending not in VERDICTS
     return arrays
 
 

@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 
 from robot_bridge.driver import ArmState, Mode, Target
 from robot_bridge.extras import require
-from robot_bridge.messages import Goal, Tick
+from robot_bridge.messages import ENDINGS, VERDICTS, Ending, Goal, Tick
 from robot_bridge.reasons import Phase, Reason
 from robot_bridge.records.recorder import FORMAT, FRAME, KINDS, MAGIC, RecordHeader
 
 Obs = dict[str, NDArray[Any]]
-Outcome = Literal["success", "failure", "ended"]
 
 # No record comes near it; a larger length is a damaged one [bytes].
 _LONGEST = 256 << 20
 _DTYPE = re.compile(rf"[<>|=][{KINDS}]\d{{1,2}}")
 _RUNNING = (Phase.RUN, Phase.HOLD)
-_ENDS: Mapping[str, Outcome] = {"success": "success", "failure": "failure", "reset": "ended"}
+# Events that end an episode. Older recordings call every one without a verdict "reset".
+_ENDING_OF: Mapping[str, Ending] = {name: name for name in ENDINGS} | {"reset": "cut"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -216,7 +216,7 @@ class Episode:
     """What was done from one start to its end. missing: ticks that were not recorded."""
 
     steps: tuple[Step, ...]
-    outcome: Outcome
+    ending: Ending
     missing: int
 
 
@@ -224,8 +224,8 @@ def episodes(reader: RecordReader) -> Iterator[Episode]:
     """Yield the episodes of a recording that have at least one step.
 
     An episode starts when the phase becomes RUN, or with an event "begin"; it ends with an event
-    "success", "failure" or "reset", or when the phase is neither RUN nor HOLD any more. A verdict
-    that comes after the end, before the next start, still counts.
+    that is an `Ending`, or as "cut" when the phase is neither RUN nor HOLD any more. A verdict that
+    comes after the end, before the next start, still counts.
     """
     splitter = _Splitter()
     for record in reader:
@@ -246,7 +246,7 @@ class _Splitter:
 
     def _start(self) -> None:
         self._steps: list[Step] = []
-        self._outcome: Outcome = "ended"
+        self._ending: Ending = "cut"
         self._obs: Obs | None = None
         self._missing = 0
 
@@ -254,10 +254,10 @@ class _Splitter:
         if event.name == "begin":
             yield from self.finish()
             self._collecting = True
-        elif event.name in _ENDS:
+        elif event.name in _ENDING_OF:
             self._collecting = False
-            if self._outcome == "ended":
-                self._outcome = _ENDS[event.name]
+            if self._ending not in VERDICTS:
+                self._ending = _ENDING_OF[event.name]
 
     def take(self, record: TickRecord) -> Iterator[Episode]:
         tick = record.tick
@@ -276,7 +276,7 @@ class _Splitter:
 
     def finish(self) -> Iterator[Episode]:
         if self._steps:
-            yield Episode(tuple(self._steps), self._outcome, self._missing)
+            yield Episode(tuple(self._steps), self._ending, self._missing)
         self._start()
 
     def _collect(self, record: TickRecord) -> None:

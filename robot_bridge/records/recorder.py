@@ -147,8 +147,7 @@ class Recorder:
     def event(self, name: str, **facts: Any) -> bool:
         """Record that something happened, with plain values; as `put`.
 
-        "begin" starts an episode; "success", "failure" and "reset" end one; see
-        `robot_bridge.records.reader.episodes`.
+        "begin" starts an episode, an `Ending` ends one: `robot_bridge.records.reader.episodes`.
         """
         now, wall = self._clock.now(), self._clock.wall()
         return self._offer({"kind": "event", "name": name, "t": now, "wall": wall, "facts": facts})

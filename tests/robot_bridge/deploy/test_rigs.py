@@ -158,7 +158,10 @@ def test_a_person_takes_over_stops_and_judges() -> None:
     assert loop.enabled and bench.run(0.02)[-1].intervened
     device.wants = OperatorInput(event="success")
     loop.tick()
-    assert (loop.take_verdict(), loop.take_verdict()) == ("success", None)
+    assert (loop.take_ending(), loop.take_ending()) == ("success", None)
+    device.wants = OperatorInput(event="cut")  # to start again says nothing of how it went
+    loop.tick()
+    assert loop.take_ending() == "cut"
     device.wants = OperatorInput(event="stop")
     loop.tick()
     assert bench.phase is Phase.FAULT and Reason.EMERGENCY_STOP & bench.supervisor.cause
@@ -177,7 +180,7 @@ def test_the_whole_chain_in_two_processes_and_real_time(bundle: Bundle, tmp_path
     options = DeployConfig(seconds=3.0, separate=True)
     deployment = Deployment(options, bundle, rig, Talk(said.append, lambda prompt: ""))
     (report,) = deployment.run()
-    assert report.ending == "time" and report.ticks > 250
+    assert report.ending == "timeout" and report.ticks > 250
     timing = deployment.timings["control"]
     assert timing.ticks > 250 and timing.mean < 0.005
 

@@ -54,7 +54,7 @@ def test_a_recording_is_played_to_the_policy_that_made_it(bundle: Bundle, record
     config = RigConfig(robot="replay", address=str(recorded))
     deployment, _ = deploy(bundle, config, seconds=60.0)
     (report,) = deployment.reports
-    assert report.ending == "stopped" and 1.5 < report.seconds < 2.5
+    assert report.ending == "cut" and 1.5 < report.seconds < 2.5
     gaps = deployment.rig.driver.gaps
     # The arm does not follow, so the two part with time; they begin as one.
     assert len(gaps) > 150 and max(gaps[:10]) < 1e-3 and max(gaps) < 0.2
@@ -93,7 +93,7 @@ def test_the_bridge_runs_a_policy_behind_a_server(bundle: Bundle) -> None:
         uri = f"ws://127.0.0.1:{server.port}"
         deployment, _ = deploy(bundle, NULL, seconds=1.5, policy_server=uri)
     (report,) = deployment.reports
-    assert report.ending == "time" and report.reasons.get("policy_error", 0) < 50
+    assert report.ending == "timeout" and report.reasons.get("policy_error", 0) < 50
     assert sum(server.batches.values()) >= 10
 
 
@@ -147,7 +147,7 @@ def test_a_bundle_is_served(bundle: Bundle, tmp_path: Path) -> None:
     assert uri.startswith("ws://127.0.0.1:")
     try:
         deployment, _ = deploy(bundle, NULL, seconds=1.0, policy_server=uri)
-        assert deployment.reports[0].ending == "time"
+        assert deployment.reports[0].ending == "timeout"
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=10.0)
         assert process.returncode == 130 and "Traceback" not in err
