@@ -5,7 +5,7 @@ import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
-from scenes.contract.specs import unknown_name
+from scenes.contract.names import unknown_name
 
 T = TypeVar("T")
 
@@ -48,6 +48,13 @@ class Registry(Mapping[str, T]):
         if name not in self._entries:
             raise KeyError(unknown_name(self.kind, name, list(self._entries)))
         return self._entries[name]
+
+    def name_of(self, entry: T) -> str:
+        """Return the name an entry is filed under; raises KeyError where it is not."""
+        for name, found in self._entries.items():
+            if found is entry:
+                return name
+        raise KeyError(f"{entry!r} is not registered as {self.kind}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._entries))
