@@ -123,7 +123,7 @@ def test_a_killed_process_loses_nothing_that_was_written(tmp_path: Path):
         import sys
         from pathlib import Path
         from recorded import make_contract, make_header, make_obs, make_tick
-        from robot_bridge.recorder import Recorder
+        from robot_bridge.records.recorder import Recorder
 
         contract = make_contract(size=(128, 128))
         recorder = Recorder(Path(sys.argv[1]), make_header(contract), part_bytes=2_000_000)
@@ -240,7 +240,7 @@ def test_a_full_disk_is_survived(tmp_path: Path):
         import logging, resource, sys, time
         from pathlib import Path
         from recorded import make_contract, make_header, make_tick
-        from robot_bridge.recorder import Recorder
+        from robot_bridge.records.recorder import Recorder
 
         logging.basicConfig()
         resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
