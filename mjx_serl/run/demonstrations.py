@@ -16,6 +16,7 @@ from mjx_serl.training.evaluate import (
 )
 from mjx_serl.training.scan import run_once
 from mjx_serl.types import Transition
+from scenes.contract.demonstrations import check_absent
 
 # Experts fail now and then: this many more episodes are played than are wanted.
 SPARE_DEMOS = 1.5
@@ -65,8 +66,7 @@ def record_scripted(
 
     Raises FileExistsError where the file exists, ValueError where the expert fails too often.
     """
-    if path.exists():
-        raise FileExistsError(f"{path} exists; demonstrations are never overwritten")
+    check_absent(path)
     observer = pixels.build(make_env(task, max_worlds=2 * episodes))
     play = jax.jit(partial(demonstrate, observer, episodes=2 * episodes, noise=noise))
     rows, solved = jax.device_get(play(jax.random.key(seed)))

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from robot_bridge.agentlace.plain_pickle import PickleRefusedError, dumps, loads
-from robot_bridge.extras import require
 from robot_bridge.network.codec import CodecError
 from robot_bridge.network.endpoints import UnsafeBindError, is_loopback
 from robot_bridge.network.wake import Wake
+from scenes.contract.extras import require
 
 _LOG = logging.getLogger(__name__)
 MAX_BYTES = 64 * 2**20  # of a frame, packed and unpacked [bytes]

@@ -15,9 +15,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_bridge.extras import require
 from robot_bridge.messages import Command, Notice, Source, Tick
 from robot_bridge.reasons import Phase, Reason
+from scenes.contract.extras import require
 
 VERSION = 1
 MAX_BYTES = 8 * 2**20  # of a message and so of an array [bytes] (reference robot_bridge.md 4.3)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from robot_bridge.extras import require
 from robot_bridge.network.codec import Role
 from robot_bridge.network.keys import KeyFileError, KeyPair, Keyring, private_folder
+from scenes.contract.extras import require
 
 _MAX_IPC_PATH = 107  # characters: sockaddr_un on Linux, unix(7)
 _ZAP = "inproc://zeromq.zap.01"  # ZeroMQ RFC 27

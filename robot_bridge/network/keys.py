@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from robot_bridge.extras import require
 from robot_bridge.network.codec import Role
+from scenes.contract.extras import require
+from scenes.contract.files import write_atomically
 
 ROLES: tuple[Role, ...] = get_args(Role)
 _KEY_LENGTH = 40  # Z85 text of 32 bytes
@@ -127,13 +128,10 @@ def _new_pair(path: Path) -> KeyPair:
 
 
 def _write(path: Path, facts: dict[str, str]) -> None:
-    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW
     try:
-        descriptor = os.open(path, flags, 0o600)
+        write_atomically(path, json.dumps(facts), overwrite=False, mode=0o600)
     except FileExistsError:
         raise KeyFileError(f"{path} exists; delete it first if it is to be replaced") from None
-    with open(descriptor, "w") as file:
-        json.dump(facts, file)
 
 
 def _read(path: Path, names: tuple[str, ...]) -> dict[str, Any]:

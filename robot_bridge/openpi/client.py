@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_bridge.extras import require
 from robot_bridge.network.codec import CodecError
 from robot_bridge.openpi.wire import MAX_BYTES, pack, unpack
 from robot_bridge.policy.observation import Obs
+from scenes.contract.extras import require
 from scenes.contract.policy_contract import Contract
 from scenes.contract.serialize import digest
 

@@ -25,12 +25,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_bridge.extras import require
 from robot_bridge.network.codec import CodecError
 from robot_bridge.network.endpoints import UnsafeBindError, is_loopback
 from robot_bridge.openpi.wire import MAX_BYTES, pack, unpack
 from robot_bridge.policy.observation import Obs
 from robot_bridge.policy.policy import Policy
+from scenes.contract.extras import require
 from scenes.contract.names import unknown_name
 from scenes.contract.policy_contract import Contract
 from scenes.contract.serialize import digest

@@ -1,7 +1,5 @@
 """Recordings as demonstrations: the .npz that `train.py --demos.file` reads, with numpy alone."""
 
-import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,13 @@ from numpy.typing import NDArray
 
 from robot_bridge.messages import VERDICTS, Ending
 from robot_bridge.records.reader import Episode, RecordReader, Step, episodes
+from scenes.contract.demonstrations import (
+    OBS,
+    Arrays,
+    DemoContract,
+    check_absent,
+    write_demonstrations,
+)
 from scenes.contract.policy_contract import Contract
 from scenes.contract.serialize import digest
 
@@ -49,11 +54,10 @@ def export_demos(
         FileExistsError: `path` is there.
         ValueError: a recording was made under another contract, or no episode fits.
     """
-    if path.exists():
-        raise FileExistsError(f"{path} exists; demonstrations are never overwritten")
+    check_absent(path)
     chosen = list(choose_episodes(recordings, contract, endings=endings))
-    arrays = _stack(chosen, contract)
-    _save(path, arrays, _contract_text(contract, task))
+    demo_contract = DemoContract.of(task, contract.obs, contract.action)
+    write_demonstrations(path, _stack(chosen, contract), demo_contract)
     return summarize(chosen)
 
 
@@ -106,11 +110,11 @@ def _checked(recording: Path, contract: Contract) -> RecordReader:
     return reader
 
 
-def _stack(chosen: Sequence[Episode], contract: Contract) -> dict[str, NDArray[Any]]:
+def _stack(chosen: Sequence[Episode], contract: Contract) -> Arrays:
     """Arrays [T, M, ...]: one column per episode, zero and not valid after its end."""
     shape = (max(len(episode.steps) for episode in chosen), len(chosen))
     fields = contract.obs.fields
-    arrays = {f"obs/{f.name}": np.zeros((*shape, *f.shape), f.dtype) for f in fields}
+    arrays = {f"{OBS}{f.name}": np.zeros((*shape, *f.shape), f.dtype) for f in fields}
     arrays["action"] = np.zeros((*shape, contract.action.dim), np.float32)
     arrays["reward"] = np.zeros(shape, np.float32)
     arrays |= {k: np.zeros(shape, bool) for k in ("terminated", "truncated", "valid", "expert")}
@@ -118,7 +122,7 @@ def _stack(chosen: Sequence[Episode], contract: Contract) -> dict[str, NDArray[A
         last = len(episode.steps) - 1
         for row, step in enumerate(episode.steps):
             for f in fields:
-                arrays[f"obs/{f.name}"][row, column] = read_field(step, f.name, f.shape, f.dtype)
+                arrays[f"{OBS}{f.name}"][row, column] = read_field(step, f.name, f.shape, f.dtype)
             arrays["action"][row, column] = step.action
             arrays["expert"][row, column] = step.intervened
         arrays["valid"][: last + 1, column] = True
@@ -126,31 +130,3 @@ def _stack(chosen: Sequence[Episode], contract: Contract) -> dict[str, NDArray[A
         arrays["terminated"][last, column] = episode.ending in VERDICTS
         arrays["truncated"][last, column] = episode.ending not in VERDICTS
     return arrays
-
-
-def _contract_text(contract: Contract, task: str) -> str:
-    """What `mjx_serl.data.demos.DemoContract` reads."""
-    action = contract.action
-    return json.dumps(
-        {
-            "task": task,
-            "obs": sorted((f.name, list(f.shape), f.dtype) for f in contract.obs.fields),
-            "action_names": list(action.names),
-            "action_scale": list(action.scale),
-            "rate": action.rate,
-            "base": action.base,
-        }
-    )
-
-
-def _save(path: Path, arrays: dict[str, NDArray[Any]], contract: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.tmp")
-    try:
-        with part.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, contract=np.array(contract), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        part.rename(path)
-    finally:
-        part.unlink(missing_ok=True)

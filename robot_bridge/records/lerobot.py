@@ -6,9 +6,9 @@ episodes share a file; `meta/episodes` says which rows and which seconds of vide
 
 import dataclasses
 import json
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.cameras.ffmpeg import ffmpeg_program
-from robot_bridge.extras import require
 from robot_bridge.messages import ENDINGS, Ending
 from robot_bridge.records.demonstrations import Exported, choose_episodes, read_field
 from robot_bridge.records.reader import Episode
 from robot_bridge.records.statistics import ColumnStats, PictureStats
+from scenes.contract.extras import require
+from scenes.contract.files import new_folder
 from scenes.contract.policy_contract import Contract
 from scenes.contract.specs import ObsField
 
@@ -74,19 +75,15 @@ def export_lerobot(
         raise FileExistsError(f"{path} exists; a dataset is never added to")
     if contract.action.rate != int(contract.action.rate):
         raise ValueError(f"Actions come at {contract.action.rate} Hz, allowed: a whole number")
-    part = path.with_name(f".{path.name}.tmp")
-    writer = _DatasetWriter(part, Layout.of(contract), frames_per_file=frames_per_file)
     counts = np.zeros(3, int)
-    try:
+    with new_folder(path) as part, ExitStack() as stack:
+        writer = _DatasetWriter(part, Layout.of(contract), frames_per_file=frames_per_file)
+        stack.callback(writer.close)
         for episode in choose_episodes(recordings, contract, endings=endings):
             writer.add(episode)
             counts += (1, len(episode.steps), sum(step.intervened for step in episode.steps))
         writer.close()
         writer.write_meta(task, contract)
-        part.rename(path)
-    finally:
-        writer.close()
-        shutil.rmtree(part, ignore_errors=True)
     return Exported(*counts.tolist())
 
 

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.driver import ArmState, Mode, Target
-from robot_bridge.extras import require
 from robot_bridge.messages import ENDINGS, VERDICTS, Ending, Goal, Tick
 from robot_bridge.reasons import Phase, Reason
 from robot_bridge.records.recorder import FORMAT, FRAME, KINDS, MAGIC, RecordHeader
+from scenes.contract.extras import require
 
 Obs = dict[str, NDArray[Any]]
 

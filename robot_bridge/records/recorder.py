@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.clock import Clock, MonotonicClock
-from robot_bridge.extras import require
 from robot_bridge.messages import Tick
+from scenes.contract.extras import require
 
 MAGIC = b"MJXSERL-RECORD\n"
 FORMAT = 1

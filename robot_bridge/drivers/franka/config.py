@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from robot_bridge.driver import DriverError
-from robot_bridge.extras import require
+from scenes.contract.extras import require
 
 
 @dataclass(frozen=True, kw_only=True)
