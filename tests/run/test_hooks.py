@@ -99,9 +99,7 @@ def test_tensorboard(tmp_path, drive):
 
 def test_missing_packages_are_said_clearly(tmp_path, monkeypatch, make_summary):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(
-        ModuleNotFoundError, match=r"TensorBoardHook needs tensorboardX.*: pip install t"
-    ):
+    with pytest.raises(ModuleNotFoundError, match=r"Hook needs tensorboardX.*: pip install t"):
         TensorBoardHook(RunFolder(tmp_path))
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     folder = RunFolder(tmp_path)

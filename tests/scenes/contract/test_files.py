@@ -27,10 +27,10 @@ def test_what_is_there_or_comes_meanwhile_is_kept(
     if not links:
         monkeypatch.setattr(os, "link", lambda a, b: (_ for _ in ()).throw(OSError("no links")))
     path = tmp_path / "a.txt"
-    with pytest.raises(FileExistsError, match="never overwritten"):
-        with new_file(path, overwrite=False) as part:
-            part.write_text("mine")
-            path.write_text("another process's")
+    kept = pytest.raises(FileExistsError, match="never overwritten")
+    with kept, new_file(path, overwrite=False) as part:
+        part.write_text("mine")
+        path.write_text("another process's")
     with pytest.raises(FileExistsError, match="never overwritten"):
         write_atomically(path, "mine", overwrite=False)
     assert path.read_text() == "another process's" and list(tmp_path.iterdir()) == [path]
