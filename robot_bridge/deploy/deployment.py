@@ -69,7 +69,7 @@ class DeployConfig:
         limits: stricter limits by name, for example tcp_speed 0.1 (see robot_bridge.safety.limits).
         record: folder for recordings; None records nothing.
         listen: where observers, operators and other policies may connect: a folder (ipc) or
-            HOST:PORT; beyond loopback only with keys (python -m robot_bridge.network.keys).
+            HOST:PORT; beyond loopback only with keys (python -m robot_bridge keys).
         audit: file to which every arming, fault and recovery is appended; None notes nothing.
         ledger: file that remembers which bundle has run where; None remembers nothing, so that
             every run on a real arm is a first one.

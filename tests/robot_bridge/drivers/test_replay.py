@@ -139,7 +139,7 @@ def test_interrupting_lets_go_of_the_arm(
 @pytest.mark.slow
 def test_a_bundle_is_served(bundle: Bundle, tmp_path: Path) -> None:
     process = start(
-        "-m", "robot_bridge.deploy.serve", str(bundle.path), "--port", "0", tmp_path=tmp_path
+        "-m", "robot_bridge", "serve", str(bundle.path), "--port", "0", tmp_path=tmp_path
     )
     assert process.stdout is not None
     line = process.stdout.readline()
