@@ -32,8 +32,14 @@ Rows = Sequence[Mapping[str, Any]]
 class AgentlaceConfig:
     """The actor's `TrainerConfig`, which must be the same; defaults are SERL's examples.
 
-    Ports: of requests and parameters, 0 is not possible. request_types: custom requests. version:
-    "0.0.1" or "0.0.2" of agentlace. Its experimental pipeline is not served.
+    The experimental pipeline of agentlace is not served.
+
+    Attributes:
+        port_number: of requests; 0 is not possible.
+        broadcast_port: of parameters; 0 is not possible.
+        request_types: custom requests that are answered.
+        rate_limit: requests per second, None for no limit [1/s].
+        version: of agentlace: "0.0.1" or "0.0.2".
     """
 
     port_number: int = 5488

@@ -37,7 +37,13 @@ class Stepper(Protocol):
 
 
 class Loop(NamedTuple):
-    """Something to be turned: its tick, its period [s], a name for its thread."""
+    """Something to be turned.
+
+    Attributes:
+        tick: called with its deadline [s].
+        period: between two turns [s].
+        name: of its thread.
+    """
 
     tick: Callable[[float], object]
     period: float
@@ -114,7 +120,14 @@ class RealTime:
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeReport:
-    """How an episode ended, after how long [s], and in how many ticks each reason was given."""
+    """How an episode went.
+
+    Attributes:
+        ending: how it ended.
+        seconds: how long it took [s].
+        ticks: of the control loop.
+        reasons: in how many ticks each reason was given, by name.
+    """
 
     ending: Ending
     seconds: float

@@ -129,7 +129,15 @@ def _build(robot: RobotSpec) -> tuple[object, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Line:
-    """What is connected and in force while episodes are run."""
+    """What is connected and in force while episodes are run.
+
+    Attributes:
+        info: what the arm says of itself.
+        limits: in force.
+        control: the control loop.
+        recorder: None where nothing is recorded.
+        dry: whether nothing is sent to the arm.
+    """
 
     info: ArmInfo
     limits: Limits

@@ -16,7 +16,12 @@ _MAX_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Experience:
-    """Runs of one bundle on one robot. dry: without motion; episodes: with."""
+    """Runs of one bundle on one robot.
+
+    Attributes:
+        dry: without motion.
+        episodes: with motion.
+    """
 
     dry: int = 0
     episodes: int = 0

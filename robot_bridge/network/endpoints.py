@@ -25,7 +25,12 @@ class UnsafeBindError(ValueError):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """ZeroMQ addresses. ticks: where they are published. requests: where messages are taken."""
+    """ZeroMQ addresses.
+
+    Attributes:
+        ticks: where they are published.
+        requests: where messages are taken.
+    """
 
     ticks: str
     requests: str
@@ -54,7 +59,12 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class ClientKeys:
-    """server: the bridge's public key, pinned. own: the client's pair."""
+    """What a client proves itself and the bridge by.
+
+    Attributes:
+        server: the bridge's public key, pinned.
+        own: the client's pair.
+    """
 
     server: str
     own: KeyPair

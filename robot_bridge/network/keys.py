@@ -33,7 +33,12 @@ class KeyFileError(ValueError):
 
 @dataclass(frozen=True)
 class KeyPair:
-    """A CURVE pair in Z85 text; the secret half is kept out of `repr`."""
+    """A CURVE pair in Z85 text.
+
+    Attributes:
+        public: half.
+        secret: half; kept out of `repr`.
+    """
 
     public: str
     secret: str = field(repr=False)
@@ -41,7 +46,13 @@ class KeyPair:
 
 @dataclass(frozen=True)
 class Client:
-    """Somebody who may connect."""
+    """Somebody who may connect.
+
+    Attributes:
+        name: of the client, and of its files.
+        role: what it may do.
+        public: its public key.
+    """
 
     name: str
     role: Role

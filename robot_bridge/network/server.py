@@ -57,7 +57,10 @@ _TURN, _PER_TURN = 0.005, 32  # [s], messages
 class Callbacks:
     """Whom the server tells; called in its thread, so they must not block.
 
-    offer: `Arbiter.offer`. notice: `ControlLoop.notice`. fault: `Supervisor.fault`.
+    Attributes:
+        offer: `Arbiter.offer`.
+        notice: `ControlLoop.notice`.
+        fault: `Supervisor.fault`.
     """
 
     offer: Callable[[Command, float], None]

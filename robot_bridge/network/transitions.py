@@ -57,7 +57,12 @@ REJECTIONS: tuple[str, ...] = ("malformed", "unknown_run", "gap", "full", "role"
 
 @dataclass(frozen=True)
 class Parameters:
-    """A version of a policy's parameters, arrays by name."""
+    """A policy's parameters.
+
+    Attributes:
+        version: grows with each.
+        arrays: by name.
+    """
 
     version: int
     arrays: Arrays

@@ -28,8 +28,10 @@ class OperatorError(RuntimeError):
 class OperatorInput:
     """What a person wants at one moment.
 
-    action: [A] in [-1, 1] in the order of ActionSpec.names, None while nothing is pushed.
-    enabled: whether the hold-to-run key is held. event: pressed since the last poll.
+    Attributes:
+        action: [A] in [-1, 1] in the order of ActionSpec.names, None while nothing is pushed.
+        enabled: whether the hold-to-run key is held.
+        event: pressed since the last poll.
     """
 
     action: NDArray[np.float64] | None = None

@@ -23,7 +23,13 @@ from scenes.contract.serialize import digest
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export took: episodes, their steps, and how many of these a person chose."""
+    """What an export took.
+
+    Attributes:
+        episodes: in number.
+        steps: of all of them.
+        intervened: steps of which a person chose the action.
+    """
 
     episodes: int
     steps: int

@@ -89,7 +89,14 @@ def export_lerobot(
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Which observations are numbers and which are pictures, and what their columns are called."""
+    """Which observations are numbers and which are pictures, and what their columns are called.
+
+    Attributes:
+        numbers: observations that become the state.
+        pictures: observations that become videos.
+        actions: names of the action's entries.
+        fps: steps per second [Hz].
+    """
 
     numbers: tuple[ObsField, ...]
     pictures: tuple[ObsField, ...]

@@ -33,7 +33,12 @@ _ENDING_OF: Mapping[str, Ending] = {name: name for name in ENDINGS} | {"reset": 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TickRecord:
-    """A tick and the observation that the policy had made since the last one, if any."""
+    """A tick and what the policy saw.
+
+    Attributes:
+        tick: as it was.
+        obs: the observation that the policy had made since the last tick, if any.
+    """
 
     tick: Tick
     obs: Obs | None
@@ -41,7 +46,14 @@ class TickRecord:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened at monotonic time `t` [s], wall time `wall` [s], with its facts."""
+    """Something that happened.
+
+    Attributes:
+        name: what.
+        t: monotonic time [s].
+        wall: time since the epoch [s].
+        facts: plain values that go with it.
+    """
 
     name: str
     t: float
@@ -51,7 +63,12 @@ class Event:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Loss:
-    """Records that the recorder could not write; `cause` "overflow" counts all so far."""
+    """Records that the recorder could not write.
+
+    Attributes:
+        cause: why: "overflow" of its queue, or "lost" at the disk.
+        dropped: how many; of "overflow" all so far.
+    """
 
     cause: Literal["overflow", "lost"]
     dropped: int
@@ -62,7 +79,13 @@ Record = TickRecord | Event | Loss
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """All of a recording in memory. torn: bytes at the ends of parts that are no whole record."""
+    """All of a recording in memory.
+
+    Attributes:
+        header: what it is of.
+        records: in order.
+        torn: bytes at the ends of parts that are no whole record.
+    """
 
     header: RecordHeader
     records: tuple[Record, ...]
@@ -199,9 +222,14 @@ def _read_array(dtype: str, shape: list[int], data: bytes) -> NDArray[Any]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Step:
-    """One executed action [A], what was observed before it, and when it began [s].
+    """One executed action.
 
-    intervened: a person chose it; policy_action [A] is then what the policy wanted.
+    Attributes:
+        obs: what was observed before it.
+        action: [A], as executed.
+        t: when it began [s].
+        intervened: a person chose it.
+        policy_action: what the policy wanted where a person intervened [A].
     """
 
     obs: Obs
@@ -213,7 +241,13 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """What was done from one start to its end. missing: ticks that were not recorded."""
+    """What was done from one start to its end.
+
+    Attributes:
+        steps: in order.
+        ending: how it ended.
+        missing: ticks that were not recorded.
+    """
 
     steps: tuple[Step, ...]
     ending: Ending

@@ -44,9 +44,20 @@ _log = logging.getLogger(__name__)
 class RecordHeader:
     """What a recording is of; the first record of each part.
 
-    bundle, contract, limits: digests (`scenes.contract.serialize.digest`). rate: actions per second
-    [Hz]. robot: of the contract. driver, serial, firmware: as `ArmInfo` says them. versions: of
-    what ran. started: time since the epoch [s].
+    Digests are those of `scenes.contract.serialize.digest`.
+
+    Attributes:
+        bundle: digest.
+        contract: digest.
+        limits: digest.
+        robot: of the contract.
+        rate: actions per second [Hz].
+        driver: class of the driver.
+        serial: as `ArmInfo` says it.
+        firmware: as `ArmInfo` says it.
+        task: name of the policy's task.
+        versions: of what ran.
+        started: time since the epoch [s].
     """
 
     bundle: str
