@@ -38,7 +38,7 @@ class AgentlaceConfig:
         port_number: of requests; 0 is not possible.
         broadcast_port: of parameters; 0 is not possible.
         request_types: custom requests that are answered.
-        rate_limit: requests per second, None for no limit [1/s].
+        rate_limit: as in the config of the actor; None for none.
         version: of agentlace: "0.0.1" or "0.0.2".
     """
 

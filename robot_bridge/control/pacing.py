@@ -13,7 +13,7 @@ class Timing:
 
     Attributes:
         ticks: turns so far.
-        overruns: turns that took longer than a period.
+        overruns: turns that were late by more than a period.
         worst: the largest lateness [s].
         total: the sum of all latenesses [s].
     """

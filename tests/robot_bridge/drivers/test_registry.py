@@ -9,6 +9,7 @@ from robot_bridge.deploy.rig import RigConfig
 from robot_bridge.deploy.rigs import build_rig, describe_robots, rig_makers
 from robot_bridge.drivers.registry import DRIVERS
 from robot_bridge.safety.limits import LIMITS, default_limits
+from scenes.contract.plugins import load_plugins
 from scenes.robots import ROBOTS, robot_named
 
 MODULE = """
@@ -44,7 +45,7 @@ def plugged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(registry, "_table", {name: registry[name] for name in registry})
     (tmp_path / "short_arm_plugin.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
-    __import__("short_arm_plugin")
+    load_plugins(["short_arm_plugin"])
 
 
 def test_a_robot_of_a_users_package_is_one_file(plugged_in: None) -> None:
