@@ -41,8 +41,9 @@ def save_demos(path: Path, rows: Transition, contract: DemoContract) -> None:
 def load_demos(path: Path, contract: DemoContract) -> Transition:
     """Read rows [T, M, ...] that fit a task; raises what `read_demonstrations` does."""
     arrays = read_demonstrations(Path(path), contract)
-    obs = {name.removeprefix(OBS): x for name, x in arrays.items() if name.startswith(OBS)}
-    return Transition(obs=obs, **{k: arrays[k] for k in STEP_ARRAYS})
+    obs: Any = {n.removeprefix(OBS): x for n, x in arrays.items() if n.startswith(OBS)}
+    steps: dict[str, Any] = {k: arrays[k] for k in STEP_ARRAYS}
+    return Transition(obs=obs, **steps)
 
 
 def _map(rows: Transition, function: Any) -> Transition:

@@ -28,7 +28,7 @@ _LONGEST = 256 << 20
 _DTYPE = re.compile(rf"[<>|=][{KINDS}]\d{{1,2}}")
 _RUNNING = (Phase.RUN, Phase.HOLD)
 # Events that end an episode. Older recordings call every one without a verdict "reset".
-_ENDING_OF: Mapping[str, Ending] = {name: name for name in ENDINGS} | {"reset": "cut"}
+_ENDING_OF: dict[str, Ending] = {"reset": "cut", **{name: name for name in ENDINGS}}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
