@@ -13,10 +13,7 @@ output is "actions", float32 [1, horizon, A].
 """
 
 import dataclasses
-import importlib.util
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -39,6 +36,8 @@ from mjx_serl.training.state import PolicyParams, TrainState
 from mjx_serl.training.trainer import Trainer
 from mjx_serl.types import Obs
 from scenes.contract import manifest as names
+from scenes.contract.extras import is_installed
+from scenes.contract.files import new_folder
 from scenes.contract.manifest import Manifest, Measured, Statistics, write_manifest, write_sums
 from scenes.contract.serialize import digest
 from scenes.contract.weights import write_safetensors
@@ -115,7 +114,7 @@ def write_bundle(run: Run, params: PolicyParams, out: Path, *, summary: Summary 
 
 def require_packages() -> None:
     """Raise ModuleNotFoundError, with what to do, unless the packages of exporting are there."""
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    missing = [name for name in _NEEDED if not is_installed(name)]
     if missing:
         raise ModuleNotFoundError(
             f"policy bundles need {', '.join(missing)}. Hint: pip install mjx-serl, then "
@@ -259,18 +258,9 @@ def publish(out: Path, files: Mapping[str, bytes]) -> None:
     """Write files to a folder that appears by one rename; FileExistsError where it is there."""
     _require_absent(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    tmp = Path(tempfile.mkdtemp(prefix=f".{out.name}.tmp-", dir=out.parent))
-    try:
+    with new_folder(out) as part:
         for name, data in files.items():
-            with (tmp / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        tmp.chmod(0o755)  # a temporary folder is its maker's alone
-        tmp.rename(out)
-    except BaseException:
-        shutil.rmtree(tmp, ignore_errors=True)
-        raise
+            (part / name).write_bytes(data)
 
 
 def _require_absent(out: Path) -> None:

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mjx_serl.types import PyTree
+from scenes.contract.files import sync, write_atomically
 
 _MANIFEST = "MANIFEST.sha256"
 _TMP = ".tmp-"
@@ -158,7 +159,7 @@ class CheckpointStore:
         if target.exists():
             self._drop(step)
         tmp.rename(target)
-        _sync(self.folder)
+        sync(self.folder)
 
     def _recover(self, step: int, error: Exception) -> None:
         """Give back what the failed write holds and, on a full disk, the oldest spare step."""
@@ -316,7 +317,7 @@ def _spec_diff(stored: list[LeafSpec], expected: list[LeafSpec]) -> list[str]:
     return lines
 
 
-def _checksums(folder: Path, *, sync: bool = False) -> dict[str, str]:
+def _checksums(folder: Path, *, to_disk: bool = False) -> dict[str, str]:
     """Relative path -> sha256 of every file under `folder` but the manifest; fsync on request."""
     sums = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != _MANIFEST):
@@ -324,7 +325,7 @@ def _checksums(folder: Path, *, sync: bool = False) -> dict[str, str]:
             sums[path.relative_to(folder).as_posix()] = hashlib.file_digest(
                 file, "sha256"
             ).hexdigest()
-            if sync:
+            if to_disk:
                 os.fsync(file.fileno())
     return sums
 
@@ -335,15 +336,10 @@ def _manifest_text(sums: Mapping[str, str]) -> str:
 
 def _write_manifest(folder: Path) -> None:
     """Checksum and sync every file, then write the manifest atomically as the last one."""
-    text, tmp = _manifest_text(_checksums(folder, sync=True)), folder / f"{_MANIFEST}.tmp"
-    with tmp.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    tmp.rename(folder / _MANIFEST)
+    write_atomically(folder / _MANIFEST, _manifest_text(_checksums(folder, to_disk=True)))
     for path in (p for p in folder.rglob("*") if p.is_dir()):
-        _sync(path)
-    _sync(folder)
+        sync(path)
+    sync(folder)
 
 
 def _find_damage(folder: Path) -> str | None:
@@ -402,11 +398,3 @@ def _quiet_orbax() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(drop)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

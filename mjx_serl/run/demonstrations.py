@@ -10,6 +10,7 @@ from mjx_serl.envs.env import make_env
 from mjx_serl.envs.observation import PixelConfig
 from mjx_serl.training.collect import demonstrate
 from mjx_serl.training.demonstrations import demo_contract
+from scenes.contract.demonstrations import check_absent
 
 
 def record_scripted(
@@ -19,8 +20,7 @@ def record_scripted(
 
     Raises FileExistsError where the file exists, ValueError where the expert fails too often.
     """
-    if path.exists():
-        raise FileExistsError(f"{path} exists; demonstrations are never overwritten")
+    check_absent(path)
     observer = pixels.build(make_env(task, max_worlds=2 * episodes))
     play = jax.jit(partial(demonstrate, observer, episodes=2 * episodes, noise=noise))
     rows, solved = jax.device_get(play(jax.random.key(seed)))
