@@ -31,11 +31,11 @@ from mjx_serl.run.hooks import (
 from mjx_serl.run.memory_check import available_bytes, check_memory
 from mjx_serl.run.signals import StopSignal, note_stop
 from mjx_serl.run.summary import Summary
+from mjx_serl.training.episodes import EpisodeResult
 from mjx_serl.training.evaluate import (
     CHECK,
     FINAL,
     TRAIN,
-    EvalResult,
     evaluate,
     stream_key,
 )
@@ -45,7 +45,7 @@ from mjx_serl.training.state import TrainState, tree_bytes
 from mjx_serl.types import PRNGKey, Transition
 from scenes.contract.serialize import to_json
 
-EvalFn = Callable[[AgentState, NormalizerState, PRNGKey], EvalResult]
+EvalFn = Callable[[AgentState, NormalizerState, PRNGKey], EpisodeResult]
 
 
 @dataclasses.dataclass
@@ -190,7 +190,7 @@ class Run:
         return script_demos(self.observer, cfg.count, noise=cfg.noise, seed=self.cfg.seed)
 
     def _compile_eval(self, shapes: TrainState, episodes: int) -> EvalFn:
-        def run(agent: AgentState, statistics: NormalizerState, key: PRNGKey) -> EvalResult:
+        def run(agent: AgentState, statistics: NormalizerState, key: PRNGKey) -> EpisodeResult:
             policy = self.trainer.policy(agent, statistics, deterministic=True)
             return evaluate(self.observer, policy, key, episodes=episodes)
 
@@ -260,7 +260,7 @@ class Run:
         self.hooks.on_eval(record)
         return self._summary(record)
 
-    def _evaluate(self, program: EvalFn, state: TrainState, stream: int) -> EvalResult:
+    def _evaluate(self, program: EvalFn, state: TrainState, stream: int) -> EpisodeResult:
         # Every check plays other episodes, so that passing two in a row is no accident.
         key = jax.random.fold_in(stream_key(self.cfg.seed, stream), self.progress.epoch)
         return jax.device_get(program(state.agent, state.normalizer, key))
@@ -278,7 +278,7 @@ class Run:
             self._nan_dumped = True
             dump_bad_world(state, self.folder.path / "nan_world.npz")
 
-    def _record(self, result: EvalResult, elapsed: float, *, final: bool = False) -> EvalRecord:
+    def _record(self, result: EpisodeResult, elapsed: float, *, final: bool = False) -> EvalRecord:
         return EvalRecord(
             epoch=self.progress.epoch,
             env_steps=self.progress.epoch * self.trainer.env_steps_per_epoch,

@@ -15,7 +15,7 @@ from jaxtyping import Float64, UInt8
 
 from mjx_serl.envs.env import EnvState, make_env
 from mjx_serl.envs.observation import Observer, PixelConfig
-from mjx_serl.envs.task import split_keys
+from mjx_serl.training.episodes import episode_keys
 from mjx_serl.training.evaluate import ON_DEMAND, stream_key
 from scenes.contract.policy_contract import Contract
 from scenes.contract.serialize import digest
@@ -46,10 +46,9 @@ class SimulatedArm:
         self._observer, self._env, self._arm = observer, env, env.scene.arm
         self._width = env.scene.spec.robot.gripper.width_range[1]
         # The starts of `evaluate.py RUN --seed SEED --episodes EPISODES`, in its order.
-        key = stream_key(seed, ON_DEMAND)
-        k_start, _ = jax.random.split(key)
-        self._starts = split_keys(k_start, episodes)
-        self._looks = observer.looks(jax.random.fold_in(key, 2), episodes)
+        keys = episode_keys(stream_key(seed, ON_DEMAND), episodes=episodes, steps=1)
+        self._starts = keys.starts
+        self._looks = observer.looks(keys.look, episodes)
         self._reset = jax.jit(env.reset)
         self._ctrl = jax.jit(env.controller.ctrl)
         self._hold = jax.jit(env.hold)

@@ -16,8 +16,8 @@ from jaxtyping import Float, UInt8
 from mjx_serl.envs.env import EnvState
 from mjx_serl.registry import Registry
 from mjx_serl.run.hooks import require_module
-from mjx_serl.types import PRNGKey
-from mjx_serl.viewing.film import HOLD_S, SIDE, Player, Stage
+from mjx_serl.types import PRNGKey, PyTree
+from mjx_serl.viewing.film import HOLD_S, SIDE, Player, Stage, Views
 from mjx_serl.viewing.video import side_by_side
 from splat_render.types import SH_C0, GaussianSet
 
@@ -51,33 +51,34 @@ class Show:
         self.dt = stage.env.ctrl_dt
         self._start = jax.jit(lambda key: stage.start(key, 1))
         compiled = jax.jit if stage.traceable else lambda function: function
-        self._draw, self._see = compiled(stage.pictures), compiled(stage.observer.pictures)
+        self._draw = compiled(stage.pictures)
         self._act = jax.jit(stage.act)  # compiled for a player when it first plays
         self._key = jax.random.key(seed)
         self._ended = False
         self._world: EnvState
-        self._look: Any
-        self._pictures: Any
+        self._look: PyTree
+        self._views: Views
         self.restart()
 
     def restart(self) -> None:
         """Begin the next episode."""
         self._world, self._look = self._start(self._next_key())
-        self._pictures = self._draw(self._world, self._look)
+        self._views = self._draw(self._world, self._look)
         self._ended = False
 
     def step(self, player: str) -> None:
         """Let a player act once; nothing happens after an episode's end."""
         if self._ended:
             return
-        seen = self._see(self._world, self._look)
-        self._world, ended = self._act(self.players[player], self._world, seen, self._next_key())
-        self._pictures = self._draw(self._world, self._look)
+        self._world, ended = self._act(
+            self.players[player], self._world, self._views, self._next_key()
+        )
+        self._views = self._draw(self._world, self._look)
         self._ended = bool(ended[0])
 
     def snapshot(self) -> Snapshot:
         """What there is to see now."""
-        world, pictures = jax.device_get((self._world, self._pictures))
+        world, pictures = jax.device_get((self._world, self._views.recorded))
         return Snapshot(
             xpos=np.asarray(world.sim.xpos[0]),
             xquat=np.asarray(world.sim.xquat[0]),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,8 @@ from mjx_serl.envs.observation import Observer, PixelConfig
 from mjx_serl.envs.task import split_keys
 from mjx_serl.envs.vector import VecState
 from mjx_serl.registry import Registry
+from mjx_serl.training.episodes import EpisodeKeys, play_episodes, start_episodes
 from mjx_serl.training.policies import Policy, random_policy
-from mjx_serl.training.scan import scan
 from mjx_serl.types import Obs, PRNGKey, PyTree
 from mjx_serl.viewing.video import Frames, grid, save_picture, save_video, side_by_side
 from scenes.contract.rotations import Quat, Vec3
@@ -83,6 +83,19 @@ class Footage:
     success: Bool[Array, " E"]
 
 
+@struct.dataclass
+class Views:
+    """Pictures of N worlds.
+
+    Attributes:
+        recorded: of all cameras by name, uint8 [N, H, W, 3].
+        observed: what the policy observes of its own: pictures, or features of them.
+    """
+
+    recorded: Obs
+    observed: Obs
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stage:
     """What plays and who watches.
@@ -110,27 +123,33 @@ class Stage:
         """Whether `pictures` may be called under jit."""
         return self.observer.traceable and self.onlooker.traceable
 
-    def start(self, key: PRNGKey, episodes: int) -> tuple[EnvState, Any]:
-        """Fresh worlds and their look."""
-        worlds = jax.jit(jax.vmap(self.env.reset))(split_keys(key, episodes))
-        dresser = self.onlooker if self.observer.eye is None else self.observer
-        return worlds, dresser.looks(jax.random.fold_in(key, 2), episodes)
+    def start(self, key: PRNGKey, episodes: int) -> tuple[EnvState, PyTree]:
+        """Return fresh worlds and their looks."""
+        return start_episodes(self, split_keys(key, episodes), jax.random.fold_in(key, 2))
 
-    def pictures(self, worlds: EnvState, look: Any) -> Obs:
-        """All pictures by camera, uint8 [N, H, W, 3]."""
+    def looks(self, key: PRNGKey, num: int) -> PyTree:
+        """Return the appearance of `num` new episodes."""
+        source = self.onlooker if self.observer.eye is None else self.observer
+        return source.looks(key, num)
+
+    def pictures(self, worlds: EnvState, look: PyTree) -> Views:
+        """Return what all cameras see of worlds [N], and what the policy observes of it."""
         eyes = (self.observer.eye, self.onlooker.eye)
         shots = [eye.pictures(worlds, look) for eye in eyes if eye]
-        return {name: view for shot in shots for name, view in shot.items()}
+        every = {name: view for shot in shots for name, view in shot.items()}
+        return Views(every, self.observer.pictures(worlds, look))
+
+    def choose(
+        self, player: Player, worlds: EnvState, views: Views, key: PRNGKey
+    ) -> Float[Array, "N A"]:
+        """Return the actions of a policy in worlds [N]."""
+        return player(worlds, self.observer.observe(worlds, views.observed), key)
 
     def act(
-        self, player: Player, worlds: EnvState, seen: Obs, key: PRNGKey
+        self, player: Player, worlds: EnvState, views: Views, key: PRNGKey
     ) -> tuple[EnvState, Bool[Array, " N"]]:
-        """One step; the worlds after it and which of them ended with it.
-
-        `seen` are the observer's pictures, or the features it makes of them.
-        """
-        obs = self.observer.observe(worlds, seen)
-        after = jax.vmap(self.env.step)(worlds, player(worlds, obs, key))
+        """Return the worlds after one step, and which of them ended with it."""
+        after = jax.vmap(self.env.step)(worlds, self.choose(player, worlds, views, key))
         return after, after.terminated | after.truncated
 
 
@@ -156,30 +175,24 @@ def build_stage(observer: Observer, pixels: PixelConfig, *, size: int = SIDE_SIZ
 
 
 def rollout_pictures(stage: Stage, player: Player, key: PRNGKey, *, episodes: int) -> Footage:
-    """Play one episode in each of `episodes` fresh worlds and keep the pictures.
+    """Play one episode in each of `episodes` fresh worlds and return the pictures.
 
     It can be jitted where the stage is traceable.
     """
     k_start, k_act = jax.random.split(key)
-    worlds, look = stage.start(k_start, episodes)
-
-    @jax.jit
-    def play(loop: tuple, seen: Obs, key: PRNGKey) -> tuple[tuple, Bool[Array, " E"]]:
-        worlds, over, success = loop
-        after, ended = stage.act(player, worlds, seen, key)
-        return (after, over | ended, success | (after.success & ~over)), ~over
-
-    def step(loop: tuple, key: PRNGKey) -> tuple[tuple, tuple[Obs, Bool[Array, " E"]]]:
-        pictures = stage.pictures(loop[0], look)
-        loop, running = play(loop, stage.observer.pictures(loop[0], look), key)
-        return loop, (pictures, running)
-
-    nobody = jnp.zeros(episodes, bool)
-    keys = jax.random.split(k_act, stage.env.task.episode_steps)
-    loop, (pictures, running) = scan(
-        step, (worlds, nobody, nobody), keys, traceable=stage.traceable
+    # The starts of `evaluate`, with looks of their own.
+    keys = EpisodeKeys(
+        starts=split_keys(k_start, episodes),
+        look=jax.random.fold_in(k_start, 2),
+        steps=jax.random.split(k_act, stage.env.task.episode_steps),
     )
-    return Footage(pictures, running, loop[2])
+    result, (pictures, running) = play_episodes(
+        stage,
+        partial(stage.choose, player),
+        keys,
+        keep=lambda step: (step.pictures.recorded, step.running),
+    )
+    return Footage(pictures, running, result.success)
 
 
 def shoot(stage: Stage, player: Player, key: PRNGKey, *, episodes: int) -> Footage:
@@ -211,7 +224,7 @@ def save_film(path: Path, stage: Stage, player: Player, key: PRNGKey, *, episode
 def save_still(path: Path, stage: Stage, key: PRNGKey) -> None:
     """Write a picture of an episode's start, all cameras side by side."""
     worlds, look = stage.start(key, 1)
-    views = jax.device_get(stage.pictures(worlds, look))
+    views = jax.device_get(stage.pictures(worlds, look).recorded)
     save_picture(path, side_by_side([np.asarray(views[name]) for name in stage.cameras])[0])
 
 
