@@ -20,7 +20,7 @@ from tiny_bundle import drawn_state, summary_of, tiny_config, tiny_run, with_cha
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.envs.observation import PixelConfig
 from mjx_serl.export import bundle as bundle_module
-from mjx_serl.export.bundle import exact, publish, statistics, write_bundle
+from mjx_serl.export.bundle import RunBundle, exact, publish, statistics, write_bundle
 from mjx_serl.export.export_run import export
 from mjx_serl.export.golden import golden_samples
 from mjx_serl.nets.encoders import EncoderConfig
@@ -290,7 +290,7 @@ def train(root: Path, **changes: Any) -> Run:
     cfg = with_changes(tiny_config(root), name="run", **changes)
     folder = RunFolder.create(root, task=cfg.task, agent="sac", seed=0, name="run")
     folder.write_config(cfg)
-    run = Run(cfg, folder, [JsonlHook(folder)])
+    run = Run(cfg, folder, [JsonlHook(folder)], [RunBundle()])
     assert run.train() is not None
     return run
 
@@ -322,7 +322,7 @@ def test_a_run_on_disk_is_exported_again_the_same(
 
 def test_resuming_a_finished_run_keeps_its_bundle(trained: Run, capsys: pytest.CaptureFixture[str]):
     before = (trained.folder.bundle / SUMS).read_bytes()
-    Run(trained.cfg, trained.folder).train(resume=True)
+    Run(trained.cfg, trained.folder, outputs=[RunBundle()]).train(resume=True)
     assert (trained.folder.bundle / SUMS).read_bytes() == before
     (line,) = [x for x in capsys.readouterr().err.splitlines() if "bundle" in x]
     assert line.startswith("warning: no policy bundle was written (") and "never" in line
@@ -352,7 +352,9 @@ def test_an_export_that_fails_does_not_fail_the_run(
         raise NotImplementedError("Primitive 'cosh' has no rule\nand more")
 
     monkeypatch.setattr(bundle_module, "write_bundle", broken)
-    bundle_module.leave_bundle(trained, None, None)
+    untouched = (trained.folder.bundle / SUMS).read_bytes()
+    RunBundle().after_run(trained, None, None)
+    assert (trained.folder.bundle / SUMS).read_bytes() == untouched
     said = capsys.readouterr().err
     assert said == "warning: no policy bundle was written (Primitive 'cosh' has no rule)\n"
 
