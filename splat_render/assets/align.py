@@ -7,18 +7,19 @@
 See docs/scans.md.
 """
 
-import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import jax.numpy as jnp
 import mujoco
 import numpy as np
+import tyro
 from jaxtyping import Float, Int
 from scipy.spatial import cKDTree
 
+from scenes.contract.command_line import guarded
 from splat_render.assets.bake import DEFAULT_BUDGET, pose, scene_samples, scene_splats
 from splat_render.assets.ply import load_ply
 from splat_render.assets.scan import save_scan
@@ -37,12 +38,16 @@ _SETTLED = 1e-7  # [m] change of the residual between rounds
 _SEEN = 0.1  # opacity of a splat that lies on a surface
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Alignment:
     """A scan on its bodies.
 
-    motion: scan to world. residual: root mean square of the trimmed pairs [m]. splats: sorted by
-    body, in body frames. dropped: scan splats near no surface. filled: baked splats added.
+    Attributes:
+        motion: scan to world.
+        residual: root mean square of the trimmed pairs [m].
+        splats: sorted by body, in body frames.
+        dropped: number of scan splats near no surface.
+        filled: number of baked splats added.
     """
 
     motion: Similarity
@@ -177,35 +182,54 @@ def _unseen(scan: GaussianSet, baked: GaussianSet) -> GaussianSet:
     return take(baked, np.flatnonzero(missing))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Align a scan from the command line; faults end with one line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m splat_render.assets.align", description=__doc__
+Pair = tuple[float, float, float, float, float, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AlignOptions:
+    """Put a scan onto the bodies of a MuJoCo model; docs/scans.md goes through it.
+
+    Attributes:
+        scan: 3DGS .ply.
+        model: MJCF or .mjb of the scene.
+        joints: one value per hinge and slide of the model, in its order [rad], [m].
+        pair: a point in the scan, and the same point in the world [m]; at least three times.
+        out: folder to write.
+        gate: distance to the nearest surface beyond which a splat belongs to none [m].
+        keep_unknown: keep what lies beyond the gate.
+        fill: baked splats for what the scan lacks; 0 adds none.
+    """
+
+    scan: tyro.conf.Positional[Path]
+    model: Path
+    joints: tuple[float, ...]
+    pair: tyro.conf.UseAppendAction[tuple[Pair, ...]] = ()
+    out: Path
+    gate: float = GATE
+    keep_unknown: tyro.conf.FlagCreatePairsOff[bool] = False
+    fill: int = DEFAULT_BUDGET
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Align a scan from the command line; returns the exit status."""
+    options = tyro.cli(AlignOptions, prog="python -m splat_render.assets.align", args=arguments)
+    return guarded(lambda: _align(options))
+
+
+def _align(options: AlignOptions) -> int:
+    model = _load_model(options.model)
+    done = align_scan(
+        load_ply(options.scan),
+        np.array(options.pair).reshape(-1, 6),
+        model,
+        pose(model, joints_to_qpos(model, options.joints)),
+        gate=options.gate,
+        keep_unknown=options.keep_unknown,
+        budget=options.fill,
     )
-    parser.add_argument("scan", type=Path, help="3DGS .ply")
-    parser.add_argument("--model", type=Path, required=True, help="MJCF or .mjb of the scene")
-    parser.add_argument("--joints", type=float, nargs="+", required=True, help="[rad], [m]")
-    parser.add_argument("--pair", type=float, nargs=6, action="append", default=[])
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--gate", type=float, default=GATE, help="[m] off the nearest surface")
-    parser.add_argument("--keep-unknown", action="store_true", help="keep what lies beyond it")
-    parser.add_argument("--fill", type=int, default=DEFAULT_BUDGET, help="baked splats; 0: none")
-    options = parser.parse_args(arguments)
-    try:
-        model = _load_model(options.model)
-        done = align_scan(
-            load_ply(options.scan),
-            np.array(options.pair).reshape(-1, 6),
-            model,
-            pose(model, joints_to_qpos(model, options.joints)),
-            gate=options.gate,
-            keep_unknown=options.keep_unknown,
-            budget=options.fill,
-        )
-        save_scan(options.out, done.splats, model)
-    except (ValueError, OSError) as error:
-        parser.error(" ".join(str(error).split()))
+    save_scan(options.out, done.splats, model)
     sys.stdout.write(_summary(done, model))
+    return 0
 
 
 def joints_to_qpos(model: mujoco.MjModel, joints: Sequence[float]) -> Float[np.ndarray, " Q"]:
@@ -244,4 +268,4 @@ def _summary(done: Alignment, model: mujoco.MjModel) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
