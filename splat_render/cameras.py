@@ -9,8 +9,8 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from scenes.contract.rotations import quats_to_matrices
 from scenes.contract.specs import CameraSpec
-from splat_render.projection import quat_to_matrix
 from splat_render.types import BodyPoses, CameraBatch
 
 # MuJoCo's cameras look along -z with +y up, OpenCV's along +z with +y down.
@@ -57,9 +57,9 @@ def intrinsics(fovy: float, width: int, height: int) -> Float[np.ndarray, "3 3"]
 def place(rig: CameraRig, poses: BodyPoses) -> CameraBatch:
     """Return the cameras of worlds [*n] whose bodies are at `poses`."""
     body_quat = poses.xquat[..., rig.body_id, :]
-    turn = jnp.matmul(quat_to_matrix(body_quat), quat_to_matrix(rig.quat), precision=_HOLD)
+    turn = jnp.matmul(quats_to_matrices(body_quat), quats_to_matrices(rig.quat), precision=_HOLD)
     rotation = turn * _OPENCV_FROM_MUJOCO
-    position = poses.xpos[..., rig.body_id, :] + _apply(quat_to_matrix(body_quat), rig.pos)
+    position = poses.xpos[..., rig.body_id, :] + _apply(quats_to_matrices(body_quat), rig.pos)
     inverse = jnp.swapaxes(rotation, -1, -2)
     top = jnp.concatenate([inverse, -_apply(inverse, position)[..., None]], axis=-1)
     bottom = jnp.broadcast_to(jnp.array([0.0, 0.0, 0.0, 1.0]), (*top.shape[:-2], 1, 4))

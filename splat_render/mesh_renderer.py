@@ -16,8 +16,8 @@ import mujoco
 from jaxtyping import Array, Float, UInt32
 from mujoco import mjx
 
+from scenes.contract.rotations import quats_to_matrices
 from splat_render.backends.external import rotate
-from splat_render.projection import quat_to_matrix
 from splat_render.types import BodyPoses, Frame
 
 
@@ -127,7 +127,7 @@ def _place(
 ) -> tuple[Float[Array, "K 3"], Float[Array, "K 3 3"]]:
     """World positions and rotation matrices of things mounted on bodies."""
     where, turn = poses.xpos[body], poses.xquat[body]
-    axes = jnp.matmul(quat_to_matrix(turn), quat_to_matrix(quat), precision="highest")
+    axes = jnp.matmul(quats_to_matrices(turn), quats_to_matrices(quat), precision="highest")
     return rotate(turn, jnp.asarray(pos)) + where, axes
 
 

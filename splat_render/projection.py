@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
+from scenes.contract.rotations import quats_to_matrices
 from splat_render.types import (
     SH_C0,
     BodyPoses,
@@ -49,7 +50,7 @@ class BodySplats:
 
 def shape_splats(splats: GaussianSet) -> BodySplats:
     """Do once what all cameras and worlds share."""
-    return BodySplats(splats, quat_to_matrix(splats.quats) * splats.scales[:, None, :])
+    return BodySplats(splats, quats_to_matrices(splats.quats) * splats.scales[:, None, :])
 
 
 def project(
@@ -84,7 +85,7 @@ def _bodies_before_camera(
     poses: BodyPoses, camera: CameraBatch
 ) -> tuple[Float[Array, "B 3 3"], Float[Array, "B 3"], Float[Array, "B 3"]]:
     """Rotation and shift [m] from each body to the camera, and where the eye is in the body."""
-    body = quat_to_matrix(poses.xquat)
+    body = quats_to_matrices(poses.xquat)
     to_camera, at = camera.viewmats[:3, :3], camera.viewmats[:3, 3]
     rotation = jnp.einsum("ij,bjk->bik", to_camera, body, precision=_HOLD)
     shift = jnp.einsum("ij,bj->bi", to_camera, poses.xpos, precision=_HOLD) + at
@@ -155,17 +156,6 @@ def spherical_harmonics(
             -0.5900435899266435 * x * (x * x - 3 * y * y),
         ]
     return jnp.einsum("kg,gkc->gc", jnp.stack(basis), sh, precision=_HOLD)
-
-
-def quat_to_matrix(quats: Float[Array, "*n 4"]) -> Float[Array, "*n 3 3"]:
-    """Rotation matrices of unit quaternions (wxyz)."""
-    w, x, y, z = jnp.moveaxis(quats, -1, 0)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
 
 
 def _apply(matrices: Float[Array, "G 3 3"], vectors: Float[Array, "G 3"]) -> Float[Array, "G 3"]:

@@ -101,7 +101,7 @@ def _program(
 
         return state, run
     step = partial(_control_step, env) if piece == "control" else partial(_physics_step, env)
-    worlds = (state.worlds, jax.random.key(1))
+    worlds = (state.envs, jax.random.key(1))
     return worlds, partial(_scan_pieces, step, num, env.action_dim, steps)
 
 

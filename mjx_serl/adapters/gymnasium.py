@@ -2,7 +2,7 @@
 
 Importing this module files the ids, as Gymnasium 1.x loads no plug-ins by itself:
 
-    import gymnasium, mjx_serl.envs.gymnasium
+    import gymnasium, mjx_serl.adapters.gymnasium
     env = gymnasium.make("mjx_serl/FrankaPickCube-v0")
     envs = gymnasium.make_vec("mjx_serl/FrankaPickCube-v0", num_envs=64)
 
@@ -10,7 +10,6 @@ or, in one line, gymnasium.make("mjx_serl.adapters.gymnasium:mjx_serl/FrankaPick
 Observations and actions are numpy arrays; worlds stay on jax's device.
 """
 
-import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from jaxtyping import Array, Bool, Float, Key
 
+from mjx_serl import tasks as tasks  # files the tasks in the registry
 from mjx_serl.envs.env import EnvState, make_env
 from mjx_serl.envs.task import TASKS
 from mjx_serl.envs.vector import select_worlds
@@ -42,8 +42,6 @@ def env_id(task: str) -> str:
 
 def register_envs() -> None:
     """File every task of the registry with Gymnasium; call it again after adding a task."""
-    # Tasks stand above this room and may not be imported from here: loaded by name, as plug-ins.
-    importlib.import_module("mjx_serl.tasks")
     for task in TASKS:
         if env_id(task) not in gymnasium.registry:
             gymnasium.register(
@@ -57,7 +55,7 @@ def register_envs() -> None:
 class MjxSerlEnv(gymnasium.Env[HostObs, np.ndarray]):
     """One world. The task's own time limit truncates, so no TimeLimit wrapper is needed.
 
-    `info` holds `success`, `valid` (false where the physics left the finite numbers) and the
+    `info` holds `success`, `valid` (false where the state became non-finite) and the
     unscaled reward terms.
 
     Args:
@@ -100,7 +98,13 @@ class MjxSerlEnv(gymnasium.Env[HostObs, np.ndarray]):
 
 @struct.dataclass
 class _Worlds:
-    """All worlds, the key of each one's next episode, and which of them ended."""
+    """All worlds between two steps.
+
+    Attributes:
+        state: the worlds.
+        keys: of each one's next episode.
+        ended: which of them start again in the next step.
+    """
 
     state: EnvState
     keys: Key[Array, " N"]
@@ -115,7 +119,8 @@ class MjxSerlVectorEnv(gymnasium.vector.VectorEnv[HostObs, np.ndarray, np.ndarra
     like any other. World i of `reset(seed=s)` plays what `MjxSerlEnv.reset(seed=s + i)` plays.
 
     Args:
-        task, physics: as in `MjxSerlEnv`.
+        task: as in `MjxSerlEnv`.
+        physics: as in `MjxSerlEnv`.
         num_envs: worlds; raises ValueError unless positive.
     """
 

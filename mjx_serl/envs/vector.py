@@ -21,7 +21,16 @@ from mjx_serl.types import Metrics, Obs, PRNGKey, PyTree, Transition
 
 @struct.dataclass
 class EpisodeStats:
-    """Sums over the episodes that ended; the return and length of those that run."""
+    """Sums over the episodes that ended since the sums were last cleared.
+
+    Attributes:
+        running_return: of the episode that each world is in.
+        episodes: number that ended.
+        successes: of those, how many ended solved.
+        returns: sum of their returns.
+        steps: sum of their control steps.
+        nan_worlds: number of times that a world's state was not finite.
+    """
 
     running_return: Float[Array, " N"]
     episodes: Int[Array, ""]
@@ -33,7 +42,16 @@ class EpisodeStats:
 
 @struct.dataclass
 class BadWorld:
-    """The first world that left the finite numbers: its last good state and the action."""
+    """The first world whose state became non-finite, as it was before.
+
+    Attributes:
+        seen: whether there was one.
+        world: its index.
+        carry: of the physics, before the step.
+        qpos: before the step.
+        qvel: before the step.
+        action: of the step.
+    """
 
     seen: Bool[Array, ""]
     world: Int[Array, ""]
@@ -45,12 +63,19 @@ class BadWorld:
 
 @struct.dataclass
 class VecState:
-    """All worlds, how they look, the pool that ended ones restart from, the episode sums.
+    """All worlds between two steps.
 
-    `pictures` are those of `worlds`, by camera; none without cameras.
+    Attributes:
+        envs: the worlds.
+        look: their appearance; () without cameras.
+        pictures: what is observed of their pictures, by name; {} without cameras.
+        pool: states that ended worlds restart from.
+        stats: sums over episodes.
+        bad: the first world whose state became non-finite.
+        key: of everything random in the steps to come.
     """
 
-    worlds: EnvState
+    envs: EnvState
     look: PyTree
     pictures: Obs
     pool: EnvState
@@ -63,7 +88,7 @@ class VecState:
 class VecEnv:
     """`num_envs` worlds stepped together with auto-reset.
 
-    Args:
+    Attributes:
         observer: one world, and what is seen of it.
         num_envs: worlds.
         pool_size: prepared resets; `refresh` draws new ones.
@@ -79,13 +104,13 @@ class VecEnv:
         return self.observer.env
 
     def reset(self, key: PRNGKey) -> VecState:
-        """Start `num_envs` episodes and fill the pool."""
+        """Return `num_envs` worlds at the start of an episode, and a full pool."""
         k_worlds, k_pool, k_run = jax.random.split(key, 3)
         worlds = self._start_jit(k_worlds, self.num_envs)
         first = jax.tree.map(lambda x: jnp.zeros_like(x[0]), worlds)
         look = self.observer.looks(jax.random.fold_in(key, 3), self.num_envs)
         return VecState(
-            worlds=worlds,
+            envs=worlds,
             look=look,
             pictures=self.observer.pictures(worlds, look),
             pool=self._start_jit(k_pool, self.pool_size),
@@ -102,13 +127,13 @@ class VecEnv:
         )
 
     def refresh(self, state: VecState) -> VecState:
-        """Draw a new pool of resets."""
+        """Return the state with a new pool of resets."""
         key, k_pool = jax.random.split(state.key)
         return state.replace(pool=self._start(k_pool, self.pool_size), key=key)
 
     def observe(self, state: VecState) -> Obs:
-        """What the policy sees of all worlds."""
-        return self.observer.observe(state.worlds, state.pictures)
+        """Return what the policy sees of all worlds."""
+        return self.observer.observe(state.envs, state.pictures)
 
     def step(self, state: VecState, action: Float[Array, "N A"]) -> tuple[VecState, Transition]:
         """Step all worlds, restart the ended ones; returns what there is to learn from."""
@@ -117,7 +142,7 @@ class VecEnv:
 
     def advance(self, state: VecState, action: Float[Array, "N A"]) -> tuple[VecState, Transition]:
         """`step` without the pictures, which are those of before until `draw` is called."""
-        before = state.worlds
+        before = state.envs
         after = jax.vmap(self.env.step)(before, action)
         key, k_pick = jax.random.split(state.key)
         ended = after.terminated | after.truncated
@@ -134,7 +159,7 @@ class VecEnv:
             expert=jnp.zeros_like(after.valid),
         )
         return state.replace(
-            worlds=select_worlds(ended, fresh, after),
+            envs=select_worlds(ended, fresh, after),
             look=select_worlds(ended, looks, state.look),
             stats=_count(state.stats, after, ended),
             bad=_remember_bad(state.bad, before, after, action),
@@ -142,8 +167,8 @@ class VecEnv:
         ), transition
 
     def draw(self, state: VecState) -> VecState:
-        """Draw the pictures of the worlds as they are now."""
-        return state.replace(pictures=self.observer.pictures(state.worlds, state.look))
+        """Return the state with the pictures of the worlds as they are now."""
+        return state.replace(pictures=self.observer.pictures(state.envs, state.look))
 
     @functools.cached_property
     def _start_jit(self) -> Callable[[PRNGKey, int], EnvState]:
@@ -155,7 +180,7 @@ class VecEnv:
 
 
 def vectorize(env: Env | Observer, *, num_envs: int, pool_size: int | None = None) -> VecEnv:
-    """Many worlds of `env`; raises ValueError where num_envs is not positive."""
+    """Return many worlds of `env`; raises ValueError where num_envs is not positive."""
     if num_envs < 1:
         raise ValueError(f"num_envs must be at least 1, got {num_envs}")
     observer = env if isinstance(env, Observer) else Observer(env)
@@ -165,7 +190,7 @@ def vectorize(env: Env | Observer, *, num_envs: int, pool_size: int | None = Non
 
 
 def episode_metrics(stats: EpisodeStats) -> Metrics:
-    """Sums of the episodes that ended since the last `clear_stats`, as metrics."""
+    """Return the sums of the episodes that ended since the last `clear_stats`, as metrics."""
     return {
         "episode/count": stats.episodes.astype(jnp.float32),
         "episode/successes": stats.successes.astype(jnp.float32),
@@ -176,7 +201,7 @@ def episode_metrics(stats: EpisodeStats) -> Metrics:
 
 
 def clear_stats(state: VecState) -> VecState:
-    """Forget the sums of ended episodes, keep the running ones."""
+    """Return the state without the sums of ended episodes; the running ones are kept."""
     return state.replace(stats=EpisodeStats(state.stats.running_return, *_zero_sums()))
 
 
@@ -186,7 +211,7 @@ def _zero_sums() -> tuple[Array, ...]:
 
 
 def select_worlds(ended: Bool[Array, " N"], fresh: PyTree, after: PyTree) -> PyTree:
-    """`fresh` where a world ended, `after` elsewhere; leaves are [N, ...]."""
+    """Return `fresh` where a world ended, `after` elsewhere; leaves are [N, ...]."""
 
     def pick(x: Array, y: Array) -> Array:
         return jnp.where(ended.reshape(-1, *[1] * (x.ndim - 1)), x, y)

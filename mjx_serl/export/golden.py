@@ -30,7 +30,7 @@ OUTPUT = "actions"
 GOLDEN_WORLDS, GOLDEN_STEPS, GOLDEN_EVERY = 4, 24, 4
 
 
-_GOLDEN_STREAM = 0xB0D1E5  # apart from what evaluate.py and the film draw from ON_DEMAND
+_GOLDEN_STREAM = 0xB0D1E5  # apart from what evaluate.py and policy.mp4 draw from ON_DEMAND
 
 
 def golden_samples(
@@ -82,11 +82,11 @@ def _play(
 
 def _without_encoder(observer: Observer) -> tuple[Observer, PictureEncoder | None]:
     """Return an observer of the pictures themselves, and the encoder they would go through."""
-    eye = observer.eye
-    if eye is None:
+    cameras = observer.cameras
+    if cameras is None:
         return observer, None
-    raw = dataclasses.replace(eye, encoder=None)
-    return dataclasses.replace(observer, eye=raw), eye.encoder
+    raw = dataclasses.replace(cameras, encoder=None)
+    return dataclasses.replace(observer, cameras=raw), cameras.encoder
 
 
 def npz(arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -63,11 +63,11 @@ class Examples:
 def reader_spec(config: PretrainConfig, observer: Observer) -> ReaderSpec:
     """The reader of an observer's cameras; raises ValueError where there is nothing to learn."""
     fields = [field for field in observer.env.obs_spec.fields if field.privileged]
-    if observer.eye is None or not fields:
+    if observer.cameras is None or not fields:
         raise ValueError("pretraining needs cameras and a task with privileged observations")
     return ReaderSpec(
-        cameras=tuple(sorted(observer.eye.config.cameras)),
-        size=observer.eye.config.size,
+        cameras=tuple(sorted(observer.cameras.config.cameras)),
+        size=observer.cameras.config.size,
         encoder=config.encoder,
         hidden=config.hidden,
         targets=tuple((f.name, f.shape[0], f.scale) for f in fields),

@@ -36,6 +36,9 @@ _DIFF_LINES = 8
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FULL_TEXT = ("no space left", "disk quota", "file too large")  # as tensorstore words it
 
+# Leaves by the names that they had in older checkpoints: the start of the path, then and now.
+_RENAMED = (("worlds/worlds/", "worlds/envs/"),)
+
 LeafSpec = dict[str, Any]
 """One stored leaf: `path`, `shape`, `dtype` as text, and `key_impl` of a typed PRNG key."""
 
@@ -257,7 +260,8 @@ def _read_arrays(path: Path, specs: list[LeafSpec]) -> list[np.ndarray]:
 def _load(path: Path, template: PyTree) -> tuple[PyTree, int, dict[str, Any]]:
     stored = json.loads((path / "state.json").read_text())
     named = _named_leaves(template)
-    diff = _spec_diff(stored["leaves"], [_spec(name, leaf) for name, leaf in named])
+    specs = [spec | {"path": _current_name(spec["path"])} for spec in stored["leaves"]]
+    diff = _spec_diff(specs, [_spec(name, leaf) for name, leaf in named])
     if diff:
         head = f"Checkpoint {path} does not fit this configuration ({len(diff)} differences):"
         more = [f"... {len(diff) - _DIFF_LINES} more"] if len(diff) > _DIFF_LINES else []
@@ -267,6 +271,14 @@ def _load(path: Path, template: PyTree) -> tuple[PyTree, int, dict[str, Any]]:
     leaves = [_to_device(array, spec, leaf) for array, spec, leaf in rows]
     state = jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(template), leaves)
     return state, stored["step"], stored["meta"]
+
+
+def _current_name(path: str) -> str:
+    """Return the path that a stored leaf has in today's state."""
+    for old, new in _RENAMED:
+        if path.startswith(old):
+            return new + path.removeprefix(old)
+    return path
 
 
 def _to_device(array: np.ndarray, spec: LeafSpec, template: Any) -> jax.Array:

@@ -119,11 +119,11 @@ class SimulatedArm:
 
     def pictures(self) -> dict[str, UInt8[np.ndarray, "H W 3"]]:
         """What the policy's own cameras see now, by name."""
-        eye = self._observer.eye
-        if eye is not None and self._seen is None:
+        cameras = self._observer.cameras
+        if cameras is not None and self._seen is None:
             sim = jax.tree.map(lambda x: np.asarray(x)[None], self._sim)
             # Drawing reads nothing but `sim`.
-            drawn = eye.pictures(self._shapes.replace(sim=sim), self._look)
+            drawn = cameras.pictures(self._shapes.replace(sim=sim), self._look)
             self._seen = {name: np.asarray(picture[0]) for name, picture in drawn.items()}
         return self._seen or {}
 

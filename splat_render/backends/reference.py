@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from scenes.contract.rotations import quats_to_matrices
 from splat_render.types import (
     Background,
     BodyPoses,
@@ -122,7 +123,7 @@ def project(
     Sorted by the depth of their centres; equal depths keep the order of the set.
     """
     blobs, world, eye = _exact((splats, poses, camera))
-    body = quat_to_matrix(world.xquat)[blobs.body_id]
+    body = quats_to_matrices(world.xquat)[blobs.body_id]
     means = _apply(body, blobs.means) + world.xpos[blobs.body_id]
     rotation, shift = eye.viewmats[:3, :3], eye.viewmats[:3, 3]
     points = means @ rotation.T + shift
@@ -148,7 +149,7 @@ def covariances(
     quats: Float[np.ndarray, "G 4"], scales: Float[np.ndarray, "G 3"]
 ) -> Float[np.ndarray, "G 3 3"]:
     """R diag(scales^2) R^T [m^2] of unit quaternions (wxyz) and standard deviations [m]."""
-    axes = quat_to_matrix(quats) * scales[:, None, :]
+    axes = quats_to_matrices(quats) * scales[:, None, :]
     return axes @ axes.swapaxes(-1, -2)
 
 
@@ -200,17 +201,6 @@ def spherical_harmonics(
             -0.5900435899266435 * x * (x * x - 3 * y * y),
         ]
     return np.einsum("kg,gkc->gc", np.stack(basis), sh)
-
-
-def quat_to_matrix(quats: Float[np.ndarray, "*n 4"]) -> Float[np.ndarray, "*n 3 3"]:
-    """Rotation matrices of unit quaternions (wxyz)."""
-    w, x, y, z = np.moveaxis(quats, -1, 0)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return np.moveaxis(np.array(rows), (0, 1), (-2, -1))
 
 
 @dataclass

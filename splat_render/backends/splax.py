@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from scenes.contract.rotations import quats_to_matrices
 from splat_render.backends.external import (
     FIXED,
     at_least_one,
@@ -23,7 +24,6 @@ from splat_render.backends.external import (
     require_fixed,
     worlds_at_once,
 )
-from splat_render.projection import quat_to_matrix
 from splat_render.types import Background, BodyPoses, CameraBatch, Frame, GaussianSet, RasterConfig
 
 TRACEABLE = True
@@ -153,7 +153,7 @@ def fold_intrinsics(
 
 
 def _matrices(poses: BodyPoses) -> Float[Array, "B 4 4"]:
-    top = jnp.concatenate([quat_to_matrix(poses.xquat), poses.xpos[..., None]], axis=-1)
+    top = jnp.concatenate([quats_to_matrices(poses.xquat), poses.xpos[..., None]], axis=-1)
     bottom = jnp.broadcast_to(jnp.array([0.0, 0.0, 0.0, 1.0]), (*top.shape[:-2], 1, 4))
     return jnp.concatenate([top, bottom], axis=-2)
 

@@ -99,7 +99,7 @@ def test_no_two_streams_share_a_start(dense: Env):
     def starts(seed: int) -> dict[str, jax.Array]:
         train = vec_env.reset(jax.random.split(stream_key(seed, streams.TRAIN))[0])
         cubes = {
-            "worlds": train.worlds.obs["cube_position"],
+            "worlds": train.envs.obs["cube_position"],
             "pool": train.pool.obs["cube_position"],
             "next pool": vec_env.refresh(train).pool.obs["cube_position"],
         }
