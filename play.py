@@ -6,7 +6,8 @@ from typing import Literal
 
 import tyro
 
-from mjx_serl.platform import prepare_platform, steps_with_mjx
+from mjx_serl.platform import needs_mjx, prepare_platform
+from scenes.contract.command_line import guarded
 
 
 def main(
@@ -34,6 +35,11 @@ def main(
         view: serve a page on this machine instead of writing a video.
         port: of the page; the next free one if it is taken.
     """
+    prepare_platform(
+        mjx_on_cpu=needs_mjx(run=run),
+        cache_dir=Path(__file__).resolve().parent / ".cache" / "jax",
+    )
+    # JAX must start after the platform is prepared.
     from mjx_serl.viewing.play import build_playable, save_play
 
     recorded, policies, name = build_playable(task, run, policy, size=size, episodes=episodes)
@@ -46,11 +52,4 @@ def main(
 
 
 if __name__ == "__main__":
-    paths = [word.split("=")[-1] for word in sys.argv[1:]]
-    prepare_platform(
-        mjx_on_cpu=any(steps_with_mjx(["--resume", path]) for path in paths),
-        cache_dir=Path(__file__).resolve().parent / ".cache" / "jax",
-    )
-    from mjx_serl.commands import guarded
-
     sys.exit(guarded(lambda: tyro.cli(main)))
