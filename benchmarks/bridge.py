@@ -78,7 +78,15 @@ def run(cfg: BridgeConfig, recorder: Recorder) -> None:
 
 @dataclass
 class Watcher:
-    """Keeps of every tick what is reported: errors of tracking [m], lateness [s], faults."""
+    """Keeps what is reported of every tick.
+
+    Attributes:
+        errors: of tracking [m].
+        lateness: of ticks [s].
+        delays: from the state that the policy saw to the tick that executes its action [s].
+        faults: number of ticks with a fault of robot or driver.
+        held: number of ticks in HOLD.
+    """
 
     # Four bytes a number: half an hour must not look like a leak.
     errors: array[float] = field(default_factory=lambda: array("f"))

@@ -16,7 +16,12 @@ REPEAT_TIMEOUT = 120.0
 
 @dataclass
 class Samples:
-    """Rates of each worker, one entry per round, and the load before and after."""
+    """What was measured side by side.
+
+    Attributes:
+        rates: of each worker, one entry per round [1/s].
+        load: other work on the machine, before and after.
+    """
 
     rates: dict[str, list[float]]
     load: dict[str, float]
@@ -54,7 +59,12 @@ class Samples:
 
 @dataclass
 class Group:
-    """Workers measured side by side; one that fails is noted in `failures` and left out."""
+    """Workers measured side by side.
+
+    Attributes:
+        workers: running, by name.
+        failures: why a worker was left out, by name.
+    """
 
     workers: dict[str, WorkerProcess] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)

@@ -23,10 +23,15 @@ RESULTS = HERE / "results.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """Median over interleaved rounds of value / baseline, with its extremes.
+    """Value / baseline over interleaved rounds.
 
-    to: the baseline's name in the same comparison.
-    goal: the ratio wanted, None where the issue sets none.
+    Attributes:
+        to: the baseline's name in the same comparison.
+        value: median.
+        low: least.
+        high: greatest.
+        rounds: number of them.
+        goal: the ratio wanted, None where the issue sets none.
     """
 
     to: str
@@ -41,10 +46,18 @@ class Ratio:
 class Result:
     """One line of `results.jsonl`.
 
-    value: None where it could not be measured; `params["reason"]` then says why.
-    params: what was measured, exactly.
-    load: other work on the machine while idle between rounds: `busy_cores`, `loadavg`.
-    command: prints this result again.
+    Attributes:
+        question: the benchmark.
+        name: of what was measured.
+        value: None where it could not be measured; `params["reason"]` then says why.
+        unit: of the value.
+        params: what was measured, exactly.
+        machine: that measured.
+        versions: of the packages.
+        load: other work on the machine while idle between rounds: `busy_cores`, `loadavg`.
+        date: of the measurement.
+        command: prints this result again.
+        ratio: to the baseline, where there is one.
     """
 
     question: str

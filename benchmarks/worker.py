@@ -44,8 +44,9 @@ _NAMED = (
 class Job:
     """What a worker measures.
 
-    measure: makes one timed repetition and returns its rate [1/s].
-    facts: what the reader of the number should know.
+    Attributes:
+        measure: makes one timed repetition and returns its rate [1/s].
+        facts: what the reader of the number should know.
     """
 
     measure: Callable[[], float]

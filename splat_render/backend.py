@@ -41,9 +41,12 @@ class Rasterize(Protocol):
 
 
 class Backend(Protocol):
-    """A module `splat_render.<name>`: what it is, whether it runs here, and its function.
+    """A module in `splat_render.backends`: what it is, whether it runs here, and its function.
 
-    TRACEABLE: may be called under jit. DIFFERENTIABLE: with respect to splats, poses, cameras.
+    Attributes:
+        TRACEABLE: whether it may be called under jit.
+        DIFFERENTIABLE: whether it is, with respect to splats, poses and cameras.
+        rasterize: draws.
     """
 
     TRACEABLE: bool
@@ -74,7 +77,12 @@ class BackendError(ValueError):
 
 @dataclass(frozen=True)
 class Chosen:
-    """A backend by its name."""
+    """A backend by its name.
+
+    Attributes:
+        name: in `splat_render.backends`.
+        backend: the module.
+    """
 
     name: str
     backend: Backend

@@ -21,7 +21,14 @@ _HOLD = jax.lax.Precision.HIGHEST
 
 @struct.dataclass
 class CameraRig:
-    """C cameras fixed to bodies: pose in the body's frame (MuJoCo axes) and intrinsics [px]."""
+    """C cameras fixed to bodies.
+
+    Attributes:
+        body_id: of the body that each is on.
+        pos: in the body's frame [m].
+        quat: in the body's frame (wxyz), MuJoCo's axes.
+        Ks: intrinsics [px].
+    """
 
     body_id: Int[Array, " C"]
     pos: Float[Array, "C 3"]

@@ -33,6 +33,15 @@ class MeshRenderer:
     """Cameras of a compiled model over a fixed number of worlds; made by `build_mesh_renderer`.
 
     `render` can be jitted; its batch is fixed, so it cannot be vmapped.
+
+    Attributes:
+        model: compiled.
+        cameras: ids of the model's cameras.
+        num_worlds: drawn at once.
+        width: of the pictures [px].
+        height: of the pictures [px].
+        on_device: the model as MuJoCo Warp has it.
+        context: of its renderer.
     """
 
     model: mujoco.MjModel

@@ -29,8 +29,12 @@ _HOLD = jax.lax.Precision.HIGHEST
 class Projected:
     """G splats as one camera sees them, nearest first; the invisible ones have opacity 0.
 
-    means2d [px], conics: xx, xy, yy of the inverse covariance [1/px^2], opacities with the
-    antialiasing factor, depths z [m] (inf where invisible), colors not clipped from above.
+    Attributes:
+        means2d: [px].
+        conics: xx, xy, yy of the inverse covariance [1/px^2].
+        opacities: with the antialiasing factor.
+        depths: along z [m]; inf where invisible.
+        colors: not clipped from above.
     """
 
     means2d: Float[Array, "G 2"]
@@ -42,7 +46,12 @@ class Projected:
 
 @struct.dataclass
 class BodySplats:
-    """What does not depend on poses: axes = rotation * scales [m], in the body's frame."""
+    """What does not depend on poses.
+
+    Attributes:
+        splats: in the frames of their bodies.
+        axes: rotation * scales [m], in the body's frame.
+    """
 
     splats: GaussianSet
     axes: Float[Array, "G 3 3"]

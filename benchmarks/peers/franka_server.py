@@ -48,7 +48,13 @@ class SimulatorError(RuntimeError):
 
 @dataclass(frozen=True)
 class FrankaServer:
-    """A running server. host: what a client is given. kind: "franka" enforces the FCI's limits."""
+    """A running server.
+
+    Attributes:
+        host: what a client is given.
+        kind: "franka" enforces the FCI's limits.
+        process: that serves.
+    """
 
     host: str
     kind: str

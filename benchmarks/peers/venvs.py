@@ -22,9 +22,10 @@ class PeerError(RuntimeError):
 class Peer:
     """A project to compare with.
 
-    module: what must be importable in its environment.
-    requirements: pins; "{jax}" stands for our own version of JAX, so that both sides share it.
-    bare: pins of what is installed without what it asks for.
+    Attributes:
+        module: what must be importable in its environment.
+        requirements: pins; "{jax}" stands for our own version of JAX, so that both sides share it.
+        bare: pins of what is installed without what it asks for.
     """
 
     module: str

@@ -14,11 +14,12 @@ from benchmarks.workers.env import build_env
 class Recording:
     """Random actions played in our environment.
 
-    model: the scene, the same on both sides of a comparison.
-    qpos: starts [N, nq].
-    ctrl: control of the last of the inner steps, per control step [T, N, nu].
-    substeps: physics steps per control step.
-    ctrl_dt: simulated seconds per control step [s].
+    Attributes:
+        model: the scene, the same on both sides of a comparison.
+        qpos: starts.
+        ctrl: control of the last of the inner steps, per control step.
+        substeps: physics steps per control step.
+        ctrl_dt: simulated time per control step [s].
     """
 
     model: mujoco.MjModel

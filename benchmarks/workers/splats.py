@@ -21,7 +21,16 @@ _EYE, _TARGET = (1.2, -1.0, 0.9), (0.0, 0.0, 0.3)  # of the camera [m]
 
 
 class Splats(NamedTuple):
-    """The fields of `splat_render.types.GaussianSet`."""
+    """The fields of `splat_render.types.GaussianSet`.
+
+    Attributes:
+        means: in the body's frame [m].
+        quats: in the body's frame (wxyz).
+        scales: standard deviations [m].
+        opacities: in [0, 1].
+        sh: spherical harmonics of the colour minus 0.5.
+        body_id: row of the poses.
+    """
 
     means: Float[np.ndarray, "G 3"]
     quats: Float[np.ndarray, "G 4"]

@@ -49,7 +49,13 @@ class LookConfig:
 
 @struct.dataclass
 class Look:
-    """Appearance of worlds [*n]: variant, colour gains, brightness slope along x and y [1]."""
+    """Appearance of worlds [*n].
+
+    Attributes:
+        variant: index of the background and its camera mounting.
+        gain: of red, green and blue [1].
+        slope: of the brightness across the picture, along x and y [1].
+    """
 
     variant: Int[Array, "*n"]
     gain: Float[Array, "*n 3"]

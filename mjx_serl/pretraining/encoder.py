@@ -54,7 +54,12 @@ class PretrainConfig:
 
 @struct.dataclass
 class Examples:
-    """M pictures of every camera and what there was to know, in units of the targets' scales."""
+    """What a reader learns from.
+
+    Attributes:
+        pictures: of every camera by name.
+        targets: what there was to know, in units of the targets' scales.
+    """
 
     pictures: dict[str, UInt8[Array, "M H W 3"]]
     targets: Float[Array, "M T"]

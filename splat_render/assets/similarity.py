@@ -10,7 +10,13 @@ _LEAST_SPREAD = 0.02  # smallest over largest deviation of points that do not li
 
 @dataclass(frozen=True, eq=False)
 class Similarity:
-    """x -> scale * rotation x + shift."""
+    """x -> scale * rotation x + shift.
+
+    Attributes:
+        scale: [1].
+        rotation: matrix.
+        shift: [m].
+    """
 
     scale: float
     rotation: Float[np.ndarray, "3 3"]

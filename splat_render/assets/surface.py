@@ -27,8 +27,13 @@ _PLANE_THICKNESS = 2e-4  # [m] half of it; less than _LIFT, or a plane would sha
 class Samples:
     """N points on surfaces, in the frames of their bodies.
 
-    points [m], normals (unit, outward), rgba in [0, 1] (not lit, occlusion included once known),
-    area each point stands for [m^2], body_id, geom_id.
+    Attributes:
+        points: positions [m].
+        normals: unit vectors, outward.
+        rgba: in [0, 1]; not lit, occlusion included once it is known.
+        area: what each point stands for [m^2].
+        body_id: of the model.
+        geom_id: of the model.
     """
 
     points: Float[np.ndarray, "N 3"]

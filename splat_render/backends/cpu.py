@@ -32,14 +32,25 @@ DIFFERENTIABLE = True
 
 
 class _Scene(NamedTuple):
-    """What all worlds share; V = 0 looks mean that there is no background."""
+    """What all worlds share.
+
+    Attributes:
+        splats: of the scene.
+        background: V = 0 looks mean that there is none.
+    """
 
     splats: GaussianSet
     background: Background
 
 
 class _Worlds(NamedTuple):
-    """What each of N worlds has of its own."""
+    """What each of N worlds has of its own.
+
+    Attributes:
+        poses: of the bodies.
+        cameras: in the world.
+        look: row of the background.
+    """
 
     poses: BodyPoses
     cameras: CameraBatch

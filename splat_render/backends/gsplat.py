@@ -33,7 +33,17 @@ DIFFERENTIABLE = False
 
 @struct.dataclass
 class Prepared:
-    """What `gsplat.rasterization` takes: splats posed in the frame of each of N worlds."""
+    """What `gsplat.rasterization` takes: splats posed in the frame of each of N worlds.
+
+    Attributes:
+        means: [m].
+        quats: wxyz.
+        scales: standard deviations [m].
+        opacities: in [0, 1].
+        colors: as each camera sees them.
+        viewmats: world to camera (OpenCV).
+        Ks: intrinsics [px].
+    """
 
     means: Float[Array, "N G 3"]
     quats: Float[Array, "N G 4"]

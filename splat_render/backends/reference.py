@@ -34,10 +34,14 @@ _FOV_MARGIN = 0.3
 
 @dataclass(frozen=True)
 class Projected:
-    """Splats as one camera sees them: G' of them, nearest first.
+    """Splats as one camera sees them, nearest first; V of them are visible.
 
-    means2d [px], covars2d with blur [px^2], opacities with the antialiasing factor, depths z [m],
-    colors not clipped from above.
+    Attributes:
+        means2d: [px].
+        covars2d: with blur [px^2].
+        opacities: with the antialiasing factor.
+        depths: along z [m].
+        colors: not clipped from above.
     """
 
     means2d: Float[np.ndarray, "V 2"]
@@ -205,7 +209,18 @@ def spherical_harmonics(
 
 @dataclass
 class _Canvas:
-    """What a picture's pixels have gathered so far; `light` is the transmittance."""
+    """What a picture's pixels have gathered so far.
+
+    Attributes:
+        height: [px].
+        width: [px].
+        rgb: sum of the colours, weighted.
+        depth: sum of the depths, weighted [m].
+        light: the transmittance.
+        median: depth at which half of the light is left [m].
+        limit: depth of what hides all behind it [m].
+        unfinished: pixels that the next splat may still change.
+    """
 
     height: int
     width: int

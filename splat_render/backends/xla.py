@@ -118,7 +118,15 @@ def _draw_world(
 
 @struct.dataclass
 class _Canvas:
-    """What a picture's pixels have gathered so far; `light` is the transmittance."""
+    """What a picture's pixels have gathered so far.
+
+    Attributes:
+        rgb: sum of the colours, weighted.
+        depth: sum of the depths, weighted [m].
+        light: the transmittance.
+        median: depth at which half of the light is left [m].
+        unfinished: pixels that the next splat may still change.
+    """
 
     rgb: Float[Array, "3 H W"]
     depth: Float[Array, "H W"]

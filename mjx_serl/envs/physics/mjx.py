@@ -25,7 +25,15 @@ _FIELDS = tuple(f.name for f in dataclasses.fields(SimState))
 
 @struct.dataclass
 class MjxCarry:
-    """The part of `mjx.Data` that the next step depends on; the rest is scratch."""
+    """The part of `mjx.Data` that the next step depends on; the rest is scratch.
+
+    Attributes:
+        qpos: as in MuJoCo.
+        qvel: as in MuJoCo.
+        act: as in MuJoCo.
+        qacc_warmstart: where the solver starts.
+        time: simulated [s].
+    """
 
     qpos: Float[Array, "*n nq"]
     qvel: Float[Array, "*n nv"]

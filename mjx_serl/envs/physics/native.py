@@ -29,7 +29,11 @@ _STAGE = int(mujoco.mjtStage.mjSTAGE_VEL)
 
 
 class NativePhysics:
-    """XLA FFI calls of `native_ffi`; see `build_native` for what is used without a compiler."""
+    """XLA FFI calls of `native_ffi`; see `build_native` for what is used without a compiler.
+
+    Attributes:
+        name: in the registry of physics.
+    """
 
     name: PhysicsName = "native"
 
@@ -53,7 +57,11 @@ class NativePhysics:
 
 
 class CallbackPhysics:
-    """The slow twin: the same steps through a JAX callback, where nothing can be compiled."""
+    """The slow twin: the same steps through a JAX callback, where nothing can be compiled.
+
+    Attributes:
+        name: in the registry of physics.
+    """
 
     name: PhysicsName = "native"
 
@@ -109,7 +117,12 @@ class CallbackPhysics:
 
 @dataclasses.dataclass(frozen=True)
 class _HostStep:
-    """Hashable, so that equal steps share one compiled program."""
+    """A step as a hashable function, so that equal steps share one compiled program.
+
+    Attributes:
+        physics: whose step.
+        n_substeps: physics steps per call.
+    """
 
     physics: CallbackPhysics
     n_substeps: int
