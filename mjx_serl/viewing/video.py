@@ -124,7 +124,7 @@ def _checked(pictures: np.ndarray, ndim: int) -> np.ndarray:
 
 def _encoder_options(shape: tuple[int, ...], fps: float) -> list[str]:
     read = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{shape[2]}x{shape[1]}", "-r", str(fps)]
-    # Without BT.709 said in so many words players guess the colours by the size of the picture.
+    # Without BT.709 said in so many words video players guess the colours by the size of the picture.
     color = ["-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"]
     color += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
     write = ["-c:v", "libx264", "-crf", "18", "-movflags", "+faststart", "-f", "mp4"]

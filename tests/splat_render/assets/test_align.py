@@ -60,7 +60,7 @@ def scan(model: mujoco.MjModel, data: mujoco.MjData) -> Scan:
     made = scene_splats(model, data.qpos, budget=8000, seed=7)
     body_id = np.asarray(made.body_id)
     world = in_world(made, data)
-    # A scan is cropped to the workspace, and nobody films the far half of the table.
+    # A scan is cropped to the workspace, and the far half of the table is not recorded.
     kept = np.flatnonzero((np.abs(world).max(axis=1) < 0.9) & (world[:, 1] > -0.35))
     world = world[kept]
     made = take(made, kept)
@@ -151,7 +151,7 @@ def test_the_command_writes_a_scene_in_body_frames(
     # Every body's splats lie where they were scanned, once each body is put where it was.
     distance = cKDTree(in_world(splats, data)).query(scan.world)[0]
     assert np.quantile(distance, 0.95) < 3 * NOISE
-    # The half of the table that nobody filmed is there, and floaters are not.
+    # The half of the table that was not recorded is there, and floaters are not.
     table = in_world(splats, data)[body_id == 0]
     assert ((np.abs(table[:, 2]) < 0.01) & (table[:, 1] < -0.4)).sum() > 10
     assert (in_world(splats, data)[:, 2] > 1.0).mean() < 0.01
