@@ -39,7 +39,7 @@ class CameraRig:
 def make_rig(
     cameras: Sequence[CameraSpec], body_ids: Mapping[str, int], *, width: int, height: int
 ) -> CameraRig:
-    """Mount cameras, drawing at width x height [px] what `fovy` spans vertically.
+    """Return mounted cameras that draw at width x height [px] what `fovy` spans vertically.
 
     Args:
         cameras: where they are.

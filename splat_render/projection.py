@@ -58,14 +58,14 @@ class BodySplats:
 
 
 def shape_splats(splats: GaussianSet) -> BodySplats:
-    """Do once what all cameras and worlds share."""
+    """Return what all cameras and worlds share."""
     return BodySplats(splats, quats_to_matrices(splats.quats) * splats.scales[:, None, :])
 
 
 def project(
     shaped: BodySplats, poses: BodyPoses, camera: CameraBatch, config: RasterConfig
 ) -> Projected:
-    """Bring splats before one camera (matrices without batch axes) of one world."""
+    """Return splats as seen by one camera (matrices without batch axes) of one world."""
     splats = shaped.splats
     rotation, shift, eye = _bodies_before_camera(poses, camera)
     rotation, shift, eye = (x[splats.body_id] for x in (rotation, shift, eye))
@@ -93,7 +93,7 @@ def project(
 def _bodies_before_camera(
     poses: BodyPoses, camera: CameraBatch
 ) -> tuple[Float[Array, "B 3 3"], Float[Array, "B 3"], Float[Array, "B 3"]]:
-    """Rotation and shift [m] from each body to the camera, and where the eye is in the body."""
+    """Rotation and shift [m] from each body to the camera, and where the camera is in the body."""
     body = quats_to_matrices(poses.xquat)
     to_camera, at = camera.viewmats[:3, :3], camera.viewmats[:3, 3]
     rotation = jnp.einsum("ij,bjk->bik", to_camera, body, precision=_HOLD)
@@ -108,7 +108,7 @@ def _onto_picture(
     K: Float[Array, "3 3"],
     config: RasterConfig,
 ) -> tuple[Float[Array, "G 2"], Float[Array, "G 2 3"]]:
-    """Pixels, and the square root of the covariance: Jacobian * rotation * axes [px]."""
+    """Return pixels, and the square root of the covariance: Jacobian * rotation * axes [px]."""
     focal, center = jnp.diagonal(K)[:2], K[:2, 2]
     size = jnp.array([config.width, config.height], points.dtype)
     slope = points[:, :2] / points[:, 2:]

@@ -84,7 +84,7 @@ def build_scene_renderer(
     home: BodyPoses,
     cached: bool = True,
 ) -> SceneRenderer:
-    """Prepare the cameras of a scene, backgrounds of the fixed ones included.
+    """Return a renderer of the cameras of a scene, backgrounds of the fixed ones included.
 
     Args:
         chosen: the backend.
@@ -124,7 +124,7 @@ def _backgrounds(
     static: Bool[np.ndarray, " B"],
     home: BodyPoses,
 ) -> Background:
-    """One background per variant: its colours seen from its mounting."""
+    """Return one background per variant: its colours seen from its mounting."""
     parts = []
     for v in range(rig.body_id.shape[0]):
         still, _ = split_static(looks[v], static)

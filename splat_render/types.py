@@ -154,7 +154,7 @@ def as_dtype(rgb: Float[Array, "*n 3"], config: RasterConfig) -> Shaped[Array, "
 
 
 def sh_degree(coefficients: int) -> int:
-    """Degree of K = (degree + 1)^2 coefficients; raises ValueError unless it is 0 to 3."""
+    """Return the degree of K = (degree + 1)^2 coefficients; ValueError unless it is 0 to 3."""
     degree = math.isqrt(coefficients) - 1
     if (degree + 1) ** 2 != coefficients or not 0 <= degree <= MAX_SH_DEGREE:
         raise ValueError(f"sh has {coefficients} coefficients, allowed: 1, 4, 9 or 16")

@@ -82,7 +82,7 @@ def serve(
     object_width: float | None = None,
     log: Path | None = None,
 ) -> Iterator[FrankaServer]:
-    """A simulated FR3 with its hand while the context lasts; SimulatorError with the reason.
+    """Return a simulated FR3 with its hand while the context lasts; SimulatorError with the reason.
 
     Args:
         kind: "franka" (franka-sim: enforces limits) or "franky" (franky-sim: starts faster,
@@ -111,7 +111,7 @@ def serve(
 
 
 def free_host() -> str:
-    """A loopback address on which neither port is taken."""
+    """Return a loopback address on which neither port is taken."""
     for _ in range(100):
         host = f"127.{random.randint(1, 254)}.{random.randint(0, 255)}.{random.randint(1, 254)}"
         if not any(_answers(host, port) for port in (ROBOT_PORT, HAND_PORT)):

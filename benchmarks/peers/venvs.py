@@ -73,7 +73,7 @@ PEERS = {
 
 
 def peer_python(name: str) -> Path:
-    """Interpreter of a peer's environment, made on first use; raises PeerError."""
+    """Return the interpreter of a peer's environment, made on first use; raises PeerError."""
     peer = PEERS[name]
     folder = FOLDER / name
     python = folder / "bin" / "python"

@@ -35,7 +35,7 @@ HostObs = dict[str, np.ndarray]
 
 
 def env_id(task: str) -> str:
-    """Gymnasium's name of a task: "franka/pick_cube" is "mjx_serl/FrankaPickCube-v0"."""
+    """Return Gymnasium's name of a task: "franka/pick_cube" is "mjx_serl/FrankaPickCube-v0"."""
     words = task.replace("/", "_").split("_")
     return f"{NAMESPACE}/{''.join(word.capitalize() for word in words)}-v0"
 
@@ -75,7 +75,7 @@ class MjxSerlEnv(gymnasium.Env[HostObs, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[HostObs, dict[str, Any]]:
-        """Start an episode; equal seeds give equal sequences of episodes. No options."""
+        """Return the start of an episode; equal seeds give equal sequences. No options."""
         super().reset(seed=seed)
         del options
         if seed is not None or self._key is None:
@@ -87,7 +87,7 @@ class MjxSerlEnv(gymnasium.Env[HostObs, np.ndarray]):
         return obs, _unbatched(info)
 
     def step(self, action: np.ndarray) -> tuple[HostObs, float, bool, bool, dict[str, Any]]:
-        """Hold `action` in [-1, 1] for one control period; raises RuntimeError before a reset."""
+        """Return the world after an action in [-1, 1]; raises RuntimeError before a reset."""
         if self._state is None:
             raise RuntimeError("step() before reset(): call reset() first")
         state: EnvState = self._jit_step(self._state, np.asarray(action, np.float32))
@@ -147,7 +147,7 @@ class MjxSerlVectorEnv(gymnasium.vector.VectorEnv[HostObs, np.ndarray, np.ndarra
         seed: int | Sequence[int] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[HostObs, dict[str, Any]]:
-        """Start all worlds. No options.
+        """Return the starts of all worlds. No options.
 
         Args:
             seed: one seed, from which the worlds count upwards, or one per world (raises
@@ -169,7 +169,7 @@ class MjxSerlVectorEnv(gymnasium.vector.VectorEnv[HostObs, np.ndarray, np.ndarra
     def step(
         self, actions: np.ndarray
     ) -> tuple[HostObs, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Step all worlds; raises RuntimeError before a reset."""
+        """Return all worlds after one step; raises RuntimeError before a reset."""
         if self._worlds is None:
             raise RuntimeError("step() before reset(): call reset() first")
         worlds: _Worlds = self._jit_advance(self._worlds, np.asarray(actions, np.float32))
@@ -206,7 +206,7 @@ class MjxSerlVectorEnv(gymnasium.vector.VectorEnv[HostObs, np.ndarray, np.ndarra
 
 
 def observation_space(spec: ObsSpec) -> gymnasium.spaces.Dict:
-    """A Dict of one Box per field; images are uint8 in [0, 255], the rest is unbounded."""
+    """Return a Dict of one Box per field; images are uint8 in [0, 255], the rest is unbounded."""
     return gymnasium.spaces.Dict({field.name: _box(field) for field in spec.fields})
 
 
@@ -228,7 +228,7 @@ def _build(task: str, physics: str | None, *, max_worlds: int) -> Any:
 
 
 def _to_host(state: EnvState) -> tuple[HostObs, Any, Any, Any, dict[str, Any]]:
-    """One copy to the host; numpy arrays that belong to the caller."""
+    """Return one copy on the host: numpy arrays that belong to the caller."""
     info = {"success": state.success, "valid": state.valid, **state.metrics}
     return jax.tree.map(
         np.array, (state.obs, state.reward, state.terminated, state.truncated, info)

@@ -141,7 +141,7 @@ class VecEnv:
         return self.draw(state), transition
 
     def advance(self, state: VecState, action: Float[Array, "N A"]) -> tuple[VecState, Transition]:
-        """`step` without the pictures, which are those of before until `draw` is called."""
+        """Return what `step` does, with the pictures of before until `draw` is called."""
         before = state.envs
         after = jax.vmap(self.env.step)(before, action)
         key, k_pick = jax.random.split(state.key)

@@ -8,7 +8,7 @@ from mjx_serl.types import Obs, PRNGKey
 
 
 def crop_images(key: PRNGKey, obs: Obs, pad: int) -> Obs:
-    """Shift every uint8 entry [B, H, W, C] by up to `pad` pixels; the others pass through.
+    """Return every uint8 entry [B, H, W, C] shifted by up to `pad` pixels; the others pass through.
 
     Each image of each camera has an offset of its own. SERL moves all cameras alike; two cameras
     see the world from different places, so there is no common shift that means anything, and
@@ -20,7 +20,7 @@ def crop_images(key: PRNGKey, obs: Obs, pad: int) -> Obs:
 
 
 def random_crop(key: PRNGKey, images: UInt8[Array, "B H W C"], pad: int) -> UInt8[Array, "B H W C"]:
-    """Cut a window of the same size out of each image, padded with its edge by `pad` pixels."""
+    """Return a window of the same size out of each image, padded with its edge by `pad` pixels."""
     margin = (pad, pad)
     padded = jnp.pad(images, ((0, 0), margin, margin, (0, 0)), mode="edge")
     corners = jax.random.randint(key, (images.shape[0], 2), 0, 2 * pad + 1)

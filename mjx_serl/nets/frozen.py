@@ -116,7 +116,7 @@ def save_encoder(path: Path, encoder: FrozenEncoder, *, note: Mapping[str, Any])
 
 
 def load_encoder(name: str) -> FrozenEncoder:
-    """Read a shipped encoder by name, or a file by its path.
+    """Return a shipped encoder by name, or a file by its path.
 
     Raises:
         FileNotFoundError: there is none; the message names the shipped ones.

@@ -16,7 +16,7 @@ from mjx_serl.types import Obs, PRNGKey, Transition
 def rollout(
     vec_env: VecEnv, policy: Policy, state: VecState, key: PRNGKey, length: int
 ) -> tuple[VecState, Transition]:
-    """Step the worlds `length` times; transitions are [length, N, ...]."""
+    """Return the worlds after `length` steps, and the transitions [length, N, ...]."""
 
     @jax.jit
     def act(state: VecState, key: PRNGKey) -> tuple[VecState, Transition]:

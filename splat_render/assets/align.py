@@ -67,7 +67,7 @@ def align_scan(
     keep_unknown: bool = False,
     budget: int = DEFAULT_BUDGET,
 ) -> Alignment:
-    """Register a scan, cut it into bodies, fill what it did not see with baked splats.
+    """Return a scan registered, cut into bodies, its gaps filled with baked splats.
 
     Args:
         scan: in any frame and unit.
@@ -106,7 +106,7 @@ def register(
     surface: Float[np.ndarray, "M 3"],
     pairs: Float[np.ndarray, "P 6"],
 ) -> tuple[Similarity, float]:
-    """Similarity from scan points to surface points and its residual [m].
+    """Return the similarity from scan points to surface points and its residual [m].
 
     The pairs give the start; then the closest 80 % of nearest neighbours are fitted until nothing
     changes (trimmed ICP, Chetverikov et al. 2002, with a scale).
@@ -137,7 +137,7 @@ def segment(
     *,
     gate: float = GATE,
 ) -> Int[np.ndarray, " N"]:
-    """Body of the nearest surface for each world point [m]; -1 beyond the gate."""
+    """Return the body of the nearest surface for each world point [m]; -1 beyond the gate."""
     surface = in_world(samples.points, samples.body_id, data)
     nearest = cKDTree(surface).query(points)[1]
     rotation = data.xmat.reshape(-1, 3, 3)[samples.body_id[nearest]]
@@ -151,7 +151,7 @@ def segment(
 
 
 def attach(splats: GaussianSet, body_id: Int[np.ndarray, " G"], data: mujoco.MjData) -> GaussianSet:
-    """Express splats that lie in the world in the frames of their bodies, sorted by body."""
+    """Return splats that lie in the world in the frames of their bodies, sorted by body."""
     parts = []
     for body in np.unique(body_id):
         own = np.flatnonzero(body_id == body)
@@ -165,13 +165,13 @@ def attach(splats: GaussianSet, body_id: Int[np.ndarray, " G"], data: mujoco.MjD
 def in_world(
     points: Float[np.ndarray, "N 3"], body_id: Int[np.ndarray, " N"], data: mujoco.MjData
 ) -> Float[np.ndarray, "N 3"]:
-    """World positions [m] of points in body frames."""
+    """Return world positions [m] of points in body frames."""
     rotation = data.xmat.reshape(-1, 3, 3)[body_id]
     return np.einsum("nij,nj->ni", rotation, points) + data.xpos[body_id]
 
 
 def _unseen(scan: GaussianSet, baked: GaussianSet) -> GaussianSet:
-    """Baked splats that cover what no scan splat of the same body does."""
+    """Return baked splats that cover what no scan splat of the same body does."""
     at, owner = np.asarray(baked.means), np.asarray(baked.body_id)
     reach = np.maximum(GATE, np.asarray(baked.scales).max(axis=1))
     missing = np.ones(len(at), bool)
@@ -233,7 +233,7 @@ def _align(options: AlignOptions) -> int:
 
 
 def joints_to_qpos(model: mujoco.MjModel, joints: Sequence[float]) -> Float[np.ndarray, " Q"]:
-    """Put the angles [rad] and travels [m] of all hinges and slides into the home pose.
+    """Return the home pose with the angles [rad] and travels [m] of all hinges and slides.
 
     Raises ValueError unless there is one value per joint.
     """

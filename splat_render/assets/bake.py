@@ -58,7 +58,7 @@ def bake(
     seed: int = 0,
     skip_bodies: Collection[str] = (),
 ) -> GaussianSet:
-    """Make splats of every visible geom, sorted by body.
+    """Return splats of every visible geom, sorted by body.
 
     Args:
         model: any model; drawn are geoms of groups 0 to 2 with a visible colour.
@@ -84,7 +84,7 @@ def scene_splats(
     budget: int = DEFAULT_BUDGET,
     seed: int = 0,
 ) -> GaussianSet:
-    """Make a scene's splats: shipped surfaces where the model has that robot, `bake` for the rest.
+    """Return a scene's splats: shipped surfaces where they fit the model, `bake` for the rest.
 
     Args:
         surfaces: of robots, names or paths of .npz files; one that does not fit is left out.
@@ -179,7 +179,7 @@ def _allocate(
 def _importance(
     samples: Samples, pilot: Samples, model: mujoco.MjModel, data: mujoco.MjData
 ) -> Float[np.ndarray, " N"]:
-    """How densely to cover each point; 0 is not at all.
+    """Return how densely to cover each point; 0 is not at all.
 
     Objects are seen from nearest, scenery matters less the further it is from what can move, and
     its far sides not at all: large splats of a table's underside would show through its top.

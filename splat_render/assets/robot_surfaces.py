@@ -111,7 +111,7 @@ def save_surface(surface: RobotSurface, path: Path) -> None:
 
 
 def load_surface(name: str) -> RobotSurface:
-    """Read a shipped surface by its name, or a file of yours by its path (it ends in .npz).
+    """Return a shipped surface by its name, or a file of yours by its path (it ends in .npz).
 
     Raises KeyError for an unknown name and FileNotFoundError for a missing file.
     """

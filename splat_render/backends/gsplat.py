@@ -55,7 +55,7 @@ class Prepared:
 
 
 def unavailable() -> str | None:
-    """Why gsplat cannot run here, in one line; None where it can."""
+    """Return why gsplat cannot run here, in one line; None where it can."""
     for name in ("torch", "gsplat"):
         if importlib.util.find_spec(name) is None:
             return f"{name} is not installed; pip install 'mjx-serl[gsplat]'"
@@ -111,7 +111,7 @@ def rasterize(
 
 
 def bytes_per_splat(num_cameras: int) -> int:
-    """Device memory for one splat of one world [B].
+    """Return the device memory for one splat of one world [B].
 
     In: mean 12, quat 16, scale 12, opacity 4; per camera a colour 12. Out of the projection, per
     camera: radii 8, mean 8, depth 4, conic 12, compensation 4, opacity 4, colour and depth 16;
@@ -180,7 +180,7 @@ def _finish(
 
 
 def _colors(splats: GaussianSet, poses: BodyPoses, cameras: CameraBatch) -> Float[Array, "N C G 3"]:
-    """Colours as the cameras see them; harmonics turn with their body."""
+    """Return colours as the cameras see them; harmonics turn with their body."""
 
     def seen(viewmat: jax.Array, xpos: jax.Array, xquat: jax.Array) -> jax.Array:
         eye = eye_in_bodies(viewmat, xpos, xquat)
@@ -193,7 +193,7 @@ def _colors(splats: GaussianSet, poses: BodyPoses, cameras: CameraBatch) -> Floa
 
 
 def _multiply(a: Float[Array, "*n 4"], b: Float[Array, "*n 4"]) -> Float[Array, "*n 4"]:
-    """Hamilton product of quaternions (wxyz): first b's rotation, then a's."""
+    """Return the Hamilton product of quaternions (wxyz): first b's rotation, then a's."""
     scalar = a[..., :1] * b[..., :1] - jnp.sum(a[..., 1:] * b[..., 1:], axis=-1, keepdims=True)
     vector = a[..., :1] * b[..., 1:] + b[..., :1] * a[..., 1:]
     return jnp.concatenate([scalar, vector + jnp.cross(a[..., 1:], b[..., 1:])], axis=-1)

@@ -52,7 +52,7 @@ class Projected:
 
 
 def unavailable() -> str | None:
-    """It runs everywhere."""
+    """Return None: it runs everywhere."""
     return None
 
 
@@ -64,7 +64,7 @@ def rasterize(
     background: Background | None = None,
     look: Int[Array, "*n"] | None = None,
 ) -> Frame:
-    """Draw splats; see `renderer.Rasterize`."""
+    """Return the pictures; see `backend.Rasterize`."""
     exact = rasterize_float64(splats, poses, cameras, config, background, look)
     rgb = np.asarray(exact.rgb)
     if config.rgb_dtype == "uint8":
@@ -122,7 +122,7 @@ def draw(
 def project(
     splats: GaussianSet, poses: BodyPoses, camera: CameraBatch, config: RasterConfig
 ) -> Projected:
-    """Bring splats before one camera of one world; those nearer than `near` are left out.
+    """Return splats as seen by one camera of one world; those nearer than `near` are left out.
 
     Sorted by the depth of their centres; equal depths keep the order of the set.
     """
@@ -275,7 +275,7 @@ class _Canvas:
 
 
 def _span(center: float, reach: float, size: int) -> range:
-    """Pixels of a row or column whose centres are within reach, those outside left out."""
+    """Return pixels of a row or column whose centres are within reach, those outside left out."""
     low = max(np.ceil(center - reach - 0.5), 0.0)
     high = min(np.floor(center + reach - 0.5), size - 1.0)
     return range(int(low), int(high) + 1) if high >= low else range(0)
@@ -288,7 +288,7 @@ def _apply(
 
 
 def _exact(tree: Any) -> Any:
-    """Arrays of any kind as numpy's: floating ones in float64, indices as they are."""
+    """Return arrays of any kind as numpy's: floating ones in float64, indices as they are."""
 
     def leaf(x: Any) -> np.ndarray:
         x = np.asarray(x)

@@ -36,7 +36,7 @@ _MIN_JAX = (0, 10)
 
 
 def unavailable() -> str | None:
-    """Why splax cannot run here, in one line; None where it can."""
+    """Return why splax cannot run here, in one line; None where it can."""
     if importlib.util.find_spec("splax") is None:
         return "not installed; pip install 'mjx-serl[splax]' (opt-in: it imports GPLv3 plyfile)"
     if jax.__version_info__[:2] < _MIN_JAX:
@@ -112,7 +112,7 @@ def _draw(
     K: Float[Array, "3 3"],
     config: RasterConfig,
 ) -> Frame:
-    """One picture, with nothing behind it; its depth is the sum of weight * z."""
+    """Return one picture, with nothing behind it; its depth is the sum of weight * z."""
     splax = _splax()
     shape = (config.height, config.width)
     eye = eye_in_bodies(viewmat, poses.xpos, poses.xquat)

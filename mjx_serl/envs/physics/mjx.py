@@ -76,7 +76,7 @@ class MjxPhysics:
     def step(
         self, carry: MjxCarry, ctrl: Float[Array, " nu"], n_substeps: int
     ) -> tuple[MjxCarry, SimState]:
-        """Scan `mjx.step`; see `Physics.step`."""
+        """Return carry and SimState after a scan of `mjx.step`; see `Physics.step`."""
 
         def substep(data: mjx.Data, _: None) -> tuple[mjx.Data, None]:
             return mjx.step(self._mjx_model, data), None
@@ -102,12 +102,12 @@ class MjxPhysics:
 
 
 def _put_warp(model: mujoco.MjModel) -> mjx.Model:
-    """Put the model, and hush the solver's iteration limits, at which C MuJoCo stops silently.
+    """Return the model on the device without warnings of the solver's iteration limits.
 
-    Warp would print two lines for each world and step that reaches one. What it prints about
-    buffers that are too small stays.
+    Warp would print two lines for each world and step that reaches one, where C MuJoCo stops
+    without a word. What it prints about buffers that are too small stays.
     """
     put = mjx.put_model(warp_model(model), impl="warp")
-    loud = put.opt._impl.warn_overflow & ~_WARP_ITERATION_LIMITS
-    hushed: Any = put.tree_replace({"opt._impl.warn_overflow": loud})
-    return hushed
+    flags = put.opt._impl.warn_overflow & ~_WARP_ITERATION_LIMITS
+    quiet: Any = put.tree_replace({"opt._impl.warn_overflow": flags})
+    return quiet

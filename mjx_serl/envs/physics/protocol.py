@@ -62,7 +62,7 @@ class Physics(Protocol):
     def step(
         self, carry: PyTree, ctrl: Float[Array, " nu"], n_substeps: int
     ) -> tuple[PyTree, SimState]:
-        """Hold `ctrl` for `n_substeps` steps of `model.opt.timestep` [s]."""
+        """Return both after `n_substeps` steps of `model.opt.timestep` [s] under `ctrl`."""
         ...
 
 
