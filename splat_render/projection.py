@@ -67,15 +67,15 @@ def project(
 ) -> Projected:
     """Return splats as seen by one camera (matrices without batch axes) of one world."""
     splats = shaped.splats
-    rotation, shift, eye = _bodies_before_camera(poses, camera)
-    rotation, shift, eye = (x[splats.body_id] for x in (rotation, shift, eye))
+    rotation, shift, centre = _bodies_before_camera(poses, camera)
+    rotation, shift, centre = (x[splats.body_id] for x in (rotation, shift, centre))
     points = _apply(rotation, splats.means) + shift
     visible = points[:, 2] >= config.near
     # Invisible splats get harmless numbers, for their gradients must not be 0 * nan.
     points = jnp.where(visible[:, None], points, jnp.array([0.0, 0.0, 1.0]))
     means2d, axes2d = _onto_picture(points, rotation, shaped.axes, camera.Ks, config)
     conics, factor, solid = _conics(axes2d, config)
-    rays = jnp.where(visible[:, None], splats.means - eye, jnp.array([0.0, 0.0, 1.0]))
+    rays = jnp.where(visible[:, None], splats.means - centre, jnp.array([0.0, 0.0, 1.0]))
     rays = rays / jnp.linalg.norm(rays, axis=-1, keepdims=True)
     colors = jnp.maximum(spherical_harmonics(rays, splats.sh) + 0.5, 0.0)
     visible &= solid

@@ -82,10 +82,10 @@ def rotate(quat: Float[Array, "*n 4"], vector: Float[Array, "*n 3"]) -> Float[Ar
     return vector + 2 * jnp.cross(axis, twist)
 
 
-def eye_in_bodies(
+def camera_in_bodies(
     viewmat: Float[Array, "4 4"], xpos: Float[Array, "B 3"], xquat: Float[Array, "B 4"]
 ) -> Float[Array, "B 3"]:
     """Return where a camera's centre is in each body's frame [m]."""
     hold = jax.lax.Precision.HIGHEST
-    eye = -jnp.matmul(viewmat[:3, :3].T, viewmat[:3, 3], precision=hold)
-    return rotate(xquat * jnp.array([1.0, -1.0, -1.0, -1.0]), eye - xpos)
+    centre = -jnp.matmul(viewmat[:3, :3].T, viewmat[:3, 3], precision=hold)
+    return rotate(xquat * jnp.array([1.0, -1.0, -1.0, -1.0]), centre - xpos)

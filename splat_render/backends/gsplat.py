@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from splat_render.backends.external import (
     FIXED,
     at_least_one,
-    eye_in_bodies,
+    camera_in_bodies,
     over_background,
     require_fixed,
     rotate,
@@ -103,8 +103,8 @@ def rasterize(
     chunk = worlds_at_once(splats.means.shape[0], per_splat)
     frames = []
     for start in range(0, count, chunk):
-        bodies, eyes, which = jax.tree.map(lambda x, at=start: x[at : at + chunk], worlds)
-        drawn = _draw(prepare(splats, bodies, eyes), config)
+        bodies, views, which = jax.tree.map(lambda x, at=start: x[at : at + chunk], worlds)
+        drawn = _draw(prepare(splats, bodies, views), config)
         frames.append(_finish(drawn, config, background, which))
     frame = jax.tree.map(lambda *parts: jnp.concatenate(parts), *frames)
     return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[1:]), frame)
@@ -183,8 +183,8 @@ def _colors(splats: GaussianSet, poses: BodyPoses, cameras: CameraBatch) -> Floa
     """Return colours as the cameras see them; harmonics turn with their body."""
 
     def seen(viewmat: jax.Array, xpos: jax.Array, xquat: jax.Array) -> jax.Array:
-        eye = eye_in_bodies(viewmat, xpos, xquat)
-        rays = splats.means - eye[splats.body_id]
+        centre = camera_in_bodies(viewmat, xpos, xquat)
+        rays = splats.means - centre[splats.body_id]
         rays = rays / jnp.linalg.norm(rays, axis=-1, keepdims=True)
         return jnp.maximum(spherical_harmonics(rays, splats.sh) + 0.5, 0.0)
 

@@ -126,17 +126,17 @@ def project(
 
     Sorted by the depth of their centres; equal depths keep the order of the set.
     """
-    blobs, world, eye = _exact((splats, poses, camera))
+    blobs, world, view = _exact((splats, poses, camera))
     body = quats_to_matrices(world.xquat)[blobs.body_id]
     means = _apply(body, blobs.means) + world.xpos[blobs.body_id]
-    rotation, shift = eye.viewmats[:3, :3], eye.viewmats[:3, 3]
+    rotation, shift = view.viewmats[:3, :3], view.viewmats[:3, 3]
     points = means @ rotation.T + shift
     ahead = np.flatnonzero(points[:, 2] >= config.near)
     order = ahead[np.argsort(points[ahead, 2], kind="stable")]
     to_camera = rotation @ body[order]
     covars = to_camera @ covariances(blobs.quats[order], blobs.scales[order])
     covars = covars @ to_camera.swapaxes(-1, -2)
-    means2d, sharp = project_camera(points[order], covars, eye.Ks, config.width, config.height)
+    means2d, sharp = project_camera(points[order], covars, view.Ks, config.width, config.height)
     covars2d = sharp + config.blur * np.eye(2)
     opacities = blobs.opacities[order]
     if config.antialiased:

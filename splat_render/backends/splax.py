@@ -19,7 +19,7 @@ from scenes.contract.rotations import quats_to_matrices
 from splat_render.backends.external import (
     FIXED,
     at_least_one,
-    eye_in_bodies,
+    camera_in_bodies,
     over_background,
     require_fixed,
     worlds_at_once,
@@ -90,9 +90,9 @@ def rasterize(
     worlds = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(lead) :]), (poses, cameras))
 
     def draw_world(world: tuple[BodyPoses, CameraBatch]) -> Frame:
-        bodies, eyes = world
+        bodies, views = world
         draw = jax.vmap(_draw, in_axes=(None, None, 0, 0, None))
-        return draw(splats, bodies, eyes.viewmats, eyes.Ks, config)
+        return draw(splats, bodies, views.viewmats, views.Ks, config)
 
     count = worlds[0].xpos.shape[0]
     pictures = cameras.viewmats.shape[-3]
@@ -115,8 +115,8 @@ def _draw(
     """Return one picture, with nothing behind it; its depth is the sum of weight * z."""
     splax = _splax()
     shape = (config.height, config.width)
-    eye = eye_in_bodies(viewmat, poses.xpos, poses.xquat)
-    colors = splax.spherical_harmonics(splats.sh, splats.means - eye[splats.body_id])
+    centre = camera_in_bodies(viewmat, poses.xpos, poses.xquat)
+    colors = splax.spherical_harmonics(splats.sh, splats.means - centre[splats.body_id])
     focal = config.height / 2
     xys, depths, radii, conics, _, hits = splax.project(
         splats.means,
