@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from as_users import user_env
+from two_joints import registered
 
 from mjx_serl import commands
 from mjx_serl.agents.sac import SACConfig
@@ -140,9 +141,9 @@ def keep_programs(patch: pytest.MonkeyPatch) -> list[Programs]:
     return kept
 
 
-def run_twice(physics: str, root: Path) -> Straight:
+def run_twice(physics: str, root: Path, **changes: Any) -> Straight:
     """2k epochs at once; k of them copied to another folder and taken on to 2k."""
-    cfg = tiny(physics, root)
+    cfg = tiny(physics, root, **changes)
     with pytest.MonkeyPatch.context() as patch:
         traces, programs = count_traces(patch), keep_programs(patch)
         run = start(cfg, "whole")
@@ -171,10 +172,11 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Straight:
 
 @pytest.fixture(scope="module", params=["native", pytest.param("mjx", marks=pytest.mark.slow)])
 def straight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Straight:
-    """Twice with each physics."""
+    """Twice with each physics; MJX on the arm that it compiles soonest."""
     if request.param == "native":
         return request.getfixturevalue("native")
-    return run_twice(request.param, tmp_path_factory.mktemp(request.param))
+    with registered() as task:
+        return run_twice(request.param, tmp_path_factory.mktemp(request.param), task=task)
 
 
 # -- exact resume ------------------------------------------------------------------------------

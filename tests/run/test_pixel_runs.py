@@ -1,6 +1,7 @@
 """Runs that learn from pictures: resumed exactly, and the same whether fused or staged."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import jax
@@ -35,22 +36,31 @@ def config(folder: Path, epochs: int) -> TrainConfig:
             demos=DemoConfig(count=1),
         ),
         eval=EvalConfig(every_epochs=100, check_episodes=2, episodes=2, stop_at=2.0),
-        run=RunConfig(folder=folder, name="run", video="off", tensorboard=False, bundle=False),
+        run=RunConfig(
+            folder=folder,
+            name="run",
+            checkpoint_seconds=0.0,
+            keep_checkpoints=epochs,
+            video="off",
+            tensorboard=False,
+            bundle=False,
+        ),
     )
 
 
-def train(folder: Path, epochs: int, *, resume: bool = False) -> PyTree:
-    """Train to `epochs` and return the last checkpoint."""
-    cfg = config(folder, epochs)
-    path = folder / "run"
-    if resume:
-        where = RunFolder.open(path)
-    else:
-        where = RunFolder.create(folder, task=cfg.task, agent="drq", seed=0, name="run")
-        where.write_config(cfg)
-    run = Run(cfg, where)
-    run.train(resume=resume)
-    return CheckpointStore(where.checkpoints).restore(run.trainer.state_shapes())[0]
+def last_of(run: Run) -> PyTree:
+    """The newest checkpoint of a run."""
+    return CheckpointStore(run.folder.checkpoints).restore(run.trainer.state_shapes())[0]
+
+
+def half_of(run: Run, epochs: int, folder: Path) -> RunFolder:
+    """A copy of a run as it was on disk after so many epochs."""
+    shutil.copytree(run.folder.path, folder)
+    for step in (folder / "checkpoints").iterdir():
+        if int(step.name) > epochs:
+            shutil.rmtree(step)
+    (folder / "summary.json").unlink()
+    return RunFolder.open(folder)
 
 
 def assert_equal(one: PyTree, other: PyTree) -> None:
@@ -63,9 +73,16 @@ def assert_equal(one: PyTree, other: PyTree) -> None:
 @pytest.mark.slow
 def test_resuming_a_pixel_run_is_exact(tmp_path: Path) -> None:
     """Images in the buffer, pictures of the worlds and the encoder included."""
-    straight = train(tmp_path / "straight", 4)
-    train(tmp_path / "halves", 2)
-    resumed = train(tmp_path / "halves", 4, resume=True)
+    cfg = config(tmp_path, 4)
+    folder = RunFolder.create(tmp_path, task=cfg.task, agent="drq", seed=0, name="run")
+    folder.write_config(cfg)
+    whole = Run(cfg, folder)
+    whole.train()
+    second = Run(cfg, half_of(whole, 2, tmp_path / "half"))
+    assert int(last_of(second).epoch) == 2
+    second.train(resume=True)
+    straight, resumed = last_of(whole), last_of(second)
+    assert int(straight.epoch) == 4
     assert straight.data["online"].data.obs["front"].dtype == np.uint8
     assert np.asarray(straight.data["online"].data.obs["wrist"]).any()
     assert_equal(straight, resumed)
