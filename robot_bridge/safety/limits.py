@@ -211,7 +211,7 @@ def _franka(robot: RobotSpec, curve: BrakingCurve | None = None) -> Limits:
         torque_max=tuple(0.6 * t for t in robot.tau_max),
         workspace_low=robot.workspace_low,
         workspace_high=robot.workspace_high,
-        gripper_force=min(40.0, robot.gripper.force_max),
+        gripper_force=min(40.0, robot.parallel_gripper.force_max),
     )
 
 
@@ -229,7 +229,7 @@ def _piper(robot: RobotSpec) -> Limits:
         joint_jerk=tuple(min(20.0, j) for j in robot.jerk_max),
         workspace_low=_highest(robot.workspace_low, low),
         workspace_high=_lowest(robot.workspace_high, high),
-        gripper_force=min(40.0, robot.gripper.force_max),
+        gripper_force=min(40.0, robot.parallel_gripper.force_max),
         **_PIPER,
     )
 

@@ -76,13 +76,15 @@ class EndEffector:
         return jnp.concatenate([command.position - sim.site_xpos[site], rotation])
 
     def gripper_ctrl(self, command: Command) -> Float[Array, ""]:
-        """Finger position of the closure [m]."""
-        return self.ctrl_high[self.arm.gripper_ctrl_id] * (1.0 - command.gripper)
+        """Control of the gripper at the closure, [m] where it drives its fingers' position."""
+        opened, closed = self.arm.gripper_opened, self.arm.gripper_closed
+        return closed + (opened - closed) * (1.0 - command.gripper)
 
     def assemble(self, arm_ctrl: Float[Array, " J"], command: Command) -> Float[Array, " nu"]:
         """All actuator controls, inside their ranges."""
         ctrl = jnp.zeros(self.nu).at[self.arm.ctrl_ids].set(arm_ctrl)
-        ctrl = ctrl.at[self.arm.gripper_ctrl_id].set(self.gripper_ctrl(command))
+        if self.arm.gripper_ctrl_id is not None:
+            ctrl = ctrl.at[self.arm.gripper_ctrl_id].set(self.gripper_ctrl(command))
         return jnp.clip(ctrl, self.ctrl_low, self.ctrl_high)
 
 
