@@ -173,13 +173,13 @@ def warp_model(model: mujoco.MjModel) -> mujoco.MjModel:
 
 
 def index_joints(
-    model: mujoco.MjModel, names: Sequence[str]
+    model: mujoco.MjModel, joints: Sequence[str] | Sequence[int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Places in qpos and in qvel of joints of any kind, in their order."""
+    """Places in qpos and in qvel of joints of any kind, by name or id, in their order."""
     qpos: list[int] = []
     dofs: list[int] = []
-    for name in names:
-        joint = model.joint(name)
+    for entry in joints:
+        joint = model.joint(entry)
         q, v = int(joint.qposadr[0]), int(joint.dofadr[0])
         width, degrees = _JOINT_SIZES.get(int(joint.type[0]), (1, 1))
         qpos += range(q, q + width)
@@ -210,8 +210,7 @@ def index_sensors(model: mujoco.MjModel) -> dict[str, NDArray[np.int64]]:
 def index_body(model: mujoco.MjModel, body: int, geom_ids: Sequence[int]) -> ObjectIndex:
     """Where a body and its own joints are."""
     first, count = int(model.body_jntadr[body]), int(model.body_jntnum[body])
-    names = [model.joint(first + i).name for i in range(count)]
-    qpos_ids, dof_ids = index_joints(model, names)
+    qpos_ids, dof_ids = index_joints(model, range(first, first + count))
     return ObjectIndex(body_id=body, geom_ids=as_ids(geom_ids), qpos_ids=qpos_ids, dof_ids=dof_ids)
 
 

@@ -14,7 +14,7 @@ from scenes.contract.specs import CameraSpec
 from scenes.mjcf_objects import add_object, object_home
 from scenes.mjcf_robot import MASKS, VISUAL_GROUP, add_arm, find_body
 from scenes.mjcf_sensors import add_touch
-from scenes.specs import SceneSpec
+from scenes.specs import SceneSpec, TableSpec
 
 HOME_KEY = "home"
 
@@ -26,7 +26,7 @@ def to_mjspec(spec: SceneSpec) -> mujoco.MjSpec:
     builder.compiler.degree = False
     _set_options(builder, spec)
     _set_visuals(builder, spec)
-    _add_table(builder, spec)
+    add_table(builder, spec.table)
     for arm in spec.arms:
         add_arm(builder, arm, actuation=spec.actuation)
     for entry in spec.objects:
@@ -77,8 +77,8 @@ def _set_visuals(builder: mujoco.MjSpec, spec: SceneSpec) -> None:
     ).castshadow = False
 
 
-def _add_table(builder: mujoco.MjSpec, spec: SceneSpec) -> None:
-    table = spec.table
+def add_table(builder: mujoco.MjSpec, table: TableSpec) -> None:
+    """Add the table and the floor."""
     contype, conaffinity = MASKS["table"]
     builder.worldbody.add_geom(
         name="table",

@@ -5,16 +5,20 @@ frame of its parent body.
 """
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal, TypeVar
+
+import numpy as np
 
 from scenes.bases import Base, Fixed
 from scenes.contract.robot import Rgba, RobotSpec
-from scenes.contract.rotations import UNIT_QUAT, Quat, Vec3
+from scenes.contract.rotations import UNIT_QUAT, Quat, Vec3, quat_to_matrix
 from scenes.contract.specs import CameraSpec, named, require_positive, require_unique, unknown_name
 from scenes.shapes import Box, FreeMount, Mount, Shape
 
 Actuation = Literal["position", "torque"]
 Entry = TypeVar("Entry")
+_FREE, _BOLTED = FreeMount(), Fixed()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +41,7 @@ class ObjectSpec:
     half_size: Vec3 | None = None
     mass: float
     shape: Shape | Literal["box"] = "box"
-    mount: Mount = FreeMount()
+    mount: Mount = _FREE
     rgba: Rgba = (0.8, 0.2, 0.2, 1.0)
     friction: Vec3 = (1.0, 0.005, 0.0001)
     pos: Vec3 = (0.5, 0.0, 0.0)
@@ -109,7 +113,7 @@ class MountedArm:
 
     robot: RobotSpec
     role: str = ""
-    base: Base = Fixed()
+    base: Base = _BOLTED
     home: tuple[float, ...] | None = None
     force_torque: bool = False
 
@@ -136,6 +140,18 @@ class MountedArm:
     def base_quat(self) -> Quat:
         """Orientation of the base in the world, wxyz."""
         return self.robot.base_quat if self.base.quat is None else self.base.quat
+
+    @property
+    def workspace(self) -> tuple[Vec3, Vec3]:
+        """Low and high corner of the box around the robot's workspace, in the world [m].
+
+        Exact where the base is turned by quarter turns; else the box is larger than the workspace.
+        """
+        box = self.robot.workspace_low, self.robot.workspace_high
+        corners = np.array(list(product(*zip(*box, strict=True))))
+        placed = corners @ quat_to_matrix(self.base_quat).T + np.asarray(self.base_pos)
+        (a, b, c), (d, e, f) = placed.min(0).tolist(), placed.max(0).tolist()
+        return (a, b, c), (d, e, f)
 
 
 @dataclass(frozen=True, kw_only=True)

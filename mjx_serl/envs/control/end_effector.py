@@ -15,14 +15,14 @@ class EndEffector:
     """Commands shared by both laws: box-limited steps of the target and the gripper."""
 
     def __init__(self, config: ControlConfig, scene: Scene) -> None:
-        robot, arm = scene.spec.robot, scene.arm
+        arm, (low, high) = scene.arm, scene.spec.arm.workspace
         self.config = config
         self.action_spec = config.action_spec()
         self.arm = arm
         self.inner_steps = round(config.inner_rate / config.rate)
         self.n_substeps = round(1.0 / (config.inner_rate * scene.model.opt.timestep))
-        self.low = jnp.asarray(robot.workspace_low, jnp.float32)
-        self.high = jnp.asarray(robot.workspace_high, jnp.float32)
+        self.low = jnp.asarray(low, jnp.float32)
+        self.high = jnp.asarray(high, jnp.float32)
         self.axes = jnp.asarray(scene.model.jnt_axis[arm.joint_ids], jnp.float32)
         limits = scene.model.actuator_ctrlrange.astype(np.float32)
         self.ctrl_low, self.ctrl_high = jnp.asarray(limits[:, 0]), jnp.asarray(limits[:, 1])
