@@ -11,7 +11,7 @@ from mjx_serl.envs.control.controller import Command, Controller
 from mjx_serl.envs.control.registry import build_controller
 from mjx_serl.envs.physics.protocol import Physics, SimState
 from mjx_serl.envs.physics.registry import PHYSICS, default_physics
-from mjx_serl.envs.task import TASKS, Task, TaskState
+from mjx_serl.envs.task import TASKS, Task, TaskFactory, TaskState
 from mjx_serl.types import Metrics, Obs, PRNGKey, PyTree
 from scenes.build import Scene, build_scene
 from scenes.contract.specs import ActionSpec, ObsSpec
@@ -195,7 +195,19 @@ def make_env(name: str, *, physics: str | None = None, max_worlds: int = 1) -> E
         physics: "native", "mjx" or "warp"; None picks native on a CPU, MJX on an accelerator.
         max_worlds: the most worlds that will be stepped at once (sizes Warp's contact buffers).
     """
-    factory = TASKS[name]
+    return build_env(TASKS[name], name=name, physics=physics, max_worlds=max_worlds)
+
+
+def build_env(
+    factory: TaskFactory, *, name: str, physics: str | None = None, max_worlds: int = 1
+) -> Env:
+    """Build a task that need not be registered, for example one in a scene of the user's own.
+
+    Args:
+        factory: the task and its scene.
+        name: what it is called.
+        physics, max_worlds: as of `make_env`.
+    """
     scene = build_scene(factory.scene())
     task = factory.build(scene)
     return Env(

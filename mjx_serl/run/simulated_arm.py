@@ -44,7 +44,7 @@ class SimulatedArm:
         self.name = env.scene.spec.robot.name
         self._governed = governed
         self._observer, self._env, self._arm = observer, env, env.scene.arm
-        self._width = env.scene.spec.robot.gripper.width_range[1]
+        self._width = env.scene.spec.robot.parallel_gripper.width_range[1]
         # The starts of `evaluate.py RUN --seed SEED --episodes EPISODES`, in its order.
         keys = episode_keys(stream_key(seed, ON_DEMAND), episodes=episodes, steps=1)
         self._starts = keys.starts
