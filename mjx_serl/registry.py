@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-from scenes.contract.specs import unknown_name
+from scenes.contract.names import unknown_name
 
 T = TypeVar("T")
 

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Int
 from numpy.typing import NDArray
 
+from scenes.contract.names import unknown_name
 from scenes.contract.robot import RobotSpec
-from scenes.contract.specs import unknown_name
 from scenes.mjcf import to_mjspec
 from scenes.mjcf_robot import EE_SITE, FINGERS, GRIPPER_ACTUATOR
 from scenes.specs import SceneSpec

@@ -2,8 +2,8 @@
 
 import mujoco
 
+from scenes.contract.names import unknown_name
 from scenes.contract.robot import GeomSpec, LinkSpec, RobotSpec
-from scenes.contract.specs import unknown_name
 from scenes.specs import SceneSpec
 
 # Contact bits. A pair touches when either side's contype meets the other's conaffinity.

@@ -7,9 +7,10 @@ Quaternions are wxyz. Every pose is given in the frame of its parent body.
 from dataclasses import dataclass
 from typing import Literal
 
+from scenes.contract.names import named
 from scenes.contract.robot import Rgba, RobotSpec
 from scenes.contract.rotations import UNIT_QUAT, Quat, Vec3
-from scenes.contract.specs import CameraSpec, named, require_positive, require_unique
+from scenes.contract.specs import CameraSpec, require_positive, require_unique
 
 Actuation = Literal["position", "torque"]
 

@@ -8,7 +8,7 @@ from typing import Protocol, cast
 import jax
 from jaxtyping import Array, Int
 
-from scenes.contract.specs import unknown_name
+from scenes.contract.names import unknown_name
 from splat_render.types import Background, BodyPoses, CameraBatch, Frame, GaussianSet, RasterConfig
 
 

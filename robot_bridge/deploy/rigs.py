@@ -16,8 +16,8 @@ from robot_bridge.drivers.replay import ReplayDriver, ReplayEye, ReplayObjects
 from robot_bridge.drivers.simulated import SimDriver, SimEye, SimObjects, World
 from robot_bridge.operators.operator import Axes, Operator
 from robot_bridge.policy.observation import FixedObjects
+from scenes.contract.names import unknown_name
 from scenes.contract.policy_contract import Contract, objects_observed
-from scenes.contract.specs import unknown_name
 
 
 def build_rig(config: RigConfig, contract: Contract, robots: Mapping[str, "RigMaker"]) -> Rig:

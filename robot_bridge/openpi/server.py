@@ -31,9 +31,9 @@ from robot_bridge.network.endpoints import UnsafeBindError, is_loopback
 from robot_bridge.openpi.wire import MAX_BYTES, pack, unpack
 from robot_bridge.policy.observation import Obs
 from robot_bridge.policy.policy import Policy
+from scenes.contract.names import unknown_name
 from scenes.contract.policy_contract import Contract
 from scenes.contract.serialize import digest
-from scenes.contract.specs import unknown_name
 
 _LOG = logging.getLogger(__name__)
 _PROMPT = "prompt"  # openpi's clients always send one; our policies have no language

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from robot_bridge.cameras.camera import Frame, Intrinsics, Picture
 from robot_bridge.messages import Tick
+from scenes.contract.names import unknown_name
 from scenes.contract.policy_contract import Contract, Readings, objects_observed, observe
-from scenes.contract.specs import CameraSpec, ObsSpec, unknown_name
+from scenes.contract.specs import CameraSpec, ObsSpec
 
 # What no observation of a table-top task comes near to, in its field's scale [1].
 FAR = 30.0

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from robot_bridge.driver import ArmInfo, Vector
+from scenes.contract.names import unknown_name
 from scenes.contract.robot import RobotSpec
 from scenes.contract.rotations import Vec3
 from scenes.contract.serialize import digest
-from scenes.contract.specs import unknown_name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from scenes.contract.names import unknown_name
 from scenes.contract.policy_contract import Contract
 from scenes.contract.serialize import digest, from_json, to_json
-from scenes.contract.specs import unknown_name
 
 SCHEMA = 1
 TOLERANCE = 1e-4  # of an action in [-1, 1], between the trainer's and the exported policy

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from scenes.contract.names import unknown_name
 from scenes.contract.robot import RobotSpec
 from scenes.contract.rotations import Quat, Vec3
-from scenes.contract.specs import ActionSpec, CameraSpec, ObsSpec, unknown_name
+from scenes.contract.specs import ActionSpec, CameraSpec, ObsSpec
 
 # The fingers point straight down throughout: the orientation of the SERL and gym-hil pick tasks
 # (mocap quaternion 0 1 0 0, reference serl_family.md 2.1).

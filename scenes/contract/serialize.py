@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
-from scenes.contract.specs import unknown_name
+from scenes.contract.names import unknown_name
 
 T = TypeVar("T")
 

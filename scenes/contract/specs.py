@@ -3,43 +3,15 @@
 Quaternions are wxyz. Every pose is given in the frame of its parent body.
 """
 
-import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, TypeVar
+from typing import ClassVar, Literal
 
+from scenes.contract.names import named
 from scenes.contract.rotations import Quat, Vec3
 
 ActionMode = Literal["ee_delta", "ee_delta_osc"]
-
-
-class HasName(Protocol):
-    """Anything looked up by name."""
-
-    @property
-    def name(self) -> str:
-        """The name it is looked up by."""
-        ...
-
-
-Named = TypeVar("Named", bound=HasName)
-
-
-def named(entries: Iterable[Named], name: str, *, kind: str) -> Named:
-    """Return the entry whose `name` is `name`; raises KeyError naming the allowed ones."""
-    table = {entry.name: entry for entry in entries}
-    if name not in table:
-        raise KeyError(unknown_name(kind, name, table))
-    return table[name]
-
-
-def unknown_name(kind: str, got: str, allowed: Iterable[str]) -> str:
-    """One line: what was asked for, what is allowed, what was probably meant."""
-    options = sorted(allowed)
-    close = difflib.get_close_matches(got, options, n=1)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
-    return f"Unknown {kind} '{got}'.{hint} Allowed: {', '.join(options) or 'none'}."
 
 
 def require_positive(owner: str, field: str, values: Sequence[float]) -> None:

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from scenes.contract.names import unknown_name
 from scenes.contract.robot import RobotSpec
-from scenes.contract.specs import unknown_name
 from scenes.robots.fr3 import fr3
 from scenes.robots.panda import panda
 from scenes.robots.piper import piper

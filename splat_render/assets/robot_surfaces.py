@@ -11,7 +11,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Float, Int
 
-from scenes.contract.specs import unknown_name
+from scenes.contract.names import unknown_name
 from splat_render.assets.surface import Samples
 
 _DATA = Path(__file__).parent / "data"

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from scenes.contract.specs import unknown_name
+from scenes.contract.names import unknown_name
 from splat_render.assets.ply import load_ply, save_ply
 from splat_render.assets.splat_sets import concatenate, take
 from splat_render.types import GaussianSet
