@@ -77,7 +77,7 @@ class Env:
         qpos, task_state = self.task.sample(key)
         carry, sim = self.physics.reset(qpos, jnp.zeros(self.scene.model.nv))
         command = self.controller.start(sim)
-        _, terms = self.task.reward(sim, task_state)
+        _, terms = self.task.reward(sim, command, task_state)
         return EnvState(
             carry=carry,
             sim=sim,
@@ -116,9 +116,9 @@ class Env:
         return loop
 
     def _judge(self, state: EnvState, carry: PyTree, sim: SimState, command: Command) -> EnvState:
-        task_state = self.task.advance(sim, state.task_state)
+        task_state = self.task.advance(sim, command, state.task_state)
         obs = self.task.observe(sim, command, task_state)
-        reward, terms = self.task.reward(sim, task_state)
+        reward, terms = self.task.reward(sim, command, task_state)
         valid = _finite((sim.qpos, sim.qvel, obs, reward))
         # A world that left the finite numbers ends here, earns nothing and shows nothing of it.
         obs, reward, terms = jax.tree.map(

@@ -218,6 +218,7 @@ class Observer:
             ik=control.ik_spec(),
             home=spec.home_q,
             episode_steps=env.task.episode_steps,
+            orientation=control.orientation,
             cameras=() if eye is None else eye.config.specs(spec),
             pace=control.pace,
         )

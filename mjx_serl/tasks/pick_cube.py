@@ -14,12 +14,13 @@ from jaxtyping import Array, Bool, Float
 
 from mjx_serl.envs.control.controller import Command, ControlConfig
 from mjx_serl.envs.physics.protocol import SimState
+from mjx_serl.envs.readings import read
 from mjx_serl.envs.task import TASKS
 from mjx_serl.tasks.rewards import lift, reach
 from mjx_serl.types import Obs, PRNGKey
 from scenes import layouts as worlds
 from scenes.build import Scene
-from scenes.contract.policy_contract import Pace, Readings, observe
+from scenes.contract.policy_contract import Pace, observe
 from scenes.contract.specs import ObsField, ObsSpec
 from scenes.specs import SceneSpec
 
@@ -114,21 +115,14 @@ class PickCube:
     def observe(self, sim: SimState, command: Command, task_state: PickState) -> Obs:
         """Cube, end effector, its commanded target, gripper and joint velocities."""
         del task_state
-        arm = self.scene.arm
-        readings = Readings(
-            ee_position=sim.site_xpos[arm.ee_site_id],
-            ee_target=command.target,
-            gripper_command=command.gripper,
-            gripper_width=sim.qpos[jnp.asarray(arm.finger_qpos_ids)].sum(),
-            joint_velocity=sim.qvel[jnp.asarray(arm.dof_ids)],
-            objects={"cube": self._cube(sim)},
-        )
+        readings = read(self.scene, sim, command, start=self.control.orientation)
         return observe(self.obs_spec.names, readings)
 
     def reward(
-        self, sim: SimState, task_state: PickState
+        self, sim: SimState, command: Command, task_state: PickState
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Sparse: 1 when picked. Dense: 0.3 exp(-20 d) + 0.7 clip(h / 0.2, 0, 1)."""
+        del command
         ee = sim.site_xpos[self.scene.arm.ee_site_id]
         terms = {
             "reach": reach(ee, self._cube(sim), rate=20.0),
@@ -138,9 +132,9 @@ class PickCube:
         dense = 0.3 * terms["reach"] + 0.7 * terms["lift"]
         return (dense if self.config.reward == "dense" else terms["picked"]), terms
 
-    def advance(self, sim: SimState, task_state: PickState) -> PickState:
+    def advance(self, sim: SimState, command: Command, task_state: PickState) -> PickState:
         """Nothing to carry on."""
-        del sim
+        del sim, command
         return task_state
 
     def terminated(self, sim: SimState, task_state: PickState) -> Bool[Array, ""]:

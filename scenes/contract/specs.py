@@ -9,9 +9,17 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from scenes.contract.names import named
+from scenes.contract.quaternions import LARGEST_TURN
 from scenes.contract.rotations import Quat, Vec3
+from scenes.contract.serialize import later_field
 
 ActionMode = Literal["ee_delta", "ee_delta_osc"]
+ActionFrame = Literal["world", "tool"]
+
+# What an end-effector action may be made of, in this order: steps [m], turns [rad], closure [1].
+STEPS = ("x", "y", "z")
+TURNS = ("rx", "ry", "rz")
+GRIPPER = "gripper"
 
 
 def require_positive(owner: str, field: str, values: Sequence[float]) -> None:
@@ -31,11 +39,20 @@ def require_unique(owner: str, kind: str, names: Sequence[str]) -> None:
 class ActionSpec:
     """What the numbers of an action in [-1, 1] mean.
 
-    mode: "ee_delta" (damped least squares to joint targets) or "ee_delta_osc" (operational space).
-    names: one per entry, e.g. ("dx", "dy", "dz", "gripper").
-    scale: value of one action unit per step, [m] or [rad] as the name says; gripper [1].
-    rate: actions per second [Hz].
-    base: the delta is added to the last commanded ("target") or the "measured" pose.
+    Attributes:
+        mode: "ee_delta" (damped least squares to joint targets) or "ee_delta_osc" (operational
+            space).
+        names: one per entry, from `STEPS`, `TURNS` (a rotation vector) and `GRIPPER`; what is not
+            named stays as it is.
+        scale: value of one action unit per step, [m] or [rad] as the name says; gripper [1].
+        rate: actions per second [Hz].
+        base: steps and turns are added to the last commanded ("target") or the "measured" pose.
+        frame: whose axes steps and turns are along: the "world"'s (the robot's base), or those of
+            the "tool", turned with the pose that they are added to. Both are at the tool centre,
+            so that a turn moves nothing (SERL's 6 x 6 adjoint mixed its blocks here: reference
+            serl_family.md 7.6).
+        turn_limit: furthest that the commanded orientation may be turned away from the one that
+            episodes start with [rad]; None lets it turn all the way.
     """
 
     low: ClassVar[float] = -1.0
@@ -46,6 +63,8 @@ class ActionSpec:
     scale: tuple[float, ...]
     rate: float
     base: Literal["target", "measured"] = "target"
+    frame: ActionFrame = later_field("world")
+    turn_limit: float | None = later_field(None)
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.scale):
@@ -55,6 +74,19 @@ class ActionSpec:
             )
         require_positive("ActionSpec", "rate", (self.rate,))
         require_unique("ActionSpec", "action", self.names)
+        turns = [s for n, s in zip(self.names, self.scale, strict=True) if n in TURNS]
+        if turns and max(turns) > LARGEST_TURN:
+            raise ValueError(
+                f"ActionSpec: turns of {max(turns):g} rad per action, allowed: up to "
+                f"{LARGEST_TURN:g} rad"
+            )
+        if self.turn_limit is not None and not 0.0 < self.turn_limit <= math.pi:
+            raise ValueError(f"ActionSpec: turn_limit {self.turn_limit}, allowed: above 0 to pi")
+
+    @property
+    def turns(self) -> bool:
+        """Whether an action can turn the end effector."""
+        return any(name in TURNS for name in self.names)
 
     @property
     def dim(self) -> int:
