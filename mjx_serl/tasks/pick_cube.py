@@ -87,11 +87,20 @@ OBS = ObsSpec(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PickCube:
-    """Lift the cube off the table."""
+    """Lift the cube off the table.
+
+    Attributes:
+        config, scene: of the task.
+        obs_spec: what is observed.
+        object: name of what is picked.
+        across: axis of the object that the fingers close along (0 x, 1 y).
+    """
 
     config: PickCubeConfig
     scene: Scene
     obs_spec: ObsSpec = OBS
+    object: str = "cube"
+    across: int = 0
 
     @property
     def episode_steps(self) -> int:
@@ -105,7 +114,7 @@ class PickCube:
 
     def sample(self, key: PRNGKey) -> tuple[Float[Array, " nq"], PickState]:
         """Arm at home, cube flat on the table anywhere in the spawn box."""
-        cube = self.scene.objects["cube"]
+        cube = self.scene.objects[self.object]
         low, high = jnp.asarray(self.config.spawn_low), jnp.asarray(self.config.spawn_high)
         xy = jax.random.uniform(key, (2,), minval=low, maxval=high)
         qpos = jnp.asarray(_home(self.scene), jnp.float32)
@@ -157,7 +166,7 @@ class PickCube:
         closed = command.gripper > 0.5
         width = sim.qpos[jnp.asarray(self.scene.arm.finger_qpos_ids)].sum()
         # Closed around a cube the fingers stop at its width.
-        gripped = closed & (width < 2.2 * _cube_half_size(self.scene))
+        gripped = closed & (width < 2.2 * self._half_width())
         # What the fingers have is not let go because noise moved the hand meanwhile.
         aligned = jnp.linalg.norm(offset[:2]) < jnp.where(gripped, 0.03, 0.015)
         around = aligned & (offset[2] > -0.015)
@@ -173,7 +182,11 @@ class PickCube:
         return jnp.clip(jnp.append(step / scale, jnp.where(around, 1.0, -1.0)), -1.0, 1.0)
 
     def _cube(self, sim: SimState) -> Float[Array, " 3"]:
-        return sim.xpos[self.scene.objects["cube"].body_id]
+        return sim.xpos[self.scene.objects[self.object].body_id]
+
+    def _half_width(self) -> float:
+        geom = self.scene.objects[self.object].geom_id
+        return float(self.scene.model.geom_size[geom, self.across])
 
     def _height(self, sim: SimState, task_state: PickState) -> Float[Array, ""]:
         return self._cube(sim)[2] - task_state.start_height
@@ -204,10 +217,6 @@ def _approach(
 
 def _home(scene: Scene) -> np.ndarray:
     return scene.model.key_qpos[0]
-
-
-def _cube_half_size(scene: Scene) -> float:
-    return float(scene.model.geom_size[scene.objects["cube"].geom_id, 0])
 
 
 SPARSE = PickCubeConfig(

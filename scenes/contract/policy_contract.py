@@ -13,13 +13,13 @@ import numpy as np
 from scenes.contract.names import unknown_name
 from scenes.contract.quaternions import (
     columns,
-    exact_product,
     exponential,
     nearer,
     normalized,
     product,
     rotate,
     stacked,
+    times,
     turn_between,
     within,
 )
@@ -305,7 +305,7 @@ def advance_command(
     if spec.frame == "world":
         moved = (base.position.astype(wide) + _entries(spec, delta, STEPS)).astype(np.float32)
     else:
-        step = _entries(spec, exact_product(scale, bounded), STEPS)
+        step = _entries(spec, times(scale, bounded), STEPS)
         moved = base.position.astype(np.float32) + rotate(_single(base.quat), step)
     closure = last.closure
     if GRIPPER in spec.names:
@@ -319,7 +319,7 @@ def advance_command(
 def _turned(spec: ActionSpec, reach: Reach, base: Pose, bounded: Array) -> Array:
     """The commanded orientation after an action whose entries are in [-1, 1]."""
     scale, start = np.asarray(spec.scale, np.float32), _single(base.quat)
-    turn = exponential(_entries(spec, exact_product(scale, bounded), TURNS))
+    turn = exponential(_entries(spec, times(scale, bounded), TURNS))
     # About the tool's own axes the turn comes first.
     turned = product(start, turn) if spec.frame == "tool" else product(turn, start)
     quat = normalized(turned)

@@ -3,7 +3,7 @@
 The simulator traces these functions, the robot bridge calls them on numpy, and a policy must not be
 able to tell which. Sums of products are where the two differ: XLA may fuse a product into an
 addition, which rounds once instead of twice, and chooses which by itself. So every product here
-loses its last bit by way of integers (`exact_product`): there is nothing left that could be fused, and
+loses its last bit by way of integers (`times`): there is nothing left that could be fused, and
 each remaining operation is rounded as IEEE 754 says, on either side. Sines come from polynomials.
 
 Arrays are float32 with the components last; quaternions are wxyz and of norm 1.
@@ -26,7 +26,7 @@ _SINC = tuple(np.float32((-1) ** k / math.factorial(2 * k + 1)) for k in range(6
 _CONJUGATE = np.array([1.0, -1.0, -1.0, -1.0], np.float32)
 
 
-def exact_product(a: Array, b: Array) -> Array:
+def times(a: Array, b: Array) -> Array:
     """Products whose last bit is 0: rounded alike whatever is computed of them."""
     return _cleared(a * b)
 
@@ -41,10 +41,10 @@ def product(first: Array, second: Array) -> Array:
     aw, ax, ay, az = _parts(first)
     bw, bx, by, bz = _parts(second)
     return stacked(
-        exact_product(aw, bw) - exact_product(ax, bx) - exact_product(ay, by) - exact_product(az, bz),
-        exact_product(aw, bx) + exact_product(ax, bw) + exact_product(ay, bz) - exact_product(az, by),
-        exact_product(aw, by) - exact_product(ax, bz) + exact_product(ay, bw) + exact_product(az, bx),
-        exact_product(aw, bz) + exact_product(ax, by) - exact_product(ay, bx) + exact_product(az, bw),
+        times(aw, bw) - times(ax, bx) - times(ay, by) - times(az, bz),
+        times(aw, bx) + times(ax, bw) + times(ay, bz) - times(az, by),
+        times(aw, by) - times(ax, bz) + times(ay, bw) + times(az, bx),
+        times(aw, bz) + times(ax, by) - times(ay, bx) + times(az, bw),
     )
 
 
@@ -56,14 +56,14 @@ def conjugate(quat: Array) -> Array:
 def normalized(quat: Array) -> Array:
     """Quaternions [..., 4] of norm 1, from such whose norm rounding has moved."""
     # One step of Newton's: a square root and a division would be rounded as the compiler likes.
-    return exact_product(quat, (1.5 - 0.5 * _dot(quat, quat))[..., None])
+    return times(quat, (1.5 - 0.5 * _dot(quat, quat))[..., None])
 
 
 def exponential(vector: Array) -> Array:
     """Quaternions [..., 4] of rotation vectors [..., 3] [rad], at most `LARGEST_TURN` per axis."""
     half = 0.5 * vector
     square = _dot(half, half)
-    x, y, z = _parts(exact_product(half, _polynomial(_SINC, square)[..., None]))
+    x, y, z = _parts(times(half, _polynomial(_SINC, square)[..., None]))
     return normalized(stacked(_polynomial(_COSINE, square), x, y, z))
 
 
@@ -71,7 +71,7 @@ def rotate(quat: Array, vector: Array) -> Array:
     """Vectors [..., 3] turned by quaternions [..., 4]."""
     w, axis = quat[..., :1], quat[..., 1:]
     across = 2.0 * _cross(axis, vector)
-    return vector + exact_product(w, across) + _cross(axis, across)
+    return vector + times(w, across) + _cross(axis, across)
 
 
 def turn_between(start: Array, end: Array) -> Array:
@@ -92,23 +92,23 @@ def columns(quat: Array) -> Array:
     """The first two columns [..., 6] of the rotation matrices of quaternions [..., 4]."""
     w, x, y, z = _parts(quat)
     return stacked(
-        1.0 - 2.0 * (exact_product(y, y) + exact_product(z, z)),
-        2.0 * (exact_product(x, y) + exact_product(w, z)),
-        2.0 * (exact_product(x, z) - exact_product(w, y)),
-        2.0 * (exact_product(x, y) - exact_product(w, z)),
-        1.0 - 2.0 * (exact_product(x, x) + exact_product(z, z)),
-        2.0 * (exact_product(y, z) + exact_product(w, x)),
+        1.0 - 2.0 * (times(y, y) + times(z, z)),
+        2.0 * (times(x, y) + times(w, z)),
+        2.0 * (times(x, z) - times(w, y)),
+        2.0 * (times(x, y) - times(w, z)),
+        1.0 - 2.0 * (times(x, x) + times(z, z)),
+        2.0 * (times(y, z) + times(w, x)),
     )
 
 
 def within(quat: Array, center: Array, angle: float) -> Array:
-    """Orientations [..., 4], turned back to within `angle` [rad] of the orientation `center` [4]."""
+    """Orientations [..., 4], turned back to within `angle` [rad] of the one of `center` [4]."""
     away = nearer(product(quat, conjugate(center)), np.array([1.0, 0.0, 0.0, 0.0], np.float32))
     cosine, sine = np.float32(math.cos(0.5 * angle)), np.float32(math.sin(0.5 * angle))
     axis = away[..., 1:]
     namespace = _namespace(axis)
     length = _cleared(namespace.sqrt(_dot(axis, axis) + np.float32(1e-20)))
-    x, y, z = _parts(exact_product(axis, _cleared(sine / length)[..., None]))
+    x, y, z = _parts(times(axis, _cleared(sine / length)[..., None]))
     edge = normalized(product(stacked(cosine + 0.0 * x, x, y, z), center + 0.0 * quat))
     return namespace.where(away[..., :1] < cosine, edge, quat)
 
@@ -118,7 +118,7 @@ def _cleared(x: Array) -> Array:
 
 
 def _dot(a: Array, b: Array) -> Array:
-    parts = _parts(exact_product(a, b))
+    parts = _parts(times(a, b))
     total = parts[0]
     for part in parts[1:]:
         total = total + part
@@ -128,9 +128,9 @@ def _dot(a: Array, b: Array) -> Array:
 def _cross(a: Array, b: Array) -> Array:
     (ax, ay, az), (bx, by, bz) = _parts(a), _parts(b)
     return stacked(
-        exact_product(ay, bz) - exact_product(az, by),
-        exact_product(az, bx) - exact_product(ax, bz),
-        exact_product(ax, by) - exact_product(ay, bx),
+        times(ay, bz) - times(az, by),
+        times(az, bx) - times(ax, bz),
+        times(ax, by) - times(ay, bx),
     )
 
 
@@ -138,7 +138,7 @@ def _polynomial(coefficients: tuple[np.float32, ...], x: Array) -> Array:
     """Horner's rule, the lowest coefficient first."""
     total = coefficients[-1] + 0.0 * x
     for coefficient in coefficients[-2::-1]:
-        total = coefficient + exact_product(x, total)
+        total = coefficient + times(x, total)
     return total
 
 

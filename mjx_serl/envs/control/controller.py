@@ -11,6 +11,7 @@ from scenes.contract.policy_contract import FINGERS_DOWN, IkSpec, Pace
 from scenes.contract.rotations import Quat
 from scenes.contract.specs import GRIPPER, STEPS, TURNS, ActionFrame, ActionSpec
 
+
 @struct.dataclass
 class Command:
     """What the controller was last told.

@@ -114,7 +114,11 @@ class EndEffector:
 
 
 def _faster(
-    way: Float[Array, " 3"], velocity: Float[Array, " 3"], speed: float, acceleration: float, dt: float
+    way: Float[Array, " 3"],
+    velocity: Float[Array, " 3"],
+    speed: float,
+    acceleration: float,
+    dt: float,
 ) -> Float[Array, " 3"]:
     """The velocity after `dt` [s], on the way to where it can still be stopped: sqrt(2 a d)."""
     distance = jnp.linalg.norm(way) + 1e-9
