@@ -11,15 +11,17 @@ from robot_bridge.reasons import Reason
 from robot_bridge.safety.kinematics import quat_to_vector, vector_to_quat
 from robot_bridge.safety.limits import Limits
 from scenes.contract.policy_contract import Commanded, Contract, Pose, advance_command
-from scenes.contract.rotations import multiply_quats, quat_to_matrix
+from scenes.contract.rotations import multiply_quats
+from scenes.contract.specs import STEPS, TURNS, ActionSpec
 
 # Longest chunk of actions: ten seconds at 10 Hz.
 LONGEST_CHUNK = 100
 # A command may lie this far in the future [s]: two processes read the same clock, not at once.
 AHEAD = 0.02
-# A step as long as allowed is not limited because 0.025 has no exact float; nor is a turn, which
-# float32 rounds further.
-_SLACK, _TURN_SLACK = 1.0 + 1e-6, 1.0 + 1e-5
+# A step as long as allowed is not limited because 0.025 has no exact float.
+_SLACK = 1.0 + 1e-6
+# Length of the longest steps along, or turns about, three axes at once.
+_ALL_AXES = math.sqrt(3.0) * (1.0 + 1e-5)
 
 _BACK = np.array([1.0, -1.0, -1.0, -1.0])
 
@@ -36,6 +38,7 @@ class ActionGate:
 
     def __init__(self, contract: Contract, limits: Limits) -> None:
         self._spec, self._limits, self._reach = contract.action, limits, contract.reach
+        self._most = _largest_action(contract.action, limits)
         self._newest: dict[Source, int] = {}
 
     def admit(self, command: Command, now: float) -> Reason:
@@ -65,40 +68,42 @@ class ActionGate:
         measured = Pose(state.position, state.quat)
         base = Pose(goal.position, goal.quat) if self._spec.base == "target" else measured
         last = Commanded(goal.position, goal.quat, np.float64(goal.closure))
-        new = advance_command(self._spec, self._reach, last, measured, action)
+        shorter = action.clip(-self._most, self._most)
+        new = advance_command(self._spec, self._reach, last, measured, shorter)
         if not (np.isfinite(new.position).all() and np.isfinite(new.quat).all()):
             return goal, Reason.NOT_FINITE
         if np.abs(action).max() > 1.0:
             reasons |= Reason.ACTION_CLIPPED
         position, short = self._short_step(base, new.position)
         quat, narrow = self._narrow_turn(base, new.quat)
-        if not (short and narrow):
+        if not (short and narrow) or (np.abs(action).clip(0.0, 1.0) > self._most).any():
             reasons |= Reason.STEP_LIMITED
         return Goal(position=position, quat=quat, closure=float(new.closure)), reasons
 
     def _short_step(self, base: Pose, position: Vector) -> tuple[Vector, bool]:
-        """The position at most a step away along each of the action's axes, and if it was."""
-        axes, longest = self._axes(base), self._limits.step_position
-        step = (position - base.position) @ axes
+        """The position at most a step away from the base, and whether it was."""
+        step, longest = position - base.position, self._limits.step_position
+        if self._spec.frame == "tool":
+            # Along tilted axes, and then cut to an upright box, only its length is known.
+            length = float(np.linalg.norm(step))
+            if length <= _ALL_AXES * longest:
+                return position, True
+            return base.position + _ALL_AXES * longest / length * step, False
         if np.abs(step).max() <= longest * _SLACK:
             return position, True
-        return base.position + axes @ step.clip(-longest, longest), False
+        return base.position + step.clip(-longest, longest), False
 
     def _narrow_turn(self, base: Pose, quat: Vector) -> tuple[Vector, bool]:
-        """The orientation at most a turn away about each of the action's axes, and if it was."""
+        """The orientation at most a turn away from the base, and whether it was."""
         if not self._spec.turns:
             return quat, True
-        axes, widest = self._axes(base), self._limits.step_rotation
         turned = multiply_quats(np.asarray(quat, np.float64), base.quat * _BACK)
-        turn = np.asarray(quat_to_vector(turned.tolist())) @ axes
-        if np.abs(turn).max() <= widest * _TURN_SLACK:
+        turn, widest = np.asarray(quat_to_vector(turned.tolist())), self._limits.step_rotation
+        angle = float(np.linalg.norm(turn))
+        if angle <= _ALL_AXES * widest:
             return quat, True
-        back = multiply_quats(vector_to_quat(axes @ turn.clip(-widest, widest)), base.quat)
+        back = multiply_quats(vector_to_quat(_ALL_AXES * widest / angle * turn), base.quat)
         return back / np.linalg.norm(back), False
-
-    def _axes(self, base: Pose) -> Vector:
-        """The action's axes as columns [3, 3] in the base frame."""
-        return np.eye(3) if self._spec.frame == "world" else quat_to_matrix(base.quat)
 
     def reset(self) -> None:
         """Forget the sequence numbers seen: another process counts from its own beginning."""
@@ -123,3 +128,18 @@ class ActionGate:
         recent = -AHEAD <= age <= allowed and command.dt > 0.0
         new = command.seq > self._newest.get(command.source, -1)
         return Reason.NONE if recent and new else Reason.OLD_COMMAND
+
+
+def _largest_action(spec: ActionSpec, limits: Limits) -> Vector:
+    """The largest entries [A] whose steps and turns are as long as allowed about each axis.
+
+    Steps along the world's axes are judged by where they lead, after the box: see `_short_step`.
+    """
+    longest = dict.fromkeys(TURNS, limits.step_rotation)
+    if spec.frame == "tool":
+        longest |= dict.fromkeys(STEPS, limits.step_position)
+    most = [
+        longest.get(name, math.inf) / scale
+        for name, scale in zip(spec.names, spec.scale, strict=True)
+    ]
+    return np.where(np.multiply(most, _SLACK) >= 1.0, math.inf, most)
