@@ -283,10 +283,8 @@ def advance_command(
 ) -> Commanded:
     """Return what is commanded after an action.
 
-    Rounded to float32 once, as in training: a step of rounding more is another episode once the
-    fingers touch something. XLA fuses the multiplication into the addition, which numpy does by
-    way of float64; turns, which are sums of many products, leave it nothing to fuse
-    (`scenes.contract.quaternions`).
+    Rounded alike on both sides, as in training: a step of rounding more is another episode once
+    the fingers touch something.
 
     Args:
         spec: of the action.
@@ -297,23 +295,42 @@ def advance_command(
             neither a step, nor a turn, nor the gripper.
     """
     _check_names(spec)
-    wide = np.float64 if isinstance(action, np.ndarray) else np.float32
-    scale = np.asarray(spec.scale, np.float32)
     bounded = action.astype(np.float32).clip(-1.0, 1.0)
-    delta = scale.astype(wide) * bounded.astype(wide)
     base = Pose(last.position, last.quat) if spec.base == "target" else measured
-    if spec.frame == "world":
-        moved = (base.position.astype(wide) + _entries(spec, delta, STEPS)).astype(np.float32)
+    if spec.turns or spec.frame == "tool":
+        moved, closed = _exact_steps(spec, base, last.closure, bounded)
     else:
-        step = _entries(spec, times(scale, bounded), STEPS)
-        moved = base.position.astype(np.float32) + rotate(_single(base.quat), step)
-    closure = last.closure
-    if GRIPPER in spec.names:
-        closed = (closure.astype(wide) + delta[..., spec.names.index(GRIPPER)]).astype(np.float32)
-        closure = closed.clip(0.0, 1.0)
+        moved, closed = _fused_steps(spec, base, last.closure, bounded)
     quat = _turned(spec, reach, base, bounded) if spec.turns else last.quat
     low, high = reach.low.astype(np.float32), reach.high.astype(np.float32)
-    return Commanded(moved.clip(low, high), quat, closure)
+    return Commanded(moved.clip(low, high), quat, closed.clip(0.0, 1.0))
+
+
+def _fused_steps(
+    spec: ActionSpec, base: Pose, closure: Array, bounded: Array
+) -> tuple[Array, Array]:
+    """Position and closure after an action, as they were before actions could turn.
+
+    XLA fuses the multiplication into the addition and rounds once, which numpy does by way of
+    float64.
+    """
+    wide = np.float64 if isinstance(bounded, np.ndarray) else np.float32
+    delta = np.asarray(spec.scale, np.float32).astype(wide) * bounded.astype(wide)
+    moved = (base.position.astype(wide) + _entries(spec, delta, STEPS)).astype(np.float32)
+    closed = closure.astype(wide) + _gripper_entry(spec, delta, closure)
+    return moved, closed.astype(np.float32)
+
+
+def _exact_steps(
+    spec: ActionSpec, base: Pose, closure: Array, bounded: Array
+) -> tuple[Array, Array]:
+    """The same, along the axes of any frame, with nothing left to fuse."""
+    delta = times(np.asarray(spec.scale, np.float32), bounded)
+    step = _entries(spec, delta, STEPS)
+    if spec.frame == "tool":
+        step = rotate(_single(base.quat), step)
+    closed = closure.astype(np.float32) + _gripper_entry(spec, delta, closure)
+    return base.position.astype(np.float32) + step, closed
 
 
 def _turned(spec: ActionSpec, reach: Reach, base: Pose, bounded: Array) -> Array:
@@ -337,6 +354,11 @@ def _entries(spec: ActionSpec, values: Array, wanted: tuple[str, ...]) -> Array:
         values[..., names.index(name)] if name in names else 0.0 * values[..., 0] for name in wanted
     ]
     return stacked(*parts)
+
+
+def _gripper_entry(spec: ActionSpec, values: Array, closure: Array) -> Array:
+    """The gripper's entry [...] of an action, 0 where it has none."""
+    return values[..., spec.names.index(GRIPPER)] if GRIPPER in spec.names else 0.0 * closure
 
 
 def _check_names(spec: ActionSpec) -> None:
