@@ -10,6 +10,7 @@ from mjx_serl.envs.vector import VecEnv, VecState
 from mjx_serl.training.policies import Policy
 from mjx_serl.training.scan import scan
 from mjx_serl.types import Obs, PRNGKey, Transition
+from scenes.contract.specs import GRIPPER
 
 
 def rollout(
@@ -38,8 +39,9 @@ def demonstrate(
         observer: of a task with `demonstrate`.
         key: draws the starts and the noise.
         episodes: worlds.
-        noise: standard deviation of Gaussian noise on the end-effector steps [m]; none on the
-            gripper, where it would drop what is held.
+        noise: standard deviation of Gaussian noise on the end-effector steps [m], and on turns of
+            as large a share of a full action; none on the gripper, where it would drop what is
+            held.
 
     Returns:
         Transitions [episode_steps, N, ...], `valid` false after an episode's end, and whether
@@ -49,7 +51,9 @@ def demonstrate(
     k_start, k_noise = jax.random.split(key)
     look = observer.looks(jax.random.fold_in(key, 2), episodes)
     start = jax.jit(jax.vmap(env.reset))(split_keys(k_start, episodes))
-    scale = jnp.full(env.action_dim, noise / env.task.control.scale).at[-1].set(0.0)
+    scale = jnp.full(env.action_dim, noise / env.task.control.scale)
+    if GRIPPER in env.action_spec.names:
+        scale = scale.at[env.action_spec.names.index(GRIPPER)].set(0.0)
 
     @jax.jit
     def play(loop: tuple, pictures: Obs, key: PRNGKey) -> tuple[tuple, Transition]:

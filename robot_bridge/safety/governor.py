@@ -40,7 +40,8 @@ _SMALL_TURN = 0.1
 _NEWS = 1e-3
 # Fewest ticks from one decision to the next.
 _SOONEST = 2
-# A target this many leashes away from the arm does not follow anything any more.
+# A target this many leashes away from the arm does not follow anything any more; for turns see
+# `Governor._lost_turn`.
 _LOST = 2.0
 
 
@@ -120,6 +121,10 @@ class Governor:
             np.concatenate([self._bounds.acceleration, tool * dt**2]),
             np.concatenate([self._bounds.jerk, jerk * dt**3]),
         )
+        # A stop from full turning speed takes about the leash once more: that is not lost yet.
+        full = Pace(limits.turn_speed, limits.turn_acceleration, limits.turn_jerk)
+        stop = braking_distance(limits.turn_speed, full)
+        self._lost_turn = limits.leash_rotation + max(limits.leash_rotation, 1.25 * stop)
         self._motion: _Motion | None = None
         self._roaming = False
         self._reasons = Reason.NONE
@@ -379,7 +384,7 @@ class Governor:
         twist = list(_turn(state.quat.tolist(), self._quat.tolist()))
         if _norm(gap) > _LOST * limits.leash_position:
             return None
-        if _norm(twist) > _LOST * limits.leash_rotation:
+        if _norm(twist) > self._lost_turn:
             return None
         # At full speed the arm may lag by the leash: the target ends further ahead, then returns.
         longest = limits.leash_position + braking_distance(_norm(tool.velocity), paces[0])
