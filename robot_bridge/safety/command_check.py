@@ -135,7 +135,7 @@ def _largest_action(spec: ActionSpec, limits: Limits) -> Vector:
 
     Steps along the world's axes are judged by where they lead, after the box: see `_short_step`.
     """
-    longest = dict.fromkeys(TURNS, limits.step_rotation)
+    longest: dict[str, float] = dict.fromkeys(TURNS, limits.step_rotation)
     if spec.frame == "tool":
         longest |= dict.fromkeys(STEPS, limits.step_position)
     most = [

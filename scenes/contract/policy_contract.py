@@ -197,7 +197,7 @@ observation("ee_rotation_lag")(
 )
 object_observation("_position")(lambda r, name: r.objects[name])
 object_observation("_from_ee")(lambda r, name: r.objects[name] - r.ee_position)
-object_observation("_rotation6d")(lambda r, name: columns(_single(r.object_quats[name])))
+object_observation("_rotation6d")(lambda r, name: columns(_single((r.object_quats or {})[name])))
 
 
 def _single(quat: Array) -> Array:

@@ -17,8 +17,8 @@ ActionMode = Literal["ee_delta", "ee_delta_osc"]
 ActionFrame = Literal["world", "tool"]
 
 # What an end-effector action may be made of, in this order: steps [m], turns [rad], closure [1].
-STEPS = ("x", "y", "z")
-TURNS = ("rx", "ry", "rz")
+STEPS: tuple[str, ...] = ("x", "y", "z")
+TURNS: tuple[str, ...] = ("rx", "ry", "rz")
 GRIPPER = "gripper"
 
 
