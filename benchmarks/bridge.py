@@ -171,7 +171,7 @@ def on_franka(cfg: BridgeConfig, bundle: Bundle, recorder: Recorder) -> None:
     except SimulatorError as error:
         recorder.missing(row, str(error))
         return
-    fine = sum(report.ending == "time" for report in deployment.reports)
+    fine = sum(report.ending == "timeout" for report in deployment.reports)
     facts = watcher.facts() | {"episodes": cfg.franka_episodes, "lifted": cube.lifted}
     recorder.add(row, float(fine), "episodes", facts | {"fault_ticks": watcher.faults})
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.worker import versions as interpreter_versions
+from scenes.contract.files import write_atomically
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.jsonl"
@@ -139,9 +140,7 @@ def save(results: Iterable[Result], path: Path = RESULTS) -> list[Result]:
     questions = {r.question for r in fresh}
     kept = [r for r in load(path) if r.question not in questions]
     merged = kept + fresh
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(r.to_json() + "\n" for r in merged))
-    temporary.replace(path)
+    write_atomically(path, "".join(r.to_json() + "\n" for r in merged))
     return merged
 
 

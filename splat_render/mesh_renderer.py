@@ -5,7 +5,6 @@ MjModel, not a `GaussianSet`, so it is no `Rasterize` backend; poses and picture
 Needs the extra `warp`.
 """
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ import mujoco
 from jaxtyping import Array, Float, UInt32
 from mujoco import mjx
 
+from scenes.contract.extras import is_installed, not_installed
 from splat_render.backends.external import rotate
 from splat_render.projection import quat_to_matrix
 from splat_render.types import BodyPoses, Frame
@@ -23,9 +23,7 @@ from splat_render.types import BodyPoses, Frame
 
 def unavailable() -> str | None:
     """Why it cannot run here, in one line; None where it can."""
-    if importlib.util.find_spec("warp") is None:
-        return "warp-lang is not installed; pip install 'mjx-serl[warp]'"
-    return None
+    return None if is_installed("warp") else not_installed("warp", "warp")
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,12 +9,13 @@ from jaxtyping import Array, Float
 
 from mjx_serl.envs.env import Env, EnvState
 from mjx_serl.types import Obs, PyTree
+from scenes.contract.extras import install
 
 try:
     from brax.envs.base import Env as BraxBase
     from brax.envs.base import State
 except ImportError as error:
-    raise ImportError("mjx_serl.adapters.brax needs brax: pip install 'mjx-serl[brax]'") from error
+    raise ImportError(f"mjx_serl.adapters.brax needs brax: {install('brax', 'brax')}") from error
 
 
 class BraxEnv(BraxBase):

@@ -15,10 +15,10 @@ from jaxtyping import Float, UInt8
 
 from mjx_serl.envs.env import EnvState
 from mjx_serl.registry import Registry
-from mjx_serl.run.hooks import require_module
 from mjx_serl.types import PRNGKey
 from mjx_serl.viewing.film import HOLD_S, SIDE, Player, Stage
 from mjx_serl.viewing.video import side_by_side
+from scenes.contract.extras import require
 from splat_render.types import SH_C0, GaussianSet
 
 HOST = "127.0.0.1"
@@ -136,7 +136,7 @@ class Page:
         title: str,
         port: int = 8080,
     ) -> None:
-        viser = require_module("viser", "The viewer")
+        viser = require("viser", "viz", purpose="The viewer")
         # Browsers open connections that they never use; each would print a traceback.
         logging.getLogger("websockets.server").addHandler(logging.NullHandler())
         self.playing = True
@@ -218,7 +218,7 @@ def serve(stage: Stage, players: Registry[Player], *, first: str, seed: int, por
     """Serve a page where any of the players plays, `first` first, until Ctrl-C; exit status."""
     from splat_render.assets.bake import scene_splats
 
-    require_module("viser", "The viewer")
+    require("viser", "viz", purpose="The viewer")
     names = [first, *(name for name in players if players[name] is not players[first])]
     show = Show(stage, players, seed=seed)
     splats = scene_splats(stage.env.scene.model)

@@ -1,17 +1,15 @@
 """Pictures as files: H.264 videos without a system ffmpeg, and PNGs."""
 
 import math
-import os
 import subprocess
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
-from mjx_serl.run.hooks import require_module
+from scenes.contract.extras import require
+from scenes.contract.files import new_file
 
 Frames = UInt8[np.ndarray, "T H W 3"]
 Picture = UInt8[np.ndarray, "H W 3"]
@@ -37,8 +35,10 @@ def save_video(path: Path, frames: Frames, *, fps: float) -> None:
         OSError: ffmpeg could not write the file; the message is ffmpeg's own.
     """
     frames = even(enlarge(_checked(frames, 4), least=LEAST_HEIGHT))
-    exe = require_module("imageio_ffmpeg", "Writing videos").get_ffmpeg_exe()
-    with _replaced(path) as part:
+    exe = require(
+        "imageio_ffmpeg", package="imageio-ffmpeg", purpose="Writing videos"
+    ).get_ffmpeg_exe()
+    with new_file(path) as part:
         command = [exe, *_encoder_options(frames.shape, fps), str(part)]
         done = subprocess.run(command, input=frames.tobytes(), capture_output=True, check=False)
         if done.returncode != 0:
@@ -50,7 +50,7 @@ def save_picture(path: Path, picture: Picture) -> None:
     """Write or replace a PNG; never a part of one."""
     from matplotlib.image import imsave  # slow to import, and most runs have no pictures
 
-    with _replaced(path) as part:
+    with new_file(path) as part:
         imsave(part, _checked(picture, 3), format="png")
 
 
@@ -129,17 +129,3 @@ def _encoder_options(shape: tuple[int, ...], fps: float) -> list[str]:
     color += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
     write = ["-c:v", "libx264", "-crf", "18", "-movflags", "+faststart", "-f", "mp4"]
     return ["-v", "error", "-y", *read, "-i", "-", *color, *write]
-
-
-@contextmanager
-def _replaced(path: Path) -> Iterator[Path]:
-    """Give a file to write beside `path`, which it replaces once it is whole."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    part = Path(name)
-    try:
-        yield part
-        part.chmod(0o644)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

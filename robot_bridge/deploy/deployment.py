@@ -69,7 +69,7 @@ class DeployConfig:
         limits: stricter limits by name, for example tcp_speed 0.1 (see robot_bridge.safety.limits).
         record: folder for recordings; None records nothing.
         listen: where observers, operators and other policies may connect: a folder (ipc) or
-            HOST:PORT; beyond loopback only with keys (python -m robot_bridge.network.keys).
+            HOST:PORT; beyond loopback only with keys (python -m robot_bridge keys).
         audit: file to which every arming, fault and recovery is appended; None notes nothing.
         ledger: file that remembers which bundle has run where; None remembers nothing, so that
             every run on a real arm is a first one.
@@ -94,8 +94,6 @@ class DeployConfig:
 
 
 POLICY_TOKEN = "MJX_SERL_POLICY_TOKEN"
-# What ended by anything but a verdict was cut short: a time-out is not a failure.
-_VERDICTS = {"success": "success", "failure": "failure"}
 
 
 class Talk:
@@ -131,7 +129,15 @@ def _build(robot: RobotSpec) -> tuple[object, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Line:
-    """What is connected and in force while episodes are run."""
+    """What is connected and in force while episodes are run.
+
+    Attributes:
+        info: what the arm says of itself.
+        limits: in force.
+        control: the control loop.
+        recorder: None where nothing is recorded.
+        dry: whether nothing is sent to the arm.
+    """
 
     info: ArmInfo
     limits: Limits
@@ -368,7 +374,7 @@ class Deployment:
         return RealTime(loops, clock)
 
     def _play(self, line: _Line, stepper: Stepper, operator: OperatorLoop | None) -> None:
-        judge = self.rig.judge or (lambda: None if operator is None else operator.take_verdict())
+        judge = self.rig.judge or (lambda: None if operator is None else operator.take_ending())
         session = Session(line.control, stepper, self.tally, judge)
         began = self.rig.clock.now()
         for number in range(self.cfg.episodes):
@@ -405,7 +411,7 @@ class Deployment:
             if operator is not None:
                 operator.close()
         if line.recorder is not None:
-            line.recorder.event(_VERDICTS.get(report.ending, "reset"), episode=number)
+            line.recorder.event(report.ending, episode=number)
         session.settle()
         return report
 

@@ -6,7 +6,7 @@ environment traces it, the bridge, which has no JAX, calls it on numpy. Frames: 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from scenes.contract.quaternions import (
     turn_between,
     within,
 )
+from scenes.contract.registry import Registry
 from scenes.contract.robot import RobotSpec
 from scenes.contract.rotations import Quat, Vec3
 from scenes.contract.serialize import later_field
@@ -149,10 +150,8 @@ class Readings(NamedTuple):
 
 Term = Callable[[Readings], Array]
 ObjectTerm = Callable[[Readings, str], Array]
-_T = TypeVar("_T")
-
-_TERMS: dict[str, Term] = {}
-_OBJECT_TERMS: dict[str, ObjectTerm] = {}
+_TERMS: Registry[Term] = Registry("observation")
+_OBJECT_TERMS: Registry[ObjectTerm] = Registry("observation of an object")
 
 
 def observation(name: str) -> Callable[[Term], Term]:
@@ -161,22 +160,12 @@ def observation(name: str) -> Callable[[Term], Term]:
     The term is called on numpy's arrays by the bridge and on JAX's by the simulator: it should use
     what both have, and `scenes.contract.quaternions` where it multiplies and adds.
     """
-    return _filed(_TERMS, name)
+    return _TERMS.register(name)
 
 
 def object_observation(suffix: str) -> Callable[[ObjectTerm], ObjectTerm]:
     """Like `observation`, for the name of any object followed by `suffix`, e.g. "_position"."""
-    return _filed(_OBJECT_TERMS, suffix)
-
-
-def _filed(table: dict[str, _T], name: str) -> Callable[[_T], _T]:
-    def add(term: _T) -> _T:
-        if name in table:
-            raise ValueError(f"Observation '{name}' is registered twice")
-        table[name] = term
-        return term
-
-    return add
+    return _OBJECT_TERMS.register(suffix)
 
 
 observation("ee_position")(lambda r: r.ee_position)

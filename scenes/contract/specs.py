@@ -20,6 +20,7 @@ ActionFrame = Literal["world", "tool"]
 STEPS: tuple[str, ...] = ("x", "y", "z")
 TURNS: tuple[str, ...] = ("rx", "ry", "rz")
 GRIPPER = "gripper"
+ObsKind = Literal["vector", "image", "depth", "tokens"]
 
 
 def require_positive(owner: str, field: str, values: Sequence[float]) -> None:
@@ -53,6 +54,9 @@ class ActionSpec:
             serl_family.md 7.6).
         turn_limit: furthest that the commanded orientation may be turned away from the one that
             episodes start with [rad]; None lets it turn all the way.
+        choices: per entry, how many values it has: 0 is continuous; n is n values evenly spaced
+            from -1 to 1. Empty where all are continuous.
+        horizon: actions that a policy gives at once.
     """
 
     low: ClassVar[float] = -1.0
@@ -65,6 +69,8 @@ class ActionSpec:
     base: Literal["target", "measured"] = "target"
     frame: ActionFrame = later_field("world")
     turn_limit: float | None = later_field(None)
+    choices: tuple[int, ...] = later_field(())
+    horizon: int = later_field(1)
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.scale):
@@ -73,7 +79,18 @@ class ActionSpec:
                 "give one scale per name."
             )
         require_positive("ActionSpec", "rate", (self.rate,))
+        require_positive("ActionSpec", "horizon", (self.horizon,))
         require_unique("ActionSpec", "action", self.names)
+        if self.choices and len(self.choices) != len(self.names):
+            raise ValueError(
+                f"ActionSpec: {len(self.names)} names but {len(self.choices)} choices; give one "
+                "per name, 0 where the entry is continuous."
+            )
+        if any(n < 0 or n == 1 for n in self.choices):
+            raise ValueError(f"ActionSpec: choices {self.choices}, allowed: 0 or at least 2.")
+        self._check_turns()
+
+    def _check_turns(self) -> None:
         turns = [s for n, s in zip(self.names, self.scale, strict=True) if n in TURNS]
         if turns and max(turns) > LARGEST_TURN:
             raise ValueError(
@@ -98,9 +115,14 @@ class ActionSpec:
 class ObsField:
     """One named array of an observation.
 
-    name, shape: without batch axes. dtype: numpy's name. unit: of the values.
-    scale: the magnitude a network should see as 1 [unit].
-    privileged: known to a simulator only; a policy that has cameras does without it.
+    Attributes:
+        name: of the array.
+        shape: without batch axes.
+        dtype: numpy's name.
+        unit: of the values.
+        scale: the magnitude a network should see as 1 [unit].
+        privileged: known to a simulator only; a policy that has cameras does without it.
+        modality: what is not told by dtype and shape: "depth" images [m], "tokens" of text.
     """
 
     name: str
@@ -109,9 +131,17 @@ class ObsField:
     unit: str = ""
     scale: float = 1.0
     privileged: bool = False
+    modality: Literal["depth", "tokens"] | None = later_field(None)
 
     def __post_init__(self) -> None:
         require_positive("ObsField", "scale", (self.scale,))
+
+    @property
+    def kind(self) -> ObsKind:
+        """Return the modality, else "image" for uint8 and "vector" for the rest."""
+        if self.modality is not None:
+            return self.modality
+        return "image" if self.dtype == "uint8" else "vector"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +157,10 @@ class ObsSpec:
     def names(self) -> tuple[str, ...]:
         """Names of the fields, in order."""
         return tuple(field.name for field in self.fields)
+
+    def of_kind(self, *kinds: ObsKind) -> tuple[ObsField, ...]:
+        """Return the fields of these kinds, sorted by name."""
+        return tuple(sorted((f for f in self.fields if f.kind in kinds), key=lambda f: f.name))
 
     def __getitem__(self, name: str) -> ObsField:
         return named(self.fields, name, kind="observation")

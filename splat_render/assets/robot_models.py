@@ -1,11 +1,12 @@
 """MJCF models of robots, with their meshes, from a wheel or from MuJoCo Menagerie."""
 
-import importlib
 import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
 import mujoco
+
+from scenes.contract.extras import require
 
 
 def model_from_wheel(wheel: Path, name: str) -> tuple[mujoco.MjModel, str]:
@@ -34,12 +35,11 @@ def model_from_menagerie(name: str) -> tuple[mujoco.MjModel, str]:
 
     Raises ValueError, with what to do, where the package, the robot or the network is missing.
     """
+    wanted = {"package": "mujoco-menagerie", "purpose": "--menagerie"}
     try:
-        menagerie = importlib.import_module("mujoco_menagerie")
-    except ModuleNotFoundError:
-        raise ValueError(
-            "--menagerie needs the package mujoco-menagerie; do: pip install mujoco-menagerie"
-        ) from None
+        menagerie = require("mujoco_menagerie", **wanted)
+    except ModuleNotFoundError as error:
+        raise ValueError(str(error)) from None
     try:
         robot = menagerie.get(name)
         return robot.model(robot.default_model), f"{name} of MuJoCo Menagerie, {robot.license}"

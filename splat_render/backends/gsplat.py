@@ -5,7 +5,6 @@ arrays change hands without a copy. The only file that imports torch.
 """
 
 import functools
-import importlib.util
 import math
 
 import jax
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from scenes.contract.extras import is_installed, not_installed
 from splat_render.backends.external import (
     FIXED,
     at_least_one,
@@ -47,8 +47,8 @@ class Prepared:
 def unavailable() -> str | None:
     """Why gsplat cannot run here, in one line; None where it can."""
     for name in ("torch", "gsplat"):
-        if importlib.util.find_spec(name) is None:
-            return f"{name} is not installed; pip install 'mjx-serl[gsplat]'"
+        if not is_installed(name):
+            return not_installed(name, "gsplat")
     import torch
     import torch.utils.cpp_extension
 
@@ -56,7 +56,7 @@ def unavailable() -> str | None:
         return "torch sees no CUDA device; install the torch built for this machine's driver"
     if jax.default_backend() != "gpu":
         return "jax has no GPU to hand arrays over from; pip install 'mjx-serl[cuda]'"
-    built = importlib.util.find_spec("gsplat.csrc") is not None
+    built = is_installed("gsplat.csrc")
     if not built and torch.utils.cpp_extension.CUDA_HOME is None:
         return "gsplat compiles its kernels on first use and finds no nvcc; set CUDA_HOME"
     return None

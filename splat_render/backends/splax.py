@@ -4,8 +4,6 @@ splax is MIT (parts Apache-2.0), but importing it imports plyfile, which is GPLv
 is opt-in and why nothing else here needs it.
 """
 
-import importlib
-import importlib.util
 import os
 import sys
 from types import ModuleType
@@ -15,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from scenes.contract.extras import is_installed, not_installed, require
 from splat_render.backends.external import (
     FIXED,
     at_least_one,
@@ -37,8 +36,8 @@ _MIN_JAX = (0, 10)
 
 def unavailable() -> str | None:
     """Why splax cannot run here, in one line; None where it can."""
-    if importlib.util.find_spec("splax") is None:
-        return "not installed; pip install 'mjx-serl[splax]' (opt-in: it imports GPLv3 plyfile)"
+    if not is_installed("splax"):
+        return f"{not_installed('splax', 'splax')} (opt-in: it imports GPLv3 plyfile)"
     if jax.__version_info__[:2] < _MIN_JAX:
         return f"needs jax 0.10 or newer, this is {jax.__version__}; pip install -U 'jax[cuda13]'"
     if jax.default_backend() != "gpu" and not _on_cpu():
@@ -58,7 +57,7 @@ def enable_cpu() -> None:
     """
     if "splax" in sys.modules:
         raise RuntimeError("splax_backend.enable_cpu() came after the first import of splax")
-    warp: Any = importlib.import_module("warp")
+    warp: Any = require("warp", "splax")
     warp.config.enable_cpu_blocks = True
     jax_callable = warp.jax_callable
 
@@ -161,7 +160,7 @@ def _matrices(poses: BodyPoses) -> Float[Array, "B 4 4"]:
 def _splax() -> ModuleType:
     # What splax does itself where SciPy has not been imported; JAX has imported it long since.
     os.environ.setdefault("SCIPY_ARRAY_API", "1")
-    return importlib.import_module("splax")
+    return require("splax", "splax")
 
 
 def _on_cpu() -> bool:
