@@ -100,7 +100,7 @@ class Env:
         """
         resume = getattr(self.task, "resume", None)
         task_state = state.task_state if resume is None else resume(state.sim, key)
-        _, terms = self.task.reward(state.sim, task_state)
+        _, terms = self.task.reward(state.sim, state.command, task_state)
         no = jnp.zeros((), bool)
         return state.replace(
             task_state=task_state,
