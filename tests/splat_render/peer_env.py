@@ -89,6 +89,7 @@ def _make(env: PeerEnv, folder: Path, python: Path) -> None:
         ([*uv, "venv", "-q", "--python", sys.executable], [*uv, "pip", "install", "-q", "--python"])
         for uv in _uv()
     ]
+    said = ""
     for create, install in (*ways, ([sys.executable, "-m", "venv"], [])):
         shutil.rmtree(folder, ignore_errors=True)
         # pip compiles every module, imported or not, unless told.
