@@ -1,25 +1,30 @@
 """What the command lines share: presets, readable errors, resuming, the default hooks."""
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import tyro
 
+from mjx_serl.agents.agent import AGENTS
 from mjx_serl.config import TrainConfig
 from mjx_serl.experiments import PRESETS
 from mjx_serl.export.bundle import RunBundle
-from mjx_serl.platform import parse_start
+from mjx_serl.platform import StartOptions, parse_start
 from mjx_serl.run.checkpoint import warn_line
 from mjx_serl.run.console import ConsoleHook
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import CurveHook, Hook, JsonlHook, TensorBoardHook
 from mjx_serl.run.loop import Output, Run
+from mjx_serl.training.trainer import METHODS
 from mjx_serl.viewing.run_video import RunVideo
 from scenes.contract.command_line import BAD_INPUT as BAD_INPUT
 from scenes.contract.command_line import INTERRUPTED as INTERRUPTED
 from scenes.contract.command_line import SHOW_TRACEBACK
 from scenes.contract.command_line import guarded as guarded
+from scenes.contract.plugins import load_plugins
 
 # What a run leaves beside its logs.
 OUTPUTS: tuple[Output, ...] = (RunVideo(), RunBundle())
@@ -35,25 +40,57 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, Path | None]:
     if start.resume is not None:
         folder = RunFolder.open(start.resume)
         return folder.read_config(TrainConfig), folder.path
+    load_plugins(start.plugin)
     # The full parser knows which physics there are.
     args = ["--physics", start.physics, *rest]
-    default = PRESETS[start.preset]()
+    default = _with_learner(PRESETS[start.preset](), start)
     return tyro.cli(TrainConfig, default=default, args=args, description=_about()), None
+
+
+def _with_learner(cfg: TrainConfig, start: StartOptions) -> TrainConfig:
+    """The preset with the method and agent asked for, at their own defaults."""
+    method: Any = cfg.method if start.method is None else METHODS[start.method]()
+    if start.agent is not None:
+        method = dataclasses.replace(method, agent=AGENTS[start.agent]())
+    return dataclasses.replace(cfg, method=method, plugins=start.plugin)
+
+
+def make_run(
+    cfg: TrainConfig,
+    resume: Path | None,
+    *,
+    hooks: Sequence[Hook] | None = None,
+    outputs: Sequence[Output] = OUTPUTS,
+) -> Run:
+    """A run with its folder, a new one or the one to resume; nothing is trained yet.
+
+    Args:
+        cfg: the run.
+        resume: its folder, where it goes on.
+        hooks: who listens; None is the console and the folder's files.
+        outputs: what it leaves beside its logs.
+    """
+    folder = RunFolder.open(resume) if resume else _new_folder(cfg)
+    hooks = default_hooks(cfg, folder) if hooks is None else hooks
+    try:
+        return Run(cfg, folder, hooks, outputs)
+    except BaseException:
+        _remove_unused(folder)
+        raise
 
 
 def train(cfg: TrainConfig, resume: Path | None) -> int:
     """Train and report; returns the exit status."""
-    folder = RunFolder.open(resume) if resume else _new_folder(cfg)
+    run = make_run(cfg, resume)
     try:
-        run = Run(cfg, folder, default_hooks(cfg, folder), OUTPUTS)
         summary = run.train(resume=resume is not None)
     except BaseException:
-        _remove_unused(folder)
+        _remove_unused(run.folder)
         raise
     if not run.saved:
         warn_line(f"epoch {run.progress.epoch} is not on disk; resuming goes back to the last save")
     if summary is None:
-        sys.stdout.write(f"Stopped and saved. Go on with:\n  {folder.resume_command()}\n")
+        sys.stdout.write(f"Stopped and saved. Go on with:\n  {run.folder.resume_command()}\n")
     return 0
 
 
@@ -86,5 +123,8 @@ def _about() -> str:
         "Train a policy in one process, one compiled function per epoch.\n\n"
         "--resume RUN_FOLDER goes on with a stopped run, bit for bit.\n"
         f"{SHOW_TRACEBACK}=1 in the environment shows where an error came from.\n"
+        "--plugin MODULE imports a module of yours, which registers tasks, agents, robots, ...\n"
+        f"--method NAME and --agent NAME pick another learner ({', '.join(METHODS)}; "
+        f"{', '.join(AGENTS)}); its options are shown below with --help.\n"
         "--preset NAME picks the defaults shown below:\n" + "\n".join(lines)
     )

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from mjx_serl import tasks as tasks  # files the tasks in the registry
 from mjx_serl.envs.env import make_env
 from mjx_serl.envs.observation import Observer, PixelConfig
 from mjx_serl.envs.vector import default_pool
 from mjx_serl.nets.frozen import FrozenEncoder, load_encoder
 from mjx_serl.training.off_policy import OffPolicyConfig
 from mjx_serl.training.trainer import METHODS, Trainer, require_least
+from scenes.contract.plugins import load_plugins
 from scenes.contract.serialize import open_field
 
 
@@ -73,6 +73,7 @@ class TrainConfig:
         pixels: cameras; none by default.
         num_envs: worlds stepped together.
         total_env_steps: control steps of all worlds after which training ends.
+        plugins: modules that register what the run needs and is not ours (`--plugin`).
         method: how it is trained, with its agent.
         eval: evaluation.
         run: the run folder.
@@ -83,6 +84,7 @@ class TrainConfig:
     seed: int = 0
     physics: Literal["auto", "native", "mjx", "warp"] = "auto"
     pixels: PixelConfig = dataclasses.field(default_factory=PixelConfig)
+    plugins: tyro.conf.Suppress[tuple[str, ...]] = ()
     num_envs: int = 8
     total_env_steps: int = 100_000
     # Of any registered class. Without a prefix its options are --agent.lr, not --method.agent.lr.
@@ -98,7 +100,12 @@ class TrainConfig:
 
     @staticmethod
     def upgrade(data: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Configs written before there was a choice of methods, as of today."""
+        """Configs written before there was a choice of methods, as of today.
+
+        What a run's plug-ins registered is needed to read the rest.
+        """
+        load_plugins(data.get("plugins", ()))
+        data = {"plugins": [], **data}
         if "method" in data or "agent" not in data:
             return data
         parts = {name: data[name] for name in ("loop", "demos") if name in data}

@@ -55,11 +55,17 @@ class StartOptions:
         preset: name of the defaults that the other options change.
         resume: folder of a run to go on with.
         physics: what steps the worlds.
+        plugin: modules to import, which register what is yours; may be given several times.
+        method: name of another way to train than the preset's.
+        agent: name of another learner than the preset's.
     """
 
     preset: str = "laptop"
     resume: Path | None = None
     physics: str = "auto"
+    plugin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    method: str | None = None
+    agent: str | None = None
 
 
 def parse_start(argv: Sequence[str]) -> tuple[StartOptions, list[str]]:

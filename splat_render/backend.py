@@ -1,14 +1,15 @@
 """One call for every backend, and which one to take on this machine."""
 
-import importlib
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
 import jax
 from jaxtyping import Array, Int
 
 from scenes.contract.names import unknown_name
+from scenes.contract.registry import Registry
 from splat_render.types import Background, BodyPoses, CameraBatch, Frame, GaussianSet, RasterConfig
 
 
@@ -41,32 +42,28 @@ class Rasterize(Protocol):
 
 
 class Backend(Protocol):
-    """A module in `splat_render.backends`: what it is, whether it runs here, and its function.
+    """A module in `splat_render.backends`: what it is, whether it runs here, and its function."""
 
-    Attributes:
-        TRACEABLE: whether it may be called under jit.
-        DIFFERENTIABLE: whether it is, with respect to splats, poses and cameras.
-        rasterize: draws.
-    """
+    @property
+    def TRACEABLE(self) -> bool:
+        """Whether it may be called under jit."""
+        ...
 
-    TRACEABLE: bool
-    DIFFERENTIABLE: bool
-    rasterize: Rasterize
+    @property
+    def DIFFERENTIABLE(self) -> bool:
+        """Whether it is, with respect to splats, poses and cameras."""
+        ...
 
-    @staticmethod
-    def unavailable() -> str | None:
+    @property
+    def rasterize(self) -> Rasterize:
+        """What draws."""
+        ...
+
+    def unavailable(self) -> str | None:
         """Return why it cannot run here and what to do about it, in one line; None where it can."""
         ...
 
 
-# Modules, imported when asked for: some need packages that most machines do not have.
-_MODULES = {
-    "reference": "splat_render.backends.reference",
-    "xla": "splat_render.backends.xla",
-    "cpu": "splat_render.backends.cpu",
-    "gsplat": "splat_render.backends.gsplat",
-    "splax": "splat_render.backends.splax",
-}
 # Best first. The reference is for tests; gsplat cannot be traced, so it is asked for by name.
 _ORDER = {"cpu": ("cpu", "xla"), "gpu": ("splax", "xla"), "tpu": ("xla",)}
 
@@ -88,17 +85,55 @@ class Chosen:
     backend: Backend
 
 
+# Functions that import a backend's module: some need packages that most machines do not have.
+BACKENDS: Registry[Callable[[], Backend]] = Registry("render backend")
+
+
+@BACKENDS.register("reference")
+def _reference() -> Backend:
+    from splat_render.backends import reference
+
+    return reference
+
+
+@BACKENDS.register("xla")
+def _xla() -> Backend:
+    from splat_render.backends import xla
+
+    return xla
+
+
+@BACKENDS.register("cpu")
+def _cpu() -> Backend:
+    from splat_render.backends import cpu
+
+    return cpu
+
+
+@BACKENDS.register("gsplat")
+def _gsplat() -> Backend:
+    from splat_render.backends import gsplat
+
+    return gsplat
+
+
+@BACKENDS.register("splax")
+def _splax() -> Backend:
+    from splat_render.backends import splax
+
+    return splax
+
+
 def backend_names() -> tuple[str, ...]:
     """Return every backend, available or not."""
-    return tuple(_MODULES)
+    return tuple(BACKENDS)
 
 
 def load_backend(name: str) -> Backend:
     """Return the module of a backend; raises KeyError with the allowed names."""
-    if name not in _MODULES:
-        raise KeyError(unknown_name("render backend", name, (*_MODULES, "auto")))
-    # A module with the right names is a Backend; the type checker cannot see which module it is.
-    return cast(Backend, importlib.import_module(_MODULES[name]))
+    if name not in BACKENDS:
+        raise KeyError(unknown_name("render backend", name, (*BACKENDS, "auto")))
+    return BACKENDS[name]()
 
 
 def choose_backend(name: str = "auto") -> Chosen:
@@ -126,4 +161,4 @@ def choose_backend(name: str = "auto") -> Chosen:
 
 def availability() -> dict[str, str | None]:
     """Return why each backend cannot run here; None where it can. For `make doctor` and errors."""
-    return {name: load_backend(name).unavailable() for name in _MODULES}
+    return {name: load_backend(name).unavailable() for name in BACKENDS}

@@ -81,7 +81,6 @@ def panda_scene() -> "Scene":
 @pytest.fixture(scope="session")
 def make_native() -> "Callable[[str], Env]":
     """A registered task on native physics, built once."""
-    from mjx_serl import tasks as tasks  # fills TASKS
     from mjx_serl.envs.env import make_env
 
     built: "dict[str, Env]" = {}

@@ -55,7 +55,6 @@ def start(params: Params) -> Job:
 
 def build_env(params: Params) -> "Env":
     """Return the environment, its native physics on the asked-for number of threads."""
-    from mjx_serl import tasks as tasks  # files the tasks in the registry
     from mjx_serl.envs.env import make_env
 
     # The pool of resets is stepped once too and may be larger than num_envs.

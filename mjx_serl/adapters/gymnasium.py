@@ -22,7 +22,6 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from jaxtyping import Array, Bool, Float, Key
 
-from mjx_serl import tasks as tasks  # files the tasks in the registry
 from mjx_serl.envs.env import EnvState, make_env
 from mjx_serl.envs.task import TASKS
 from mjx_serl.envs.vector import select_worlds

@@ -87,4 +87,4 @@ class AgentConfig(Protocol):
 
 
 # Config classes by name; `--agent NAME` starts from one's defaults.
-AGENTS: Registry[type[AgentConfig]] = Registry("agent")
+AGENTS: Registry[type[AgentConfig]] = Registry("agent", found_in="mjx_serl.agents")

@@ -105,7 +105,7 @@ class TaskIn:
         return self.task.build(scene)
 
 
-TASKS: Registry[TaskFactory] = Registry("task")
+TASKS: Registry[TaskFactory] = Registry("task", found_in="mjx_serl.tasks")
 
 
 def split_keys(key: PRNGKey, num: int) -> jax.Array:

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from mjx_serl import tasks as tasks  # files the tasks in the registry
 from mjx_serl.envs.appearance import LookConfig
 from mjx_serl.envs.env import make_env
 from mjx_serl.envs.observation import Observer, PixelConfig

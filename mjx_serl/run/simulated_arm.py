@@ -5,7 +5,6 @@ the code that will run it on hardware while the physics is still the one it was 
 """
 
 import dataclasses
-import importlib
 
 import jax
 import jax.numpy as jnp
@@ -152,7 +151,6 @@ def build_world(task: str, contract: Contract, *, seed: int, episodes: int) -> S
 
     Raises ValueError where this version's task is no longer what the contract says.
     """
-    importlib.import_module("mjx_serl.tasks")
     names = tuple(camera.name for camera in contract.cameras)
     privileged = any(field.privileged for field in contract.obs.fields)
     pixels = PixelConfig(cameras=names, privileged=privileged and bool(names))

@@ -112,4 +112,4 @@ def require_least(values: Mapping[str, tuple[int, int]]) -> None:
 
 
 # Config classes by name; `--method NAME` starts from one's defaults.
-METHODS: Registry[type[MethodConfig]] = Registry("method")
+METHODS: Registry[type[MethodConfig]] = Registry("method", found_in="mjx_serl.training")

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+import os
 import sys
 from collections.abc import Sequence
 
@@ -20,6 +21,9 @@ def load_plugins(names: Sequence[str] = ()) -> None:
             entry.load()
         except ImportError as error:
             sys.stderr.write(f"plugin '{entry.name}' ({entry.value}) is left out: {error}\n")
+    here = os.getcwd()
+    if names and here not in sys.path:
+        sys.path.append(here)  # a script's own folder comes first, the user's is not on the path
     for name in names:
         try:
             importlib.import_module(name)

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mjx_serl import tasks as tasks  # files the tasks in the registry
 from mjx_serl.envs.appearance import LookConfig, apply_look, draw_looks
 from mjx_serl.envs.env import Env, make_env
 from mjx_serl.envs.observation import Observer, PixelConfig

@@ -18,7 +18,6 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from mjx_serl import tasks as tasks  # noqa: E402  (files the tasks in the registry)
 from mjx_serl.envs.control.controller import ControlConfig  # noqa: E402
 from mjx_serl.envs.env import make_env  # noqa: E402
 from mjx_serl.envs.observation import Observer  # noqa: E402

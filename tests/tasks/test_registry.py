@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mjx_serl import tasks as tasks  # fills TASKS
 from mjx_serl.envs.env import make_env
 from mjx_serl.envs.task import TASKS
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from toy_env import STEPS, ToyEnv, ToyState
 
-from mjx_serl import tasks as tasks  # files the tasks in the registry
 from mjx_serl.envs.env import Env, make_env
 from mjx_serl.envs.observation import Observer
 from mjx_serl.envs.task import split_keys

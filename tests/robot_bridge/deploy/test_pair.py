@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from bench_arm import BenchArm, bench_contract
 
-from mjx_serl import tasks as tasks  # fills TASKS
 from mjx_serl.envs.env import make_env
 from mjx_serl.envs.observation import Observer
 from mjx_serl.run.simulated_arm import SimulatedArm
