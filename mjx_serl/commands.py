@@ -19,6 +19,7 @@ from scenes.contract.command_line import BAD_INPUT as BAD_INPUT
 from scenes.contract.command_line import INTERRUPTED as INTERRUPTED
 from scenes.contract.command_line import SHOW_TRACEBACK
 from scenes.contract.command_line import guarded as guarded
+from scenes.contract.errors import InputError
 
 # What a run leaves beside its logs.
 OUTPUTS: tuple[Output, ...] = (RunVideo(), RunBundle())
@@ -83,7 +84,7 @@ def _take(argv: list[str], option: str) -> str | None:
             return argv.pop(i).split("=", 1)[1]
         if word == option:
             if i + 1 == len(argv):
-                raise ValueError(f"{option} needs a value")
+                raise InputError(f"{option} needs a value")
             argv.pop(i)
             return argv.pop(i)
     return None

@@ -12,6 +12,7 @@ from mjx_serl.envs.observation import Observer, PixelConfig
 from mjx_serl.envs.vector import vectorize
 from mjx_serl.nets.frozen import FrozenEncoder, load_encoder
 from mjx_serl.training.off_policy import OffPolicy, OffPolicyConfig, buffer_rows
+from scenes.contract.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -169,11 +170,11 @@ def _check(cfg: TrainConfig) -> None:
     }
     for name, (got, low) in least.items():
         if got < low:
-            raise ValueError(f"{name} {got}, allowed: at least {low}")
+            raise InputError(f"{name} {got}, allowed: at least {low}")
     if not 0 <= loop.demo_fraction <= 1:
-        raise ValueError(f"loop.demo_fraction {loop.demo_fraction}, allowed: 0 to 1")
+        raise InputError(f"loop.demo_fraction {loop.demo_fraction}, allowed: 0 to 1")
     if loop.buffer_size < 2 * cfg.num_envs:
-        raise ValueError(
+        raise InputError(
             f"loop.buffer_size {loop.buffer_size}, allowed: at least two rows of num_envs "
             f"{cfg.num_envs}"
         )

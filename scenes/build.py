@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int
 from numpy.typing import NDArray
 
+from scenes.contract.errors import UnknownNameError
 from scenes.contract.names import unknown_name
 from scenes.contract.robot import RobotSpec
 from scenes.mjcf import to_mjspec
@@ -55,13 +56,13 @@ class Scene:
     def object(self, name: str) -> ObjectIndex:
         """Return the indices of an object; raises KeyError naming the allowed ones."""
         if name not in self.objects:
-            raise KeyError(unknown_name("object", name, self.objects))
+            raise UnknownNameError(unknown_name("object", name, self.objects))
         return self.objects[name]
 
     def camera_id(self, name: str) -> int:
         """Return the id of a camera; raises KeyError naming the allowed ones."""
         if name not in self.cameras:
-            raise KeyError(unknown_name("camera", name, self.cameras))
+            raise UnknownNameError(unknown_name("camera", name, self.cameras))
         return self.cameras[name]
 
 

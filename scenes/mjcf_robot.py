@@ -2,6 +2,7 @@
 
 import mujoco
 
+from scenes.contract.errors import UnknownNameError
 from scenes.contract.names import unknown_name
 from scenes.contract.robot import GeomSpec, LinkSpec, RobotSpec
 from scenes.specs import SceneSpec
@@ -170,5 +171,5 @@ def find_body(builder: mujoco.MjSpec, name: str) -> mujoco.MjsBody:
     """Return a body by name; raises KeyError naming the allowed ones."""
     body = builder.body(name)
     if body is None:
-        raise KeyError(unknown_name("body", name, [entry.name for entry in builder.bodies]))
+        raise UnknownNameError(unknown_name("body", name, [entry.name for entry in builder.bodies]))
     return body

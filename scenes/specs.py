@@ -7,6 +7,7 @@ Quaternions are wxyz. Every pose is given in the frame of its parent body.
 from dataclasses import dataclass
 from typing import Literal
 
+from scenes.contract.errors import InputError
 from scenes.contract.names import named
 from scenes.contract.robot import Rgba, RobotSpec
 from scenes.contract.rotations import UNIT_QUAT, Quat, Vec3
@@ -31,11 +32,11 @@ class ObjectSpec:
     def __post_init__(self) -> None:
         owner = f"ObjectSpec '{self.name}'"
         if self.shape != "box":
-            raise ValueError(f"{owner}: shape must be 'box', got '{self.shape}'.")
+            raise InputError(f"{owner}: shape must be 'box', got '{self.shape}'.")
         require_positive(owner, "half_size", self.half_size)
         require_positive(owner, "mass", (self.mass,))
         if min(self.friction) < 0:
-            raise ValueError(f"{owner}: friction must not be negative, got {self.friction}.")
+            raise InputError(f"{owner}: friction must not be negative, got {self.friction}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ class SceneSpec:
         require_unique(owner, "object", [entry.name for entry in self.objects])
         require_unique(owner, "camera", [entry.name for entry in self.cameras])
         if self.actuation not in ("position", "torque"):
-            raise ValueError(
+            raise InputError(
                 f"{owner}: actuation must be 'position' or 'torque', got '{self.actuation}'."
             )
         self.robot.check_pose(self.home_q, what=f"home of scene '{self.name}'")

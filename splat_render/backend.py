@@ -8,6 +8,7 @@ from typing import Protocol, cast
 import jax
 from jaxtyping import Array, Int
 
+from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.names import unknown_name
 from splat_render.types import Background, BodyPoses, CameraBatch, Frame, GaussianSet, RasterConfig
 
@@ -68,7 +69,7 @@ _MODULES = {
 _ORDER = {"cpu": ("cpu", "xla"), "gpu": ("splax", "xla"), "tpu": ("xla",)}
 
 
-class BackendError(ValueError):
+class BackendError(InputError):
     """A backend that cannot run here; the message is one line and says what to do."""
 
 
@@ -88,7 +89,7 @@ def backend_names() -> tuple[str, ...]:
 def load_backend(name: str) -> Backend:
     """Import a backend; raises KeyError with the allowed names."""
     if name not in _MODULES:
-        raise KeyError(unknown_name("render backend", name, (*_MODULES, "auto")))
+        raise UnknownNameError(unknown_name("render backend", name, (*_MODULES, "auto")))
     # A module with the right names is a Backend; the type checker cannot see which module it is.
     return cast(Backend, importlib.import_module(_MODULES[name]))
 

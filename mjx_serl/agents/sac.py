@@ -33,6 +33,7 @@ from mjx_serl.nets.encoders import ENCODERS, EncoderConfig, ObsEncoder
 from mjx_serl.nets.ensemble import random_members
 from mjx_serl.nets.mlp import ACTIVATIONS, COMPUTE_DTYPES, MLP, Activation, ComputeDtype
 from mjx_serl.types import Batch, Metrics, Obs, ObsShapes, PRNGKey, PyTree
+from scenes.contract.errors import InputError
 
 AdamTicks = Literal["own", "shared", "shared_apart"]
 
@@ -97,7 +98,7 @@ class SACConfig:
         """Return the agent; raises ValueError on a field outside its range, KeyError on a name."""
         _ = ENCODERS[self.encoder.name]
         for message in _config_errors(self):
-            raise ValueError(f"SACConfig: {message}")
+            raise InputError(f"SACConfig: {message}")
         return SAC(self)
 
 
@@ -382,5 +383,5 @@ def take_minibatch(batch: Batch, index: int | Int[Array, ""], count: int) -> Bat
     """
     rows = batch.reward.shape[0]
     if rows % count:
-        raise ValueError(f"update: batch of {rows} rows, allowed: a multiple of utd_ratio {count}")
+        raise InputError(f"update: batch of {rows} rows, allowed: a multiple of utd_ratio {count}")
     return jax.tree.map(lambda x: x.reshape(rows // count, count, *x.shape[1:])[:, index], batch)

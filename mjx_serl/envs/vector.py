@@ -17,6 +17,7 @@ from mjx_serl.envs.env import Env, EnvState
 from mjx_serl.envs.observation import Observer
 from mjx_serl.envs.task import split_keys
 from mjx_serl.types import Metrics, Obs, PRNGKey, PyTree, Transition
+from scenes.contract.errors import InputError
 
 
 @struct.dataclass
@@ -157,7 +158,7 @@ class VecEnv:
 def vectorize(env: Env | Observer, *, num_envs: int, pool_size: int | None = None) -> VecEnv:
     """Many worlds of `env`; raises ValueError where num_envs is not positive."""
     if num_envs < 1:
-        raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        raise InputError(f"num_envs must be at least 1, got {num_envs}")
     observer = env if isinstance(env, Observer) else Observer(env)
     return VecEnv(
         observer=observer, num_envs=num_envs, pool_size=pool_size or min(256, 4 * num_envs)

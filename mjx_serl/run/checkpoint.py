@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mjx_serl.types import PyTree
+from scenes.contract.errors import InputError
 from scenes.contract.files import sync, write_atomically
 
 _MANIFEST = "MANIFEST.sha256"
@@ -59,7 +60,7 @@ class CheckpointStore:
         self, folder: Path, *, keep: int = 2, warn: Callable[[str], None] = warn_line
     ) -> None:
         if keep < 1:
-            raise ValueError(f"keep must be at least 1 checkpoint, got {keep}")
+            raise InputError(f"keep must be at least 1 checkpoint, got {keep}")
         self.folder = Path(folder)
         self.last_saved: int | None = None
         self._keep = keep
@@ -116,7 +117,7 @@ class CheckpointStore:
                 return _load(self._path(step), template)
             problems.append(f"checkpoint step {step} is damaged ({problem})")
             self._damaged.add(step)
-        raise ValueError(f"No intact checkpoint in {self.folder}: {'; '.join(problems)}")
+        raise InputError(f"No intact checkpoint in {self.folder}: {'; '.join(problems)}")
 
     def _report_damage(self, problems: list[str], used: int) -> None:
         if problems:
@@ -262,7 +263,7 @@ def _load(path: Path, template: PyTree) -> tuple[PyTree, int, dict[str, Any]]:
     if diff:
         head = f"Checkpoint {path} does not fit this configuration ({len(diff)} differences):"
         more = [f"... {len(diff) - _DIFF_LINES} more"] if len(diff) > _DIFF_LINES else []
-        raise ValueError("\n  ".join([head, *diff[:_DIFF_LINES], *more]))
+        raise InputError("\n  ".join([head, *diff[:_DIFF_LINES], *more]))
     arrays = _read_arrays(path / "arrays", stored["leaves"])
     rows = zip(arrays, stored["leaves"], (leaf for _, leaf in named), strict=True)
     leaves = [_to_device(array, spec, leaf) for array, spec, leaf in rows]

@@ -8,6 +8,7 @@ from mjx_serl import tasks as tasks  # files the tasks in the registry
 from mjx_serl.config import TrainConfig
 from mjx_serl.run.host_memory import host_bytes
 from mjx_serl.training.state import tree_bytes
+from scenes.contract.errors import NotEnoughMemoryError
 
 
 def check_memory(state: Any, cfg: TrainConfig, *, available: int) -> int:
@@ -22,7 +23,7 @@ def check_memory(state: Any, cfg: TrainConfig, *, available: int) -> int:
     total = tree_bytes(state)
     buffer = tree_bytes(state.buffer)
     if 2 * total > available:
-        raise MemoryError(
+        raise NotEnoughMemoryError(
             f"This run needs 2 x {total / 1e9:.2f} GB (replay buffer {buffer / 1e9:.2f} GB), "
             f"{available / 1e9:.2f} GB are free. {_what_fits(state, cfg, available // 2)}"
         )

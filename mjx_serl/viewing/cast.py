@@ -17,6 +17,7 @@ from mjx_serl.viewing.film import (
     verdicts,
 )
 from mjx_serl.viewing.run_video import trained
+from scenes.contract.errors import InputError
 
 
 def build_cast(
@@ -33,7 +34,7 @@ def build_cast(
         episodes: worlds that will be played at once, at least 1.
     """
     if episodes < 1:
-        raise ValueError(f"episodes {episodes}, allowed: at least 1")
+        raise InputError(f"episodes {episodes}, allowed: at least 1")
     if run is None:
         observer, pixels = Observer(make_env(task, max_worlds=episodes)), PixelConfig()
         players = build_players(observer.env)

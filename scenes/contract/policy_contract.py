@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from scenes.contract.errors import UnknownNameError
 from scenes.contract.names import unknown_name
 from scenes.contract.robot import RobotSpec
 from scenes.contract.rotations import Quat, Vec3
@@ -123,7 +124,7 @@ def _observe(name: str, readings: Readings) -> Array:
         if name.endswith(suffix) and name.removesuffix(suffix) in readings.objects:
             return term(readings, name.removesuffix(suffix))
     objects = (f"{o}{suffix}" for o in readings.objects for suffix in _OBJECT_TERMS)
-    raise KeyError(unknown_name("observation", name, (*_TERMS, *objects)))
+    raise UnknownNameError(unknown_name("observation", name, (*_TERMS, *objects)))
 
 
 def objects_observed(spec: ObsSpec) -> tuple[str, ...]:

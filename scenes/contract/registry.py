@@ -5,6 +5,7 @@ import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
+from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.names import unknown_name
 
 T = TypeVar("T")
@@ -31,7 +32,7 @@ class Registry(Mapping[str, T]):
 
         def add(entry: T) -> T:
             if name in self._table:
-                raise ValueError(f"{self.kind} '{name}' is registered twice")
+                raise InputError(f"{self.kind} '{name}' is registered twice")
             self._table[name] = entry
             return entry
 
@@ -46,7 +47,7 @@ class Registry(Mapping[str, T]):
 
     def __getitem__(self, name: str) -> T:
         if name not in self._entries:
-            raise KeyError(unknown_name(self.kind, name, list(self._entries)))
+            raise UnknownNameError(unknown_name(self.kind, name, list(self._entries)))
         return self._entries[name]
 
     def name_of(self, entry: T) -> str:

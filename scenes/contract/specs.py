@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from scenes.contract.errors import InputError
 from scenes.contract.names import named
 from scenes.contract.rotations import Quat, Vec3
 
@@ -17,14 +18,14 @@ ActionMode = Literal["ee_delta", "ee_delta_osc"]
 def require_positive(owner: str, field: str, values: Sequence[float]) -> None:
     """Raise ValueError unless there are values and all are positive and finite."""
     if not values or not all(math.isfinite(v) and v > 0 for v in values):
-        raise ValueError(f"{owner}: {field} must be positive and finite, got {tuple(values)}.")
+        raise InputError(f"{owner}: {field} must be positive and finite, got {tuple(values)}.")
 
 
 def require_unique(owner: str, kind: str, names: Sequence[str]) -> None:
     """Raise ValueError, with the names, where one stands twice."""
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
-        raise ValueError(f"{owner}: {kind} names must be unique, got twice: {', '.join(twice)}.")
+        raise InputError(f"{owner}: {kind} names must be unique, got twice: {', '.join(twice)}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class ActionSpec:
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.scale):
-            raise ValueError(
+            raise InputError(
                 f"ActionSpec: {len(self.names)} names but {len(self.scale)} scales; "
                 "give one scale per name."
             )

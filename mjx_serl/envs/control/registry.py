@@ -7,6 +7,7 @@ from mjx_serl.envs.control.damped_least_squares import DampedLeastSquares
 from mjx_serl.envs.control.operational_space import OperationalSpace
 from mjx_serl.registry import Registry
 from scenes.build import Scene
+from scenes.contract.errors import InputError
 
 CONTROLLERS: Registry[Callable[[ControlConfig, Scene], Controller]] = Registry("control law")
 CONTROLLERS.register("dls")(DampedLeastSquares)
@@ -24,5 +25,5 @@ def build_controller(config: ControlConfig, scene: Scene) -> Controller:
         ("simulation rate", config.inner_rate, sim_rate),
     ):
         if abs(fast / slow - round(fast / slow)) > 1e-6:
-            raise ValueError(f"{name} {fast:g} Hz is no multiple of {slow:g} Hz")
+            raise InputError(f"{name} {fast:g} Hz is no multiple of {slow:g} Hz")
     return CONTROLLERS[config.law](config, scene)
