@@ -56,9 +56,9 @@ def make_native() -> "Callable[[str], Env]":
     from mjx_serl import tasks as tasks  # fills TASKS
     from mjx_serl.envs.env import make_env
 
-    built: dict[str, Env] = {}
+    built: "dict[str, Env]" = {}
 
-    def make(task: str) -> Env:
+    def make(task: str) -> "Env":
         if task not in built:
             built[task] = make_env(task, physics="native")
         return built[task]

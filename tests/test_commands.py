@@ -25,6 +25,7 @@ from mjx_serl.envs.env import make_env
 from mjx_serl.experiments import PRESETS
 from mjx_serl.platform import steps_with_mjx
 from mjx_serl.run import loop
+from mjx_serl.training import demonstrations
 from mjx_serl.types import Transition
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -180,9 +181,10 @@ def test_the_default_is_the_laptop():
 def test_options_change_the_preset():
     cfg, _ = parse_train(["--agent.gamma", "0.9", "--preset", "serl", "--demos.file", "x.npz"])
     want = PRESETS["serl"]()
-    agent = dataclasses.replace(want.agent, gamma=0.9)
-    demos = dataclasses.replace(want.demos, file=Path("x.npz"))
-    assert cfg == dataclasses.replace(want, agent=agent, demos=demos)
+    agent = dataclasses.replace(want.method.agent, gamma=0.9)
+    demos = dataclasses.replace(want.method.demos, file=Path("x.npz"))
+    method = dataclasses.replace(want.method, agent=agent, demos=demos)
+    assert cfg == dataclasses.replace(want, method=method)
 
 
 @pytest.mark.parametrize(
@@ -310,7 +312,7 @@ def test_training_with_a_recorded_file(
     recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     seen = []
-    monkeypatch.setattr(loop, "script_demos", lambda *args, **more: seen.append(args))
+    monkeypatch.setattr(demonstrations.ScriptedDemos, "rows", lambda *args: seen.append(args))
     folder = ["--run.folder", str(tmp_path), "--run.name", "mine"]
     cfg, _ = parse_train([*TINY, *folder, "--demos.file", str(recorded)])
     assert train(cfg, None) == 0
@@ -318,10 +320,10 @@ def test_training_with_a_recorded_file(
     summary = json.loads((tmp_path / "mine" / "summary.json").read_text())
     assert summary["agent"] == "rlpd" and summary["env_steps"] == 24
     run = commands.Run(cfg, loop.RunFolder(tmp_path / "mine"))
-    state, step, _ = run.store.restore(run.state_shapes())
+    state, step, _ = run.store.restore(run.trainer.state_shapes())
     assert step == 2
     with np.load(recorded) as file:
-        np.testing.assert_array_equal(state.demos.data.action, file["action"])
+        np.testing.assert_array_equal(state.data["demos"].data.action, file["action"])
 
 
 def test_a_mistaken_expert_is_noticed(tmp_path: Path, recorded: Path, refuse: Refuse):

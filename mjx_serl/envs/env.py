@@ -93,6 +93,26 @@ class Env:
             metrics=jax.tree.map(jnp.zeros_like, terms),
         )
 
+    def carry_on(self, state: EnvState, key: PRNGKey) -> EnvState:
+        """Begin an episode where the last one ended: what moved stays where it is.
+
+        A task that draws a goal or remembers the start says so in `resume(sim, key)`.
+        """
+        resume = getattr(self.task, "resume", None)
+        task_state = state.task_state if resume is None else resume(state.sim, key)
+        _, terms = self.task.reward(state.sim, task_state)
+        no = jnp.zeros((), bool)
+        return state.replace(
+            task_state=task_state,
+            obs=self.task.observe(state.sim, state.command, task_state),
+            reward=jnp.zeros(()),
+            terminated=no,
+            truncated=no,
+            success=no,
+            t=jnp.zeros((), jnp.int32),
+            metrics=jax.tree.map(jnp.zeros_like, terms),
+        )
+
     def step(self, state: EnvState, action: Float[Array, " A"]) -> EnvState:
         """Hold `action` in [-1, 1] for one control period."""
         command = self.controller.command(state.command, state.sim, action)

@@ -8,15 +8,14 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from mjx_serl.agents.agent import AgentState
-from mjx_serl.data.normalize import NormalizerState
 from mjx_serl.envs.env import EnvState
 from mjx_serl.envs.observation import FEATURES, Observer
 from mjx_serl.envs.task import split_keys
 from mjx_serl.training.evaluate import ON_DEMAND, stream_key
-from mjx_serl.training.off_policy import OffPolicy
+from mjx_serl.training.policies import trained_policy
 from mjx_serl.training.scan import run_once, scan
-from mjx_serl.training.state import TrainState
+from mjx_serl.training.state import PolicyParams
+from mjx_serl.training.trainer import Trainer
 from mjx_serl.types import Obs, PRNGKey
 from scenes.contract import manifest as names
 from scenes.contract.errors import InputError
@@ -32,7 +31,7 @@ _GOLDEN_STREAM = 0xB0D1E5  # apart from what evaluate.py and the film draw from 
 
 
 def golden_samples(
-    trainer: OffPolicy, observer: Observer, state: TrainState, *, seed: int
+    trainer: Trainer, observer: Observer, params: PolicyParams, *, seed: int
 ) -> dict[str, np.ndarray]:
     """Observations "obs/<name>" [G, *shape] of episodes that nothing was trained or tested on.
 
@@ -41,7 +40,7 @@ def golden_samples(
     key = jax.random.fold_in(stream_key(seed, ON_DEMAND), _GOLDEN_STREAM)
     # On GPUs float32 products are TF32 unless asked for.
     with jax.default_matmul_precision("highest"):
-        args = (state.agent, state.normalizer, key)
+        args = (params, key)
         play = partial(_play, trainer, observer)
         rows = jax.device_get(run_once(play, *args, traceable=trainer.traceable))
     merged = {k: x[::GOLDEN_EVERY].reshape(-1, *x.shape[2:]) for k, x in rows.items()}
@@ -50,15 +49,14 @@ def golden_samples(
 
 
 def _play(
-    trainer: OffPolicy,
+    trainer: Trainer,
     observer: Observer,
-    agent: AgentState,
-    normalizer: NormalizerState,
+    params: PolicyParams,
     key: PRNGKey,
 ) -> dict[str, Array]:
     """Rows [T, N, ...] of what the contract observes, and of the actions."""
     env, eye, wanted = observer.env, observer.eye, observer.contract.obs.names
-    policy = trainer.policy(agent, normalizer, deterministic=True)
+    policy = trained_policy(trainer, params)
     worlds = jax.jit(jax.vmap(env.reset))(split_keys(key, GOLDEN_WORLDS))
     look = observer.looks(key, GOLDEN_WORLDS)
 

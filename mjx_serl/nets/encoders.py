@@ -6,7 +6,7 @@ but its parameters, so one that is trained can be applied on its own.
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, cast
 
@@ -18,8 +18,9 @@ from jaxtyping import Array, Float, UInt8
 from mjx_serl.nets.convolution import Conv, Maps
 from mjx_serl.nets.mlp import MLP, ComputeDtype
 from mjx_serl.registry import Registry
-from mjx_serl.types import Obs, ObsShapes, PRNGKey, PyTree
+from mjx_serl.types import Obs, PRNGKey, PyTree
 from scenes.contract.errors import InputError
+from scenes.contract.specs import ObsField, ObsSpec
 
 Images: TypeAlias = UInt8[Array, "B H W C"]
 Features: TypeAlias = Float[Array, "B F"]
@@ -216,18 +217,18 @@ class ObsEncoder:
     """
 
     config: EncoderConfig
-    shapes: tuple[tuple[str, jax.ShapeDtypeStruct], ...]
+    obs: ObsSpec
     compute_dtype: ComputeDtype = "float32"
 
     @property
     def cameras(self) -> tuple[str, ...]:
         """Names of the images, sorted."""
-        return tuple(sorted(name for name, spec in self.shapes if spec.dtype == jnp.uint8))
+        return tuple(field.name for field in self.obs.of_kind("image"))
 
     @property
-    def vectors(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of the entries that are not images."""
-        return {name: spec for name, spec in self.shapes if spec.dtype != jnp.uint8}
+    def vectors(self) -> tuple[ObsField, ...]:
+        """The fields that are not images, sorted by name."""
+        return self.obs.of_kind("vector")
 
     @property
     def image_dim(self) -> int:
@@ -244,8 +245,7 @@ class ObsEncoder:
         if not self.cameras:
             return {}
         self._check()
-        shapes = dict(self.shapes)
-        blank = {name: jnp.zeros((1, *shapes[name].shape), jnp.uint8) for name in self.cameras}
+        blank = {n: jnp.zeros((1, *self.obs[n].shape), jnp.uint8) for n in self.cameras}
         return self._net.init(key, blank)
 
     def __call__(self, params: PyTree, obs: Obs) -> Float[Array, "B D"]:
@@ -261,9 +261,8 @@ class ObsEncoder:
 
     def _check(self) -> None:
         least = self.config.build().least_size
-        shapes = dict(self.shapes)
         for name in self.cameras:
-            shape = shapes[name].shape
+            shape = self.obs[name].shape
             if len(shape) != 3:
                 raise InputError(f"Image '{name}' has shape {[*shape]}, allowed: [H, W, C].")
             if min(shape[:2]) < least:
@@ -273,16 +272,16 @@ class ObsEncoder:
                 )
 
 
-def vector_dim(obs_shapes: ObsShapes) -> int:
-    """Return the length of `encode_vectors` for these single-sample shapes."""
-    return sum(math.prod(spec.shape) for spec in obs_shapes.values())
+def vector_dim(fields: Sequence[ObsField]) -> int:
+    """Return the length of `encode_vectors` for these fields."""
+    return sum(math.prod(field.shape) for field in fields)
 
 
-def encode_vectors(obs: Obs, obs_shapes: ObsShapes) -> Float[Array, "*lead D"]:
-    """Concatenate the entries [*lead, *shape], flattened, in sorted order of their names."""
+def encode_vectors(obs: Obs, fields: Sequence[ObsField]) -> Float[Array, "*lead D"]:
+    """Concatenate the entries [*lead, *shape], flattened, in the order of `fields`."""
     flat = []
-    for name in sorted(obs_shapes):
-        value, shape = obs[name], obs_shapes[name].shape
-        lead = value.shape[: value.ndim - len(shape)]
-        flat.append(value.reshape(*lead, math.prod(shape)).astype(jnp.float32))
+    for field in fields:
+        value = obs[field.name]
+        lead = value.shape[: value.ndim - len(field.shape)]
+        flat.append(value.reshape(*lead, math.prod(field.shape)).astype(jnp.float32))
     return jnp.concatenate(flat, axis=-1)

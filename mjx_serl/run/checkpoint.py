@@ -35,6 +35,11 @@ from scenes.contract.files import sync, write_atomically
 _MANIFEST = "MANIFEST.sha256"
 _TMP = ".tmp-"
 _DIFF_LINES = 8
+_OTHER_VERSION = (
+    "Hint: where another version of mjx_serl wrote it, only that one goes on with it; evaluate.py, "
+    "play.py, export and deploy.py still take its policy"
+)
+_RINGS = {"buffer": "data/online", "demos": "data/demos"}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FULL_TEXT = ("no space left", "disk quota", "file too large")  # as tensorstore words it
 
@@ -98,13 +103,16 @@ class CheckpointStore:
             self._pending.result()
             self._pending = None
 
-    def restore(self, template: PyTree) -> tuple[PyTree, int, dict[str, Any]]:
+    def restore(
+        self, template: PyTree, *, part: bool = False
+    ) -> tuple[PyTree, int, dict[str, Any]]:
         """Return (state, step, meta) of the newest step whose checksums hold.
 
-        `template` has the structure of the state; its leaves are arrays or ShapeDtypeStructs.
-        A leaf goes where its template is committed, else it stays uncommitted like a fresh one.
-        Raises FileNotFoundError if there is no step, ValueError if none is intact or if the
-        stored state has other leaves, shapes or dtypes than the template.
+        `template` has the structure of the state or, with `part`, of some of it under the same
+        names; its leaves are arrays or ShapeDtypeStructs. A leaf goes where its template is
+        committed, else it stays uncommitted like a fresh one. Raises FileNotFoundError if there is
+        no step, ValueError if none is intact or if the stored state has other leaves, shapes or
+        dtypes than the template.
         """
         self.wait()
         steps, problems = self.steps()[::-1], []
@@ -114,7 +122,7 @@ class CheckpointStore:
             problem = _find_damage(self._path(step))
             if problem is None:
                 self._report_damage(problems, step)
-                return _load(self._path(step), template)
+                return _load(self._path(step), template, part)
             problems.append(f"checkpoint step {step} is damaged ({problem})")
             self._damaged.add(step)
         raise InputError(f"No intact checkpoint in {self.folder}: {'; '.join(problems)}")
@@ -256,19 +264,33 @@ def _read_arrays(path: Path, specs: list[LeafSpec]) -> list[np.ndarray]:
     return [found.get(f"{i:05d}", np.zeros(0)) for i in range(len(specs))]
 
 
-def _load(path: Path, template: PyTree) -> tuple[PyTree, int, dict[str, Any]]:
+def _load(path: Path, template: PyTree, part: bool) -> tuple[PyTree, int, dict[str, Any]]:
     stored = json.loads((path / "state.json").read_text())
+    _upgrade(stored["leaves"])
     named = _named_leaves(template)
-    diff = _spec_diff(stored["leaves"], [_spec(name, leaf) for name, leaf in named])
+    names = {name for name, _ in named}
+    there = [leaf for leaf in stored["leaves"] if not part or leaf["path"] in names]
+    diff = _spec_diff(there, [_spec(name, leaf) for name, leaf in named])
     if diff:
         head = f"Checkpoint {path} does not fit this configuration ({len(diff)} differences):"
         more = [f"... {len(diff) - _DIFF_LINES} more"] if len(diff) > _DIFF_LINES else []
-        raise InputError("\n  ".join([head, *diff[:_DIFF_LINES], *more]))
+        raise InputError("\n  ".join([head, *diff[:_DIFF_LINES], *more, _OTHER_VERSION]))
+    # By name: the order of the leaves may have been another.
     arrays = _read_arrays(path / "arrays", stored["leaves"])
-    rows = zip(arrays, stored["leaves"], (leaf for _, leaf in named), strict=True)
-    leaves = [_to_device(array, spec, leaf) for array, spec, leaf in rows]
+    found = {s["path"]: (a, s) for a, s in zip(arrays, stored["leaves"], strict=True)}
+    leaves = [_to_device(*found[name], leaf) for name, leaf in named]
     state = jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(template), leaves)
     return state, stored["step"], stored["meta"]
+
+
+def _upgrade(leaves: list[LeafSpec]) -> None:
+    """Rename leaves of states from when a trainer's data were two replay rings."""
+    if any(leaf["path"].startswith("data/") for leaf in leaves):
+        return
+    for leaf in leaves:
+        top, _, rest = leaf["path"].partition("/")
+        if top in _RINGS:
+            leaf["path"] = f"{_RINGS[top]}/{rest}"
 
 
 def _to_device(array: np.ndarray, spec: LeafSpec, template: Any) -> jax.Array:
@@ -293,8 +315,6 @@ def _spec_diff(stored: list[LeafSpec], expected: list[LeafSpec]) -> list[str]:
         have, want = (f"{s['dtype']}{tuple(s['shape'])}" for s in (old[path], new[path]))
         if have != want:
             lines.append(f"{path}: {have} in the checkpoint, {want} expected")
-    if not lines and list(old) != list(new):
-        lines.append("the leaves have another order")
     return lines
 
 

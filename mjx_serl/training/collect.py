@@ -9,7 +9,7 @@ from mjx_serl.envs.task import split_keys
 from mjx_serl.envs.vector import VecEnv, VecState
 from mjx_serl.training.policies import Policy
 from mjx_serl.training.scan import scan
-from mjx_serl.types import Obs, PRNGKey, Transition
+from mjx_serl.types import Obs, PRNGKey, Transition, choice
 
 
 def rollout(
@@ -19,7 +19,8 @@ def rollout(
 
     @jax.jit
     def act(state: VecState, key: PRNGKey) -> tuple[VecState, Transition]:
-        return vec_env.advance(state, policy(vec_env.observe(state), key))
+        chosen = choice(policy(vec_env.observe(state), key))
+        return vec_env.advance(state, chosen)[:2]
 
     def step(state: VecState, key: PRNGKey) -> tuple[VecState, Transition]:
         state, row = act(state, key)

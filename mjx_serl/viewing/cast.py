@@ -5,7 +5,7 @@ from pathlib import Path
 from mjx_serl.envs.env import make_env
 from mjx_serl.envs.observation import Observer, PixelConfig
 from mjx_serl.registry import Registry
-from mjx_serl.run.evaluation import load_run
+from mjx_serl.run.evaluation import load_policy
 from mjx_serl.training.evaluate import ON_DEMAND, stream_key
 from mjx_serl.viewing.film import (
     Player,
@@ -39,10 +39,10 @@ def build_cast(
         observer, pixels = Observer(make_env(task, max_worlds=episodes)), PixelConfig()
         players = build_players(observer.env)
     else:
-        loaded, state = load_run(run)
+        loaded, params = load_policy(run)
         observer, pixels = loaded.observer, loaded.cfg.pixels
         players = build_players(loaded.env)
-        players.register("trained")(trained(loaded, state))
+        players.register("trained")(trained(loaded, params))
     chosen = name or ("trained" if run else "expert")
     players[chosen]  # refused before anything is drawn
     return build_stage(observer, pixels, size=size), players, chosen

@@ -6,7 +6,8 @@ from mjx_serl.run.checkpoint import warn_line
 from mjx_serl.run.loop import Run
 from mjx_serl.run.summary import Summary
 from mjx_serl.training.evaluate import ON_DEMAND, stream_key
-from mjx_serl.training.state import TrainState
+from mjx_serl.training.policies import trained_policy
+from mjx_serl.training.state import PolicyParams, TrainState
 from mjx_serl.viewing.film import Player, VideoWriter, learned
 
 
@@ -22,13 +23,14 @@ class RunVideo:
         """Write episodes that training has not seen."""
         del summary
         if _wanted(run):
-            _writer(run).film(trained(run, state), stream_key(run.cfg.seed, ON_DEMAND))
+            _writer(run).film(
+                trained(run, run.trainer.policy_params(state)), stream_key(run.cfg.seed, ON_DEMAND)
+            )
 
 
-def trained(run: Run, state: TrainState) -> Player:
-    """The deterministic policy of a run's state."""
-    policy = partial(run.trainer.policy, deterministic=True)
-    return learned(policy, state.agent, state.normalizer)
+def trained(run: Run, params: PolicyParams) -> Player:
+    """The deterministic policy of a trainer's `policy_params`."""
+    return learned(partial(trained_policy, run.trainer), params)
 
 
 def _wanted(run: Run) -> bool:

@@ -3,12 +3,13 @@
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.names import unknown_name
 
 T = TypeVar("T")
+Entry = TypeVar("Entry", bound=Any)  # what it is keeps its own type
 
 
 class Registry(Mapping[str, T]):
@@ -27,13 +28,13 @@ class Registry(Mapping[str, T]):
         self._found_in = found_in
         self._table: dict[str, T] = {}
 
-    def register(self, name: str) -> Callable[[T], T]:
+    def register(self, name: str) -> Callable[[Entry], Entry]:
         """Return a decorator that files an entry under `name`; ValueError on a duplicate."""
 
-        def add(entry: T) -> T:
+        def add(entry: Entry) -> Entry:
             if name in self._table:
                 raise InputError(f"{self.kind} '{name}' is registered twice")
-            self._table[name] = entry
+            self._table[name] = cast(Any, entry)
             return entry
 
         return add

@@ -11,8 +11,10 @@ from typing import ClassVar, Literal
 from scenes.contract.errors import InputError
 from scenes.contract.names import named
 from scenes.contract.rotations import Quat, Vec3
+from scenes.contract.serialize import later_field
 
 ActionMode = Literal["ee_delta", "ee_delta_osc"]
+ObsKind = Literal["vector", "image", "depth", "tokens"]
 
 
 def require_positive(owner: str, field: str, values: Sequence[float]) -> None:
@@ -32,11 +34,16 @@ def require_unique(owner: str, kind: str, names: Sequence[str]) -> None:
 class ActionSpec:
     """What the numbers of an action in [-1, 1] mean.
 
-    mode: "ee_delta" (damped least squares to joint targets) or "ee_delta_osc" (operational space).
-    names: one per entry, e.g. ("dx", "dy", "dz", "gripper").
-    scale: value of one action unit per step, [m] or [rad] as the name says; gripper [1].
-    rate: actions per second [Hz].
-    base: the delta is added to the last commanded ("target") or the "measured" pose.
+    Attributes:
+        mode: "ee_delta" (damped least squares to joint targets) or "ee_delta_osc" (operational
+            space).
+        names: one per entry, e.g. ("x", "y", "z", "gripper").
+        scale: value of one action unit per step, [m] or [rad] as the name says; gripper [1].
+        rate: actions per second [Hz].
+        base: the delta is added to the last commanded ("target") or the "measured" pose.
+        choices: per entry, how many values it has: 0 is continuous; n is n values evenly spaced
+            from -1 to 1. Empty where all are continuous.
+        horizon: actions that a policy gives at once.
     """
 
     low: ClassVar[float] = -1.0
@@ -47,6 +54,8 @@ class ActionSpec:
     scale: tuple[float, ...]
     rate: float
     base: Literal["target", "measured"] = "target"
+    choices: tuple[int, ...] = later_field(())
+    horizon: int = later_field(1)
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.scale):
@@ -55,7 +64,15 @@ class ActionSpec:
                 "give one scale per name."
             )
         require_positive("ActionSpec", "rate", (self.rate,))
+        require_positive("ActionSpec", "horizon", (self.horizon,))
         require_unique("ActionSpec", "action", self.names)
+        if self.choices and len(self.choices) != len(self.names):
+            raise InputError(
+                f"ActionSpec: {len(self.names)} names but {len(self.choices)} choices; give one "
+                "per name, 0 where the entry is continuous."
+            )
+        if any(n < 0 or n == 1 for n in self.choices):
+            raise InputError(f"ActionSpec: choices {self.choices}, allowed: 0 or at least 2.")
 
     @property
     def dim(self) -> int:
@@ -67,9 +84,14 @@ class ActionSpec:
 class ObsField:
     """One named array of an observation.
 
-    name, shape: without batch axes. dtype: numpy's name. unit: of the values.
-    scale: the magnitude a network should see as 1 [unit].
-    privileged: known to a simulator only; a policy that has cameras does without it.
+    Attributes:
+        name: of the array.
+        shape: without batch axes.
+        dtype: numpy's name.
+        unit: of the values.
+        scale: the magnitude a network should see as 1 [unit].
+        privileged: known to a simulator only; a policy that has cameras does without it.
+        modality: what is not told by dtype and shape: "depth" images [m], "tokens" of text.
     """
 
     name: str
@@ -78,9 +100,17 @@ class ObsField:
     unit: str = ""
     scale: float = 1.0
     privileged: bool = False
+    modality: Literal["depth", "tokens"] | None = later_field(None)
 
     def __post_init__(self) -> None:
         require_positive("ObsField", "scale", (self.scale,))
+
+    @property
+    def kind(self) -> ObsKind:
+        """Return the modality, else "image" for uint8 and "vector" for the rest."""
+        if self.modality is not None:
+            return self.modality
+        return "image" if self.dtype == "uint8" else "vector"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +126,10 @@ class ObsSpec:
     def names(self) -> tuple[str, ...]:
         """Names of the fields, in order."""
         return tuple(field.name for field in self.fields)
+
+    def of_kind(self, *kinds: ObsKind) -> tuple[ObsField, ...]:
+        """Return the fields of these kinds, sorted by name."""
+        return tuple(sorted((f for f in self.fields if f.kind in kinds), key=lambda f: f.name))
 
     def __getitem__(self, name: str) -> ObsField:
         return named(self.fields, name, kind="observation")
