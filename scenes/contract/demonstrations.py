@@ -120,9 +120,8 @@ def read_demonstrations(path: Path, contract: DemoContract) -> Arrays:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         found = _read_contract(arrays.pop(_CONTRACT))
-        missing = [name for name in STEP_ARRAYS if name not in arrays]
-        if missing:
-            raise KeyError(missing[0])
+        for name in STEP_ARRAYS:
+            arrays[name]
     except _BROKEN as error:
         raise InputError(f"{path} is no demonstration file: {error}") from error
     lines = contract.mismatches(found) + _array_problems(arrays, contract)

@@ -56,7 +56,7 @@ class Registry(Mapping[str, T]):
         for name, found in self._entries.items():
             if found is entry:
                 return name
-        raise KeyError(f"{entry!r} is not registered as {self.kind}")
+        raise UnknownNameError(f"{entry!r} is not registered as {self.kind}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._entries))

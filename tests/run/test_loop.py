@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from as_users import user_env
+from two_joints import registered
 
 from mjx_serl import commands
 from mjx_serl.agents.sac import SACConfig
@@ -140,9 +141,9 @@ def keep_programs(patch: pytest.MonkeyPatch) -> list[Programs]:
     return kept
 
 
-def run_twice(physics: str, root: Path) -> Straight:
+def run_twice(physics: str, root: Path, **changes: Any) -> Straight:
     """2k epochs at once; k of them copied to another folder and taken on to 2k."""
-    cfg = tiny(physics, root)
+    cfg = tiny(physics, root, **changes)
     with pytest.MonkeyPatch.context() as patch:
         traces, programs = count_traces(patch), keep_programs(patch)
         run = start(cfg, "whole")
@@ -171,10 +172,11 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Straight:
 
 @pytest.fixture(scope="module", params=["native", pytest.param("mjx", marks=pytest.mark.slow)])
 def straight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Straight:
-    """Twice with each physics."""
+    """Twice with each physics; MJX on the arm that it compiles soonest."""
     if request.param == "native":
         return request.getfixturevalue("native")
-    return run_twice(request.param, tmp_path_factory.mktemp(request.param))
+    with registered() as task:
+        return run_twice(request.param, tmp_path_factory.mktemp(request.param), task=task)
 
 
 # -- exact resume ------------------------------------------------------------------------------
@@ -408,10 +410,10 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
 
 def poison(state: TrainState, world: int, nq: int) -> TrainState:
     """Put a NaN into a joint velocity of one world's float64 row."""
-    rows = np.array(state.worlds.worlds.carry).view(np.float64)
+    rows = np.array(state.worlds.envs.carry).view(np.float64)
     rows[world, 1 + nq] = np.nan
-    worlds = state.worlds.worlds.replace(carry=jnp.asarray(rows.view(np.uint32)))
-    return state.replace(worlds=state.worlds.replace(worlds=worlds))
+    worlds = state.worlds.envs.replace(carry=jnp.asarray(rows.view(np.uint32)))
+    return state.replace(worlds=state.worlds.replace(envs=worlds))
 
 
 def poisoned_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
@@ -435,7 +437,7 @@ def test_a_nan_world_is_counted_dumped_and_survived(
     rows = [row for row in rows_of(run.folder) if row["kind"] == "epoch"]
     assert [row["env/nan_worlds"] for row in rows] == [1.0] + [0.0] * (2 * HALF - 1)
     state, _, _ = restored(run)
-    for leaf in jax.tree.leaves((state.agent, state.data["online"], state.worlds.worlds.obs)):
+    for leaf in jax.tree.leaves((state.agent, state.data["online"], state.worlds.envs.obs)):
         assert np.isfinite(np.asarray(leaf, np.float64)).all()
     warm = 2  # rows of warm-up
     assert not state.data["online"].data.valid[warm, 2]

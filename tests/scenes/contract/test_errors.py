@@ -18,7 +18,7 @@ from scenes.contract.errors import (
 ROOT = Path(__file__).parents[3]
 PACKAGES = ("mjx_serl", "scenes", "splat_render", "robot_bridge")
 # The built-in kinds that say nothing of whose mistake it was.
-BARE = {"ValueError", "MemoryError", "ImportError", "ModuleNotFoundError"}
+BARE = {"ValueError", "KeyError", "MemoryError", "ImportError", "ModuleNotFoundError"}
 TYPED = {
     InputError: ValueError,
     UnknownNameError: KeyError,
