@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from scenes.contract.errors import InputError
 from scenes.contract.rotations import Quat, Vec3
 from scenes.contract.specs import require_positive
 
@@ -56,9 +57,9 @@ class Planar:
         for field in ("speed_max", "force_max", "kp", "kd"):
             require_positive("Planar", field, getattr(self, field))
         if self.drive not in ("velocity", "position"):
-            raise ValueError(f"Planar: drive must be 'velocity' or 'position', got '{self.drive}'.")
+            raise InputError(f"Planar: drive must be 'velocity' or 'position', got '{self.drive}'.")
         if not all(a <= 0.0 <= b for a, b in zip(self.low, self.high, strict=True)):
-            raise ValueError(f"Planar: low..high must hold zero, got {self.low}..{self.high}.")
+            raise InputError(f"Planar: low..high must hold zero, got {self.low}..{self.high}.")
 
 
 @dataclass(frozen=True, kw_only=True)

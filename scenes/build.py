@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int
 from numpy.typing import NDArray
 
+from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.names import unknown_name
 from scenes.mjcf import to_mjspec
 from scenes.mjcf_objects import geom_name
@@ -92,7 +93,7 @@ class ObjectIndex:
 
     def _first(self, ids: NDArray[np.integer]) -> int:
         if not len(ids):
-            raise ValueError(f"Body {self.body_id} has a fixed mount: it has no joint.")
+            raise InputError(f"Body {self.body_id} has a fixed mount: it has no joint.")
         return int(ids[0])
 
 
@@ -126,19 +127,19 @@ class Scene:
     def object(self, name: str) -> ObjectIndex:
         """Return the indices of an object; raises KeyError naming the allowed ones."""
         if name not in self.objects:
-            raise KeyError(unknown_name("object", name, self.objects))
+            raise UnknownNameError(unknown_name("object", name, self.objects))
         return self.objects[name]
 
     def camera_id(self, name: str) -> int:
         """Return the id of a camera; raises KeyError naming the allowed ones."""
         if name not in self.cameras:
-            raise KeyError(unknown_name("camera", name, self.cameras))
+            raise UnknownNameError(unknown_name("camera", name, self.cameras))
         return self.cameras[name]
 
     def sensor(self, name: str) -> NDArray[np.int64]:
         """Return the places of a reading in sensordata; raises KeyError naming the allowed ones."""
         if name not in self.sensors:
-            raise KeyError(unknown_name("sensor", name, self.sensors))
+            raise UnknownNameError(unknown_name("sensor", name, self.sensors))
         return self.sensors[name]
 
 

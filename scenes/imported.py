@@ -20,6 +20,7 @@ from scenes.build import (
     index_joints,
     index_sensors,
 )
+from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.names import unknown_name
 from scenes.contract.specs import CameraSpec
 from scenes.derived_robot import ArmReader
@@ -78,7 +79,7 @@ class ImportedScene:
 def read_file(source: ImportedScene) -> mujoco.MjSpec:
     """Parse the file; its bodies keep their names (a URDF's welded links are not merged)."""
     if (source.path is None) == (source.text is None):
-        raise ValueError("ImportedScene: give either path or text.")
+        raise InputError("ImportedScene: give either path or text.")
     if source.text is not None:
         builder = mujoco.MjSpec.from_string(source.text)
     else:
@@ -184,7 +185,7 @@ class _Importer:
         targets = {actuator.target for actuator in self.builder.actuators}
         lacking = [] if roles.actuators else [j for j in roles.joints if j not in targets]
         if lacking and roles.drive is None:
-            raise ValueError(
+            raise InputError(
                 f"The file has no actuator for {', '.join(lacking)}: name those that it has in "
                 "actuators, or give drive=PositionDrive(kp=..., kd=...) to add position actuators."
             )
@@ -199,7 +200,7 @@ class _Importer:
     def _add_gripper_drive(self, gripper: GripperRole) -> None:
         if not gripper.fingers or gripper.drive is None:
             there = ", ".join(a.name for a in self.builder.actuators) or "none"
-            raise ValueError(
+            raise InputError(
                 f"gripper: name its actuator (the file has: {there}), or give fingers and "
                 "drive=PositionDrive(kp=(...,), kd=(...,)) to add one."
             )
@@ -280,7 +281,7 @@ class _Importer:
         entry, limits = self.builder.actuators[actuator], model.joint(joint).range.tolist()
         if not driven:
             if not model.actuator_forcelimited[actuator]:
-                raise ValueError(f"The motor of '{joint}' has no ctrlrange; give it one [N m].")
+                raise InputError(f"The motor of '{joint}' has no ctrlrange; give it one [N m].")
             limits = model.actuator_forcerange[actuator].tolist()
         entry.ctrllimited, entry.ctrlrange = True, limits
         self.notes.append(f"control of '{joint}' limited to {limits[0]:g}..{limits[1]:g}.")
@@ -343,7 +344,7 @@ def _require(
     for name in wanted:
         if name not in there:
             text = unknown_name(kind, name, [entry for entry in there if entry])
-            raise KeyError(f"{where}: {text}{hint}")
+            raise UnknownNameError(f"{where}: {text}{hint}")
 
 
 def check_chain(model: mujoco.MjModel, roles: ArmRoles) -> None:
@@ -353,17 +354,17 @@ def check_chain(model: mujoco.MjModel, roles: ArmRoles) -> None:
         joint = int(model.joint(name).id)
         body = int(model.jnt_bodyid[joint])
         if model.jnt_type[joint] != mujoco.mjtJoint.mjJNT_HINGE:
-            raise ValueError(f"Joint '{name}' does not turn; an arm here is a chain of hinges.")
+            raise InputError(f"Joint '{name}' does not turn; an arm here is a chain of hinges.")
         # Our Jacobians take the joint to be where its body is.
         if np.abs(model.jnt_pos[joint]).max() > 1e-9 or model.body_jntnum[body] != 1:
-            raise ValueError(
+            raise InputError(
                 f"Joint '{name}': body '{model.body(body).name}' must have this one joint, at its "
                 "origin (pos 0 0 0); split the body or move its frame."
             )
         if not model.jnt_limited[joint]:
-            raise ValueError(f"Joint '{name}' has no range in the file; give it one there.")
+            raise InputError(f"Joint '{name}' has no range in the file; give it one there.")
         if above is not None and above not in _ancestors(model, body):
-            raise ValueError(
+            raise InputError(
                 f"Joint '{name}' is not below the one named before it; "
                 "name the arm's joints from the base on."
             )
@@ -386,13 +387,13 @@ def check_drives(model: mujoco.MjModel, actuators: Sequence[int]) -> bool:
             and model.actuator_gear[i, 0] == 1.0
         )
         if not plain or not (position or motor):
-            raise ValueError(
+            raise InputError(
                 f"Actuator '{model.actuator(i).name}' takes neither a joint position nor a torque; "
                 "allowed: <position>, <motor>, or the like in <general>, gear 1."
             )
         kinds.add(position)
     if len(kinds) > 1:
-        raise ValueError("The arm's actuators must all take positions or all take torques.")
+        raise InputError("The arm's actuators must all take positions or all take torques.")
     return bool(kinds.pop())
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import mujoco
 
 from scenes.bases import Base, Floating, Planar
+from scenes.contract.errors import UnknownNameError
 from scenes.contract.names import unknown_name
 from scenes.contract.robot import GeomSpec, GripperSpec, LinkSpec
 from scenes.contract.rotations import quat_to_matrix
@@ -251,5 +252,5 @@ def find_body(builder: mujoco.MjSpec, name: str) -> mujoco.MjsBody:
     """Return a body by name; raises KeyError naming the allowed ones."""
     body = builder.body(name)
     if body is None:
-        raise KeyError(unknown_name("body", name, [entry.name for entry in builder.bodies]))
+        raise UnknownNameError(unknown_name("body", name, [entry.name for entry in builder.bodies]))
     return body

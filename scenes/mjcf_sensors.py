@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import mujoco
 import numpy as np
 
+from scenes.contract.errors import UnknownNameError
 from scenes.contract.names import unknown_name
 from scenes.specs import TouchSpec
 
@@ -23,7 +24,9 @@ def add_touch(builder: mujoco.MjSpec, touch: Sequence[TouchSpec]) -> None:
     names = [model.geom(i).name for i in range(model.ngeom)]
     for entry in touch:
         if entry.geom not in names:
-            raise KeyError(unknown_name("geom", entry.geom, [name for name in names if name]))
+            raise UnknownNameError(
+                unknown_name("geom", entry.geom, [name for name in names if name])
+            )
         _add_site(builder, model, entry)
         builder.add_sensor(
             name=entry.name,

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
+from scenes.contract.errors import InputError
 from scenes.contract.extras import require
 from scenes.contract.robot import RobotSpec
 from scenes.contract.rotations import multiply_quats
@@ -59,7 +60,7 @@ def retarget(
     """
     positions, quats = np.asarray(positions, np.float64), np.asarray(quats, np.float64)
     if positions.ndim != 2 or positions.shape[1] != 3 or quats.shape != (len(positions), 4):
-        raise ValueError(
+        raise InputError(
             f"retarget: positions {positions.shape} and quats {quats.shape}, "
             "allowed: [T, 3] and [T, 4]"
         )

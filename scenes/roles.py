@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from scenes.contract.errors import InputError
 from scenes.contract.rotations import UNIT_QUAT, Quat, Vec3
 from scenes.contract.specs import require_unique
 
@@ -107,7 +108,7 @@ class ArmRoles:
     def __post_init__(self) -> None:
         owner = f"ArmRoles '{self.role}'"
         if not self.joints:
-            raise ValueError(f"{owner}: joints is empty; name the arm's joints from the base on.")
+            raise InputError(f"{owner}: joints is empty; name the arm's joints from the base on.")
         require_unique(owner, "joint", self.joints)
         self._check_length("actuators", self.actuators)
         if self.home is not None:
@@ -120,7 +121,7 @@ class ArmRoles:
 
     def _check_length(self, field: str, values: tuple[object, ...]) -> None:
         if values and len(values) != len(self.joints):
-            raise ValueError(
+            raise InputError(
                 f"ArmRoles '{self.role}': {field} has {len(values)} entries, "
                 f"allowed {len(self.joints)} (one per joint)."
             )

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from scenes.contract.errors import InputError
 from scenes.contract.robot import Rgba
 from scenes.contract.rotations import UNIT_QUAT, Quat, Vec3
 from scenes.contract.specs import require_positive
@@ -124,7 +125,7 @@ class Compound:
 
     def __post_init__(self) -> None:
         if not self.parts:
-            raise ValueError("Compound: parts is empty, allowed: one or more Part.")
+            raise InputError("Compound: parts is empty, allowed: one or more Part.")
 
 
 Shape = Solid | Compound
@@ -194,8 +195,8 @@ def _check_joint(
     owner: str, axis: Vec3, limits: tuple[float, float] | None, drags: tuple[float, float]
 ) -> None:
     if math.hypot(*axis) < 1e-6:
-        raise ValueError(f"{owner}: axis must not be zero, got {axis}.")
+        raise InputError(f"{owner}: axis must not be zero, got {axis}.")
     if limits is not None and not limits[0] < limits[1]:
-        raise ValueError(f"{owner}: range must be low, high with low < high, got {limits}.")
+        raise InputError(f"{owner}: range must be low, high with low < high, got {limits}.")
     if min(drags) < 0:
-        raise ValueError(f"{owner}: damping and friction must not be negative, got {drags}.")
+        raise InputError(f"{owner}: damping and friction must not be negative, got {drags}.")

@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from scenes.bases import Base, Fixed
+from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.names import named, unknown_name
 from scenes.contract.robot import Rgba, RobotSpec
 from scenes.contract.rotations import UNIT_QUAT, Quat, Vec3, quat_to_matrix
@@ -53,16 +54,16 @@ class ObjectSpec:
         self._check_shape(owner)
         require_positive(owner, "mass", (self.mass,))
         if min(self.friction) < 0:
-            raise ValueError(f"{owner}: friction must not be negative, got {self.friction}.")
+            raise InputError(f"{owner}: friction must not be negative, got {self.friction}.")
 
     def _check_shape(self, owner: str) -> None:
         if isinstance(self.shape, str) and self.shape != "box":
-            raise ValueError(
+            raise InputError(
                 f"{owner}: shape must be 'box', got '{self.shape}'. "
                 "Others are values: Cylinder, Capsule, Sphere, Mesh, Compound of scenes.shapes."
             )
         if (self.shape == "box") == (self.half_size is None):
-            raise ValueError(f"{owner}: give either half_size or a shape of scenes.shapes.")
+            raise InputError(f"{owner}: give either half_size or a shape of scenes.shapes.")
         if self.half_size is not None:
             require_positive(owner, "half_size", self.half_size)
 
@@ -209,18 +210,18 @@ class SceneSpec:
         require_unique(owner, "touch sensor", [entry.name for entry in self.touch])
         require_unique(owner, "arm", [arm.role for arm in self.arms])
         if self.actuation not in ("position", "torque"):
-            raise ValueError(
+            raise InputError(
                 f"{owner}: actuation must be 'position' or 'torque', got '{self.actuation}'."
             )
         self._check_arms(owner)
 
     def _check_arms(self, owner: str) -> None:
         if not self.arms:
-            raise ValueError(f"{owner}: arms is empty, allowed: one or more MountedArm.")
+            raise InputError(f"{owner}: arms is empty, allowed: one or more MountedArm.")
         if self.home is None:
             return
         if len(self.arms) > 1:
-            raise ValueError(f"{owner}: home is for one arm; give each MountedArm its own home.")
+            raise InputError(f"{owner}: home is for one arm; give each MountedArm its own home.")
         self.robot.check_pose(self.home, what=f"home of scene '{self.name}'")
 
     @property
@@ -242,7 +243,7 @@ class SceneSpec:
         """Return the arm with a role; raises KeyError naming the allowed ones."""
         table = {arm.role: arm for arm in self.arms}
         if role not in table:
-            raise KeyError(unknown_name("arm", role, table))
+            raise UnknownNameError(unknown_name("arm", role, table))
         return table[role]
 
     def home_of(self, arm: MountedArm) -> tuple[float, ...]:
@@ -261,5 +262,7 @@ class SceneSpec:
 def only(entries: tuple[Entry, ...], roles: list[str], *, where: str) -> Entry:
     """Return the only entry; raises KeyError naming the roles where there are several."""
     if len(entries) != 1:
-        raise KeyError(f"The scene has {len(entries)} arms: {', '.join(roles)}. Use {where}.")
+        raise UnknownNameError(
+            f"The scene has {len(entries)} arms: {', '.join(roles)}. Use {where}."
+        )
     return entries[0]

@@ -8,6 +8,7 @@ from typing import Protocol
 import jax
 from jaxtyping import Array, Int
 
+from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.names import unknown_name
 from scenes.contract.registry import Registry
 from splat_render.types import Background, BodyPoses, CameraBatch, Frame, GaussianSet, RasterConfig
@@ -68,7 +69,7 @@ class Backend(Protocol):
 _ORDER = {"cpu": ("cpu", "xla"), "gpu": ("splax", "xla"), "tpu": ("xla",)}
 
 
-class BackendError(ValueError):
+class BackendError(InputError):
     """A backend that cannot run here; the message is one line and says what to do."""
 
 
@@ -132,7 +133,7 @@ def backend_names() -> tuple[str, ...]:
 def load_backend(name: str) -> Backend:
     """Return the module of a backend; raises KeyError with the allowed names."""
     if name not in BACKENDS:
-        raise KeyError(unknown_name("render backend", name, (*BACKENDS, "auto")))
+        raise UnknownNameError(unknown_name("render backend", name, (*BACKENDS, "auto")))
     return BACKENDS[name]()
 
 

@@ -15,6 +15,7 @@ import mujoco
 from jaxtyping import Array, Float, UInt32
 from mujoco import mjx
 
+from scenes.contract.errors import InputError
 from scenes.contract.extras import is_installed, not_installed
 from scenes.contract.rotations import quats_to_matrices
 from splat_render.backends.external import rotate
@@ -57,7 +58,7 @@ class MeshRenderer:
             poses: [num_worlds, B, ...] of all bodies of the model.
         """
         if poses.xpos.shape[:-1] != (self.num_worlds, self.model.nbody):
-            raise ValueError(
+            raise InputError(
                 f"MeshRenderer: poses of {poses.xpos.shape[:-1]} worlds and bodies, "
                 f"built for {(self.num_worlds, self.model.nbody)}"
             )
@@ -113,7 +114,7 @@ def build_mesh_renderer(
     chosen = tuple(int(model.camera(name).id) for name in cameras)
     follows = [name for name, i in zip(cameras, chosen, strict=True) if model.cam_mode[i]]
     if follows or model.light_mode.any():
-        raise ValueError(f"MeshRenderer: only fixed cameras and lights, got tracking {follows}")
+        raise InputError(f"MeshRenderer: only fixed cameras and lights, got tracking {follows}")
     context = mjx.create_render_context(
         model,
         nworld=num_worlds,

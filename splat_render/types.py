@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int, Shaped
 
+from scenes.contract.errors import InputError
+
 MAX_SH_DEGREE = 3
 SH_C0 = 0.28209479177387814  # the constant spherical harmonic, 1 / (2 sqrt(pi))
 
@@ -128,22 +130,22 @@ class RasterConfig:
     def __post_init__(self) -> None:
         for name in ("width", "height"):
             if not 1 <= getattr(self, name) <= 4096:
-                raise ValueError(f"RasterConfig: {name} {getattr(self, name)}, allowed: 1 to 4096")
+                raise InputError(f"RasterConfig: {name} {getattr(self, name)}, allowed: 1 to 4096")
         if self.rgb_dtype not in ("uint8", "float32"):
-            raise ValueError(f"RasterConfig: rgb_dtype '{self.rgb_dtype}', allowed: uint8, float32")
+            raise InputError(f"RasterConfig: rgb_dtype '{self.rgb_dtype}', allowed: uint8, float32")
         if not 0.0 < self.alpha_min < self.alpha_max < 1.0:
-            raise ValueError(
+            raise InputError(
                 f"RasterConfig: alpha_min {self.alpha_min}, alpha_max {self.alpha_max}; "
                 "allowed: 0 < alpha_min < alpha_max < 1"
             )
         if not 0.0 <= self.transmittance_min < 1.0:
-            raise ValueError(
+            raise InputError(
                 f"RasterConfig: transmittance_min {self.transmittance_min}, allowed: 0 to below 1"
             )
         if not self.near > 0.0:
-            raise ValueError(f"RasterConfig: near {self.near}, allowed: above 0")
+            raise InputError(f"RasterConfig: near {self.near}, allowed: above 0")
         if not self.blur >= 0.0:
-            raise ValueError(f"RasterConfig: blur {self.blur}, allowed: 0 or more")
+            raise InputError(f"RasterConfig: blur {self.blur}, allowed: 0 or more")
 
 
 def as_dtype(rgb: Float[Array, "*n 3"], config: RasterConfig) -> Shaped[Array, "*n 3"]:
@@ -157,5 +159,5 @@ def sh_degree(coefficients: int) -> int:
     """Return the degree of K = (degree + 1)^2 coefficients; ValueError unless it is 0 to 3."""
     degree = math.isqrt(coefficients) - 1
     if (degree + 1) ** 2 != coefficients or not 0 <= degree <= MAX_SH_DEGREE:
-        raise ValueError(f"sh has {coefficients} coefficients, allowed: 1, 4, 9 or 16")
+        raise InputError(f"sh has {coefficients} coefficients, allowed: 1, 4, 9 or 16")
     return degree

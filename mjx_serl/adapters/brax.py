@@ -9,13 +9,16 @@ from jaxtyping import Array, Float
 
 from mjx_serl.envs.env import Env, EnvState
 from mjx_serl.types import Obs, PyTree
+from scenes.contract.errors import InputError, MissingPackageError
 from scenes.contract.extras import install
 
 try:
     from brax.envs.base import Env as BraxBase
     from brax.envs.base import State
 except ImportError as error:
-    raise ImportError(f"mjx_serl.adapters.brax needs brax: {install('brax', 'brax')}") from error
+    raise MissingPackageError(
+        f"mjx_serl.adapters.brax needs brax: {install('brax', 'brax')}"
+    ) from error
 
 
 class BraxEnv(BraxBase):
@@ -33,7 +36,7 @@ class BraxEnv(BraxBase):
     def __init__(self, env: Env) -> None:
         images = [field.name for field in env.obs_spec.fields if len(field.shape) > 1]
         if images:
-            raise ValueError(
+            raise InputError(
                 f"BraxEnv makes one vector of an observation, but '{env.name}' observes {images}; "
                 "allowed are fields of one axis"
             )

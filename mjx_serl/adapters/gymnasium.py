@@ -26,6 +26,7 @@ from mjx_serl.envs.env import EnvState, make_env
 from mjx_serl.envs.task import TASKS
 from mjx_serl.envs.vector import select_worlds
 from mjx_serl.platform import prepare_platform
+from scenes.contract.errors import InputError
 from scenes.contract.specs import ObsField, ObsSpec
 
 NAMESPACE = "mjx_serl"
@@ -125,7 +126,7 @@ class MjxSerlVectorEnv(gymnasium.vector.VectorEnv[HostObs, np.ndarray, np.ndarra
 
     def __init__(self, task: str, *, num_envs: int = 1, physics: str | None = None) -> None:
         if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+            raise InputError(f"num_envs must be at least 1, got {num_envs}")
         self._env = _build(task, physics, max_worlds=num_envs)
         self.metadata = {
             "render_modes": [],
@@ -181,7 +182,7 @@ class MjxSerlVectorEnv(gymnasium.vector.VectorEnv[HostObs, np.ndarray, np.ndarra
             first = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
             return ((int(first) & 0xFFFFFFFF) + np.arange(self.num_envs)).astype(np.uint32)
         if len(seed) != self.num_envs:
-            raise ValueError(f"{len(seed)} seeds for {self.num_envs} worlds; give one per world")
+            raise InputError(f"{len(seed)} seeds for {self.num_envs} worlds; give one per world")
         return np.asarray(seed).astype(np.uint32)
 
     def _start(self, keys: Key[Array, " N"]) -> _Worlds:

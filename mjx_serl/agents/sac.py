@@ -34,6 +34,7 @@ from mjx_serl.nets.encoders import ENCODERS, EncoderConfig, ObsEncoder
 from mjx_serl.nets.ensemble import random_members
 from mjx_serl.nets.mlp import ACTIVATIONS, COMPUTE_DTYPES, MLP, Activation, ComputeDtype
 from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey, PyTree, choice
+from scenes.contract.errors import InputError
 from scenes.contract.specs import ActionSpec, ObsSpec
 
 AdamTicks = Literal["own", "shared", "shared_apart"]
@@ -105,7 +106,7 @@ class SACConfig(AgentConfig):
         """Return the agent; raises ValueError on a field outside its range, KeyError on a name."""
         _ = ENCODERS[self.encoder.name]
         for message in _config_errors(self):
-            raise ValueError(f"SACConfig: {message}")
+            raise InputError(f"SACConfig: {message}")
         return SAC(self)
 
 
@@ -405,9 +406,9 @@ class SAC(OffPolicyAgent):
 def _check_specs(obs: ObsSpec, action: ActionSpec) -> None:
     unread = [f"'{f.name}' ({f.kind})" for f in obs.fields if f.kind not in ("vector", "image")]
     if unread:
-        raise ValueError(f"SAC reads vectors and images, got {', '.join(unread)}")
+        raise InputError(f"SAC reads vectors and images, got {', '.join(unread)}")
     if any(action.choices) or action.horizon != 1:
-        raise ValueError(
+        raise InputError(
             f"SAC gives one continuous action at a time, asked for choices {action.choices} and "
             f"horizon {action.horizon}"
         )
@@ -422,5 +423,5 @@ def take_minibatch(batch: Batch, index: int | Int[Array, ""], count: int) -> Bat
     """
     rows = batch.reward.shape[0]
     if rows % count:
-        raise ValueError(f"update: batch of {rows} rows, allowed: a multiple of utd_ratio {count}")
+        raise InputError(f"update: batch of {rows} rows, allowed: a multiple of utd_ratio {count}")
     return jax.tree.map(lambda x: x.reshape(rows // count, count, *x.shape[1:])[:, index], batch)

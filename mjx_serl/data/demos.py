@@ -13,6 +13,7 @@ from scenes.contract.demonstrations import (
     read_demonstrations,
     write_demonstrations,
 )
+from scenes.contract.errors import InputError
 
 __all__ = ["DemoContract", "load_demos", "save_demos", "select_episodes"]
 
@@ -24,7 +25,7 @@ def select_episodes(rows: Transition, solved: np.ndarray, count: int) -> Transit
     """
     chosen = np.flatnonzero(solved)[:count]
     if len(chosen) < count:
-        raise ValueError(
+        raise InputError(
             f"The scripted expert solved {len(chosen)} of {len(solved)} episodes, {count} wanted; "
             "lower demos.count or demos.noise"
         )

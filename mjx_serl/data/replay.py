@@ -18,6 +18,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from mjx_serl.types import Batch, PRNGKey, Transition
+from scenes.contract.errors import InputError
 
 # Rewards of a batch of single steps; where one is terminated its next_obs is meaningless.
 RewardModel: TypeAlias = Callable[[Batch], Float[Array, " B"]]
@@ -47,12 +48,12 @@ class ReplayBuffer:
 
     def __post_init__(self) -> None:
         if self.capacity_rows < 2 or self.num_envs < 1:
-            raise ValueError(
+            raise InputError(
                 f"ReplayBuffer: capacity_rows {self.capacity_rows}, num_envs {self.num_envs}; "
                 "allowed: capacity_rows >= 2, num_envs >= 1"
             )
         if self.capacity_rows * self.num_envs >= 2**31:
-            raise ValueError(
+            raise InputError(
                 f"ReplayBuffer: {self.capacity_rows} rows x {self.num_envs} worlds, allowed: "
                 f"< 2^31 transitions, so at most {(2**31 - 1) // self.num_envs} rows"
             )
@@ -186,14 +187,14 @@ class ReplayBuffer:
     def _check(self, ring: Transition, steps: Transition) -> None:
         count = steps.reward.shape[0]
         if count > self.capacity_rows:
-            raise ValueError(f"add: {count} rows, allowed: <= capacity_rows {self.capacity_rows}")
+            raise InputError(f"add: {count} rows, allowed: <= capacity_rows {self.capacity_rows}")
         for (path, old), (_, new) in zip(
             jax.tree_util.tree_leaves_with_path(ring),
             jax.tree_util.tree_leaves_with_path(steps),
             strict=True,
         ):
             if (old.shape[1:], old.dtype) != (new.shape[1:], new.dtype):
-                raise ValueError(
+                raise InputError(
                     f"add: {jax.tree_util.keystr(path)} is {new.dtype}{list(new.shape[1:])} per "
                     f"row, allowed: {old.dtype}{list(old.shape[1:])} as given to init"
                 )
@@ -244,7 +245,7 @@ class Mixture:
 def mix(fractions: Sequence[float], buffers: Sequence[ReplayBuffer]) -> Mixture:
     """Return a sampler of several buffers; raises ValueError unless the fractions sum to 1."""
     if len(fractions) != len(buffers) or min(fractions) < 0 or abs(sum(fractions) - 1.0) > 1e-6:
-        raise ValueError(
+        raise InputError(
             f"mix: fractions {list(fractions)} for {len(buffers)} buffers, allowed: one "
             "non-negative fraction per buffer, summing to 1"
         )

@@ -14,6 +14,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int, UInt8
 
 from mjx_serl.types import PRNGKey
+from scenes.contract.errors import InputError
 from scenes.contract.rotations import multiply_quats
 from splat_render.cameras import CameraRig
 from splat_render.types import SH_C0, GaussianSet
@@ -41,10 +42,10 @@ class LookConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.variants <= 1024:
-            raise ValueError(f"LookConfig: variants {self.variants}, allowed: 1 to 1024")
+            raise InputError(f"LookConfig: variants {self.variants}, allowed: 1 to 1024")
         for field in ("background", "camera_position", "camera_angle", "color", "light"):
             if not 0.0 <= getattr(self, field) < 90.0:
-                raise ValueError(f"LookConfig: {field} {getattr(self, field)}, allowed: >= 0")
+                raise InputError(f"LookConfig: {field} {getattr(self, field)}, allowed: >= 0")
 
 
 @struct.dataclass

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from mjx_serl.envs.appearance import Look, LookConfig, apply_look, draw_looks, jitter_rigs, tinted
 from mjx_serl.envs.env import Env, EnvState
 from mjx_serl.types import Obs, PRNGKey, PyTree
+from scenes.contract.errors import InputError
 from scenes.contract.policy_contract import Contract
 from scenes.contract.specs import CameraSpec, ObsField, ObsSpec
 from scenes.specs import SceneSpec
@@ -56,11 +57,11 @@ class PixelConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= 4096:
-            raise ValueError(f"PixelConfig: size {self.size}, allowed: 1 to 4096 px")
+            raise InputError(f"PixelConfig: size {self.size}, allowed: 1 to 4096 px")
         if self.splats < 1:
-            raise ValueError(f"PixelConfig: splats {self.splats}, allowed: >= 1")
+            raise InputError(f"PixelConfig: splats {self.splats}, allowed: >= 1")
         if len(set(self.cameras)) < len(self.cameras):
-            raise ValueError(f"PixelConfig: cameras {self.cameras} names one twice")
+            raise InputError(f"PixelConfig: cameras {self.cameras} names one twice")
 
     def specs(self, scene: SceneSpec) -> tuple[CameraSpec, ...]:
         """Return the cameras with their size; raises KeyError for one that the scene lacks."""
@@ -122,7 +123,7 @@ def _check_in_the_open(
         position = home.xpos[body] + home.xmat[body].reshape(3, 3) @ camera.pos
         solid = solid_around(model, home, position)
         if solid is not None:
-            raise ValueError(
+            raise InputError(
                 f"Camera '{camera.name}' at {np.round(position, 3).tolist()} m is inside {solid}; "
                 "move its pos into the open"
             )

@@ -18,6 +18,7 @@ from mjx_serl.envs.env import Env, EnvState
 from mjx_serl.envs.observation import Observer
 from mjx_serl.envs.task import split_keys
 from mjx_serl.types import Choice, Metrics, Obs, PRNGKey, PyTree, Transition, choice
+from scenes.contract.errors import InputError
 
 Autoreset = Literal["pool", "next_step", "never"]
 
@@ -212,9 +213,9 @@ def vectorize(
 ) -> VecEnv:
     """Return many worlds of `env`; raises ValueError where num_envs is not positive."""
     if num_envs < 1:
-        raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        raise InputError(f"num_envs must be at least 1, got {num_envs}")
     if autoreset not in _RESTARTS:
-        raise ValueError(f"autoreset '{autoreset}', allowed: {', '.join(_RESTARTS)}")
+        raise InputError(f"autoreset '{autoreset}', allowed: {', '.join(_RESTARTS)}")
     observer = env if isinstance(env, Observer) else Observer(env)
     return VecEnv(
         observer=observer,

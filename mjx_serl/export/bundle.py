@@ -36,6 +36,7 @@ from mjx_serl.training.state import PolicyParams, TrainState
 from mjx_serl.training.trainer import Trainer
 from mjx_serl.types import Obs
 from scenes.contract import manifest as names
+from scenes.contract.errors import InputError, MissingPackageError
 from scenes.contract.extras import is_installed
 from scenes.contract.files import new_folder
 from scenes.contract.manifest import Manifest, Measured, Statistics, write_manifest, write_sums
@@ -116,7 +117,7 @@ def require_packages() -> None:
     """Raise ModuleNotFoundError, with what to do, unless the packages of exporting are there."""
     missing = [name for name in _NEEDED if not is_installed(name)]
     if missing:
-        raise ModuleNotFoundError(
+        raise MissingPackageError(
             f"policy bundles need {', '.join(missing)}. Hint: pip install mjx-serl, then "
             "python -m mjx_serl.export RUN"
         )
@@ -191,7 +192,7 @@ def encode(encoder: FrozenEncoder, obs: Obs) -> Obs:
 def _frozen(observer: Observer) -> FrozenEncoder | None:
     encoder = None if observer.cameras is None else observer.cameras.encoder
     if encoder is not None and not isinstance(encoder, FrozenEncoder):
-        raise ValueError(
+        raise InputError(
             f"A bundle's encoder must be a FrozenEncoder, got {type(encoder).__name__}"
         )
     return encoder
@@ -201,7 +202,7 @@ def _check_params(params: Params) -> None:
     for name, x in params.items():
         if x.dtype != np.float32 or not np.isfinite(x).all():
             what = x.dtype if x.dtype != np.float32 else "values that are not finite"
-            raise ValueError(f"Parameter '{name}' has {what}, allowed: finite float32")
+            raise InputError(f"Parameter '{name}' has {what}, allowed: finite float32")
 
 
 def _stablehlo(act: Act, params: Params, inputs: Mapping[str, jax.ShapeDtypeStruct]) -> bytes:

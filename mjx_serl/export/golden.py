@@ -21,6 +21,7 @@ from mjx_serl.training.state import PolicyParams
 from mjx_serl.training.trainer import Trainer
 from mjx_serl.types import Obs, PRNGKey
 from scenes.contract import manifest as names
+from scenes.contract.errors import InputError
 
 OUTPUT = "actions"
 
@@ -106,7 +107,7 @@ def check_against_golden(model: bytes, golden: Mapping[str, np.ndarray]) -> None
         worst = max(worst, float(np.abs(np.asarray(found)[0] - wanted).max()))
         # A NaN is not within the tolerance either.
         if not worst <= names.TOLERANCE:
-            raise ValueError(
+            raise InputError(
                 f"The exported policy differs from the trained one by {worst:.2e} at golden "
                 f"observation {i}, allowed: {names.TOLERANCE}"
             )

@@ -16,6 +16,8 @@ from jax.extend import core
 from jaxtyping import Array
 from onnx import helper, numpy_helper
 
+from scenes.contract.errors import InputError
+
 OPSET = 18  # reductions take their axes as inputs from here on; onnxruntime 1.14 reads it
 IR_VERSION = 8  # of the file, the one that came with the opset
 
@@ -115,7 +117,7 @@ def _value(name: str, spec: Any) -> onnx.ValueInfoProto:
 
 def _element_type(dtype: Any) -> int:
     if np.dtype(dtype).name not in _DTYPES:
-        raise ValueError(f"dtype {np.dtype(dtype).name}, allowed in a policy: {', '.join(_DTYPES)}")
+        raise InputError(f"dtype {np.dtype(dtype).name}, allowed in a policy: {', '.join(_DTYPES)}")
     return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
 
 
@@ -173,7 +175,7 @@ def _convert(graph: OnnxGraph, eqn: core.JaxprEqn, inputs: Sequence[str]) -> lis
 def _require(condition: bool, eqn: core.JaxprEqn, allowed: str) -> None:
     if not condition:
         params = {name: value for name, value in eqn.params.items() if value is not None}
-        raise ValueError(f"Primitive '{eqn.primitive.name}' with {params}, allowed: {allowed}")
+        raise InputError(f"Primitive '{eqn.primitive.name}' with {params}, allowed: {allowed}")
 
 
 def _shape(atom: Any) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from mjx_serl.nets.convolution import Conv, Maps
 from mjx_serl.nets.mlp import MLP, ComputeDtype
 from mjx_serl.registry import Registry
 from mjx_serl.types import Obs, PRNGKey, PyTree
+from scenes.contract.errors import InputError
 from scenes.contract.specs import ObsField, ObsSpec
 
 Images: TypeAlias = UInt8[Array, "B H W C"]
@@ -292,9 +293,9 @@ class ObsEncoder:
         for name in self.cameras:
             shape = self.obs[name].shape
             if len(shape) != 3:
-                raise ValueError(f"Image '{name}' has shape {[*shape]}, allowed: [H, W, C].")
+                raise InputError(f"Image '{name}' has shape {[*shape]}, allowed: [H, W, C].")
             if min(shape[:2]) < least:
-                raise ValueError(
+                raise InputError(
                     f"Image '{name}' has {shape[1]}x{shape[0]} px, allowed for encoder "
                     f"'{self.config.name}': at least {least}x{least}. Render larger images."
                 )

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 from mjx_serl.nets.encoders import CameraEncoders, EncoderConfig
 from mjx_serl.nets.mlp import MLP
 from mjx_serl.types import Obs, PyTree
+from scenes.contract.errors import InputError
 
 SHIPPED = Path(__file__).parent / "data"
 MAX_BYTES = 256 << 20  # of a file of encoder weights
@@ -98,7 +99,7 @@ class FrozenEncoder:
     def check(self, cameras: tuple[str, ...], size: int) -> None:
         """Raise ValueError unless it was trained on these cameras and this size [px]."""
         if (tuple(sorted(cameras)), size) != (tuple(sorted(self.spec.cameras)), self.spec.size):
-            raise ValueError(
+            raise InputError(
                 f"This frozen encoder reads cameras {self.spec.cameras} at {self.spec.size} px, "
                 f"got {cameras} at {size} px. Use those or train another: "
                 "python -m mjx_serl.pretraining --help"
@@ -129,13 +130,13 @@ def load_encoder(name: str) -> FrozenEncoder:
             f"No frozen encoder '{name}'. Shipped: {', '.join(shipped) or 'none'}; or give a .npz."
         )
     if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes, allowed are {MAX_BYTES}")
+        raise InputError(f"{path} has {path.stat().st_size} bytes, allowed are {MAX_BYTES}")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
         spec = _read_spec(json.loads(str(arrays.pop(_META)))["spec"])
     except (KeyError, TypeError, ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} is no frozen encoder: {error}") from error
+        raise InputError(f"{path} is no frozen encoder: {error}") from error
     params = {key: jnp.asarray(value, jnp.float32) for key, value in arrays.items()}
     encoder = FrozenEncoder(spec, unflatten_dict(params, sep="/"))
     _check_shapes(path, encoder)
@@ -160,4 +161,4 @@ def _check_shapes(path: Path, encoder: FrozenEncoder) -> None:
     got = jax.tree.map(lambda x: x.shape, encoder.params)
     finite = all(np.isfinite(x).all() for x in jax.tree.leaves(encoder.params))
     if shapes != got or not finite:
-        raise ValueError(f"{path} does not hold the finite weights of the network it describes")
+        raise InputError(f"{path} does not hold the finite weights of the network it describes")

@@ -21,6 +21,7 @@ from mjx_serl.nets.frozen import FrozenEncoder, Reader, ReaderSpec
 from mjx_serl.training.collect import demonstrate, rollout
 from mjx_serl.training.policies import random_policy
 from mjx_serl.types import Obs, PRNGKey, PyTree
+from scenes.contract.errors import InputError
 
 # Noise on the expert's steps [m]: from its own track to one that mostly wanders.
 NOISES = (0.0075, 0.03, 0.1)
@@ -69,7 +70,7 @@ def reader_spec(config: PretrainConfig, observer: Observer) -> ReaderSpec:
     """Return the reader of an observer's cameras; ValueError where there is nothing to learn."""
     fields = [field for field in observer.env.obs_spec.fields if field.privileged]
     if observer.cameras is None or not fields:
-        raise ValueError("pretraining needs cameras and a task with privileged observations")
+        raise InputError("pretraining needs cameras and a task with privileged observations")
     return ReaderSpec(
         cameras=tuple(sorted(observer.cameras.config.cameras)),
         size=observer.cameras.config.size,

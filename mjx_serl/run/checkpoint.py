@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mjx_serl.types import PyTree
+from scenes.contract.errors import InputError
 from scenes.contract.files import sync, write_atomically
 
 _MANIFEST = "MANIFEST.sha256"
@@ -70,7 +71,7 @@ class CheckpointStore:
         self, folder: Path, *, keep: int = 2, warn: Callable[[str], None] = warn_line
     ) -> None:
         if keep < 1:
-            raise ValueError(f"keep must be at least 1 checkpoint, got {keep}")
+            raise InputError(f"keep must be at least 1 checkpoint, got {keep}")
         self.folder = Path(folder)
         self.last_saved: int | None = None
         self._keep = keep
@@ -130,7 +131,7 @@ class CheckpointStore:
                 return _load(self._path(step), template, part)
             problems.append(f"checkpoint step {step} is damaged ({problem})")
             self._damaged.add(step)
-        raise ValueError(f"No intact checkpoint in {self.folder}: {'; '.join(problems)}")
+        raise InputError(f"No intact checkpoint in {self.folder}: {'; '.join(problems)}")
 
     def _report_damage(self, problems: list[str], used: int) -> None:
         if problems:
@@ -279,7 +280,7 @@ def _load(path: Path, template: PyTree, part: bool) -> tuple[PyTree, int, dict[s
     if diff:
         head = f"Checkpoint {path} does not fit this configuration ({len(diff)} differences):"
         more = [f"... {len(diff) - _DIFF_LINES} more"] if len(diff) > _DIFF_LINES else []
-        raise ValueError("\n  ".join([head, *diff[:_DIFF_LINES], *more, _OTHER_VERSION]))
+        raise InputError("\n  ".join([head, *diff[:_DIFF_LINES], *more, _OTHER_VERSION]))
     # By name: the order of the leaves may have been another.
     arrays = _read_arrays(path / "arrays", stored["leaves"])
     found = {s["path"]: (a, s) for a, s in zip(arrays, stored["leaves"], strict=True)}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mjx_serl.run.summary import Summary
+from scenes.contract.errors import InputError
 from scenes.contract.files import write_atomically
 from scenes.contract.serialize import from_json, to_json
 
@@ -92,7 +93,7 @@ class RunFolder:
         try:
             data = json.loads(path.read_text())
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from error
+            raise InputError(f"{path} is not JSON: {error}") from error
         return from_json(kind, data, allow_missing=allow_missing)
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
@@ -144,7 +145,7 @@ def _parse_row(line: str) -> dict[str, Any] | None:
 def _make_named(root: Path, name: str) -> Path:
     path = root / name
     if name in ("", ".", "..") or Path(name).name != name:
-        raise ValueError(f"Run name '{name}' must be a plain folder name without '/'")
+        raise InputError(f"Run name '{name}' must be a plain folder name without '/'")
     try:
         path.mkdir()
     except FileExistsError:

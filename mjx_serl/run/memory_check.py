@@ -7,6 +7,7 @@ import jax
 from mjx_serl.run.host_memory import host_bytes
 from mjx_serl.training.state import TrainState, tree_bytes
 from mjx_serl.training.trainer import Share
+from scenes.contract.errors import NotEnoughMemoryError
 
 
 def check_memory(state: TrainState, shares: Sequence[Share], *, available: int) -> int:
@@ -21,7 +22,7 @@ def check_memory(state: TrainState, shares: Sequence[Share], *, available: int) 
     total = tree_bytes(state)
     if 2 * total > available:
         parts = ", ".join(f"{share.name} {share.nbytes / 1e9:.2f} GB" for share in shares)
-        raise MemoryError(
+        raise NotEnoughMemoryError(
             f"This run needs 2 x {total / 1e9:.2f} GB ({parts}), "
             f"{available / 1e9:.2f} GB are free. {_what_fits(total, shares, available // 2)}"
         )

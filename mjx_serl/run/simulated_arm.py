@@ -16,6 +16,7 @@ from mjx_serl.envs.env import EnvState, make_env
 from mjx_serl.envs.observation import Observer, PixelConfig
 from mjx_serl.training.episodes import episode_keys
 from mjx_serl.training.evaluate import ON_DEMAND, stream_key
+from scenes.contract.errors import InputError
 from scenes.contract.policy_contract import Contract
 from scenes.contract.serialize import digest
 
@@ -158,7 +159,7 @@ def build_world(task: str, contract: Contract, *, seed: int, episodes: int) -> S
         pixels = dataclasses.replace(pixels, size=contract.cameras[0].width)
     observer = pixels.build(make_env(task))
     if digest(observer.contract) != digest(contract):
-        raise ValueError(
+        raise InputError(
             f"Task '{task}' is not what this policy was trained in: the contracts differ. "
             "Export the run again with the code that trained it, or train it anew"
         )

@@ -24,6 +24,7 @@ from mjx_serl.training.scan import run_once, scan
 from mjx_serl.training.state import PolicyParams, TrainState, tree_bytes
 from mjx_serl.training.trainer import METHODS, Share, require_least
 from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey, Transition
+from scenes.contract.errors import InputError
 from scenes.contract.serialize import open_field
 
 ONLINE, DEMOS = "online", "demos"
@@ -82,9 +83,9 @@ class OffPolicyConfig:
         }
         require_least(least)
         if not 0 <= loop.demo_fraction <= 1:
-            raise ValueError(f"loop.demo_fraction {loop.demo_fraction}, allowed: 0 to 1")
+            raise InputError(f"loop.demo_fraction {loop.demo_fraction}, allowed: 0 to 1")
         if loop.buffer_size < 2 * num_envs:
-            raise ValueError(
+            raise InputError(
                 f"loop.buffer_size {loop.buffer_size}, allowed: at least two rows of num_envs "
                 f"{num_envs}"
             )

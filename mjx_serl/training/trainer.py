@@ -9,6 +9,7 @@ from mjx_serl.nets.mlp import ComputeDtype
 from mjx_serl.registry import Registry
 from mjx_serl.training.state import PolicyParams, TrainState
 from mjx_serl.types import Choice, Metrics, Obs, PRNGKey
+from scenes.contract.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def require_least(values: Mapping[str, tuple[int, int]]) -> None:
     """Raise ValueError for the first option, got and least value, that is too small."""
     for name, (got, least) in values.items():
         if got < least:
-            raise ValueError(f"{name} {got}, allowed: at least {least}")
+            raise InputError(f"{name} {got}, allowed: at least {least}")
 
 
 # Config classes by name; `--method NAME` starts from one's defaults.

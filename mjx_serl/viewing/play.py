@@ -11,6 +11,7 @@ from mjx_serl.viewing.episode_video import describe_success, save_episodes, save
 from mjx_serl.viewing.policies import WorldPolicy, build_policies
 from mjx_serl.viewing.recorded_env import RecordedEnv, build_recorded_env
 from mjx_serl.viewing.run_video import trained
+from scenes.contract.errors import InputError
 
 
 def build_playable(
@@ -27,7 +28,7 @@ def build_playable(
         episodes: worlds that will be played at once, at least 1.
     """
     if episodes < 1:
-        raise ValueError(f"episodes {episodes}, allowed: at least 1")
+        raise InputError(f"episodes {episodes}, allowed: at least 1")
     if run is None:
         observer, pixels = Observer(make_env(task, max_worlds=episodes)), PixelConfig()
         policies = build_policies(observer.env)

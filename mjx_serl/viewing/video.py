@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from scenes.contract.errors import InputError
 from scenes.contract.extras import require
 from scenes.contract.files import new_file
 
@@ -118,7 +119,7 @@ def _checked(pictures: np.ndarray, ndim: int) -> np.ndarray:
     if not good or pictures.dtype != np.uint8:
         axes = "[T, H, W, 3]" if ndim == 4 else "[H, W, 3]"
         got = f"{pictures.dtype}{list(pictures.shape)}"
-        raise ValueError(f"Pictures are {got}, allowed: uint8{axes} with at least one pixel")
+        raise InputError(f"Pictures are {got}, allowed: uint8{axes} with at least one pixel")
     return pictures
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.network.codec import DTYPES, array_of
+from scenes.contract.errors import InputError
 
 MAX_DEPTH = 32
 MAX_VALUES = 500_000
@@ -25,7 +26,7 @@ _MAX_NDIM = 8
 _MAX_INT_BYTES = 9  # a uint64 and its sign
 
 
-class PickleRefusedError(ValueError):
+class PickleRefusedError(InputError):
     """A pickle that is not plain data; one line that says what is wrong."""
 
 

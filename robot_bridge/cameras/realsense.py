@@ -12,6 +12,7 @@ import numpy as np
 
 from robot_bridge.cameras.camera import CameraError, Intrinsics, Picture
 from robot_bridge.clock import Clock, MonotonicClock
+from scenes.contract.errors import BrokenPackageError
 from scenes.contract.extras import require
 
 
@@ -175,7 +176,7 @@ def load_library() -> ModuleType:
         if not isinstance(cause, ImportError) or "libusb" not in str(cause):
             raise
         why = f"{_one_line(cause)}; apt-get install libusb-1.0-0"
-        raise ImportError(f"RealSense's library cannot be loaded: {why}") from cause
+        raise BrokenPackageError(f"RealSense's library cannot be loaded: {why}") from cause
 
 
 def connected(rs: ModuleType) -> dict[str, str]:

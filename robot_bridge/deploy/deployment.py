@@ -48,6 +48,7 @@ from robot_bridge.safety.command_check import ActionGate
 from robot_bridge.safety.governor import Governor
 from robot_bridge.safety.limits import Limits, default_limits, intersect, tighten, trained_within
 from robot_bridge.safety.supervisor import NotAllowedError, Supervisor
+from scenes.contract.errors import InputError
 from scenes.contract.policy_contract import Contract
 from scenes.contract.robot import RobotSpec
 from scenes.contract.serialize import digest
@@ -88,9 +89,9 @@ class DeployConfig:
 
     def __post_init__(self) -> None:
         if self.episodes < 1:
-            raise ValueError(f"episodes {self.episodes}, allowed: at least 1")
+            raise InputError(f"episodes {self.episodes}, allowed: at least 1")
         if self.seconds is not None and not 0 < self.seconds <= 3600:
-            raise ValueError(f"seconds {self.seconds:g}, allowed: above 0, at most 3600")
+            raise InputError(f"seconds {self.seconds:g}, allowed: above 0, at most 3600")
 
 
 POLICY_TOKEN = "MJX_SERL_POLICY_TOKEN"
@@ -114,7 +115,7 @@ def connected_robot(contract: Contract, info: ArmInfo) -> RobotSpec:
     """
     trained, connected = contract.robot, robot_named(info.robot)
     if _build(trained) != _build(connected):
-        raise ValueError(
+        raise InputError(
             f"The policy was trained on a {trained.name}, this is a {connected.name}: "
             "its links differ, so the policy's observations and actions mean something else"
         )
@@ -280,7 +281,7 @@ class Deployment:
             loop = PolicyLoop(line.control, builder, policy, period=self.period)
             return Loop(loop.tick, self.period, "policy")
         if rig.config is None:
-            raise ValueError("This robot's policy cannot run in a process of its own (--separate)")
+            raise InputError("This robot's policy cannot run in a process of its own (--separate)")
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mjx_serl-"))
         self._serve(line, Endpoint.ipc(Path(folder)), stack)
         task = PolicyTask(
@@ -366,7 +367,7 @@ class Deployment:
         clock = self.rig.clock
         if isinstance(clock, ManualClock):
             if policy is None:
-                raise ValueError("A robot in lock-step runs its policy in the same process")
+                raise InputError("A robot in lock-step runs its policy in the same process")
             return LockStep(control, policy, clock)
         loops = [Loop(control.tick, CONTROL_PERIOD, "control")]
         loops += [] if policy is None else [policy]

@@ -7,6 +7,7 @@ from robot_bridge.messages import ENDINGS, Ending
 from robot_bridge.policy.bundle import find_bundle, load_bundle
 from robot_bridge.records import demonstrations, lerobot
 from robot_bridge.records.demonstrations import Exported
+from scenes.contract.errors import InputError
 
 
 def export_demos(
@@ -59,7 +60,7 @@ def export_lerobot(
 
 def _require_some(recordings: tuple[Path, ...]) -> None:
     if not recordings:
-        raise ValueError("No recording is given; name the folders that deploy.py --record wrote")
+        raise InputError("No recording is given; name the folders that deploy.py --record wrote")
 
 
 def _report(said: Exported, out: Path) -> int:

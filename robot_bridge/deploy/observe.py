@@ -9,6 +9,7 @@ from robot_bridge.network.client import BridgeClient
 from robot_bridge.network.endpoints import ClientKeys, parse_endpoint
 from robot_bridge.network.keys import default_folder, load_pair
 from robot_bridge.reasons import describe
+from scenes.contract.errors import InputError
 
 
 def observe(
@@ -36,7 +37,7 @@ def observe(
     keys = None
     if not place.local:
         if server_key is None:
-            raise ValueError(f"'{endpoint}' is beyond loopback: give its --server-key")
+            raise InputError(f"'{endpoint}' is beyond loopback: give its --server-key")
         keys = ClientKeys(server_key, load_pair(default_folder() / f"{name}.key"))
     until = time.monotonic() + seconds
     with BridgeClient(place, name=name, keys=keys) as client:

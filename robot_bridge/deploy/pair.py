@@ -23,6 +23,7 @@ from robot_bridge.policy.observation import Obs, ObservationBuilder
 from robot_bridge.reasons import Reason
 from robot_bridge.safety.limits import Limits
 from robot_bridge.safety.supervisor import CONTROLLED
+from scenes.contract.errors import InputError
 from scenes.contract.policy_contract import Contract
 from scenes.contract.specs import ObsSpec
 
@@ -37,7 +38,7 @@ def split_action(
     sizes = {role: contract.action.dim for role, contract in contracts.items()}
     if actions.ndim != 2 or actions.shape[1] != sum(sizes.values()):
         wanted = ", ".join(f"{role} {size}" for role, size in sizes.items())
-        raise ValueError(f"Actions are {[*actions.shape]}, allowed: [H, A] with A of {wanted}")
+        raise InputError(f"Actions are {[*actions.shape]}, allowed: [H, A] with A of {wanted}")
     ends = np.cumsum(list(sizes.values()))
     return dict(zip(sizes, np.split(actions, ends[:-1], axis=1), strict=True))
 
@@ -62,7 +63,7 @@ class Pair:
     def __post_init__(self) -> None:
         rates = {c.parts.contract.action.rate for c in self.controls.values()}
         if len(rates) != 1:
-            raise ValueError(f"Pair: arms take actions at {sorted(rates)} Hz, allowed: one rate")
+            raise InputError(f"Pair: arms take actions at {sorted(rates)} Hz, allowed: one rate")
 
     @property
     def contracts(self) -> Mapping[str, Contract]:
@@ -124,7 +125,7 @@ class PairBuilder:
 
     def __init__(self, pair: Pair, builders: Mapping[str, ObservationBuilder]) -> None:
         if list(builders) != list(pair.controls):
-            raise ValueError(
+            raise InputError(
                 f"PairBuilder: builders of {', '.join(builders)}, allowed: of "
                 f"{', '.join(pair.controls)}, in this order"
             )

@@ -16,6 +16,7 @@ from robot_bridge.drivers.simulated import SimDriver, SimEye, SimObjects, World
 from robot_bridge.messages import Ending
 from robot_bridge.operators.operator import Axes, Operator
 from robot_bridge.policy.observation import FixedObjects
+from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.names import unknown_name
 from scenes.contract.policy_contract import Contract, objects_observed
 
@@ -25,7 +26,7 @@ RigMaker = Callable[[RigConfig, Contract], Rig]
 def build_rig(config: RigConfig, contract: Contract, robots: Mapping[str, RigMaker]) -> Rig:
     """Connect nothing yet; KeyError names the allowed robots, ValueError what cannot be read."""
     if config.robot not in robots:
-        raise KeyError(unknown_name("robot", config.robot, robots))
+        raise UnknownNameError(unknown_name("robot", config.robot, robots))
     return robots[config.robot](config, contract)
 
 
@@ -70,7 +71,7 @@ def _real_time(entry: DriverEntry) -> RigMaker:
 def _replay(config: RigConfig, contract: Contract) -> Rig:
     """A recording in lock-step."""
     if not config.address:
-        raise ValueError("--robot replay needs --address, the folder of a recording")
+        raise InputError("--robot replay needs --address, the folder of a recording")
     clock = ManualClock()
     driver = ReplayDriver(Path(config.address), clock)
     eyes = {
@@ -98,7 +99,7 @@ def parse_places(words: Sequence[str]) -> dict[str, tuple[float, float, float]]:
         try:
             x, y, z = (float(number) for number in numbers.split(","))
         except ValueError:
-            raise ValueError(f"Object '{word}' is not NAME=X,Y,Z, e.g. cube=0.4,0,0.02") from None
+            raise InputError(f"Object '{word}' is not NAME=X,Y,Z, e.g. cube=0.4,0,0.02") from None
         places[name] = (x, y, z)
     return places
 
@@ -107,7 +108,7 @@ def _pairs(config: RigConfig) -> list[tuple[str, str]]:
     pairs = [word.partition("=") for word in config.cameras]
     for name, equals, source in pairs:
         if not (name and equals and source):
-            raise ValueError(f"Camera '{name}' is not NAME=SOURCE, e.g. front=/dev/video0")
+            raise InputError(f"Camera '{name}' is not NAME=SOURCE, e.g. front=/dev/video0")
     return [(name, source) for name, _, source in pairs]
 
 
@@ -116,11 +117,11 @@ def check_senses(config: RigConfig, contract: Contract) -> None:
     given = [name for name, _ in _pairs(config)]
     for camera in contract.cameras:
         if camera.name not in given:
-            raise KeyError(unknown_name("camera of the robot", camera.name, given))
+            raise UnknownNameError(unknown_name("camera of the robot", camera.name, given))
     places = parse_places(config.objects)
     for name in objects_observed(contract.obs):
         if name not in places:
-            raise ValueError(
+            raise InputError(
                 f"The policy observes the position of '{name}'. Say where it is with --objects "
                 f"{name}=X,Y,Z [m], or deploy a policy that sees pictures"
             )
@@ -165,7 +166,7 @@ def make_operator(config: RigConfig, contract: Contract) -> Operator | None:
     if config.operator == "none":
         return None
     if config.operator not in _OPERATORS:
-        raise KeyError(unknown_name("operator", config.operator, ("none", *_OPERATORS)))
+        raise UnknownNameError(unknown_name("operator", config.operator, ("none", *_OPERATORS)))
     return _OPERATORS[config.operator](Axes(contract.action.names, facing=config.facing))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from robot_bridge.clock import Clock
 from robot_bridge.driver import ArmDriver
+from scenes.contract.errors import InputError
 from scenes.contract.policy_contract import Contract
 from scenes.contract.registry import Registry
 
@@ -32,7 +33,7 @@ class Connection:
     def require_address(self, what: str) -> str:
         """Return the address; ValueError says what it has to be where none is given."""
         if not self.address:
-            raise ValueError(f"--robot {self.name} needs --address, {what}")
+            raise InputError(f"--robot {self.name} needs --address, {what}")
         return self.address
 
 

@@ -24,6 +24,7 @@ from robot_bridge.driver import (
 from robot_bridge.drivers.pretended_link import PretendLink
 from robot_bridge.messages import Tick
 from robot_bridge.records.reader import RecordReader, TickRecord
+from scenes.contract.errors import InputError
 
 Obs = Mapping[str, NDArray[Any]]
 
@@ -39,7 +40,7 @@ class ReplayDriver:
         self.header = reader.header
         records = [r for r in reader if isinstance(r, TickRecord) and r.tick.target is not None]
         if not records:
-            raise ValueError(f"In the recording '{path}' no arm was ever commanded")
+            raise InputError(f"In the recording '{path}' no arm was ever commanded")
         self._ticks = [record.tick for record in records]
         seen = [(record.tick.t, record.obs) for record in records if record.obs is not None]
         self._seen_at = [t for t, _ in seen]

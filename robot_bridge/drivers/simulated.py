@@ -19,6 +19,7 @@ from robot_bridge.driver import (
 from robot_bridge.drivers.pretended_link import PretendLink
 from robot_bridge.messages import Goal
 from robot_bridge.reasons import Reason
+from scenes.contract.errors import InputError
 from scenes.contract.specs import CameraSpec
 
 
@@ -208,7 +209,7 @@ class SteppedGovernor:
 
     def __init__(self, info: ArmInfo) -> None:
         if not info.simulated:
-            raise ValueError(f"An ungoverned arm must be simulated; {info.robot} is not")
+            raise InputError(f"An ungoverned arm must be simulated; {info.robot} is not")
 
     def anchor(self, state: ArmState) -> None:
         """Nothing to remember."""
@@ -226,4 +227,4 @@ class SteppedGovernor:
         self, q: NDArray[np.float64], state: ArmState, *, speed: float = 1.0
     ) -> tuple[Target, Reason]:
         """Not without a governor."""
-        raise ValueError("Homing needs a governor; a simulated world starts at home")
+        raise InputError("Homing needs a governor; a simulated world starts at home")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from robot_bridge.messages import Command, Notice, Source, Tick
 from robot_bridge.reasons import Phase, Reason
+from scenes.contract.errors import InputError
 from scenes.contract.extras import require
 
 VERSION = 1
@@ -30,7 +31,7 @@ _ARRAY = 1  # our code among msgpack's extension types
 Role = Literal["observe", "command", "admin"]
 
 
-class CodecError(ValueError):
+class CodecError(InputError):
     """What came is no message of ours; one line that says what is wrong."""
 
 

@@ -13,13 +13,14 @@ from urllib.parse import urlsplit
 
 from robot_bridge.network.codec import Role
 from robot_bridge.network.keys import KeyFileError, KeyPair, Keyring, private_folder
+from scenes.contract.errors import InputError
 from scenes.contract.extras import require
 
 _MAX_IPC_PATH = 107  # characters: sockaddr_un on Linux, unix(7)
 _ZAP = "inproc://zeromq.zap.01"  # ZeroMQ RFC 27
 
 
-class UnsafeBindError(ValueError):
+class UnsafeBindError(InputError):
     """What was asked for would let strangers in."""
 
 
@@ -76,7 +77,7 @@ def parse_endpoint(text: str) -> Endpoint:
         return Endpoint.ipc(Path(text).expanduser().resolve())
     host, colon, port = text.rpartition(":")
     if not (colon and host and port.isdigit() and 0 < int(port) < 65535):
-        raise ValueError(f"Endpoint '{text}', allowed: a folder or HOST:PORT, e.g. 127.0.0.1:7400")
+        raise InputError(f"Endpoint '{text}', allowed: a folder or HOST:PORT, e.g. 127.0.0.1:7400")
     return Endpoint.tcp(int(port), host=host)
 
 

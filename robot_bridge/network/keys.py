@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from robot_bridge.network.codec import Role
+from scenes.contract.errors import InputError
 from scenes.contract.extras import require
 from scenes.contract.files import write_atomically
 
@@ -27,7 +28,7 @@ _MOST_BYTES = 4096  # of a key file
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
-class KeyFileError(ValueError):
+class KeyFileError(InputError):
     """A key or its folder cannot be trusted or read; one line with the cure."""
 
 

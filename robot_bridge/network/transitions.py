@@ -42,6 +42,7 @@ from robot_bridge.network.endpoints import (
 )
 from robot_bridge.network.keys import Keyring
 from robot_bridge.network.wake import Wake
+from scenes.contract.errors import InputError
 from scenes.contract.extras import require
 
 _LOG = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ class TransitionServer:
     def publish(self, version: int, arrays: Arrays) -> None:
         """Offer a version of parameters; ValueError unless it is newer than the last."""
         if version <= self._version:
-            raise ValueError(f"Version of parameters: got {version}, allowed: > {self._version}")
+            raise InputError(f"Version of parameters: got {version}, allowed: > {self._version}")
         blob = pack_parameters(arrays)
         with self._lock:
             self._version, self._blob = version, blob

@@ -30,6 +30,7 @@ from robot_bridge.network.endpoints import UnsafeBindError, is_loopback
 from robot_bridge.openpi.wire import MAX_BYTES, pack, unpack
 from robot_bridge.policy.observation import Obs
 from robot_bridge.policy.policy import Policy
+from scenes.contract.errors import InputError
 from scenes.contract.extras import require
 from scenes.contract.names import unknown_name
 from scenes.contract.policy_contract import Contract
@@ -273,7 +274,7 @@ class PolicyServer:
             if isinstance(self._policy, BatchPolicy):
                 actions = list(self._policy.act_batch(batch))
                 if len(actions) != len(batch):
-                    raise ValueError(f"act_batch: got {len(actions)} answers to {len(batch)}")
+                    raise InputError(f"act_batch: got {len(actions)} answers to {len(batch)}")
             else:
                 actions = [self._policy.act(batch[0])]
         except BaseException as error:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from robot_bridge.policy.policy import OUTPUT, OnnxPolicy, Policy
 from scenes.contract import manifest as names
+from scenes.contract.errors import InputError
 from scenes.contract.manifest import FILES, Manifest, read_manifest, read_sums, sha256
 from scenes.contract.names import unknown_name
 from scenes.contract.policy_contract import Contract
@@ -31,7 +32,7 @@ MAX_MESSAGE = 300  # of an error [characters]
 _BROKEN = (KeyError, TypeError, ValueError, EOFError, MemoryError, OSError, RuntimeError)
 
 
-class BundleError(ValueError):
+class BundleError(InputError):
     """A bundle that must not be run; one line says why."""
 
 
@@ -100,15 +101,15 @@ def read_files(path: Path) -> dict[str, bytes]:
     try:
         entries = {entry.name: entry for entry in os.scandir(path)}
     except OSError as error:
-        raise ValueError(f"cannot be opened: {error.strerror}") from error
+        raise InputError(f"cannot be opened: {error.strerror}") from error
     for name, entry in sorted(entries.items()):
         if name not in FILES:
-            raise ValueError(unknown_name("file", name, FILES))
+            raise InputError(unknown_name("file", name, FILES))
         if not entry.is_file(follow_symlinks=False):
-            raise ValueError(f"{name} is no plain file; links and folders are not followed")
+            raise InputError(f"{name} is no plain file; links and folders are not followed")
     missing = [name for name in FILES if name not in entries]
     if missing:
-        raise ValueError(f"{', '.join(missing)} is missing")
+        raise InputError(f"{', '.join(missing)} is missing")
     return {name: _read(path / name, most) for name, most in FILES.items()}
 
 
@@ -117,16 +118,16 @@ def _read(path: Path, most: int) -> bytes:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise ValueError(f"{path.name} cannot be opened: {error.strerror}") from error
+        raise InputError(f"{path.name} cannot be opened: {error.strerror}") from error
     with os.fdopen(handle, "rb") as file:
         facts = os.fstat(handle)
         if not stat.S_ISREG(facts.st_mode):
-            raise ValueError(f"{path.name} is no plain file")
+            raise InputError(f"{path.name} is no plain file")
         if facts.st_size > most:
-            raise ValueError(f"{path.name} has {facts.st_size} bytes, allowed: {most}")
+            raise InputError(f"{path.name} has {facts.st_size} bytes, allowed: {most}")
         data = file.read(most + 1)
     if len(data) > most:
-        raise ValueError(f"{path.name} has grown beyond {most} bytes")
+        raise InputError(f"{path.name} has grown beyond {most} bytes")
     return data
 
 
@@ -134,7 +135,7 @@ def _check_sums(files: Mapping[str, bytes]) -> None:
     for name, wanted in read_sums(files[names.SUMS]).items():
         found = sha256(files[name])
         if found != wanted:
-            raise ValueError(
+            raise InputError(
                 f"{name} has SHA256 {found[:12]}..., {names.SUMS} says {wanted[:12]}...; copy the "
                 "bundle again"
             )
@@ -143,7 +144,7 @@ def _check_sums(files: Mapping[str, bytes]) -> None:
 def _check_sizes(manifest: Manifest, files: Mapping[str, bytes]) -> None:
     for name, size in manifest.sizes.items():
         if len(files[name]) != size:
-            raise ValueError(f"{name} has {len(files[name])} bytes, the manifest says {size}")
+            raise InputError(f"{name} has {len(files[name])} bytes, the manifest says {size}")
 
 
 # -- what is inside --------------------------------------------------------------------------------
@@ -154,7 +155,7 @@ def _named(name: str, read: Any, *args: Any) -> Any:
     try:
         return read(*args)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+        raise InputError(f"{name}: {error}") from error
 
 
 def _start(model: bytes, manifest: Manifest) -> OnnxPolicy:
@@ -171,11 +172,11 @@ def read_golden(data: bytes, manifest: Manifest) -> dict[str, NDArray[Any]]:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             total = sum(entry.file_size for entry in archive.infolist())
         if total > MAX_GOLDEN:
-            raise ValueError(f"expands to {total} bytes, allowed: {MAX_GOLDEN}")
+            raise InputError(f"expands to {total} bytes, allowed: {MAX_GOLDEN}")
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (*_BROKEN, zipfile.BadZipFile) as error:
-        raise ValueError(f"is no archive of arrays: {error}") from error
+        raise InputError(f"is no archive of arrays: {error}") from error
     _check_golden(arrays, manifest)
     return arrays
 
@@ -186,14 +187,14 @@ def _check_golden(arrays: Mapping[str, NDArray[Any]], manifest: Manifest) -> Non
     actions = arrays.get(OUTPUT)
     count = len(actions) if actions is not None and actions.ndim else 0
     if count < 1:
-        raise ValueError("holds no actions")
+        raise InputError("holds no actions")
     for name in sorted(wanted.keys() | arrays.keys()):
         dtype, shape = wanted.get(name, ("none such", ()))
         x = arrays.get(name)
         if x is None or x.dtype.name != dtype or x.shape != (count, *shape):
             got = "missing" if x is None else f"{x.dtype}{[*x.shape]}"
             allowed = dtype if name not in wanted else f"{dtype}{[count, *shape]}"
-            raise ValueError(f"'{name[:80]}' is {got}, allowed: {allowed}")
+            raise InputError(f"'{name[:80]}' is {got}, allowed: {allowed}")
 
 
 def _compare(policy: Policy, golden: Mapping[str, NDArray[Any]], manifest: Manifest) -> float:
@@ -204,7 +205,7 @@ def _compare(policy: Policy, golden: Mapping[str, NDArray[Any]], manifest: Manif
         error = float(np.abs(policy.act(obs) - wanted).max())
         # A NaN is not within the tolerance either.
         if not error <= manifest.tolerance:
-            raise ValueError(
+            raise InputError(
                 f"golden actions are missed by {error:.2e} at observation {i}, allowed: "
                 f"{manifest.tolerance}; another onnxruntime, or not the policy that was exported"
             )

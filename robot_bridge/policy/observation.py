@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from robot_bridge.cameras.camera import Frame, Intrinsics, Picture
 from robot_bridge.messages import Tick
+from scenes.contract.errors import UnknownNameError
 from scenes.contract.names import unknown_name
 from scenes.contract.policy_contract import Contract, Readings, objects_observed, observe
 from scenes.contract.rotations import UNIT_QUAT, Quat
@@ -127,17 +128,17 @@ class ObservationBuilder:
     def _check_sources(self) -> None:
         for name in self._cameras:
             if name not in self._eyes:
-                raise KeyError(unknown_name("camera of the robot", name, self._eyes))
+                raise UnknownNameError(unknown_name("camera of the robot", name, self._eyes))
         if self._needed and self._objects is None:
             wanted = ", ".join(self._needed)
-            raise KeyError(
+            raise UnknownNameError(
                 f"The policy observes the position of: {wanted}. Nothing measures it here; "
                 "give it with --object NAME X Y Z, or deploy a policy that sees pictures"
             )
         turned = [f.name for f in self._fields if f.name.endswith("_rotation6d")]
         turned = [name for name in turned if name.removesuffix("_rotation6d") in self._needed]
         if turned and not isinstance(self._objects, TurnedObjects):
-            raise KeyError(
+            raise UnknownNameError(
                 f"The policy observes {', '.join(turned)}, but what measures objects here "
                 "measures positions alone"
             )

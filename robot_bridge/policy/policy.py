@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from scenes.contract.errors import InputError
 from scenes.contract.extras import require
 from scenes.contract.specs import ObsField, ObsSpec
 
@@ -56,7 +57,7 @@ class OnnxPolicy:
         """Return actions [H, A]; one observation in, by name, without a leading axis."""
         if obs.keys() != {field.name for field in self._fields}:
             allowed = ", ".join(field.name for field in self._fields)
-            raise ValueError(f"Observation has {', '.join(obs) or 'nothing'}, allowed: {allowed}")
+            raise InputError(f"Observation has {', '.join(obs) or 'nothing'}, allowed: {allowed}")
         batch = {field.name: _checked(field, obs[field.name])[None] for field in self._fields}
         return self._session.run([OUTPUT], batch)[0][0]
 
@@ -65,7 +66,7 @@ class OnnxPolicy:
         wanted = {f.name: (_TENSORS.get(f.dtype), [1, *f.shape]) for f in self._fields}
         for name in sorted(found.keys() | wanted.keys()):
             if found.get(name) != wanted.get(name):
-                raise ValueError(
+                raise InputError(
                     f"Input '{name}' of the model is {found.get(name, 'missing')}, the contract "
                     f"wants {wanted.get(name, 'none such')}"
                 )
@@ -74,7 +75,7 @@ class OnnxPolicy:
         found = [(o.name, o.type, [*o.shape]) for o in self._session.get_outputs()]
         wanted = [(OUTPUT, "tensor(float)", shape)]
         if found != wanted:
-            raise ValueError(f"The model's outputs are {found}, allowed: {wanted}")
+            raise InputError(f"The model's outputs are {found}, allowed: {wanted}")
 
 
 def _checked(field: ObsField, x: NDArray[Any]) -> NDArray[Any]:
@@ -82,10 +83,10 @@ def _checked(field: ObsField, x: NDArray[Any]) -> NDArray[Any]:
     if not isinstance(x, np.ndarray) or x.shape != field.shape or x.dtype != field.dtype:
         got = f"{x.dtype}{[*x.shape]}" if isinstance(x, np.ndarray) else type(x).__name__
         wanted = f"{field.dtype}{[*field.shape]}"
-        raise ValueError(f"Observation '{field.name}' is {got}, allowed: {wanted}")
+        raise InputError(f"Observation '{field.name}' is {got}, allowed: {wanted}")
     # A clip inside the policy could turn a NaN into an innocent number.
     if x.dtype.kind == "f" and not np.isfinite(x).all():
-        raise ValueError(f"Observation '{field.name}' is not finite")
+        raise InputError(f"Observation '{field.name}' is not finite")
     return x
 
 
@@ -101,7 +102,7 @@ def _start(model: bytes) -> Any:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"onnxruntime refuses the model: {reason}") from error
+        raise InputError(f"onnxruntime refuses the model: {reason}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from scenes.contract.demonstrations import (
     check_absent,
     write_demonstrations,
 )
+from scenes.contract.errors import InputError
 from scenes.contract.policy_contract import Contract
 from scenes.contract.serialize import digest
 
@@ -85,7 +86,7 @@ def choose_episodes(
                 yield episode
     if not found:
         there = ", ".join(f"{n} {kind}" for kind, n in sorted(seen.items())) or "none"
-        raise ValueError(f"No episode fits: wanted {' or '.join(endings)}, recorded are: {there}")
+        raise InputError(f"No episode fits: wanted {' or '.join(endings)}, recorded are: {there}")
 
 
 def summarize(chosen: Iterable[Episode]) -> Exported:
@@ -99,9 +100,9 @@ def read_field(step: Step, name: str, shape: tuple[int, ...], dtype: str) -> NDA
     value = step.obs.get(name)
     if value is None or value.shape != shape or value.dtype != dtype:
         got = "missing" if value is None else f"{value.dtype}{list(value.shape)}"
-        raise ValueError(f"Recorded observation '{name}' is {got}, allowed: {dtype}{list(shape)}")
+        raise InputError(f"Recorded observation '{name}' is {got}, allowed: {dtype}{list(shape)}")
     if value.dtype.kind == "f" and not np.isfinite(value).all():
-        raise ValueError(f"Recorded observation '{name}' is not finite at {step.t:.3f} s")
+        raise InputError(f"Recorded observation '{name}' is not finite at {step.t:.3f} s")
     return value
 
 
@@ -109,7 +110,7 @@ def _checked(recording: Path, contract: Contract) -> RecordReader:
     reader = RecordReader(recording)
     want, got = digest(contract), reader.header.contract
     if got != want:
-        raise ValueError(
+        raise InputError(
             f"{recording} was recorded under contract {got[:12]}, this one is {want[:12]}; "
             "give the bundle it was recorded with"
         )

@@ -20,6 +20,7 @@ from robot_bridge.messages import ENDINGS, Ending
 from robot_bridge.records.demonstrations import Exported, choose_episodes, read_field
 from robot_bridge.records.reader import Episode
 from robot_bridge.records.statistics import ColumnStats, PictureStats
+from scenes.contract.errors import InputError
 from scenes.contract.extras import require
 from scenes.contract.files import new_folder
 from scenes.contract.policy_contract import Contract
@@ -74,7 +75,7 @@ def export_lerobot(
     if path.exists():
         raise FileExistsError(f"{path} exists; a dataset is never added to")
     if contract.action.rate != int(contract.action.rate):
-        raise ValueError(f"Actions come at {contract.action.rate} Hz, allowed: a whole number")
+        raise InputError(f"Actions come at {contract.action.rate} Hz, allowed: a whole number")
     counts = np.zeros(3, int)
     with new_folder(path) as part, ExitStack() as stack:
         writer = _DatasetWriter(part, Layout.of(contract), frames_per_file=frames_per_file)

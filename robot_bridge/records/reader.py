@@ -19,6 +19,7 @@ from robot_bridge.driver import ArmState, Mode, Target
 from robot_bridge.messages import ENDINGS, VERDICTS, Ending, Goal, Tick
 from robot_bridge.reasons import Phase, Reason
 from robot_bridge.records.recorder import FORMAT, FRAME, KINDS, MAGIC, RecordHeader
+from scenes.contract.errors import InputError
 from scenes.contract.extras import require
 
 Obs = dict[str, NDArray[Any]]
@@ -139,14 +140,14 @@ class RecordReader:
             raw = next(self._frames(part), None)
             if raw is not None:
                 return _read_header(raw, part)
-        raise ValueError(f"{self._parts[0]} was cut off before its header was written")
+        raise InputError(f"{self._parts[0]} was cut off before its header was written")
 
     def _frames(self, part: Path) -> Iterator[dict[str, Any]]:
         size = part.stat().st_size
         with part.open("rb") as file:
             magic = file.read(len(MAGIC))
             if magic != MAGIC[: len(magic)]:
-                raise ValueError(f"{part} is no part of a recording: it begins with {magic!r}")
+                raise InputError(f"{part} is no part of a recording: it begins with {magic!r}")
             good = file.tell() if magic == MAGIC else 0
             while True:
                 length, crc = _read_frame_header(file.read(FRAME.size))
@@ -169,7 +170,7 @@ def _make_decoder() -> Any:
 def _read_header(raw: dict[str, Any], part: Path) -> RecordHeader:
     if raw.get("kind") != "header" or raw.get("format") != FORMAT:
         got = f"{raw.get('kind')} of format {raw.get('format')}"
-        raise ValueError(f"{part} begins with a {got}, allowed: a header of format {FORMAT}")
+        raise InputError(f"{part} begins with a {got}, allowed: a header of format {FORMAT}")
     known = {field.name for field in dataclasses.fields(RecordHeader)}
     return RecordHeader(**{name: value for name, value in raw.items() if name in known})
 
@@ -183,7 +184,7 @@ def _read_record(raw: dict[str, Any], part: Path) -> Record:
             return Event(raw["name"], raw["t"], raw["wall"], _revive(raw["facts"]))
         return Loss(kind, raw["dropped"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{part} holds a record that this version cannot read: {error}") from error
+        raise InputError(f"{part} holds a record that this version cannot read: {error}") from error
 
 
 def _read_tick(raw: dict[str, Any]) -> Tick:
@@ -213,7 +214,7 @@ def _revive(value: Any) -> Any:
 
 def _read_array(dtype: str, shape: list[int], data: bytes) -> NDArray[Any]:
     if not _DTYPE.fullmatch(dtype) or len(data) != math.prod(shape) * np.dtype(dtype).itemsize:
-        raise ValueError(f"array {dtype}{shape} of {len(data)} bytes")
+        raise InputError(f"array {dtype}{shape} of {len(data)} bytes")
     return np.frombuffer(data, dtype).reshape(shape)
 
 

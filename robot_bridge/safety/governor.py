@@ -15,6 +15,7 @@ from robot_bridge.safety.limits import Limits
 from robot_bridge.safety.motion_check import TURN_JERK_SHARE, Guard
 from robot_bridge.safety.stopping import Bounds, quickest
 from robot_bridge.safety.tracking import Pace, Tracker, braking_distance
+from scenes.contract.errors import InputError
 from scenes.contract.robot import RobotSpec
 from scenes.contract.rotations import multiply_quats, quat_to_matrix
 
@@ -141,7 +142,7 @@ class Governor:
     def anchor(self, state: ArmState) -> None:
         """Start from the measured arm, at rest; ValueError where the state is not finite."""
         if not self._usable(state):
-            raise ValueError(f"Cannot start from an arm that is not measured: q {state.q}")
+            raise InputError(f"Cannot start from an arm that is not measured: q {state.q}")
         self._q = np.array(state.q, np.float64)
         self._velocity = self._acceleration = np.zeros_like(self._q)
         self._past = np.repeat(self._chain.poses(self._q[None]), 3, axis=0)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from robot_bridge.driver import ArmInfo, Vector
+from scenes.contract.errors import InputError
 from scenes.contract.names import unknown_name
 from scenes.contract.policy_contract import Contract
 from scenes.contract.registry import Registry
@@ -30,7 +31,7 @@ class KeepOut:
 
     def __post_init__(self) -> None:
         if not all(a < b for a, b in zip(self.low, self.high, strict=True)):
-            raise ValueError(f"KeepOut: low must lie below high, got {self.low} and {self.high}")
+            raise InputError(f"KeepOut: low must lie below high, got {self.low} and {self.high}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,13 +140,13 @@ class Limits:
         for field in dataclasses.fields(self):
             for value in _numbers(getattr(self, field.name)):
                 if not math.isfinite(value):
-                    raise ValueError(f"Limits: {field.name} must be finite, got {value}")
+                    raise InputError(f"Limits: {field.name} must be finite, got {value}")
         for name in ("q_min", "q_max"):
             if len(getattr(self, name)) != len(self.joint_speed):
-                raise ValueError(f"Limits: {name} must have {len(self.joint_speed)} entries")
+                raise InputError(f"Limits: {name} must have {len(self.joint_speed)} entries")
         for low, high in ((self.q_low, self.q_high), (self.workspace_low, self.workspace_high)):
             if not np.all(np.less(low, high)):
-                raise ValueError(f"Limits: nothing is left between {low} and {high}")
+                raise InputError(f"Limits: nothing is left between {low} and {high}")
 
     @property
     def q_low(self) -> Vector:
@@ -201,7 +202,7 @@ def tighten(limits: Limits, **changes: Any) -> Limits:
     names = {field.name for field in dataclasses.fields(Limits)}
     for name, value in changes.items():
         if name not in names:
-            raise ValueError(unknown_name("limit", name, names))
+            raise InputError(unknown_name("limit", name, names))
         _require_tighter(name, value, getattr(limits, name))
     return dataclasses.replace(limits, **changes)
 
@@ -215,7 +216,7 @@ def _require_tighter(name: str, got: Any, allowed: Any) -> None:
         tighter = _tighter(name, _numbers(got), _numbers(allowed))
     if not tighter:
         bound = "at least" if name in _MORE_IS_TIGHTER else "at most"
-        raise ValueError(
+        raise InputError(
             f"Limit '{name}' may only be tightened: got {got}, allowed {bound} {allowed}"
         )
 
@@ -260,5 +261,5 @@ def trained_within(limits: Limits, contract: Contract) -> Limits:
 
 def _joined(ours: Sequence[float], theirs: Sequence[float], pick: Any) -> tuple[float, ...]:
     if len(ours) != len(theirs):
-        raise ValueError(f"The arm reports {len(theirs)} joints, the robot has {len(ours)}")
+        raise InputError(f"The arm reports {len(theirs)} joints, the robot has {len(ours)}")
     return tuple(pick(a, b) for a, b in zip(ours, theirs, strict=True))

@@ -5,9 +5,9 @@ Stdlib only, so that the bridge says it as the trainer does.
 
 import os
 import sys
-import traceback
 from collections.abc import Callable
-from pathlib import Path
+
+from scenes.contract.errors import UserError
 
 # Exit status of a command that was asked for something impossible, as argparse uses it.
 BAD_INPUT = 2
@@ -15,8 +15,6 @@ FAILED = 1  # what was asked for is possible and did not work out
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 # Set to anything, it shows where a refusal came from.
 SHOW_TRACEBACK = "MJX_SERL_TRACEBACK"
-_ROOT = Path(__file__).resolve().parents[2]
-_PACKAGES = ("mjx_serl", "scenes", "splat_render", "robot_bridge")
 
 
 def guarded(
@@ -27,8 +25,8 @@ def guarded(
 ) -> int:
     """Run a command; what the user got wrong is said in one line, not as a traceback.
 
-    The same kind of error out of a library, or of a failed look-up, is a bug: it goes on up, with
-    its traceback.
+    That is a `UserError`, or an OSError, which names the file itself. Anything else is a bug: it
+    goes on up, with its traceback.
 
     Args:
         main: the command.
@@ -39,8 +37,8 @@ def guarded(
         return main()
     except failures as error:
         return _refuse(error, FAILED)
-    except (KeyError, ValueError, OSError, MemoryError, ImportError) as error:
-        if SHOW_TRACEBACK in os.environ or not _is_refusal(error):
+    except (UserError, OSError) as error:
+        if SHOW_TRACEBACK in os.environ:
             raise
         return _refuse(error, BAD_INPUT)
     except KeyboardInterrupt:
@@ -50,16 +48,5 @@ def guarded(
 
 
 def _refuse(error: Exception, status: int) -> int:
-    # KeyError shows its message quoted.
-    text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    sys.stderr.write(f"error: {text}\n")
+    sys.stderr.write(f"error: {error}\n")
     return status
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether a `raise` of ours said this, or the disk, which names the file itself."""
-    if isinstance(error, OSError):
-        return True
-    origin = traceback.extract_tb(error.__traceback__)[-1]
-    ours = any(Path(origin.filename).is_relative_to(_ROOT / name) for name in _PACKAGES)
-    return ours and (origin.line or "").startswith("raise ")

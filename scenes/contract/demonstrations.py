@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scenes.contract.errors import InputError
 from scenes.contract.files import new_file
 from scenes.contract.specs import ActionSpec, ObsSpec
 
@@ -119,14 +120,13 @@ def read_demonstrations(path: Path, contract: DemoContract) -> Arrays:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         found = _read_contract(arrays.pop(_CONTRACT))
-        missing = [name for name in STEP_ARRAYS if name not in arrays]
-        if missing:
-            raise KeyError(missing[0])
+        for name in STEP_ARRAYS:
+            arrays[name]
     except _BROKEN as error:
-        raise ValueError(f"{path} is no demonstration file: {error}") from error
+        raise InputError(f"{path} is no demonstration file: {error}") from error
     lines = contract.mismatches(found) + _array_problems(arrays, contract)
     if lines:
-        raise ValueError("\n".join(f"{path.name}: {line}" for line in lines))
+        raise InputError("\n".join(f"{path.name}: {line}" for line in lines))
     return arrays
 
 
@@ -136,9 +136,9 @@ def _check_size(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             total = sum(entry.file_size for entry in archive.infolist())
     except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is no demonstration file: {error}") from error
+        raise InputError(f"{path} is no demonstration file: {error}") from error
     if total > MAX_BYTES:
-        raise ValueError(f"{path} expands to {total} bytes, allowed are {MAX_BYTES}")
+        raise InputError(f"{path} expands to {total} bytes, allowed are {MAX_BYTES}")
 
 
 def _read_contract(text: np.ndarray) -> DemoContract:

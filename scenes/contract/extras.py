@@ -4,6 +4,8 @@ import importlib
 import importlib.util
 from typing import Any
 
+from scenes.contract.errors import BrokenPackageError, MissingPackageError
+
 
 def require(
     module: str, extra: str | None = None, *, package: str | None = None, purpose: str = ""
@@ -17,15 +19,16 @@ def require(
         purpose: what needs it, at the beginning of a sentence.
 
     Raises:
-        ModuleNotFoundError: it is not installed.
-        ImportError: it is, and cannot be imported.
+        MissingPackageError: it is not installed.
+        BrokenPackageError: it is, and cannot be imported.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         who = f"{purpose} needs {module}" if purpose else f"{module} is needed here"
         line = f"{who} ({error}): {install(module, extra, package=package)}"
-        kind = ModuleNotFoundError if isinstance(error, ModuleNotFoundError) else ImportError
+        absent = isinstance(error, ModuleNotFoundError)
+        kind = MissingPackageError if absent else BrokenPackageError
         raise kind(line, name=error.name) from error
 
 

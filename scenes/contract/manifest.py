@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from scenes.contract.errors import InputError
 from scenes.contract.names import unknown_name
 from scenes.contract.policy_contract import Contract
 from scenes.contract.serialize import digest, from_json, to_json
@@ -54,12 +55,12 @@ class Statistics:
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not all(map(math.isfinite, self.mean)):
-            raise ValueError(
+            raise InputError(
                 f"Statistics: got {len(self.mean)} means and {len(self.std)} stds, allowed: as "
                 "many, all finite"
             )
         if not all(0.0 < std < math.inf for std in self.std):
-            raise ValueError(f"Statistics: std {min(self.std)}, allowed: positive and finite")
+            raise InputError(f"Statistics: std {min(self.std)}, allowed: positive and finite")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,7 @@ class Measured:
 
     def __post_init__(self) -> None:
         if not all(0.0 <= share <= 1.0 for share in (self.success_rate, *self.ci95)):
-            raise ValueError(f"Measured: {self.success_rate}, {self.ci95}, allowed: 0 to 1")
+            raise InputError(f"Measured: {self.success_rate}, {self.ci95}, allowed: 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +113,7 @@ class Manifest:
     def __post_init__(self) -> None:
         for wrong, line in self._problems():
             if wrong:
-                raise ValueError(f"Manifest: {line}")
+                raise InputError(f"Manifest: {line}")
 
     def _problems(self) -> list[tuple[bool, str]]:
         found = digest(self.contract)
@@ -156,12 +157,12 @@ def read_manifest(data: bytes) -> Manifest:
     try:
         raw = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{MANIFEST} is not JSON: {error}") from error
+        raise InputError(f"{MANIFEST} is not JSON: {error}") from error
     raw = _upgraded(raw)
     try:
         return from_json(Manifest, raw)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{MANIFEST}: {error}") from error
+        raise InputError(f"{MANIFEST}: {error}") from error
 
 
 def _upgraded(raw: Any) -> dict[str, Any]:
@@ -174,7 +175,7 @@ def _upgraded(raw: Any) -> dict[str, Any]:
             if newer
             else "export the run again with `python -m mjx_serl.export`"
         )
-        raise ValueError(
+        raise InputError(
             f"{MANIFEST} has schema {json.dumps(schema)[:40]}, allowed: {min(_UPGRADES)} to "
             f"{SCHEMA}; {todo}"
         )
@@ -206,16 +207,16 @@ def read_sums(data: bytes) -> dict[str, str]:
     for line in data.decode("ascii", errors="replace").splitlines():
         match = _SUM_LINE.fullmatch(line)
         if match is None:
-            raise ValueError(f"{SUMS}: got '{line[:80]}', allowed: SHA256, two spaces, a file name")
+            raise InputError(f"{SUMS}: got '{line[:80]}', allowed: SHA256, two spaces, a file name")
         name = match[2]
         if name not in FILES or name == SUMS:
-            raise ValueError(f"{SUMS}: {unknown_name('file', name[:80], _summed())}")
+            raise InputError(f"{SUMS}: {unknown_name('file', name[:80], _summed())}")
         if name in found:
-            raise ValueError(f"{SUMS}: lists {name} twice")
+            raise InputError(f"{SUMS}: lists {name} twice")
         found[name] = match[1]
     missing = [name for name in _summed() if name not in found]
     if missing:
-        raise ValueError(f"{SUMS}: does not list {', '.join(missing)}")
+        raise InputError(f"{SUMS}: does not list {', '.join(missing)}")
     return found
 
 

@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
+from scenes.contract.errors import UnknownNameError
+
 
 class HasName(Protocol):
     """Anything looked up by name."""
@@ -21,7 +23,7 @@ def named(entries: Iterable[Named], name: str, *, kind: str) -> Named:
     """Return the entry whose `name` is `name`; raises KeyError naming the allowed ones."""
     table = {entry.name: entry for entry in entries}
     if name not in table:
-        raise KeyError(unknown_name(kind, name, table))
+        raise UnknownNameError(unknown_name(kind, name, table))
     return table[name]
 
 

@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from scenes.contract.errors import BrokenPackageError
+
 GROUP = "mjx_serl.plugins"
 
 
@@ -13,8 +15,8 @@ def load_plugins(names: Sequence[str] = ()) -> None:
     """Import what is installed under the entry-point group, then the modules of these names.
 
     An installed one that cannot be imported here is skipped with a line on stderr: a robot's
-    computer has no JAX, which a package that also brings tasks may need. ImportError for a module
-    that was named.
+    computer has no JAX, which a package that also brings tasks may need. BrokenPackageError for a
+    module that was named.
     """
     for entry in sorted(importlib.metadata.entry_points(group=GROUP)):
         try:
@@ -28,4 +30,4 @@ def load_plugins(names: Sequence[str] = ()) -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            raise ImportError(f"--plugin {name} cannot be imported: {error}") from error
+            raise BrokenPackageError(f"--plugin {name} cannot be imported: {error}") from error

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from scenes.contract.errors import UnknownNameError
 from scenes.contract.names import unknown_name
 from scenes.contract.quaternions import (
     columns,
@@ -208,7 +209,7 @@ def _observe(name: str, readings: Readings) -> Array:
         if name.endswith(suffix) and name.removesuffix(suffix) in readings.objects:
             return _measured(name, term, readings, name.removesuffix(suffix))
     objects = (f"{o}{suffix}" for o in readings.objects for suffix in _OBJECT_TERMS)
-    raise KeyError(unknown_name("observation", name, (*_TERMS, *objects)))
+    raise UnknownNameError(unknown_name("observation", name, (*_TERMS, *objects)))
 
 
 def _measured(name: str, term: Callable[..., Array], readings: Readings, *of: str) -> Array:
@@ -220,7 +221,9 @@ def _measured(name: str, term: Callable[..., Array], readings: Readings, *of: st
             raise
         value = None
     if value is None:
-        raise KeyError(f"Nothing measures observation '{name}' here: no {', '.join(missing)}")
+        raise UnknownNameError(
+            f"Nothing measures observation '{name}' here: no {', '.join(missing)}"
+        )
     return value
 
 
@@ -354,4 +357,4 @@ def _check_names(spec: ActionSpec) -> None:
     allowed = (*STEPS, *TURNS, GRIPPER)
     for name in spec.names:
         if name not in allowed:
-            raise KeyError(unknown_name("entry of an action", name, allowed))
+            raise UnknownNameError(unknown_name("entry of an action", name, allowed))

@@ -5,6 +5,7 @@ import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
+from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.names import unknown_name
 
 T = TypeVar("T")
@@ -32,7 +33,7 @@ class Registry(Mapping[str, T]):
 
         def add(entry: Entry) -> Entry:
             if name in self._table:
-                raise ValueError(f"{self.kind} '{name}' is registered twice")
+                raise InputError(f"{self.kind} '{name}' is registered twice")
             self._table[name] = cast(Any, entry)
             return entry
 
@@ -47,7 +48,7 @@ class Registry(Mapping[str, T]):
 
     def __getitem__(self, name: str) -> T:
         if name not in self._entries:
-            raise KeyError(unknown_name(self.kind, name, list(self._entries)))
+            raise UnknownNameError(unknown_name(self.kind, name, list(self._entries)))
         return self._entries[name]
 
     def name_of(self, entry: T) -> str:
@@ -55,7 +56,7 @@ class Registry(Mapping[str, T]):
         for name, found in self._entries.items():
             if found is entry:
                 return name
-        raise KeyError(f"{entry!r} is not registered as {self.kind}")
+        raise UnknownNameError(f"{entry!r} is not registered as {self.kind}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._entries))

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from scenes.contract.errors import InputError
 from scenes.contract.rotations import UNIT_QUAT, Inertia, Quat, Vec3, quat_to_matrix
 from scenes.contract.serialize import later_field
 from scenes.contract.specs import require_positive, require_unique
@@ -46,7 +47,7 @@ class GeomSpec:
     def __post_init__(self) -> None:
         require_positive(f"GeomSpec on '{self.body}'", "size", self.size)
         if self.kind in ("capsule", "cylinder") and (self.start is None or self.end is None):
-            raise ValueError(f"GeomSpec on '{self.body}': a {self.kind} needs start and end.")
+            raise InputError(f"GeomSpec on '{self.body}': a {self.kind} needs start and end.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +173,7 @@ class RobotSpec:
         require_unique(owner, "joint", self.joint_names)
         for field in self.JOINT_FIELDS:
             if len(getattr(self, field)) != self.num_joints:
-                raise ValueError(
+                raise InputError(
                     f"{owner}: {field} has {len(getattr(self, field))} entries, "
                     f"allowed {self.num_joints} (one per joint)."
                 )
@@ -189,7 +190,7 @@ class RobotSpec:
     def parallel_gripper(self) -> GripperSpec:
         """The gripper; raises ValueError where the robot has no parallel one."""
         if self.gripper is None:
-            raise ValueError(f"{self.name}: it has no parallel gripper, which is needed here.")
+            raise InputError(f"{self.name}: it has no parallel gripper, which is needed here.")
         return self.gripper
 
     @property
@@ -208,9 +209,9 @@ class RobotSpec:
     def check_pose(self, q: Sequence[float], *, what: str) -> None:
         """Raise ValueError, naming the joint, unless q [rad] has the right size and limits."""
         if len(q) != self.num_joints:
-            raise ValueError(f"{self.name}: {what} has {len(q)} joints, allowed {self.num_joints}.")
+            raise InputError(f"{self.name}: {what} has {len(q)} joints, allowed {self.num_joints}.")
         for name, low, value, high in zip(self.joint_names, self.q_min, q, self.q_max, strict=True):
             if not low <= value <= high:
-                raise ValueError(
+                raise InputError(
                     f"{self.name}: {what} of {name} is {value} rad, allowed {low}..{high}."
                 )

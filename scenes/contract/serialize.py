@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, Union
 
+from scenes.contract.errors import InputError
 from scenes.contract.names import unknown_name
 
 T = TypeVar("T")
@@ -118,11 +119,11 @@ def _read_dataclass(kind: Any, data: Any, path: str, allow_missing: bool) -> Any
     hints, fields = _hints(kind), {f.name: f for f in dataclasses.fields(kind) if f.init}
     for name in data:
         if name not in fields:
-            raise ValueError(unknown_name(f"field of {path or kind.__name__}", name, list(fields)))
+            raise InputError(unknown_name(f"field of {path or kind.__name__}", name, list(fields)))
     missing = [n for n, f in fields.items() if n not in data and not _skippable(f, allow_missing)]
     if missing:
         where = path or kind.__name__
-        raise ValueError(f"Missing field of {where}: {', '.join(missing)}")
+        raise InputError(f"Missing field of {where}: {', '.join(missing)}")
     values = {}
     for name, value in data.items():
         where = f"{path}.{name}".lstrip(".")
@@ -140,7 +141,7 @@ def _read_open(kinds: Kinds, data: Any, path: str, allow_missing: bool) -> Any:
     try:
         kind = kinds[data["type"]]
     except KeyError as error:
-        raise ValueError(f"Field '{path}': {error.args[0]}") from None
+        raise InputError(f"Field '{path}': {error.args[0]}") from None
     return _read_dataclass(kind, rest, path, allow_missing)
 
 
@@ -174,7 +175,7 @@ def _read_union(hint: Any, data: Any, path: str, allow_missing: bool) -> Any:
     if len(kinds) > 1 and isinstance(data, Mapping):
         name = data.get("type", "(no type)")
         if name not in kinds:
-            raise ValueError(unknown_name(f"type of {path}", name, list(kinds)))
+            raise InputError(unknown_name(f"type of {path}", name, list(kinds)))
         rest = {key: value for key, value in data.items() if key != "type"}
         return _read_dataclass(kinds[name], rest, path, allow_missing)
     if len(kinds) == 1 and isinstance(data, Mapping):
@@ -223,4 +224,4 @@ def _expect(condition: bool, path: str, data: Any, allowed: str) -> None:
 
 
 def _wrong(path: str, data: Any, allowed: str) -> ValueError:
-    return ValueError(f"Field '{path}': got {json.dumps(data)[:80]}, allowed: {allowed}")
+    return InputError(f"Field '{path}': got {json.dumps(data)[:80]}, allowed: {allowed}")

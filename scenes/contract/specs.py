@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from scenes.contract.errors import InputError
 from scenes.contract.names import named
 from scenes.contract.quaternions import LARGEST_TURN
 from scenes.contract.rotations import Quat, Vec3
@@ -26,14 +27,14 @@ ObsKind = Literal["vector", "image", "depth", "tokens"]
 def require_positive(owner: str, field: str, values: Sequence[float]) -> None:
     """Raise ValueError unless there are values and all are positive and finite."""
     if not values or not all(math.isfinite(v) and v > 0 for v in values):
-        raise ValueError(f"{owner}: {field} must be positive and finite, got {tuple(values)}.")
+        raise InputError(f"{owner}: {field} must be positive and finite, got {tuple(values)}.")
 
 
 def require_unique(owner: str, kind: str, names: Sequence[str]) -> None:
     """Raise ValueError, with the names, where one stands twice."""
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
-        raise ValueError(f"{owner}: {kind} names must be unique, got twice: {', '.join(twice)}.")
+        raise InputError(f"{owner}: {kind} names must be unique, got twice: {', '.join(twice)}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ class ActionSpec:
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.scale):
-            raise ValueError(
+            raise InputError(
                 f"ActionSpec: {len(self.names)} names but {len(self.scale)} scales; "
                 "give one scale per name."
             )
@@ -82,23 +83,23 @@ class ActionSpec:
         require_positive("ActionSpec", "horizon", (self.horizon,))
         require_unique("ActionSpec", "action", self.names)
         if self.choices and len(self.choices) != len(self.names):
-            raise ValueError(
+            raise InputError(
                 f"ActionSpec: {len(self.names)} names but {len(self.choices)} choices; give one "
                 "per name, 0 where the entry is continuous."
             )
         if any(n < 0 or n == 1 for n in self.choices):
-            raise ValueError(f"ActionSpec: choices {self.choices}, allowed: 0 or at least 2.")
+            raise InputError(f"ActionSpec: choices {self.choices}, allowed: 0 or at least 2.")
         self._check_turns()
 
     def _check_turns(self) -> None:
         turns = [s for n, s in zip(self.names, self.scale, strict=True) if n in TURNS]
         if turns and max(turns) > LARGEST_TURN:
-            raise ValueError(
+            raise InputError(
                 f"ActionSpec: turns of {max(turns):g} rad per action, allowed: up to "
                 f"{LARGEST_TURN:g} rad"
             )
         if self.turn_limit is not None and not 0.0 < self.turn_limit <= math.pi:
-            raise ValueError(f"ActionSpec: turn_limit {self.turn_limit}, allowed: above 0 to pi")
+            raise InputError(f"ActionSpec: turn_limit {self.turn_limit}, allowed: above 0 to pi")
 
     @property
     def turns(self) -> bool:

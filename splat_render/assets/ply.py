@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from scenes.contract.errors import InputError
 from splat_render.types import MAX_SH_DEGREE, GaussianSet
 
 MAX_SPLATS = 20_000_000
@@ -48,7 +49,7 @@ def load_ply(path: str | Path) -> GaussianSet:
             table = _read_table(file, count, names)
         return _activated(dict(zip(names, table.T, strict=True)))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise InputError(f"{path}: {error}") from None
 
 
 def save_ply(path: str | Path, splats: GaussianSet) -> None:
@@ -69,14 +70,14 @@ def save_ply(path: str | Path, splats: GaussianSet) -> None:
 
 def _read_header(file: BinaryIO) -> tuple[int, tuple[str, ...]]:
     if file.readline(8) not in (b"ply\n", b"ply\r\n"):
-        raise ValueError("no .ply file (it does not start with 'ply')")
+        raise InputError("no .ply file (it does not start with 'ply')")
     lines: list[list[str]] = []
     size = 0
     while not lines or lines[-1] != ["end_header"]:
         raw = file.readline(_MAX_HEADER)
         size += len(raw)
         if size > _MAX_HEADER or not raw.endswith(b"\n"):
-            raise ValueError(f"its header does not end within {_MAX_HEADER} bytes; export it again")
+            raise InputError(f"its header does not end within {_MAX_HEADER} bytes; export it again")
         words = raw.decode("ascii", errors="replace").split()
         if words and words[0] not in ("comment", "obj_info"):
             lines.append(words)
@@ -86,13 +87,13 @@ def _read_header(file: BinaryIO) -> tuple[int, tuple[str, ...]]:
 def _parse_header(lines: Sequence[Sequence[str]]) -> tuple[int, tuple[str, ...]]:
     first, second = [*lines, [], []][:2]
     if " ".join(first) != _FORMAT:
-        raise ValueError(f"got '{_shown(first)}', allowed: {_FORMAT}; export it as such")
+        raise InputError(f"got '{_shown(first)}', allowed: {_FORMAT}; export it as such")
     if len(second) != 3 or second[:2] != ["element", "vertex"]:
-        raise ValueError(f"got '{_shown(second)}', needed: element vertex COUNT; uncompressed")
+        raise InputError(f"got '{_shown(second)}', needed: element vertex COUNT; uncompressed")
     names = []
     for words in lines[2:]:
         if len(words) != 3 or words[0] != "property" or words[1] not in ("float", "float32"):
-            raise ValueError(f"got '{_shown(words)}', allowed: property float NAME; export as 3DGS")
+            raise InputError(f"got '{_shown(words)}', allowed: property float NAME; export as 3DGS")
         names.append(words[2])
     _check_names(names)
     return _parse_count(second[2]), tuple(names)
@@ -104,7 +105,7 @@ def _shown(words: Sequence[str]) -> str:
 
 def _parse_count(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,12}", text) or not 1 <= int(text) <= MAX_SPLATS:
-        raise ValueError(f"says it has '{text[:20]}' splats, allowed: 1 to {MAX_SPLATS}; crop it")
+        raise InputError(f"says it has '{text[:20]}' splats, allowed: 1 to {MAX_SPLATS}; crop it")
     return int(text)
 
 
@@ -113,12 +114,12 @@ def _check_names(names: Sequence[str]) -> None:
     unknown = sorted(set(names) - {*_REQUIRED, *_NORMALS, *rest})
     missing = [name for name in _REQUIRED if name not in names]
     if unknown or missing or len(set(names)) != len(names):
-        raise ValueError(
+        raise InputError(
             f"not the 3DGS layout (unknown: {_shown(unknown) or 'none'}; missing: "
             f"{_shown(missing) or 'none'}; each once); export it as plain 3DGS .ply"
         )
     if len(rest) // 3 + 1 not in _COEFFICIENTS or len(rest) % 3:
-        raise ValueError(f"has {len(rest)} columns f_rest_*, allowed: 0, 9, 24, 45 (SH degree 0-3)")
+        raise InputError(f"has {len(rest)} columns f_rest_*, allowed: 0, 9, 24, 45 (SH degree 0-3)")
 
 
 def _read_table(file: BinaryIO, count: int, names: Sequence[str]) -> Float[np.ndarray, "G P"]:
@@ -126,7 +127,7 @@ def _read_table(file: BinaryIO, count: int, names: Sequence[str]) -> Float[np.nd
     present, needed = os.fstat(file.fileno()).st_size - start, 4 * count * len(names)
     if present != needed:
         fault = "truncated" if present < needed else "followed by other bytes"
-        raise ValueError(
+        raise InputError(
             f"{count} splats of {len(names)} columns are {needed} bytes, the file has {present}: "
             f"it is {fault}; export it again"
         )
@@ -134,7 +135,7 @@ def _read_table(file: BinaryIO, count: int, names: Sequence[str]) -> Float[np.nd
     bad = ~(np.abs(table) < _MAX_VALUE)
     if bad.any():
         row, column = np.argwhere(bad)[0]
-        raise ValueError(
+        raise InputError(
             f"splat {row} has {names[column]} = {table[row, column]} ({int(bad.any(1).sum())} such "
             f"splats), allowed: finite, below {_MAX_VALUE:g}; clean it in an editor for splats"
         )
@@ -148,10 +149,10 @@ def _activated(columns: dict[str, np.ndarray]) -> GaussianSet:
     quats, scales = _stack(columns, _QUATS), _stack(columns, _SCALES)
     norms = np.linalg.norm(quats, axis=1, keepdims=True)
     if norms.min() < 1e-9:
-        raise ValueError(f"splat {int(norms.argmin())} has a rotation of 0; clean it in an editor")
+        raise InputError(f"splat {int(norms.argmin())} has a rotation of 0; clean it in an editor")
     if scales.max() > _MAX_LOG_SCALE:
         worst = int(scales.max(axis=1).argmax())
-        raise ValueError(
+        raise InputError(
             f"splat {worst} has a scale of exp({scales.max():.4g}) m, allowed: up to "
             f"exp({_MAX_LOG_SCALE:g}) m; write logarithms"
         )

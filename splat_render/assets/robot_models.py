@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import mujoco
 
+from scenes.contract.errors import InputError
 from scenes.contract.extras import require
 
 
@@ -21,7 +22,7 @@ def model_from_wheel(wheel: Path, name: str) -> tuple[mujoco.MjModel, str]:
         entries = archive.namelist()
         found = [entry for entry in entries if PurePosixPath(entry).name == f"{name}.xml"]
         if len(found) != 1:
-            raise ValueError(f"{wheel.name} has {len(found)} files {name}.xml, needed: one")
+            raise InputError(f"{wheel.name} has {len(found)} files {name}.xml, needed: one")
         beside = PurePosixPath(found[0]).parent
         archive.extractall(
             folder, [entry for entry in entries if PurePosixPath(entry).is_relative_to(beside)]
@@ -39,12 +40,12 @@ def model_from_menagerie(name: str) -> tuple[mujoco.MjModel, str]:
     try:
         menagerie = require("mujoco_menagerie", **wanted)
     except ModuleNotFoundError as error:
-        raise ValueError(str(error)) from None
+        raise InputError(str(error)) from None
     try:
         robot = menagerie.get(name)
         return robot.model(robot.default_model), f"{name} of MuJoCo Menagerie, {robot.license}"
     except Exception as error:  # its errors share no public base class with the network's
-        raise ValueError(
+        raise InputError(
             f"MuJoCo Menagerie gave no '{name}': {str(error).splitlines()[0]}; names: "
             "python -m mujoco_menagerie names; files at hand instead: set MENAGERIE_ROOT"
         ) from None

@@ -11,6 +11,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Float, Int
 
+from scenes.contract.errors import UnknownNameError
 from scenes.contract.names import unknown_name
 from splat_render.assets.surface import Samples
 
@@ -118,7 +119,7 @@ def load_surface(name: str) -> RobotSurface:
     path = Path(name)
     if path.suffix != ".npz":
         if name not in surface_names():
-            raise KeyError(unknown_name("robot surface", name, surface_names()))
+            raise UnknownNameError(unknown_name("robot surface", name, surface_names()))
         path = _DATA / f"{name}.npz"
     with np.load(path, allow_pickle=False) as file:
         stored = dict(file)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
+from scenes.contract.errors import UnknownNameError
 from scenes.contract.names import unknown_name
 from splat_render.assets.ply import load_ply, save_ply
 from splat_render.assets.splat_sets import concatenate, take
@@ -42,7 +43,7 @@ def load_scan(folder: Path, model: mujoco.MjModel) -> GaussianSet:
     for file in files:
         name = unquote(file.stem)
         if name not in names:
-            raise KeyError(unknown_name(f"body (of {file})", name, names))
+            raise UnknownNameError(unknown_name(f"body (of {file})", name, names))
         part = load_ply(file)
         parts.append(part.replace(body_id=jnp.full_like(part.body_id, names.index(name))))
     return concatenate(parts)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from scenes.contract.errors import InputError
+
 _LEAST_SPREAD = 0.02  # smallest over largest deviation of points that do not lie on a line
 
 
@@ -35,14 +37,14 @@ def fit_similarity(
     Raises ValueError for fewer than three pairs, points on one line, or not finite.
     """
     if len(source) < 3:
-        raise ValueError(f"got {len(source)} point pairs, needed: at least 3, better 4")
+        raise InputError(f"got {len(source)} point pairs, needed: at least 3, better 4")
     if not (np.isfinite(source).all() and np.isfinite(target).all()):
-        raise ValueError("the points of the pairs must be finite")
+        raise InputError("the points of the pairs must be finite")
     from_source, from_target = source - source.mean(0), target - target.mean(0)
     for name, centred in (("scan", from_source), ("world", from_target)):
         spread = np.linalg.svd(centred, compute_uv=False)
         if spread[1] <= _LEAST_SPREAD * spread[0]:
-            raise ValueError(f"the {name} points of the pairs lie on a line; pick one beside it")
+            raise InputError(f"the {name} points of the pairs lie on a line; pick one beside it")
     u, singular, vt = np.linalg.svd(from_target.T @ from_source)
     mirror = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
     rotation = u * mirror @ vt

@@ -8,6 +8,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Float, Int
 
+from scenes.contract.errors import InputError
 from scenes.contract.rotations import quat_to_matrix
 
 Triangles = tuple[Float[np.ndarray, "V 3"], Int[np.ndarray, "F 3"]]
@@ -54,7 +55,7 @@ class Samples:
 def join(parts: Collection[Samples]) -> Samples:
     """Return samples put together; raises ValueError where there is none."""
     if not parts:
-        raise ValueError("bake: no geom is drawn; allowed: groups 0 to 2 with a visible colour")
+        raise InputError("bake: no geom is drawn; allowed: groups 0 to 2 with a visible colour")
     columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Samples)}
     return Samples(**{name: np.concatenate(values) for name, values in columns.items()})
 
@@ -88,7 +89,7 @@ def geom_triangles(model: mujoco.MjModel, geom: int) -> Triangles:
     if kind == mujoco.mjtGeom.mjGEOM_MESH:
         return _mesh(model, int(model.geom_dataid[geom]))
     if kind not in _PRIMITIVES:
-        raise ValueError(
+        raise InputError(
             f"bake: geom {geom} '{model.geom(geom).name}' is a {kind.name[7:].lower()}, allowed: "
             "mesh, box, sphere, capsule, cylinder, ellipsoid, plane; hide it in group 3"
         )

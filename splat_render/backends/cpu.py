@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
+from scenes.contract.errors import InputError
 from scenes.native_build import NativeBuildError
 from splat_render.backends import native
 from splat_render.types import (
@@ -205,7 +206,7 @@ def _check(scene: _Scene, worlds: _Worlds, config: RasterConfig) -> None:
     """Raise ValueError or TypeError unless every shape and type is what the C++ reads."""
     for name, (array, shape) in _expected(scene, worlds, config).items():
         if array.shape != shape:
-            raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
+            raise InputError(f"{name} has shape {array.shape}, expected {shape}")
         kind = jnp.integer if name in ("body_id", "look") else jnp.floating
         if not jnp.issubdtype(array.dtype, kind):
             raise TypeError(f"{name} has dtype {array.dtype}, expected {kind.__name__}")

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from scenes.contract.errors import InputError
 from splat_render.types import Background, Frame, GaussianSet, RasterConfig, as_dtype
 
 # What gsplat 1.5.3 (csrc/RasterizeToPixels3DGSFwd.cu, Common.h) and splax 0.2.3
@@ -21,7 +22,7 @@ def require_fixed(config: RasterConfig, fixed: dict[str, float], *, owner: str) 
     """Raise ValueError unless the config has the values that a rasteriser was compiled with."""
     for name, value in fixed.items():
         if getattr(config, name) != value:
-            raise ValueError(
+            raise InputError(
                 f"{owner}: RasterConfig.{name} is {getattr(config, name)}, allowed: {value:.6g} "
                 f"(compiled into {owner}); set it for every backend you compare"
             )

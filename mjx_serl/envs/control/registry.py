@@ -7,6 +7,7 @@ from mjx_serl.envs.control.damped_least_squares import DampedLeastSquares
 from mjx_serl.envs.control.operational_space import OperationalSpace
 from mjx_serl.registry import Registry
 from scenes.build import Scene
+from scenes.contract.errors import InputError
 
 CONTROLLERS: Registry[Callable[[ControlConfig, Scene], Controller]] = Registry("control law")
 CONTROLLERS.register("dls")(DampedLeastSquares)
@@ -23,7 +24,7 @@ def build_controller(config: ControlConfig, scene: Scene) -> Controller:
     """
     takes = ACTUATION.get(config.law, scene.spec.actuation)
     if takes != scene.spec.actuation:
-        raise ValueError(
+        raise InputError(
             f"Control law '{config.law}' commands {takes}s; "
             f"the actuators of scene '{scene.spec.name}' take {scene.spec.actuation}s"
         )
@@ -33,5 +34,5 @@ def build_controller(config: ControlConfig, scene: Scene) -> Controller:
         ("simulation rate", config.inner_rate, sim_rate),
     ):
         if abs(fast / slow - round(fast / slow)) > 1e-6:
-            raise ValueError(f"{name} {fast:g} Hz is no multiple of {slow:g} Hz")
+            raise InputError(f"{name} {fast:g} Hz is no multiple of {slow:g} Hz")
     return CONTROLLERS[config.law](config, scene)

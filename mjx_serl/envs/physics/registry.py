@@ -7,6 +7,7 @@ import mujoco
 
 from mjx_serl.envs.physics.protocol import Physics, PhysicsName
 from mjx_serl.registry import Registry
+from scenes.contract.errors import InputError
 from scenes.contract.extras import is_installed, not_installed
 
 PHYSICS: Registry[Callable[[mujoco.MjModel, int], Physics]] = Registry("physics")
@@ -31,7 +32,7 @@ def _mjx(model: mujoco.MjModel, max_worlds: int) -> Physics:
 @PHYSICS.register("warp")
 def _warp(model: mujoco.MjModel, max_worlds: int) -> Physics:
     if not is_installed("warp"):
-        raise ValueError(f"physics 'warp': {not_installed('warp', 'warp')}")
+        raise InputError(f"physics 'warp': {not_installed('warp', 'warp')}")
     from mjx_serl.envs.physics.mjx import MjxPhysics
 
     return MjxPhysics(model, impl="warp", max_worlds=max_worlds)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from robot_bridge.driver import DriverError
+from scenes.contract.errors import InputError
 from scenes.contract.extras import require
 
 
@@ -59,7 +60,7 @@ class FrankaConfig:
         for name, most in _MOST.items():
             value = getattr(self, name)
             if not (math.isfinite(value) and 0.0 < value <= most):
-                raise ValueError(f"FrankaConfig: {name} is {value}, allowed above 0, up to {most}")
+                raise InputError(f"FrankaConfig: {name} is {value}, allowed above 0, up to {most}")
 
     @property
     def simulated(self) -> bool:

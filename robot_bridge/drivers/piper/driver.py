@@ -26,6 +26,7 @@ from robot_bridge.drivers.piper.health import faults_of, mode_of, unfit
 from robot_bridge.drivers.piper.link import PiperLink
 from robot_bridge.drivers.piper.watchdog import PiperGuard
 from robot_bridge.safety.kinematics import Chain
+from scenes.contract.errors import InputError
 from scenes.robots.piper import piper
 
 _LOG = logging.getLogger(__name__)
@@ -63,9 +64,9 @@ class PiperDriver:
         clock: Clock | None = None,
     ) -> None:
         if not 1 <= speed <= MAX_SPEED:
-            raise ValueError(f"PiperDriver: speed must be 1..{MAX_SPEED} %, got {speed}")
+            raise InputError(f"PiperDriver: speed must be 1..{MAX_SPEED} %, got {speed}")
         if not 1 <= crash_level <= 8:
-            raise ValueError(f"PiperDriver: crash_level must be 1..8, got {crash_level}")
+            raise InputError(f"PiperDriver: crash_level must be 1..8, got {crash_level}")
         self._robot = piper()
         self._chain = Chain(self._robot)
         self._clock = clock or MonotonicClock()

@@ -8,6 +8,8 @@ import urllib.parse
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from scenes.contract.errors import InputError
+
 # A state of SERL's servers is 2 kB.
 _MOST_BYTES = 64_000
 
@@ -32,9 +34,9 @@ class JsonServer:
         parts = urllib.parse.urlsplit(self.url)
         extra = (parts.path.strip("/"), parts.query, parts.fragment, parts.username)
         if parts.scheme != "http" or not parts.hostname or any(extra):
-            raise ValueError(f"The server is {self.url!r}, allowed http://HOST:PORT")
+            raise InputError(f"The server is {self.url!r}, allowed http://HOST:PORT")
         if not self.allow_remote and not _is_here(parts.hostname):
-            raise ValueError(
+            raise InputError(
                 f"{parts.hostname} is not this machine and its server asks for no key; "
                 "say allow_remote=True if nobody else can reach it"
             )
@@ -80,7 +82,7 @@ def _read(answer: http.client.HTTPResponse, path: str, deadline: float) -> bytes
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not a number")
+    raise InputError(f"{constant} is not a number")
 
 
 def _is_here(host: str) -> bool:
