@@ -54,7 +54,7 @@ def panda_scene() -> "Scene":
 def make_native() -> "Callable[[str], Env]":
     """A registered task on native physics, built once."""
     from mjx_serl import tasks as tasks  # fills TASKS
-    from mjx_serl.envs.env import make_env
+    from mjx_serl.envs.env import Env, make_env
 
     built: dict[str, Env] = {}
 
