@@ -28,6 +28,7 @@ from mjx_serl.training.policies import trained_policy
 from mjx_serl.training.state import TrainState
 from mjx_serl.types import Obs, Transition
 from scenes.contract import manifest as names
+from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.manifest import read_manifest, read_sums, sha256
 from scenes.contract.plugins import load_plugins
 from scenes.contract.policy_contract import Contract
@@ -93,7 +94,9 @@ class Loaded:
         """
         missing = [name for name in self._observed if name not in obs]
         if missing:
-            raise KeyError(f"act: the policy also observes {missing}; given were {sorted(obs)}")
+            raise UnknownNameError(
+                f"act: the policy also observes {missing}; given were {sorted(obs)}"
+            )
         seen = {name: jnp.asarray(obs[name]) for name in self._observed}
         return np.asarray(self.policy(seen, jax.random.key(seed)))
 
@@ -170,7 +173,7 @@ def _load_bundle(path: Path) -> Loaded:
     files = {name: (path / name).read_bytes() for name in sums}
     wrong = [name for name, data in files.items() if sha256(data) != sums[name]]
     if wrong:
-        raise ValueError(f"{path}: {', '.join(wrong)} is not what was exported")
+        raise InputError(f"{path}: {', '.join(wrong)} is not what was exported")
     contract = read_manifest(files[names.MANIFEST]).contract
     program = export.deserialize(bytearray(files[names.STABLEHLO]))
     params = {name: jnp.asarray(x) for name, x in read_safetensors(files[names.PARAMS]).items()}
@@ -194,7 +197,7 @@ def _restore(path: Path) -> TrainState:
 
 def _read_replay(state: TrainState, source: str) -> Transition:
     if source not in state.data:
-        raise KeyError(f"replay: no ring '{source}', there are {sorted(state.data)}")
+        raise UnknownNameError(f"replay: no ring '{source}', there are {sorted(state.data)}")
     ring = jax.device_get(state.data[source])
     oldest, filled = int(ring.head) - int(ring.filled), int(ring.filled)
     rows = (oldest + np.arange(filled)) % ring.data.reward.shape[0]

@@ -4,31 +4,30 @@ The owner names who is who (`scenes.roles`); what is missing or misnamed is told
 the file has. Options that not every physics here shares are set to the project's, with a note.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import mujoco
 import numpy as np
 
-from scenes.build import (
-    ArmIndex,
-    ObjectIndex,
-    Scene,
-    as_ids,
-    index_body,
-    index_joints,
-    index_sensors,
-)
-from scenes.contract.errors import InputError, UnknownNameError
-from scenes.contract.names import unknown_name
+from scenes.build import ObjectIndex, Scene, index_sensors
+from scenes.contract.errors import InputError
 from scenes.contract.specs import CameraSpec
 from scenes.derived_robot import ArmReader
+from scenes.import_checks import check_chain, check_drives, require_names
+from scenes.import_index import (
+    arm_actuators,
+    described_camera,
+    described_object,
+    gripper_controls,
+    index_arm,
+    index_object,
+)
 from scenes.mjcf import HOME_KEY, add_camera, add_table
 from scenes.mjcf_objects import add_object
 from scenes.mjcf_sensors import add_touch
 from scenes.roles import ArmRoles, GripperRole, Keepable, ToolFrame
-from scenes.shapes import Box, FixedMount, FreeMount
 from scenes.specs import Actuation, MountedArm, ObjectSpec, SceneSpec, TableSpec, TouchSpec
 
 SIM_DT = 0.005  # [s] the project's physics step
@@ -46,7 +45,7 @@ class ImportedScene:
         objects: bodies of the file that tasks handle, by the name that the task uses.
         table: ours, with its top at z = 0, for a file that has none.
         add: objects that the file lacks.
-        cameras: cameras of the file to keep, by the name that observations use.
+        cameras: cameras of the file by the name that observations use, to which they are renamed.
         add_cameras: cameras that the file lacks.
         touch: contact readings.
         sim_dt: physics step [s]; the file's own where "sim_dt" is kept.
@@ -108,6 +107,8 @@ class _Importer:
         start = _start_pose(self.builder.compile())
         for key in list(self.builder.keys):
             self.builder.delete(key)
+        for name, own in self.source.cameras.items():
+            self.builder.camera(own).name = name  # renderers look cameras up in the model
         tools = [self._add_tool(roles) for roles in self.source.arms]
         for roles in self.source.arms:
             self._add_drives(roles)
@@ -132,14 +133,16 @@ class _Importer:
             for roles, tool in zip(self.source.arms, tools, strict=True)
         ]
         self._set_home(first, start, readers)
+        if len({reader.driven for reader in readers}) > 1:
+            raise InputError("All arms of a scene must take positions, or all torques.")
         model = self.builder.compile()
         arms = tuple(self._mounted(reader) for reader in readers)
         return Scene(
             spec=self._spec(model, arms, driven=readers[0].driven),
             model=model,
-            arms={r.roles.role: _index_arm(model, r) for r in readers},
+            arms={r.roles.role: index_arm(model, r) for r in readers},
             objects=self._objects(model),
-            cameras={name: int(model.camera(own).id) for name, own in self._cameras().items()},
+            cameras={name: int(model.camera(name).id) for name in self._cameras()},
             sensors=index_sensors(model),
             notes=tuple(self.notes),
         )
@@ -149,26 +152,26 @@ class _Importer:
     def _check_names(self, roles: ArmRoles) -> None:
         builder, whose = self.builder, f"arm '{roles.role}'" if roles.role else "the arm"
         joints, drives = ([x.name for x in xs] for xs in (builder.joints, builder.actuators))
-        _require("joint", roles.joints, joints, f"{whose}: joints")
-        _require("actuator", roles.actuators, drives, f"{whose}: actuators")
+        require_names("joint", roles.joints, joints, f"{whose}: joints")
+        require_names("actuator", roles.actuators, drives, f"{whose}: actuators")
         if isinstance(roles.tool, ToolFrame):
             bodies = [b.name for b in builder.bodies]
-            _require("body", [roles.tool.body], bodies, f"{whose}: tool.body")
+            require_names("body", [roles.tool.body], bodies, f"{whose}: tool.body")
         else:
             hint = " Where the file has no site, give a ToolFrame(body=..., pos=..., quat=...)."
             sites = [s.name for s in builder.sites]
-            _require("site", [roles.tool], sites, f"{whose}: tool", hint=hint)
+            require_names("site", [roles.tool], sites, f"{whose}: tool", hint=hint)
         gripper = roles.gripper
         if gripper is not None:
             geoms = [g.name for g in builder.geoms]
-            _require("joint", gripper.fingers, joints, f"{whose}: gripper.fingers")
-            _require("geom", gripper.pads, geoms, f"{whose}: gripper.pads")
+            require_names("joint", gripper.fingers, joints, f"{whose}: gripper.fingers")
+            require_names("geom", gripper.pads, geoms, f"{whose}: gripper.pads")
             if gripper.actuator is not None:
-                _require("actuator", [gripper.actuator], drives, f"{whose}: gripper.actuator")
+                require_names("actuator", [gripper.actuator], drives, f"{whose}: gripper.actuator")
 
     def _check_owned(self, kind: str, names: Mapping[str, str], there: Sequence[str]) -> None:
         for role, own in names.items():
-            _require(kind, [own], there, f"'{role}'")
+            require_names(kind, [own], there, f"'{role}'")
 
     # What the file lacks.
 
@@ -264,7 +267,7 @@ class _Importer:
         self, model: mujoco.MjModel, roles: ArmRoles, tool: str, start: np.ndarray
     ) -> ArmReader:
         check_chain(model, roles)
-        actuators = _arm_actuators(model, roles)
+        actuators = arm_actuators(model, roles)
         driven = check_drives(model, actuators)
         for joint, actuator in zip(roles.joints, actuators, strict=True):
             self._limit_control(model, joint, actuator, driven=driven)
@@ -303,7 +306,7 @@ class _Importer:
     ) -> None:
         if gripper is None:
             return
-        actuator, opened, _ = _gripper_controls(model, gripper)
+        actuator, opened, _ = gripper_controls(model, gripper)
         ctrl[actuator] = opened
         for finger in gripper.fingers:
             joint = model.joint(finger)
@@ -318,8 +321,8 @@ class _Importer:
         self, model: mujoco.MjModel, arms: tuple[MountedArm, ...], *, driven: bool
     ) -> SceneSpec:
         actuation: Actuation = "position" if driven else "torque"
-        own = (_described(model, name, body) for name, body in self.source.objects.items())
-        found = (_described_camera(model, name, own) for name, own in self._cameras().items())
+        own = (described_object(model, name, body) for name, body in self.source.objects.items())
+        found = (described_camera(model, name) for name in self._cameras())
         return SceneSpec(
             name=self.source.name or self.builder.modelname,
             arms=arms,
@@ -330,79 +333,12 @@ class _Importer:
             actuation=actuation,
         )
 
-    def _cameras(self) -> dict[str, str]:
-        return {**self.source.cameras, **{c.name: c.name for c in self.source.add_cameras}}
+    def _cameras(self) -> list[str]:
+        return [*self.source.cameras, *(camera.name for camera in self.source.add_cameras)]
 
     def _objects(self, model: mujoco.MjModel) -> dict[str, ObjectIndex]:
         own = {**self.source.objects, **{entry.name: entry.name for entry in self.source.add}}
-        return {name: _index_object(model, body) for name, body in own.items()}
-
-
-def _require(
-    kind: str, wanted: Iterable[str], there: Sequence[str], where: str, *, hint: str = ""
-) -> None:
-    for name in wanted:
-        if name not in there:
-            text = unknown_name(kind, name, [entry for entry in there if entry])
-            raise UnknownNameError(f"{where}: {text}{hint}")
-
-
-def check_chain(model: mujoco.MjModel, roles: ArmRoles) -> None:
-    """Raise ValueError unless each joint is a limited hinge at its body's origin, in a chain."""
-    above = None
-    for name in roles.joints:
-        joint = int(model.joint(name).id)
-        body = int(model.jnt_bodyid[joint])
-        if model.jnt_type[joint] != mujoco.mjtJoint.mjJNT_HINGE:
-            raise InputError(f"Joint '{name}' does not turn; an arm here is a chain of hinges.")
-        # Our Jacobians take the joint to be where its body is.
-        if np.abs(model.jnt_pos[joint]).max() > 1e-9 or model.body_jntnum[body] != 1:
-            raise InputError(
-                f"Joint '{name}': body '{model.body(body).name}' must have this one joint, at its "
-                "origin (pos 0 0 0); split the body or move its frame."
-            )
-        if not model.jnt_limited[joint]:
-            raise InputError(f"Joint '{name}' has no range in the file; give it one there.")
-        if above is not None and above not in _ancestors(model, body):
-            raise InputError(
-                f"Joint '{name}' is not below the one named before it; "
-                "name the arm's joints from the base on."
-            )
-        above = body
-
-
-def check_drives(model: mujoco.MjModel, actuators: Sequence[int]) -> bool:
-    """Whether the actuators take positions; ValueError where they take neither these nor torques.
-
-    A position drive's control is a joint position [rad]; a motor's is a torque [N m].
-    """
-    kinds = set()
-    for i in actuators:
-        gain, stiffness = model.actuator_gainprm[i, 0], -model.actuator_biasprm[i, 1]
-        position = stiffness > 0 and abs(gain - stiffness) < 1e-6 * stiffness
-        motor = not model.actuator_biasprm[i, :3].any() and gain == 1.0
-        plain = (
-            model.actuator_gaintype[i] == mujoco.mjtGain.mjGAIN_FIXED
-            and model.actuator_dyntype[i] == mujoco.mjtDyn.mjDYN_NONE
-            and model.actuator_gear[i, 0] == 1.0
-        )
-        if not plain or not (position or motor):
-            raise InputError(
-                f"Actuator '{model.actuator(i).name}' takes neither a joint position nor a torque; "
-                "allowed: <position>, <motor>, or the like in <general>, gear 1."
-            )
-        kinds.add(position)
-    if len(kinds) > 1:
-        raise InputError("The arm's actuators must all take positions or all take torques.")
-    return bool(kinds.pop())
-
-
-def _ancestors(model: mujoco.MjModel, body: int) -> set[int]:
-    found = set()
-    while body:
-        body = int(model.body_parentid[body])
-        found.add(body)
-    return found
+        return {name: index_object(model, body) for name, body in own.items()}
 
 
 def _start_pose(model: mujoco.MjModel) -> np.ndarray:
@@ -411,91 +347,3 @@ def _start_pose(model: mujoco.MjModel) -> np.ndarray:
     if not names:
         return model.qpos0.copy()
     return model.key_qpos[names.index(HOME_KEY) if HOME_KEY in names else 0].copy()
-
-
-def _arm_actuators(model: mujoco.MjModel, roles: ArmRoles) -> list[int]:
-    if roles.actuators:
-        return [int(model.actuator(name).id) for name in roles.actuators]
-    joints = [int(model.joint(name).id) for name in roles.joints]
-    by_joint = {int(model.actuator_trnid[i, 0]): i for i in reversed(range(model.nu))}
-    return [by_joint[joint] for joint in joints]
-
-
-def _gripper_controls(model: mujoco.MjModel, gripper: GripperRole) -> tuple[int, float, float]:
-    """Actuator of the gripper, and its controls where it is open and closed."""
-    actuator = int(model.actuator(gripper.actuator or gripper.fingers[0]).id)
-    low, high = model.actuator_ctrlrange[actuator].tolist()
-    opened = high if gripper.opened is None else gripper.opened
-    return actuator, opened, low if gripper.closed is None else gripper.closed
-
-
-def _index_arm(model: mujoco.MjModel, reader: ArmReader) -> ArmIndex:
-    roles, gripper = reader.roles, reader.roles.gripper
-    joints = [model.joint(name) for name in roles.joints]
-    fingers = () if gripper is None else gripper.fingers
-    pads = () if gripper is None else gripper.pads
-    qpos_ids, dof_ids = index_joints(model, roles.joints)
-    actuator, opened, closed = (
-        (None, 0.0, 0.0) if gripper is None else _gripper_controls(model, gripper)
-    )
-    site = int(model.site(reader.tool).id)
-    return ArmIndex(
-        joint_ids=as_ids([joint.id for joint in joints]),
-        qpos_ids=qpos_ids,
-        dof_ids=dof_ids,
-        body_ids=as_ids([int(model.jnt_bodyid[joint.id]) for joint in joints]),
-        ctrl_ids=as_ids(list(reader.actuators)),
-        finger_qpos_ids=index_joints(model, fingers)[0],
-        finger_body_ids=as_ids([int(model.jnt_bodyid[model.joint(f).id]) for f in fingers]),
-        pad_geom_ids=as_ids([int(model.geom(name).id) for name in pads]),
-        gripper_ctrl_id=actuator,
-        gripper_opened=opened,
-        gripper_closed=closed,
-        hand_body_id=int(model.site_bodyid[site]),
-        ee_site_id=site,
-        base_qpos_ids=as_ids([]),
-        base_dof_ids=as_ids([]),
-        base_ctrl_ids=as_ids([]),
-    )
-
-
-def _index_object(model: mujoco.MjModel, name: str) -> ObjectIndex:
-    body = int(model.body(name).id)
-    first, count = int(model.body_geomadr[body]), int(model.body_geomnum[body])
-    geoms = [first + i for i in range(count)]
-    touching = [g for g in geoms if model.geom_contype[g] or model.geom_conaffinity[g]]
-    return index_body(model, body, touching or geoms)
-
-
-def _described(model: mujoco.MjModel, name: str, body_name: str) -> ObjectSpec:
-    """An object of the file as a box around its first solid: what a spec can say of it."""
-    index = _index_object(model, body_name)
-    half = np.maximum(model.geom_aabb[index.geom_id, 3:], 1e-4)
-    x, y, z = half.tolist()
-    px, py, pz = model.body_pos[index.body_id].tolist()
-    w, qx, qy, qz = model.body_quat[index.body_id].tolist()
-    return ObjectSpec(
-        name=name,
-        shape=Box((x, y, z)),
-        mass=max(float(model.body_mass[index.body_id]), 1e-6),
-        mount=FreeMount() if len(index.qpos_ids) == 7 else FixedMount(),
-        pos=(px, py, pz),
-        quat=(w, qx, qy, qz),
-    )
-
-
-def _described_camera(model: mujoco.MjModel, name: str, own: str) -> CameraSpec:
-    camera = model.camera(own)
-    body = int(camera.bodyid[0])
-    x, y, z = camera.pos.tolist()
-    w, qx, qy, qz = camera.quat.tolist()
-    width, height = (int(n) for n in model.cam_resolution[camera.id])
-    return CameraSpec(
-        name=name,
-        body=model.body(body).name if body else None,
-        pos=(x, y, z),
-        quat=(w, qx, qy, qz),
-        fovy=float(camera.fovy[0]),
-        width=max(width, 64),
-        height=max(height, 64),
-    )

@@ -117,7 +117,7 @@ def test_limits_and_gains_are_the_files(foreign: Scene) -> None:
         )
         assert robot.dq_max == (2.0,) * 6
         assert foreign.spec.camera("front").fovy == 45
-        assert foreign.camera_id("front") == 0
+        assert foreign.camera_id("front") == foreign.model.camera("front").id == 0
     assert from_json(RobotSpec, to_json(robot)) == robot
 
 

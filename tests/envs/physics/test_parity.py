@@ -17,9 +17,9 @@ from mjx_serl.envs.physics.protocol import SimState
 from mjx_serl.envs.physics.registry import PHYSICS
 from mjx_serl.envs.task import TASKS
 from scenes.build import Scene, build_scene
-from scenes.layouts import pick_cube
+from scenes.layouts import pick_cube, two_arms
 from scenes.robots.fr3 import fr3
-from scenes.specs import SceneSpec
+from scenes.specs import SceneSpec, TouchSpec
 
 # The one place of the tolerances: largest difference to plain C MuJoCo in float64 up to a horizon
 # of physics steps of 5 ms, of arm joints [rad] and of the cube's position [m]. Native must be
@@ -118,6 +118,67 @@ def player(name: str, spec: SceneSpec) -> Callable[..., SimState]:
         return jax.lax.scan(step, first, ctrl)[1]
 
     return run
+
+
+@pytest.fixture(scope="module")
+def pair() -> Scene:
+    """Two arms that face each other, with force, torque and touch readings."""
+    spec = two_arms(force_torque=True)
+    touch = TouchSpec(name="press", geom="cube")
+    return build_scene(dataclasses.replace(spec, touch=(touch,)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["native", "mjx"])
+def test_two_arms_agree_with_plain_mujoco(pair: Scene, name: str) -> None:
+    """Each arm follows controls of its own; joints, cube and readings are MuJoCo's."""
+    horizon, (joints, metres) = min(TOLERANCE.items())
+    qpos, ctrl = wave(pair, steps=horizon // SUBSTEPS)
+    sims = play(pair, (qpos, ctrl), name)
+    played = [plain_rollout(pair, qpos[i], ctrl[:, i]) for i in range(NUM_WORLDS)]
+    wanted, sensed = zip(*played, strict=True)
+    gap = np.abs(np.asarray(sims.qpos, np.float64) - np.swapaxes(wanted, 0, 1))
+    cube = pair.object("cube").qpos_adr
+    for arm in pair.arms.values():
+        assert gap[..., arm.qpos_ids].max() < joints
+        assert np.ptp(np.asarray(sims.qpos)[..., arm.qpos_ids], axis=0).max() > 0.02
+    assert gap[..., cube : cube + 3].max() < metres
+    readings, truth = np.asarray(sims.sensordata), np.swapaxes(sensed, 0, 1)
+    press = pair.sensor("press")
+    np.testing.assert_allclose(readings[..., press], truth[..., press], rtol=0.02, atol=0.02)
+    for role in pair.arms:
+        # Of the acceleration at the start of the last physics step [N], [N m].
+        force, torque = pair.sensor(f"{role}/force"), pair.sensor(f"{role}/torque")
+        np.testing.assert_allclose(readings[..., force], truth[..., force], rtol=1e-3, atol=0.02)
+        np.testing.assert_allclose(readings[..., torque], truth[..., torque], rtol=1e-3, atol=5e-3)
+
+
+def wave(scene: Scene, *, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Starts [N, nq] at home, and controls [T, N, nu] that move every joint of every arm apart."""
+    rng, home = np.random.default_rng(0), scene.model.key_qpos[0]
+    qpos = np.tile(home, (NUM_WORLDS, 1))
+    qpos[:, scene.object("cube").qpos_adr + 2] -= 5e-5  # it rests instead of just touching
+    ctrl = np.tile(scene.model.key_ctrl[0], (steps, NUM_WORLDS, 1))
+    for arm in scene.arms.values():
+        sway = rng.uniform(-0.06, 0.06, (steps, NUM_WORLDS, len(arm.ctrl_ids)))
+        ctrl[..., arm.ctrl_ids] += sway
+        ctrl[..., arm.gripper_ctrl_id] = rng.uniform(0.01, 0.04, (steps, NUM_WORLDS))
+    return qpos.astype(np.float32), ctrl.astype(np.float32)
+
+
+def plain_rollout(
+    scene: Scene, qpos: np.ndarray, ctrl: np.ndarray
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Rows of qpos and sensordata of a plain mj_step loop after every control step."""
+    data, rows, readings = mujoco.MjData(scene.model), [], []
+    data.qpos[:] = qpos
+    for u in ctrl:
+        data.ctrl[:] = u
+        for _ in range(SUBSTEPS):
+            mujoco.mj_step(scene.model, data)
+        rows.append(data.qpos.copy())
+        readings.append(data.sensordata.copy())
+    return rows, readings
 
 
 @needs_warp
