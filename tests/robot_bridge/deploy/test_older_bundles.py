@@ -43,5 +43,5 @@ def test_it_deploys_on_the_simulated_arm(old: Bundle) -> None:
     world = build_world(old.manifest.task, old.contract, seed=0, episodes=1)
     config, talk = DeployConfig(seconds=0.5), Talk(lambda line: None, lambda line: "")
     (report,) = Deployment(config, old, sim_rig(world, old.contract), talk).run()
-    assert report.ending == "time" and report.ticks >= 50
+    assert report.ending == "timeout" and report.ticks >= 50
     assert "policy_error" not in report.reasons and "observation_bad" not in report.reasons
