@@ -48,7 +48,7 @@ class RunConfig:
         keep_checkpoints: checkpoints kept on disk.
         tensorboard: write TensorBoard event files.
         video: write worlds.png (at each check) and policy.mp4 (at the end): auto where the
-            policy has cameras, on also films a run without, off never.
+            policy has cameras, on also records a run without, off never.
         bundle: export the policy for a robot at the end.
     """
 

@@ -9,9 +9,12 @@ move differently; the joint limit is treated alike by all.
 
 import mujoco
 
+from scenes.bases import Floating
 from scenes.contract.specs import CameraSpec
-from scenes.mjcf_robot import GEOM_TYPES, MASKS, VISUAL_GROUP, add_robot, find_body
-from scenes.specs import ObjectSpec, SceneSpec
+from scenes.mjcf_objects import add_object, object_home
+from scenes.mjcf_robot import MASKS, VISUAL_GROUP, add_arm, find_body
+from scenes.mjcf_sensors import add_touch
+from scenes.specs import SceneSpec, TableSpec
 
 HOME_KEY = "home"
 
@@ -19,17 +22,19 @@ HOME_KEY = "home"
 def to_mjspec(spec: SceneSpec) -> mujoco.MjSpec:
     """Write a scene. Raises KeyError where a camera or geom names a body that is not there."""
     builder = mujoco.MjSpec()
-    builder.modelname = f"{spec.robot.name}_{spec.name}"
+    builder.modelname = "_".join([*(arm.robot.name for arm in spec.arms), spec.name])
     builder.compiler.degree = False
     _set_options(builder, spec)
     _set_visuals(builder, spec)
-    _add_table(builder, spec)
-    add_robot(builder, spec)
+    add_table(builder, spec.table)
+    for arm in spec.arms:
+        add_arm(builder, arm, actuation=spec.actuation)
     for entry in spec.objects:
-        _add_object(builder, entry)
+        add_object(builder, entry)
     for camera in spec.cameras:
-        _add_camera(builder, camera)
+        add_camera(builder, camera)
     _add_home(builder, spec)
+    add_touch(builder, spec.touch)
     return builder
 
 
@@ -72,8 +77,8 @@ def _set_visuals(builder: mujoco.MjSpec, spec: SceneSpec) -> None:
     ).castshadow = False
 
 
-def _add_table(builder: mujoco.MjSpec, spec: SceneSpec) -> None:
-    table = spec.table
+def add_table(builder: mujoco.MjSpec, table: TableSpec) -> None:
+    """Add the table and the floor."""
     contype, conaffinity = MASKS["table"]
     builder.worldbody.add_geom(
         name="table",
@@ -108,23 +113,8 @@ def _add_table(builder: mujoco.MjSpec, spec: SceneSpec) -> None:
     )
 
 
-def _add_object(builder: mujoco.MjSpec, entry: ObjectSpec) -> None:
-    body = builder.worldbody.add_body(name=entry.name, pos=entry.pos, quat=entry.quat)
-    body.add_freejoint(name=f"{entry.name}_free")
-    contype, conaffinity = MASKS["object"]
-    body.add_geom(
-        name=entry.name,
-        type=GEOM_TYPES[entry.shape],
-        size=entry.half_size,
-        mass=entry.mass,
-        friction=entry.friction,
-        contype=contype,
-        conaffinity=conaffinity,
-        rgba=entry.rgba,
-    )
-
-
-def _add_camera(builder: mujoco.MjSpec, camera: CameraSpec) -> None:
+def add_camera(builder: mujoco.MjSpec, camera: CameraSpec) -> None:
+    """Add a camera; raises KeyError where its body is not there."""
     body = builder.worldbody if camera.body is None else find_body(builder, camera.body)
     body.add_camera(
         name=camera.name,
@@ -136,9 +126,19 @@ def _add_camera(builder: mujoco.MjSpec, camera: CameraSpec) -> None:
 
 
 def _add_home(builder: mujoco.MjSpec, spec: SceneSpec) -> None:
-    opened = spec.robot.gripper_range[1]
-    qpos = [*spec.home_q, opened, opened]
+    qpos: list[float] = []
+    ctrl: list[float] = []
+    for arm in spec.arms:
+        home, base = spec.home_of(arm), len(arm.base.joints)
+        floats = isinstance(arm.base, Floating)
+        qpos += [*arm.base_pos, *arm.base_quat] if floats else [0.0] * base
+        ctrl += [] if floats else [0.0] * base
+        qpos += home
+        ctrl += home if spec.actuation == "position" else [0.0] * arm.robot.num_joints
+        if arm.robot.gripper is not None:
+            opened = arm.robot.gripper.finger_range[1]
+            qpos += [opened, opened]
+            ctrl.append(opened)
     for entry in spec.objects:
-        qpos += [*entry.pos, *entry.quat]
-    arm_ctrl = spec.home_q if spec.actuation == "position" else (0.0,) * spec.robot.num_joints
-    builder.add_key(name=HOME_KEY, qpos=qpos, ctrl=[*arm_ctrl, opened])
+        qpos += object_home(entry)
+    builder.add_key(name=HOME_KEY, qpos=qpos, ctrl=ctrl)

@@ -1,10 +1,15 @@
 """A RobotSpec as MJCF: links, joints, drives, hand and primitive shapes."""
 
+from functools import singledispatch
+from typing import Any
+
 import mujoco
 
+from scenes.bases import Base, Floating, Planar
 from scenes.contract.names import unknown_name
-from scenes.contract.robot import GeomSpec, LinkSpec, RobotSpec
-from scenes.specs import SceneSpec
+from scenes.contract.robot import GeomSpec, GripperSpec, LinkSpec
+from scenes.contract.rotations import quat_to_matrix
+from scenes.specs import Actuation, MountedArm
 
 # Contact bits. A pair touches when either side's contype meets the other's conaffinity.
 _TABLE, _OBJECT = 1, 2
@@ -32,29 +37,82 @@ VISUAL_GROUP, _COLLISION_GROUP = 2, 3
 FINGERS = (("left_finger", (1.0, 0.0, 0.0, 0.0)), ("right_finger", (0.0, 0.0, 0.0, 1.0)))
 EE_SITE = "ee"
 GRIPPER_ACTUATOR = "gripper"
+FLANGE_SITE = "flange"
+FORCE_TORQUE = (
+    ("force", mujoco.mjtSensor.mjSENS_FORCE),
+    ("torque", mujoco.mjtSensor.mjSENS_TORQUE),
+)
+_EE_LOOK: dict[str, Any] = {"size": [0.004] * 3, "rgba": [0.1, 0.8, 0.2, 0.5], "group": 4}
 
 
-def add_robot(builder: mujoco.MjSpec, spec: SceneSpec) -> None:
-    """Add the arm with its drives, its hand and its primitive shapes."""
-    robot = spec.robot
+def add_arm(builder: mujoco.MjSpec, arm: MountedArm, *, actuation: Actuation) -> None:
+    """Add an arm with its base, drives, hand and primitive shapes."""
+    robot = arm.robot
     parent = builder.worldbody
     for i, link in enumerate(robot.links):
-        parent = _add_link(parent, link)
+        parent = _add_link(parent, link, name=arm.prefix + link.name)
         if i == 0:
-            parent.pos, parent.quat = robot.base_pos, robot.base_quat
+            parent.pos, parent.quat = arm.base_pos, arm.base_quat
+            add_base(arm.base, builder, parent, arm.prefix)
         else:
-            _add_arm_joint(parent, robot, i - 1, driven=spec.actuation == "position")
-    _add_hand(builder, parent, robot)
+            _add_arm_joint(parent, arm, i - 1, driven=actuation == "position")
+    if robot.gripper is None:
+        _add_tool(parent, arm)
+    else:
+        _add_hand(parent, arm, robot.gripper)
     for i in range(robot.num_joints):
-        _add_arm_actuator(builder, spec, i)
-    _add_gripper_drive(builder, robot)
+        _add_arm_actuator(builder, arm, i, actuation)
+    if robot.gripper is not None:
+        _add_gripper_drive(builder, arm, robot.gripper)
     for geom in robot.geoms:
-        _add_robot_geom(builder, geom, robot)
+        _add_robot_geom(builder, geom, arm)
+    if arm.force_torque:
+        _add_force_torque(builder, arm)
 
 
-def _add_link(parent: mujoco.MjsBody, link: LinkSpec, *, name: str = "") -> mujoco.MjsBody:
+@singledispatch
+def add_base(base: Base, builder: mujoco.MjSpec, body: mujoco.MjsBody, prefix: str) -> None:
+    """Give a base its joints and drives; a fixed one has none."""
+    del base, builder, body, prefix
+
+
+@add_base.register
+def _floating(base: Floating, builder: mujoco.MjSpec, body: mujoco.MjsBody, prefix: str) -> None:
+    del builder
+    body.add_freejoint(name=prefix + base.joints[0])
+
+
+@add_base.register
+def _planar(base: Planar, builder: mujoco.MjSpec, body: mujoco.MjsBody, prefix: str) -> None:
+    slide, hinge = mujoco.mjtJoint.mjJNT_SLIDE, mujoco.mjtJoint.mjJNT_HINGE
+    shapes = ((slide, [1, 0, 0]), (slide, [0, 1, 0]), (hinge, [0, 0, 1]))
+    for i, (name, (kind, axis)) in enumerate(zip(base.joints, shapes, strict=True)):
+        body.add_joint(
+            name=prefix + name,
+            type=kind,
+            axis=axis,
+            limited=True,
+            range=[base.low[i], base.high[i]],
+            actfrclimited=True,
+            actfrcrange=[-base.force_max[i], base.force_max[i]],
+        )
+        actuator = builder.add_actuator(
+            name=prefix + name,
+            target=prefix + name,
+            trntype=mujoco.mjtTrn.mjTRN_JOINT,
+            ctrllimited=True,
+        )
+        if base.drive == "position":
+            actuator.set_to_position(kp=base.kp[i], kv=base.kd[i])
+            actuator.ctrlrange = [base.low[i], base.high[i]]
+        else:
+            actuator.set_to_velocity(kv=base.kd[i])
+            actuator.ctrlrange = [-base.speed_max[i], base.speed_max[i]]
+
+
+def _add_link(parent: mujoco.MjsBody, link: LinkSpec, *, name: str) -> mujoco.MjsBody:
     return parent.add_body(
-        name=name or link.name,
+        name=name,
         pos=link.pos,
         quat=link.quat,
         mass=link.mass,
@@ -66,9 +124,10 @@ def _add_link(parent: mujoco.MjsBody, link: LinkSpec, *, name: str = "") -> mujo
     )
 
 
-def _add_arm_joint(body: mujoco.MjsBody, robot: RobotSpec, i: int, *, driven: bool) -> None:
+def _add_arm_joint(body: mujoco.MjsBody, arm: MountedArm, i: int, *, driven: bool) -> None:
+    robot = arm.robot
     body.add_joint(
-        name=robot.joint_names[i],
+        name=arm.prefix + robot.joint_names[i],
         type=mujoco.mjtJoint.mjJNT_HINGE,
         axis=[0, 0, 1],
         limited=True,
@@ -80,15 +139,17 @@ def _add_arm_joint(body: mujoco.MjsBody, robot: RobotSpec, i: int, *, driven: bo
     )
 
 
-def _add_arm_actuator(builder: mujoco.MjSpec, spec: SceneSpec, i: int) -> None:
-    robot = spec.robot
+def _add_arm_actuator(
+    builder: mujoco.MjSpec, arm: MountedArm, i: int, actuation: Actuation
+) -> None:
+    robot = arm.robot
     actuator = builder.add_actuator(
-        name=robot.joint_names[i],
-        target=robot.joint_names[i],
+        name=arm.prefix + robot.joint_names[i],
+        target=arm.prefix + robot.joint_names[i],
         trntype=mujoco.mjtTrn.mjTRN_JOINT,
         ctrllimited=True,
     )
-    if spec.actuation == "position":
+    if actuation == "position":
         actuator.set_to_position(kp=robot.kp[i], kv=robot.kd[i])
         actuator.ctrlrange = [robot.q_min[i], robot.q_max[i]]
     else:
@@ -96,17 +157,21 @@ def _add_arm_actuator(builder: mujoco.MjSpec, spec: SceneSpec, i: int) -> None:
         actuator.ctrlrange = [-robot.tau_max[i], robot.tau_max[i]]
 
 
-def _add_hand(builder: mujoco.MjSpec, flange: mujoco.MjsBody, robot: RobotSpec) -> None:
-    gripper = robot.gripper
-    hand = _add_link(flange, gripper.hand)
-    hand.add_site(
-        name=EE_SITE, pos=robot.ee_pos, size=[0.004] * 3, rgba=[0.1, 0.8, 0.2, 0.5], group=4
-    )
+def _add_tool(flange: mujoco.MjsBody, arm: MountedArm) -> None:
+    """Put the tool centre of an arm without a gripper on its last link."""
+    robot = arm.robot
+    tool = quat_to_matrix(robot.ee_quat) @ robot.ee_pos + robot.flange_pos
+    flange.add_site(name=arm.prefix + EE_SITE, pos=tool, quat=robot.ee_quat, **_EE_LOOK)
+
+
+def _add_hand(flange: mujoco.MjsBody, arm: MountedArm, gripper: GripperSpec) -> None:
+    hand = _add_link(flange, gripper.hand, name=arm.prefix + gripper.hand.name)
+    hand.add_site(name=arm.prefix + EE_SITE, pos=arm.robot.ee_pos, **_EE_LOOK)
     for name, quat in FINGERS:
-        finger = _add_link(hand, gripper.finger, name=name)
+        finger = _add_link(hand, gripper.finger, name=arm.prefix + name)
         finger.quat = quat
         finger.add_joint(
-            name=f"{name}_joint",
+            name=f"{arm.prefix}{name}_joint",
             type=mujoco.mjtJoint.mjJNT_SLIDE,
             axis=[0, 1, 0],
             limited=True,
@@ -117,11 +182,10 @@ def _add_hand(builder: mujoco.MjSpec, flange: mujoco.MjsBody, robot: RobotSpec) 
         )
 
 
-def _add_gripper_drive(builder: mujoco.MjSpec, robot: RobotSpec) -> None:
-    gripper = robot.gripper
-    left, right = (f"{name}_joint" for name, _ in FINGERS)
+def _add_gripper_drive(builder: mujoco.MjSpec, arm: MountedArm, gripper: GripperSpec) -> None:
+    left, right = (f"{arm.prefix}{name}_joint" for name, _ in FINGERS)
     coupling = builder.add_equality(
-        name="fingers",
+        name=f"{arm.prefix}fingers",
         type=mujoco.mjtEq.mjEQ_JOINT,
         objtype=mujoco.mjtObj.mjOBJ_JOINT,
         name1=left,
@@ -132,7 +196,7 @@ def _add_gripper_drive(builder: mujoco.MjSpec, robot: RobotSpec) -> None:
     coupling.solimp = [0.95, 0.99, 0.001, 0.5, 2.0]
     coupling.data = [0.0, 1.0] + [0.0] * (len(coupling.data) - 2)
     actuator = builder.add_actuator(
-        name=GRIPPER_ACTUATOR,
+        name=arm.prefix + GRIPPER_ACTUATOR,
         target=left,
         trntype=mujoco.mjtTrn.mjTRN_JOINT,
         ctrllimited=True,
@@ -141,13 +205,13 @@ def _add_gripper_drive(builder: mujoco.MjSpec, robot: RobotSpec) -> None:
     actuator.set_to_position(kp=gripper.kp, kv=gripper.kd)
 
 
-def _add_robot_geom(builder: mujoco.MjSpec, geom: GeomSpec, robot: RobotSpec) -> None:
+def _add_robot_geom(builder: mujoco.MjSpec, geom: GeomSpec, arm: MountedArm) -> None:
     targets = [name for name, _ in FINGERS] if geom.body == "finger" else [geom.body]
     for target in targets:
-        body = find_body(builder, target)
+        body = find_body(builder, arm.prefix + target)
         contype, conaffinity = MASKS[geom.role]
         added = body.add_geom(
-            name=f"{target}_pad" if geom.role == "pad" else "",
+            name=f"{arm.prefix}{target}_pad" if geom.role == "pad" else "",
             type=GEOM_TYPES[geom.kind],
             size=[*geom.size, 0.0, 0.0][:3],
             pos=geom.pos,
@@ -160,10 +224,27 @@ def _add_robot_geom(builder: mujoco.MjSpec, geom: GeomSpec, robot: RobotSpec) ->
         if geom.start is not None and geom.end is not None:
             added.fromto = [*geom.start, *geom.end]
         if geom.role == "pad":
-            added.friction = robot.gripper.pad_friction
-            added.solref = robot.gripper.pad_solref
-            added.solimp = [*robot.gripper.pad_solimp, 0.5, 2.0]
+            gripper = arm.robot.parallel_gripper
+            added.friction = gripper.pad_friction
+            added.solref = gripper.pad_solref
+            added.solimp = [*gripper.pad_solimp, 0.5, 2.0]
             added.priority = 1
+
+
+def _add_force_torque(builder: mujoco.MjSpec, arm: MountedArm) -> None:
+    """Add a sensor in front of the hand: what it measures goes from the last link into the hand.
+
+    An arm without a gripper has it at its flange; it then measures what its last joint carries.
+    """
+    gripper = arm.robot.gripper
+    name = arm.robot.links[-1].name if gripper is None else gripper.hand.name
+    site = f"{arm.prefix}{FLANGE_SITE}"
+    at = arm.robot.flange_pos if gripper is None else (0.0, 0.0, 0.0)
+    find_body(builder, arm.prefix + name).add_site(name=site, pos=at, group=4, size=[0.004] * 3)
+    for reading, kind in FORCE_TORQUE:
+        builder.add_sensor(
+            name=arm.prefix + reading, type=kind, objtype=mujoco.mjtObj.mjOBJ_SITE, objname=site
+        )
 
 
 def find_body(builder: mujoco.MjSpec, name: str) -> mujoco.MjsBody:

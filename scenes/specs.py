@@ -1,28 +1,48 @@
-"""What a robot, a scene, an action and an observation are: data with units, stdlib and numpy only.
+"""What a scene is: arms at a table, objects, cameras and sensors, as data with units.
 
-Shared by the simulator (`scenes.build`), the environments and the robot bridge, which has no JAX.
-Quaternions are wxyz. Every pose is given in the frame of its parent body.
+Stdlib and numpy only; `scenes.build` compiles it. Quaternions are wxyz. Every pose is given in the
+frame of its parent body.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from itertools import product
+from typing import Literal, TypeVar
 
-from scenes.contract.names import named
+import numpy as np
+
+from scenes.bases import Base, Fixed
+from scenes.contract.names import named, unknown_name
 from scenes.contract.robot import Rgba, RobotSpec
-from scenes.contract.rotations import UNIT_QUAT, Quat, Vec3
+from scenes.contract.rotations import UNIT_QUAT, Quat, Vec3, quat_to_matrix
 from scenes.contract.specs import CameraSpec, require_positive, require_unique
+from scenes.shapes import Box, FreeMount, Mount, Shape
 
 Actuation = Literal["position", "torque"]
+Entry = TypeVar("Entry")
+_FREE, _BOLTED = FreeMount(), Fixed()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectSpec:
-    """A free rigid box. half_size [m], mass [kg], friction (slide [1], spin [m], roll [m])."""
+    """A rigid object.
+
+    Attributes:
+        name: of the body and its first geom.
+        half_size: of a box [m], the short way to `shape=Box(half_size)`.
+        mass: of the whole object [kg].
+        shape: "box" with a `half_size`, or a shape of `scenes.shapes`.
+        mount: whether and how it moves.
+        rgba: colour.
+        friction: slide [1], spin [m], roll [m].
+        pos: at the start, in the world [m].
+        quat: at the start, in the world, wxyz.
+    """
 
     name: str
-    half_size: Vec3
+    half_size: Vec3 | None = None
     mass: float
-    shape: Literal["box"] = "box"
+    shape: Shape | Literal["box"] = "box"
+    mount: Mount = _FREE
     rgba: Rgba = (0.8, 0.2, 0.2, 1.0)
     friction: Vec3 = (1.0, 0.005, 0.0001)
     pos: Vec3 = (0.5, 0.0, 0.0)
@@ -30,20 +50,43 @@ class ObjectSpec:
 
     def __post_init__(self) -> None:
         owner = f"ObjectSpec '{self.name}'"
-        if self.shape != "box":
-            raise ValueError(f"{owner}: shape must be 'box', got '{self.shape}'.")
-        require_positive(owner, "half_size", self.half_size)
+        self._check_shape(owner)
         require_positive(owner, "mass", (self.mass,))
         if min(self.friction) < 0:
             raise ValueError(f"{owner}: friction must not be negative, got {self.friction}.")
+
+    def _check_shape(self, owner: str) -> None:
+        if isinstance(self.shape, str) and self.shape != "box":
+            raise ValueError(
+                f"{owner}: shape must be 'box', got '{self.shape}'. "
+                "Others are values: Cylinder, Capsule, Sphere, Mesh, Compound of scenes.shapes."
+            )
+        if (self.shape == "box") == (self.half_size is None):
+            raise ValueError(f"{owner}: give either half_size or a shape of scenes.shapes.")
+        if self.half_size is not None:
+            require_positive(owner, "half_size", self.half_size)
+
+    @property
+    def solid(self) -> Shape:
+        """The shape, a box of `half_size` where that was given."""
+        if self.half_size is not None:
+            return Box(self.half_size)
+        assert not isinstance(self.shape, str)  # checked when it was made
+        return self.shape
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableSpec:
     """The table, its top surface at z = 0.
 
-    For contacts it is an infinite plane, so nothing falls off; half_size [m] and center [m] only
-    say what is drawn. height [m]: distance of the drawn floor below the top.
+    For contacts it is an infinite plane, so nothing falls off.
+
+    Attributes:
+        half_size: half extents of what is drawn [m].
+        center: of what is drawn [m].
+        height: distance of the drawn floor below the top [m].
+        friction: slide [1], spin [m], roll [m].
+        rgba: colour.
     """
 
     half_size: tuple[float, float] = (0.5, 0.6)
@@ -58,20 +101,98 @@ class TableSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SceneSpec:
-    """A robot at a table with objects and cameras; `scenes.build.build_scene` compiles it.
+class MountedArm:
+    """One arm of a scene.
 
-    home: joint pose of the keyframe [rad], None = the robot's. sim_dt [s] physics step.
-    actuation: "position" (joint impedance with the robot's gains) or "torque" (motors [N m]).
-    solver_iterations, line_search_iterations: Newton's, fixed because MJX unrolls to the worst
-    world.
+    Attributes:
+        robot: the arm.
+        role: by which tasks and operators name it, for example "left"; "" for the only one.
+        base: what it stands on.
+        home: its joint pose in the keyframe [rad]; None = the robot's.
+        force_torque: whether a force and torque sensor sits between flange and hand.
+    """
+
+    robot: RobotSpec
+    role: str = ""
+    base: Base = _BOLTED
+    home: tuple[float, ...] | None = None
+    force_torque: bool = False
+
+    def __post_init__(self) -> None:
+        whose = f"arm '{self.role}'" if self.role else "the arm"
+        self.robot.check_pose(self.home_q, what=f"home of {whose}")
+
+    @property
+    def home_q(self) -> tuple[float, ...]:
+        """Joint pose in the keyframe [rad]."""
+        return self.robot.home if self.home is None else self.home
+
+    @property
+    def prefix(self) -> str:
+        """What stands before every name of this arm in the model."""
+        return f"{self.role}/" if self.role else ""
+
+    @property
+    def base_pos(self) -> Vec3:
+        """Position of the base in the world [m]."""
+        return self.robot.base_pos if self.base.pos is None else self.base.pos
+
+    @property
+    def base_quat(self) -> Quat:
+        """Orientation of the base in the world, wxyz."""
+        return self.robot.base_quat if self.base.quat is None else self.base.quat
+
+    @property
+    def workspace(self) -> tuple[Vec3, Vec3]:
+        """Low and high corner of the box around the robot's workspace, in the world [m].
+
+        Exact where the base is turned by quarter turns; else the box is larger than the workspace.
+        """
+        box = self.robot.workspace_low, self.robot.workspace_high
+        corners = np.array(list(product(*zip(*box, strict=True))))
+        placed = corners @ quat_to_matrix(self.base_quat).T + np.asarray(self.base_pos)
+        (a, b, c), (d, e, f) = placed.min(0).tolist(), placed.max(0).tolist()
+        return (a, b, c), (d, e, f)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TouchSpec:
+    """A reading of how hard something presses on a geom.
+
+    Attributes:
+        name: of the reading: one number, the sum of the normal forces [N].
+        geom: whose contacts are summed, by its name in the model: "left_finger_pad", "cube".
     """
 
     name: str
-    robot: RobotSpec
+    geom: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneSpec:
+    """Arms at a table with objects, cameras and sensors; `scenes.build.build_scene` compiles it.
+
+    Attributes:
+        name: of the scene.
+        arms: one or several, each with its role.
+        table: what they stand at.
+        objects: what they handle.
+        cameras: what sees them; a camera's body is named as in the model, "left/hand" where the
+            arm has a role.
+        touch: contact readings.
+        sim_dt: physics step [s].
+        home: joint pose of the only arm in the keyframe [rad]; None = what the arm says.
+        actuation: "position" (joint impedance with the robot's gains) or "torque" (motors [N m]).
+        solver_iterations: Newton's, fixed because MJX unrolls to the worst world.
+        line_search_iterations: likewise.
+    """
+
+    name: str
+    arms: tuple[MountedArm, ...]
     table: TableSpec = TableSpec()
     objects: tuple[ObjectSpec, ...] = ()
     cameras: tuple[CameraSpec, ...] = ()
+    touch: tuple[TouchSpec, ...] = ()
     sim_dt: float = 0.005
     home: tuple[float, ...] | None = None
     actuation: Actuation = "position"
@@ -85,16 +206,48 @@ class SceneSpec:
         require_positive(owner, "line_search_iterations", (self.line_search_iterations,))
         require_unique(owner, "object", [entry.name for entry in self.objects])
         require_unique(owner, "camera", [entry.name for entry in self.cameras])
+        require_unique(owner, "touch sensor", [entry.name for entry in self.touch])
+        require_unique(owner, "arm", [arm.role for arm in self.arms])
         if self.actuation not in ("position", "torque"):
             raise ValueError(
                 f"{owner}: actuation must be 'position' or 'torque', got '{self.actuation}'."
             )
-        self.robot.check_pose(self.home_q, what=f"home of scene '{self.name}'")
+        self._check_arms(owner)
+
+    def _check_arms(self, owner: str) -> None:
+        if not self.arms:
+            raise ValueError(f"{owner}: arms is empty, allowed: one or more MountedArm.")
+        if self.home is None:
+            return
+        if len(self.arms) > 1:
+            raise ValueError(f"{owner}: home is for one arm; give each MountedArm its own home.")
+        self.robot.check_pose(self.home, what=f"home of scene '{self.name}'")
+
+    @property
+    def arm(self) -> MountedArm:
+        """The only arm; raises KeyError naming the roles where there are several."""
+        return only(self.arms, [arm.role for arm in self.arms], where="spec.arm_of(role)")
+
+    @property
+    def robot(self) -> RobotSpec:
+        """The robot of the only arm; raises KeyError naming the roles where there are several."""
+        return self.arm.robot
 
     @property
     def home_q(self) -> tuple[float, ...]:
-        """Joint pose of the keyframe "home" [rad]."""
-        return self.robot.home if self.home is None else self.home
+        """Joint pose of the only arm in the keyframe "home" [rad]."""
+        return self.home_of(self.arm)
+
+    def arm_of(self, role: str) -> MountedArm:
+        """Return the arm with a role; raises KeyError naming the allowed ones."""
+        table = {arm.role: arm for arm in self.arms}
+        if role not in table:
+            raise KeyError(unknown_name("arm", role, table))
+        return table[role]
+
+    def home_of(self, arm: MountedArm) -> tuple[float, ...]:
+        """Joint pose of an arm in the keyframe "home" [rad]."""
+        return arm.home_q if self.home is None else self.home
 
     def object(self, name: str) -> ObjectSpec:
         """Return the object called `name`; raises KeyError naming the allowed ones."""
@@ -103,3 +256,10 @@ class SceneSpec:
     def camera(self, name: str) -> CameraSpec:
         """Return the camera called `name`; raises KeyError naming the allowed ones."""
         return named(self.cameras, name, kind="camera")
+
+
+def only(entries: tuple[Entry, ...], roles: list[str], *, where: str) -> Entry:
+    """Return the only entry; raises KeyError naming the roles where there are several."""
+    if len(entries) != 1:
+        raise KeyError(f"The scene has {len(entries)} arms: {', '.join(roles)}. Use {where}.")
+    return entries[0]

@@ -23,7 +23,7 @@ from mjx_serl.commands import (
 from mjx_serl.data.demos import DemoContract, load_demos, save_demos
 from mjx_serl.envs.env import make_env
 from mjx_serl.experiments import PRESETS
-from mjx_serl.platform import steps_with_mjx
+from mjx_serl.platform import needs_mjx, parse_start
 from mjx_serl.run import loop
 from mjx_serl.training import demonstrations
 from mjx_serl.types import Transition
@@ -102,9 +102,10 @@ def test_a_value_of_the_wrong_kind(refuse: Refuse, option: tuple[str, str], hint
     assert option[0] in text and hint in text
 
 
-@pytest.mark.parametrize("option", ["--preset", "--resume"])
+@pytest.mark.parametrize("option", ["--preset", "--resume", "--physics", "--seed"])
 def test_an_option_without_its_value(refuse: Refuse, option: str):
-    assert f"{option} needs a value" in one_line(refuse(option))
+    """The parser says it, as it does of every other option."""
+    assert f"Missing value for argument '{option}'" in refuse(option)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +188,12 @@ def test_options_change_the_preset():
     assert cfg == dataclasses.replace(want, method=method)
 
 
+def mjx_in(argv: Sequence[str]) -> bool:
+    """What train.py finds out before JAX starts."""
+    start, _ = parse_start(argv)
+    return needs_mjx(physics=start.physics, run=start.resume)
+
+
 @pytest.mark.parametrize(
     ("argv", "answer"),
     [
@@ -194,11 +201,13 @@ def test_options_change_the_preset():
         (["--physics", "native"], False),
         (["--physics", "mjx"], True),
         (["--seed", "3", "--physics=warp"], True),
+        (["--pixels.cameras", "front", "wrist", "--physics", "mjx", "--help"], True),
+        (["--run.name", "mjx"], False),
         (["--resume", "nowhere"], False),
     ],
 )
 def test_mjx_is_noticed_before_jax_starts(argv: Sequence[str], answer: bool):
-    assert steps_with_mjx(argv) is answer
+    assert mjx_in(argv) is answer
 
 
 @pytest.mark.parametrize(
@@ -207,7 +216,24 @@ def test_mjx_is_noticed_before_jax_starts(argv: Sequence[str], answer: bool):
 )
 def test_a_resumed_run_says_whether_it_needs_mjx(tmp_path: Path, text: str, answer: bool):
     (tmp_path / "config.json").write_text(text)
-    assert steps_with_mjx(["--resume", str(tmp_path)]) is answer
+    assert mjx_in(["--resume", str(tmp_path)]) is answer
+    assert needs_mjx(run=tmp_path) is answer
+
+
+def test_what_is_needed_first_leaves_the_other_words_in_their_order():
+    argv = ["--seed", "3", "--preset=serl", "--pixels.cameras", "front", "wrist", "--demos.count=0"]
+    start, rest = parse_start(argv)
+    assert start.preset == "serl"
+    assert rest == ["--seed", "3", "--pixels.cameras", "front", "wrist", "--demos.count=0"]
+
+
+def test_the_platform_is_prepared_without_jax():
+    """train.py --help and bad options must not wait for it, nor may flags come too late."""
+    code = (
+        "import sys\nfrom mjx_serl.platform import parse_start\n"
+        "parse_start(['--physics', 'mjx'])\nassert 'jax' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 
 
 def test_ctrl_c_before_the_first_epoch_is_no_traceback(capsys: pytest.CaptureFixture[str]):

@@ -3,7 +3,7 @@
 It has the interface that `mjx_serl.training` uses of an environment and no physics. An episode
 ends at the step drawn at its start: `end` at most `STEPS` terminates, a later one never comes and
 the episode is cut by the time limit. Half of the worlds only report success one step after their
-end, which nobody may count. Every step pays 1, also after the end.
+end, which must not count. Every step pays 1, also after the end.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ class ToyState:
 
 @struct.dataclass
 class ToySim:
-    """What is kept of a world that left the finite numbers; where its two bodies are."""
+    """What is kept of a world whose state became non-finite; where its two bodies are."""
 
     qpos: jax.Array
     qvel: jax.Array

@@ -46,7 +46,7 @@ def start(params: Params) -> Job:
 
 
 def passes(params: Params) -> tuple[list[Any], Callable]:
-    """[parameters, images] and steps down the gradient of the features' squares."""
+    """Return [parameters, images] and steps down the gradient of the features' squares."""
     import jax
     import jax.numpy as jnp
 
@@ -68,7 +68,7 @@ def passes(params: Params) -> tuple[list[Any], Callable]:
 
 
 def updates(params: Params) -> tuple[list[Any], Callable]:
-    """[agent state, buffer state] and the function of them that makes `REPEATS` updates."""
+    """Return [agent state, buffer state] and the function that makes `REPEATS` updates."""
     import jax
 
     from mjx_serl.agents.sac import SACConfig

@@ -55,7 +55,7 @@ def start(params: Params) -> Job:
 
 
 def build(params: Params, updates: int) -> tuple[list[Any], Callable]:
-    """[agent state, buffer state, key] and the function of them that makes `updates` updates."""
+    """Return [agent state, buffer state, key] and the function that makes `updates` updates."""
     import jax
 
     from mjx_serl.agents.sac import SACConfig

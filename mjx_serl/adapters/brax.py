@@ -40,7 +40,7 @@ class BraxEnv(BraxBase):
         self.env = env
 
     def reset(self, rng: Array) -> State:
-        """Start an episode; `rng` is a key, typed or Brax's raw uint32 pair."""
+        """Return the start of an episode; `rng` is a key, typed or Brax's raw uint32 pair."""
         state = self.env.reset(rng)
         opaque: PyTree = state  # Brax's wrappers take any pytree here
         return State(
@@ -53,7 +53,7 @@ class BraxEnv(BraxBase):
         )
 
     def step(self, state: State, action: Float[Array, " A"]) -> State:
-        """Hold `action` in [-1, 1] for one control period."""
+        """Return the world after `action` in [-1, 1] was held for one control period."""
         before: PyTree = state.pipeline_state
         after = self.env.step(before, action)
         return state.replace(

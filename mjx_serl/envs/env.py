@@ -11,7 +11,7 @@ from mjx_serl.envs.control.controller import Command, Controller
 from mjx_serl.envs.control.registry import build_controller
 from mjx_serl.envs.physics.protocol import Physics, SimState
 from mjx_serl.envs.physics.registry import PHYSICS, default_physics
-from mjx_serl.envs.task import TASKS, Task, TaskState
+from mjx_serl.envs.task import TASKS, Task, TaskFactory, TaskState
 from mjx_serl.types import Metrics, Obs, PRNGKey, PyTree
 from scenes.build import Scene, build_scene
 from scenes.contract.specs import ActionSpec, ObsSpec
@@ -21,8 +21,20 @@ from scenes.contract.specs import ActionSpec, ObsSpec
 class EnvState:
     """Everything about one world between two steps.
 
-    `terminated` and `truncated` are never true together. `valid` is false where the physics
-    left the finite numbers: the step must not be learned from and the world must be reset.
+    Attributes:
+        carry: of the physics.
+        sim: what tasks and controllers may read.
+        command: of the controller.
+        task_state: of the task.
+        obs: the task's own observation.
+        reward: of the step that led here.
+        terminated: the episode ended by itself; never together with `truncated`.
+        truncated: the time limit ended the episode.
+        success: whether the task is solved.
+        valid: false where the state became non-finite: the step must not be learned from and
+            the world must be reset.
+        t: control steps since the start.
+        metrics: unscaled terms of the reward.
     """
 
     carry: PyTree
@@ -44,7 +56,15 @@ _Loop = tuple[PyTree, SimState, Command]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Env:
-    """reset and step of one world; `vectorize` makes it many."""
+    """reset and step of one world; `vectorize` makes it many.
+
+    Attributes:
+        name: of the task in the registry.
+        scene: compiled.
+        physics: steps the scene.
+        controller: makes controls of actions.
+        task: starts, observations, rewards and ends.
+    """
 
     name: str
     scene: Scene
@@ -73,7 +93,7 @@ class Env:
         return 1.0 / self.task.control.rate
 
     def reset(self, key: PRNGKey) -> EnvState:
-        """Start an episode drawn with `key`."""
+        """Return the start of an episode drawn with `key`."""
         qpos, task_state = self.task.sample(key)
         carry, sim = self.physics.reset(qpos, jnp.zeros(self.scene.model.nv))
         command = self.controller.start(sim)
@@ -114,7 +134,7 @@ class Env:
         )
 
     def step(self, state: EnvState, action: Float[Array, " A"]) -> EnvState:
-        """Hold `action` in [-1, 1] for one control period."""
+        """Return the world after `action` in [-1, 1] was held for one control period."""
         command = self.controller.command(state.command, state.sim, action)
         carry, sim, command = self.hold(state.carry, state.sim, command)
         return self._judge(state, carry, sim, command)
@@ -122,7 +142,7 @@ class Env:
     def hold(
         self, carry: PyTree, sim: SimState, command: Command
     ) -> tuple[PyTree, SimState, Command]:
-        """Let one control period pass under a command."""
+        """Return carry, SimState and command after one control period under a command."""
 
         def inner(loop: _Loop, _: None) -> tuple[_Loop, None]:
             carry, sim, command = loop
@@ -140,7 +160,7 @@ class Env:
         obs = self.task.observe(sim, command, task_state)
         reward, terms = self.task.reward(sim, task_state)
         valid = _finite((sim.qpos, sim.qvel, obs, reward))
-        # A world that left the finite numbers ends here, earns nothing and shows nothing of it.
+        # A world with a non-finite state ends here; zeros stand for what it would earn and show.
         obs, reward, terms = jax.tree.map(
             lambda x: jnp.where(valid, x, jnp.zeros_like(x)), (obs, reward, terms)
         )
@@ -168,14 +188,26 @@ def _finite(tree: PyTree) -> Bool[Array, ""]:
 
 
 def make_env(name: str, *, physics: str | None = None, max_worlds: int = 1) -> Env:
-    """Build a registered task.
+    """Return one world of a registered task.
 
     Args:
         name: for example "franka/pick_cube"; raises KeyError with the allowed names.
         physics: "native", "mjx" or "warp"; None picks native on a CPU, MJX on an accelerator.
         max_worlds: the most worlds that will be stepped at once (sizes Warp's contact buffers).
     """
-    factory = TASKS[name]
+    return build_env(TASKS[name], name=name, physics=physics, max_worlds=max_worlds)
+
+
+def build_env(
+    factory: TaskFactory, *, name: str, physics: str | None = None, max_worlds: int = 1
+) -> Env:
+    """Build a task that need not be registered, for example one in a scene of the user's own.
+
+    Args:
+        factory: the task and its scene.
+        name: what it is called.
+        physics, max_worlds: as of `make_env`.
+    """
     scene = build_scene(factory.scene())
     task = factory.build(scene)
     return Env(

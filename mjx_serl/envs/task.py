@@ -1,5 +1,6 @@
 """What a task is: where episodes start, what is seen, what is rewarded, when it ends."""
 
+import dataclasses
 from typing import Any, Protocol
 
 import jax
@@ -9,7 +10,7 @@ from mjx_serl.envs.control.controller import Command, ControlConfig
 from mjx_serl.envs.physics.protocol import SimState
 from mjx_serl.registry import Registry
 from mjx_serl.types import Obs, PRNGKey
-from scenes.build import Scene
+from scenes.build import Scene, SceneSource
 from scenes.contract.specs import ObsSpec
 from scenes.specs import SceneSpec
 
@@ -74,13 +75,34 @@ class Task(Protocol):
 class TaskFactory(Protocol):
     """What the registry files: a scene and the task that lives in it."""
 
-    def scene(self) -> SceneSpec:
+    def scene(self) -> SceneSpec | SceneSource:
         """The scene to compile."""
         ...
 
     def build(self, scene: Scene) -> Task:
         """The task, with the compiled scene's indices and constants."""
         ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskIn:
+    """A task in another scene than its own, for example one of the user's own robot.
+
+    Attributes:
+        task: speaks of roles: the arm, its gripper, objects by name.
+        world: has them; it says where the arm starts.
+    """
+
+    task: TaskFactory
+    world: SceneSpec | SceneSource
+
+    def scene(self) -> SceneSpec | SceneSource:
+        """The scene to compile."""
+        return self.world
+
+    def build(self, scene: Scene) -> Task:
+        """The task, with the compiled scene's indices and constants."""
+        return self.task.build(scene)
 
 
 TASKS: Registry[TaskFactory] = Registry("task")

@@ -189,7 +189,7 @@ def encode(encoder: FrozenEncoder, obs: Obs) -> Obs:
 
 
 def _frozen(observer: Observer) -> FrozenEncoder | None:
-    encoder = None if observer.eye is None else observer.eye.encoder
+    encoder = None if observer.cameras is None else observer.cameras.encoder
     if encoder is not None and not isinstance(encoder, FrozenEncoder):
         raise ValueError(
             f"A bundle's encoder must be a FrozenEncoder, got {type(encoder).__name__}"

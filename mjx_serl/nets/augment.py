@@ -21,7 +21,7 @@ def crop_images(key: PRNGKey, obs: Obs, pad: int, *, cameras: Sequence[str]) -> 
 
 
 def random_crop(key: PRNGKey, images: UInt8[Array, "B H W C"], pad: int) -> UInt8[Array, "B H W C"]:
-    """Cut a window of the same size out of each image, padded with its edge by `pad` pixels."""
+    """Return a window of the same size out of each image, padded with its edge by `pad` pixels."""
     margin = (pad, pad)
     padded = jnp.pad(images, ((0, 0), margin, margin, (0, 0)), mode="edge")
     corners = jax.random.randint(key, (images.shape[0], 2), 0, 2 * pad + 1)

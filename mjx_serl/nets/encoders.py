@@ -43,10 +43,11 @@ ENCODERS: Registry[MakeEncoder] = Registry("encoder")
 class EncoderConfig:
     """How images become features.
 
-    name: an entry of `ENCODERS`. "small", three layers for a CPU; "medium", twice as wide;
-        "serl_small" and "resnet10", SERL's sizes, trained from scratch.
-    shared: one encoder for all cameras instead of one each.
-    features: length of one camera's feature vector [units]; SERL's is 256.
+    Attributes:
+        name: an entry of `ENCODERS`. "small", three layers for a CPU; "medium", twice as wide;
+            "serl_small" and "resnet10", SERL's sizes, trained from scratch.
+        shared: one encoder for all cameras instead of one each.
+        features: length of one camera's feature vector [units]; SERL's is 256.
     """
 
     name: str = "small"
@@ -63,8 +64,11 @@ class EncoderConfig:
 class ConvEncoder(nn.Module):
     """Convolutions with ReLU, then Dense -> LayerNorm -> tanh on their maps.
 
-    Fields: layers; average, whether each map is averaged over the image first, which loses
-    where things are; features and compute_dtype as in `EncoderConfig` and `SACConfig`.
+    Attributes:
+        layers: of convolution.
+        average: whether each map is averaged over the image first, which loses where things are.
+        features: as in `EncoderConfig`.
+        compute_dtype: as in `SACConfig`.
     """
 
     layers: tuple[Layer, ...]
@@ -119,6 +123,10 @@ class ResNet10(nn.Module):
 
     The layout of serl_launcher `resnet_v1.py`; unlike its "resnet" it is trained, not cut off
     by a stop_gradient.
+
+    Attributes:
+        features: as in `EncoderConfig`.
+        compute_dtype: as in `SACConfig`.
     """
 
     features: int
@@ -139,7 +147,13 @@ ENCODERS.register("resnet10")(ResNet10)
 
 
 class ResidualBlock(nn.Module):
-    """relu(shortcut + two 3x3 convolutions with GroupNorm); the second norm starts at zero."""
+    """relu(shortcut + two 3x3 convolutions with GroupNorm); the second norm starts at zero.
+
+    Attributes:
+        channels: of the output.
+        stride: of the first convolution and the shortcut [px].
+        compute_dtype: as in `SACConfig`.
+    """
 
     channels: int
     stride: int
@@ -159,7 +173,11 @@ class ResidualBlock(nn.Module):
 
 
 class SpatialEmbeddings(nn.Module):
-    """Sums of each map weighted by learned images: `count` numbers per channel keep "where"."""
+    """Sums of each map weighted by learned images, which keep where things are.
+
+    Attributes:
+        count: sums per channel.
+    """
 
     count: int = 8
 
@@ -190,7 +208,13 @@ def _bottleneck(encoder: ConvEncoder | ResNet10, x: Float[Array, "B D"]) -> Feat
 
 
 class CameraEncoders(nn.Module):
-    """The encoders of all cameras side by side, one for all where `config.shared`."""
+    """The encoders of all cameras side by side.
+
+    Attributes:
+        config: of each; one encoder for all where it is `shared`.
+        cameras: names.
+        compute_dtype: as in `SACConfig`.
+    """
 
     config: EncoderConfig
     cameras: tuple[str, ...]
@@ -213,6 +237,11 @@ class ObsEncoder:
     """The map from observations to [image features | vectors], and where the parts lie.
 
     Without images it has no parameters ({}) and joins the vectors.
+
+    Attributes:
+        config: of the cameras' encoders.
+        shapes: of the observations, by name.
+        compute_dtype: as in `SACConfig`.
     """
 
     config: EncoderConfig

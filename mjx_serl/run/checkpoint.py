@@ -38,9 +38,15 @@ _OTHER_VERSION = (
     "Hint: where another version of mjx_serl wrote it, only that one goes on with it; evaluate.py, "
     "play.py, export and deploy.py still take its policy"
 )
-_RINGS = {"buffer": "data/online", "demos": "data/demos"}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FULL_TEXT = ("no space left", "disk quota", "file too large")  # as tensorstore words it
+
+# Leaves by the names that they had in older checkpoints: the start of the path, then and now.
+_RENAMED = (
+    ("worlds/worlds/", "worlds/envs/"),
+    ("buffer/", "data/online/"),
+    ("demos/", "data/demos/"),
+)
 
 LeafSpec = dict[str, Any]
 """One stored leaf: `path`, `shape`, `dtype` as text, and `key_impl` of a typed PRNG key."""
@@ -265,8 +271,8 @@ def _read_arrays(path: Path, specs: list[LeafSpec]) -> list[np.ndarray]:
 
 def _load(path: Path, template: PyTree, part: bool) -> tuple[PyTree, int, dict[str, Any]]:
     stored = json.loads((path / "state.json").read_text())
-    _upgrade(stored["leaves"])
     named = _named_leaves(template)
+    stored["leaves"] = [s | {"path": _current_name(s["path"])} for s in stored["leaves"]]
     names = {name for name, _ in named}
     there = [leaf for leaf in stored["leaves"] if not part or leaf["path"] in names]
     diff = _spec_diff(there, [_spec(name, leaf) for name, leaf in named])
@@ -282,14 +288,12 @@ def _load(path: Path, template: PyTree, part: bool) -> tuple[PyTree, int, dict[s
     return state, stored["step"], stored["meta"]
 
 
-def _upgrade(leaves: list[LeafSpec]) -> None:
-    """Rename leaves of states from when a trainer's data were two replay rings."""
-    if any(leaf["path"].startswith("data/") for leaf in leaves):
-        return
-    for leaf in leaves:
-        top, _, rest = leaf["path"].partition("/")
-        if top in _RINGS:
-            leaf["path"] = f"{_RINGS[top]}/{rest}"
+def _current_name(path: str) -> str:
+    """Return the path that a stored leaf has in today's state."""
+    for old, new in _RENAMED:
+        if path.startswith(old):
+            return new + path.removeprefix(old)
+    return path
 
 
 def _to_device(array: np.ndarray, spec: LeafSpec, template: Any) -> jax.Array:

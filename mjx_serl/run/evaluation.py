@@ -10,7 +10,8 @@ from mjx_serl.config import TrainConfig
 from mjx_serl.run.checkpoint import CheckpointStore
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.loop import Run
-from mjx_serl.training.evaluate import ON_DEMAND, EvalResult, evaluate, stream_key
+from mjx_serl.training.episodes import EpisodeResult
+from mjx_serl.training.evaluate import ON_DEMAND, evaluate, stream_key
 from mjx_serl.training.policies import trained_policy
 from mjx_serl.training.state import PolicyParams
 from scenes.contract.success_rate import success_line
@@ -30,7 +31,7 @@ def load_policy(path: Path) -> tuple[Run, PolicyParams]:
 
 def evaluate_run(
     path: Path, *, episodes: int, seed: int, deterministic: bool = True
-) -> tuple[TrainConfig, EvalResult]:
+) -> tuple[TrainConfig, EpisodeResult]:
     """Play `episodes` of a run's latest good checkpoint.
 
     The starts come from a stream that neither training nor its own evaluations draw from;
@@ -43,7 +44,7 @@ def evaluate_run(
     return run.cfg, jax.device_get(result)
 
 
-def describe(result: EvalResult) -> str:
+def describe(result: EpisodeResult) -> str:
     """Success rate with its Wilson 95 % interval, return and length, in one line."""
     solved, total = int(np.sum(result.success)), len(result.success)
     return (

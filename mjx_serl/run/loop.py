@@ -28,10 +28,10 @@ from mjx_serl.run.memory_check import available_bytes, check_memory
 from mjx_serl.run.programs import EvalFn, Programs, compile_epoch, compile_eval
 from mjx_serl.run.signals import StopSignal, note_stop
 from mjx_serl.run.summary import Summary
+from mjx_serl.training.episodes import EpisodeResult
 from mjx_serl.training.evaluate import (
     CHECK,
     FINAL,
-    EvalResult,
     stream_key,
 )
 from mjx_serl.training.state import TrainState, tree_bytes
@@ -208,7 +208,7 @@ class Run:
         self.hooks.on_eval(record)
         return self._summary(record)
 
-    def _evaluate(self, program: EvalFn, state: TrainState, stream: int) -> EvalResult:
+    def _evaluate(self, program: EvalFn, state: TrainState, stream: int) -> EpisodeResult:
         # Every check plays other episodes, so that passing two in a row is no accident.
         key = jax.random.fold_in(stream_key(self.cfg.seed, stream), self.progress.epoch)
         return jax.device_get(program(self.trainer.policy_params(state), key))
@@ -226,7 +226,7 @@ class Run:
             self._nan_dumped = True
             dump_bad_world(state, self.folder.path / "nan_world.npz")
 
-    def _record(self, result: EvalResult, elapsed: float, *, final: bool = False) -> EvalRecord:
+    def _record(self, result: EpisodeResult, elapsed: float, *, final: bool = False) -> EvalRecord:
         return EvalRecord(
             epoch=self.progress.epoch,
             env_steps=self.progress.epoch * self.trainer.env_steps_per_epoch,

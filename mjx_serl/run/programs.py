@@ -8,14 +8,15 @@ from typing import Any
 import jax
 
 from mjx_serl.envs.observation import Observer
-from mjx_serl.training.evaluate import CHECK, EvalResult, evaluate, stream_key
+from mjx_serl.training.episodes import EpisodeResult
+from mjx_serl.training.evaluate import CHECK, evaluate, stream_key
 from mjx_serl.training.policies import trained_policy
 from mjx_serl.training.state import PolicyParams, TrainState
 from mjx_serl.training.trainer import Trainer
 from mjx_serl.types import PRNGKey
 
 # Evaluates policy parameters on starts drawn with a key.
-EvalFn = Callable[[PolicyParams, PRNGKey], EvalResult]
+EvalFn = Callable[[PolicyParams, PRNGKey], EpisodeResult]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def compile_eval(
 ) -> EvalFn:
     """Return the evaluation of the deterministic policy, compiled where it can be."""
 
-    def run(params: PolicyParams, key: PRNGKey) -> EvalResult:
+    def run(params: PolicyParams, key: PRNGKey) -> EpisodeResult:
         return evaluate(observer, trained_policy(trainer, params), key, episodes=episodes)
 
     if not trainer.traceable:

@@ -15,7 +15,7 @@ from jaxtyping import Float64, UInt8
 
 from mjx_serl.envs.env import EnvState, make_env
 from mjx_serl.envs.observation import Observer, PixelConfig
-from mjx_serl.envs.task import split_keys
+from mjx_serl.training.episodes import episode_keys
 from mjx_serl.training.evaluate import ON_DEMAND, stream_key
 from scenes.contract.policy_contract import Contract
 from scenes.contract.serialize import digest
@@ -44,12 +44,11 @@ class SimulatedArm:
         self.name = env.scene.spec.robot.name
         self._governed = governed
         self._observer, self._env, self._arm = observer, env, env.scene.arm
-        self._width = env.scene.spec.robot.gripper.width_range[1]
+        self._width = env.scene.spec.robot.parallel_gripper.width_range[1]
         # The starts of `evaluate.py RUN --seed SEED --episodes EPISODES`, in its order.
-        key = stream_key(seed, ON_DEMAND)
-        k_start, _ = jax.random.split(key)
-        self._starts = split_keys(k_start, episodes)
-        self._looks = observer.looks(jax.random.fold_in(key, 2), episodes)
+        keys = episode_keys(stream_key(seed, ON_DEMAND), episodes=episodes, steps=1)
+        self._starts = keys.starts
+        self._looks = observer.looks(keys.look, episodes)
         self._reset = jax.jit(env.reset)
         self._ctrl = jax.jit(env.controller.ctrl)
         self._hold = jax.jit(env.hold)
@@ -120,11 +119,11 @@ class SimulatedArm:
 
     def pictures(self) -> dict[str, UInt8[np.ndarray, "H W 3"]]:
         """What the policy's own cameras see now, by name."""
-        eye = self._observer.eye
-        if eye is not None and self._seen is None:
+        cameras = self._observer.cameras
+        if cameras is not None and self._seen is None:
             sim = jax.tree.map(lambda x: np.asarray(x)[None], self._sim)
             # Drawing reads nothing but `sim`.
-            drawn = eye.pictures(self._shapes.replace(sim=sim), self._look)
+            drawn = cameras.pictures(self._shapes.replace(sim=sim), self._look)
             self._seen = {name: np.asarray(picture[0]) for name, picture in drawn.items()}
         return self._seen or {}
 

@@ -67,7 +67,7 @@ class PickCubeConfig:
 
     def build(self, scene: Scene) -> "PickCube":
         """The task for a compiled scene."""
-        return PickCube(config=self, scene=scene)
+        return PickCube(config=self, scene=scene, obs_spec=obs_of(scene.spec.robot.num_joints))
 
 
 OBS = ObsSpec(
@@ -82,6 +82,15 @@ OBS = ObsSpec(
         ObsField(name="joint_velocity", shape=(7,), unit="rad/s", scale=3.0),
     )
 )
+
+
+def obs_of(num_joints: int) -> ObsSpec:
+    """The observation of an arm with so many joints."""
+    sized = (
+        dataclasses.replace(f, shape=(num_joints,)) if f.name == "joint_velocity" else f
+        for f in OBS.fields
+    )
+    return ObsSpec(fields=tuple(sized))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
+from mjx_serl.envs.env import EnvState
 from mjx_serl.envs.observation import Observer
-from mjx_serl.envs.task import split_keys
 from mjx_serl.envs.vector import VecEnv, VecState
+from mjx_serl.training.episodes import EpisodeStep, episode_keys, play_episodes
 from mjx_serl.training.policies import Policy
 from mjx_serl.training.scan import scan
 from mjx_serl.types import Obs, PRNGKey, Transition, choice
@@ -15,7 +16,7 @@ from mjx_serl.types import Obs, PRNGKey, Transition, choice
 def rollout(
     vec_env: VecEnv, policy: Policy, state: VecState, key: PRNGKey, length: int
 ) -> tuple[VecState, Transition]:
-    """Step the worlds `length` times; transitions are [length, N, ...]."""
+    """Return the worlds after `length` steps, and the transitions [length, N, ...]."""
 
     @jax.jit
     def act(state: VecState, key: PRNGKey) -> tuple[VecState, Transition]:
@@ -47,34 +48,24 @@ def demonstrate(
         each episode succeeded.
     """
     env = observer.env
-    k_start, k_noise = jax.random.split(key)
-    look = observer.looks(jax.random.fold_in(key, 2), episodes)
-    start = jax.jit(jax.vmap(env.reset))(split_keys(k_start, episodes))
     scale = jnp.full(env.action_dim, noise / env.task.control.scale).at[-1].set(0.0)
 
-    @jax.jit
-    def play(loop: tuple, pictures: Obs, key: PRNGKey) -> tuple[tuple, Transition]:
-        state, over, solved = loop
-        action = jax.vmap(env.task.demonstrate)(state.sim, state.command, state.task_state)
-        action = jnp.clip(action + scale * jax.random.normal(key, action.shape), -1.0, 1.0)
-        after = jax.vmap(env.step)(state, action)
-        row = Transition(
-            obs=observer.observe(state, pictures),
-            action=action,
-            reward=after.reward,
-            terminated=after.terminated,
-            truncated=after.truncated,
-            valid=after.valid & ~over,
-            expert=jnp.ones_like(over),
+    def act(worlds: EnvState, pictures: Obs, key: PRNGKey) -> Float[Array, "N A"]:
+        del pictures  # an expert reads the simulator's state
+        action = jax.vmap(env.task.demonstrate)(worlds.sim, worlds.command, worlds.task_state)
+        return jnp.clip(action + scale * jax.random.normal(key, action.shape), -1.0, 1.0)
+
+    def keep(step: EpisodeStep) -> Transition:
+        return Transition(
+            obs=observer.observe(step.before, step.pictures),
+            action=step.action,
+            reward=step.after.reward,
+            terminated=step.after.terminated,
+            truncated=step.after.truncated,
+            valid=step.after.valid & step.running,
+            expert=jnp.ones_like(step.running),
         )
-        solved |= after.success & ~over
-        return (after, over | after.terminated | after.truncated, solved), row
 
-    def step(loop: tuple, key: PRNGKey) -> tuple[tuple, Transition]:
-        return play(loop, observer.pictures(loop[0], look), key)
-
-    nobody = jnp.zeros(episodes, bool)
-    keys = jax.random.split(k_noise, env.task.episode_steps)
-    begin = (start, nobody, nobody)
-    (_, _, solved), rows = scan(step, begin, keys, traceable=observer.traceable)
-    return rows, solved
+    keys = episode_keys(key, episodes=episodes, steps=env.task.episode_steps)
+    result, rows = play_episodes(observer, act, keys, keep=keep)
+    return rows, result.success

@@ -364,7 +364,7 @@ class ControlLoop:
         self.parts.driver.servo(self._turn.target)
 
     def _grip(self, closure: float) -> None:
-        closed, opened = self.parts.contract.robot.gripper.width_range
+        closed, opened = self.parts.contract.robot.parallel_gripper.width_range
         width = opened + (closed - opened) * closure
         if self._width is None or abs(width - self._width) > _GRIPPER_STEP:
             self._width = width

@@ -124,7 +124,7 @@ def connected_robot(contract: Contract, info: ArmInfo) -> RobotSpec:
 
 def _build(robot: RobotSpec) -> tuple[object, ...]:
     frames = tuple((link.pos, link.quat) for link in robot.links)
-    return frames, robot.flange_pos, robot.ee_pos, robot.ee_quat, robot.gripper.finger_range
+    return frames, robot.flange_pos, robot.ee_pos, robot.ee_quat, robot.gripper_range
 
 
 @dataclass(frozen=True, kw_only=True)

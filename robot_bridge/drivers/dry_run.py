@@ -88,7 +88,7 @@ class NullDriver:
         self._chain, self._clock, self._robot = Chain(robot), clock, robot
         self._q = np.asarray(home, np.float64)
         self._dq = np.zeros_like(self._q)
-        self._width = robot.gripper.width_range[1]
+        self._width = robot.parallel_gripper.width_range[1]
         self._seq, self._at = 0, clock.now()
         self._link = PretendLink("The null arm")
 

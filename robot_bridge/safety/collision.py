@@ -125,7 +125,7 @@ def _placed(geom: GeomSpec, robot: RobotSpec) -> list[Capsule]:
     capsule = covering_capsule(geom)
     if geom.body != "finger":
         return [capsule]
-    finger, (closed, opened) = robot.gripper.finger, robot.gripper.finger_range
+    finger, (closed, opened) = robot.parallel_gripper.finger, robot.gripper_range
     frame = homogeneous(finger.pos, finger.quat)
     ends = [frame[:3, :3] @ p + frame[:3, 3] for p in (capsule.start, capsule.end)]
     along_y = np.array([0.0, 1.0, 0.0])

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scenes.contract.rotations import UNIT_QUAT, Inertia, Quat, Vec3, quat_to_matrix
+from scenes.contract.serialize import later_field
 from scenes.contract.specs import require_positive, require_unique
 
 Rgba = tuple[float, float, float, float]
@@ -21,9 +22,16 @@ GeomRole = Literal["visual", "arm", "hand", "pad"]
 class GeomSpec:
     """A primitive of a robot, in the frame of `body`.
 
-    size as MuJoCo's: half extents of a box, (radius,) of a sphere, (radius,) of a capsule or
-    cylinder whose ends are `start` and `end` [m]. role: "visual" is only drawn; "arm" touches the
-    table; "hand" and "pad" touch table and objects, a pad with the gripper's own friction.
+    Attributes:
+        body: the link, "hand" or "finger" (then it stands on both).
+        kind: of the primitive.
+        size: as MuJoCo's [m]: half extents of a box, (radius,) of the others.
+        pos: of a box or sphere [m].
+        start: one end of a capsule or cylinder [m].
+        end: its other end [m].
+        role: "visual" is only drawn; "arm" touches the table; "hand" and "pad" touch table and
+            objects, a pad with the gripper's own friction.
+        rgba: colour.
     """
 
     body: str
@@ -45,8 +53,13 @@ class GeomSpec:
 class LinkSpec:
     """A rigid body of the chain; its joint turns about its own z.
 
-    pos [m], quat: frame in the parent. mass [kg], com [m]; inertia [kg m^2] about the centre of
-    mass in link axes: xx, yy, zz, xy, xz, yz.
+    Attributes:
+        name: of the body.
+        pos: of its frame in the parent [m].
+        quat: of its frame in the parent, wxyz.
+        mass: [kg].
+        com: centre of mass in its frame [m].
+        inertia: about the centre of mass in link axes: xx, yy, zz, xy, xz, yz [kg m^2].
     """
 
     name: str
@@ -61,10 +74,18 @@ class LinkSpec:
 class GripperSpec:
     """A parallel gripper: two coupled slides, one command = finger position [m].
 
-    hand, finger: bodies (finger's `name` is ignored; its pos is in the hand frame).
-    finger_range [m] travel of each finger, width = 2 x travel. kp [N/m], kd [N s/m],
-    force_max [N] of the actuator (shared by both fingers), armature [kg], pad_friction (slide,
-    spin, roll), pad_solref / pad_solimp: MuJoCo contact softness of the pads.
+    Attributes:
+        hand: its body.
+        finger: the body of either finger; its `name` is ignored, its pos is in the hand frame.
+        finger_range: travel of each finger, half the opening [m].
+        kp: stiffness of the drive [N/m].
+        kd: damping of the drive [N s/m].
+        force_max: of the actuator, shared by both fingers [N].
+        armature: [kg].
+        pad_friction: slide [1], spin [m], roll [m].
+        pad_solref: MuJoCo contact softness of the pads.
+        pad_solimp: likewise.
+        speed_max: how fast the opening changes at most [m/s]; None where nobody states it.
     """
 
     hand: LinkSpec
@@ -77,6 +98,7 @@ class GripperSpec:
     pad_friction: Vec3
     pad_solref: tuple[float, float]
     pad_solimp: tuple[float, float, float]
+    speed_max: float | None = later_field(None)
 
     @property
     def width_range(self) -> tuple[float, float]:
@@ -86,15 +108,33 @@ class GripperSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class RobotSpec:
-    """An arm with a gripper: the single source for simulator, bridge and bundle.
+    """An arm, with a gripper or without: the single source for simulator, bridge and bundle.
 
-    Per joint, in order: q_min, q_max, home [rad], dq_max [rad/s], ddq_max [rad/s^2],
-    jerk_max [rad/s^3], tau_max [N m], kp [N m/rad], kd [N m s/rad] of the position drive,
-    armature [kg m^2], damping [N m s/rad] of the joint itself.
-    links: base first, then one per joint. ee_pos [m], ee_quat: tool centre in the flange frame,
-    which is the last link moved by flange_pos [m]. workspace_low/high: box for the tool centre in
-    the base frame [m]. base_pos [m], base_quat: base in the world.
-    sources: (field, where its numbers come from) for every numeric field.
+    Attributes:
+        name: of the robot.
+        joint_names: of the arm's joints, from the base on; the tuples below follow their order.
+        q_min: smallest joint positions [rad].
+        q_max: largest joint positions [rad].
+        dq_max: largest speeds [rad/s].
+        ddq_max: largest accelerations [rad/s^2].
+        jerk_max: largest jerks [rad/s^3].
+        tau_max: largest torques [N m].
+        home: where the arm starts [rad].
+        kp: stiffness of the position drives [N m/rad].
+        kd: damping of the position drives [N m s/rad].
+        armature: rotor inertias [kg m^2].
+        damping: of the joints themselves [N m s/rad].
+        links: base first, then one per joint.
+        gripper: a parallel gripper; None where the arm has none, or one of another kind.
+        geoms: primitive shape.
+        flange_pos: flange in the frame of the last link [m].
+        ee_pos: tool centre in the flange frame turned by `ee_quat` [m].
+        ee_quat: tool frame in the flange frame, wxyz.
+        workspace_low: low corner of the tool centre's box in the base frame [m].
+        workspace_high: its high corner [m].
+        base_pos: base in the world [m].
+        base_quat: base in the world, wxyz.
+        sources: (field, where its numbers come from) for every numeric field.
     """
 
     name: str
@@ -111,7 +151,7 @@ class RobotSpec:
     armature: tuple[float, ...]
     damping: tuple[float, ...]
     links: tuple[LinkSpec, ...]
-    gripper: GripperSpec
+    gripper: GripperSpec | None
     geoms: tuple[GeomSpec, ...]
     flange_pos: Vec3
     ee_pos: Vec3
@@ -146,9 +186,16 @@ class RobotSpec:
         return len(self.joint_names)
 
     @property
+    def parallel_gripper(self) -> GripperSpec:
+        """The gripper; raises ValueError where the robot has no parallel one."""
+        if self.gripper is None:
+            raise ValueError(f"{self.name}: it has no parallel gripper, which is needed here.")
+        return self.gripper
+
+    @property
     def gripper_range(self) -> tuple[float, float]:
         """Finger travel [m], the range of the gripper command."""
-        return self.gripper.finger_range
+        return self.parallel_gripper.finger_range
 
     @property
     def T_flange_ee(self) -> NDArray[np.float64]:

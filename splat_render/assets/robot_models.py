@@ -10,7 +10,7 @@ from scenes.contract.extras import require
 
 
 def model_from_wheel(wheel: Path, name: str) -> tuple[mujoco.MjModel, str]:
-    """Compile `NAME.xml` in a wheel and say where it came from.
+    """Return the compiled `NAME.xml` of a wheel, and where it came from.
 
     Raises FileNotFoundError without the wheel, ValueError unless it has exactly one such file or
     where that does not compile.
@@ -31,7 +31,7 @@ def model_from_wheel(wheel: Path, name: str) -> tuple[mujoco.MjModel, str]:
 
 
 def model_from_menagerie(name: str) -> tuple[mujoco.MjModel, str]:
-    """Fetch a robot with the package mujoco-menagerie, which downloads on first use.
+    """Return a robot of the package mujoco-menagerie, which downloads on first use.
 
     Raises ValueError, with what to do, where the package, the robot or the network is missing.
     """

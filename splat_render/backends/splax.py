@@ -14,15 +14,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from scenes.contract.extras import is_installed, not_installed, require
+from scenes.contract.rotations import quats_to_matrices
 from splat_render.backends.external import (
     FIXED,
     at_least_one,
-    eye_in_bodies,
+    camera_in_bodies,
     over_background,
     require_fixed,
     worlds_at_once,
 )
-from splat_render.projection import quat_to_matrix
 from splat_render.types import Background, BodyPoses, CameraBatch, Frame, GaussianSet, RasterConfig
 
 TRACEABLE = True
@@ -35,7 +35,7 @@ _MIN_JAX = (0, 10)
 
 
 def unavailable() -> str | None:
-    """Why splax cannot run here, in one line; None where it can."""
+    """Return why splax cannot run here, in one line; None where it can."""
     if not is_installed("splax"):
         return f"{not_installed('splax', 'splax')} (opt-in: it imports GPLv3 plyfile)"
     if jax.__version_info__[:2] < _MIN_JAX:
@@ -89,9 +89,9 @@ def rasterize(
     worlds = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(lead) :]), (poses, cameras))
 
     def draw_world(world: tuple[BodyPoses, CameraBatch]) -> Frame:
-        bodies, eyes = world
+        bodies, views = world
         draw = jax.vmap(_draw, in_axes=(None, None, 0, 0, None))
-        return draw(splats, bodies, eyes.viewmats, eyes.Ks, config)
+        return draw(splats, bodies, views.viewmats, views.Ks, config)
 
     count = worlds[0].xpos.shape[0]
     pictures = cameras.viewmats.shape[-3]
@@ -111,11 +111,11 @@ def _draw(
     K: Float[Array, "3 3"],
     config: RasterConfig,
 ) -> Frame:
-    """One picture, with nothing behind it; its depth is the sum of weight * z."""
+    """Return one picture, with nothing behind it; its depth is the sum of weight * z."""
     splax = _splax()
     shape = (config.height, config.width)
-    eye = eye_in_bodies(viewmat, poses.xpos, poses.xquat)
-    colors = splax.spherical_harmonics(splats.sh, splats.means - eye[splats.body_id])
+    centre = camera_in_bodies(viewmat, poses.xpos, poses.xquat)
+    colors = splax.spherical_harmonics(splats.sh, splats.means - centre[splats.body_id])
     focal = config.height / 2
     xys, depths, radii, conics, _, hits = splax.project(
         splats.means,
@@ -152,7 +152,7 @@ def fold_intrinsics(
 
 
 def _matrices(poses: BodyPoses) -> Float[Array, "B 4 4"]:
-    top = jnp.concatenate([quat_to_matrix(poses.xquat), poses.xpos[..., None]], axis=-1)
+    top = jnp.concatenate([quats_to_matrices(poses.xquat), poses.xpos[..., None]], axis=-1)
     bottom = jnp.broadcast_to(jnp.array([0.0, 0.0, 0.0, 1.0]), (*top.shape[:-2], 1, 4))
     return jnp.concatenate([top, bottom], axis=-2)
 

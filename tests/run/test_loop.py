@@ -410,10 +410,10 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
 
 def poison(state: TrainState, world: int, nq: int) -> TrainState:
     """Put a NaN into a joint velocity of one world's float64 row."""
-    rows = np.array(state.worlds.worlds.carry).view(np.float64)
+    rows = np.array(state.worlds.envs.carry).view(np.float64)
     rows[world, 1 + nq] = np.nan
-    worlds = state.worlds.worlds.replace(carry=jnp.asarray(rows.view(np.uint32)))
-    return state.replace(worlds=state.worlds.replace(worlds=worlds))
+    worlds = state.worlds.envs.replace(carry=jnp.asarray(rows.view(np.uint32)))
+    return state.replace(worlds=state.worlds.replace(envs=worlds))
 
 
 def poisoned_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
@@ -437,7 +437,7 @@ def test_a_nan_world_is_counted_dumped_and_survived(
     rows = [row for row in rows_of(run.folder) if row["kind"] == "epoch"]
     assert [row["env/nan_worlds"] for row in rows] == [1.0] + [0.0] * (2 * HALF - 1)
     state, _, _ = restored(run)
-    for leaf in jax.tree.leaves((state.agent, state.data["online"], state.worlds.worlds.obs)):
+    for leaf in jax.tree.leaves((state.agent, state.data["online"], state.worlds.envs.obs)):
         assert np.isfinite(np.asarray(leaf, np.float64)).all()
     warm = 2  # rows of warm-up
     assert not state.data["online"].data.valid[warm, 2]

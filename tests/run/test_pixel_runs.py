@@ -11,7 +11,7 @@ import pytest
 
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.config import EvalConfig, RunConfig, TrainConfig
-from mjx_serl.envs.observation import Eye, Observer, PixelConfig
+from mjx_serl.envs.observation import CameraView, Observer, PixelConfig
 from mjx_serl.nets.encoders import EncoderConfig
 from mjx_serl.run.checkpoint import CheckpointStore
 from mjx_serl.run.folder import RunFolder
@@ -89,12 +89,12 @@ def test_resuming_a_pixel_run_is_exact(tmp_path: Path) -> None:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class HostEye(Eye):
-    """An eye whose renderer says that it cannot be traced."""
+class HostCameras(CameraView):
+    """Cameras whose renderer says that it cannot be traced."""
 
-    def see(self, worlds, look):
+    def observe(self, worlds, look):
         assert not isinstance(worlds.t, jax.core.Tracer), "drawn under jit"
-        return super().see(worlds, look)
+        return super().observe(worlds, look)
 
 
 class HostObserver(Observer):
@@ -110,9 +110,9 @@ def test_staged_and_fused_epochs_agree(tmp_path: Path) -> None:
     cfg = config(tmp_path, 1)
     method = dataclasses.replace(cfg.method, demos=DemoConfig(count=0))
     fused_seen = cfg.build_observer()
-    eye = fused_seen.eye
-    assert eye is not None
-    staged_seen = HostObserver(fused_seen.env, HostEye(eye.config, eye.renderer))
+    cameras = fused_seen.cameras
+    assert cameras is not None
+    staged_seen = HostObserver(fused_seen.env, HostCameras(cameras.config, cameras.renderer))
     states = []
     for seen in (fused_seen, staged_seen):
         trainer = method.build(seen, num_envs=cfg.num_envs, seed=0)

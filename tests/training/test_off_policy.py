@@ -193,8 +193,8 @@ def test_the_epoch_reuses_its_input(make_toy: Callable):
 
 def test_a_world_that_leaves_the_numbers_does_not_stop_learning(toy: Any):
     state = toy.start()
-    sick = state.worlds.worlds.replace(carry=state.worlds.worlds.carry.at[2].set(jnp.nan))
-    after, metrics = toy.epoch(state.replace(worlds=state.worlds.replace(worlds=sick)))
+    sick = state.worlds.envs.replace(carry=state.worlds.envs.carry.at[2].set(jnp.nan))
+    after, metrics = toy.epoch(state.replace(worlds=state.worlds.replace(envs=sick)))
     first = int(state.data["online"].filled)
     assert float(metrics["env/nan_worlds"]) == 1.0
     valid = np.asarray(after.data["online"].data.valid)

@@ -15,14 +15,14 @@ class EndEffector:
     """Commands shared by both laws: box-limited steps of the target and the gripper."""
 
     def __init__(self, config: ControlConfig, scene: Scene) -> None:
-        robot, arm = scene.spec.robot, scene.arm
+        arm, (low, high) = scene.arm, scene.spec.arm.workspace
         self.config = config
         self.action_spec = config.action_spec()
         self.arm = arm
         self.inner_steps = round(config.inner_rate / config.rate)
         self.n_substeps = round(1.0 / (config.inner_rate * scene.model.opt.timestep))
-        self.low = jnp.asarray(robot.workspace_low, jnp.float32)
-        self.high = jnp.asarray(robot.workspace_high, jnp.float32)
+        self.low = jnp.asarray(low, jnp.float32)
+        self.high = jnp.asarray(high, jnp.float32)
         self.axes = jnp.asarray(scene.model.jnt_axis[arm.joint_ids], jnp.float32)
         limits = scene.model.actuator_ctrlrange.astype(np.float32)
         self.ctrl_low, self.ctrl_high = jnp.asarray(limits[:, 0]), jnp.asarray(limits[:, 1])
@@ -76,13 +76,15 @@ class EndEffector:
         return jnp.concatenate([command.position - sim.site_xpos[site], rotation])
 
     def gripper_ctrl(self, command: Command) -> Float[Array, ""]:
-        """Finger position of the closure [m]."""
-        return self.ctrl_high[self.arm.gripper_ctrl_id] * (1.0 - command.gripper)
+        """Control of the gripper at the closure, [m] where it drives its fingers' position."""
+        opened, closed = self.arm.gripper_opened, self.arm.gripper_closed
+        return closed + (opened - closed) * (1.0 - command.gripper)
 
     def assemble(self, arm_ctrl: Float[Array, " J"], command: Command) -> Float[Array, " nu"]:
         """All actuator controls, inside their ranges."""
         ctrl = jnp.zeros(self.nu).at[self.arm.ctrl_ids].set(arm_ctrl)
-        ctrl = ctrl.at[self.arm.gripper_ctrl_id].set(self.gripper_ctrl(command))
+        if self.arm.gripper_ctrl_id is not None:
+            ctrl = ctrl.at[self.arm.gripper_ctrl_id].set(self.gripper_ctrl(command))
         return jnp.clip(ctrl, self.ctrl_low, self.ctrl_high)
 
 

@@ -3,16 +3,12 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from scenes.contract.rotations import quats_to_matrices
+
 
 def quat_to_mat(quat: Float[Array, "*n 4"]) -> Float[Array, "*n 3 3"]:
     """Rotation matrices of unit quaternions (wxyz)."""
-    w, x, y, z = jnp.moveaxis(quat, -1, 0)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return jnp.stack([jnp.stack(r, -1) for r in rows], -2)
+    return quats_to_matrices(quat)
 
 
 def rotation_error(

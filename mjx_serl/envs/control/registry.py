@@ -11,13 +11,22 @@ from scenes.build import Scene
 CONTROLLERS: Registry[Callable[[ControlConfig, Scene], Controller]] = Registry("control law")
 CONTROLLERS.register("dls")(DampedLeastSquares)
 CONTROLLERS.register("osc")(OperationalSpace)
+# What the actuators are told by the laws that tell one kind.
+ACTUATION = {"dls": "position", "osc": "torque"}
 
 
 def build_controller(config: ControlConfig, scene: Scene) -> Controller:
     """Return the controller of a compiled scene.
 
-    Raises ValueError where the rates do not divide, KeyError for an unknown law.
+    Raises ValueError where the rates do not divide or the arm's actuators do not take what the law
+    commands, KeyError for an unknown law.
     """
+    takes = ACTUATION.get(config.law, scene.spec.actuation)
+    if takes != scene.spec.actuation:
+        raise ValueError(
+            f"Control law '{config.law}' commands {takes}s; "
+            f"the actuators of scene '{scene.spec.name}' take {scene.spec.actuation}s"
+        )
     sim_rate = 1.0 / scene.model.opt.timestep
     for name, slow, fast in (
         ("inner_rate", config.rate, config.inner_rate),

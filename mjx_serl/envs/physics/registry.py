@@ -38,7 +38,7 @@ def _warp(model: mujoco.MjModel, max_worlds: int) -> Physics:
 
 
 def default_physics() -> PhysicsName:
-    """C MuJoCo on a CPU, MuJoCo Warp on an NVIDIA GPU where installed, else MJX."""
+    """Return C MuJoCo on a CPU, MuJoCo Warp on an NVIDIA GPU where installed, else MJX."""
     platform = jax.default_backend()
     if platform == "cpu":
         return "native"

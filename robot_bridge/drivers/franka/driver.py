@@ -144,7 +144,7 @@ class FrankaDriver:
         config = self.config
         with told_as_driver_error(f"connect to {config.host}"):
             client = within(_CONNECT, self._library.open, what="connect")
-        hand = FrankaHand(client, config, opened=self.robot.gripper.width_range[1])
+        hand = FrankaHand(client, config, opened=self.robot.parallel_gripper.width_range[1])
         states = Poller(self._read, key=lambda s: s.time, period=_PERIOD, patience=_PATIENCE)
         self._links = states, hand
         states.first(_START)

@@ -39,7 +39,7 @@ def _franka_limits(robot: RobotSpec, curve: BrakingCurve | None) -> Limits:
         torque_max=tuple(0.6 * t for t in robot.tau_max),
         workspace_low=robot.workspace_low,
         workspace_high=robot.workspace_high,
-        gripper_force=min(40.0, robot.gripper.force_max),
+        gripper_force=min(40.0, robot.parallel_gripper.force_max),
     )
 
 

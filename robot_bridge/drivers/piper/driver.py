@@ -162,7 +162,7 @@ class PiperDriver:
     def gripper(self, width: float, force: float) -> None:
         """Ask for an opening [m]; the force [N] is proportional to, not equal to, what it grips."""
         link = self._require_armed()
-        opened = self._robot.gripper.width_range[1]
+        opened = self._robot.parallel_gripper.width_range[1]
         if not (0.0 <= width <= opened and 0.0 <= force < np.inf):
             raise DriverError(f"Gripper: 0..{opened} m with a force >= 0, got {width}, {force}")
         effort = min(_MAX_EFFORT, round(force * _EFFORT_PER_NEWTON))

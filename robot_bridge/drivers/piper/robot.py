@@ -28,7 +28,7 @@ def piper_limits(robot: RobotSpec) -> Limits:
         leash_position=0.030,
         workspace_low=_highest(robot.workspace_low, _LOW),
         workspace_high=_lowest(robot.workspace_high, _HIGH),
-        gripper_force=min(40.0, robot.gripper.force_max),
+        gripper_force=min(40.0, robot.parallel_gripper.force_max),
         state_max_age=0.050,
         path_length=12.0,
     )

@@ -121,7 +121,7 @@ class SerlHttpDriver:
         states, poses, _ = self._open_links()
         reading = states.newest()
         raw, (closed, opened) = reading.value, self._readings
-        low, high = self.robot.gripper.width_range
+        low, high = self.robot.parallel_gripper.width_range
         x, y, z, w = raw.pose[3:]
         return ArmState(
             t=reading.t,
@@ -149,7 +149,7 @@ class SerlHttpDriver:
         self._require_armed()
         if not (math.isfinite(width) and math.isfinite(force)):
             raise DriverError("A width and a force must be finite")
-        opened = width > 0.5 * sum(self.robot.gripper.width_range)
+        opened = width > 0.5 * sum(self.robot.parallel_gripper.width_range)
         if opened != self._open:
             self._open = opened
             path = "/open_gripper" if opened else "/close_gripper"

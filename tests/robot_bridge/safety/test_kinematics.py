@@ -8,7 +8,7 @@ from robot_bridge.safety.kinematics import Chain, matrix_to_quat, rotation_vecto
 from scenes.build import build_scene
 from scenes.contract.rotations import quat_to_matrix
 from scenes.robots import ROBOTS, robot_named
-from scenes.specs import SceneSpec
+from scenes.specs import MountedArm, SceneSpec
 
 
 @pytest.fixture(params=sorted(ROBOTS))
@@ -17,7 +17,7 @@ def robot(request):
 
 
 def test_poses_and_jacobians_are_mujocos(robot):
-    scene, chain = build_scene(SceneSpec(name="arm", robot=robot)), Chain(robot)
+    scene, chain = build_scene(SceneSpec(name="arm", arms=(MountedArm(robot=robot),))), Chain(robot)
     model, data, arm = scene.model, mujoco.MjData(scene.model), scene.arm
     rng = np.random.default_rng(0)
     for _ in range(100):

@@ -1,0 +1,141 @@
+"""An ObjectSpec as MJCF: a body with its joint and its solids."""
+
+from functools import singledispatch
+from pathlib import Path
+from typing import Any
+
+import mujoco
+
+from scenes.mjcf_robot import MASKS
+from scenes.shapes import (
+    Box,
+    Capsule,
+    Cylinder,
+    FixedMount,
+    FreeMount,
+    HingedMount,
+    Mesh,
+    Mount,
+    SlidingMount,
+    Solid,
+    Sphere,
+    parts_of,
+)
+from scenes.specs import ObjectSpec
+
+
+def add_object(builder: mujoco.MjSpec, entry: ObjectSpec) -> None:
+    """Add an object; raises FileNotFoundError where a mesh's file is not there."""
+    body = builder.worldbody.add_body(name=entry.name, pos=entry.pos, quat=entry.quat)
+    add_mount(entry.mount, body, entry.name)
+    contype, conaffinity = MASKS["object"]
+    parts = parts_of(entry.solid)
+    shares = sum(part.mass_share for part in parts)
+    for i, part in enumerate(parts):
+        name = geom_name(entry.name, i)
+        geom = body.add_geom(
+            name=name,
+            mass=entry.mass if len(parts) == 1 else entry.mass * part.mass_share / shares,
+            friction=entry.friction,
+            contype=contype,
+            conaffinity=conaffinity,
+            rgba=entry.rgba if part.rgba is None else part.rgba,
+            **solid_geom(part.shape, builder, name),
+        )
+        geom.pos, geom.quat = part.pos, part.quat
+
+
+def geom_name(name: str, i: int) -> str:
+    """Name of an object's solid: the first is called as the object, the others are numbered."""
+    return name if i == 0 else f"{name}_{i}"
+
+
+@singledispatch
+def solid_geom(solid: Solid, builder: mujoco.MjSpec, name: str) -> dict[str, Any]:
+    """Type and size of a solid's geom, as arguments of `add_geom`."""
+    raise TypeError(f"'{name}': a shape must be a solid of scenes.shapes, got {solid!r}.")
+
+
+@solid_geom.register
+def _box(solid: Box, builder: mujoco.MjSpec, name: str) -> dict[str, Any]:
+    del builder, name
+    return {"type": mujoco.mjtGeom.mjGEOM_BOX, "size": solid.half_size}
+
+
+@solid_geom.register
+def _cylinder(solid: Cylinder, builder: mujoco.MjSpec, name: str) -> dict[str, Any]:
+    del builder, name
+    size = [solid.radius, solid.half_height, 0.0]
+    return {"type": mujoco.mjtGeom.mjGEOM_CYLINDER, "size": size}
+
+
+@solid_geom.register
+def _capsule(solid: Capsule, builder: mujoco.MjSpec, name: str) -> dict[str, Any]:
+    del builder, name
+    size = [solid.radius, solid.half_height, 0.0]
+    return {"type": mujoco.mjtGeom.mjGEOM_CAPSULE, "size": size}
+
+
+@solid_geom.register
+def _sphere(solid: Sphere, builder: mujoco.MjSpec, name: str) -> dict[str, Any]:
+    del builder, name
+    return {"type": mujoco.mjtGeom.mjGEOM_SPHERE, "size": [solid.radius, 0.0, 0.0]}
+
+
+@solid_geom.register
+def _mesh(solid: Mesh, builder: mujoco.MjSpec, name: str) -> dict[str, Any]:
+    path = Path(solid.file).expanduser().resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"Object '{name}': its mesh {path} is not there.")
+    builder.add_mesh(name=f"{name}_mesh", file=str(path), scale=solid.scale)
+    return {"type": mujoco.mjtGeom.mjGEOM_MESH, "meshname": f"{name}_mesh"}
+
+
+@singledispatch
+def add_mount(mount: Mount, body: mujoco.MjsBody, name: str) -> None:
+    """Give an object its joint."""
+    del body
+    raise TypeError(f"'{name}': a mount must be one of scenes.shapes, got {mount!r}.")
+
+
+@add_mount.register
+def _fixed(mount: FixedMount, body: mujoco.MjsBody, name: str) -> None:
+    del mount, body, name
+
+
+@add_mount.register
+def _free(mount: FreeMount, body: mujoco.MjsBody, name: str) -> None:
+    del mount
+    body.add_freejoint(name=f"{name}_free")
+
+
+@add_mount.register
+def _hinged(mount: HingedMount, body: mujoco.MjsBody, name: str) -> None:
+    body.add_joint(
+        name=f"{name}_hinge",
+        type=mujoco.mjtJoint.mjJNT_HINGE,
+        pos=mount.pos,
+        **_limits(mount),
+    )
+
+
+@add_mount.register
+def _sliding(mount: SlidingMount, body: mujoco.MjsBody, name: str) -> None:
+    body.add_joint(name=f"{name}_slide", type=mujoco.mjtJoint.mjJNT_SLIDE, **_limits(mount))
+
+
+def _limits(mount: HingedMount | SlidingMount) -> dict[str, Any]:
+    return {
+        "axis": mount.axis,
+        "limited": mount.range is not None,
+        "range": mount.range or (0.0, 0.0),
+        "damping": mount.damping,
+        "frictionloss": mount.friction,
+    }
+
+
+def object_home(entry: ObjectSpec) -> list[float]:
+    """What an object adds to the keyframe's qpos: its pose, one zero, or nothing."""
+    lengths = {FreeMount: 7, FixedMount: 0, HingedMount: 1, SlidingMount: 1}
+    zeros = [0.0] * lengths[type(entry.mount)]
+    return [*entry.pos, *entry.quat] if len(zeros) == 7 else zeros
