@@ -270,7 +270,7 @@ def _lumped(
     """Mass [kg], centre [m] and inertia [kg m^2] of welded bodies, in a frame."""
     mass = float(sum(model.body_mass[body] for body in bodies))
     if mass <= 0.0:
-        return 0.0, (0.0, 0.0, 0.0), (0.0,) * 6
+        return 0.0, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     com = sum((model.body_mass[b] * data.xipos[b] for b in bodies), np.zeros(3)) / mass
     total = np.zeros((3, 3))
     for body in bodies:

@@ -97,7 +97,7 @@ class Env:
         qpos, task_state = self.task.sample(key)
         carry, sim = self.physics.reset(qpos, jnp.zeros(self.scene.model.nv))
         command = self.controller.start(sim)
-        _, terms = self.task.reward(sim, task_state)
+        _, terms = self.task.reward(sim, command, task_state)
         return EnvState(
             carry=carry,
             sim=sim,
@@ -120,7 +120,7 @@ class Env:
         """
         resume = getattr(self.task, "resume", None)
         task_state = state.task_state if resume is None else resume(state.sim, key)
-        _, terms = self.task.reward(state.sim, task_state)
+        _, terms = self.task.reward(state.sim, state.command, task_state)
         no = jnp.zeros((), bool)
         return state.replace(
             task_state=task_state,
@@ -156,9 +156,9 @@ class Env:
         return loop
 
     def _judge(self, state: EnvState, carry: PyTree, sim: SimState, command: Command) -> EnvState:
-        task_state = self.task.advance(sim, state.task_state)
+        task_state = self.task.advance(sim, command, state.task_state)
         obs = self.task.observe(sim, command, task_state)
-        reward, terms = self.task.reward(sim, task_state)
+        reward, terms = self.task.reward(sim, command, task_state)
         valid = _finite((sim.qpos, sim.qvel, obs, reward))
         # A world with a non-finite state ends here; zeros stand for what it would earn and show.
         obs, reward, terms = jax.tree.map(

@@ -230,6 +230,7 @@ class Observer:
             ik=control.ik_spec(),
             home=spec.home_q,
             episode_steps=env.task.episode_steps,
+            orientation=control.orientation,
             cameras=() if cameras is None else cameras.config.specs(spec),
             pace=control.pace,
         )

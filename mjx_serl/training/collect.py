@@ -11,6 +11,7 @@ from mjx_serl.training.episodes import EpisodeStep, episode_keys, play_episodes
 from mjx_serl.training.policies import Policy
 from mjx_serl.training.scan import scan
 from mjx_serl.types import Obs, PRNGKey, Transition, choice
+from scenes.contract.specs import GRIPPER
 
 
 def rollout(
@@ -40,15 +41,18 @@ def demonstrate(
         observer: of a task with `demonstrate`.
         key: draws the starts and the noise.
         episodes: worlds.
-        noise: standard deviation of Gaussian noise on the end-effector steps [m]; none on the
-            gripper, where it would drop what is held.
+        noise: standard deviation of Gaussian noise on the end-effector steps [m], and on turns of
+            as large a share of a full action; none on the gripper, where it would drop what is
+            held.
 
     Returns:
         Transitions [episode_steps, N, ...], `valid` false after an episode's end, and whether
         each episode succeeded.
     """
     env = observer.env
-    scale = jnp.full(env.action_dim, noise / env.task.control.scale).at[-1].set(0.0)
+    scale = jnp.full(env.action_dim, noise / env.task.control.scale)
+    if GRIPPER in env.action_spec.names:
+        scale = scale.at[env.action_spec.names.index(GRIPPER)].set(0.0)
 
     def act(worlds: EnvState, pictures: Obs, key: PRNGKey) -> Float[Array, "N A"]:
         del pictures  # an expert reads the simulator's state

@@ -36,6 +36,18 @@ class Stepper(Protocol):
         ...
 
 
+class Turned(Protocol):
+    """What lock-step turns: a control loop, or several as one."""
+
+    def sense(self, deadline: float | None = None) -> object:
+        """Read the arm."""
+        ...
+
+    def act(self) -> object:
+        """Command it."""
+        ...
+
+
 class Loop(NamedTuple):
     """Something to be turned.
 
@@ -59,7 +71,7 @@ class LockStep:
 
     def __init__(
         self,
-        control: ControlLoop,
+        control: Turned,
         policy: Loop,
         clock: ManualClock,
         *,

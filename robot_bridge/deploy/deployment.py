@@ -46,7 +46,7 @@ from robot_bridge.policy.policy_loop import PolicyLoop
 from robot_bridge.records.recorder import Recorder, RecordHeader, new_session, running_versions
 from robot_bridge.safety.command_check import ActionGate
 from robot_bridge.safety.governor import Governor
-from robot_bridge.safety.limits import Limits, default_limits, intersect, tighten
+from robot_bridge.safety.limits import Limits, default_limits, intersect, tighten, trained_within
 from robot_bridge.safety.supervisor import NotAllowedError, Supervisor
 from scenes.contract.policy_contract import Contract
 from scenes.contract.robot import RobotSpec
@@ -190,7 +190,8 @@ class Deployment:
     def _connect(self, stack: ExitStack) -> _Line:
         info = self.rig.driver.info
         robot = connected_robot(self.contract, info)
-        limits = intersect(tighten(self._default_limits(robot), **self.cfg.limits), info)
+        limits = tighten(self._default_limits(robot), **self.cfg.limits)
+        limits = intersect(trained_within(limits, self.contract), info)
         dry = self._is_dry(info)
         recorder = self._recorder(limits, info, stack)
         parts = self._parts(robot, limits, DryRun(self.rig.driver) if dry else self.rig.driver)
@@ -211,7 +212,7 @@ class Deployment:
             contract=dataclasses.replace(self.contract, robot=robot),
             limits=limits,
             driver=driver,
-            governor=Governor(robot, limits, dt=CONTROL_PERIOD),
+            governor=Governor(robot, limits, dt=CONTROL_PERIOD, damping=self.contract.ik.damping),
             gate=ActionGate(self.contract, limits),
             supervisor=Supervisor(
                 driver,

@@ -14,6 +14,7 @@ import numpy as np
 
 from robot_bridge.driver import ArmInfo, Vector
 from scenes.contract.names import unknown_name
+from scenes.contract.policy_contract import Contract
 from scenes.contract.registry import Registry
 from scenes.contract.robot import RobotSpec
 from scenes.contract.rotations import Vec3
@@ -65,7 +66,7 @@ class Limits:
         turn_jerk: [rad/s^3]; ours: 80, in the same ratio.
         step_position: of one action, per axis [m]; row 3 has 0.020 and 0.015, ours is 0.025: one
             full action of our contract, and tcp_speed bounds the motion anyway.
-        step_rotation: of one action [rad]; row 3: 0.1.
+        step_rotation: of one action, about each axis [rad]; row 3: 0.1.
         leash_position, leash_rotation, leash_joint: target ahead of the arm [m], [rad], [rad];
             row 5: 0.025 (Piper 0.030), 0.15, 0.15.
         workspace_low, workspace_high: box for the tool centre [m]; row 6: RobotSpec's, Piper's
@@ -249,6 +250,12 @@ def intersect(limits: Limits, info: ArmInfo) -> Limits:
     if info.dq_max is not None:
         changes["joint_speed"] = _joined(limits.joint_speed, info.dq_max, min)
     return tighten(limits, **changes)
+
+
+def trained_within(limits: Limits, contract: Contract) -> Limits:
+    """The limits, no joint further ahead of the arm than in the training of a policy."""
+    lead = min(limits.leash_joint, contract.ik.max_joint_step)
+    return tighten(limits, leash_joint=lead)
 
 
 def _joined(ours: Sequence[float], theirs: Sequence[float], pick: Any) -> tuple[float, ...]:

@@ -9,10 +9,17 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from scenes.contract.names import named
+from scenes.contract.quaternions import LARGEST_TURN
 from scenes.contract.rotations import Quat, Vec3
 from scenes.contract.serialize import later_field
 
 ActionMode = Literal["ee_delta", "ee_delta_osc"]
+ActionFrame = Literal["world", "tool"]
+
+# What an end-effector action may be made of, in this order: steps [m], turns [rad], closure [1].
+STEPS: tuple[str, ...] = ("x", "y", "z")
+TURNS: tuple[str, ...] = ("rx", "ry", "rz")
+GRIPPER = "gripper"
 ObsKind = Literal["vector", "image", "depth", "tokens"]
 
 
@@ -36,10 +43,17 @@ class ActionSpec:
     Attributes:
         mode: "ee_delta" (damped least squares to joint targets) or "ee_delta_osc" (operational
             space).
-        names: one per entry, e.g. ("x", "y", "z", "gripper").
+        names: one per entry, from `STEPS`, `TURNS` (a rotation vector) and `GRIPPER`; what is not
+            named stays as it is.
         scale: value of one action unit per step, [m] or [rad] as the name says; gripper [1].
         rate: actions per second [Hz].
-        base: the delta is added to the last commanded ("target") or the "measured" pose.
+        base: steps and turns are added to the last commanded ("target") or the "measured" pose.
+        frame: whose axes steps and turns are along: the "world"'s (the robot's base), or those of
+            the "tool", turned with the pose that they are added to. Both are at the tool centre,
+            so that a turn moves nothing (SERL's 6 x 6 adjoint mixed its blocks here: reference
+            serl_family.md 7.6).
+        turn_limit: furthest that the commanded orientation may be turned away from the one that
+            episodes start with [rad]; None lets it turn all the way.
         choices: per entry, how many values it has: 0 is continuous; n is n values evenly spaced
             from -1 to 1. Empty where all are continuous.
         horizon: actions that a policy gives at once.
@@ -53,6 +67,8 @@ class ActionSpec:
     scale: tuple[float, ...]
     rate: float
     base: Literal["target", "measured"] = "target"
+    frame: ActionFrame = later_field("world")
+    turn_limit: float | None = later_field(None)
     choices: tuple[int, ...] = later_field(())
     horizon: int = later_field(1)
 
@@ -72,6 +88,22 @@ class ActionSpec:
             )
         if any(n < 0 or n == 1 for n in self.choices):
             raise ValueError(f"ActionSpec: choices {self.choices}, allowed: 0 or at least 2.")
+        self._check_turns()
+
+    def _check_turns(self) -> None:
+        turns = [s for n, s in zip(self.names, self.scale, strict=True) if n in TURNS]
+        if turns and max(turns) > LARGEST_TURN:
+            raise ValueError(
+                f"ActionSpec: turns of {max(turns):g} rad per action, allowed: up to "
+                f"{LARGEST_TURN:g} rad"
+            )
+        if self.turn_limit is not None and not 0.0 < self.turn_limit <= math.pi:
+            raise ValueError(f"ActionSpec: turn_limit {self.turn_limit}, allowed: above 0 to pi")
+
+    @property
+    def turns(self) -> bool:
+        """Whether an action can turn the end effector."""
+        return any(name in TURNS for name in self.names)
 
     @property
     def dim(self) -> int:

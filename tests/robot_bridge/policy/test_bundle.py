@@ -288,11 +288,11 @@ def cut(path: Path, name: str, share: float) -> None:
 
 CONTENTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a newer schema": (
-        lambda p: edit(p, schema=2, more=1),
-        "manifest.json has schema 2, allowed: 1; export the run again",
+        lambda p: edit(p, schema=3, more=1),
+        "manifest.json has schema 3, allowed: 1 to 2; it was written by a newer version: update",
     ),
-    "no schema": (lambda p: edit(p, schema=None), "has schema null, allowed: 1"),
-    "true for one": (lambda p: edit(p, schema=True), "has schema true, allowed: 1"),
+    "no schema": (lambda p: edit(p, schema=None), "has schema null, allowed: 1 to 2"),
+    "true for one": (lambda p: edit(p, schema=True), "has schema true, allowed: 1 to 2"),
     "no JSON": (lambda p: (p / "manifest.json").write_text("{"), "manifest.json is not JSON"),
     "nested JSON": (lambda p: (p / "manifest.json").write_text("[" * 99999), "is not JSON"),
     "a list": (lambda p: (p / "manifest.json").write_text("[]"), "has schema null"),
