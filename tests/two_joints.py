@@ -10,12 +10,10 @@ import math
 from collections.abc import Iterator
 
 from mjx_serl.envs.task import TASKS
-from mjx_serl.tasks.pick_cube import OBS, SPARSE, PickCube, PickCubeConfig
-from scenes.build import Scene
+from mjx_serl.tasks.pick_cube import SPARSE, PickCubeConfig
+from scenes import layouts
 from scenes.contract.robot import GeomSpec, LinkSpec, RobotSpec
 from scenes.contract.rotations import UNIT_QUAT, Quat, Vec3
-from scenes.contract.specs import ObsSpec
-from scenes.objects import cube
 from scenes.robots.panda import panda
 from scenes.specs import SceneSpec
 
@@ -70,24 +68,14 @@ class TwoJoints(PickCubeConfig):
     """The sparse task's numbers with another arm."""
 
     def scene(self) -> SceneSpec:
-        """The arm, the table and the cube, no cameras."""
-        return SceneSpec(
-            name="pick_cube",
-            robot=two_joint_arm(),
-            objects=(cube(),),
+        """The arm, the table and the cube, no cameras; few iterations of the solver."""
+        return dataclasses.replace(
+            layouts.pick_cube(two_joint_arm()),
+            cameras=(),
+            home=self.home,
             solver_iterations=2,
             line_search_iterations=4,
         )
-
-    def build(self, scene: Scene) -> PickCube:
-        """The task; two joint velocities are seen where the Panda shows seven."""
-        fields = tuple(
-            dataclasses.replace(field, shape=(len(JOINTS),))
-            if field.name == "joint_velocity"
-            else field
-            for field in OBS.fields
-        )
-        return PickCube(config=self, scene=scene, obs_spec=ObsSpec(fields=fields))
 
 
 @contextlib.contextmanager

@@ -200,7 +200,7 @@ def test_the_second_half_is_not_the_first(straight: Straight, tmp_path: Path):
     step = f"{HALF:010d}"
     shutil.copytree(straight.run.folder.checkpoints / step, tmp_path / step)
     old, _, _ = CheckpointStore(tmp_path).restore(straight.run.trainer.state_shapes())
-    for part in ("agent", "worlds", "buffer", "key"):
+    for part in ("agent", "worlds", "data", "key"):
         with pytest.raises(AssertionError):
             assert_same(getattr(old, part), getattr(state, part))
 

@@ -59,7 +59,7 @@ def half_of(run: Run, epochs: int, folder: Path) -> RunFolder:
     for step in (folder / "checkpoints").iterdir():
         if int(step.name) > epochs:
             shutil.rmtree(step)
-    (folder / "summary.json").unlink()
+    (folder / "summary.json").unlink(missing_ok=True)
     return RunFolder.open(folder)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from grasp import grasp_and_lift
 
+from mjx_serl import tasks as tasks  # fills TASKS
 from mjx_serl.envs.physics import mjx as physics_module
 from mjx_serl.envs.physics.protocol import SimState
 from mjx_serl.envs.physics.registry import PHYSICS
