@@ -10,8 +10,9 @@ import tyro
 
 from robot_bridge.deploy.commands import deploy, guarded
 from robot_bridge.deploy.deployment import DeployConfig, Rig
-from robot_bridge.deploy.rigs import ROBOTS, RigConfig
+from robot_bridge.deploy.rigs import RigConfig, describe_robots, rig_makers
 from robot_bridge.policy.bundle import find_bundle, load_bundle
+from scenes.contract.plugins import load_plugins
 from scenes.contract.policy_contract import Contract
 
 NO_RIG, DEFAULTS = RigConfig(), DeployConfig()
@@ -23,6 +24,7 @@ def main(
     rig: tyro.conf.OmitArgPrefixes[RigConfig] = NO_RIG,
     options: tyro.conf.OmitArgPrefixes[DeployConfig] = DEFAULTS,
     seed: int = 0,
+    plugin: tuple[str, ...] = (),
 ) -> int:
     """Load a bundle, check it against the arm, and run its policy under the bridge's limits.
 
@@ -31,6 +33,7 @@ def main(
         rig: what is connected.
         options: how it is run.
         seed: of the simulated robot's starts, as in evaluate.py.
+        plugin: modules to import first, which register robots of yours.
     """
 
     def sim(config: RigConfig, contract: Contract) -> Rig:
@@ -44,9 +47,11 @@ def main(
         world = build_world(bundle.manifest.task, contract, seed=seed, episodes=options.episodes)
         return sim_rig(world, contract)
 
+    load_plugins(plugin)
     bundle = load_bundle(find_bundle(run))
-    return deploy(bundle, rig, options, ROBOTS | {"sim": sim})
+    return deploy(bundle, rig, options, rig_makers() | {"sim": sim})
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: tyro.cli(main)))
+    about = f"{__doc__}\nRobots:\n{describe_robots()}"
+    sys.exit(guarded(lambda: tyro.cli(main, description=about)))

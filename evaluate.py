@@ -5,7 +5,8 @@ from pathlib import Path
 
 import tyro
 
-from mjx_serl.platform import prepare_platform, steps_with_mjx
+from mjx_serl.platform import needs_mjx, prepare_platform
+from scenes.contract.command_line import guarded
 
 
 def main(run: tyro.conf.Positional[Path], /, episodes: int = 100, seed: int = 0) -> int:
@@ -16,6 +17,11 @@ def main(run: tyro.conf.Positional[Path], /, episodes: int = 100, seed: int = 0)
         episodes: how many.
         seed: picks other starts.
     """
+    prepare_platform(
+        mjx_on_cpu=needs_mjx(run=run),
+        cache_dir=Path(__file__).resolve().parent / ".cache" / "jax",
+    )
+    # JAX must start after the platform is prepared.
     from mjx_serl.run.evaluation import describe, evaluate_run
 
     _, result = evaluate_run(run, episodes=episodes, seed=seed)
@@ -24,10 +30,4 @@ def main(run: tyro.conf.Positional[Path], /, episodes: int = 100, seed: int = 0)
 
 
 if __name__ == "__main__":
-    prepare_platform(
-        mjx_on_cpu=any(steps_with_mjx(["--resume", word]) for word in sys.argv[1:]),
-        cache_dir=Path(__file__).resolve().parent / ".cache" / "jax",
-    )
-    from mjx_serl.commands import guarded
-
     sys.exit(guarded(lambda: tyro.cli(main)))

@@ -6,7 +6,8 @@ from typing import Literal
 
 import tyro
 
-from mjx_serl.platform import prepare_platform, steps_with_mjx
+from mjx_serl.platform import needs_mjx, prepare_platform
+from scenes.contract.command_line import guarded
 
 
 def main(
@@ -21,11 +22,11 @@ def main(
     view: bool = False,
     port: int = 8080,
 ) -> int:
-    """Show who plays, as the cameras see it and from the side.
+    """Show how a policy plays, as the cameras see it and from the side.
 
     Args:
         task: a registered task; a run brings its own.
-        policy: who plays; the run's policy if there is a run, else the scripted expert.
+        policy: what plays; the run's own if there is a run, else the scripted expert.
         run: a run folder, whose latest good checkpoint plays.
         episodes: in the video, from starts that training never saw.
         seed: picks other starts.
@@ -34,23 +35,21 @@ def main(
         view: serve a page on this machine instead of writing a video.
         port: of the page; the next free one if it is taken.
     """
-    from mjx_serl.viewing.cast import build_cast, record
+    prepare_platform(
+        mjx_on_cpu=needs_mjx(run=run),
+        cache_dir=Path(__file__).resolve().parent / ".cache" / "jax",
+    )
+    # JAX must start after the platform is prepared.
+    from mjx_serl.viewing.play import build_playable, save_play
 
-    stage, players, name = build_cast(task, run, policy, size=size, episodes=episodes)
+    recorded, policies, name = build_playable(task, run, policy, size=size, episodes=episodes)
     if view:
         from mjx_serl.viewing.browser import serve
 
-        return serve(stage, players, first=name, seed=seed, port=port)
-    print(record(out, stage, players, name, episodes=episodes, seed=seed))
+        return serve(recorded, policies, first=name, seed=seed, port=port)
+    print(save_play(out, recorded, policies, name, episodes=episodes, seed=seed))
     return 0
 
 
 if __name__ == "__main__":
-    paths = [word.split("=")[-1] for word in sys.argv[1:]]
-    prepare_platform(
-        mjx_on_cpu=any(steps_with_mjx(["--resume", path]) for path in paths),
-        cache_dir=Path(__file__).resolve().parent / ".cache" / "jax",
-    )
-    from mjx_serl.commands import guarded
-
     sys.exit(guarded(lambda: tyro.cli(main)))

@@ -6,6 +6,7 @@ from pathlib import Path
 import tyro
 
 from mjx_serl.platform import prepare_platform
+from scenes.contract.command_line import guarded
 
 
 def main(
@@ -29,6 +30,8 @@ def main(
         cameras: cameras whose pictures are recorded too, for example front wrist.
         image_size: width and height of the pictures [px].
     """
+    prepare_platform(cache_dir=Path(__file__).resolve().parent / ".cache" / "jax")
+    # JAX must start after the platform is prepared.
     from mjx_serl.envs.observation import PixelConfig
     from mjx_serl.run.demonstrations import record_scripted
 
@@ -39,7 +42,4 @@ def main(
 
 
 if __name__ == "__main__":
-    prepare_platform(cache_dir=Path(__file__).resolve().parent / ".cache" / "jax")
-    from mjx_serl.commands import guarded
-
     sys.exit(guarded(lambda: tyro.cli(main)))

@@ -3,14 +3,15 @@
 import sys
 from pathlib import Path
 
-from mjx_serl.platform import prepare_platform, steps_with_mjx
+from mjx_serl.platform import needs_mjx, parse_start, prepare_platform
 
 
 def main() -> int:
     """Parse, prepare the platform before JAX starts, train."""
     argv = sys.argv[1:]
+    start, _ = parse_start(argv)
     prepare_platform(
-        mjx_on_cpu=steps_with_mjx(argv),
+        mjx_on_cpu=needs_mjx(physics=start.physics, run=start.resume),
         cache_dir=Path(__file__).resolve().parent / ".cache" / "jax",
     )
     # JAX must start after the platform is prepared.

@@ -78,7 +78,15 @@ def run(cfg: BridgeConfig, recorder: Recorder) -> None:
 
 @dataclass
 class Watcher:
-    """Keeps of every tick what is reported: errors of tracking [m], lateness [s], faults."""
+    """Keeps what is reported of every tick.
+
+    Attributes:
+        errors: of tracking [m].
+        lateness: of ticks [s].
+        delays: from the state that the policy saw to the tick that executes its action [s].
+        faults: number of ticks with a fault of robot or driver.
+        held: number of ticks in HOLD.
+    """
 
     # Four bytes a number: half an hour must not look like a leak.
     errors: array[float] = field(default_factory=lambda: array("f"))
@@ -102,7 +110,7 @@ class Watcher:
         self._sent = None if tick.target is None else tick.target.position
 
     def facts(self) -> dict[str, float]:
-        """Figures in [mm] and [ms]."""
+        """Return figures in [mm] and [ms]."""
         late = np.asarray(self.lateness, np.float64) * 1e3
         errors = np.asarray(self.errors or [0.0], np.float64) * 1e3
         delays = np.asarray(self.delays or [0.0], np.float64) * 1e3
@@ -171,7 +179,7 @@ def on_franka(cfg: BridgeConfig, bundle: Bundle, recorder: Recorder) -> None:
     except SimulatorError as error:
         recorder.missing(row, str(error))
         return
-    fine = sum(report.ending == "time" for report in deployment.reports)
+    fine = sum(report.ending == "timeout" for report in deployment.reports)
     facts = watcher.facts() | {"episodes": cfg.franka_episodes, "lifted": cube.lifted}
     recorder.add(row, float(fine), "episodes", facts | {"fault_ticks": watcher.faults})
 
@@ -196,7 +204,7 @@ class ImaginedCube:
         self._place, self._carried, self._high = np.zeros(3), False, False
 
     def rig(self) -> Rig:
-        """The arm with this cube."""
+        """Return the arm with this cube."""
         return Rig(
             driver=self._driver,
             clock=self._clock,
@@ -224,7 +232,7 @@ class ImaginedCube:
             self.lifted += 1
 
     def positions(self) -> tuple[Mapping[str, NDArray[np.floating]], float]:
-        """Where it is, just measured."""
+        """Return where it is, just measured."""
         return {"cube": self._place}, self._clock.now()
 
 
@@ -270,7 +278,7 @@ class Memory:
         self._bytes.append(total)
 
     def facts(self) -> dict[str, float]:
-        """Medians of the second minute and of the last [MB]."""
+        """Return medians of the second minute and of the last [MB]."""
         early = statistics.median(self._bytes[6:12] or self._bytes)
         late = statistics.median(self._bytes[-6:])
         return {"early_mb": early / 1e6, "late_mb": late / 1e6, "growth_mb": (late - early) / 1e6}

@@ -16,7 +16,12 @@ REPEAT_TIMEOUT = 120.0
 
 @dataclass
 class Samples:
-    """Rates of each worker, one entry per round, and the load before and after."""
+    """What was measured side by side.
+
+    Attributes:
+        rates: of each worker, one entry per round [1/s].
+        load: other work on the machine, before and after.
+    """
 
     rates: dict[str, list[float]]
     load: dict[str, float]
@@ -25,13 +30,13 @@ class Samples:
         return name in self.rates
 
     def median(self, name: str) -> float:
-        """Median rate of one worker."""
+        """Return the median rate of one worker."""
         return statistics.median(self.rates[name])
 
     def ratio(
         self, name: str, to: str, *, goal: float | None = None, scale: float = 1.0
     ) -> Ratio | None:
-        """How many times faster `name` is than `to`; None where one of them is missing.
+        """Return how many times faster `name` is than `to`; None where one of them is missing.
 
         Args:
             name: a worker.
@@ -54,7 +59,12 @@ class Samples:
 
 @dataclass
 class Group:
-    """Workers measured side by side; one that fails is noted in `failures` and left out."""
+    """Workers measured side by side.
+
+    Attributes:
+        workers: running, by name.
+        failures: why a worker was left out, by name.
+    """
 
     workers: dict[str, WorkerProcess] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
@@ -79,7 +89,7 @@ class Group:
         self.workers[name] = WorkerProcess(module, params, python=python, env=env)
 
     def facts(self, name: str) -> dict[str, Any]:
-        """What a worker said about itself: its parameters, facts, and set-up time [s]."""
+        """Return what a worker said about itself: its parameters, facts, and set-up time [s]."""
         ready = self.workers[name].ready
         setup = {"setup_seconds": round(ready["setup_seconds"], 2)}
         return self.workers[name].params | ready["facts"] | setup
@@ -122,7 +132,7 @@ class Group:
             recorder.missing(label(name), reason)
 
     def versions(self, name: str) -> dict[str, str]:
-        """Versions inside a worker's interpreter."""
+        """Return versions inside a worker's interpreter."""
         return self.workers[name].ready["versions"]
 
     def measure(

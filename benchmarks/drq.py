@@ -93,7 +93,7 @@ def _side_by_side(
 
 
 def smoke() -> DrqConfig:
-    """Sizes that only show that it runs."""
+    """Return sizes that only show that it runs."""
     return DrqConfig(
         encoders=("small",),
         compute_dtypes=("float32",),

@@ -71,7 +71,7 @@ def _state(target: Target) -> ArmState:
 
 
 def _started(name: str) -> tuple[Governor, Target]:
-    """A governor at home, and where that is."""
+    """Return a governor at home, and where that is."""
     robot = robot_named(name)
     governor = Governor(robot, default_limits(robot), dt=DT)
     q = np.asarray(robot.home, np.float64)
@@ -169,7 +169,7 @@ def _stop(name: str, recorder: Recorder) -> None:
 
 
 def smoke(cfg: GovernorConfig) -> GovernorConfig:
-    """The same parts at sizes that only show that they run."""
+    """Return the same parts at sizes that only show that they run."""
     return dataclasses.replace(cfg, robots=cfg.robots[:1], seconds=0.5, repeats=3)
 
 

@@ -40,7 +40,7 @@ class HarnessConfig:
 
 
 def questions(cfg: HarnessConfig) -> dict[str, Callable[[Recorder], None]]:
-    """The questions by name, each a function that records its answers."""
+    """Return the questions by name, each a function that records its answers."""
     on_cpu = physics.PhysicsConfig(repeats=cfg.repeats, starts=cfg.starts, peers=cfg.peers)
     sac = learner.LearnerConfig(repeats=cfg.repeats, peers=cfg.peers, profile=cfg.profile)
     splats = render.RenderConfig(repeats=cfg.repeats, peers=cfg.peers)

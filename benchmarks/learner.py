@@ -92,7 +92,7 @@ def _start_peer(group: Group, recorder: Recorder, ours: dict[str, Any], peer: st
 
 
 def _ratio(samples: Samples, name: str) -> Ratio | None:
-    """Ours scanned beside the best of all sbx; one call each beside ours scanned."""
+    """Return ours scanned beside the best of all sbx; one call each beside ours scanned."""
     if name == "ours, one call each":
         return samples.ratio(name, "ours, scanned")
     if name != "ours, scanned":
@@ -113,7 +113,7 @@ def _compare(samples: Samples, recorder: Recorder, label: str) -> None:
 
 
 def smoke() -> LearnerConfig:
-    """One setting at sizes that only show that it runs."""
+    """Return one setting at sizes that only show that it runs."""
     return LearnerConfig(
         activations=("tanh",),
         layer_norms=(True,),

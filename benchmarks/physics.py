@@ -192,7 +192,7 @@ def starts(cfg: PhysicsConfig, recorder: Recorder) -> None:
 
 
 def start_once(params: dict[str, Any]) -> float:
-    """Seconds from a process's birth through its first repetition to its end.
+    """Return seconds from a process's birth through its first repetition to its end.
 
     Raises WorkerError where that takes over `START_LIMIT`.
     """
@@ -269,7 +269,7 @@ def _env(cfg: PhysicsConfig, num: int, **changes: Any) -> dict[str, Any]:
 
 
 def smoke(cfg: PhysicsConfig) -> PhysicsConfig:
-    """The same parts at sizes that only show that they run."""
+    """Return the same parts at sizes that only show that they run."""
     return replace(
         cfg,
         num_envs=(2,),

@@ -84,7 +84,7 @@ def _start_peer(cfg: PixelsConfig, group: Group, recorder: Recorder, name: str) 
 
 
 def smoke(cfg: PixelsConfig) -> PixelsConfig:
-    """Sizes that only show that it runs."""
+    """Return sizes that only show that it runs."""
     return replace(cfg, num_envs=(2,), size=16, repeats=1, seconds=0.02, peers=False)
 
 

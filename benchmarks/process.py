@@ -63,7 +63,7 @@ class WorkerProcess:
         self.ready = self._next(timeout, "set-up")
 
     def measure(self, timeout: float) -> float:
-        """One timed repetition; raises WorkerError."""
+        """Return one timed repetition; raises WorkerError."""
         try:
             self._input.write("\n")
             self._input.flush()
@@ -118,7 +118,7 @@ class WorkerProcess:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def _reason(self, what: str) -> str:
-        """The last exception it printed on stderr, else its last line."""
+        """Return the last exception it printed on stderr, else its last line."""
         self._process.wait()
         text = self._log.read_text(errors="replace")
         said = [x.strip() for x in text.splitlines() if x.strip()] or ["without a word"]
@@ -134,5 +134,5 @@ class Deadline:
         self._end = time.monotonic() + seconds
 
     def left(self, most: float = float("inf")) -> float:
-        """Seconds left, at most `most`, at least 0."""
+        """Return seconds left, at most `most`, at least 0."""
         return max(0.0, min(most, self._end - time.monotonic()))

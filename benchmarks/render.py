@@ -214,7 +214,7 @@ def record(
 
 
 def against_goal(samples: Samples, name: str, goal_ms: float) -> Ratio:
-    """How many times less than `goal_ms` of CPU a frame takes; for workers on one core."""
+    """Return how many times less than `goal_ms` of CPU a frame takes; for workers on one core."""
     rounds = sorted(goal_ms * rate / 1e3 for rate in samples.rates[name])
     return Ratio(
         to=f"{goal_ms} ms per frame",
@@ -239,7 +239,7 @@ def _params(cfg: RenderConfig, **changes: Any) -> dict[str, Any]:
 
 
 def smoke(cfg: RenderConfig) -> RenderConfig:
-    """The same parts at sizes that only show that they run."""
+    """Return the same parts at sizes that only show that they run."""
     tiny = GpuRenderConfig(
         num_envs=(2,), sizes=(16,), splats=100, repeats=1, seconds=0.01, budget=120.0
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.worker import versions as interpreter_versions
+from scenes.contract.files import write_atomically
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.jsonl"
@@ -23,10 +24,15 @@ RESULTS = HERE / "results.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """Median over interleaved rounds of value / baseline, with its extremes.
+    """Value / baseline over interleaved rounds.
 
-    to: the baseline's name in the same comparison.
-    goal: the ratio wanted, None where the issue sets none.
+    Attributes:
+        to: the baseline's name in the same comparison.
+        value: median.
+        low: least.
+        high: greatest.
+        rounds: number of them.
+        goal: the ratio wanted, None where the issue sets none.
     """
 
     to: str
@@ -41,10 +47,18 @@ class Ratio:
 class Result:
     """One line of `results.jsonl`.
 
-    value: None where it could not be measured; `params["reason"]` then says why.
-    params: what was measured, exactly.
-    load: other work on the machine while idle between rounds: `busy_cores`, `loadavg`.
-    command: prints this result again.
+    Attributes:
+        question: the benchmark.
+        name: of what was measured.
+        value: None where it could not be measured; `params["reason"]` then says why.
+        unit: of the value.
+        params: what was measured, exactly.
+        machine: that measured.
+        versions: of the packages.
+        load: other work on the machine while idle between rounds: `busy_cores`, `loadavg`.
+        date: of the measurement.
+        command: prints this result again.
+        ratio: to the baseline, where there is one.
     """
 
     question: str
@@ -60,12 +74,12 @@ class Result:
     ratio: Ratio | None = None
 
     def to_json(self) -> str:
-        """One line, numbers rounded to five digits."""
+        """Return one line, numbers rounded to five digits."""
         return json.dumps(_rounded(dataclasses.asdict(self)), sort_keys=False)
 
     @classmethod
     def from_json(cls, line: str) -> "Result":
-        """Read a line back; raises TypeError or ValueError where it is none of ours."""
+        """Return the result of a line; raises TypeError or ValueError where it is none of ours."""
         fields = json.loads(line)
         ratio = fields.pop("ratio", None)
         return cls(**fields, ratio=Ratio(**ratio) if ratio else None)
@@ -139,21 +153,19 @@ def save(results: Iterable[Result], path: Path = RESULTS) -> list[Result]:
     questions = {r.question for r in fresh}
     kept = [r for r in load(path) if r.question not in questions]
     merged = kept + fresh
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(r.to_json() + "\n" for r in merged))
-    temporary.replace(path)
+    write_atomically(path, "".join(r.to_json() + "\n" for r in merged))
     return merged
 
 
 def load(path: Path = RESULTS) -> list[Result]:
-    """All results of the file; none where there is no file."""
+    """Return all results of the file; none where there is no file."""
     if not path.exists():
         return []
     return [Result.from_json(line) for line in path.read_text().splitlines() if line.strip()]
 
 
 def measure_load(seconds: float = 0.3) -> dict[str, float]:
-    """Cores that others keep busy right now, and the load average of the last minute.
+    """Return cores that others keep busy right now, and the load average of the last minute.
 
     Called while our own workers wait, so what is busy is not ours.
     """
@@ -167,7 +179,7 @@ def measure_load(seconds: float = 0.3) -> dict[str, float]:
 
 @cache
 def machine() -> dict[str, Any]:
-    """What computes: processor, usable cores, memory, GPU, operating system, our commit."""
+    """Return what computes: processor, usable cores, memory, GPU, operating system, our commit."""
     facts: dict[str, Any] = {
         "cpu": _cpu_name(),
         "cores": usable_cores(),
@@ -180,14 +192,14 @@ def machine() -> dict[str, Any]:
 
 
 def usable_cores() -> int:
-    """Cores this process may use."""
+    """Return cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def gpu_name() -> str:
-    """Name and driver of the first NVIDIA GPU, empty without one."""
+    """Return the name and driver of the first NVIDIA GPU, empty without one."""
     if not shutil.which("nvidia-smi"):
         return ""
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]

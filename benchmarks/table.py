@@ -66,7 +66,7 @@ def finish(results: Iterable[Result], path: Path = RESULTS) -> None:
 
 
 def render(results: Iterable[Result]) -> str:
-    """The whole file: one section per question, its machines and commands above the rows."""
+    """Return the whole file: one section per question, its machines and commands above the rows."""
     by_question: dict[str, list[Result]] = {}
     for result in results:
         by_question.setdefault(result.question, []).append(result)
@@ -112,7 +112,7 @@ def _goal(row: Result) -> str:
 
 
 def number(value: float) -> str:
-    """Three significant digits, thousands apart."""
+    """Return three significant digits, thousands apart."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 

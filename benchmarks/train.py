@@ -98,7 +98,7 @@ def run_seed(cfg: TrainBenchConfig, seed: int, recorder: Recorder) -> dict[str, 
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """What a finished run folder says: summary, rates and the time to success [s].
+    """Return what a finished run folder says: summary, rates and the time to success [s].
 
     `seconds_to_success` counts from the start of the run to the first check with at least 95 %
     success; `training_seconds` is the same without compiling. None where no check reached it.
@@ -118,7 +118,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def _rates(epochs: list[dict[str, Any]]) -> dict[str, float]:
-    """Env steps and updates per second between the first and the last epoch."""
+    """Return env steps and updates per second between the first and the last epoch."""
     if len(epochs) < 2:
         return {}
     first, last = epochs[0], epochs[-1]
@@ -170,7 +170,7 @@ def _finish(command: list[str], timeout: float) -> str | None:
 
 
 def smoke() -> TrainBenchConfig:
-    """One run of seconds that only shows that everything works."""
+    """Return one run of seconds that only shows that everything works."""
     return TrainBenchConfig(seeds=(0,), args=SMOKE_ARGS)
 
 

@@ -44,8 +44,9 @@ _NAMED = (
 class Job:
     """What a worker measures.
 
-    measure: makes one timed repetition and returns its rate [1/s].
-    facts: what the reader of the number should know.
+    Attributes:
+        measure: makes one timed repetition and returns its rate [1/s].
+        facts: what the reader of the number should know.
     """
 
     measure: Callable[[], float]
@@ -80,7 +81,7 @@ def rate(call: Callable[[], object], amount: float, seconds: float) -> float:
 
 
 def versions() -> dict[str, str]:
-    """Versions in this interpreter of what can change a result."""
+    """Return versions in this interpreter of what can change a result."""
     found = {"python": platform.python_version()}
     for name in _NAMED:
         try:
@@ -91,7 +92,7 @@ def versions() -> dict[str, str]:
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process [bytes]; 0 where the system does not say."""
+    """Return the resident memory of this process [bytes]; 0 where the system does not say."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:

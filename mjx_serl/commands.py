@@ -9,6 +9,7 @@ import tyro
 from mjx_serl.config import TrainConfig
 from mjx_serl.experiments import PRESETS
 from mjx_serl.export.bundle import RunBundle
+from mjx_serl.platform import parse_start
 from mjx_serl.run.checkpoint import warn_line
 from mjx_serl.run.console import ConsoleHook
 from mjx_serl.run.folder import RunFolder
@@ -30,13 +31,14 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, Path | None]:
     `--preset NAME` picks the defaults that the other options change. Raises KeyError for an
     unknown preset; unknown options end the process with tyro's own message.
     """
-    argv = list(argv)
-    resume = _take(argv, "--resume")
-    if resume is not None:
-        folder = RunFolder.open(Path(resume))
+    start, rest = parse_start(argv)
+    if start.resume is not None:
+        folder = RunFolder.open(start.resume)
         return folder.read_config(TrainConfig), folder.path
-    name = _take(argv, "--preset") or "laptop"
-    return tyro.cli(TrainConfig, default=PRESETS[name](), args=argv, description=_about()), None
+    # The full parser knows which physics there are.
+    args = ["--physics", start.physics, *rest]
+    default = PRESETS[start.preset]()
+    return tyro.cli(TrainConfig, default=default, args=args, description=_about()), None
 
 
 def train(cfg: TrainConfig, resume: Path | None) -> int:
@@ -74,19 +76,6 @@ def default_hooks(cfg: TrainConfig, folder: RunFolder) -> list[Hook]:
     """Console, metrics.jsonl and summary.json, curve.png, TensorBoard."""
     hooks: list[Hook] = [ConsoleHook(), JsonlHook(folder), CurveHook(folder)]
     return [*hooks, TensorBoardHook(folder)] if cfg.run.tensorboard else hooks
-
-
-def _take(argv: list[str], option: str) -> str | None:
-    """Remove `option VALUE` or `option=VALUE` from argv and return the value."""
-    for i, word in enumerate(argv):
-        if word.startswith(f"{option}="):
-            return argv.pop(i).split("=", 1)[1]
-        if word == option:
-            if i + 1 == len(argv):
-                raise ValueError(f"{option} needs a value")
-            argv.pop(i)
-            return argv.pop(i)
-    return None
 
 
 def _about() -> str:

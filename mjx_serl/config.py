@@ -1,32 +1,20 @@
 """The whole run as one frozen dataclass; `build` turns it into functions."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from mjx_serl import tasks as tasks  # files the tasks in the registry
-from mjx_serl.agents.sac import SACConfig
-from mjx_serl.data.replay import ReplayBuffer
 from mjx_serl.envs.env import make_env
 from mjx_serl.envs.observation import Observer, PixelConfig
-from mjx_serl.envs.vector import vectorize
+from mjx_serl.envs.vector import default_pool
 from mjx_serl.nets.frozen import FrozenEncoder, load_encoder
-from mjx_serl.training.off_policy import OffPolicy, OffPolicyConfig, buffer_rows
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DemoConfig:
-    """Demonstrations for the demo half of each batch.
-
-    Attributes:
-        count: scripted episodes made at the start of the run; 0 trains without demonstrations.
-        noise: standard deviation of the noise on the expert's end-effector steps [m].
-        file: a file of recorded demonstrations (.npz) to use instead of scripted ones.
-    """
-
-    count: int = 20
-    noise: float = 0.0075
-    file: Path | None = None
+from mjx_serl.training.off_policy import OffPolicyConfig
+from mjx_serl.training.trainer import METHODS, Trainer, require_least
+from scenes.contract.serialize import open_field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,7 +48,7 @@ class RunConfig:
         keep_checkpoints: checkpoints kept on disk.
         tensorboard: write TensorBoard event files.
         video: write worlds.png (at each check) and policy.mp4 (at the end): auto where the
-            policy has cameras, on also films a run without, off never.
+            policy has cameras, on also records a run without, off never.
         bundle: export the policy for a robot at the end.
     """
 
@@ -85,9 +73,7 @@ class TrainConfig:
         pixels: cameras; none by default.
         num_envs: worlds stepped together.
         total_env_steps: control steps of all worlds after which training ends.
-        agent: the learner.
-        loop: collection, replay and the number of updates.
-        demos: demonstrations.
+        method: how it is trained, with its agent.
         eval: evaluation.
         run: the run folder.
     """
@@ -99,18 +85,26 @@ class TrainConfig:
     pixels: PixelConfig = dataclasses.field(default_factory=PixelConfig)
     num_envs: int = 8
     total_env_steps: int = 100_000
-    agent: SACConfig = dataclasses.field(default_factory=SACConfig)
-    loop: OffPolicyConfig = dataclasses.field(default_factory=OffPolicyConfig)
-    demos: DemoConfig = dataclasses.field(default_factory=DemoConfig)
+    # Of any registered class. Without a prefix its options are --agent.lr, not --method.agent.lr.
+    method: Annotated[Any, tyro.conf.arg(name="")] = open_field(METHODS, OffPolicyConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
 
     @property
     def agent_name(self) -> str:
         """What the learner is called in folders and tables."""
-        if self.pixels.cameras and self.pixels.frozen is None:
-            return "drq"
-        return "rlpd" if self.demos.count or self.demos.file else "sac"
+        images = bool(self.pixels.cameras) and self.pixels.frozen is None
+        return self.method.label(images=images)
+
+    @staticmethod
+    def upgrade(data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Configs written before there was a choice of methods, as of today."""
+        if "method" in data or "agent" not in data:
+            return data
+        parts = {name: data[name] for name in ("loop", "demos") if name in data}
+        method = {"type": "off_policy", "agent": {"type": "sac", **data["agent"]}, **parts}
+        rest = {k: v for k, v in data.items() if k not in ("agent", "loop", "demos")}
+        return rest | {"method": method}
 
     def build_observer(self) -> Observer:
         """Compile the task's scene and prepare its cameras.
@@ -118,26 +112,15 @@ class TrainConfig:
         Raises KeyError, ValueError or RuntimeError with the allowed values.
         """
         _check(self)
-        most = max(self.num_envs, self.eval.check_episodes, self.eval.episodes, _pool(self))
+        episodes = max(self.eval.check_episodes, self.eval.episodes)
+        most = max(self.num_envs, episodes, default_pool(self.num_envs))
         physics = None if self.physics == "auto" else self.physics
         env = make_env(self.task, physics=physics, max_worlds=most)
         return self.pixels.build(env, _frozen_encoder(self.pixels))
 
-    def build(self, observer: Observer, *, demo_shape: tuple[int, int] | None) -> OffPolicy:
-        """The functions of the run.
-
-        Args:
-            observer: from `build_observer`.
-            demo_shape: rows and episodes of the demonstrations, None without.
-        """
-        rows = buffer_rows(self.loop, self.num_envs)
-        return OffPolicy(
-            agent=self.agent.build(),
-            vec_env=vectorize(observer, num_envs=self.num_envs, pool_size=_pool(self)),
-            buffer=ReplayBuffer(rows, self.num_envs),
-            demo_buffer=None if demo_shape is None else ReplayBuffer(*demo_shape),
-            config=self.loop,
-        )
+    def build(self, observer: Observer) -> Trainer:
+        """The functions of the run; `observer` is from `build_observer`."""
+        return self.method.build(observer, num_envs=self.num_envs, seed=self.seed)
 
 
 def _frozen_encoder(pixels: PixelConfig) -> FrozenEncoder | None:
@@ -148,32 +131,14 @@ def _frozen_encoder(pixels: PixelConfig) -> FrozenEncoder | None:
     return encoder
 
 
-def _pool(cfg: TrainConfig) -> int:
-    return min(256, 4 * cfg.num_envs)
-
-
 def _check(cfg: TrainConfig) -> None:
-    loop = cfg.loop
-    least = {
-        "num_envs": (cfg.num_envs, 1),
-        "total_env_steps": (cfg.total_env_steps, 1),
-        "loop.batch_size": (loop.batch_size, 2),
-        "loop.updates_per_step": (loop.updates_per_step, 1),
-        "loop.steps_per_epoch": (loop.steps_per_epoch, 1),
-        "loop.warmup_steps": (loop.warmup_steps, 0),
-        "loop.normalize_steps": (loop.normalize_steps, 0),
-        "demos.count": (cfg.demos.count, 0),
-        "eval.every_epochs": (cfg.eval.every_epochs, 1),
-        "eval.check_episodes": (cfg.eval.check_episodes, 1),
-        "eval.episodes": (cfg.eval.episodes, 1),
-    }
-    for name, (got, low) in least.items():
-        if got < low:
-            raise ValueError(f"{name} {got}, allowed: at least {low}")
-    if not 0 <= loop.demo_fraction <= 1:
-        raise ValueError(f"loop.demo_fraction {loop.demo_fraction}, allowed: 0 to 1")
-    if loop.buffer_size < 2 * cfg.num_envs:
-        raise ValueError(
-            f"loop.buffer_size {loop.buffer_size}, allowed: at least two rows of num_envs "
-            f"{cfg.num_envs}"
-        )
+    require_least(
+        {
+            "num_envs": (cfg.num_envs, 1),
+            "total_env_steps": (cfg.total_env_steps, 1),
+            "eval.every_epochs": (cfg.eval.every_epochs, 1),
+            "eval.check_episodes": (cfg.eval.check_episodes, 1),
+            "eval.episodes": (cfg.eval.episodes, 1),
+        }
+    )
+    cfg.method.check(num_envs=cfg.num_envs)

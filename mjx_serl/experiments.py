@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Callable
 
 from mjx_serl.agents.sac import SACConfig
-from mjx_serl.config import DemoConfig, EvalConfig, RunConfig, TrainConfig
+from mjx_serl.config import EvalConfig, RunConfig, TrainConfig
 from mjx_serl.envs.observation import PixelConfig
 from mjx_serl.registry import Registry
-from mjx_serl.training.off_policy import OffPolicyConfig
+from mjx_serl.training.demonstrations import DemoConfig
+from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig
 
 PRESETS: Registry[Callable[[], TrainConfig]] = Registry("preset")
 
@@ -18,8 +19,10 @@ def laptop() -> TrainConfig:
     return TrainConfig(
         preset="laptop",
         num_envs=16,
-        agent=SACConfig(lr=6e-4, target_entropy=-3.0, bc_weight=0.1, n_step=4),
-        loop=OffPolicyConfig(updates_per_step=16),
+        method=OffPolicyConfig(
+            agent=SACConfig(lr=6e-4, target_entropy=-3.0, bc_weight=0.1, n_step=4),
+            loop=LoopConfig(updates_per_step=16),
+        ),
     )
 
 
@@ -45,8 +48,10 @@ def pixels() -> TrainConfig:
         num_envs=8,
         total_env_steps=30_000,
         pixels=PixelConfig(cameras=("front", "wrist")),
-        agent=SACConfig(lr=6e-4, target_entropy=-3.0, bc_weight=0.1, n_step=4),
-        loop=OffPolicyConfig(updates_per_step=8, buffer_size=30_000, steps_per_epoch=25),
+        method=OffPolicyConfig(
+            agent=SACConfig(lr=6e-4, target_entropy=-3.0, bc_weight=0.1, n_step=4),
+            loop=LoopConfig(updates_per_step=8, buffer_size=30_000, steps_per_epoch=25),
+        ),
         eval=EvalConfig(every_epochs=10, check_episodes=50, stop_at=0.95),
         run=RunConfig(checkpoint_seconds=120.0),
     )
@@ -77,18 +82,20 @@ def serl() -> TrainConfig:
         preset="serl",
         task="franka/pick_cube_dense",
         num_envs=1,
-        agent=SACConfig(
-            critic_ensemble_size=10,
-            critic_subsample_size=2,
-            gamma=0.99,
-            lr_warmup_steps=2000,
-            utd_ratio=8,
-            adam_ticks="shared_apart",
+        method=OffPolicyConfig(
+            agent=SACConfig(
+                critic_ensemble_size=10,
+                critic_subsample_size=2,
+                gamma=0.99,
+                lr_warmup_steps=2000,
+                utd_ratio=8,
+                adam_ticks="shared_apart",
+            ),
+            loop=LoopConfig(
+                updates_per_step=1, warmup_steps=300, buffer_size=1_000_000, steps_per_epoch=100
+            ),
+            demos=DemoConfig(count=0),
         ),
-        loop=OffPolicyConfig(
-            updates_per_step=1, warmup_steps=300, buffer_size=1_000_000, steps_per_epoch=100
-        ),
-        demos=DemoConfig(count=0),
         eval=EvalConfig(every_epochs=20, check_episodes=20),
     )
 
@@ -102,8 +109,10 @@ def hil_serl() -> TrainConfig:
     return TrainConfig(
         preset="hil_serl",
         num_envs=1,
-        agent=SACConfig(gamma=0.97, utd_ratio=2, adam_ticks="shared"),
-        loop=OffPolicyConfig(updates_per_step=1, warmup_steps=100, steps_per_epoch=100),
+        method=OffPolicyConfig(
+            agent=SACConfig(gamma=0.97, utd_ratio=2, adam_ticks="shared"),
+            loop=LoopConfig(updates_per_step=1, warmup_steps=100, steps_per_epoch=100),
+        ),
         eval=EvalConfig(every_epochs=20, check_episodes=20),
     )
 
@@ -119,16 +128,18 @@ def fast() -> TrainConfig:
         preset="fast",
         num_envs=2048,
         total_env_steps=20_000_000,
-        agent=SACConfig(tau=0.05, lr=1e-3),
-        loop=OffPolicyConfig(
-            batch_size=8192,
-            updates_per_step=8,
-            steps_per_epoch=25,
-            warmup_steps=20_480,
-            buffer_size=2_000_000,
-            normalize_steps=100_000,
+        method=OffPolicyConfig(
+            agent=SACConfig(tau=0.05, lr=1e-3),
+            loop=LoopConfig(
+                batch_size=8192,
+                updates_per_step=8,
+                steps_per_epoch=25,
+                warmup_steps=20_480,
+                buffer_size=2_000_000,
+                normalize_steps=100_000,
+            ),
+            demos=DemoConfig(count=64),
         ),
-        demos=DemoConfig(count=64),
         eval=EvalConfig(every_epochs=8, check_episodes=256),
     )
 

@@ -1,13 +1,15 @@
 """What a platform needs set before JAX starts; called by the entry scripts, never at import."""
 
 import contextlib
-import itertools
+import dataclasses
 import json
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+
+import tyro
 
 # MJX on a CPU is over 100 times too slow with XLA's fusion emitters (jax >= 0.7), see
 # github.com/google-deepmind/mujoco/issues/2957. The learner is a third faster with them, so they
@@ -45,17 +47,31 @@ def prepare_platform(*, mjx_on_cpu: bool = False, cache_dir: Path | None = None)
     os.environ.update(changed)
 
 
-def steps_with_mjx(argv: Sequence[str]) -> bool:
-    """Whether a command line, or the run it resumes, steps the worlds with MJX.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StartOptions:
+    """What a training command line says that must be known before JAX, and so the rest, is read.
 
-    Read before JAX starts and so before the real parser can run.
+    Attributes:
+        preset: name of the defaults that the other options change.
+        resume: folder of a run to go on with.
+        physics: what steps the worlds.
     """
-    words = [part for word in argv for part in word.split("=", 1)]
-    pairs = dict(itertools.pairwise(words))
-    physics = pairs.get("--physics", "")
-    config = Path(pairs.get("--resume", "")) / "config.json"
-    if "--resume" in pairs and config.is_file():
-        # A broken file is reported by whoever reads it in earnest.
+
+    preset: str = "laptop"
+    resume: Path | None = None
+    physics: str = "auto"
+
+
+def parse_start(argv: Sequence[str]) -> tuple[StartOptions, list[str]]:
+    """Return the options that are needed first, and the words of the others in their order."""
+    return tyro.cli(StartOptions, args=argv, return_unknown_args=True, add_help=False)
+
+
+def needs_mjx(*, physics: str = "auto", run: Path | None = None) -> bool:
+    """Return whether MJX steps the worlds: of a run on disk, else of the physics named."""
+    config = None if run is None else run / "config.json"
+    if config is not None and config.is_file():
+        # A broken file is reported by the code that reads all of it.
         with contextlib.suppress(ValueError, AttributeError):
             physics = json.loads(config.read_text()).get("physics", "")
     return physics in ("mjx", "warp")

@@ -1,27 +1,51 @@
 """The leaves every room shares: what an observation, a transition and a batch are."""
 
-from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-import jax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Key, Shaped
 
 PRNGKey: TypeAlias = Key[Array, ""]
 PyTree: TypeAlias = Any
 Obs: TypeAlias = dict[str, Shaped[Array, "..."]]
-ObsShapes: TypeAlias = Mapping[str, jax.ShapeDtypeStruct]
 Metrics: TypeAlias = dict[str, Float[Array, ""]]
+
+
+@struct.dataclass
+class Choice:
+    """The actions of N worlds and how they were chosen.
+
+    Attributes:
+        action: in [-1, 1], the next H control steps of each world.
+        extras: what is stored beside the transition (log_prob, value, stage), by name, [N, ...].
+        expert: where a demonstrator or an intervening person chose; None nowhere.
+    """
+
+    action: Float[Array, "N H A"]
+    extras: dict[str, Shaped[Array, "N ..."]] = struct.field(default_factory=dict)
+    expert: Bool[Array, " N"] | None = None
+
+
+def choice(action: Float[Array, "N A"]) -> Choice:
+    """One action per world."""
+    return Choice(action[:, None])
 
 
 @struct.dataclass
 class Transition:
     """One step of every world, as it is stored: the next observation is the next row.
 
-    Leading axes are [T, N] in a rollout and [N] for one vector step. `terminated` ends the
-    return, `truncated` only ends the row's successor; both are never true together.
-    `valid` is false where the step must not be learned from (non-finite physics, padding).
-    `expert` is true where a demonstrator or an intervening human chose the action.
+    Leading axes are [T, N] in a rollout and [N] for one vector step.
+
+    Attributes:
+        obs: what the action answered.
+        action: in [-1, 1].
+        reward: of the step.
+        terminated: the return ends here.
+        truncated: only the row's successor ends here; never true where `terminated` is.
+        valid: false where the step must not be learned from (non-finite physics, padding).
+        expert: true where a demonstrator or an intervening person chose the action.
+        extras: what the agent or the task keeps with a step, by name.
     """
 
     obs: Obs
@@ -31,14 +55,20 @@ class Transition:
     truncated: Bool[Array, "*lead"]
     valid: Bool[Array, "*lead"]
     expert: Bool[Array, "*lead"]
+    extras: dict[str, Shaped[Array, "..."]] = struct.field(default_factory=dict)
 
 
 @struct.dataclass
 class Batch:
     """Sampled transitions with their successors; leading axis [B].
 
-    For n-step returns `reward` is the discounted sum of n rewards, `next_obs` lies n rows later
-    and `terminated` says whether the episode ended on the way.
+    Attributes:
+        obs, action: of the first row.
+        reward: for n-step returns the discounted sum of n rewards.
+        terminated: whether the episode ended within the n rows.
+        expert: see `Transition`.
+        next_obs: n rows later; meaningless where `terminated`.
+        extras: of the first row.
     """
 
     obs: Obs
@@ -47,3 +77,4 @@ class Batch:
     terminated: Bool[Array, "*lead"]
     expert: Bool[Array, "*lead"]
     next_obs: Obs
+    extras: dict[str, Shaped[Array, "..."]] = struct.field(default_factory=dict)

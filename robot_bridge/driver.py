@@ -33,11 +33,19 @@ class Mode(enum.Enum):
 class ArmState:
     """One reading of an arm.
 
-    t: monotonic time at which it was received [s]. seq: counts readings, so a frozen arm is seen.
-    q, dq: per joint [rad], [rad/s]. position, quat: of the tool centre [m], wxyz.
-    gripper_width: between the pads [m]. mode, faults: what the arm reports. link_quality: share of
-    recent packets that arrived [1]. tau: measured joint torques [N m], None where unknown.
-    twist: of the tool centre, linear [m/s] over angular [rad/s], None where unknown.
+    Attributes:
+        t: monotonic time at which it was received [s].
+        seq: counts readings, so a frozen arm is seen.
+        q: joint positions [rad].
+        dq: joint velocities [rad/s].
+        position: of the tool centre [m].
+        quat: of the tool centre, wxyz.
+        gripper_width: between the pads [m].
+        mode: what the arm reports.
+        faults: what the arm reports.
+        link_quality: share of recent packets that arrived [1].
+        tau: measured joint torques [N m], None where unknown.
+        twist: of the tool centre, linear [m/s] over angular [rad/s], None where unknown.
     """
 
     t: float
@@ -58,8 +66,12 @@ class ArmState:
 class Target:
     """Where the arm shall be a tick from now: the same place as a pose and as joint positions.
 
-    position [m], quat wxyz: of the tool centre. q: per joint [rad]. A driver takes the form its
-    arm is best at; both lie inside all limits.
+    A driver takes the form its arm is best at; both lie inside all limits.
+
+    Attributes:
+        position: of the tool centre [m].
+        quat: of the tool centre, wxyz.
+        q: joint positions [rad].
     """
 
     position: Vector
@@ -71,9 +83,17 @@ class Target:
 class ArmInfo:
     """What a driver knows about its arm once connected.
 
-    robot: name of the RobotSpec. serial, firmware: as the arm says them, for people and records.
-    takes: the form of Target it uses. simulated: nothing can be hurt. Limits that the arm itself
-    enforces, None where it does not say: q_min, q_max [rad], dq_max [rad/s].
+    The limits are those that the arm itself enforces, None where it does not say.
+
+    Attributes:
+        robot: name of the RobotSpec.
+        serial: as the arm says it, for people and records.
+        firmware: as the arm says it.
+        takes: the form of Target that is used.
+        simulated: nothing can be hurt.
+        q_min: lowest joint positions [rad].
+        q_max: highest joint positions [rad].
+        dq_max: largest joint speeds [rad/s].
     """
 
     robot: str
@@ -88,7 +108,13 @@ class ArmInfo:
 
 @dataclass(frozen=True)
 class ArmToken:
-    """A person's consent to arm or to recover, good for one use; made by `Supervisor.confirm`."""
+    """A person's consent, good for one use; made by `Supervisor.confirm`.
+
+    Attributes:
+        purpose: to arm or to recover.
+        by: who consents.
+        nonce: tells tokens apart.
+    """
 
     purpose: Literal["arm", "recover"]
     by: str

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,15 +12,27 @@ from robot_bridge.reasons import Phase, Reason
 
 Source = Literal["policy", "operator"]
 
+# How an episode ended. "success" and "failure" are verdicts of the task or of a person, and an
+# episode that has one has terminated. The others cut it short (truncated): "timeout" its time was
+# over, "cut" a person wanted to start again, or the recording was over, "fault" the bridge or the
+# arm stopped. None of them is a failure of the policy.
+Ending = Literal["success", "failure", "timeout", "cut", "fault"]
+ENDINGS: tuple[Ending, ...] = get_args(Ending)
+VERDICTS: tuple[Ending, ...] = ("success", "failure")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command:
     """What a policy or an operator wants next.
 
-    seq: grows by one with each of a source's commands. t: monotonic time of the observation that
-    it answers [s]. actions [H, A] in [-1, 1]: one per `dt` [s], the first now. valid_for: how long
-    after `t` it may still be executed [s]. obs: what the policy saw, for the record; None where it
-    is not kept.
+    Attributes:
+        seq: grows by one with each of a source's commands.
+        t: monotonic time of the observation that it answers [s].
+        actions: [H, A] in [-1, 1]: one per `dt`, the first now.
+        dt: between two actions [s].
+        valid_for: how long after `t` it may still be executed [s].
+        source: whose it is.
+        obs: what the policy saw, for the record; None where it is not kept.
     """
 
     seq: int
@@ -36,7 +48,10 @@ class Command:
 class Goal:
     """What the accepted actions add up to, before the governor: the sim's commanded target.
 
-    position [m], quat wxyz: of the tool centre. closure: gripper, 0 open to 1 closed.
+    Attributes:
+        position: of the tool centre [m].
+        quat: of the tool centre, wxyz.
+        closure: of the gripper, 0 open to 1 closed.
     """
 
     position: Vector
@@ -48,12 +63,21 @@ class Goal:
 class Tick:
     """One turn of the control loop: published to observers and policies, written by the recorder.
 
-    index: counts ticks. t: monotonic [s]. wall: time since the epoch [s]. phase, reasons: of the
-    state machine and the safety layers. state: the arm as measured. goal: what the accepted
-    actions ask for. target: what the governor sent, None where nothing was sent. action: the one
-    being executed, None where there is none; policy_action: what the policy wanted meanwhile,
-    where a person intervened. source, seq: whose command. age: of the observation that the command
-    answers [s], -1 without one. lateness: of this tick [s].
+    Attributes:
+        index: counts ticks.
+        t: monotonic [s].
+        wall: time since the epoch [s].
+        phase: of the state machine.
+        reasons: of the safety layers.
+        state: the arm as measured.
+        goal: what the accepted actions ask for.
+        target: what the governor sent, None where nothing was sent.
+        action: the one being executed, None where there is none.
+        policy_action: what the policy wanted meanwhile, where a person intervened.
+        source: whose command is executed.
+        seq: of that command.
+        age: of the observation that the command answers [s], -1 without one.
+        lateness: of this tick [s].
     """
 
     index: int
@@ -79,7 +103,12 @@ class Tick:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Notice:
-    """The policy's side cannot act at `t` [s], and why."""
+    """The policy's side cannot act.
+
+    Attributes:
+        t: since when [s].
+        reasons: why.
+    """
 
     t: float
     reasons: Reason

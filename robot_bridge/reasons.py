@@ -16,14 +16,14 @@ class Reason(IntFlag):
     BAD_SHAPE = auto()  # ... or had the wrong shape or dtype
     OLD_COMMAND = auto()  # its sequence number was seen before, or its time lies outside the window
     ACTION_CLIPPED = auto()  # it left [-1, 1]
-    STEP_LIMITED = auto()  # it moved the target further than one step may
+    STEP_LIMITED = auto()  # it moved or turned the target further than one step may
     # what the governor changed
     WORKSPACE = auto()  # the target left its box, a keep-out, or the table's clearance
     ORIENTATION = auto()  # it left the orientation cone
     TCP_SPEED = auto()
     TCP_ACCELERATION = auto()
     TCP_JERK = auto()
-    LEASH = auto()  # the target ran too far ahead of the measured arm
+    LEASH = auto()  # the target ran, or turned, too far ahead of the measured arm
     JOINT_LIMIT = auto()  # position margin
     JOINT_SPEED = auto()
     JOINT_ACCELERATION = auto()
@@ -48,6 +48,10 @@ class Reason(IntFlag):
     RECOVERY_LIMIT = auto()  # too many recoveries in too short a time
     # what was lost
     RECORD_DROPPED = auto()  # the recorder's queue or disk was full
+    # what the governor changed of a turn; at the end, so that older records keep their bits
+    TURN_SPEED = auto()
+    TURN_ACCELERATION = auto()
+    TURN_JERK = auto()
 
 
 def describe(reasons: Reason) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 from numpy.typing import NDArray
 
-from scenes.contract.specs import unknown_name
+from scenes.contract.names import unknown_name
 from scenes.mjcf import to_mjspec
 from scenes.mjcf_objects import geom_name
 from scenes.mjcf_robot import EE_SITE, FINGERS, GRIPPER_ACTUATOR

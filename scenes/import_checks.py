@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import mujoco
 import numpy as np
 
-from scenes.contract.specs import unknown_name
+from scenes.contract.names import unknown_name
 from scenes.roles import ArmRoles
 
 

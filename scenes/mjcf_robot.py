@@ -6,9 +6,9 @@ from typing import Any
 import mujoco
 
 from scenes.bases import Base, Floating, Planar
+from scenes.contract.names import unknown_name
 from scenes.contract.robot import GeomSpec, GripperSpec, LinkSpec
 from scenes.contract.rotations import quat_to_matrix
-from scenes.contract.specs import unknown_name
 from scenes.specs import Actuation, MountedArm
 
 # Contact bits. A pair touches when either side's contype meets the other's conaffinity.

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import mujoco
 import numpy as np
 
-from scenes.contract.specs import unknown_name
+from scenes.contract.names import unknown_name
 from scenes.specs import TouchSpec
 
 _MARGIN = 1e-3  # [m] a contact lies up to its depth outside of the geom

@@ -10,10 +10,11 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from scenes.contract.files import new_file
 
 
 class NativeBuildError(RuntimeError):
@@ -53,14 +54,11 @@ def build(library: NativeLibrary) -> Path:
         raise NativeBuildError(f"no C++ compiler (g++ or clang++): {library.otherwise}")
     path.parent.mkdir(parents=True, exist_ok=True)
     # Another process may build at the same time: each writes its own file, the rename decides.
-    handle, temporary = tempfile.mkstemp(suffix=".so", dir=path.parent)
-    os.close(handle)
-    command = [compiler, *_arguments(library), str(library.sources[0]), "-o", temporary]
-    reason = _run([*command, *library.link])
-    if reason:
-        Path(temporary).unlink(missing_ok=True)
-        raise NativeBuildError(f"{compiler} failed ({reason}): {library.otherwise}")
-    Path(temporary).rename(path)
+    with new_file(path, mode=0o777) as part:
+        command = [compiler, *_arguments(library), str(library.sources[0]), "-o", str(part)]
+        reason = _run([*command, *library.link])
+        if reason:
+            raise NativeBuildError(f"{compiler} failed ({reason}): {library.otherwise}")
     return path
 
 

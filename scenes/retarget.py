@@ -5,7 +5,6 @@ an oracle for our own inverse kinematics. In the loop it is `robot_bridge.safety
 environment's damped least squares.
 """
 
-import importlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
+from scenes.contract.extras import require
 from scenes.contract.robot import RobotSpec
 from scenes.contract.rotations import multiply_quats
 
@@ -82,15 +82,10 @@ def _missed(got: NDArray[np.floating], wanted: NDArray[np.floating]) -> tuple[fl
 
 def _solver(robot: RobotSpec) -> tuple[Any, Any]:
     """Compiled functions: (pose [7], start [J]) -> joints [J], and joints -> pose [7]."""
-    try:
-        pyroki, jaxls, jaxlie, yourdfpy, jax = (
-            importlib.import_module(name)
-            for name in ("pyroki", "jaxls", "jaxlie", "yourdfpy", "jax")
-        )
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"Retargeting needs {error.name}: pip install 'mjx-serl[ik]'", name=error.name
-        ) from error
+    pyroki, jaxls, jaxlie, yourdfpy, jax = (
+        require(name, "ik", purpose="Retargeting")
+        for name in ("pyroki", "jaxls", "jaxlie", "yourdfpy", "jax")
+    )
     text = io.BytesIO(robot_urdf(robot).encode())
     model = pyroki.Robot.from_urdf(yourdfpy.URDF.load(text, load_meshes=False))
     link = model.links.names.index(TOOL)

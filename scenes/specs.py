@@ -11,9 +11,10 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from scenes.bases import Base, Fixed
+from scenes.contract.names import named, unknown_name
 from scenes.contract.robot import Rgba, RobotSpec
 from scenes.contract.rotations import UNIT_QUAT, Quat, Vec3, quat_to_matrix
-from scenes.contract.specs import CameraSpec, named, require_positive, require_unique, unknown_name
+from scenes.contract.specs import CameraSpec, require_positive, require_unique
 from scenes.shapes import Box, FreeMount, Mount, Shape
 
 Actuation = Literal["position", "torque"]

@@ -1,0 +1,1 @@
+"""Gaussian splats on the bodies of a MuJoCo model, drawn for many worlds at once."""

@@ -8,7 +8,7 @@ from typing import Protocol, cast
 import jax
 from jaxtyping import Array, Int
 
-from scenes.contract.specs import unknown_name
+from scenes.contract.names import unknown_name
 from splat_render.types import Background, BodyPoses, CameraBatch, Frame, GaussianSet, RasterConfig
 
 
@@ -41,9 +41,12 @@ class Rasterize(Protocol):
 
 
 class Backend(Protocol):
-    """A module `splat_render.<name>`: what it is, whether it runs here, and its function.
+    """A module in `splat_render.backends`: what it is, whether it runs here, and its function.
 
-    TRACEABLE: may be called under jit. DIFFERENTIABLE: with respect to splats, poses, cameras.
+    Attributes:
+        TRACEABLE: whether it may be called under jit.
+        DIFFERENTIABLE: whether it is, with respect to splats, poses and cameras.
+        rasterize: draws.
     """
 
     TRACEABLE: bool
@@ -52,7 +55,7 @@ class Backend(Protocol):
 
     @staticmethod
     def unavailable() -> str | None:
-        """Why it cannot run here and what to do about it, in one line; None where it can."""
+        """Return why it cannot run here and what to do about it, in one line; None where it can."""
         ...
 
 
@@ -74,19 +77,24 @@ class BackendError(ValueError):
 
 @dataclass(frozen=True)
 class Chosen:
-    """A backend by its name."""
+    """A backend by its name.
+
+    Attributes:
+        name: in `splat_render.backends`.
+        backend: the module.
+    """
 
     name: str
     backend: Backend
 
 
 def backend_names() -> tuple[str, ...]:
-    """Every backend, available or not."""
+    """Return every backend, available or not."""
     return tuple(_MODULES)
 
 
 def load_backend(name: str) -> Backend:
-    """Import a backend; raises KeyError with the allowed names."""
+    """Return the module of a backend; raises KeyError with the allowed names."""
     if name not in _MODULES:
         raise KeyError(unknown_name("render backend", name, (*_MODULES, "auto")))
     # A module with the right names is a Backend; the type checker cannot see which module it is.
@@ -117,5 +125,5 @@ def choose_backend(name: str = "auto") -> Chosen:
 
 
 def availability() -> dict[str, str | None]:
-    """Why each backend cannot run here; None where it can. For `make doctor` and errors."""
+    """Return why each backend cannot run here; None where it can. For `make doctor` and errors."""
     return {name: load_backend(name).unavailable() for name in _MODULES}

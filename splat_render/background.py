@@ -21,7 +21,7 @@ POOR_PSNR = 35.0
 def static_bodies(
     body_weldid: Int[np.ndarray, " B"], body_mocapid: Int[np.ndarray, " B"]
 ) -> Bool[np.ndarray, " B"]:
-    """Say which bodies never move: welded to the world and not mocap; arrays are MjModel's."""
+    """Return which bodies never move: welded to the world and not mocap; arrays are MjModel's."""
     return (np.asarray(body_weldid) == 0) & (np.asarray(body_mocapid) < 0)
 
 
@@ -100,7 +100,7 @@ def poor_background(psnr: Float[np.ndarray, "..."]) -> str | None:
 
 
 def psnr(a: Float[np.ndarray, "*n H W 3"], b: Float[np.ndarray, "*n H W 3"]) -> np.ndarray:
-    """Peak signal-to-noise ratio [dB] of pictures in [0, 1]."""
+    """Return the peak signal-to-noise ratio [dB] of pictures in [0, 1]."""
     error = np.square(np.float64(a) - b).mean((-3, -2, -1))
     with np.errstate(divide="ignore"):
         return -10 * np.log10(error)

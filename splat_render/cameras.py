@@ -9,8 +9,8 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from scenes.contract.rotations import quats_to_matrices
 from scenes.contract.specs import CameraSpec
-from splat_render.projection import quat_to_matrix
 from splat_render.types import BodyPoses, CameraBatch
 
 # MuJoCo's cameras look along -z with +y up, OpenCV's along +z with +y down.
@@ -21,7 +21,14 @@ _HOLD = jax.lax.Precision.HIGHEST
 
 @struct.dataclass
 class CameraRig:
-    """C cameras fixed to bodies: pose in the body's frame (MuJoCo axes) and intrinsics [px]."""
+    """C cameras fixed to bodies.
+
+    Attributes:
+        body_id: of the body that each is on.
+        pos: in the body's frame [m].
+        quat: in the body's frame (wxyz), MuJoCo's axes.
+        Ks: intrinsics [px].
+    """
 
     body_id: Int[Array, " C"]
     pos: Float[Array, "C 3"]
@@ -32,7 +39,7 @@ class CameraRig:
 def make_rig(
     cameras: Sequence[CameraSpec], body_ids: Mapping[str, int], *, width: int, height: int
 ) -> CameraRig:
-    """Mount cameras, drawing at width x height [px] what `fovy` spans vertically.
+    """Return mounted cameras that draw at width x height [px] what `fovy` spans vertically.
 
     Args:
         cameras: where they are.
@@ -57,9 +64,9 @@ def intrinsics(fovy: float, width: int, height: int) -> Float[np.ndarray, "3 3"]
 def place(rig: CameraRig, poses: BodyPoses) -> CameraBatch:
     """Return the cameras of worlds [*n] whose bodies are at `poses`."""
     body_quat = poses.xquat[..., rig.body_id, :]
-    turn = jnp.matmul(quat_to_matrix(body_quat), quat_to_matrix(rig.quat), precision=_HOLD)
+    turn = jnp.matmul(quats_to_matrices(body_quat), quats_to_matrices(rig.quat), precision=_HOLD)
     rotation = turn * _OPENCV_FROM_MUJOCO
-    position = poses.xpos[..., rig.body_id, :] + _apply(quat_to_matrix(body_quat), rig.pos)
+    position = poses.xpos[..., rig.body_id, :] + _apply(quats_to_matrices(body_quat), rig.pos)
     inverse = jnp.swapaxes(rotation, -1, -2)
     top = jnp.concatenate([inverse, -_apply(inverse, position)[..., None]], axis=-1)
     bottom = jnp.broadcast_to(jnp.array([0.0, 0.0, 0.0, 1.0]), (*top.shape[:-2], 1, 4))

@@ -5,7 +5,6 @@ MjModel, not a `GaussianSet`, so it is no `Rasterize` backend; poses and picture
 Needs the extra `warp`.
 """
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,16 +15,15 @@ import mujoco
 from jaxtyping import Array, Float, UInt32
 from mujoco import mjx
 
+from scenes.contract.extras import is_installed, not_installed
+from scenes.contract.rotations import quats_to_matrices
 from splat_render.backends.external import rotate
-from splat_render.projection import quat_to_matrix
 from splat_render.types import BodyPoses, Frame
 
 
 def unavailable() -> str | None:
-    """Why it cannot run here, in one line; None where it can."""
-    if importlib.util.find_spec("warp") is None:
-        return "warp-lang is not installed; pip install 'mjx-serl[warp]'"
-    return None
+    """Return why it cannot run here, in one line; None where it can."""
+    return None if is_installed("warp") else not_installed("warp", "warp")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +31,15 @@ class MeshRenderer:
     """Cameras of a compiled model over a fixed number of worlds; made by `build_mesh_renderer`.
 
     `render` can be jitted; its batch is fixed, so it cannot be vmapped.
+
+    Attributes:
+        model: compiled.
+        cameras: ids of the model's cameras.
+        num_worlds: drawn at once.
+        width: of the pictures [px].
+        height: of the pictures [px].
+        on_device: the model as MuJoCo Warp has it.
+        context: of its renderer.
     """
 
     model: mujoco.MjModel
@@ -63,7 +70,7 @@ class MeshRenderer:
         return Frame(_unpack(rgb).reshape(*shape, 3), depth, (depth > 0).astype(jnp.float32))
 
     def _data(self, poses: BodyPoses) -> mjx.Data:
-        """One world's `mjx.Data` with all that a picture depends on."""
+        """Return one world's `mjx.Data` with all that a picture depends on."""
         m = self.model
         geom = _place(poses, m.geom_bodyid, m.geom_pos, m.geom_quat)
         camera = _place(poses, m.cam_bodyid, m.cam_pos, m.cam_quat)
@@ -90,7 +97,7 @@ def build_mesh_renderer(
     height: int,
     samples_per_pixel: int = 1,
 ) -> MeshRenderer:
-    """Put a model's geoms (groups 0 to 2), textures and lights on the device.
+    """Return a renderer with a model's geoms (groups 0 to 2), textures and lights on the device.
 
     Args:
         model: a scene for MJX-Warp, see `scenes.build.warp_model`.
@@ -125,12 +132,12 @@ def build_mesh_renderer(
 def _place(
     poses: BodyPoses, body: Any, pos: Any, quat: Any
 ) -> tuple[Float[Array, "K 3"], Float[Array, "K 3 3"]]:
-    """World positions and rotation matrices of things mounted on bodies."""
+    """Return world positions and rotation matrices of things mounted on bodies."""
     where, turn = poses.xpos[body], poses.xquat[body]
-    axes = jnp.matmul(quat_to_matrix(turn), quat_to_matrix(quat), precision="highest")
+    axes = jnp.matmul(quats_to_matrices(turn), quats_to_matrices(quat), precision="highest")
     return rotate(turn, jnp.asarray(pos)) + where, axes
 
 
 def _unpack(packed: UInt32[Array, "N P"]) -> Array:
-    """Bytes r, g, b of 0xAARRGGBB."""
+    """Return bytes r, g, b of 0xAARRGGBB."""
     return jnp.stack([packed >> 16, packed >> 8, packed], axis=-1).astype(jnp.uint8)

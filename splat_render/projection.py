@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
+from scenes.contract.rotations import quats_to_matrices
 from splat_render.types import (
     SH_C0,
     BodyPoses,
@@ -28,8 +29,12 @@ _HOLD = jax.lax.Precision.HIGHEST
 class Projected:
     """G splats as one camera sees them, nearest first; the invisible ones have opacity 0.
 
-    means2d [px], conics: xx, xy, yy of the inverse covariance [1/px^2], opacities with the
-    antialiasing factor, depths z [m] (inf where invisible), colors not clipped from above.
+    Attributes:
+        means2d: [px].
+        conics: xx, xy, yy of the inverse covariance [1/px^2].
+        opacities: with the antialiasing factor.
+        depths: along z [m]; inf where invisible.
+        colors: not clipped from above.
     """
 
     means2d: Float[Array, "G 2"]
@@ -41,31 +46,36 @@ class Projected:
 
 @struct.dataclass
 class BodySplats:
-    """What does not depend on poses: axes = rotation * scales [m], in the body's frame."""
+    """What does not depend on poses.
+
+    Attributes:
+        splats: in the frames of their bodies.
+        axes: rotation * scales [m], in the body's frame.
+    """
 
     splats: GaussianSet
     axes: Float[Array, "G 3 3"]
 
 
 def shape_splats(splats: GaussianSet) -> BodySplats:
-    """Do once what all cameras and worlds share."""
-    return BodySplats(splats, quat_to_matrix(splats.quats) * splats.scales[:, None, :])
+    """Return what all cameras and worlds share."""
+    return BodySplats(splats, quats_to_matrices(splats.quats) * splats.scales[:, None, :])
 
 
 def project(
     shaped: BodySplats, poses: BodyPoses, camera: CameraBatch, config: RasterConfig
 ) -> Projected:
-    """Bring splats before one camera (matrices without batch axes) of one world."""
+    """Return splats as seen by one camera (matrices without batch axes) of one world."""
     splats = shaped.splats
-    rotation, shift, eye = _bodies_before_camera(poses, camera)
-    rotation, shift, eye = (x[splats.body_id] for x in (rotation, shift, eye))
+    rotation, shift, centre = _bodies_before_camera(poses, camera)
+    rotation, shift, centre = (x[splats.body_id] for x in (rotation, shift, centre))
     points = _apply(rotation, splats.means) + shift
     visible = points[:, 2] >= config.near
     # Invisible splats get harmless numbers, for their gradients must not be 0 * nan.
     points = jnp.where(visible[:, None], points, jnp.array([0.0, 0.0, 1.0]))
     means2d, axes2d = _onto_picture(points, rotation, shaped.axes, camera.Ks, config)
     conics, factor, solid = _conics(axes2d, config)
-    rays = jnp.where(visible[:, None], splats.means - eye, jnp.array([0.0, 0.0, 1.0]))
+    rays = jnp.where(visible[:, None], splats.means - centre, jnp.array([0.0, 0.0, 1.0]))
     rays = rays / jnp.linalg.norm(rays, axis=-1, keepdims=True)
     colors = jnp.maximum(spherical_harmonics(rays, splats.sh) + 0.5, 0.0)
     visible &= solid
@@ -83,8 +93,8 @@ def project(
 def _bodies_before_camera(
     poses: BodyPoses, camera: CameraBatch
 ) -> tuple[Float[Array, "B 3 3"], Float[Array, "B 3"], Float[Array, "B 3"]]:
-    """Rotation and shift [m] from each body to the camera, and where the eye is in the body."""
-    body = quat_to_matrix(poses.xquat)
+    """Rotation and shift [m] from each body to the camera, and where the camera is in the body."""
+    body = quats_to_matrices(poses.xquat)
     to_camera, at = camera.viewmats[:3, :3], camera.viewmats[:3, 3]
     rotation = jnp.einsum("ij,bjk->bik", to_camera, body, precision=_HOLD)
     shift = jnp.einsum("ij,bj->bi", to_camera, poses.xpos, precision=_HOLD) + at
@@ -98,7 +108,7 @@ def _onto_picture(
     K: Float[Array, "3 3"],
     config: RasterConfig,
 ) -> tuple[Float[Array, "G 2"], Float[Array, "G 2 3"]]:
-    """Pixels, and the square root of the covariance: Jacobian * rotation * axes [px]."""
+    """Return pixels, and the square root of the covariance: Jacobian * rotation * axes [px]."""
     focal, center = jnp.diagonal(K)[:2], K[:2, 2]
     size = jnp.array([config.width, config.height], points.dtype)
     slope = points[:, :2] / points[:, 2:]
@@ -155,17 +165,6 @@ def spherical_harmonics(
             -0.5900435899266435 * x * (x * x - 3 * y * y),
         ]
     return jnp.einsum("kg,gkc->gc", jnp.stack(basis), sh, precision=_HOLD)
-
-
-def quat_to_matrix(quats: Float[Array, "*n 4"]) -> Float[Array, "*n 3 3"]:
-    """Rotation matrices of unit quaternions (wxyz)."""
-    w, x, y, z = jnp.moveaxis(quats, -1, 0)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
 
 
 def _apply(matrices: Float[Array, "G 3 3"], vectors: Float[Array, "G 3"]) -> Float[Array, "G 3"]:

@@ -22,7 +22,14 @@ from splat_render.types import Background, BodyPoses, CameraBatch, Frame, Gaussi
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """Cameras that are drawn by one call: their splats, mountings [V, C, ...], background."""
+    """Cameras that are drawn by one call.
+
+    Attributes:
+        splats: that they see.
+        rig: mountings [V, C, ...].
+        background: None where all splats are drawn in every step.
+        cameras: their places among all cameras.
+    """
 
     splats: GaussianSet
     rig: CameraRig
@@ -32,7 +39,13 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class SceneRenderer:
-    """Draws all cameras of many worlds; `render` can be jitted where the backend is traceable."""
+    """Draws all cameras of many worlds; `render` can be jitted where the backend is traceable.
+
+    Attributes:
+        chosen: backend.
+        config: size and colours of the pictures.
+        views: that together hold all cameras.
+    """
 
     chosen: Chosen
     config: RasterConfig
@@ -46,12 +59,12 @@ class SceneRenderer:
             variant: which of the V mountings and backgrounds each world has.
         """
         # By static slices: an index array would copy every finished picture once more.
-        shots = {}
+        pictures = {}
         for view in self.views:
             frame = self._draw(view, poses, variant)
             for i, camera in enumerate(view.cameras):
-                shots[camera] = jax.tree.map(lambda x, i=i: x[:, i], frame)
-        in_order = [shots[camera] for camera in sorted(shots)]
+                pictures[camera] = jax.tree.map(lambda x, i=i: x[:, i], frame)
+        in_order = [pictures[camera] for camera in sorted(pictures)]
         return jax.tree.map(lambda *parts: jnp.stack(parts, axis=1), *in_order)
 
     def _draw(self, view: View, poses: BodyPoses, variant: Int[Array, " N"]) -> Frame:
@@ -71,7 +84,7 @@ def build_scene_renderer(
     home: BodyPoses,
     cached: bool = True,
 ) -> SceneRenderer:
-    """Prepare the cameras of a scene, backgrounds of the fixed ones included.
+    """Return a renderer of the cameras of a scene, backgrounds of the fixed ones included.
 
     Args:
         chosen: the backend.
@@ -111,7 +124,7 @@ def _backgrounds(
     static: Bool[np.ndarray, " B"],
     home: BodyPoses,
 ) -> Background:
-    """One background per variant: its colours seen from its mounting."""
+    """Return one background per variant: its colours seen from its mounting."""
     parts = []
     for v in range(rig.body_id.shape[0]):
         still, _ = split_static(looks[v], static)

@@ -20,9 +20,14 @@ SH_C0 = 0.28209479177387814  # the constant spherical harmonic, 1 / (2 sqrt(pi))
 class GaussianSet:
     """G Gaussians, each fixed to a body; activated values, never a .ply's logarithms.
 
-    means [m] and quats (wxyz, unit) in the body's frame, scales: standard deviations [m] along
-    the axes of `quats`, opacities in [0, 1], sh: K = (degree + 1)^2 spherical harmonics of the
-    colour minus 0.5, with directions in the body's frame, body_id: row of `BodyPoses`.
+    Attributes:
+        means: in the body's frame [m].
+        quats: in the body's frame (wxyz, unit).
+        scales: standard deviations along the axes of `quats` [m].
+        opacities: in [0, 1].
+        sh: K = (degree + 1)^2 spherical harmonics of the colour minus 0.5, with directions in the
+            body's frame.
+        body_id: row of `BodyPoses`.
     """
 
     means: Float[Array, "G 3"]
@@ -35,7 +40,12 @@ class GaussianSet:
 
 @struct.dataclass
 class BodyPoses:
-    """World poses of all B bodies: MuJoCo's `xpos` [m] and `xquat` (wxyz); row 0 is the world."""
+    """World poses of all B bodies; row 0 is the world.
+
+    Attributes:
+        xpos: as MuJoCo's [m].
+        xquat: as MuJoCo's (wxyz).
+    """
 
     xpos: Float[Array, "*n B 3"]
     xquat: Float[Array, "*n B 4"]
@@ -43,7 +53,12 @@ class BodyPoses:
 
 @struct.dataclass
 class CameraBatch:
-    """C pinhole cameras: world-to-camera (OpenCV: +z ahead, +y down) and intrinsics [px]."""
+    """C pinhole cameras.
+
+    Attributes:
+        viewmats: world to camera (OpenCV: +z ahead, +y down).
+        Ks: intrinsics [px].
+    """
 
     viewmats: Float[Array, "*n C 4 4"]
     Ks: Float[Array, "*n C 3 3"]
@@ -51,10 +66,13 @@ class CameraBatch:
 
 @struct.dataclass
 class Background:
-    """What V looks of C fixed cameras see of the things that never move.
+    """What C fixed cameras see of the things that never move, in V looks.
 
-    rgb: the finished picture in [0, 1]. depth: median depth along the camera's z [m], inf where
-    nothing is. A moving splat is drawn in a pixel only where it is nearer than that depth.
+    A moving splat is drawn in a pixel only where it is nearer than the background's depth.
+
+    Attributes:
+        rgb: the finished picture in [0, 1].
+        depth: median depth along the camera's z [m]; inf where nothing is.
     """
 
     rgb: Float[Array, "V C H W 3"]
@@ -65,10 +83,12 @@ class Background:
 class Frame:
     """Pictures of C cameras in each world.
 
-    rgb: uint8, clipped and rounded to the nearest of 255 steps, or float32 (not clipped).
-    depth: sum of weight * z over the splats [m], plus what is left of the light times the
-    background's finite depth. alpha: 1 - the light that passes all splats; with a `Background`,
-    which fills the rest, 1 everywhere.
+    Attributes:
+        rgb: uint8, clipped and rounded to the nearest of 255 steps, or float32 (not clipped).
+        depth: sum of weight * z over the splats [m], plus what is left of the light times the
+            background's finite depth.
+        alpha: 1 - the light that passes all splats; with a `Background`, which fills the rest, 1
+            everywhere.
     """
 
     rgb: Shaped[Array, "*n C H W 3"]
@@ -134,7 +154,7 @@ def as_dtype(rgb: Float[Array, "*n 3"], config: RasterConfig) -> Shaped[Array, "
 
 
 def sh_degree(coefficients: int) -> int:
-    """Degree of K = (degree + 1)^2 coefficients; raises ValueError unless it is 0 to 3."""
+    """Return the degree of K = (degree + 1)^2 coefficients; ValueError unless it is 0 to 3."""
     degree = math.isqrt(coefficients) - 1
     if (degree + 1) ** 2 != coefficients or not 0 <= degree <= MAX_SH_DEGREE:
         raise ValueError(f"sh has {coefficients} coefficients, allowed: 1, 4, 9 or 16")

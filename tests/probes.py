@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from specs_of import action_spec_of, obs_spec_of
 
 from mjx_serl.data.replay import ReplayBuffer
 from mjx_serl.types import Transition
@@ -117,11 +118,13 @@ def make_learn(agent, *, updates: int, batch_size: int) -> Callable:
         init_key, sample_key, update_key = jax.random.split(key, 3)
         example = jax.tree.map(lambda x: x[0, 0], steps)
         stored = buffer.add(buffer.init(example), steps)
-        shapes = {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in example.obs.items()}
+        start = agent.init(init_key, obs_spec_of(example.obs), action_spec_of(1))
         batches = buffer.sample(stored, sample_key, (updates, rows))
         keys = jax.random.split(update_key, updates)
         state, metrics = jax.lax.scan(
-            lambda s, x: agent.update(s, *x), agent.init(init_key, shapes, 1), (batches, keys)
+            lambda s, x: agent.update(s, *x),
+            start,
+            (batches, keys),
         )
         return state, jax.tree.map(lambda x: x[-1], metrics)
 

@@ -23,8 +23,9 @@ from mjx_serl.commands import (
 from mjx_serl.data.demos import DemoContract, load_demos, save_demos
 from mjx_serl.envs.env import make_env
 from mjx_serl.experiments import PRESETS
-from mjx_serl.platform import steps_with_mjx
+from mjx_serl.platform import needs_mjx, parse_start
 from mjx_serl.run import loop
+from mjx_serl.training import demonstrations
 from mjx_serl.types import Transition
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -101,9 +102,10 @@ def test_a_value_of_the_wrong_kind(refuse: Refuse, option: tuple[str, str], hint
     assert option[0] in text and hint in text
 
 
-@pytest.mark.parametrize("option", ["--preset", "--resume"])
+@pytest.mark.parametrize("option", ["--preset", "--resume", "--physics", "--seed"])
 def test_an_option_without_its_value(refuse: Refuse, option: str):
-    assert f"{option} needs a value" in one_line(refuse(option))
+    """The parser says it, as it does of every other option."""
+    assert f"Missing value for argument '{option}'" in refuse(option)
 
 
 @pytest.mark.parametrize(
@@ -180,9 +182,16 @@ def test_the_default_is_the_laptop():
 def test_options_change_the_preset():
     cfg, _ = parse_train(["--agent.gamma", "0.9", "--preset", "serl", "--demos.file", "x.npz"])
     want = PRESETS["serl"]()
-    agent = dataclasses.replace(want.agent, gamma=0.9)
-    demos = dataclasses.replace(want.demos, file=Path("x.npz"))
-    assert cfg == dataclasses.replace(want, agent=agent, demos=demos)
+    agent = dataclasses.replace(want.method.agent, gamma=0.9)
+    demos = dataclasses.replace(want.method.demos, file=Path("x.npz"))
+    method = dataclasses.replace(want.method, agent=agent, demos=demos)
+    assert cfg == dataclasses.replace(want, method=method)
+
+
+def mjx_in(argv: Sequence[str]) -> bool:
+    """What train.py finds out before JAX starts."""
+    start, _ = parse_start(argv)
+    return needs_mjx(physics=start.physics, run=start.resume)
 
 
 @pytest.mark.parametrize(
@@ -192,11 +201,13 @@ def test_options_change_the_preset():
         (["--physics", "native"], False),
         (["--physics", "mjx"], True),
         (["--seed", "3", "--physics=warp"], True),
+        (["--pixels.cameras", "front", "wrist", "--physics", "mjx", "--help"], True),
+        (["--run.name", "mjx"], False),
         (["--resume", "nowhere"], False),
     ],
 )
 def test_mjx_is_noticed_before_jax_starts(argv: Sequence[str], answer: bool):
-    assert steps_with_mjx(argv) is answer
+    assert mjx_in(argv) is answer
 
 
 @pytest.mark.parametrize(
@@ -205,7 +216,24 @@ def test_mjx_is_noticed_before_jax_starts(argv: Sequence[str], answer: bool):
 )
 def test_a_resumed_run_says_whether_it_needs_mjx(tmp_path: Path, text: str, answer: bool):
     (tmp_path / "config.json").write_text(text)
-    assert steps_with_mjx(["--resume", str(tmp_path)]) is answer
+    assert mjx_in(["--resume", str(tmp_path)]) is answer
+    assert needs_mjx(run=tmp_path) is answer
+
+
+def test_what_is_needed_first_leaves_the_other_words_in_their_order():
+    argv = ["--seed", "3", "--preset=serl", "--pixels.cameras", "front", "wrist", "--demos.count=0"]
+    start, rest = parse_start(argv)
+    assert start.preset == "serl"
+    assert rest == ["--seed", "3", "--pixels.cameras", "front", "wrist", "--demos.count=0"]
+
+
+def test_the_platform_is_prepared_without_jax():
+    """train.py --help and bad options must not wait for it, nor may flags come too late."""
+    code = (
+        "import sys\nfrom mjx_serl.platform import parse_start\n"
+        "parse_start(['--physics', 'mjx'])\nassert 'jax' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 
 
 def test_ctrl_c_before_the_first_epoch_is_no_traceback(capsys: pytest.CaptureFixture[str]):
@@ -310,7 +338,7 @@ def test_training_with_a_recorded_file(
     recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     seen = []
-    monkeypatch.setattr(loop, "script_demos", lambda *args, **more: seen.append(args))
+    monkeypatch.setattr(demonstrations.ScriptedDemos, "rows", lambda *args: seen.append(args))
     folder = ["--run.folder", str(tmp_path), "--run.name", "mine"]
     cfg, _ = parse_train([*TINY, *folder, "--demos.file", str(recorded)])
     assert train(cfg, None) == 0
@@ -318,10 +346,10 @@ def test_training_with_a_recorded_file(
     summary = json.loads((tmp_path / "mine" / "summary.json").read_text())
     assert summary["agent"] == "rlpd" and summary["env_steps"] == 24
     run = commands.Run(cfg, loop.RunFolder(tmp_path / "mine"))
-    state, step, _ = run.store.restore(run.state_shapes())
+    state, step, _ = run.store.restore(run.trainer.state_shapes())
     assert step == 2
     with np.load(recorded) as file:
-        np.testing.assert_array_equal(state.demos.data.action, file["action"])
+        np.testing.assert_array_equal(state.data["demos"].data.action, file["action"])
 
 
 def test_a_mistaken_expert_is_noticed(tmp_path: Path, recorded: Path, refuse: Refuse):

@@ -10,10 +10,13 @@ import jax
 import pytest
 
 from mjx_serl.config import TrainConfig
+from mjx_serl.envs.observation import Observer
 from mjx_serl.experiments import PRESETS, preset
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.memory_check import available_bytes, check_memory
-from mjx_serl.training.state import tree_bytes
+from mjx_serl.training.demonstrations import DemoConfig
+from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig
+from mjx_serl.training.state import TrainState, tree_bytes
 from scenes.contract.serialize import from_json, to_json
 
 # Reference serl_family.md 1.2 and 1.3: SERL's make_sac_agent, HIL-SERL's pixel agent.
@@ -63,8 +66,13 @@ PUBLISHED = {
 }
 
 
+def with_method(cfg: TrainConfig, **changes: Any) -> TrainConfig:
+    return dataclasses.replace(cfg, method=dataclasses.replace(cfg.method, **changes))
+
+
 def lookup(cfg: TrainConfig, path: str) -> Any:
-    for name in path.split("."):
+    part = path.split(".")[0]
+    for name in path.split(".") if hasattr(cfg, part) else ["method", *path.split(".")]:
         cfg = getattr(cfg, name)
     return cfg
 
@@ -89,8 +97,9 @@ def test_every_changed_field_survives_json():
     """Each field in turn, with a value that is not its default."""
     cfg = PRESETS["laptop"]()
     for part in ("agent", "loop", "demos", "eval", "run"):
-        for field in dataclasses.fields(getattr(cfg, part)):
-            value = getattr(getattr(cfg, part), field.name)
+        owner = cfg if hasattr(cfg, part) else cfg.method
+        for field in dataclasses.fields(getattr(owner, part)):
+            value = getattr(getattr(owner, part), field.name)
             if isinstance(value, bool):
                 changed: Any = not value
             elif isinstance(value, int | float):
@@ -99,8 +108,9 @@ def test_every_changed_field_survives_json():
                 changed = Path("other/place")
             else:
                 continue
-            new = dataclasses.replace(getattr(cfg, part), **{field.name: changed})
-            other = dataclasses.replace(cfg, **{part: new})
+            new = dataclasses.replace(getattr(owner, part), **{field.name: changed})
+            new = dataclasses.replace(owner, **{part: new})
+            other = new if owner is cfg else dataclasses.replace(cfg, method=new)
             assert from_json(TrainConfig, to_json(other)) == other != cfg
 
 
@@ -114,10 +124,13 @@ def test_every_preset_says_how_to_run_it(name: str):
 def test_every_preset_builds(name: str):
     """Static parts only; the fast preset's thousands of worlds are not started."""
     cfg = PRESETS[name]()
-    trainer = cfg.build(SimpleNamespace(), demo_shape=(100, 4) if cfg.demos.count else None)
+    env = SimpleNamespace(task=SimpleNamespace(episode_steps=100))
+    trainer = cfg.build(Observer(env))
     assert trainer.vec_env.num_envs == cfg.num_envs
-    assert trainer.buffer.capacity_rows * cfg.num_envs <= cfg.loop.buffer_size
-    assert (trainer.demo_buffer is None) == (cfg.demos.count == 0)
+    rows = trainer.sources["online"].buffer.capacity_rows
+    assert rows * cfg.num_envs <= cfg.method.loop.buffer_size
+    assert set(trainer.sources) == {"online"} | ({"demos"} if cfg.method.demos.count else set())
+    assert sum(source.fraction for source in trainer.sources.values()) == 1.0
 
 
 def test_presets_take_changes_and_refuse_other_names():
@@ -128,9 +141,9 @@ def test_presets_take_changes_and_refuse_other_names():
 
 def test_an_agent_is_named_by_its_demonstrations():
     cfg = PRESETS["laptop"]()
-    none = dataclasses.replace(cfg.demos, count=0)
+    none = dataclasses.replace(cfg.method.demos, count=0)
     file = dataclasses.replace(none, file=Path("x.npz"))
-    names = [dataclasses.replace(cfg, demos=d).agent_name for d in (cfg.demos, none, file)]
+    names = [with_method(cfg, demos=d).agent_name for d in (cfg.method.demos, none, file)]
     assert names == ["rlpd", "sac", "rlpd"]
 
 
@@ -149,7 +162,8 @@ def test_an_agent_is_named_by_its_demonstrations():
 )
 def test_values_that_make_no_run_are_refused(changes: dict, loop: dict, message: str):
     cfg = PRESETS["laptop"]()
-    cfg = dataclasses.replace(cfg, loop=dataclasses.replace(cfg.loop, **loop), **changes)
+    cfg = with_method(cfg, loop=dataclasses.replace(cfg.method.loop, **loop))
+    cfg = dataclasses.replace(cfg, **changes)
     with pytest.raises(ValueError, match=re.escape(message)):
         cfg.build_observer()
 
@@ -157,34 +171,16 @@ def test_values_that_make_no_run_are_refused(changes: dict, loop: dict, message:
 # -- memory ------------------------------------------------------------------------------------
 
 
-def fake_state(num_envs: int, buffer_size: int, *, world: int = 1000, row: int = 100) -> Any:
+def fake_state(num_envs: int, buffer_size: int, *, world: int = 1000, row: int = 100) -> TrainState:
     """Shapes as a run has them: `world` bytes per world and reset, `row` per transition."""
     rows = max(buffer_size // num_envs, 2)
 
     def array(*shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, "uint8")
 
-    return jax.tree.map(
-        lambda x: x,
-        _Shapes(
-            agent=array(50_000),
-            worlds=_Worlds(array(num_envs, world), array(min(256, 4 * num_envs), world)),
-            buffer=_Ring(_Rows(array(rows, num_envs), array(rows, num_envs, row - 1))),
-        ),
-    )
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class _Rows:
-    reward: Any
-    rest: Any
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class _Ring:
-    data: _Rows
+    worlds = _Worlds(array(num_envs, world), array(min(256, 4 * num_envs), world))
+    data = {"online": array(rows, num_envs, row)}
+    return TrainState(array(50_000), worlds, data, None, None, None)
 
 
 @jax.tree_util.register_dataclass
@@ -194,18 +190,13 @@ class _Worlds:
     pool: Any
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class _Shapes:
-    agent: Any
-    worlds: _Worlds
-    buffer: _Ring
-
-
-def sized(num_envs: int, buffer_size: int) -> TrainConfig:
-    cfg = PRESETS["laptop"]()
-    loop = dataclasses.replace(cfg.loop, buffer_size=buffer_size, warmup_steps=100)
-    return dataclasses.replace(cfg, num_envs=num_envs, loop=loop)
+def check(num_envs: int, buffer_size: int, *, available: int) -> int:
+    """Whether a run of that size fits."""
+    loop = LoopConfig(buffer_size=buffer_size, warmup_steps=100)
+    method = OffPolicyConfig(loop=loop, demos=DemoConfig(count=0))
+    trainer = method.build(Observer(SimpleNamespace()), num_envs=num_envs, seed=0)
+    state = fake_state(num_envs, buffer_size)
+    return check_memory(state, trainer.memory(state), available=available)
 
 
 def options(text: str) -> list[tuple[int | None, int | None]]:
@@ -231,29 +222,27 @@ def options(text: str) -> list[tuple[int | None, int | None]]:
 def test_what_does_not_fit_is_told_in_bytes_with_values_that_fit(
     num_envs: int, buffer_size: int, available: int, ways: int
 ):
-    state, cfg = fake_state(num_envs, buffer_size), sized(num_envs, buffer_size)
+    state = fake_state(num_envs, buffer_size)
     with pytest.raises(MemoryError) as caught:
-        check_memory(state, cfg, available=available)
+        check(num_envs, buffer_size, available=available)
     text = str(caught.value)
     assert f"2 x {tree_bytes(state) / 1e9:.2f} GB" in text
     assert f"{available / 1e9:.2f} GB are free" in text
     assert len(options(text)) == ways
     for size, envs in options(text):
         envs, size = envs or num_envs, size or buffer_size
-        check_memory(fake_state(envs, size), sized(envs, size), available=available)
+        check(envs, size, available=available)
         assert (envs, size) != (num_envs, buffer_size)
 
 
 def test_a_network_that_does_not_fit_has_no_way_out():
     with pytest.raises(MemoryError, match="No size of buffer and worlds fits"):
-        check_memory(fake_state(8, 1000), sized(8, 1000), available=60_000)
+        check(8, 1000, available=60_000)
 
 
 def test_what_fits_is_counted():
     state = fake_state(16, 1000)
-    assert check_memory(state, sized(16, 1000), available=2 * tree_bytes(state)) == tree_bytes(
-        state
-    )
+    assert check(16, 1000, available=2 * tree_bytes(state)) == tree_bytes(state)
 
 
 def test_this_machine_has_memory():

@@ -1,4 +1,4 @@
-"""play.py: what it writes for a scripted player and for a run, and what it refuses."""
+"""play.py: what it writes for a scripted policy and for a run, and what it refuses."""
 
 import runpy
 import subprocess
@@ -47,15 +47,15 @@ def one_line(text: str) -> str:
     return text.strip()
 
 
-def test_the_expert_is_filmed_by_all_cameras(
+def test_the_expert_is_recorded_by_all_cameras(
     play: Play, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert play("franka/pick_cube", episodes=1, size=64, out=tmp_path) == 0
     path = tmp_path / "franka-pick_cube-expert.mp4"
     assert capsys.readouterr().out == f"{path}: 1 of 1 episodes solved\n"
-    film = frames(path)
-    assert film.shape[1:] == (256, 3 * 256 + 2 * 4, 3) and len(film) > 10
-    for camera in (film[:, :, :256], film[:, :, 260:516], film[:, :, 520:]):
+    video = frames(path)
+    assert video.shape[1:] == (256, 3 * 256 + 2 * 4, 3) and len(video) > 10
+    for camera in (video[:, :, :256], video[:, :, 260:516], video[:, :, 520:]):
         assert cube_pixels(camera[0]) > 20
         assert np.abs(camera[0].astype(int) - camera[-1]).max() > 60
 
@@ -101,8 +101,8 @@ def test_a_run_with_cameras_leaves_its_video_and_can_be_played(
     assert train(cfg, None) == 0
     run = tmp_path / "mine"
     assert f"video  {run / 'policy.mp4'}  " in capsys.readouterr().out
-    film = frames(run / "policy.mp4")
-    assert film.shape[1:] == (256, 3 * 256 + 2 * 4, 3)
+    video = frames(run / "policy.mp4")
+    assert video.shape[1:] == (256, 3 * 256 + 2 * 4, 3)
     worlds = matplotlib.image.imread(run / "worlds.png")
     assert worlds.shape[:2] == (2 * 66 - 2, 2 * 130 - 2)
     assert play(run=run, episodes=1, out=tmp_path) == 0
@@ -111,7 +111,7 @@ def test_a_run_with_cameras_leaves_its_video_and_can_be_played(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("video", "written"), [("auto", False), ("on", True)])
-def test_a_run_without_cameras_is_filmed_if_asked(tmp_path: Path, video: str, written: bool):
+def test_a_run_without_cameras_is_recorded_if_asked(tmp_path: Path, video: str, written: bool):
     folder = ["--run.folder", str(tmp_path), "--run.name", "mine", "--demos.count", "0"]
     cfg, _ = parse_train([*TINY, *folder, "--run.video", video])
     assert train(cfg, None) == 0

@@ -8,14 +8,15 @@ import jax
 import numpy as np
 
 from mjx_serl.agents.sac import SACConfig
-from mjx_serl.config import DemoConfig, EvalConfig, RunConfig, TrainConfig
+from mjx_serl.config import EvalConfig, RunConfig, TrainConfig
 from mjx_serl.data import normalize
 from mjx_serl.export.bundle import write_bundle
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.loop import Run
 from mjx_serl.run.summary import Summary
-from mjx_serl.training.off_policy import OffPolicyConfig
-from mjx_serl.training.state import TrainState
+from mjx_serl.training.demonstrations import DemoConfig
+from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig
+from mjx_serl.training.state import PolicyParams
 from scenes.contract.manifest import SUMS, write_sums
 
 
@@ -25,11 +26,13 @@ def tiny_config(root: Path, **changes: Any) -> TrainConfig:
         "physics": "native",
         "num_envs": 4,
         "total_env_steps": 16,
-        "agent": SACConfig(hidden=(16, 16)),
-        "loop": OffPolicyConfig(
-            batch_size=16, updates_per_step=2, steps_per_epoch=2, warmup_steps=8, buffer_size=52
+        "method": OffPolicyConfig(
+            agent=changes.pop("agent", SACConfig(hidden=(16, 16))),
+            loop=LoopConfig(
+                batch_size=16, updates_per_step=2, steps_per_epoch=2, warmup_steps=8, buffer_size=52
+            ),
+            demos=DemoConfig(count=0),
         ),
-        "demos": DemoConfig(count=0),
         "eval": EvalConfig(every_epochs=2, check_episodes=2, episodes=2),
         "run": RunConfig(folder=root, checkpoint_seconds=0.0, tensorboard=False, video="off"),
     }
@@ -44,23 +47,18 @@ def tiny_run(root: Path, *, name: str = "run", **changes: Any) -> Run:
     return Run(cfg, folder)
 
 
-def drawn_state(run: Run, *, seed: int = 0) -> TrainState:
-    """Parameters drawn so that biases and norms count, and statistics of no particular scale.
-
-    What else a state has, a bundle does not read.
-    """
-    fields = run.observer.obs_spec.fields
-    shapes = {f.name: jax.ShapeDtypeStruct(f.shape, f.dtype) for f in fields}
-    init = lambda key: run.trainer.agent.init(key, shapes, run.env.action_dim)  # noqa: E731
+def drawn_policy(run: Run, *, seed: int = 0) -> PolicyParams:
+    """Parameters drawn so that biases and norms count, and statistics of no particular scale."""
+    spec = run.observer.obs_spec
+    init = lambda key: run.trainer.agent.init(key, spec, run.env.action_spec)  # noqa: E731
     rng = np.random.default_rng(seed)
     agent = jax.tree.map(
         lambda x: x + (0.05 * rng.normal(size=x.shape)).astype(x.dtype),
         jax.device_get(jax.jit(init)(jax.random.key(seed))),
     )
-    statistics = normalize.init(shapes, {f.name: f.scale for f in fields})
+    statistics = normalize.init(spec, scaled=True)
     moved = jax.tree.map(lambda x: x + np.float32(0.01), statistics.mean)
-    rest: dict[str, Any] = dict.fromkeys(("worlds", "buffer", "demos", "key", "epoch"))
-    return TrainState(agent=agent, normalizer=statistics.replace(mean=moved), **rest)
+    return PolicyParams(run.trainer.agent.acting(agent), statistics.replace(mean=moved))
 
 
 def summary_of(run: Run) -> Summary:
@@ -84,7 +82,7 @@ def summary_of(run: Run) -> Summary:
 def tiny_bundle(root: Path, **changes: Any) -> Path:
     """The bundle of a small untrained run."""
     run = tiny_run(root, **changes)
-    write_bundle(run, drawn_state(run), root / "bundle", summary=summary_of(run))
+    write_bundle(run, drawn_policy(run), root / "bundle", summary=summary_of(run))
     return root / "bundle"
 
 

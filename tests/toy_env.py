@@ -3,7 +3,7 @@
 It has the interface that `mjx_serl.training` uses of an environment and no physics. An episode
 ends at the step drawn at its start: `end` at most `STEPS` terminates, a later one never comes and
 the episode is cut by the time limit. Half of the worlds only report success one step after their
-end, which nobody may count. Every step pays 1, also after the end.
+end, which must not count. Every step pays 1, also after the end.
 """
 
 import dataclasses
@@ -15,12 +15,14 @@ from flax import struct
 
 from mjx_serl.envs.vector import VecEnv, vectorize
 from mjx_serl.types import Obs
-from scenes.contract.specs import ObsField, ObsSpec
+from scenes.contract.specs import ActionSpec, ObsField, ObsSpec
 
 STEPS = 8
 SPEC = ObsSpec(
     fields=(ObsField(name="x", shape=(2,), scale=4.0), ObsField(name="age", shape=(1,), scale=0.5))
 )
+
+ACTION = ActionSpec(mode="ee_delta", names=("push", "ignored"), scale=(0.1, 1.0), rate=10.0)
 
 
 @struct.dataclass
@@ -44,7 +46,7 @@ class ToyState:
 
 @struct.dataclass
 class ToySim:
-    """What is kept of a world that left the finite numbers; where its two bodies are."""
+    """What is kept of a world whose state became non-finite; where its two bodies are."""
 
     qpos: jax.Array
     qvel: jax.Array
@@ -72,6 +74,7 @@ class ToyEnv:
     action_dim: int = 2
     ctrl_dt: float = 0.1
     obs_spec: ObsSpec = SPEC
+    action_spec: ActionSpec = ACTION
     task: ToyTask = dataclasses.field(default_factory=ToyTask)
 
     def reset(self, key: jax.Array) -> ToyState:
@@ -93,6 +96,15 @@ class ToyEnv:
             valid=~no,
             t=jnp.zeros((), jnp.int32),
         )
+        return state.replace(obs=_look(state))
+
+    def carry_on(self, state: ToyState, key: jax.Array) -> ToyState:
+        """Begin an episode, with an end of its own, where the last one stopped."""
+        fresh = self.reset(key)
+        state = state.replace(
+            end=fresh.end, late=fresh.late, t=fresh.t, success=fresh.success,
+            terminated=fresh.terminated, truncated=fresh.truncated, reward=fresh.reward,
+        )  # fmt: skip
         return state.replace(obs=_look(state))
 
     def step(self, state: ToyState, action: jax.Array) -> ToyState:

@@ -48,7 +48,13 @@ class SimulatorError(RuntimeError):
 
 @dataclass(frozen=True)
 class FrankaServer:
-    """A running server. host: what a client is given. kind: "franka" enforces the FCI's limits."""
+    """A running server.
+
+    Attributes:
+        host: what a client is given.
+        kind: "franka" enforces the FCI's limits.
+        process: that serves.
+    """
 
     host: str
     kind: str
@@ -76,7 +82,7 @@ def serve(
     object_width: float | None = None,
     log: Path | None = None,
 ) -> Iterator[FrankaServer]:
-    """A simulated FR3 with its hand while the context lasts; SimulatorError with the reason.
+    """Return a simulated FR3 with its hand while the context lasts; SimulatorError with the reason.
 
     Args:
         kind: "franka" (franka-sim: enforces limits) or "franky" (franky-sim: starts faster,
@@ -105,7 +111,7 @@ def serve(
 
 
 def free_host() -> str:
-    """A loopback address on which neither port is taken."""
+    """Return a loopback address on which neither port is taken."""
     for _ in range(100):
         host = f"127.{random.randint(1, 254)}.{random.randint(0, 255)}.{random.randint(1, 254)}"
         if not any(_answers(host, port) for port in (ROBOT_PORT, HAND_PORT)):

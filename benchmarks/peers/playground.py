@@ -35,7 +35,7 @@ def start(params: Params) -> Job:
 
 
 def load_env(impl: str, num_envs: int) -> Any:
-    """The environment, its contact buffers sized for `num_envs` as its own default is."""
+    """Return the environment, its contact buffers sized for `num_envs` as its own default is."""
     prepare()
     from mujoco_playground import registry
 

@@ -22,9 +22,10 @@ class PeerError(RuntimeError):
 class Peer:
     """A project to compare with.
 
-    module: what must be importable in its environment.
-    requirements: pins; "{jax}" stands for our own version of JAX, so that both sides share it.
-    bare: pins of what is installed without what it asks for.
+    Attributes:
+        module: what must be importable in its environment.
+        requirements: pins; "{jax}" stands for our own version of JAX, so that both sides share it.
+        bare: pins of what is installed without what it asks for.
     """
 
     module: str
@@ -72,7 +73,7 @@ PEERS = {
 
 
 def peer_python(name: str) -> Path:
-    """Interpreter of a peer's environment, made on first use; raises PeerError."""
+    """Return the interpreter of a peer's environment, made on first use; raises PeerError."""
     peer = PEERS[name]
     folder = FOLDER / name
     python = folder / "bin" / "python"

@@ -11,10 +11,14 @@ from typing import Any
 from benchmarks.worker import Job, Params, rate, serve
 from benchmarks.workers.platform import prepare
 from benchmarks.workers.replay import random_transitions
+from scenes.contract.specs import ActionSpec, ObsField, ObsSpec
 
 CAMERAS = ("front", "wrist")
 VECTOR_DIM = 20  # what franka/pick_cube shows of the arm
 ACTION_DIM = 4
+ACTION = ActionSpec(
+    mode="ee_delta", names=("x", "y", "z", "gripper"), scale=(1.0,) * ACTION_DIM, rate=10.0
+)
 ROWS, WORLDS = 512, 8
 REPEATS = 16  # in one compiled call, as in an epoch: memory is taken once
 
@@ -42,7 +46,7 @@ def start(params: Params) -> Job:
 
 
 def passes(params: Params) -> tuple[list[Any], Callable]:
-    """[parameters, images] and steps down the gradient of the features' squares."""
+    """Return [parameters, images] and steps down the gradient of the features' squares."""
     import jax
     import jax.numpy as jnp
 
@@ -64,7 +68,7 @@ def passes(params: Params) -> tuple[list[Any], Callable]:
 
 
 def updates(params: Params) -> tuple[list[Any], Callable]:
-    """[agent state, buffer state] and the function of them that makes `REPEATS` updates."""
+    """Return [agent state, buffer state] and the function that makes `REPEATS` updates."""
     import jax
 
     from mjx_serl.agents.sac import SACConfig
@@ -77,8 +81,13 @@ def updates(params: Params) -> tuple[list[Any], Callable]:
     steps = _steps(params["size"])
     example = jax.tree.map(lambda x: x[0, 0], steps)
     stored = buffer.add(buffer.init(example), steps)
-    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in example.obs.items()}
-    state = agent.init(jax.random.key(1), shapes, ACTION_DIM)
+    spec = ObsSpec(
+        fields=tuple(
+            ObsField(name=name, shape=x.shape, dtype=str(x.dtype))
+            for name, x in example.obs.items()
+        )
+    )
+    state = agent.init(jax.random.key(1), spec, ACTION)
 
     def update(state: Any, stored: Any) -> Any:
         k_sample, k_learn = jax.random.split(jax.random.fold_in(jax.random.key(2), state.step))

@@ -54,7 +54,7 @@ def start(params: Params) -> Job:
 
 
 def build_env(params: Params) -> "Env":
-    """The environment, its native physics on the asked-for number of threads."""
+    """Return the environment, its native physics on the asked-for number of threads."""
     from mjx_serl import tasks as tasks  # files the tasks in the registry
     from mjx_serl.envs.env import make_env
 
@@ -101,7 +101,7 @@ def _program(
 
         return state, run
     step = partial(_control_step, env) if piece == "control" else partial(_physics_step, env)
-    worlds = (state.worlds, jax.random.key(1))
+    worlds = (state.envs, jax.random.key(1))
     return worlds, partial(_scan_pieces, step, num, env.action_dim, steps)
 
 
@@ -163,7 +163,7 @@ def _device_bytes(num: int) -> Params:
 
 
 def warp_bytes() -> int:
-    """Device memory that Warp's own pool has held at most [bytes]; 0 on a CPU."""
+    """Return the device memory that Warp's own pool has held at most [bytes]; 0 on a CPU."""
     import warp
 
     device = warp.get_device()

@@ -52,7 +52,7 @@ def start(params: Params) -> Job:
 
 
 def make_poses(model: "mujoco.MjModel", num: int) -> "BodyPoses":
-    """Where all bodies are in worlds whose joints are a little off their first key frame."""
+    """Return where all bodies are in worlds whose joints are a little off their first key frame."""
     import jax.numpy as jnp
     import mujoco
     import numpy as np

@@ -39,7 +39,7 @@ def write_profile(
 
 
 def operation_times(folder: Path) -> dict[str, tuple[float, int]]:
-    """Seconds and count of every operation in a trace folder, by its name in the program."""
+    """Return seconds and count of every operation in a trace folder, by its name in the program."""
     total: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
     for path in folder.rglob("*.xplane.pb"):
         profile = jax.profiler.ProfileData.from_file(str(path))

@@ -14,11 +14,12 @@ from benchmarks.workers.env import build_env
 class Recording:
     """Random actions played in our environment.
 
-    model: the scene, the same on both sides of a comparison.
-    qpos: starts [N, nq].
-    ctrl: control of the last of the inner steps, per control step [T, N, nu].
-    substeps: physics steps per control step.
-    ctrl_dt: simulated seconds per control step [s].
+    Attributes:
+        model: the scene, the same on both sides of a comparison.
+        qpos: starts.
+        ctrl: control of the last of the inner steps, per control step.
+        substeps: physics steps per control step.
+        ctrl_dt: simulated time per control step [s].
     """
 
     model: mujoco.MjModel
@@ -37,12 +38,12 @@ def record(params: Params, *, steps: int = 10, worlds: int = 64) -> Recording:
     env = build_env({**params, "physics": "native", "num_envs": worlds})
     vec_env = vectorize(env, num_envs=worlds)
     state = jax.jit(vec_env.reset)(jax.random.key(0))
-    qpos = np.asarray(state.worlds.sim.qpos, np.float64)
+    qpos = np.asarray(state.envs.sim.qpos, np.float64)
     step, controls = jax.jit(vec_env.step), []
     for key in jax.random.split(jax.random.key(1), steps):
         action = jax.random.uniform(key, (worlds, env.action_dim), minval=-1.0, maxval=1.0)
         state, _ = step(state, action)
-        controls.append(np.asarray(state.worlds.sim.ctrl, np.float64))
+        controls.append(np.asarray(state.envs.sim.ctrl, np.float64))
     pick = np.arange(params["num_envs"]) % worlds
     return Recording(
         model=env.scene.model,

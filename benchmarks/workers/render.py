@@ -48,7 +48,7 @@ def start(params: Params) -> Job:
 
 
 def build(params: Params, backend: Any) -> tuple[Any, tuple]:
-    """The function to time and what it is called with."""
+    """Return the function to time and what it is called with."""
     import jax
     import numpy as np
 
@@ -70,7 +70,7 @@ def build(params: Params, backend: Any) -> tuple[Any, tuple]:
 
 
 def scene(params: Params) -> "tuple[GaussianSet, BodyPoses, CameraBatch]":
-    """Splats, poses [N, B], cameras [N, 1]."""
+    """Return splats, poses [N, B], cameras [N, 1]."""
     import jax
     import jax.numpy as jnp
 
@@ -88,7 +88,7 @@ def scene(params: Params) -> "tuple[GaussianSet, BodyPoses, CameraBatch]":
 
 
 def device_bytes(num: int) -> Params:
-    """Most device memory that each library has held, per world; nothing on a CPU."""
+    """Return the most device memory that each library has held, per world; nothing on a CPU."""
     import jax
 
     stats = jax.local_devices()[0].memory_stats()

@@ -13,10 +13,14 @@ from typing import Any
 from benchmarks.worker import Job, Params, rate, serve
 from benchmarks.workers.platform import prepare
 from benchmarks.workers.replay import random_transitions
+from scenes.contract.specs import ActionSpec, ObsField, ObsSpec
 
 BATCH = 256
 OBS_DIM = 24  # as many numbers as franka/pick_cube shows
 ACTION_DIM = 4
+ACTION = ActionSpec(
+    mode="ee_delta", names=("x", "y", "z", "gripper"), scale=(1.0,) * ACTION_DIM, rate=10.0
+)
 STORED = 50_000
 WORLDS = 8
 
@@ -51,9 +55,8 @@ def start(params: Params) -> Job:
 
 
 def build(params: Params, updates: int) -> tuple[list[Any], Callable]:
-    """[agent state, buffer state, key] and the function of them that makes `updates` updates."""
+    """Return [agent state, buffer state, key] and the function that makes `updates` updates."""
     import jax
-    import jax.numpy as jnp
 
     from mjx_serl.agents.sac import SACConfig
     from mjx_serl.data.replay import ReplayBuffer
@@ -73,8 +76,8 @@ def build(params: Params, updates: int) -> tuple[list[Any], Callable]:
     seen = jax.random.normal(k_obs, (STORED // WORLDS, WORLDS, OBS_DIM))
     rows = random_transitions(k_rest, {"state": seen}, ACTION_DIM)
     stored = buffer.add(buffer.init(jax.tree.map(lambda x: x[0, 0], rows)), rows)
-    shapes = {"state": jax.ShapeDtypeStruct((OBS_DIM,), jnp.float32)}
-    state = agent.init(jax.random.key(1), shapes, ACTION_DIM)
+    spec = ObsSpec(fields=(ObsField(name="state", shape=(OBS_DIM,)),))
+    state = agent.init(jax.random.key(1), spec, ACTION)
 
     def program(state: Any, stored: Any, key: Any) -> tuple[Any, Any]:
         key, k_sample, k_learn = jax.random.split(key, 3)

@@ -21,7 +21,16 @@ _EYE, _TARGET = (1.2, -1.0, 0.9), (0.0, 0.0, 0.3)  # of the camera [m]
 
 
 class Splats(NamedTuple):
-    """The fields of `splat_render.types.GaussianSet`."""
+    """The fields of `splat_render.types.GaussianSet`.
+
+    Attributes:
+        means: in the body's frame [m].
+        quats: in the body's frame (wxyz).
+        scales: standard deviations [m].
+        opacities: in [0, 1].
+        sh: spherical harmonics of the colour minus 0.5.
+        body_id: row of the poses.
+    """
 
     means: Float[np.ndarray, "G 3"]
     quats: Float[np.ndarray, "G 4"]
@@ -32,7 +41,7 @@ class Splats(NamedTuple):
 
 
 def make_splats(count: int, degree: int) -> Splats:
-    """Spread `count` splats over the boxes below, by their surface within each group."""
+    """Return `count` splats spread over the boxes below, by their surface within each group."""
     rng = np.random.default_rng(0)
     moving = round(count * MOVING)
     still = [
@@ -57,7 +66,7 @@ def make_splats(count: int, degree: int) -> Splats:
 
 
 def make_poses(num: int) -> tuple[Float[np.ndarray, "N B 3"], Float[np.ndarray, "N B 4"]]:
-    """Positions [m] and quaternions (wxyz) of all bodies in worlds whose arms differ."""
+    """Return positions [m] and quaternions (wxyz) of all bodies in worlds whose arms differ."""
     rng = np.random.default_rng(1)
     xpos, xquat = np.zeros((num, CUBE + 1, 3)), np.zeros((num, CUBE + 1, 4))
     xquat[:, [0, CUBE], 0] = 1.0
@@ -73,7 +82,7 @@ def make_poses(num: int) -> tuple[Float[np.ndarray, "N B 3"], Float[np.ndarray, 
 
 
 def make_camera(size: int) -> tuple[Float[np.ndarray, "4 4"], Float[np.ndarray, "3 3"]]:
-    """World-to-camera matrix (OpenCV) and intrinsics of a picture of size x size [px]."""
+    """Return the world-to-camera matrix (OpenCV) and intrinsics of a square picture [px]."""
     ahead = np.subtract(_TARGET, _EYE)
     ahead /= np.linalg.norm(ahead)
     right = np.cross(ahead, (0.0, 0.0, 1.0))
@@ -86,7 +95,7 @@ def make_camera(size: int) -> tuple[Float[np.ndarray, "4 4"], Float[np.ndarray, 
 
 
 def _cover(rng: np.random.Generator, boxes: list, count: int) -> tuple[np.ndarray, ...]:
-    """Means, quats, scales and bodies of splats on boxes (centre, half sizes, body)."""
+    """Return means, quats, scales and bodies of splats on boxes (centre, half sizes, body)."""
     centers, halves, bodies = (np.array(x) for x in zip(*boxes, strict=True))
     # Two faces each, across x, y and z [m^2].
     areas = 8 * halves[:, [1, 2, 0]] * halves[:, [2, 0, 1]]

@@ -9,12 +9,13 @@ from jaxtyping import Array, Float
 
 from mjx_serl.envs.env import Env, EnvState
 from mjx_serl.types import Obs, PyTree
+from scenes.contract.extras import install
 
 try:
     from brax.envs.base import Env as BraxBase
     from brax.envs.base import State
 except ImportError as error:
-    raise ImportError("mjx_serl.adapters.brax needs brax: pip install 'mjx-serl[brax]'") from error
+    raise ImportError(f"mjx_serl.adapters.brax needs brax: {install('brax', 'brax')}") from error
 
 
 class BraxEnv(BraxBase):
@@ -39,7 +40,7 @@ class BraxEnv(BraxBase):
         self.env = env
 
     def reset(self, rng: Array) -> State:
-        """Start an episode; `rng` is a key, typed or Brax's raw uint32 pair."""
+        """Return the start of an episode; `rng` is a key, typed or Brax's raw uint32 pair."""
         state = self.env.reset(rng)
         opaque: PyTree = state  # Brax's wrappers take any pytree here
         return State(
@@ -52,7 +53,7 @@ class BraxEnv(BraxBase):
         )
 
     def step(self, state: State, action: Float[Array, " A"]) -> State:
-        """Hold `action` in [-1, 1] for one control period."""
+        """Return the world after `action` in [-1, 1] was held for one control period."""
         before: PyTree = state.pipeline_state
         after = self.env.step(before, action)
         return state.replace(

@@ -2,7 +2,7 @@
 
 Importing this module files the ids, as Gymnasium 1.x loads no plug-ins by itself:
 
-    import gymnasium, mjx_serl.envs.gymnasium
+    import gymnasium, mjx_serl.adapters.gymnasium
     env = gymnasium.make("mjx_serl/FrankaPickCube-v0")
     envs = gymnasium.make_vec("mjx_serl/FrankaPickCube-v0", num_envs=64)
 
@@ -10,7 +10,6 @@ or, in one line, gymnasium.make("mjx_serl.adapters.gymnasium:mjx_serl/FrankaPick
 Observations and actions are numpy arrays; worlds stay on jax's device.
 """
 
-import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from jaxtyping import Array, Bool, Float, Key
 
+from mjx_serl import tasks as tasks  # files the tasks in the registry
 from mjx_serl.envs.env import EnvState, make_env
 from mjx_serl.envs.task import TASKS
 from mjx_serl.envs.vector import select_worlds
@@ -35,15 +35,13 @@ HostObs = dict[str, np.ndarray]
 
 
 def env_id(task: str) -> str:
-    """Gymnasium's name of a task: "franka/pick_cube" is "mjx_serl/FrankaPickCube-v0"."""
+    """Return Gymnasium's name of a task: "franka/pick_cube" is "mjx_serl/FrankaPickCube-v0"."""
     words = task.replace("/", "_").split("_")
     return f"{NAMESPACE}/{''.join(word.capitalize() for word in words)}-v0"
 
 
 def register_envs() -> None:
     """File every task of the registry with Gymnasium; call it again after adding a task."""
-    # Tasks stand above this room and may not be imported from here: loaded by name, as plug-ins.
-    importlib.import_module("mjx_serl.tasks")
     for task in TASKS:
         if env_id(task) not in gymnasium.registry:
             gymnasium.register(
@@ -57,7 +55,7 @@ def register_envs() -> None:
 class MjxSerlEnv(gymnasium.Env[HostObs, np.ndarray]):
     """One world. The task's own time limit truncates, so no TimeLimit wrapper is needed.
 
-    `info` holds `success`, `valid` (false where the physics left the finite numbers) and the
+    `info` holds `success`, `valid` (false where the state became non-finite) and the
     unscaled reward terms.
 
     Args:
@@ -77,7 +75,7 @@ class MjxSerlEnv(gymnasium.Env[HostObs, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[HostObs, dict[str, Any]]:
-        """Start an episode; equal seeds give equal sequences of episodes. No options."""
+        """Return the start of an episode; equal seeds give equal sequences. No options."""
         super().reset(seed=seed)
         del options
         if seed is not None or self._key is None:
@@ -89,7 +87,7 @@ class MjxSerlEnv(gymnasium.Env[HostObs, np.ndarray]):
         return obs, _unbatched(info)
 
     def step(self, action: np.ndarray) -> tuple[HostObs, float, bool, bool, dict[str, Any]]:
-        """Hold `action` in [-1, 1] for one control period; raises RuntimeError before a reset."""
+        """Return the world after an action in [-1, 1]; raises RuntimeError before a reset."""
         if self._state is None:
             raise RuntimeError("step() before reset(): call reset() first")
         state: EnvState = self._jit_step(self._state, np.asarray(action, np.float32))
@@ -100,7 +98,13 @@ class MjxSerlEnv(gymnasium.Env[HostObs, np.ndarray]):
 
 @struct.dataclass
 class _Worlds:
-    """All worlds, the key of each one's next episode, and which of them ended."""
+    """All worlds between two steps.
+
+    Attributes:
+        state: the worlds.
+        keys: of each one's next episode.
+        ended: which of them start again in the next step.
+    """
 
     state: EnvState
     keys: Key[Array, " N"]
@@ -115,7 +119,8 @@ class MjxSerlVectorEnv(gymnasium.vector.VectorEnv[HostObs, np.ndarray, np.ndarra
     like any other. World i of `reset(seed=s)` plays what `MjxSerlEnv.reset(seed=s + i)` plays.
 
     Args:
-        task, physics: as in `MjxSerlEnv`.
+        task: as in `MjxSerlEnv`.
+        physics: as in `MjxSerlEnv`.
         num_envs: worlds; raises ValueError unless positive.
     """
 
@@ -142,7 +147,7 @@ class MjxSerlVectorEnv(gymnasium.vector.VectorEnv[HostObs, np.ndarray, np.ndarra
         seed: int | Sequence[int] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[HostObs, dict[str, Any]]:
-        """Start all worlds. No options.
+        """Return the starts of all worlds. No options.
 
         Args:
             seed: one seed, from which the worlds count upwards, or one per world (raises
@@ -164,7 +169,7 @@ class MjxSerlVectorEnv(gymnasium.vector.VectorEnv[HostObs, np.ndarray, np.ndarra
     def step(
         self, actions: np.ndarray
     ) -> tuple[HostObs, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Step all worlds; raises RuntimeError before a reset."""
+        """Return all worlds after one step; raises RuntimeError before a reset."""
         if self._worlds is None:
             raise RuntimeError("step() before reset(): call reset() first")
         worlds: _Worlds = self._jit_advance(self._worlds, np.asarray(actions, np.float32))
@@ -201,7 +206,7 @@ class MjxSerlVectorEnv(gymnasium.vector.VectorEnv[HostObs, np.ndarray, np.ndarra
 
 
 def observation_space(spec: ObsSpec) -> gymnasium.spaces.Dict:
-    """A Dict of one Box per field; images are uint8 in [0, 255], the rest is unbounded."""
+    """Return a Dict of one Box per field; images are uint8 in [0, 255], the rest is unbounded."""
     return gymnasium.spaces.Dict({field.name: _box(field) for field in spec.fields})
 
 
@@ -223,7 +228,7 @@ def _build(task: str, physics: str | None, *, max_worlds: int) -> Any:
 
 
 def _to_host(state: EnvState) -> tuple[HostObs, Any, Any, Any, dict[str, Any]]:
-    """One copy to the host; numpy arrays that belong to the caller."""
+    """Return one copy on the host: numpy arrays that belong to the caller."""
     info = {"success": state.success, "valid": state.valid, **state.metrics}
     return jax.tree.map(
         np.array, (state.obs, state.reward, state.terminated, state.truncated, info)

@@ -1,44 +1,69 @@
-"""What a training loop may ask of an agent, and nothing more."""
+"""What a training loop may ask of an agent, and nothing more.
 
-from typing import Any, Protocol, TypeAlias
+An agent is a frozen, hashable object; everything that changes is in its AgentState. Subclass
+`Agent` or `OffPolicyAgent` and what has a body here may be left as it is.
+"""
 
-from jaxtyping import Array, Float
+from typing import Any, Protocol, Self, TypeAlias
 
-from mjx_serl.types import Batch, Metrics, Obs, ObsShapes, PRNGKey
+from mjx_serl.nets.mlp import ComputeDtype
+from mjx_serl.registry import Registry
+from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey, PyTree
+from scenes.contract.specs import ActionSpec, ObsSpec
 
 AgentState: TypeAlias = Any  # a pytree of the agent's own making
 
 
 class Agent(Protocol):
-    """A frozen, hashable object; everything that changes is in its AgentState."""
+    """Chooses actions for what an ObsSpec and an ActionSpec describe."""
 
-    @property
-    def utd_ratio(self) -> int:
-        """Critic updates made by one call of `update`."""
-        ...
+    def init(self, key: PRNGKey, obs: ObsSpec, action: ActionSpec) -> AgentState:
+        """Draw parameters.
 
-    @property
-    def n_step(self) -> int:
-        """Rows that the reward of a batch sums up."""
-        ...
-
-    @property
-    def gamma(self) -> float:
-        """Discount per control step, which that sum uses."""
-        ...
-
-    def init(self, key: PRNGKey, obs_shapes: ObsShapes, action_dim: int) -> AgentState:
-        """Draw parameters for single-sample observation shapes and actions [action_dim].
-
-        Raises ValueError where the agent cannot read such observations.
+        Raises ValueError where the agent cannot read such observations or give such actions.
         """
         ...
 
     def act(
         self, state: AgentState, obs: Obs, key: PRNGKey, *, deterministic: bool = False
-    ) -> Float[Array, "N A"]:
+    ) -> Choice:
         """Choose actions in [-1, 1] for observations with leading axis [N]."""
         ...
+
+    def acting(self, state: AgentState) -> PyTree:
+        """The part of the state that `act` reads, for a bundle or an actor elsewhere.
+
+        It has the structure of the state, with None for what is left out.
+        """
+        return state
+
+    @property
+    def compute_dtype(self) -> ComputeDtype:
+        """What the products of its networks are made of."""
+        return "float32"
+
+    def exact(self) -> Self:
+        """The same agent with float32 products, as a robot computes them."""
+        return self
+
+
+class OffPolicyAgent(Agent, Protocol):
+    """Learns from transitions that it need not have chosen itself."""
+
+    @property
+    def utd_ratio(self) -> int:
+        """Critic updates made by one call of `update`."""
+        return 1
+
+    @property
+    def n_step(self) -> int:
+        """Rows that the reward of a batch sums up."""
+        return 1
+
+    @property
+    def gamma(self) -> float:
+        """Discount per control step, which that sum uses."""
+        return 0.99
 
     def update(self, state: AgentState, batch: Batch, key: PRNGKey) -> tuple[AgentState, Metrics]:
         """Learn from a batch with leading axis [utd_ratio * B].
@@ -46,3 +71,20 @@ class Agent(Protocol):
         Row i goes to minibatch i mod utd_ratio, so parts of a mixture may lie one after another.
         """
         ...
+
+
+class AgentConfig(Protocol):
+    """Hyper-parameters: a frozen dataclass that is registered under the agent's name."""
+
+    def label(self, *, images: bool, demos: bool) -> str:
+        """Return what the learner is called in folders and tables."""
+        del images, demos
+        return AGENTS.name_of(type(self))
+
+    def build(self) -> Agent:
+        """Return the agent; raises ValueError on a field outside its range."""
+        ...
+
+
+# Config classes by name; `--agent NAME` starts from one's defaults.
+AGENTS: Registry[type[AgentConfig]] = Registry("agent")

@@ -14,7 +14,7 @@ of the encoder. Nothing of a critic but the encoder is shared by its ensemble (S
 heads too), and there is no dropout to differ between actor and critic.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -25,6 +25,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from mjx_serl.agents import objectives
+from mjx_serl.agents.agent import AGENTS, AgentConfig, OffPolicyAgent
 from mjx_serl.agents.networks import CriticParams, Networks
 from mjx_serl.agents.optimizer import Trainable, apply_gradients, make_optimizer, tick
 from mjx_serl.nets.augment import crop_images
@@ -32,43 +33,46 @@ from mjx_serl.nets.distributions import tanh_normal_sample
 from mjx_serl.nets.encoders import ENCODERS, EncoderConfig, ObsEncoder
 from mjx_serl.nets.ensemble import random_members
 from mjx_serl.nets.mlp import ACTIVATIONS, COMPUTE_DTYPES, MLP, Activation, ComputeDtype
-from mjx_serl.types import Batch, Metrics, Obs, ObsShapes, PRNGKey, PyTree
+from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey, PyTree, choice
+from scenes.contract.specs import ActionSpec, ObsSpec
 
 AdamTicks = Literal["own", "shared", "shared_apart"]
 
 
+@AGENTS.register("sac")
 @dataclass(frozen=True, kw_only=True)
-class SACConfig:
+class SACConfig(AgentConfig):
     """Hyper-parameters of SAC; the defaults are HIL-SERL's. `build()` returns the agent.
 
-    hidden: widths of the hidden layers of actor and critics [units].
-    activation: "tanh", "relu" or "swish", after each hidden layer.
-    layer_norm: normalise each hidden layer before its activation.
-    compute_dtype: "float32", or "bfloat16" for the hidden layers' and the encoder's products
-        (twice their rate on a CPU with AVX512_BF16, see `nets.mlp.bfloat16_product`); parameters
-        stay float32.
-    encoder: of images, where the observation has any.
-    crop: random shift of images while learning, at most [px]; 0 none.
-    critic_ensemble_size: number of Q functions.
-    critic_subsample_size: members drawn for each target (REDQ); None takes them all.
-    gamma: discount per control step [1].
-    n_step: rewards summed before the critics are asked (uncorrected n-step returns, as Rainbow's,
-        arXiv 1710.02298): reward reaches back n times faster [steps].
-    tau: Polyak rate of the target critics per critic step [1].
-    lr: Adam step size of actor, critics and temperature [1/update].
-    lr_warmup_steps: optimiser ticks over which lr ramps up from 0 [ticks].
-    clip_norm: global gradient norm above which gradients are scaled down; None never.
-    init_temperature: alpha at the start [reward].
-    target_entropy: entropy the temperature steers to [nat]; None is -action_dim / 2.
-    backup_entropy: count the next action's entropy in the critic target.
-    utd_ratio: critic steps per `update` and so per actor step.
-    actor_q: "mean" (SERL) or "min" (SAC) over the ensemble in the actor's objective.
-    bc_weight: weight of imitating the expert's samples of a batch in the actor's loss [1]; 0
-        is SERL's and RLPD's.
-    adam_ticks: who else's Adam clock runs in a critic step. "own": nobody's. "shared": actor and
-        temperature tick with zero gradients in critic-only steps (HIL-SERL: utd_ratio ticks per
-        actor gradient, whose step is then sqrt(utd_ratio) larger). "shared_apart": SERL's
-        `update_high_utd`, where the actor's step is a call of its own (utd_ratio + 1 ticks).
+    Attributes:
+        hidden: widths of the hidden layers of actor and critics [units].
+        activation: "tanh", "relu" or "swish", after each hidden layer.
+        layer_norm: normalise each hidden layer before its activation.
+        compute_dtype: "float32", or "bfloat16" for the hidden layers' and the encoder's products
+            (twice their rate on a CPU with AVX512_BF16, see `nets.mlp.bfloat16_product`);
+            parameters stay float32.
+        encoder: of images, where the observation has any.
+        crop: random shift of images while learning, at most [px]; 0 none.
+        critic_ensemble_size: number of Q functions.
+        critic_subsample_size: members drawn for each target (REDQ); None takes them all.
+        gamma: discount per control step [1].
+        n_step: rewards summed before the critics are asked (uncorrected n-step returns, as
+            Rainbow's, arXiv 1710.02298): reward reaches back n times faster [steps].
+        tau: Polyak rate of the target critics per critic step [1].
+        lr: Adam step size of actor, critics and temperature [1/update].
+        lr_warmup_steps: optimiser ticks over which lr ramps up from 0 [ticks].
+        clip_norm: global gradient norm above which gradients are scaled down; None never.
+        init_temperature: alpha at the start [reward].
+        target_entropy: entropy the temperature steers to [nat]; None is -action_dim / 2.
+        backup_entropy: count the next action's entropy in the critic target.
+        utd_ratio: critic steps per `update` and so per actor step.
+        actor_q: "mean" (SERL) or "min" (SAC) over the ensemble in the actor's objective.
+        bc_weight: weight of imitating the expert's samples of a batch in the actor's loss [1]; 0
+            is SERL's and RLPD's.
+        adam_ticks: whose Adam clock else runs in a critic step. "own": none. "shared": actor and
+            temperature tick with zero gradients in critic-only steps (HIL-SERL: utd_ratio ticks per
+            actor gradient, whose step is then sqrt(utd_ratio) larger). "shared_apart": SERL's
+            `update_high_utd`, where the actor's step is a call of its own (utd_ratio + 1 ticks).
     """
 
     hidden: tuple[int, ...] = (256, 256)
@@ -92,6 +96,10 @@ class SACConfig:
     actor_q: Literal["mean", "min"] = "mean"
     bc_weight: float = 0.0
     adam_ticks: AdamTicks = "own"
+
+    def label(self, *, images: bool, demos: bool) -> str:
+        """SAC's name in the literature: with images DrQ, with demonstrations RLPD."""
+        return "drq" if images else "rlpd" if demos else "sac"
 
     def build(self) -> "SAC":
         """Return the agent; raises ValueError on a field outside its range, KeyError on a name."""
@@ -149,8 +157,8 @@ class SACState:
     log_temperature: Trainable
     step: Int[Array, ""]  # critic steps made
     skipped: Int[Array, ""]  # gradient steps dropped because they were not finite
-    action_dim: int = struct.field(pytree_node=False)
-    obs_shapes: tuple[tuple[str, jax.ShapeDtypeStruct], ...] = struct.field(pytree_node=False)
+    obs: ObsSpec = struct.field(pytree_node=False)
+    action: ActionSpec = struct.field(pytree_node=False)
 
 
 @struct.dataclass
@@ -162,8 +170,8 @@ class _Seen:
 
 
 @dataclass(frozen=True)
-class SAC:
-    """The agent a `SACConfig` builds; see `Agent` for the contract of its methods."""
+class SAC(OffPolicyAgent):
+    """The agent a `SACConfig` builds; see `OffPolicyAgent` for what its methods promise."""
 
     cfg: SACConfig
 
@@ -182,12 +190,16 @@ class SAC:
         """Discount per control step."""
         return self.cfg.gamma
 
-    def init(self, key: PRNGKey, obs_shapes: ObsShapes, action_dim: int) -> SACState:
-        """Draw a fresh state; raises ValueError for images the encoder cannot read."""
-        shapes = tuple(sorted(obs_shapes.items()))
-        nets = self._networks(shapes, action_dim)
+    def init(self, key: PRNGKey, obs: ObsSpec, action: ActionSpec) -> SACState:
+        """Draw a fresh state.
+
+        Raises ValueError for observations the encoder cannot read, or actions with choices or a
+        horizon.
+        """
+        _check_specs(obs, action)
+        nets = self._networks(obs, action)
         actor_key, critic_key, encoder_key = jax.random.split(key, 3)
-        critic = nets.init_critic(critic_key, encoder_key, action_dim)
+        critic = nets.init_critic(critic_key, encoder_key, action.dim)
         theta = jnp.float32(objectives.initial_log_temperature(self.cfg.init_temperature))
         return SACState(
             actor=self._trainable(nets.init_actor(actor_key)),
@@ -196,20 +208,39 @@ class SAC:
             log_temperature=self._trainable(theta),
             step=jnp.int32(0),
             skipped=jnp.int32(0),
-            action_dim=action_dim,
-            obs_shapes=shapes,
+            obs=obs,
+            action=action,
         )
 
     def act(
         self, state: SACState, obs: Obs, key: PRNGKey, *, deterministic: bool = False
-    ) -> Float[Array, "N A"]:
+    ) -> Choice:
         """Sample actions, or take tanh of the mean if `deterministic`; images are not shifted."""
         nets = self._nets_of(state)
         features = nets.features(state.critic.params, obs)
         mean, std = nets.policy(state.actor.params, features)
-        if deterministic:
-            return jnp.tanh(mean)
-        return tanh_normal_sample(key, mean, std)[0]
+        return choice(jnp.tanh(mean) if deterministic else tanh_normal_sample(key, mean, std)[0])
+
+    def acting(self, state: SACState) -> SACState:
+        """Actor and encoder; neither critics nor optimisers."""
+        encoder = CriticParams(state.critic.params.encoder, None)
+        return state.replace(
+            actor=Trainable(state.actor.params, None),
+            critic=Trainable(encoder, None),
+            target_params=None,
+            log_temperature=None,
+            step=None,
+            skipped=None,
+        )
+
+    @property
+    def compute_dtype(self) -> ComputeDtype:
+        """What the products of its networks are made of."""
+        return self.cfg.compute_dtype
+
+    def exact(self) -> "SAC":
+        """The same agent with float32 products."""
+        return SAC(replace(self.cfg, compute_dtype="float32"))
 
     def update(self, state: SACState, batch: Batch, key: PRNGKey) -> tuple[SACState, Metrics]:
         """Make `utd_ratio` critic steps, then one actor and temperature step.
@@ -253,9 +284,9 @@ class SAC:
         self, state: SACState, batch: Batch, key: PRNGKey
     ) -> tuple[SACState, _Seen, Metrics]:
         action_key, subset_key, crop_key = jax.random.split(key, 3)
-        batch = self._cropped(batch, crop_key)
-        target, entropy = self._target(state, batch, action_key, subset_key)
         nets = self._nets_of(state)
+        batch = self._cropped(batch, crop_key, nets.encoder.cameras)
+        target, entropy = self._target(state, batch, action_key, subset_key)
 
         def loss_fn(params: CriticParams) -> tuple[Array, tuple[Array, Array]]:
             features = nets.features(params, batch.obs)
@@ -318,7 +349,7 @@ class SAC:
         loss, actor_grads = jax.value_and_grad(loss_fn)(state.actor.params)
         target_entropy = self.cfg.target_entropy
         if target_entropy is None:
-            target_entropy = -state.action_dim / 2
+            target_entropy = -state.action.dim / 2
         temperature_grad = jax.grad(objectives.temperature_loss)(
             state.log_temperature.params, seen.entropy, target_entropy
         )
@@ -330,9 +361,9 @@ class SAC:
 
     # -- pieces ------------------------------------------------------------------------------
 
-    def _cropped(self, batch: Batch, key: PRNGKey) -> Batch:
+    def _cropped(self, batch: Batch, key: PRNGKey, cameras: tuple[str, ...]) -> Batch:
         now, later = jax.random.split(key)
-        crop = partial(crop_images, pad=self.cfg.crop)
+        crop = partial(crop_images, pad=self.cfg.crop, cameras=cameras)
         return batch.replace(obs=crop(now, batch.obs), next_obs=crop(later, batch.next_obs))
 
     def _tick_policy(self, state: SACState) -> SACState:
@@ -346,17 +377,15 @@ class SAC:
         }
 
     def _nets_of(self, state: SACState) -> Networks:
-        return self._networks(state.obs_shapes, state.action_dim)
+        return self._networks(state.obs, state.action)
 
-    def _networks(
-        self, shapes: tuple[tuple[str, jax.ShapeDtypeStruct], ...], action_dim: int
-    ) -> Networks:
+    def _networks(self, obs: ObsSpec, action: ActionSpec) -> Networks:
         cfg = self.cfg
-        encoder = ObsEncoder(cfg.encoder, shapes, cfg.compute_dtype)
+        encoder = ObsEncoder(cfg.encoder, obs, cfg.compute_dtype)
         fused = encoder.cameras and encoder.vectors
         net = MLP(
             cfg.hidden,
-            2 * action_dim,
+            2 * action.dim,
             activation=cfg.activation,
             layer_norm=cfg.layer_norm,
             compute_dtype=cfg.compute_dtype,
@@ -373,12 +402,23 @@ class SAC:
         return Trainable(params, self._optimizer.init(params))
 
 
-def take_minibatch(batch: Batch, index: int | Int[Array, ""], count: int) -> Batch:
-    """Return rows index, index + count, ... of a batch: it is dealt out like cards.
+def _check_specs(obs: ObsSpec, action: ActionSpec) -> None:
+    unread = [f"'{f.name}' ({f.kind})" for f in obs.fields if f.kind not in ("vector", "image")]
+    if unread:
+        raise ValueError(f"SAC reads vectors and images, got {', '.join(unread)}")
+    if any(action.choices) or action.horizon != 1:
+        raise ValueError(
+            f"SAC gives one continuous action at a time, asked for choices {action.choices} and "
+            f"horizon {action.horizon}"
+        )
 
-    Each minibatch so holds the same share of a mixture whose parts lie one after the other in
-    the batch (RLPD's half and half). Rows are taken only when they are needed: dealing all at
-    once would copy every image.
+
+def take_minibatch(batch: Batch, index: int | Int[Array, ""], count: int) -> Batch:
+    """Return rows index, index + count, ... of a batch.
+
+    Strided, so that each minibatch holds the same share of a mixture whose parts lie one after
+    the other in the batch (RLPD's half and half). Rows are taken only when they are needed:
+    splitting the whole batch at once would copy every image.
     """
     rows = batch.reward.shape[0]
     if rows % count:

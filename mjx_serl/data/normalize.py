@@ -1,13 +1,12 @@
 """Running mean and variance of the observations, and the scaling made from them."""
 
-from collections.abc import Mapping
-
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from mjx_serl.types import Obs, ObsShapes
+from mjx_serl.types import Obs
+from scenes.contract.specs import ObsSpec
 
 CLIP = 10.0  # [std] as in brax and Stable-Baselines3
 STD_FLOOR = 1e-2  # [obs units] a constant entry must not blow up when it first moves
@@ -22,17 +21,17 @@ class NormalizerState:
     m2: Obs
 
 
-def init(obs_shapes: ObsShapes, scales: Mapping[str, float] | None = None) -> NormalizerState:
-    """Return the state before any sample for single-sample shapes; uint8 entries have none.
+def init(spec: ObsSpec, *, scaled: bool = False) -> NormalizerState:
+    """Return the state before any sample; only vectors are normalised.
 
-    `scales` are magnitudes known beforehand [obs units]: they count as one sample with zero mean,
-    so that the state can be used without any.
+    `scaled` takes the magnitudes that the spec declares for one sample with zero mean, so that
+    the state can be used without any.
     """
-    floats = {name: spec for name, spec in obs_shapes.items() if spec.dtype != jnp.uint8}
-    mean = {name: jnp.zeros(spec.shape, jnp.float32) for name, spec in floats.items()}
-    if scales is None:
+    vectors = spec.of_kind("vector")
+    mean = {f.name: jnp.zeros(f.shape, jnp.float32) for f in vectors}
+    if not scaled:
         return NormalizerState(jnp.float32(0.0), mean, jax.tree.map(jnp.copy, mean))
-    m2 = {n: jnp.full(spec.shape, scales[n] ** 2, jnp.float32) for n, spec in floats.items()}
+    m2 = {f.name: jnp.full(f.shape, f.scale**2, jnp.float32) for f in vectors}
     return NormalizerState(jnp.float32(1.0), mean, m2)
 
 
@@ -59,7 +58,7 @@ def update(state: NormalizerState, obs: Obs, mask: Bool[Array, "*lead"]) -> Norm
 
 
 def normalize(state: NormalizerState, obs: Obs) -> Obs:
-    """Scale float entries to zero mean and unit variance, clipped to +-10; uint8 pass through.
+    """Scale vectors to zero mean and unit variance, clipped to +-10; the rest passes through.
 
     Before the first sample this is the identity (apart from the clip).
     """

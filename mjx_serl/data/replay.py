@@ -7,15 +7,20 @@ written yet); a terminated row needs no successor, so it can always be sampled.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from mjx_serl.types import Batch, PRNGKey, Transition
+
+# Rewards of a batch of single steps; where one is terminated its next_obs is meaningless.
+RewardModel: TypeAlias = Callable[[Batch], Float[Array, " B"]]
 
 MAX_DRAWS = 64  # with 10 % of the rows usable, 0.1 % of the slots outlast this many redraws
 
@@ -95,12 +100,14 @@ class ReplayBuffer:
         *,
         n_step: int = 1,
         gamma: float = 1.0,
+        reward_of: RewardModel | None = None,
     ) -> Batch:
         """Draw transitions uniformly with replacement; leaves are [*batch_shape, ...].
 
         With `n_step` > 1 a sample spans that many rows: its reward is their sum discounted by
         `gamma` up to a termination, `terminated` whether one came, `next_obs` what followed the
-        last row. A span is never cut by a time-out or the write head.
+        last row. A span is never cut by a time-out or the write head. `reward_of` replaces the
+        stored rewards; it is asked for every row, before they are summed.
 
         All of `batch_shape` is one gather per leaf and row of the span: ask for every batch of an
         iteration at once. Where the buffer holds nothing to sample, the rows returned are
@@ -112,18 +119,28 @@ class ReplayBuffer:
         reward, running = jnp.zeros(flat.shape), jnp.ones(flat.shape, bool)
         for k in range(n_step):
             row = self._later(flat, k)
-            reward += jnp.where(running, gamma**k * _take(data.reward, row), 0.0)
+            paid = _take(data.reward, row)
+            if reward_of is not None:
+                paid = reward_of(self._rows(data, row, 1, paid, _take(data.terminated, row)))
+            reward += jnp.where(running, gamma**k * paid, 0.0)
             running &= ~_take(data.terminated, row)
-        successor = self._later(flat, n_step)
-        batch = Batch(
-            obs={name: _take(ring, flat) for name, ring in data.obs.items()},
-            action=_take(data.action, flat),
-            reward=reward,
-            terminated=~running,
-            expert=_take(data.expert, flat),
-            next_obs={name: _take(ring, successor) for name, ring in data.obs.items()},
-        )
+        batch = self._rows(data, flat, n_step, reward, ~running)
         return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), batch)
+
+    def _rows(
+        self, data: Transition, index: Int[Array, " count"], span: int, reward: Array, over: Array
+    ) -> Batch:
+        """Gather rows and what followed `span` rows later."""
+        successor = self._later(index, span)
+        return Batch(
+            obs={name: _take(ring, index) for name, ring in data.obs.items()},
+            action=_take(data.action, index),
+            reward=reward,
+            terminated=over,
+            expert=_take(data.expert, index),
+            next_obs={name: _take(ring, successor) for name, ring in data.obs.items()},
+            extras={name: _take(ring, index) for name, ring in data.extras.items()},
+        )
 
     def _draw(
         self, state: ReplayState, key: PRNGKey, count: int, n_step: int
@@ -184,7 +201,10 @@ class ReplayBuffer:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Several buffers sampled side by side in fixed proportions (RLPD, arXiv 2302.02948)."""
+    """Several buffers sampled side by side in fixed proportions (RLPD, arXiv 2302.02948).
+
+    Extras that not every part has are left out of the batch.
+    """
 
     buffers: tuple[ReplayBuffer, ...]
     fractions: tuple[float, ...]
@@ -197,19 +217,23 @@ class Mixture:
         *,
         n_step: int = 1,
         gamma: float = 1.0,
+        reward_of: RewardModel | None = None,
     ) -> Batch:
         """Sample each buffer's share of the last batch axis; the parts lie one after the other."""
         shape = (batch_shape,) if isinstance(batch_shape, int) else batch_shape
-        keys = jax.random.split(key, len(self.buffers))
+        keys = jax.random.split(key, len(self.buffers)) if len(self.buffers) > 1 else [key]
+        draw = partial(ReplayBuffer.sample, n_step=n_step, gamma=gamma, reward_of=reward_of)
         parts = [
-            buffer.sample(state, k, (*shape[:-1], share), n_step=n_step, gamma=gamma)
+            draw(buffer, state, k, (*shape[:-1], share))
             for buffer, state, k, share in zip(
                 self.buffers, states, keys, self.shares(shape[-1]), strict=True
             )
             if share > 0
         ]
-        axis = len(shape) - 1
-        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=axis), *parts)
+        common = set.intersection(*(set(part.extras) for part in parts))
+        parts = [p.replace(extras={name: p.extras[name] for name in common}) for p in parts]
+        join = partial(jnp.concatenate, axis=len(shape) - 1)
+        return jax.tree.map(lambda *leaves: join(leaves), *parts)
 
     def shares(self, batch_size: int) -> list[int]:
         """Split a batch size by the fractions; the parts add up to it exactly."""

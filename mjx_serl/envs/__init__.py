@@ -1,0 +1,1 @@
+"""One world and many of them: what steps, controls, observes and draws them."""

@@ -49,7 +49,13 @@ class LookConfig:
 
 @struct.dataclass
 class Look:
-    """Appearance of worlds [*n]: variant, colour gains, brightness slope along x and y [1]."""
+    """Appearance of worlds [*n].
+
+    Attributes:
+        variant: index of the background and its camera mounting.
+        gain: of red, green and blue [1].
+        slope: of the brightness across the picture, along x and y [1].
+    """
 
     variant: Int[Array, "*n"]
     gain: Float[Array, "*n 3"]
@@ -57,7 +63,7 @@ class Look:
 
 
 def draw_looks(config: LookConfig, key: PRNGKey, num: int) -> Look:
-    """Draw the appearance of `num` episodes."""
+    """Return the appearance of `num` episodes."""
     k_variant, k_gain, k_slope = jax.random.split(key, 3)
     return Look(
         variant=jax.random.randint(k_variant, (num,), 0, config.variants),
@@ -69,7 +75,7 @@ def draw_looks(config: LookConfig, key: PRNGKey, num: int) -> Look:
 def apply_look(
     config: LookConfig, look: Look, rgb: UInt8[Array, "N C H W 3"]
 ) -> UInt8[Array, "N C H W 3"]:
-    """Tint and light finished pictures; does nothing where the config varies neither."""
+    """Return finished pictures tinted and lit; as they are where the config varies neither."""
     if config.color == 0.0 and config.light == 0.0:
         return rgb
     y = jnp.linspace(-1.0, 1.0, rgb.shape[-3])[:, None]

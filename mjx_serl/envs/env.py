@@ -21,8 +21,20 @@ from scenes.contract.specs import ActionSpec, ObsSpec
 class EnvState:
     """Everything about one world between two steps.
 
-    `terminated` and `truncated` are never true together. `valid` is false where the physics
-    left the finite numbers: the step must not be learned from and the world must be reset.
+    Attributes:
+        carry: of the physics.
+        sim: what tasks and controllers may read.
+        command: of the controller.
+        task_state: of the task.
+        obs: the task's own observation.
+        reward: of the step that led here.
+        terminated: the episode ended by itself; never together with `truncated`.
+        truncated: the time limit ended the episode.
+        success: whether the task is solved.
+        valid: false where the state became non-finite: the step must not be learned from and
+            the world must be reset.
+        t: control steps since the start.
+        metrics: unscaled terms of the reward.
     """
 
     carry: PyTree
@@ -44,7 +56,15 @@ _Loop = tuple[PyTree, SimState, Command]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Env:
-    """reset and step of one world; `vectorize` makes it many."""
+    """reset and step of one world; `vectorize` makes it many.
+
+    Attributes:
+        name: of the task in the registry.
+        scene: compiled.
+        physics: steps the scene.
+        controller: makes controls of actions.
+        task: starts, observations, rewards and ends.
+    """
 
     name: str
     scene: Scene
@@ -73,11 +93,11 @@ class Env:
         return 1.0 / self.task.control.rate
 
     def reset(self, key: PRNGKey) -> EnvState:
-        """Start an episode drawn with `key`."""
+        """Return the start of an episode drawn with `key`."""
         qpos, task_state = self.task.sample(key)
         carry, sim = self.physics.reset(qpos, jnp.zeros(self.scene.model.nv))
         command = self.controller.start(sim)
-        _, terms = self.task.reward(sim, task_state)
+        _, terms = self.task.reward(sim, command, task_state)
         return EnvState(
             carry=carry,
             sim=sim,
@@ -93,8 +113,28 @@ class Env:
             metrics=jax.tree.map(jnp.zeros_like, terms),
         )
 
+    def carry_on(self, state: EnvState, key: PRNGKey) -> EnvState:
+        """Begin an episode where the last one ended: what moved stays where it is.
+
+        A task that draws a goal or remembers the start says so in `resume(sim, key)`.
+        """
+        resume = getattr(self.task, "resume", None)
+        task_state = state.task_state if resume is None else resume(state.sim, key)
+        _, terms = self.task.reward(state.sim, state.command, task_state)
+        no = jnp.zeros((), bool)
+        return state.replace(
+            task_state=task_state,
+            obs=self.task.observe(state.sim, state.command, task_state),
+            reward=jnp.zeros(()),
+            terminated=no,
+            truncated=no,
+            success=no,
+            t=jnp.zeros((), jnp.int32),
+            metrics=jax.tree.map(jnp.zeros_like, terms),
+        )
+
     def step(self, state: EnvState, action: Float[Array, " A"]) -> EnvState:
-        """Hold `action` in [-1, 1] for one control period."""
+        """Return the world after `action` in [-1, 1] was held for one control period."""
         command = self.controller.command(state.command, state.sim, action)
         carry, sim, command = self.hold(state.carry, state.sim, command)
         return self._judge(state, carry, sim, command)
@@ -102,7 +142,7 @@ class Env:
     def hold(
         self, carry: PyTree, sim: SimState, command: Command
     ) -> tuple[PyTree, SimState, Command]:
-        """Let one control period pass under a command."""
+        """Return carry, SimState and command after one control period under a command."""
 
         def inner(loop: _Loop, _: None) -> tuple[_Loop, None]:
             carry, sim, command = loop
@@ -116,11 +156,11 @@ class Env:
         return loop
 
     def _judge(self, state: EnvState, carry: PyTree, sim: SimState, command: Command) -> EnvState:
-        task_state = self.task.advance(sim, state.task_state)
+        task_state = self.task.advance(sim, command, state.task_state)
         obs = self.task.observe(sim, command, task_state)
-        reward, terms = self.task.reward(sim, task_state)
+        reward, terms = self.task.reward(sim, command, task_state)
         valid = _finite((sim.qpos, sim.qvel, obs, reward))
-        # A world that left the finite numbers ends here, earns nothing and shows nothing of it.
+        # A world with a non-finite state ends here; zeros stand for what it would earn and show.
         obs, reward, terms = jax.tree.map(
             lambda x: jnp.where(valid, x, jnp.zeros_like(x)), (obs, reward, terms)
         )
@@ -148,7 +188,7 @@ def _finite(tree: PyTree) -> Bool[Array, ""]:
 
 
 def make_env(name: str, *, physics: str | None = None, max_worlds: int = 1) -> Env:
-    """Build a registered task.
+    """Return one world of a registered task.
 
     Args:
         name: for example "franka/pick_cube"; raises KeyError with the allowed names.

@@ -63,14 +63,16 @@ class PixelConfig:
             raise ValueError(f"PixelConfig: cameras {self.cameras} names one twice")
 
     def specs(self, scene: SceneSpec) -> tuple[CameraSpec, ...]:
-        """The cameras with their size; raises KeyError for one that the scene lacks."""
+        """Return the cameras with their size; raises KeyError for one that the scene lacks."""
         return tuple(
             dataclasses.replace(scene.camera(name), width=self.size, height=self.size)
             for name in self.cameras
         )
 
     def build(self, env: Env, encoder: "PictureEncoder | None" = None) -> "Observer":
-        """Prepare the renderer; raises KeyError for an unknown camera, BackendError, ValueError.
+        """Return the observer with its renderer.
+
+        Raises KeyError for an unknown camera, BackendError, ValueError.
 
         Args:
             env: one world.
@@ -78,12 +80,12 @@ class PixelConfig:
         """
         if not self.cameras:
             return Observer(env)
-        return Observer(env, Eye(self, build_renderer(self, env), encoder))
+        return Observer(env, CameraView(self, build_renderer(self, env), encoder))
 
 
 def build_renderer(config: PixelConfig, env: Env) -> "SceneRenderer":
-    """Bake the scene, mount its cameras, draw the backgrounds."""
-    # Imported here: without cameras nobody waits for them.
+    """Return the renderer: the scene baked, its cameras mounted, the backgrounds drawn."""
+    # Imported here: without cameras they would only delay the start.
     from splat_render.assets.bake import pose, scene_splats
     from splat_render.backend import choose_backend
     from splat_render.background import static_bodies
@@ -140,14 +142,20 @@ class PictureEncoder(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Eye:
-    """Cameras with their renderer: poses and looks of worlds in, pictures or features out."""
+class CameraView:
+    """The cameras of an environment with their renderer.
+
+    Attributes:
+        config: names and size of the pictures, and how much their appearance varies.
+        renderer: of the scene.
+        encoder: makes features of the pictures; None where the pictures are observed themselves.
+    """
 
     config: PixelConfig
     renderer: "SceneRenderer"
     encoder: PictureEncoder | None = None
 
-    def see(self, worlds: EnvState, look: Look) -> Obs:
+    def observe(self, worlds: EnvState, look: Look) -> Obs:
         """Return what is observed of the pictures: themselves, or an encoder's features."""
         pictures = self.pictures(worlds, look)
         return pictures if self.encoder is None else {FEATURES: self.encoder(pictures)}
@@ -160,13 +168,13 @@ class Eye:
         return {name: rgb[:, i] for i, name in enumerate(self.config.cameras)}
 
     def fields(self) -> tuple[ObsField, ...]:
-        """One image per camera, or the features of all."""
+        """Return one image field per camera, or one of the features of all."""
         if self.encoder is not None:
             return (ObsField(name=FEATURES, shape=(self.encoder.dim,), unit="1"),)
         return self.picture_fields()
 
     def picture_fields(self) -> tuple[ObsField, ...]:
-        """One image per camera."""
+        """Return one image field per camera."""
         shape = (self.config.size, self.config.size, 3)
         return tuple(
             ObsField(name=name, shape=shape, dtype="uint8", unit="1/255", scale=255.0)
@@ -176,30 +184,34 @@ class Eye:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Observer:
-    """Makes observations of worlds; without an eye they are the task's own.
+    """Makes observations of worlds; without cameras they are the task's own.
 
-    Besides the worlds it needs their `Look` (an empty tuple without an eye) and their pictures.
+    Besides the worlds it needs their `Look` (an empty tuple without cameras) and their pictures.
+
+    Attributes:
+        env: one world.
+        cameras: None where the policy sees no pictures.
     """
 
     env: Env
-    eye: Eye | None = None
+    cameras: CameraView | None = None
 
     @property
     def traceable(self) -> bool:
         """Whether `pictures` may be called under jit; else between compiled calls only."""
-        return self.eye is None or self.eye.renderer.chosen.backend.TRACEABLE
+        return self.cameras is None or self.cameras.renderer.chosen.backend.TRACEABLE
 
     @property
     def obs_spec(self) -> ObsSpec:
         """Names, shapes and units of what `observe` returns."""
         spec = self.env.obs_spec
-        if self.eye is None:
+        if self.cameras is None:
             return spec
-        return ObsSpec(fields=(*self._numbers(), *self.eye.fields()))
+        return ObsSpec(fields=(*self._numbers(), *self.cameras.fields()))
 
     def _numbers(self) -> tuple[ObsField, ...]:
-        """What is observed of the task's own observation."""
-        every = self.eye is None or self.eye.config.privileged
+        """Return the fields that are observed of the task's own observation."""
+        every = self.cameras is None or self.cameras.config.privileged
         return tuple(f for f in self.env.obs_spec.fields if every or not f.privileged)
 
     @property
@@ -208,9 +220,9 @@ class Observer:
 
         A frozen encoder counts as part of the policy: its pictures are observed, not its features.
         """
-        env, eye = self.env, self.eye
+        env, cameras = self.env, self.cameras
         spec, control = env.scene.spec, env.task.control
-        pictures = () if eye is None else eye.picture_fields()
+        pictures = () if cameras is None else cameras.picture_fields()
         return Contract(
             robot=spec.robot,
             obs=ObsSpec(fields=(*self._numbers(), *pictures)),
@@ -218,21 +230,22 @@ class Observer:
             ik=control.ik_spec(),
             home=spec.home_q,
             episode_steps=env.task.episode_steps,
-            cameras=() if eye is None else eye.config.specs(spec),
+            orientation=control.orientation,
+            cameras=() if cameras is None else cameras.config.specs(spec),
             pace=control.pace,
         )
 
     def looks(self, key: PRNGKey, num: int) -> PyTree:
-        """Draw the appearance of `num` new episodes."""
-        return () if self.eye is None else draw_looks(self.eye.config.look, key, num)
+        """Return the appearance of `num` new episodes; () without cameras."""
+        return () if self.cameras is None else draw_looks(self.cameras.config.look, key, num)
 
     def pictures(self, worlds: EnvState, look: PyTree) -> Obs:
-        """Draw worlds [N]: what is seen of them, by name; nothing without an eye."""
-        return {} if self.eye is None else self.eye.see(worlds, look)
+        """Return what is observed of the pictures of worlds [N], by name; {} without cameras."""
+        return {} if self.cameras is None else self.cameras.observe(worlds, look)
 
     def observe(self, worlds: EnvState, pictures: Obs) -> Obs:
         """Return the observations of worlds [N] whose pictures are drawn."""
-        if self.eye is None:
+        if self.cameras is None:
             return worlds.obs
         names = [name for name in self.obs_spec.names if name not in pictures]
         return {name: worlds.obs[name] for name in names} | pictures

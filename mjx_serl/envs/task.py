@@ -48,12 +48,12 @@ class Task(Protocol):
         ...
 
     def reward(
-        self, sim: SimState, task_state: TaskState
+        self, sim: SimState, command: Command, task_state: TaskState
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Reward of the state just reached, and its unscaled terms."""
         ...
 
-    def advance(self, sim: SimState, task_state: TaskState) -> TaskState:
+    def advance(self, sim: SimState, command: Command, task_state: TaskState) -> TaskState:
         """Task state after a step (counters, stages)."""
         ...
 

@@ -7,6 +7,7 @@ shape and never waits for a reset. Pictures are drawn after that, once per step.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +17,23 @@ from jaxtyping import Array, Bool, Float, Int
 from mjx_serl.envs.env import Env, EnvState
 from mjx_serl.envs.observation import Observer
 from mjx_serl.envs.task import split_keys
-from mjx_serl.types import Metrics, Obs, PRNGKey, PyTree, Transition
+from mjx_serl.types import Choice, Metrics, Obs, PRNGKey, PyTree, Transition, choice
+
+Autoreset = Literal["pool", "next_step", "never"]
 
 
 @struct.dataclass
 class EpisodeStats:
-    """Sums over the episodes that ended; the return and length of those that run."""
+    """Sums over the episodes that ended since the sums were last cleared.
+
+    Attributes:
+        running_return: of the episode that each world is in.
+        episodes: number that ended.
+        successes: of those, how many ended solved.
+        returns: sum of their returns.
+        steps: sum of their control steps.
+        nan_worlds: number of times that a world's state was not finite.
+    """
 
     running_return: Float[Array, " N"]
     episodes: Int[Array, ""]
@@ -33,7 +45,16 @@ class EpisodeStats:
 
 @struct.dataclass
 class BadWorld:
-    """The first world that left the finite numbers: its last good state and the action."""
+    """The first world whose state became non-finite, as it was before.
+
+    Attributes:
+        seen: whether there was one.
+        world: its index.
+        carry: of the physics, before the step.
+        qpos: before the step.
+        qvel: before the step.
+        action: of the step.
+    """
 
     seen: Bool[Array, ""]
     world: Int[Array, ""]
@@ -45,12 +66,19 @@ class BadWorld:
 
 @struct.dataclass
 class VecState:
-    """All worlds, how they look, the pool that ended ones restart from, the episode sums.
+    """All worlds between two steps.
 
-    `pictures` are those of `worlds`, by camera; none without cameras.
+    Attributes:
+        envs: the worlds.
+        look: their appearance; () without cameras.
+        pictures: what is observed of their pictures, by name; {} without cameras.
+        pool: states that ended worlds restart from.
+        stats: sums over episodes.
+        bad: the first world whose state became non-finite.
+        key: of everything random in the steps to come.
     """
 
-    worlds: EnvState
+    envs: EnvState
     look: PyTree
     pictures: Obs
     pool: EnvState
@@ -63,15 +91,20 @@ class VecState:
 class VecEnv:
     """`num_envs` worlds stepped together with auto-reset.
 
-    Args:
+    Attributes:
         observer: one world, and what is seen of it.
         num_envs: worlds.
         pool_size: prepared resets; `refresh` draws new ones.
+        autoreset: "pool" restarts ended worlds in the step that ended them; "next_step" in the
+            step after it, whose action is ignored (as Gymnasium's NEXT_STEP); "never" lets the
+            next episode begin where the last one ended, as on a real arm, unless the physics
+            failed.
     """
 
     observer: Observer
     num_envs: int
     pool_size: int
+    autoreset: Autoreset = "pool"
 
     @property
     def env(self) -> Env:
@@ -79,13 +112,13 @@ class VecEnv:
         return self.observer.env
 
     def reset(self, key: PRNGKey) -> VecState:
-        """Start `num_envs` episodes and fill the pool."""
+        """Return `num_envs` worlds at the start of an episode, and a full pool."""
         k_worlds, k_pool, k_run = jax.random.split(key, 3)
         worlds = self._start_jit(k_worlds, self.num_envs)
         first = jax.tree.map(lambda x: jnp.zeros_like(x[0]), worlds)
         look = self.observer.looks(jax.random.fold_in(key, 3), self.num_envs)
         return VecState(
-            worlds=worlds,
+            envs=worlds,
             look=look,
             pictures=self.observer.pictures(worlds, look),
             pool=self._start_jit(k_pool, self.pool_size),
@@ -102,48 +135,64 @@ class VecEnv:
         )
 
     def refresh(self, state: VecState) -> VecState:
-        """Draw a new pool of resets."""
+        """Return the state with a new pool of resets."""
         key, k_pool = jax.random.split(state.key)
         return state.replace(pool=self._start(k_pool, self.pool_size), key=key)
 
     def observe(self, state: VecState) -> Obs:
-        """What the policy sees of all worlds."""
-        return self.observer.observe(state.worlds, state.pictures)
+        """Return what the policy sees of all worlds."""
+        return self.observer.observe(state.envs, state.pictures)
 
     def step(self, state: VecState, action: Float[Array, "N A"]) -> tuple[VecState, Transition]:
         """Step all worlds, restart the ended ones; returns what there is to learn from."""
-        state, transition = self.advance(state, action)
+        state, transition, _ = self.advance(state, choice(action))
         return self.draw(state), transition
 
-    def advance(self, state: VecState, action: Float[Array, "N A"]) -> tuple[VecState, Transition]:
-        """`step` without the pictures, which are those of before until `draw` is called."""
-        before = state.worlds
+    def advance(self, state: VecState, chosen: Choice) -> tuple[VecState, Transition, EnvState]:
+        """`step` without the pictures, which are those of before until `draw` is called.
+
+        The third is the worlds as the step left them, ended ones not restarted: what a time-out
+        cut off (`observe_last`).
+        """
+        before, action = state.envs, chosen.action[:, 0]
         after = jax.vmap(self.env.step)(before, action)
         key, k_pick = jax.random.split(state.key)
-        ended = after.terminated | after.truncated
-        pick = jax.random.randint(k_pick, (self.num_envs,), 0, self.pool_size)
-        fresh = jax.tree.map(lambda x: x[pick], state.pool)
-        looks = self.observer.looks(jax.random.fold_in(k_pick, 1), self.num_envs)
+        stepped = _RESTARTS[self.autoreset](self, state, after, k_pick)
         transition = Transition(
             obs=self.observe(state),
             action=action,
-            reward=after.reward,
-            terminated=after.terminated,
-            truncated=after.truncated,
-            valid=after.valid,
-            expert=jnp.zeros_like(after.valid),
+            reward=stepped.after.reward,
+            terminated=stepped.after.terminated,
+            truncated=stepped.after.truncated,
+            valid=stepped.after.valid & ~stepped.idle,
+            expert=jnp.zeros_like(after.valid) if chosen.expert is None else chosen.expert,
+            extras=chosen.extras,
         )
-        return state.replace(
-            worlds=select_worlds(ended, fresh, after),
-            look=select_worlds(ended, looks, state.look),
-            stats=_count(state.stats, after, ended),
-            bad=_remember_bad(state.bad, before, after, action),
-            key=key,
-        ), transition
+        ended = (stepped.after.terminated | stepped.after.truncated) & ~stepped.idle
+        return (
+            state.replace(
+                envs=stepped.worlds,
+                look=stepped.look,
+                stats=_count(state.stats, stepped.after, ended),
+                bad=_remember_bad(state.bad, before, after, action),
+                key=key,
+            ),
+            transition,
+            stepped.after,
+        )
+
+    def observe_last(self, last: EnvState, look: PyTree) -> Obs:
+        """What is seen of worlds before they are restarted; with cameras they are drawn for it.
+
+        Args:
+            last: from `advance`.
+            look: of the state before that `advance`.
+        """
+        return self.observer.observe(last, self.observer.pictures(last, look))
 
     def draw(self, state: VecState) -> VecState:
-        """Draw the pictures of the worlds as they are now."""
-        return state.replace(pictures=self.observer.pictures(state.worlds, state.look))
+        """Return the state with the pictures of the worlds as they are now."""
+        return state.replace(pictures=self.observer.pictures(state.envs, state.look))
 
     @functools.cached_property
     def _start_jit(self) -> Callable[[PRNGKey, int], EnvState]:
@@ -154,18 +203,85 @@ class VecEnv:
         return jax.vmap(self.env.reset)(split_keys(key, num))
 
 
-def vectorize(env: Env | Observer, *, num_envs: int, pool_size: int | None = None) -> VecEnv:
-    """Many worlds of `env`; raises ValueError where num_envs is not positive."""
+def vectorize(
+    env: Env | Observer,
+    *,
+    num_envs: int,
+    pool_size: int | None = None,
+    autoreset: Autoreset = "pool",
+) -> VecEnv:
+    """Return many worlds of `env`; raises ValueError where num_envs is not positive."""
     if num_envs < 1:
         raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+    if autoreset not in _RESTARTS:
+        raise ValueError(f"autoreset '{autoreset}', allowed: {', '.join(_RESTARTS)}")
     observer = env if isinstance(env, Observer) else Observer(env)
     return VecEnv(
-        observer=observer, num_envs=num_envs, pool_size=pool_size or min(256, 4 * num_envs)
+        observer=observer,
+        num_envs=num_envs,
+        pool_size=pool_size or default_pool(num_envs),
+        autoreset=autoreset,
     )
 
 
+def default_pool(num_envs: int) -> int:
+    """Prepared resets of so many worlds."""
+    return min(256, 4 * num_envs)
+
+
+@struct.dataclass
+class _Stepped:
+    """How a step ends: the worlds to go on with, their looks, what the step led to.
+
+    `idle` worlds were only restarted: there is nothing to learn from them.
+    """
+
+    worlds: EnvState
+    look: PyTree
+    after: EnvState
+    idle: Bool[Array, " N"]
+
+
+def _restart_from_pool(vec_env: VecEnv, state: VecState, after: EnvState, key: PRNGKey) -> _Stepped:
+    ended = after.terminated | after.truncated
+    return _Stepped(*_fresh(vec_env, state, after, ended, key), after, jnp.zeros_like(ended))
+
+
+def _restart_next_step(vec_env: VecEnv, state: VecState, after: EnvState, key: PRNGKey) -> _Stepped:
+    waiting = state.envs.terminated | state.envs.truncated
+    worlds, look = _fresh(vec_env, state, after, waiting, key)
+    return _Stepped(worlds, look, worlds, waiting)
+
+
+def _restart_never(vec_env: VecEnv, state: VecState, after: EnvState, key: PRNGKey) -> _Stepped:
+    ended = after.terminated | after.truncated
+    k_pool, k_episode = jax.random.split(key)
+    keys = split_keys(k_episode, vec_env.num_envs)
+    going_on = select_worlds(ended, jax.vmap(vec_env.env.carry_on)(after, keys), after)
+    state = state.replace(envs=going_on)
+    worlds, look = _fresh(vec_env, state, going_on, ~after.valid, k_pool)
+    return _Stepped(worlds, look, after, jnp.zeros_like(ended))
+
+
+def _fresh(
+    vec_env: VecEnv, state: VecState, after: EnvState, which: Bool[Array, " N"], key: PRNGKey
+) -> tuple[EnvState, PyTree]:
+    """Worlds and looks with those of `which` taken from the pool and drawn anew."""
+    pick = jax.random.randint(key, (vec_env.num_envs,), 0, vec_env.pool_size)
+    fresh = jax.tree.map(lambda x: x[pick], state.pool)
+    looks = vec_env.observer.looks(jax.random.fold_in(key, 1), vec_env.num_envs)
+    return select_worlds(which, fresh, after), select_worlds(which, looks, state.look)
+
+
+_RESTARTS = {
+    "pool": _restart_from_pool,
+    "next_step": _restart_next_step,
+    "never": _restart_never,
+}
+
+
 def episode_metrics(stats: EpisodeStats) -> Metrics:
-    """Sums of the episodes that ended since the last `clear_stats`, as metrics."""
+    """Return the sums of the episodes that ended since the last `clear_stats`, as metrics."""
     return {
         "episode/count": stats.episodes.astype(jnp.float32),
         "episode/successes": stats.successes.astype(jnp.float32),
@@ -176,7 +292,7 @@ def episode_metrics(stats: EpisodeStats) -> Metrics:
 
 
 def clear_stats(state: VecState) -> VecState:
-    """Forget the sums of ended episodes, keep the running ones."""
+    """Return the state without the sums of ended episodes; the running ones are kept."""
     return state.replace(stats=EpisodeStats(state.stats.running_return, *_zero_sums()))
 
 
@@ -186,7 +302,7 @@ def _zero_sums() -> tuple[Array, ...]:
 
 
 def select_worlds(ended: Bool[Array, " N"], fresh: PyTree, after: PyTree) -> PyTree:
-    """`fresh` where a world ended, `after` elsewhere; leaves are [N, ...]."""
+    """Return `fresh` where a world ended, `after` elsewhere; leaves are [N, ...]."""
 
     def pick(x: Array, y: Array) -> Array:
         return jnp.where(ended.reshape(-1, *[1] * (x.ndim - 1)), x, y)

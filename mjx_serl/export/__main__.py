@@ -9,7 +9,8 @@ from pathlib import Path
 
 import tyro
 
-from mjx_serl.platform import prepare_platform, steps_with_mjx
+from mjx_serl.platform import needs_mjx, prepare_platform
+from scenes.contract.command_line import guarded
 
 
 def main(run: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path | None] = None, /) -> int:
@@ -19,6 +20,11 @@ def main(run: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path | None]
         run: the run folder.
         out: the folder to make; by default `bundle` in the run folder.
     """
+    prepare_platform(
+        mjx_on_cpu=needs_mjx(run=run),
+        cache_dir=Path(__file__).resolve().parents[2] / ".cache" / "jax",
+    )
+    # JAX must start after the platform is prepared.
     from mjx_serl.export.export_run import export
 
     export(run, out)
@@ -26,10 +32,4 @@ def main(run: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path | None]
 
 
 if __name__ == "__main__":
-    prepare_platform(
-        mjx_on_cpu=any(steps_with_mjx(["--resume", word]) for word in sys.argv[1:]),
-        cache_dir=Path(__file__).resolve().parents[2] / ".cache" / "jax",
-    )
-    from scenes.contract.command_line import guarded
-
     sys.exit(guarded(lambda: tyro.cli(main, description=__doc__)))

@@ -13,22 +13,18 @@ output is "actions", float32 [1, horizon, A].
 """
 
 import dataclasses
-import importlib.util
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
 import numpy as np
-from flax import struct
 from jaxtyping import Array, Float
 
-from mjx_serl.agents.agent import AgentState
 from mjx_serl.data.normalize import STD_FLOOR, NormalizerState
 from mjx_serl.envs.observation import FEATURES, Observer
 from mjx_serl.export.golden import OUTPUT, check_against_golden, golden_samples, npz
@@ -36,10 +32,12 @@ from mjx_serl.nets.frozen import FrozenEncoder
 from mjx_serl.run.checkpoint import warn_line
 from mjx_serl.run.loop import Run
 from mjx_serl.run.summary import Summary
-from mjx_serl.training.off_policy import OffPolicy
-from mjx_serl.training.state import TrainState
-from mjx_serl.types import Obs, PyTree
+from mjx_serl.training.state import PolicyParams, TrainState
+from mjx_serl.training.trainer import Trainer
+from mjx_serl.types import Obs
 from scenes.contract import manifest as names
+from scenes.contract.extras import is_installed
+from scenes.contract.files import new_folder
 from scenes.contract.manifest import Manifest, Measured, Statistics, write_manifest, write_sums
 from scenes.contract.serialize import digest
 from scenes.contract.weights import write_safetensors
@@ -66,7 +64,8 @@ class RunBundle:
         out = run.folder.bundle
         # Everything is caught: the run is finished and on disk.
         try:
-            manifest = write_bundle(run, state, out, summary=summary)
+            params = run.trainer.policy_params(state)
+            manifest = write_bundle(run, params, out, summary=summary)
         except Exception as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             warn_line(f"no policy bundle was written ({reason})")
@@ -74,12 +73,12 @@ class RunBundle:
             print(f"bundle {out}  {sum(manifest.sizes.values()) / 1e6:.1f} MB")
 
 
-def write_bundle(run: Run, state: TrainState, out: Path, *, summary: Summary | None) -> Manifest:
+def write_bundle(run: Run, params: PolicyParams, out: Path, *, summary: Summary | None) -> Manifest:
     """Export the policy of a state to the folder `out`, which appears whole or not at all.
 
     Args:
         run: whose observer and agent.
-        state: arrays of the agent and the normaliser.
+        params: of the policy, from `Trainer.policy_params`.
         out: must not exist.
         summary: of the run; None leaves the measured success open.
 
@@ -91,8 +90,8 @@ def write_bundle(run: Run, state: TrainState, out: Path, *, summary: Summary | N
     """
     _require_absent(out)
     require_packages()
-    trainer, contract = exact(run), run.observer.contract
-    files = policy_files(trainer, run.observer, state, seed=run.cfg.seed)
+    trainer, contract = run.trainer.exact(), run.observer.contract
+    files = policy_files(trainer, run.observer, params, seed=run.cfg.seed)
     manifest = Manifest(
         task=run.cfg.task,
         agent=run.cfg.agent_name,
@@ -100,8 +99,8 @@ def write_bundle(run: Run, state: TrainState, out: Path, *, summary: Summary | N
         contract_digest=digest(contract),
         rate=contract.action.rate,
         horizon=HORIZON,
-        trained_in=run.cfg.agent.compute_dtype,
-        normalizer=statistics(state.normalizer),
+        trained_in=run.trainer.compute_dtype,
+        normalizer=statistics(params.normalizer),
         measured=_measured(summary),
         commit=None if summary is None else summary.commit,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -115,7 +114,7 @@ def write_bundle(run: Run, state: TrainState, out: Path, *, summary: Summary | N
 
 def require_packages() -> None:
     """Raise ModuleNotFoundError, with what to do, unless the packages of exporting are there."""
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    missing = [name for name in _NEEDED if not is_installed(name)]
     if missing:
         raise ModuleNotFoundError(
             f"policy bundles need {', '.join(missing)}. Hint: pip install mjx-serl, then "
@@ -123,32 +122,26 @@ def require_packages() -> None:
         )
 
 
-def exact(run: Run) -> OffPolicy:
-    """The run's trainer with an agent whose products are float32, as a robot's are."""
-    agent = dataclasses.replace(run.cfg.agent, compute_dtype="float32").build()
-    return dataclasses.replace(run.trainer, agent=agent)
-
-
 def policy_files(
-    trainer: OffPolicy, observer: Observer, state: TrainState, *, seed: int
+    trainer: Trainer, observer: Observer, policy: PolicyParams, *, seed: int
 ) -> dict[str, bytes]:
     """The files of a bundle that hold the policy, by name; errors as in `write_bundle`.
 
     Args:
-        trainer: from `exact`.
+        trainer: whose `choose` computes in float32, from `Trainer.exact`.
         observer: of the run.
-        state: of the run.
+        policy: what the policy reads.
         seed: picks the golden episodes.
     """
     from mjx_serl.export.onnx_graph import initializers, to_onnx  # needs onnx
 
-    act, learned = flat_policy(trainer, observer, state)
+    act, learned = flat_policy(trainer, observer, policy)
     fields = observer.contract.obs.fields
     inputs = {f.name: jax.ShapeDtypeStruct((1, *f.shape), f.dtype) for f in fields}
     model = to_onnx(act, learned, inputs, output=OUTPUT)
     params = {name: learned[name] for name in initializers(model) if name in learned}
     _check_params(params)
-    golden = golden_samples(trainer, observer, state, seed=seed)
+    golden = golden_samples(trainer, observer, policy, seed=seed)
     files = {
         names.PARAMS: write_safetensors(params),
         names.ONNX: model.SerializeToString(deterministic=True),
@@ -162,17 +155,8 @@ def policy_files(
 # -- the policy as a function ----------------------------------------------------------------------
 
 
-@struct.dataclass
-class _Learned:
-    """All that a policy might read."""
-
-    agent: AgentState
-    normalizer: NormalizerState
-    encoder: PyTree  # the frozen one's parameters, {} without
-
-
 def flat_policy(
-    trainer: OffPolicy, observer: Observer, state: TrainState
+    trainer: Trainer, observer: Observer, policy: PolicyParams
 ) -> tuple[Act, dict[str, np.ndarray]]:
     """The deterministic policy as a function of arrays by name, and these arrays.
 
@@ -180,18 +164,19 @@ def flat_policy(
     that it does not read, such as the critics', may be left out of its argument.
     """
     encoder = _frozen(observer)
-    whole = _Learned(state.agent, state.normalizer, {} if encoder is None else encoder.params)
+    whole = (policy, {} if encoder is None else {"encoder": encoder.params})
     paths, structure = jax.tree_util.tree_flatten_with_path(jax.device_get(whole))
-    arrays = {jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(x) for p, x in paths}
+    # The first part of a path says which of the two.
+    name = partial(jax.tree_util.keystr, simple=True, separator="/")
+    arrays = {name(path[1:]): np.asarray(x) for path, x in paths}
     key = jax.random.key(0)  # a deterministic policy draws nothing
 
     def act(params: dict[str, Any], obs: Obs) -> Float[Array, "N H A"]:
         leaves = [params.get(name, np.zeros_like(x)) for name, x in arrays.items()]
-        learned: _Learned = jax.tree.unflatten(structure, leaves)
-        policy = trainer.policy(learned.agent, learned.normalizer, deterministic=True)
+        policy_params, frozen = jax.tree.unflatten(structure, leaves)
         if encoder is not None:
-            obs = encode(dataclasses.replace(encoder, params=learned.encoder), obs)
-        return policy(obs, key)[:, None]
+            obs = encode(dataclasses.replace(encoder, params=frozen["encoder"]), obs)
+        return trainer.choose(policy_params, obs, key, deterministic=True).action
 
     return act, arrays
 
@@ -204,7 +189,7 @@ def encode(encoder: FrozenEncoder, obs: Obs) -> Obs:
 
 
 def _frozen(observer: Observer) -> FrozenEncoder | None:
-    encoder = None if observer.eye is None else observer.eye.encoder
+    encoder = None if observer.cameras is None else observer.cameras.encoder
     if encoder is not None and not isinstance(encoder, FrozenEncoder):
         raise ValueError(
             f"A bundle's encoder must be a FrozenEncoder, got {type(encoder).__name__}"
@@ -273,18 +258,9 @@ def publish(out: Path, files: Mapping[str, bytes]) -> None:
     """Write files to a folder that appears by one rename; FileExistsError where it is there."""
     _require_absent(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    tmp = Path(tempfile.mkdtemp(prefix=f".{out.name}.tmp-", dir=out.parent))
-    try:
+    with new_folder(out) as part:
         for name, data in files.items():
-            with (tmp / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        tmp.chmod(0o755)  # a temporary folder is its maker's alone
-        tmp.rename(out)
-    except BaseException:
-        shutil.rmtree(tmp, ignore_errors=True)
-        raise
+            (part / name).write_bytes(data)
 
 
 def _require_absent(out: Path) -> None:

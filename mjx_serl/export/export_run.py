@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mjx_serl.export.bundle import require_packages, write_bundle
-from mjx_serl.run.evaluation import load_run
+from mjx_serl.run.evaluation import load_policy
 
 
 def export(path: Path, out: Path | None) -> Path:
@@ -18,9 +18,9 @@ def export(path: Path, out: Path | None) -> Path:
         ModuleNotFoundError: a package that exporting needs is not installed.
     """
     require_packages()
-    run, state = load_run(path)
+    run, params = load_policy(path)
     out = run.folder.bundle if out is None else out
-    manifest = write_bundle(run, state, out, summary=run.folder.read_summary())
+    manifest = write_bundle(run, params, out, summary=run.folder.read_summary())
     measured = manifest.measured
     said = "not measured" if measured is None else f"success {measured.success_rate:.0%}"
     print(f"{out}: {manifest.task}, {said}, {sum(manifest.sizes.values()) / 1e6:.1f} MB")

@@ -1,22 +1,24 @@
 """Golden samples: observations of held-out episodes and the actions that a bundle must repeat."""
 
+import dataclasses
 import io
 from collections.abc import Mapping
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from mjx_serl.agents.agent import AgentState
-from mjx_serl.data.normalize import NormalizerState
 from mjx_serl.envs.env import EnvState
-from mjx_serl.envs.observation import FEATURES, Observer
+from mjx_serl.envs.observation import FEATURES, Observer, PictureEncoder
 from mjx_serl.envs.task import split_keys
+from mjx_serl.training.episodes import EpisodeKeys, EpisodeStep, play_episodes
 from mjx_serl.training.evaluate import ON_DEMAND, stream_key
-from mjx_serl.training.off_policy import OffPolicy
-from mjx_serl.training.scan import run_once, scan
-from mjx_serl.training.state import TrainState
+from mjx_serl.training.policies import trained_policy
+from mjx_serl.training.scan import run_once
+from mjx_serl.training.state import PolicyParams
+from mjx_serl.training.trainer import Trainer
 from mjx_serl.types import Obs, PRNGKey
 from scenes.contract import manifest as names
 
@@ -27,11 +29,11 @@ OUTPUT = "actions"
 GOLDEN_WORLDS, GOLDEN_STEPS, GOLDEN_EVERY = 4, 24, 4
 
 
-_GOLDEN_STREAM = 0xB0D1E5  # apart from what evaluate.py and the film draw from ON_DEMAND
+_GOLDEN_STREAM = 0xB0D1E5  # apart from what evaluate.py and policy.mp4 draw from ON_DEMAND
 
 
 def golden_samples(
-    trainer: OffPolicy, observer: Observer, state: TrainState, *, seed: int
+    trainer: Trainer, observer: Observer, params: PolicyParams, *, seed: int
 ) -> dict[str, np.ndarray]:
     """Observations "obs/<name>" [G, *shape] of episodes that nothing was trained or tested on.
 
@@ -40,7 +42,7 @@ def golden_samples(
     key = jax.random.fold_in(stream_key(seed, ON_DEMAND), _GOLDEN_STREAM)
     # On GPUs float32 products are TF32 unless asked for.
     with jax.default_matmul_precision("highest"):
-        args = (state.agent, state.normalizer, key)
+        args = (params, key)
         play = partial(_play, trainer, observer)
         rows = jax.device_get(run_once(play, *args, traceable=trainer.traceable))
     merged = {k: x[::GOLDEN_EVERY].reshape(-1, *x.shape[2:]) for k, x in rows.items()}
@@ -49,32 +51,40 @@ def golden_samples(
 
 
 def _play(
-    trainer: OffPolicy,
+    trainer: Trainer,
     observer: Observer,
-    agent: AgentState,
-    normalizer: NormalizerState,
+    params: PolicyParams,
     key: PRNGKey,
 ) -> dict[str, Array]:
-    """Rows [T, N, ...] of what the contract observes, and of the actions."""
-    env, eye, wanted = observer.env, observer.eye, observer.contract.obs.names
-    policy = trainer.policy(agent, normalizer, deterministic=True)
-    worlds = jax.jit(jax.vmap(env.reset))(split_keys(key, GOLDEN_WORLDS))
-    look = observer.looks(key, GOLDEN_WORLDS)
+    """Return rows [T, N, ...] of what the contract observes, and of the actions."""
+    policy = trained_policy(trainer, params)
+    raw, encoder = _without_encoder(observer)
 
-    @jax.jit
-    def play(worlds: EnvState, pictures: Obs) -> tuple[EnvState, dict[str, Array]]:
-        seen = pictures
-        if eye is not None and eye.encoder is not None:
-            seen = {FEATURES: eye.encoder(pictures)}
-        obs = observer.observe(worlds, seen)
-        action = policy(obs, key)
-        row = {f"obs/{name}": (obs | pictures)[name] for name in wanted}
-        return jax.vmap(env.step)(worlds, action), row | {OUTPUT: action}
+    def act(worlds: EnvState, pictures: Obs, key: PRNGKey) -> Array:
+        seen = pictures if encoder is None else {FEATURES: encoder(pictures)}
+        return policy(observer.observe(worlds, seen), key)
 
-    def step(worlds: EnvState, _: None) -> tuple[EnvState, dict[str, Array]]:
-        return play(worlds, {} if eye is None else eye.pictures(worlds, look))
+    def keep(step: EpisodeStep) -> dict[str, Array]:
+        known = step.before.obs | step.pictures
+        return {f"obs/{name}": known[name] for name in observer.contract.obs.names} | {
+            OUTPUT: step.action
+        }
 
-    return scan(step, worlds, None, traceable=trainer.traceable, length=GOLDEN_STEPS)[1]
+    keys = EpisodeKeys(
+        starts=split_keys(key, GOLDEN_WORLDS),
+        look=key,
+        steps=jnp.broadcast_to(key, GOLDEN_STEPS),
+    )
+    return play_episodes(raw, act, keys, keep=keep)[1]
+
+
+def _without_encoder(observer: Observer) -> tuple[Observer, PictureEncoder | None]:
+    """Return an observer of the pictures themselves, and the encoder they would go through."""
+    cameras = observer.cameras
+    if cameras is None:
+        return observer, None
+    raw = dataclasses.replace(cameras, encoder=None)
+    return dataclasses.replace(observer, cameras=raw), cameras.encoder
 
 
 def npz(arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -1,0 +1,1 @@
+"""Networks: encoders of images, multilayer perceptrons, ensembles, distributions."""

@@ -1,5 +1,7 @@
 """Random crops: the augmentation of DrQ (arXiv 2004.13649)."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, UInt8
@@ -7,20 +9,19 @@ from jaxtyping import Array, UInt8
 from mjx_serl.types import Obs, PRNGKey
 
 
-def crop_images(key: PRNGKey, obs: Obs, pad: int) -> Obs:
-    """Shift every uint8 entry [B, H, W, C] by up to `pad` pixels; the others pass through.
+def crop_images(key: PRNGKey, obs: Obs, pad: int, *, cameras: Sequence[str]) -> Obs:
+    """Shift the pictures [B, H, W, C] of `cameras` by up to `pad` pixels; the rest passes through.
 
     Each image of each camera has an offset of its own. SERL moves all cameras alike; two cameras
     see the world from different places, so there is no common shift that means anything, and
     independent ones are more varied for the same price.
     """
-    cameras = sorted(name for name, value in obs.items() if value.dtype == jnp.uint8)
     keys = jax.random.split(key, len(cameras)) if cameras and pad else ()
     return obs | {n: random_crop(k, obs[n], pad) for n, k in zip(cameras, keys, strict=False)}
 
 
 def random_crop(key: PRNGKey, images: UInt8[Array, "B H W C"], pad: int) -> UInt8[Array, "B H W C"]:
-    """Cut a window of the same size out of each image, padded with its edge by `pad` pixels."""
+    """Return a window of the same size out of each image, padded with its edge by `pad` pixels."""
     margin = (pad, pad)
     padded = jnp.pad(images, ((0, 0), margin, margin, (0, 0)), mode="edge")
     corners = jax.random.randint(key, (images.shape[0], 2), 0, 2 * pad + 1)

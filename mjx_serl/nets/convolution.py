@@ -26,8 +26,12 @@ Convolution: TypeAlias = Callable[[Maps, Kernel], Maps]
 class Conv(nn.Module):
     """A square convolution with zero padding and a bias, He-normal initialised.
 
-    Fields: features, output channels; size, of the kernel [px]; stride [px]; padding, zeros on
-    each side [px]; compute_dtype, of the products where the device has a library for them.
+    Attributes:
+        features: output channels.
+        size: of the kernel [px].
+        stride: of the kernel [px].
+        padding: zeros on each side [px].
+        compute_dtype: of the products, where the device has a library for them.
     """
 
     features: int

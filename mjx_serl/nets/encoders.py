@@ -6,7 +6,7 @@ but its parameters, so one that is trained can be applied on its own.
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, cast
 
@@ -18,7 +18,8 @@ from jaxtyping import Array, Float, UInt8
 from mjx_serl.nets.convolution import Conv, Maps
 from mjx_serl.nets.mlp import MLP, ComputeDtype
 from mjx_serl.registry import Registry
-from mjx_serl.types import Obs, ObsShapes, PRNGKey, PyTree
+from mjx_serl.types import Obs, PRNGKey, PyTree
+from scenes.contract.specs import ObsField, ObsSpec
 
 Images: TypeAlias = UInt8[Array, "B H W C"]
 Features: TypeAlias = Float[Array, "B F"]
@@ -42,10 +43,11 @@ ENCODERS: Registry[MakeEncoder] = Registry("encoder")
 class EncoderConfig:
     """How images become features.
 
-    name: an entry of `ENCODERS`. "small", three layers for a CPU; "medium", twice as wide;
-        "serl_small" and "resnet10", SERL's sizes, trained from scratch.
-    shared: one encoder for all cameras instead of one each.
-    features: length of one camera's feature vector [units]; SERL's is 256.
+    Attributes:
+        name: an entry of `ENCODERS`. "small", three layers for a CPU; "medium", twice as wide;
+            "serl_small" and "resnet10", SERL's sizes, trained from scratch.
+        shared: one encoder for all cameras instead of one each.
+        features: length of one camera's feature vector [units]; SERL's is 256.
     """
 
     name: str = "small"
@@ -62,8 +64,11 @@ class EncoderConfig:
 class ConvEncoder(nn.Module):
     """Convolutions with ReLU, then Dense -> LayerNorm -> tanh on their maps.
 
-    Fields: layers; average, whether each map is averaged over the image first, which loses
-    where things are; features and compute_dtype as in `EncoderConfig` and `SACConfig`.
+    Attributes:
+        layers: of convolution.
+        average: whether each map is averaged over the image first, which loses where things are.
+        features: as in `EncoderConfig`.
+        compute_dtype: as in `SACConfig`.
     """
 
     layers: tuple[Layer, ...]
@@ -118,6 +123,10 @@ class ResNet10(nn.Module):
 
     The layout of serl_launcher `resnet_v1.py`; unlike its "resnet" it is trained, not cut off
     by a stop_gradient.
+
+    Attributes:
+        features: as in `EncoderConfig`.
+        compute_dtype: as in `SACConfig`.
     """
 
     features: int
@@ -138,7 +147,13 @@ ENCODERS.register("resnet10")(ResNet10)
 
 
 class ResidualBlock(nn.Module):
-    """relu(shortcut + two 3x3 convolutions with GroupNorm); the second norm starts at zero."""
+    """relu(shortcut + two 3x3 convolutions with GroupNorm); the second norm starts at zero.
+
+    Attributes:
+        channels: of the output.
+        stride: of the first convolution and the shortcut [px].
+        compute_dtype: as in `SACConfig`.
+    """
 
     channels: int
     stride: int
@@ -158,7 +173,11 @@ class ResidualBlock(nn.Module):
 
 
 class SpatialEmbeddings(nn.Module):
-    """Sums of each map weighted by learned images: `count` numbers per channel keep "where"."""
+    """Sums of each map weighted by learned images, which keep where things are.
+
+    Attributes:
+        count: sums per channel.
+    """
 
     count: int = 8
 
@@ -189,7 +208,13 @@ def _bottleneck(encoder: ConvEncoder | ResNet10, x: Float[Array, "B D"]) -> Feat
 
 
 class CameraEncoders(nn.Module):
-    """The encoders of all cameras side by side, one for all where `config.shared`."""
+    """The encoders of all cameras side by side.
+
+    Attributes:
+        config: of each; one encoder for all where it is `shared`.
+        cameras: names.
+        compute_dtype: as in `SACConfig`.
+    """
 
     config: EncoderConfig
     cameras: tuple[str, ...]
@@ -212,21 +237,26 @@ class ObsEncoder:
     """The map from observations to [image features | vectors], and where the parts lie.
 
     Without images it has no parameters ({}) and joins the vectors.
+
+    Attributes:
+        config: of the cameras' encoders.
+        shapes: of the observations, by name.
+        compute_dtype: as in `SACConfig`.
     """
 
     config: EncoderConfig
-    shapes: tuple[tuple[str, jax.ShapeDtypeStruct], ...]
+    obs: ObsSpec
     compute_dtype: ComputeDtype = "float32"
 
     @property
     def cameras(self) -> tuple[str, ...]:
         """Names of the images, sorted."""
-        return tuple(sorted(name for name, spec in self.shapes if spec.dtype == jnp.uint8))
+        return tuple(field.name for field in self.obs.of_kind("image"))
 
     @property
-    def vectors(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of the entries that are not images."""
-        return {name: spec for name, spec in self.shapes if spec.dtype != jnp.uint8}
+    def vectors(self) -> tuple[ObsField, ...]:
+        """The fields that are not images, sorted by name."""
+        return self.obs.of_kind("vector")
 
     @property
     def image_dim(self) -> int:
@@ -243,8 +273,7 @@ class ObsEncoder:
         if not self.cameras:
             return {}
         self._check()
-        shapes = dict(self.shapes)
-        blank = {name: jnp.zeros((1, *shapes[name].shape), jnp.uint8) for name in self.cameras}
+        blank = {n: jnp.zeros((1, *self.obs[n].shape), jnp.uint8) for n in self.cameras}
         return self._net.init(key, blank)
 
     def __call__(self, params: PyTree, obs: Obs) -> Float[Array, "B D"]:
@@ -260,9 +289,8 @@ class ObsEncoder:
 
     def _check(self) -> None:
         least = self.config.build().least_size
-        shapes = dict(self.shapes)
         for name in self.cameras:
-            shape = shapes[name].shape
+            shape = self.obs[name].shape
             if len(shape) != 3:
                 raise ValueError(f"Image '{name}' has shape {[*shape]}, allowed: [H, W, C].")
             if min(shape[:2]) < least:
@@ -272,16 +300,16 @@ class ObsEncoder:
                 )
 
 
-def vector_dim(obs_shapes: ObsShapes) -> int:
-    """Return the length of `encode_vectors` for these single-sample shapes."""
-    return sum(math.prod(spec.shape) for spec in obs_shapes.values())
+def vector_dim(fields: Sequence[ObsField]) -> int:
+    """Return the length of `encode_vectors` for these fields."""
+    return sum(math.prod(field.shape) for field in fields)
 
 
-def encode_vectors(obs: Obs, obs_shapes: ObsShapes) -> Float[Array, "*lead D"]:
-    """Concatenate the entries [*lead, *shape], flattened, in sorted order of their names."""
+def encode_vectors(obs: Obs, fields: Sequence[ObsField]) -> Float[Array, "*lead D"]:
+    """Concatenate the entries [*lead, *shape], flattened, in the order of `fields`."""
     flat = []
-    for name in sorted(obs_shapes):
-        value, shape = obs[name], obs_shapes[name].shape
-        lead = value.shape[: value.ndim - len(shape)]
-        flat.append(value.reshape(*lead, math.prod(shape)).astype(jnp.float32))
+    for field in fields:
+        value = obs[field.name]
+        lead = value.shape[: value.ndim - len(field.shape)]
+        flat.append(value.reshape(*lead, math.prod(field.shape)).astype(jnp.float32))
     return jnp.concatenate(flat, axis=-1)

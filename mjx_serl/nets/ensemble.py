@@ -18,7 +18,7 @@ def ensemble_q(
 
 
 def random_members(params: PyTree, key: PRNGKey, count: int) -> PyTree:
-    """Pick `count` different members at random (REDQ, arXiv 2101.05982, algorithm 1 line 8).
+    """Return `count` different members at random (REDQ, arXiv 2101.05982, algorithm 1 line 8).
 
     Picking parameters, not outputs: the members left out are never evaluated.
     """

@@ -30,8 +30,12 @@ _META = "meta"
 class ReaderSpec:
     """What a reader reads and from what.
 
-    cameras and size [px] of the pictures; encoder of each camera; hidden: width of the layer
-    that joins the cameras; targets: names, lengths and scales of what it was trained to tell.
+    Attributes:
+        cameras: names.
+        size: width and height of the pictures [px].
+        encoder: of each camera.
+        hidden: width of the layer that joins the cameras [units].
+        targets: names, lengths and scales of what it was trained to tell.
     """
 
     cameras: tuple[str, ...]
@@ -52,7 +56,11 @@ class ReaderSpec:
 
 
 class Reader(nn.Module):
-    """Tells from pictures what the simulator knows; `spec` says what."""
+    """Tells from pictures what the simulator knows.
+
+    Attributes:
+        spec: what it reads and tells.
+    """
 
     spec: ReaderSpec
 
@@ -67,7 +75,12 @@ class Reader(nn.Module):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FrozenEncoder:
-    """A trained reader: the module, its parameters and what it expects."""
+    """A trained reader that is only applied.
+
+    Attributes:
+        spec: what it expects.
+        params: of the `Reader`.
+    """
 
     spec: ReaderSpec
     params: PyTree
@@ -103,7 +116,7 @@ def save_encoder(path: Path, encoder: FrozenEncoder, *, note: Mapping[str, Any])
 
 
 def load_encoder(name: str) -> FrozenEncoder:
-    """Read a shipped encoder by name, or a file by its path.
+    """Return a shipped encoder by name, or a file by its path.
 
     Raises:
         FileNotFoundError: there is none; the message names the shipped ones.

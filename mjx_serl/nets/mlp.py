@@ -29,12 +29,15 @@ EMBEDDING = 64  # units for proprioception beside image features, as SERL and HI
 class MLP(nn.Module):
     """Hidden blocks and a linear head.
 
-    Fields: hidden, widths of the hidden layers; out, width of the head, None for no head;
-    activation, a key of `ACTIVATIONS`; layer_norm, whether each hidden block is normalised before
-    its activation; compute_dtype, a key of `COMPUTE_DTYPES`, what the hidden layers' products are
-    made of; members, size of the ensemble, None for one plain network; embedded, first and last +
-    1 of the input columns that pass a block of `EMBEDDING` units first, so that a few joint
-    angles are not lost among hundreds of image features.
+    Attributes:
+        hidden: widths of the hidden layers [units].
+        out: width of the head [units]; None for no head.
+        activation: a key of `ACTIVATIONS`.
+        layer_norm: whether each hidden block is normalised before its activation.
+        compute_dtype: a key of `COMPUTE_DTYPES`: of the hidden layers' products.
+        members: size of the ensemble; None for one plain network.
+        embedded: first and last + 1 of the input columns that pass a block of `EMBEDDING` units
+            first, so that a few joint angles are not lost among hundreds of image features.
     """
 
     hidden: tuple[int, ...]

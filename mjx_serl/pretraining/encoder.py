@@ -54,20 +54,25 @@ class PretrainConfig:
 
 @struct.dataclass
 class Examples:
-    """M pictures of every camera and what there was to know, in units of the targets' scales."""
+    """What a reader learns from.
+
+    Attributes:
+        pictures: of every camera by name.
+        targets: what there was to know, in units of the targets' scales.
+    """
 
     pictures: dict[str, UInt8[Array, "M H W 3"]]
     targets: Float[Array, "M T"]
 
 
 def reader_spec(config: PretrainConfig, observer: Observer) -> ReaderSpec:
-    """The reader of an observer's cameras; raises ValueError where there is nothing to learn."""
+    """Return the reader of an observer's cameras; ValueError where there is nothing to learn."""
     fields = [field for field in observer.env.obs_spec.fields if field.privileged]
-    if observer.eye is None or not fields:
+    if observer.cameras is None or not fields:
         raise ValueError("pretraining needs cameras and a task with privileged observations")
     return ReaderSpec(
-        cameras=tuple(sorted(observer.eye.config.cameras)),
-        size=observer.eye.config.size,
+        cameras=tuple(sorted(observer.cameras.config.cameras)),
+        size=observer.cameras.config.size,
         encoder=config.encoder,
         hidden=config.hidden,
         targets=tuple((f.name, f.shape[0], f.scale) for f in fields),
@@ -105,7 +110,7 @@ def collect_rounds(
 
 
 def _examples(spec: ReaderSpec, obs: Obs) -> Examples:
-    """Flatten observations [T, N, ...]."""
+    """Return examples from observations [T, N, ...]."""
     flat = {name: x.reshape(-1, *x.shape[2:]) for name, x in obs.items()}
     return Examples(
         pictures={camera: flat[camera] for camera in spec.cameras},
@@ -150,7 +155,7 @@ def make_fit(
 
 
 def errors(encoder: FrozenEncoder, examples: Examples) -> dict[str, Float[Array, " M"]]:
-    """Distance between estimate and truth of each target, in the target's own unit."""
+    """Return the distance between estimate and truth of each target, in the target's own unit."""
     spec, found, start = encoder.spec, [], 0
     for first in range(0, examples.targets.shape[0], 512):
         part = {name: x[first : first + 512] for name, x in examples.pictures.items()}

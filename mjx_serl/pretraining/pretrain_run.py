@@ -55,7 +55,7 @@ class PretrainRun:
 
 
 def run(cfg: PretrainRun) -> FrozenEncoder:
-    """Collect, fit, report the errors on episodes held out, save.
+    """Collect, fit, report errors on episodes held out, save; returns the encoder.
 
     Raises FileExistsError where the file is there; ValueError, KeyError as `PixelConfig.build`.
     """
@@ -77,7 +77,7 @@ def run(cfg: PretrainRun) -> FrozenEncoder:
 def _collect(
     cfg: PretrainRun, spec: ReaderSpec, observer: Observer, say: Callable[[str], None]
 ) -> tuple[Examples, Examples]:
-    """Examples to train on, and one round of other episodes to test on."""
+    """Return examples to train on, and one round of other episodes to test on."""
     k_data, k_test = jax.random.split(jax.random.key(cfg.seed))
     parts = []
     for part in collect_rounds(cfg.train, spec, observer, k_data):

@@ -29,12 +29,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from mjx_serl.types import PyTree
+from scenes.contract.files import sync, write_atomically
 
 _MANIFEST = "MANIFEST.sha256"
 _TMP = ".tmp-"
 _DIFF_LINES = 8
+_OTHER_VERSION = (
+    "Hint: where another version of mjx_serl wrote it, only that one goes on with it; evaluate.py, "
+    "play.py, export and deploy.py still take its policy"
+)
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FULL_TEXT = ("no space left", "disk quota", "file too large")  # as tensorstore words it
+
+# Leaves by the names that they had in older checkpoints: the start of the path, then and now.
+_RENAMED = (
+    ("worlds/worlds/", "worlds/envs/"),
+    ("buffer/", "data/online/"),
+    ("demos/", "data/demos/"),
+)
 
 LeafSpec = dict[str, Any]
 """One stored leaf: `path`, `shape`, `dtype` as text, and `key_impl` of a typed PRNG key."""
@@ -96,13 +108,16 @@ class CheckpointStore:
             self._pending.result()
             self._pending = None
 
-    def restore(self, template: PyTree) -> tuple[PyTree, int, dict[str, Any]]:
+    def restore(
+        self, template: PyTree, *, part: bool = False
+    ) -> tuple[PyTree, int, dict[str, Any]]:
         """Return (state, step, meta) of the newest step whose checksums hold.
 
-        `template` has the structure of the state; its leaves are arrays or ShapeDtypeStructs.
-        A leaf goes where its template is committed, else it stays uncommitted like a fresh one.
-        Raises FileNotFoundError if there is no step, ValueError if none is intact or if the
-        stored state has other leaves, shapes or dtypes than the template.
+        `template` has the structure of the state or, with `part`, of some of it under the same
+        names; its leaves are arrays or ShapeDtypeStructs. A leaf goes where its template is
+        committed, else it stays uncommitted like a fresh one. Raises FileNotFoundError if there is
+        no step, ValueError if none is intact or if the stored state has other leaves, shapes or
+        dtypes than the template.
         """
         self.wait()
         steps, problems = self.steps()[::-1], []
@@ -112,7 +127,7 @@ class CheckpointStore:
             problem = _find_damage(self._path(step))
             if problem is None:
                 self._report_damage(problems, step)
-                return _load(self._path(step), template)
+                return _load(self._path(step), template, part)
             problems.append(f"checkpoint step {step} is damaged ({problem})")
             self._damaged.add(step)
         raise ValueError(f"No intact checkpoint in {self.folder}: {'; '.join(problems)}")
@@ -150,7 +165,7 @@ class CheckpointStore:
         if target.exists():
             self._drop(step)
         tmp.rename(target)
-        _sync(self.folder)
+        sync(self.folder)
 
     def _recover(self, step: int, error: Exception) -> None:
         """Give back what the failed write holds and, on a full disk, the oldest spare step."""
@@ -254,19 +269,31 @@ def _read_arrays(path: Path, specs: list[LeafSpec]) -> list[np.ndarray]:
     return [found.get(f"{i:05d}", np.zeros(0)) for i in range(len(specs))]
 
 
-def _load(path: Path, template: PyTree) -> tuple[PyTree, int, dict[str, Any]]:
+def _load(path: Path, template: PyTree, part: bool) -> tuple[PyTree, int, dict[str, Any]]:
     stored = json.loads((path / "state.json").read_text())
     named = _named_leaves(template)
-    diff = _spec_diff(stored["leaves"], [_spec(name, leaf) for name, leaf in named])
+    stored["leaves"] = [s | {"path": _current_name(s["path"])} for s in stored["leaves"]]
+    names = {name for name, _ in named}
+    there = [leaf for leaf in stored["leaves"] if not part or leaf["path"] in names]
+    diff = _spec_diff(there, [_spec(name, leaf) for name, leaf in named])
     if diff:
         head = f"Checkpoint {path} does not fit this configuration ({len(diff)} differences):"
         more = [f"... {len(diff) - _DIFF_LINES} more"] if len(diff) > _DIFF_LINES else []
-        raise ValueError("\n  ".join([head, *diff[:_DIFF_LINES], *more]))
+        raise ValueError("\n  ".join([head, *diff[:_DIFF_LINES], *more, _OTHER_VERSION]))
+    # By name: the order of the leaves may have been another.
     arrays = _read_arrays(path / "arrays", stored["leaves"])
-    rows = zip(arrays, stored["leaves"], (leaf for _, leaf in named), strict=True)
-    leaves = [_to_device(array, spec, leaf) for array, spec, leaf in rows]
+    found = {s["path"]: (a, s) for a, s in zip(arrays, stored["leaves"], strict=True)}
+    leaves = [_to_device(*found[name], leaf) for name, leaf in named]
     state = jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(template), leaves)
     return state, stored["step"], stored["meta"]
+
+
+def _current_name(path: str) -> str:
+    """Return the path that a stored leaf has in today's state."""
+    for old, new in _RENAMED:
+        if path.startswith(old):
+            return new + path.removeprefix(old)
+    return path
 
 
 def _to_device(array: np.ndarray, spec: LeafSpec, template: Any) -> jax.Array:
@@ -291,12 +318,10 @@ def _spec_diff(stored: list[LeafSpec], expected: list[LeafSpec]) -> list[str]:
         have, want = (f"{s['dtype']}{tuple(s['shape'])}" for s in (old[path], new[path]))
         if have != want:
             lines.append(f"{path}: {have} in the checkpoint, {want} expected")
-    if not lines and list(old) != list(new):
-        lines.append("the leaves have another order")
     return lines
 
 
-def _checksums(folder: Path, *, sync: bool = False) -> dict[str, str]:
+def _checksums(folder: Path, *, to_disk: bool = False) -> dict[str, str]:
     """Relative path -> sha256 of every file under `folder` but the manifest; fsync on request."""
     sums = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != _MANIFEST):
@@ -304,7 +329,7 @@ def _checksums(folder: Path, *, sync: bool = False) -> dict[str, str]:
             sums[path.relative_to(folder).as_posix()] = hashlib.file_digest(
                 file, "sha256"
             ).hexdigest()
-            if sync:
+            if to_disk:
                 os.fsync(file.fileno())
     return sums
 
@@ -315,15 +340,10 @@ def _manifest_text(sums: Mapping[str, str]) -> str:
 
 def _write_manifest(folder: Path) -> None:
     """Checksum and sync every file, then write the manifest atomically as the last one."""
-    text, tmp = _manifest_text(_checksums(folder, sync=True)), folder / f"{_MANIFEST}.tmp"
-    with tmp.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    tmp.rename(folder / _MANIFEST)
+    write_atomically(folder / _MANIFEST, _manifest_text(_checksums(folder, to_disk=True)))
     for path in (p for p in folder.rglob("*") if p.is_dir()):
-        _sync(path)
-    _sync(folder)
+        sync(path)
+    sync(folder)
 
 
 def _find_damage(folder: Path) -> str | None:
@@ -382,11 +402,3 @@ def _quiet_orbax() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(drop)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,10 +1,12 @@
 """The learning curve of a run as a PNG: success over wall time and over env steps."""
 
-import importlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from scenes.contract.extras import require
+from scenes.contract.files import new_file
 
 _INK, _MUTED, _GRID = "#22272e", "#6b7280", "#e5e7eb"
 _EVAL, _TRAIN = "#2563eb", "#9db8ee"
@@ -33,9 +35,8 @@ def draw_curve(rows: Sequence[Row], path: Path, *, title: str = "") -> None:
     right.xaxis.set_major_formatter(_require("matplotlib.ticker").EngFormatter(sep=""))
     _draw_legend(figure, left, right)
     figure.suptitle(headline(rows, title), x=0.01, ha="left", color=_INK, fontsize=11)
-    tmp = path.with_name(f".{path.name}.tmp")
-    figure.savefig(tmp, format="png", facecolor="white")
-    tmp.replace(path)
+    with new_file(path) as part:
+        figure.savefig(part, format="png", facecolor="white")
 
 
 def _draw_panel(axes: Any, rows: Sequence[Row], x_name: str, x_scale: float) -> None:
@@ -124,10 +125,4 @@ def _time_unit(rows: Sequence[Row]) -> tuple[float, str]:
 
 
 def _require(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "The learning curve needs matplotlib, which is not installed. "
-            "Hint: pip install matplotlib"
-        ) from error
+    return require(name, package="matplotlib", purpose="The learning curve")

@@ -10,35 +10,41 @@ from mjx_serl.config import TrainConfig
 from mjx_serl.run.checkpoint import CheckpointStore
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.loop import Run
-from mjx_serl.training.evaluate import ON_DEMAND, EvalResult, evaluate, stream_key
-from mjx_serl.training.state import TrainState
+from mjx_serl.training.episodes import EpisodeResult
+from mjx_serl.training.evaluate import ON_DEMAND, evaluate, stream_key
+from mjx_serl.training.policies import trained_policy
+from mjx_serl.training.state import PolicyParams
 from scenes.contract.success_rate import success_line
 
 
-def load_run(path: Path) -> tuple[Run, TrainState]:
-    """A run and the state of its latest good checkpoint."""
+def load_policy(path: Path) -> tuple[Run, PolicyParams]:
+    """A run that is not trained on, and the policy parameters of its latest good checkpoint.
+
+    What else a checkpoint holds may be of another version.
+    """
     folder = RunFolder.open(path)
     run = Run(folder.read_config(TrainConfig), folder)
-    state, _, _ = CheckpointStore(folder.checkpoints).restore(run.state_shapes())
-    return run, state
+    shapes = jax.eval_shape(run.trainer.policy_params, run.trainer.state_shapes())
+    params, _, _ = CheckpointStore(folder.checkpoints).restore(shapes, part=True)
+    return run, params
 
 
 def evaluate_run(
     path: Path, *, episodes: int, seed: int, deterministic: bool = True
-) -> tuple[TrainConfig, EvalResult]:
+) -> tuple[TrainConfig, EpisodeResult]:
     """Play `episodes` of a run's latest good checkpoint.
 
     The starts come from a stream that neither training nor its own evaluations draw from;
     `seed` picks among them.
     """
-    run, state = load_run(path)
-    policy = run.trainer.policy(state.agent, state.normalizer, deterministic=deterministic)
+    run, params = load_policy(path)
+    policy = trained_policy(run.trainer, params, deterministic=deterministic)
     play = partial(evaluate, run.observer, policy, episodes=episodes)
     result = (jax.jit(play) if run.trainer.traceable else play)(stream_key(seed, ON_DEMAND))
     return run.cfg, jax.device_get(result)
 
 
-def describe(result: EvalResult) -> str:
+def describe(result: EpisodeResult) -> str:
     """Success rate with its Wilson 95 % interval, return and length, in one line."""
     solved, total = int(np.sum(result.success)), len(result.success)
     return (

@@ -7,7 +7,6 @@ runs/<task>-<agent>-s<seed>-<n>/
 import difflib
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mjx_serl.run.summary import Summary
+from scenes.contract.files import write_atomically
 from scenes.contract.serialize import from_json, to_json
 
 T = TypeVar("T")
@@ -84,7 +84,7 @@ class RunFolder:
 
     def write_config(self, config: Any) -> None:
         """Write a config dataclass to `config.json`."""
-        _write_atomic(self.path / "config.json", json.dumps(to_json(config), indent=2) + "\n")
+        write_atomically(self.path / "config.json", json.dumps(to_json(config), indent=2) + "\n")
 
     def read_config(self, kind: type[T], *, allow_missing: bool = False) -> T:
         """Read `config.json` as a `kind`; errors as in `from_json`."""
@@ -115,11 +115,11 @@ class RunFolder:
             if row.get("epoch", 0) <= epoch and row.get("kind") != "final"
         ]
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        _write_atomic(self.path / "metrics.jsonl", text)
+        write_atomically(self.path / "metrics.jsonl", text)
 
     def write_summary(self, summary: Summary) -> None:
         """Write `summary.json`, atomically."""
-        _write_atomic(self.path / "summary.json", json.dumps(to_json(summary), indent=2) + "\n")
+        write_atomically(self.path / "summary.json", json.dumps(to_json(summary), indent=2) + "\n")
 
     def read_summary(self) -> Summary | None:
         """Read `summary.json`, None before the run's end."""
@@ -162,12 +162,3 @@ def _require_free(root: Path, need: int) -> None:
             f"The run needs {need / 1e6:.0f} MB under '{root}', {free / 1e6:.0f} MB are free. "
             "Hint: free some, choose another folder, or a smaller buffer"
         )
-
-
-def _write_atomic(path: Path, text: str) -> None:
-    tmp = path.with_name(f".{path.name}.tmp")
-    with tmp.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    tmp.replace(path)

@@ -8,12 +8,12 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
 from mjx_serl.run.checkpoint import warn_line
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.summary import Summary, wilson_interval
+from scenes.contract.extras import require
 
 TRAIN_SUCCESS = "train/success_rate"
 TRAIN_RETURN = "train/return"
@@ -161,7 +161,7 @@ class TensorBoardHook:
 
     def __init__(self, folder: RunFolder) -> None:
         self._path = folder.path / "tensorboard"
-        self._module = require_module("tensorboardX", "TensorBoardHook")
+        self._module = require("tensorboardX", purpose="TensorBoardHook")
         self._writer: Any = None
 
     def on_start(self, info: RunInfo) -> None:
@@ -246,13 +246,3 @@ def eval_row(record: EvalRecord) -> dict[str, Any]:
         "success_ci95": list(record.success_ci95),
         **record.metrics,
     }
-
-
-def require_module(name: str, wanted_by: str) -> ModuleType:
-    """Import an optional package; ModuleNotFoundError says who wanted it and how to get it."""
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{wanted_by} needs {name}, which is not installed. Hint: pip install {name}"
-        ) from error

@@ -6,20 +6,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import numpy as np
 
-from mjx_serl.agents.agent import AgentState
 from mjx_serl.config import TrainConfig
-from mjx_serl.data.normalize import NormalizerState
 from mjx_serl.envs.env import Env
 from mjx_serl.run.checkpoint import CheckpointStore, warn_line
-from mjx_serl.run.demonstrations import recorded_demos, script_demos, script_shapes
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import (
-    BUFFER_FILL,
     TRAIN_RETURN,
     TRAIN_SUCCESS,
     EpochRecord,
@@ -29,23 +25,17 @@ from mjx_serl.run.hooks import (
     RunInfo,
 )
 from mjx_serl.run.memory_check import available_bytes, check_memory
+from mjx_serl.run.programs import EvalFn, Programs, compile_epoch, compile_eval
 from mjx_serl.run.signals import StopSignal, note_stop
 from mjx_serl.run.summary import Summary
+from mjx_serl.training.episodes import EpisodeResult
 from mjx_serl.training.evaluate import (
     CHECK,
     FINAL,
-    TRAIN,
-    EvalResult,
-    evaluate,
     stream_key,
 )
-from mjx_serl.training.off_policy import OffPolicy
-from mjx_serl.training.scan import run_once
 from mjx_serl.training.state import TrainState, tree_bytes
-from mjx_serl.types import PRNGKey, Transition
 from scenes.contract.serialize import to_json
-
-EvalFn = Callable[[AgentState, NormalizerState, PRNGKey], EvalResult]
 
 
 @dataclasses.dataclass
@@ -56,15 +46,6 @@ class Progress:
     elapsed_s: float = 0.0
     good_checks: int = 0
     compile_s: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Programs:
-    """The compiled functions of a run; none of them can be traced again."""
-
-    epoch: Callable[[TrainState], tuple[TrainState, dict[str, jax.Array]]]
-    check: EvalFn
-    final: EvalFn
 
 
 class Output(Protocol):
@@ -96,18 +77,14 @@ class Run:
         self.store = CheckpointStore(folder.checkpoints, keep=cfg.run.keep_checkpoints)
         self.progress = Progress()
         self.observer = cfg.build_observer()
-        # A file's rows, or the shapes of those that the expert will make.
-        self._demo_shapes = recorded_demos(cfg, self.observer) or script_shapes(cfg, self.observer)
-        rows = self._demo_shapes
-        shape = None if rows is None else (rows.reward.shape[0], rows.reward.shape[1])
-        self.trainer = cfg.build(self.observer, demo_shape=shape)
+        self.trainer = cfg.build(self.observer)
         self._nan_dumped = False
 
     def train(self, *, resume: bool = False) -> Summary | None:
         """Train to the end and return the summary; None where a signal stopped the run."""
         started = time.monotonic()
-        shapes = self.state_shapes()
-        check_memory(shapes, self.cfg, available=available_bytes())
+        shapes = self.trainer.state_shapes()
+        check_memory(shapes, self.trainer.memory(shapes), available=available_bytes())
         restored = self._restore(shapes) if resume else None
         self.folder.truncate_after(self.progress.epoch)
         began = self.progress.elapsed_s
@@ -147,13 +124,10 @@ class Run:
         """State and programs; what can be compiled at the same time is."""
         started = time.monotonic()
         with ThreadPoolExecutor(2) as pool:
-            epoch = pool.submit(_compile_epoch, self.trainer, shapes)
+            epoch = pool.submit(compile_epoch, self.trainer, shapes)
             check = pool.submit(self._compile_eval, shapes, self.cfg.eval.check_episodes)
-            state = (
-                run_once(self._init, self._demos(), traceable=self.trainer.traceable)
-                if restored is None
-                else restored
-            )
+            fresh = partial(self.trainer.init, jax.random.key(self.cfg.seed))
+            state = fresh() if restored is None else restored
             programs = Programs(epoch.result(), check.result(), check.result())
         if self.cfg.eval.episodes != self.cfg.eval.check_episodes:
             final = self._compile_eval(shapes, self.cfg.eval.episodes)
@@ -170,34 +144,8 @@ class Run:
         self.progress = Progress(**meta["progress"])
         return state
 
-    def state_shapes(self) -> TrainState:
-        """The training state as shapes, for restoring it."""
-        if self.trainer.traceable:
-            return jax.eval_shape(self._init, self._demo_shapes)
-        # What cannot be traced has to be made to be measured.
-        state = self._init(self._demos())
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
-
-    def _init(self, demos: Transition | None) -> TrainState:
-        k_worlds, k_run = jax.random.split(stream_key(self.cfg.seed, TRAIN))
-        worlds = self.trainer.vec_env.reset(k_worlds)
-        return self.trainer.init(k_run, worlds, demos)
-
-    def _demos(self) -> Transition | None:
-        cfg = self.cfg.demos
-        if cfg.file is not None or not self.trainer.traceable:
-            return self._demo_shapes
-        return script_demos(self.observer, cfg.count, noise=cfg.noise, seed=self.cfg.seed)
-
     def _compile_eval(self, shapes: TrainState, episodes: int) -> EvalFn:
-        def run(agent: AgentState, statistics: NormalizerState, key: PRNGKey) -> EvalResult:
-            policy = self.trainer.policy(agent, statistics, deterministic=True)
-            return evaluate(self.observer, policy, key, episodes=episodes)
-
-        if not self.trainer.traceable:
-            return run
-        key = jax.eval_shape(partial(stream_key, 0, CHECK))
-        return jax.jit(run).lower(shapes.agent, shapes.normalizer, key).compile()
+        return compile_eval(self.trainer, self.observer, shapes, episodes=episodes)
 
     def _info(self, state: TrainState) -> RunInfo:
         return RunInfo(
@@ -208,7 +156,7 @@ class Run:
             config=to_json(self.cfg),
             device=device_name(self.env),
             state_bytes=tree_bytes(state),
-            buffer_bytes=tree_bytes(state.buffer),
+            buffer_bytes=tree_bytes(state.data),
             total_env_steps=self.cfg.total_env_steps,
             start_epoch=self.progress.epoch,
             start_env_steps=self.progress.epoch * self.trainer.env_steps_per_epoch,
@@ -260,10 +208,10 @@ class Run:
         self.hooks.on_eval(record)
         return self._summary(record)
 
-    def _evaluate(self, program: EvalFn, state: TrainState, stream: int) -> EvalResult:
+    def _evaluate(self, program: EvalFn, state: TrainState, stream: int) -> EpisodeResult:
         # Every check plays other episodes, so that passing two in a row is no accident.
         key = jax.random.fold_in(stream_key(self.cfg.seed, stream), self.progress.epoch)
-        return jax.device_get(program(state.agent, state.normalizer, key))
+        return jax.device_get(program(self.trainer.policy_params(state), key))
 
     def _report(self, state: TrainState, metrics: dict[str, float], elapsed: float) -> None:
         record = EpochRecord(
@@ -271,14 +219,14 @@ class Run:
             env_steps=self.progress.epoch * self.trainer.env_steps_per_epoch,
             grad_steps=self.progress.epoch * self.trainer.updates_per_epoch,
             elapsed_s=elapsed,
-            metrics=_derived(metrics, self.cfg.loop.buffer_size),
+            metrics=_derived(metrics),
         )
         self.hooks.on_epoch(record)
         if metrics["env/nan_worlds"] > 0 and not self._nan_dumped:
             self._nan_dumped = True
             dump_bad_world(state, self.folder.path / "nan_world.npz")
 
-    def _record(self, result: EvalResult, elapsed: float, *, final: bool = False) -> EvalRecord:
+    def _record(self, result: EpisodeResult, elapsed: float, *, final: bool = False) -> EvalRecord:
         return EvalRecord(
             epoch=self.progress.epoch,
             env_steps=self.progress.epoch * self.trainer.env_steps_per_epoch,
@@ -327,18 +275,13 @@ def device_name(env: Env) -> str:
     return f"{device.device_kind or device.platform} ({env.physics.name} physics)"
 
 
-def _compile_epoch(trainer: OffPolicy, shapes: TrainState) -> Any:
-    if not trainer.traceable:
-        return trainer.epoch
-    return jax.jit(trainer.epoch, donate_argnums=0).lower(shapes).compile()
-
-
-def _derived(metrics: dict[str, float], capacity: int) -> dict[str, float]:
+def _derived(metrics: dict[str, float]) -> dict[str, float]:
     """Rates from sums, for the console and the curves."""
     episodes = metrics["episode/count"]
-    rates = {BUFFER_FILL: metrics["buffer/size"] / capacity}
-    if episodes > 0:
-        rates[TRAIN_SUCCESS] = metrics["episode/successes"] / episodes
-        rates[TRAIN_RETURN] = metrics["episode/return_sum"] / episodes
-        rates["train/episode_steps"] = metrics["episode/step_sum"] / episodes
-    return metrics | rates
+    if episodes == 0:
+        return metrics
+    return metrics | {
+        TRAIN_SUCCESS: metrics["episode/successes"] / episodes,
+        TRAIN_RETURN: metrics["episode/return_sum"] / episodes,
+        "train/episode_steps": metrics["episode/step_sum"] / episodes,
+    }

@@ -9,13 +9,13 @@ import importlib
 
 import jax
 import jax.numpy as jnp
-import mujoco
 import numpy as np
 from jaxtyping import Float64, UInt8
 
+from mjx_serl.envs.control.kinematics import tool_quat
 from mjx_serl.envs.env import EnvState, make_env
 from mjx_serl.envs.observation import Observer, PixelConfig
-from mjx_serl.envs.task import split_keys
+from mjx_serl.training.episodes import episode_keys
 from mjx_serl.training.evaluate import ON_DEMAND, stream_key
 from scenes.contract.policy_contract import Contract
 from scenes.contract.serialize import digest
@@ -46,10 +46,9 @@ class SimulatedArm:
         self._observer, self._env, self._arm = observer, env, env.scene.arm
         self._width = env.scene.spec.robot.parallel_gripper.width_range[1]
         # The starts of `evaluate.py RUN --seed SEED --episodes EPISODES`, in its order.
-        key = stream_key(seed, ON_DEMAND)
-        k_start, _ = jax.random.split(key)
-        self._starts = split_keys(k_start, episodes)
-        self._looks = observer.looks(jax.random.fold_in(key, 2), episodes)
+        keys = episode_keys(stream_key(seed, ON_DEMAND), episodes=episodes, steps=1)
+        self._starts = keys.starts
+        self._looks = observer.looks(keys.look, episodes)
         self._reset = jax.jit(env.reset)
         self._ctrl = jax.jit(env.controller.ctrl)
         self._hold = jax.jit(env.hold)
@@ -69,13 +68,21 @@ class SimulatedArm:
         self._command, self._task_state = state.command, state.task_state
         self._substeps, self._seen = 0, None
 
-    def command(self, position: Float64[np.ndarray, " 3"], width: float) -> None:
-        """Set the target of the tool centre [m] and the gripper's opening [m]."""
+    def command(
+        self, position: Float64[np.ndarray, " 3"], quat: Float64[np.ndarray, " 4"], width: float
+    ) -> None:
+        """Set the target of the tool centre [m], wxyz, and the gripper's opening [m].
+
+        Where the task's actions do not turn, the orientation stays the one of training.
+        """
         target = jnp.asarray(position, jnp.float32)
         closure = jnp.asarray(1.0 - width / self._width, jnp.float32)
         self._command = self._command.replace(target=target, gripper=closure)
+        if self._env.action_spec.turns:
+            turned = jnp.asarray(quat, jnp.float32)
+            self._command = self._command.replace(target_quat=turned)
         if self._governed:
-            self._command = self._command.replace(position=target)
+            self._command = self._command.replace(position=target, quat=self._command.target_quat)
 
     def advance(self, substeps: int) -> None:
         """Let `substeps` physics steps pass; joint targets follow at the rate of training."""
@@ -105,9 +112,10 @@ class SimulatedArm:
 
     def tool(self) -> tuple[Float64[np.ndarray, " 3"], Float64[np.ndarray, " 4"]]:
         """Position [m] and orientation (wxyz) of the tool centre."""
-        site, quat = self._arm.ee_site_id, np.zeros(4)
-        mujoco.mju_mat2Quat(quat, np.asarray(self._sim.site_xmat[site], np.float64))
-        return np.asarray(self._sim.site_xpos[site], np.float64), quat
+        # What a policy observed of the orientation in training, to the last bit.
+        quat = tool_quat(self._env.scene, np.asarray(self._sim.xquat))
+        site = self._arm.ee_site_id
+        return np.asarray(self._sim.site_xpos[site], np.float64), quat.astype(np.float64)
 
     def width(self) -> float:
         """Opening of the gripper [m]."""
@@ -118,13 +126,18 @@ class SimulatedArm:
         xpos = np.asarray(self._sim.xpos, np.float64)
         return {name: xpos[entry.body_id] for name, entry in self._env.scene.objects.items()}
 
+    def orientations(self) -> dict[str, Float64[np.ndarray, " 4"]]:
+        """Orientations of the scene's objects by name, wxyz."""
+        xquat = np.asarray(self._sim.xquat, np.float64)
+        return {name: xquat[entry.body_id] for name, entry in self._env.scene.objects.items()}
+
     def pictures(self) -> dict[str, UInt8[np.ndarray, "H W 3"]]:
         """What the policy's own cameras see now, by name."""
-        eye = self._observer.eye
-        if eye is not None and self._seen is None:
+        cameras = self._observer.cameras
+        if cameras is not None and self._seen is None:
             sim = jax.tree.map(lambda x: np.asarray(x)[None], self._sim)
             # Drawing reads nothing but `sim`.
-            drawn = eye.pictures(self._shapes.replace(sim=sim), self._look)
+            drawn = cameras.pictures(self._shapes.replace(sim=sim), self._look)
             self._seen = {name: np.asarray(picture[0]) for name, picture in drawn.items()}
         return self._seen or {}
 

@@ -14,12 +14,13 @@ from jaxtyping import Array, Bool, Float
 
 from mjx_serl.envs.control.controller import Command, ControlConfig
 from mjx_serl.envs.physics.protocol import SimState
+from mjx_serl.envs.readings import read
 from mjx_serl.envs.task import TASKS
 from mjx_serl.tasks.rewards import lift, reach
 from mjx_serl.types import Obs, PRNGKey
 from scenes import layouts as worlds
 from scenes.build import Scene
-from scenes.contract.policy_contract import Pace, Readings, observe
+from scenes.contract.policy_contract import Pace, observe
 from scenes.contract.specs import ObsField, ObsSpec
 from scenes.specs import SceneSpec
 
@@ -95,11 +96,20 @@ def obs_of(num_joints: int) -> ObsSpec:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PickCube:
-    """Lift the cube off the table."""
+    """Lift the cube off the table.
+
+    Attributes:
+        config, scene: of the task.
+        obs_spec: what is observed.
+        object: name of what is picked.
+        across: axis of the object that the fingers close along (0 x, 1 y).
+    """
 
     config: PickCubeConfig
     scene: Scene
     obs_spec: ObsSpec = OBS
+    object: str = "cube"
+    across: int = 0
 
     @property
     def episode_steps(self) -> int:
@@ -113,7 +123,7 @@ class PickCube:
 
     def sample(self, key: PRNGKey) -> tuple[Float[Array, " nq"], PickState]:
         """Arm at home, cube flat on the table anywhere in the spawn box."""
-        cube = self.scene.objects["cube"]
+        cube = self.scene.objects[self.object]
         low, high = jnp.asarray(self.config.spawn_low), jnp.asarray(self.config.spawn_high)
         xy = jax.random.uniform(key, (2,), minval=low, maxval=high)
         qpos = jnp.asarray(_home(self.scene), jnp.float32)
@@ -123,21 +133,14 @@ class PickCube:
     def observe(self, sim: SimState, command: Command, task_state: PickState) -> Obs:
         """Cube, end effector, its commanded target, gripper and joint velocities."""
         del task_state
-        arm = self.scene.arm
-        readings = Readings(
-            ee_position=sim.site_xpos[arm.ee_site_id],
-            ee_target=command.target,
-            gripper_command=command.gripper,
-            gripper_width=sim.qpos[jnp.asarray(arm.finger_qpos_ids)].sum(),
-            joint_velocity=sim.qvel[jnp.asarray(arm.dof_ids)],
-            objects={"cube": self._cube(sim)},
-        )
+        readings = read(self.scene, sim, command, start=self.control.orientation)
         return observe(self.obs_spec.names, readings)
 
     def reward(
-        self, sim: SimState, task_state: PickState
+        self, sim: SimState, command: Command, task_state: PickState
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Sparse: 1 when picked. Dense: 0.3 exp(-20 d) + 0.7 clip(h / 0.2, 0, 1)."""
+        del command
         ee = sim.site_xpos[self.scene.arm.ee_site_id]
         terms = {
             "reach": reach(ee, self._cube(sim), rate=20.0),
@@ -147,9 +150,9 @@ class PickCube:
         dense = 0.3 * terms["reach"] + 0.7 * terms["lift"]
         return (dense if self.config.reward == "dense" else terms["picked"]), terms
 
-    def advance(self, sim: SimState, task_state: PickState) -> PickState:
+    def advance(self, sim: SimState, command: Command, task_state: PickState) -> PickState:
         """Nothing to carry on."""
-        del sim
+        del sim, command
         return task_state
 
     def terminated(self, sim: SimState, task_state: PickState) -> Bool[Array, ""]:
@@ -172,7 +175,7 @@ class PickCube:
         closed = command.gripper > 0.5
         width = sim.qpos[jnp.asarray(self.scene.arm.finger_qpos_ids)].sum()
         # Closed around a cube the fingers stop at its width.
-        gripped = closed & (width < 2.2 * _cube_half_size(self.scene))
+        gripped = closed & (width < 2.2 * self._half_width())
         # What the fingers have is not let go because noise moved the hand meanwhile.
         aligned = jnp.linalg.norm(offset[:2]) < jnp.where(gripped, 0.03, 0.015)
         around = aligned & (offset[2] > -0.015)
@@ -188,7 +191,11 @@ class PickCube:
         return jnp.clip(jnp.append(step / scale, jnp.where(around, 1.0, -1.0)), -1.0, 1.0)
 
     def _cube(self, sim: SimState) -> Float[Array, " 3"]:
-        return sim.xpos[self.scene.objects["cube"].body_id]
+        return sim.xpos[self.scene.objects[self.object].body_id]
+
+    def _half_width(self) -> float:
+        geom = self.scene.objects[self.object].geom_id
+        return float(self.scene.model.geom_size[geom, self.across])
 
     def _height(self, sim: SimState, task_state: PickState) -> Float[Array, ""]:
         return self._cube(sim)[2] - task_state.start_height
@@ -219,10 +226,6 @@ def _approach(
 
 def _home(scene: Scene) -> np.ndarray:
     return scene.model.key_qpos[0]
-
-
-def _cube_half_size(scene: Scene) -> float:
-    return float(scene.model.geom_size[scene.objects["cube"].geom_id, 0])
 
 
 SPARSE = PickCubeConfig(

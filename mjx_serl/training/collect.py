@@ -2,24 +2,27 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
+from mjx_serl.envs.env import EnvState
 from mjx_serl.envs.observation import Observer
-from mjx_serl.envs.task import split_keys
 from mjx_serl.envs.vector import VecEnv, VecState
+from mjx_serl.training.episodes import EpisodeStep, episode_keys, play_episodes
 from mjx_serl.training.policies import Policy
 from mjx_serl.training.scan import scan
-from mjx_serl.types import Obs, PRNGKey, Transition
+from mjx_serl.types import Obs, PRNGKey, Transition, choice
+from scenes.contract.specs import GRIPPER
 
 
 def rollout(
     vec_env: VecEnv, policy: Policy, state: VecState, key: PRNGKey, length: int
 ) -> tuple[VecState, Transition]:
-    """Step the worlds `length` times; transitions are [length, N, ...]."""
+    """Return the worlds after `length` steps, and the transitions [length, N, ...]."""
 
     @jax.jit
     def act(state: VecState, key: PRNGKey) -> tuple[VecState, Transition]:
-        return vec_env.advance(state, policy(vec_env.observe(state), key))
+        chosen = choice(policy(vec_env.observe(state), key))
+        return vec_env.advance(state, chosen)[:2]
 
     def step(state: VecState, key: PRNGKey) -> tuple[VecState, Transition]:
         state, row = act(state, key)
@@ -38,42 +41,35 @@ def demonstrate(
         observer: of a task with `demonstrate`.
         key: draws the starts and the noise.
         episodes: worlds.
-        noise: standard deviation of Gaussian noise on the end-effector steps [m]; none on the
-            gripper, where it would drop what is held.
+        noise: standard deviation of Gaussian noise on the end-effector steps [m], and on turns of
+            as large a share of a full action; none on the gripper, where it would drop what is
+            held.
 
     Returns:
         Transitions [episode_steps, N, ...], `valid` false after an episode's end, and whether
         each episode succeeded.
     """
     env = observer.env
-    k_start, k_noise = jax.random.split(key)
-    look = observer.looks(jax.random.fold_in(key, 2), episodes)
-    start = jax.jit(jax.vmap(env.reset))(split_keys(k_start, episodes))
-    scale = jnp.full(env.action_dim, noise / env.task.control.scale).at[-1].set(0.0)
+    scale = jnp.full(env.action_dim, noise / env.task.control.scale)
+    if GRIPPER in env.action_spec.names:
+        scale = scale.at[env.action_spec.names.index(GRIPPER)].set(0.0)
 
-    @jax.jit
-    def play(loop: tuple, pictures: Obs, key: PRNGKey) -> tuple[tuple, Transition]:
-        state, over, solved = loop
-        action = jax.vmap(env.task.demonstrate)(state.sim, state.command, state.task_state)
-        action = jnp.clip(action + scale * jax.random.normal(key, action.shape), -1.0, 1.0)
-        after = jax.vmap(env.step)(state, action)
-        row = Transition(
-            obs=observer.observe(state, pictures),
-            action=action,
-            reward=after.reward,
-            terminated=after.terminated,
-            truncated=after.truncated,
-            valid=after.valid & ~over,
-            expert=jnp.ones_like(over),
+    def act(worlds: EnvState, pictures: Obs, key: PRNGKey) -> Float[Array, "N A"]:
+        del pictures  # an expert reads the simulator's state
+        action = jax.vmap(env.task.demonstrate)(worlds.sim, worlds.command, worlds.task_state)
+        return jnp.clip(action + scale * jax.random.normal(key, action.shape), -1.0, 1.0)
+
+    def keep(step: EpisodeStep) -> Transition:
+        return Transition(
+            obs=observer.observe(step.before, step.pictures),
+            action=step.action,
+            reward=step.after.reward,
+            terminated=step.after.terminated,
+            truncated=step.after.truncated,
+            valid=step.after.valid & step.running,
+            expert=jnp.ones_like(step.running),
         )
-        solved |= after.success & ~over
-        return (after, over | after.terminated | after.truncated, solved), row
 
-    def step(loop: tuple, key: PRNGKey) -> tuple[tuple, Transition]:
-        return play(loop, observer.pictures(loop[0], look), key)
-
-    nobody = jnp.zeros(episodes, bool)
-    keys = jax.random.split(k_noise, env.task.episode_steps)
-    begin = (start, nobody, nobody)
-    (_, _, solved), rows = scan(step, begin, keys, traceable=observer.traceable)
-    return rows, solved
+    keys = episode_keys(key, episodes=episodes, steps=env.task.episode_steps)
+    result, rows = play_episodes(observer, act, keys, keep=keep)
+    return rows, result.success

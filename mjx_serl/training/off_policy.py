@@ -1,27 +1,36 @@
 """Off-policy training: collect, store, sample, learn; one compiled call per epoch."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
-from mjx_serl.agents.agent import Agent, AgentState
+from mjx_serl.agents.agent import AGENTS, AgentState, OffPolicyAgent
+from mjx_serl.agents.sac import SACConfig
 from mjx_serl.data import normalize
 from mjx_serl.data.normalize import NormalizerState
 from mjx_serl.data.replay import ReplayBuffer, mix
-from mjx_serl.envs.vector import VecEnv, VecState, clear_stats, episode_metrics
+from mjx_serl.envs.observation import Observer
+from mjx_serl.envs.vector import VecEnv, VecState, clear_stats, episode_metrics, vectorize
+from mjx_serl.nets.mlp import ComputeDtype
 from mjx_serl.training.collect import rollout
-from mjx_serl.training.policies import Policy, random_policy
-from mjx_serl.training.scan import scan
-from mjx_serl.training.state import TrainState
-from mjx_serl.types import Batch, Metrics, Obs, ObsShapes, PRNGKey, Transition
+from mjx_serl.training.demonstrations import DemoConfig, Demonstrations
+from mjx_serl.training.evaluate import TRAIN
+from mjx_serl.training.policies import random_policy
+from mjx_serl.training.scan import run_once, scan
+from mjx_serl.training.state import PolicyParams, TrainState, tree_bytes
+from mjx_serl.training.trainer import METHODS, Share, require_least
+from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey, Transition
+from scenes.contract.serialize import open_field
+
+ONLINE, DEMOS = "online", "demos"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OffPolicyConfig:
+class LoopConfig:
     """The loop around an off-policy agent.
 
     Attributes:
@@ -45,20 +54,96 @@ class OffPolicyConfig:
     normalize_steps: int = 0
 
 
+@METHODS.register("off_policy")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OffPolicyConfig:
+    """Replay and an off-policy agent: SAC, RLPD, DrQ.
+
+    Attributes:
+        agent: the learner.
+        loop: collection, replay and the number of updates.
+        demos: demonstrations.
+    """
+
+    agent: Any = open_field(AGENTS, SACConfig)
+    loop: LoopConfig = dataclasses.field(default_factory=LoopConfig)
+    demos: DemoConfig = dataclasses.field(default_factory=DemoConfig)
+
+    def check(self, *, num_envs: int) -> None:
+        """Raise ValueError, with what is allowed, for options that do not go together."""
+        loop = self.loop
+        least = {
+            "loop.batch_size": (loop.batch_size, 2),
+            "loop.updates_per_step": (loop.updates_per_step, 1),
+            "loop.steps_per_epoch": (loop.steps_per_epoch, 1),
+            "loop.warmup_steps": (loop.warmup_steps, 0),
+            "loop.normalize_steps": (loop.normalize_steps, 0),
+            "demos.count": (self.demos.count, 0),
+        }
+        require_least(least)
+        if not 0 <= loop.demo_fraction <= 1:
+            raise ValueError(f"loop.demo_fraction {loop.demo_fraction}, allowed: 0 to 1")
+        if loop.buffer_size < 2 * num_envs:
+            raise ValueError(
+                f"loop.buffer_size {loop.buffer_size}, allowed: at least two rows of num_envs "
+                f"{num_envs}"
+            )
+
+    def label(self, *, images: bool) -> str:
+        """What the learner is called in folders and tables."""
+        demos = self.demos.count > 0 or self.demos.file is not None
+        return self.agent.label(images=images, demos=demos)
+
+    def build(self, observer: Observer, *, num_envs: int, seed: int) -> "OffPolicy":
+        """Return the trainer of an observer's task."""
+        del seed  # everything drawn comes from the key of `init`
+        demos = self.demos.build(observer)
+        share = self.loop.demo_fraction
+        online = ReplayBuffer(buffer_rows(self.loop, num_envs), num_envs)
+        sources = {ONLINE: Source(online, 1.0 if demos is None else 1.0 - share)}
+        if demos is not None:
+            sources[DEMOS] = Source(ReplayBuffer(*demos.size), share)
+        return OffPolicy(
+            agent=self.agent.build(),
+            vec_env=vectorize(observer, num_envs=num_envs),
+            sources=sources,
+            demos=demos,
+            config=self.loop,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where a share of each batch comes from.
+
+    Attributes:
+        buffer: its ring.
+        fraction: of each batch; those of all sources sum to 1.
+    """
+
+    buffer: ReplayBuffer
+    fraction: float
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class OffPolicy:
-    """Pure functions over TrainState; `epoch` is the one to compile and donate.
+    """A Trainer whose TrainState.data is one replay ring per source, by name.
 
     Where the renderer is not `traceable` it is called as it is: its pieces are compiled.
 
-    The demonstrations are a second ReplayBuffer, or None.
+    Attributes:
+        agent: what learns.
+        vec_env: what it acts in.
+        sources: "online" is what `vec_env` yields, "demos" the demonstrations.
+        demos: their rows; None without.
+        config: the loop.
     """
 
-    agent: Agent
+    agent: OffPolicyAgent
     vec_env: VecEnv
-    buffer: ReplayBuffer
-    demo_buffer: ReplayBuffer | None
-    config: OffPolicyConfig
+    sources: Mapping[str, Source]
+    demos: Demonstrations | None
+    config: LoopConfig
 
     @property
     def traceable(self) -> bool:
@@ -75,29 +160,37 @@ class OffPolicy:
         """Critic steps in one epoch."""
         return self.config.steps_per_epoch * self.config.updates_per_step * self.agent.utd_ratio
 
-    def init(self, key: PRNGKey, worlds: VecState, demos: Transition | None) -> TrainState:
-        """The state before the first epoch, warm-up included.
+    def state_shapes(self) -> TrainState:
+        """The state as shapes."""
+        if self.traceable:
+            shapes = None if self.demos is None else self.demos.shapes()
+            return jax.eval_shape(self._first_state, jax.random.key(0), shapes)
+        # What cannot be traced has to be made to be measured.
+        state = self.init(jax.random.key(0))
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
 
-        Args:
-            key: of the whole run.
-            worlds: fresh `VecEnv.reset`.
-            demos: transitions [T, M, ...] for `demo_buffer`.
-        """
+    def init(self, key: PRNGKey) -> TrainState:
+        """The state before the first epoch, demonstrations and warm-up included."""
+        rows = None if self.demos is None else self.demos.rows(key)
+        return run_once(self._first_state, key, rows, traceable=self.traceable)
+
+    def _first_state(self, key: PRNGKey, demos: Transition | None) -> TrainState:
+        k_worlds, key = jax.random.split(jax.random.fold_in(key, TRAIN))
+        worlds = self.vec_env.reset(k_worlds)
         k_agent, k_warm, key = jax.random.split(key, 3)
-        obs = self.vec_env.observe(worlds)
-        shapes = {k: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for k, x in obs.items()}
         worlds, steps = self._warm_up(worlds, k_warm)
         example = jax.tree.map(lambda x: x[0, 0], steps)
-        buffer = self.buffer.add(self.buffer.init(example), steps)
-        demo_rows = None
-        if demos is not None and self.demo_buffer is not None:
-            demo_rows = self.demo_buffer.add(self.demo_buffer.init(example), demos)
+        data = {}
+        for name, rows in {ONLINE: steps, DEMOS: demos}.items():
+            if rows is not None:
+                buffer = self.sources[name].buffer
+                data[name] = buffer.add(buffer.init(example), rows)
+        obs_spec = self.vec_env.observer.obs_spec
         state = TrainState(
-            agent=self.agent.init(k_agent, shapes, steps.action.shape[-1]),
+            agent=self.agent.init(k_agent, obs_spec, self.vec_env.env.action_spec),
             worlds=worlds,
-            buffer=buffer,
-            demos=demo_rows,
-            normalizer=self._first_statistics(shapes, [steps] if demos is None else [steps, demos]),
+            data=data,
+            normalizer=self._first_statistics([steps] if demos is None else [steps, demos]),
             key=key,
             epoch=jnp.zeros((), jnp.int32),
         )
@@ -116,19 +209,43 @@ class OffPolicy:
         )
         metrics = jax.tree.map(jnp.mean, metrics)
         metrics |= episode_metrics(state.worlds.stats)
-        metrics["buffer/size"] = self.buffer.size(state.buffer).astype(jnp.float32)
+        size = self.sources[ONLINE].buffer.size(state.data[ONLINE]).astype(jnp.float32)
+        metrics |= {"buffer/size": size, "buffer/fill": size / self.config.buffer_size}
         return state.replace(epoch=state.epoch + 1), metrics
 
-    def policy(
-        self, agent: AgentState, statistics: NormalizerState, *, deterministic: bool
-    ) -> Policy:
-        """The agent as a function of raw observations."""
+    def policy_params(self, state: TrainState) -> PolicyParams:
+        """What `choose` reads."""
+        return PolicyParams(self.agent.acting(state.agent), state.normalizer)
 
-        def act(obs: Obs, key: PRNGKey) -> Float[Array, "N A"]:
-            seen = normalize.normalize(statistics, obs)
-            return self.agent.act(agent, seen, key, deterministic=deterministic)
+    def choose(
+        self, params: PolicyParams, obs: Obs, key: PRNGKey, *, deterministic: bool
+    ) -> Choice:
+        """Choose actions for raw observations."""
+        seen = normalize.normalize(params.normalizer, obs)
+        return self.agent.act(params.agent, seen, key, deterministic=deterministic)
 
-        return act
+    @property
+    def compute_dtype(self) -> ComputeDtype:
+        """What the products of the agent's networks are made of."""
+        return self.agent.compute_dtype
+
+    def exact(self) -> "OffPolicy":
+        """The same trainer whose agent computes in float32."""
+        return dataclasses.replace(self, agent=self.agent.exact())
+
+    def memory(self, state: TrainState) -> list[Share]:
+        """Replay and worlds."""
+        stored, buffer = tree_bytes(state.data[ONLINE]), self.sources[ONLINE].buffer
+        # Whole rows are stored, up to one fewer than buffer_size asks for.
+        size = buffer.capacity_rows * buffer.num_envs
+        # The pool of resets hardly shrinks with num_envs, so it counts as fixed.
+        worlds = tree_bytes(state.worlds) - tree_bytes(state.worlds.pool)
+        num = self.vec_env.num_envs
+        least = max(self.config.warmup_steps, 2 * num)
+        return [
+            Share("replay buffer", stored, "--loop.buffer-size", size, least),
+            Share("worlds", worlds, "--num-envs", num, 1),
+        ]
 
     def _warm_up(self, worlds: VecState, key: PRNGKey) -> tuple[VecState, Transition]:
         length = max(self.agent.n_step + 1, -(-self.config.warmup_steps // self.vec_env.num_envs))
@@ -157,9 +274,10 @@ class OffPolicy:
     def advance(self, state: TrainState) -> tuple[TrainState, Transition]:
         """Act in all worlds; their pictures are still those of before."""
         key, k_act = jax.random.split(state.key)
-        policy = self.policy(state.agent, state.normalizer, deterministic=False)
-        action = policy(self.vec_env.observe(state.worlds), k_act)
-        worlds, step = self.vec_env.advance(state.worlds, action)
+        params = PolicyParams(state.agent, state.normalizer)
+        obs = self.vec_env.observe(state.worlds)
+        chosen = self.choose(params, obs, k_act, deterministic=False)
+        worlds, step, _ = self.vec_env.advance(state.worlds, chosen)
         return state.replace(worlds=worlds, key=key), step
 
     def learn(self, state: TrainState, step: Transition) -> tuple[TrainState, Metrics]:
@@ -167,18 +285,18 @@ class OffPolicy:
         key, k_sample, k_learn = jax.random.split(state.key, 3)
         row = jax.tree.map(lambda x: x[None], step)
         state = state.replace(
-            buffer=self.buffer.add(state.buffer, row),
+            data=state.data | {ONLINE: self.sources[ONLINE].buffer.add(state.data[ONLINE], row)},
             normalizer=self._observe(state, step),
             key=key,
         )
         agent, metrics = self._learn(state, k_sample, k_learn)
         return state.replace(agent=agent), metrics
 
-    def _first_statistics(self, shapes: ObsShapes, seen: list[Transition]) -> NormalizerState:
+    def _first_statistics(self, seen: list[Transition]) -> NormalizerState:
+        spec = self.vec_env.observer.obs_spec
         if self.config.normalize_steps == 0:
-            scales = {f.name: f.scale for f in self.vec_env.observer.obs_spec.fields}
-            return normalize.init(shapes, scales)
-        statistics = normalize.init(shapes)
+            return normalize.init(spec, scaled=True)
+        statistics = normalize.init(spec)
         for steps in seen:
             statistics = normalize.update(statistics, steps.obs, steps.valid)
         return statistics
@@ -208,18 +326,16 @@ class OffPolicy:
 
     def _sample(self, state: TrainState, key: PRNGKey, updates: int) -> Batch:
         shape = (updates, self.config.batch_size * self.agent.utd_ratio)
-        n_step, gamma = self.agent.n_step, self.agent.gamma
-        if self.demo_buffer is None or state.demos is None:
-            batch = self.buffer.sample(state.buffer, key, shape, n_step=n_step, gamma=gamma)
-        else:
-            share = self.config.demo_fraction
-            sampler = mix((1 - share, share), (self.buffer, self.demo_buffer))
-            states = (state.buffer, state.demos)
-            batch = sampler.sample(states, key, shape, n_step=n_step, gamma=gamma)
+        sampler = mix(
+            [source.fraction for source in self.sources.values()],
+            [source.buffer for source in self.sources.values()],
+        )
+        states = [state.data[name] for name in self.sources]
+        batch = sampler.sample(states, key, shape, n_step=self.agent.n_step, gamma=self.agent.gamma)
         scale = partial(normalize.normalize, state.normalizer)
         return batch.replace(obs=scale(batch.obs), next_obs=scale(batch.next_obs))
 
 
-def buffer_rows(config: OffPolicyConfig, num_envs: int) -> int:
+def buffer_rows(config: LoopConfig, num_envs: int) -> int:
     """Rows of a replay buffer that holds `buffer_size` transitions and the warm-up."""
     return max(config.buffer_size // num_envs, -(-config.warmup_steps // num_envs), 2)

@@ -5,6 +5,8 @@ from typing import Protocol
 import jax
 from jaxtyping import Array, Float
 
+from mjx_serl.training.state import PolicyParams
+from mjx_serl.training.trainer import Trainer
 from mjx_serl.types import Obs, PRNGKey
 
 
@@ -22,5 +24,14 @@ def random_policy(action_dim: int) -> Policy:
     def act(obs: Obs, key: PRNGKey) -> Float[Array, "N A"]:
         num = jax.tree.leaves(obs)[0].shape[0]
         return jax.random.uniform(key, (num, action_dim), minval=-1.0, maxval=1.0)
+
+    return act
+
+
+def trained_policy(trainer: Trainer, params: PolicyParams, *, deterministic: bool = True) -> Policy:
+    """The policy of a trainer's `policy_params`: the first action of each choice."""
+
+    def act(obs: Obs, key: PRNGKey) -> Float[Array, "N A"]:
+        return trainer.choose(params, obs, key, deterministic=deterministic).action[:, 0]
 
     return act

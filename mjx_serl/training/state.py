@@ -6,7 +6,6 @@ from jaxtyping import Array, Int
 
 from mjx_serl.agents.agent import AgentState
 from mjx_serl.data.normalize import NormalizerState
-from mjx_serl.data.replay import ReplayState
 from mjx_serl.envs.vector import VecState
 from mjx_serl.types import PRNGKey, PyTree
 
@@ -15,17 +14,36 @@ from mjx_serl.types import PRNGKey, PyTree
 class TrainState:
     """Everything the next epoch depends on.
 
-    `demos` has no rows where the run uses no demonstrations. `epoch` counts finished epochs;
-    env steps and updates follow from it on the host, where integers do not overflow.
+    Attributes:
+        agent: what is learned, with its optimisers.
+        worlds: all environments.
+        data: what the trainer keeps between epochs, of its own making; replay rings by source for
+            an off-policy one.
+        normalizer: observation statistics.
+        key: of all that is random from here on.
+        epoch: finished epochs; env steps and updates follow from it on the host, where integers
+            do not overflow.
     """
 
     agent: AgentState
     worlds: VecState
-    buffer: ReplayState
-    demos: ReplayState | None
+    data: PyTree
     normalizer: NormalizerState
     key: PRNGKey
     epoch: Int[Array, ""]
+
+
+@struct.dataclass
+class PolicyParams:
+    """What a policy reads of a training state, under the same names.
+
+    Attributes:
+        agent: what `Agent.acting` leaves of its state.
+        normalizer: observation statistics.
+    """
+
+    agent: PyTree
+    normalizer: NormalizerState
 
 
 def tree_bytes(tree: PyTree) -> int:

@@ -1,1 +1,1 @@
-"""What a person looks at: videos, pictures of worlds, the page in the browser."""
+"""Videos, pictures of worlds and the live page in the browser."""

@@ -15,10 +15,13 @@ from jaxtyping import Float, UInt8
 
 from mjx_serl.envs.env import EnvState
 from mjx_serl.registry import Registry
-from mjx_serl.run.hooks import require_module
-from mjx_serl.types import PRNGKey
-from mjx_serl.viewing.film import HOLD_S, SIDE, Player, Stage
+from mjx_serl.types import PRNGKey, PyTree
+from mjx_serl.viewing.episode_video import HOLD_S
+from mjx_serl.viewing.policies import WorldPolicy
+from mjx_serl.viewing.recorded_env import SIDE, RecordedEnv, Views
 from mjx_serl.viewing.video import side_by_side
+from scenes.contract.extras import require
+from scenes.contract.rotations import quats_to_matrices
 from splat_render.types import SH_C0, GaussianSet
 
 HOST = "127.0.0.1"
@@ -27,12 +30,21 @@ HOST = "127.0.0.1"
 UNIT = 0.01
 _PICTURE = 128  # least height of the cameras' pictures on the page: two fit side by side [px]
 _BLANK = np.zeros((_PICTURE, _PICTURE, 3), np.uint8)
-_IDLE_S = 0.02  # between two looks at the buttons of a paused page [s]
+_IDLE_S = 0.02  # between two readings of the buttons of a paused page [s]
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A moment of one world: body poses (quats wxyz), pictures by camera, step, how it stands."""
+    """What one world shows at one step.
+
+    Attributes:
+        xpos: positions of the bodies [m].
+        xquat: their orientations (wxyz).
+        pictures: by camera.
+        step: control steps since the start.
+        ended: whether the episode is over.
+        success: whether the task is solved.
+    """
 
     xpos: Float[np.ndarray, "B 3"]
     xquat: Float[np.ndarray, "B 4"]
@@ -42,42 +54,56 @@ class Snapshot:
     success: bool
 
 
-class Show:
-    """One world of a stage, played a step at a time by any of several players."""
+class LiveWorld:
+    """One world that any of several policies plays a step at a time.
 
-    def __init__(self, stage: Stage, players: Registry[Player], *, seed: int = 0) -> None:
-        self.players = players
-        self.cameras = stage.cameras
-        self.dt = stage.env.ctrl_dt
-        self._start = jax.jit(lambda key: stage.start(key, 1))
-        compiled = jax.jit if stage.traceable else lambda function: function
-        self._draw, self._see = compiled(stage.pictures), compiled(stage.observer.pictures)
-        self._act = jax.jit(stage.act)  # compiled for a player when it first plays
+    Attributes:
+        policies: by name.
+        cameras: names of all cameras.
+        dt: simulated time per step [s].
+
+    Args:
+        recorded: a task with all its cameras.
+        policies: by name.
+        seed: of the starts and the policies' noise.
+    """
+
+    def __init__(
+        self, recorded: RecordedEnv, policies: Registry[WorldPolicy], *, seed: int = 0
+    ) -> None:
+        self.policies = policies
+        self.cameras = recorded.cameras
+        self.dt = recorded.env.ctrl_dt
+        self._start = jax.jit(lambda key: recorded.start(key, 1))
+        compiled = jax.jit if recorded.traceable else lambda function: function
+        self._draw = compiled(recorded.pictures)
+        self._act = jax.jit(recorded.act)  # compiled for a policy at its first step
         self._key = jax.random.key(seed)
         self._ended = False
         self._world: EnvState
-        self._look: Any
-        self._pictures: Any
+        self._look: PyTree
+        self._views: Views
         self.restart()
 
     def restart(self) -> None:
         """Begin the next episode."""
         self._world, self._look = self._start(self._next_key())
-        self._pictures = self._draw(self._world, self._look)
+        self._views = self._draw(self._world, self._look)
         self._ended = False
 
-    def step(self, player: str) -> None:
-        """Let a player act once; nothing happens after an episode's end."""
+    def step(self, policy: str) -> None:
+        """Let a policy act once; nothing happens after an episode's end."""
         if self._ended:
             return
-        seen = self._see(self._world, self._look)
-        self._world, ended = self._act(self.players[player], self._world, seen, self._next_key())
-        self._pictures = self._draw(self._world, self._look)
+        self._world, ended = self._act(
+            self.policies[policy], self._world, self._views, self._next_key()
+        )
+        self._views = self._draw(self._world, self._look)
         self._ended = bool(ended[0])
 
     def snapshot(self) -> Snapshot:
-        """What there is to see now."""
-        world, pictures = jax.device_get((self._world, self._pictures))
+        """Return what the world shows now."""
+        world, pictures = jax.device_get((self._world, self._views.recorded))
         return Snapshot(
             xpos=np.asarray(world.sim.xpos[0]),
             xquat=np.asarray(world.sim.xquat[0]),
@@ -119,12 +145,19 @@ class SplatBodies:
 
 
 class Page:
-    """The page: what is seen, and what the visitor wants.
+    """The page in the browser, and what was last asked for on it.
 
     Attributes:
-        url: where it is.
+        url: its address.
         playing: whether time passes.
-        policy: the player chosen.
+        policy: the name chosen.
+
+    Args:
+        splats: of the scene.
+        policies: names to choose from, the first one is chosen.
+        cameras: names of those whose pictures are shown.
+        title: of the browser's tab.
+        port: to serve on; the next free one if it is taken.
     """
 
     def __init__(
@@ -136,7 +169,7 @@ class Page:
         title: str,
         port: int = 8080,
     ) -> None:
-        viser = require_module("viser", "The viewer")
+        viser = require("viser", "viz", purpose="The viewer")
         # Browsers open connections that they never use; each would print a traceback.
         logging.getLogger("websockets.server").addHandler(logging.NullHandler())
         self.playing = True
@@ -165,7 +198,7 @@ class Page:
             self._image.image = side_by_side(views, least=_PICTURE)[0]
 
     def take_restart(self) -> bool:
-        """Whether the visitor asked for a new episode since the last call."""
+        """Return whether a new episode was asked for since the last call."""
         asked, self._restart = self._restart, False
         return asked
 
@@ -194,59 +227,64 @@ class Page:
             self._restart = True
 
 
-def perform(show: Show, page: Page, *, until: Callable[[], bool] = lambda: False) -> None:
-    """Play at the speed of the world until told to stop; an ended episode starts again."""
-    page.show(show.snapshot())
+def run_page(world: LiveWorld, page: Page, *, until: Callable[[], bool] = lambda: False) -> None:
+    """Play in real time until `until` says so; an ended episode starts again."""
+    page.show(world.snapshot())
     resume_at = time.monotonic()
     while not until():
         if page.take_restart():
-            show.restart()
+            world.restart()
         elif not page.playing or time.monotonic() < resume_at:
             time.sleep(_IDLE_S)
             continue
-        elif show.snapshot().ended:
-            show.restart()
+        elif world.snapshot().ended:
+            world.restart()
         else:
-            show.step(page.policy)
-        moment = show.snapshot()
+            world.step(page.policy)
+        moment = world.snapshot()
         page.show(moment)
-        resume_at = max(resume_at, time.monotonic() - show.dt) + show.dt
+        resume_at = max(resume_at, time.monotonic() - world.dt) + world.dt
         resume_at += HOLD_S if moment.ended else 0.0
 
 
-def serve(stage: Stage, players: Registry[Player], *, first: str, seed: int, port: int) -> int:
-    """Serve a page where any of the players plays, `first` first, until Ctrl-C; exit status."""
+def serve(
+    recorded: RecordedEnv, policies: Registry[WorldPolicy], *, first: str, seed: int, port: int
+) -> int:
+    """Serve a page where any of the policies plays until Ctrl-C; returns the exit status.
+
+    Args:
+        recorded: a task with all its cameras.
+        policies: by name.
+        first: the one that is chosen at the start.
+        seed: of the starts and the policies' noise.
+        port: to serve on; the next free one if it is taken.
+    """
     from splat_render.assets.bake import scene_splats
 
-    require_module("viser", "The viewer")
-    names = [first, *(name for name in players if players[name] is not players[first])]
-    show = Show(stage, players, seed=seed)
-    splats = scene_splats(stage.env.scene.model)
-    title = stage.env.name
+    require("viser", "viz", purpose="The viewer")
+    names = [first, *(name for name in policies if policies[name] is not policies[first])]
+    world = LiveWorld(recorded, policies, seed=seed)
+    splats = scene_splats(recorded.env.scene.model)
+    title = recorded.env.name
     # The page itself is a view from the side.
-    cameras = [name for name in show.cameras if name != SIDE]
+    cameras = [name for name in world.cameras if name != SIDE]
     page = Page(splats, policies=names, cameras=cameras, title=title, port=port)
     print(f"{title}: {page.url} (Ctrl-C ends)", flush=True)
     try:
-        perform(show, page)
+        run_page(world, page)
     except KeyboardInterrupt:
         page.close()
     return 0
 
 
 def describe(moment: Snapshot) -> str:
-    """How the episode stands, in a few words."""
-    verdict = "solved" if moment.success else "over" if moment.ended else "running"
-    return f"step {moment.step}, {verdict}"
+    """Return the step and state of the episode as text."""
+    state = "solved" if moment.success else "over" if moment.ended else "running"
+    return f"step {moment.step}, {state}"
 
 
 def _covariances(splats: GaussianSet) -> Float[np.ndarray, "G 3 3"]:
-    """R S S^T R^T in the bodies' frames [m^2]."""
-    w, x, y, z = np.asarray(splats.quats, np.float64).T
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    axes = np.moveaxis(np.asarray(rows), -1, 0) * np.asarray(splats.scales)[:, None, :]
+    """Return R S S^T R^T in the bodies' frames [m^2]."""
+    rotation = quats_to_matrices(np.asarray(splats.quats, np.float64))
+    axes = rotation * np.asarray(splats.scales)[:, None, :]
     return axes @ axes.swapaxes(-1, -2)

@@ -6,8 +6,10 @@ from mjx_serl.run.checkpoint import warn_line
 from mjx_serl.run.loop import Run
 from mjx_serl.run.summary import Summary
 from mjx_serl.training.evaluate import ON_DEMAND, stream_key
-from mjx_serl.training.state import TrainState
-from mjx_serl.viewing.film import Player, VideoWriter, learned
+from mjx_serl.training.policies import trained_policy
+from mjx_serl.training.state import PolicyParams, TrainState
+from mjx_serl.viewing.episode_video import VideoWriter
+from mjx_serl.viewing.policies import WorldPolicy, from_observations
 
 
 class RunVideo:
@@ -16,24 +18,25 @@ class RunVideo:
     def after_check(self, run: Run, state: TrainState) -> None:
         """Write what the cameras of the training worlds see now."""
         if _wanted(run):
-            _writer(run).show_worlds(state.worlds)
+            _writer(run).write_worlds(state.worlds)
 
     def after_run(self, run: Run, state: TrainState, summary: Summary) -> None:
         """Write episodes that training has not seen."""
         del summary
         if _wanted(run):
-            _writer(run).film(trained(run, state), stream_key(run.cfg.seed, ON_DEMAND))
+            _writer(run).write_policy(
+                trained(run, run.trainer.policy_params(state)), stream_key(run.cfg.seed, ON_DEMAND)
+            )
 
 
-def trained(run: Run, state: TrainState) -> Player:
-    """The deterministic policy of a run's state."""
-    policy = partial(run.trainer.policy, deterministic=True)
-    return learned(policy, state.agent, state.normalizer)
+def trained(run: Run, params: PolicyParams) -> WorldPolicy:
+    """Return the deterministic policy of a trainer's `policy_params`."""
+    return from_observations(partial(trained_policy, run.trainer), params)
 
 
 def _wanted(run: Run) -> bool:
     video = run.cfg.run.video
-    return video == "on" or (video == "auto" and run.observer.eye is not None)
+    return video == "on" or (video == "auto" and run.observer.cameras is not None)
 
 
 def _writer(run: Run) -> VideoWriter:

@@ -1,17 +1,15 @@
 """Pictures as files: H.264 videos without a system ffmpeg, and PNGs."""
 
 import math
-import os
 import subprocess
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
-from mjx_serl.run.hooks import require_module
+from scenes.contract.extras import require
+from scenes.contract.files import new_file
 
 Frames = UInt8[np.ndarray, "T H W 3"]
 Picture = UInt8[np.ndarray, "H W 3"]
@@ -37,8 +35,10 @@ def save_video(path: Path, frames: Frames, *, fps: float) -> None:
         OSError: ffmpeg could not write the file; the message is ffmpeg's own.
     """
     frames = even(enlarge(_checked(frames, 4), least=LEAST_HEIGHT))
-    exe = require_module("imageio_ffmpeg", "Writing videos").get_ffmpeg_exe()
-    with _replaced(path) as part:
+    exe = require(
+        "imageio_ffmpeg", package="imageio-ffmpeg", purpose="Writing videos"
+    ).get_ffmpeg_exe()
+    with new_file(path) as part:
         command = [exe, *_encoder_options(frames.shape, fps), str(part)]
         done = subprocess.run(command, input=frames.tobytes(), capture_output=True, check=False)
         if done.returncode != 0:
@@ -50,12 +50,12 @@ def save_picture(path: Path, picture: Picture) -> None:
     """Write or replace a PNG; never a part of one."""
     from matplotlib.image import imsave  # slow to import, and most runs have no pictures
 
-    with _replaced(path) as part:
+    with new_file(path) as part:
         imsave(part, _checked(picture, 3), format="png")
 
 
 def side_by_side(views: Sequence[Frames], *, least: int = LEAST_HEIGHT) -> Frames:
-    """Put the videos of several cameras next to each other, with a gap.
+    """Return the videos of several cameras next to each other, with a gap.
 
     Each is enlarged by a whole number to the height of the highest or `least` [px], whichever is
     more, and centred in that height.
@@ -70,7 +70,7 @@ def side_by_side(views: Sequence[Frames], *, least: int = LEAST_HEIGHT) -> Frame
 def grid(
     worlds: UInt8[np.ndarray, "N H W 3"], *, columns: int | None = None, gap: int = 2
 ) -> Picture:
-    """Tile the pictures of N worlds, as near to a square as whole rows allow.
+    """Return the pictures of N worlds as tiles, as near to a square as whole rows allow.
 
     Args:
         worlds: one picture each.
@@ -91,7 +91,7 @@ def grid(
 def enlarge(
     frames: UInt8[np.ndarray, "*n H W 3"], *, least: int, over: bool = True
 ) -> UInt8[np.ndarray, "*n h w 3"]:
-    """Repeat pixels by the smallest whole number that makes pictures `least` [px] high.
+    """Return pictures enlarged by the smallest whole number that makes them `least` [px] high.
 
     With `over` false by the largest one that does not make them higher than that.
     """
@@ -101,7 +101,7 @@ def enlarge(
 
 
 def even(frames: Frames) -> Frames:
-    """Repeat the last row and column where their number is odd, as yuv420p needs."""
+    """Return frames of even height and width, as yuv420p needs: the last row or column repeats."""
     _, height, width, _ = frames.shape
     pad = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
     return np.pad(frames, pad, mode="edge")
@@ -124,22 +124,8 @@ def _checked(pictures: np.ndarray, ndim: int) -> np.ndarray:
 
 def _encoder_options(shape: tuple[int, ...], fps: float) -> list[str]:
     read = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{shape[2]}x{shape[1]}", "-r", str(fps)]
-    # Without BT.709 said in so many words players guess the colours by the size of the picture.
+    # Without BT.709 video players guess the colours by the size of the picture.
     color = ["-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"]
     color += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
     write = ["-c:v", "libx264", "-crf", "18", "-movflags", "+faststart", "-f", "mp4"]
     return ["-v", "error", "-y", *read, "-i", "-", *color, *write]
-
-
-@contextmanager
-def _replaced(path: Path) -> Iterator[Path]:
-    """Give a file to write beside `path`, which it replaces once it is whole."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    part = Path(name)
-    try:
-        yield part
-        part.chmod(0o644)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from robot_bridge.agentlace.plain_pickle import PickleRefusedError, dumps, loads
-from robot_bridge.extras import require
 from robot_bridge.network.codec import CodecError
 from robot_bridge.network.endpoints import UnsafeBindError, is_loopback
 from robot_bridge.network.wake import Wake
+from scenes.contract.extras import require
 
 _LOG = logging.getLogger(__name__)
 MAX_BYTES = 64 * 2**20  # of a frame, packed and unpacked [bytes]
@@ -32,8 +32,14 @@ Rows = Sequence[Mapping[str, Any]]
 class AgentlaceConfig:
     """The actor's `TrainerConfig`, which must be the same; defaults are SERL's examples.
 
-    Ports: of requests and parameters, 0 is not possible. request_types: custom requests. version:
-    "0.0.1" or "0.0.2" of agentlace. Its experimental pipeline is not served.
+    The experimental pipeline of agentlace is not served.
+
+    Attributes:
+        port_number: of requests; 0 is not possible.
+        broadcast_port: of parameters; 0 is not possible.
+        request_types: custom requests that are answered.
+        rate_limit: as in the config of the actor; None for none.
+        version: of agentlace: "0.0.1" or "0.0.2".
     """
 
     port_number: int = 5488

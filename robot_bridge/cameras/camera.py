@@ -36,7 +36,13 @@ class EndOfPicturesError(CameraError):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A picture [H, W, 3] in RGB, when it was taken (monotonic [s]), and its number."""
+    """A picture.
+
+    Attributes:
+        rgb: [H, W, 3].
+        t: when it was taken, monotonic [s].
+        seq: counts a camera's pictures.
+    """
 
     rgb: Picture
     t: float

@@ -5,7 +5,6 @@ a driver that ignores the wanted size is seen rather than sheared.
 """
 
 import collections
-import importlib
 import os
 import re
 import subprocess
@@ -18,6 +17,7 @@ import numpy as np
 
 from robot_bridge.cameras.camera import CameraError, EndOfPicturesError, Intrinsics, Picture
 from robot_bridge.clock import Clock, MonotonicClock
+from scenes.contract.extras import require
 
 
 class _NoPictureError(Exception):
@@ -268,11 +268,8 @@ class FileCamera:
 
 def ffmpeg_program(purpose: str) -> str:
     """Path of imageio-ffmpeg's ffmpeg; ImportError names what to install."""
-    try:
-        imageio_ffmpeg = importlib.import_module("imageio_ffmpeg")
-    except ImportError as error:
-        raise ImportError(f"{purpose} needs ffmpeg: pip install imageio-ffmpeg") from error
-    return imageio_ffmpeg.get_ffmpeg_exe()
+    wanted = {"package": "imageio-ffmpeg", "purpose": purpose}
+    return require("imageio_ffmpeg", **wanted).get_ffmpeg_exe()
 
 
 def _read_ppm_header(stream: IO[bytes]) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from robot_bridge.cameras.camera import CameraError, Intrinsics, Picture
 from robot_bridge.clock import Clock, MonotonicClock
-from robot_bridge.extras import require
+from scenes.contract.extras import require
 
 
 class FrameQueue(Protocol):

@@ -8,7 +8,12 @@ from robot_bridge.messages import Command, Source
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """Whose command is executed now. policy: what the policy wants meanwhile."""
+    """Whose command is executed now.
+
+    Attributes:
+        command: that is executed, None where there is none.
+        policy: what the policy wants meanwhile.
+    """
 
     command: Command | None
     policy: Command | None

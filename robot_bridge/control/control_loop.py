@@ -75,7 +75,13 @@ class Parts:
 
 @dataclass
 class Episode:
-    """What the control loop counts while it runs: since when, how far [m]."""
+    """What the control loop counts while it runs.
+
+    Attributes:
+        began: when the episode began [s].
+        path: that the tool centre has travelled [m].
+        last: position of the tool centre at the last tick [m].
+    """
 
     began: float = 0.0
     path: float = 0.0

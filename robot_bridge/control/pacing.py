@@ -9,7 +9,14 @@ from robot_bridge.clock import Clock
 
 @dataclass
 class Timing:
-    """Lateness of a loop against its absolute deadlines [s]."""
+    """Lateness of a loop against its absolute deadlines.
+
+    Attributes:
+        ticks: turns so far.
+        overruns: turns that were late by more than a period.
+        worst: the largest lateness [s].
+        total: the sum of all latenesses [s].
+    """
 
     ticks: int = 0
     overruns: int = 0

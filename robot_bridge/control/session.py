@@ -8,17 +8,16 @@ import collections
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from robot_bridge.clock import Clock, ManualClock
 from robot_bridge.control.control_loop import ControlLoop
 from robot_bridge.control.pacing import Pacer, Timing
-from robot_bridge.messages import Tick
+from robot_bridge.messages import Ending, Tick
 from robot_bridge.reasons import Phase, Reason, describe
 
-Ending = Literal["success", "failure", "time", "fault", "stopped"]
 CONTROL_PERIOD = 0.01  # of the control loop [s]; reference robot_bridge.md section 2
 SETTLE_SECONDS = 1.0  # longer than the governor takes to brake from full speed [s]
 REST_SPEED = 0.02  # of a joint that stands [rad/s]
@@ -37,8 +36,26 @@ class Stepper(Protocol):
         ...
 
 
+class Turned(Protocol):
+    """What lock-step turns: a control loop, or several as one."""
+
+    def sense(self, deadline: float | None = None) -> object:
+        """Read the arm."""
+        ...
+
+    def act(self) -> object:
+        """Command it."""
+        ...
+
+
 class Loop(NamedTuple):
-    """Something to be turned: its tick, its period [s], a name for its thread."""
+    """Something to be turned.
+
+    Attributes:
+        tick: called with its deadline [s].
+        period: between two turns [s].
+        name: of its thread.
+    """
 
     tick: Callable[[float], object]
     period: float
@@ -54,7 +71,7 @@ class LockStep:
 
     def __init__(
         self,
-        control: ControlLoop,
+        control: Turned,
         policy: Loop,
         clock: ManualClock,
         *,
@@ -115,7 +132,14 @@ class RealTime:
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeReport:
-    """How an episode ended, after how long [s], and in how many ticks each reason was given."""
+    """How an episode went.
+
+    Attributes:
+        ending: how it ended.
+        seconds: how long it took [s].
+        ticks: of the control loop.
+        reasons: in how many ticks each reason was given, by name.
+    """
 
     ending: Ending
     seconds: float
@@ -158,7 +182,7 @@ class Session:
         control: its sinks must hold `tally`.
         stepper: lets time pass.
         tally: counts reasons.
-        judge: says "success" or "failure" when the episode is over, None while it goes on.
+        judge: says how the episode ended, None while it goes on.
     """
 
     def __init__(
@@ -203,7 +227,7 @@ class Session:
         control.begin()
         self._stepper.run(over, timeout=seconds)
         return EpisodeReport(
-            ending=ending or "time",
+            ending=ending or "timeout",
             seconds=clock.now() - began,
             ticks=self._tally.ticks,
             reasons=self._tally.names(),

@@ -46,7 +46,7 @@ from robot_bridge.policy.policy_loop import PolicyLoop
 from robot_bridge.records.recorder import Recorder, RecordHeader, new_session, running_versions
 from robot_bridge.safety.command_check import ActionGate
 from robot_bridge.safety.governor import Governor
-from robot_bridge.safety.limits import Limits, default_limits, intersect, tighten
+from robot_bridge.safety.limits import Limits, default_limits, intersect, tighten, trained_within
 from robot_bridge.safety.supervisor import NotAllowedError, Supervisor
 from scenes.contract.policy_contract import Contract
 from scenes.contract.robot import RobotSpec
@@ -69,7 +69,7 @@ class DeployConfig:
         limits: stricter limits by name, for example tcp_speed 0.1 (see robot_bridge.safety.limits).
         record: folder for recordings; None records nothing.
         listen: where observers, operators and other policies may connect: a folder (ipc) or
-            HOST:PORT; beyond loopback only with keys (python -m robot_bridge.network.keys).
+            HOST:PORT; beyond loopback only with keys (python -m robot_bridge keys).
         audit: file to which every arming, fault and recovery is appended; None notes nothing.
         ledger: file that remembers which bundle has run where; None remembers nothing, so that
             every run on a real arm is a first one.
@@ -94,8 +94,6 @@ class DeployConfig:
 
 
 POLICY_TOKEN = "MJX_SERL_POLICY_TOKEN"
-# What ended by anything but a verdict was cut short: a time-out is not a failure.
-_VERDICTS = {"success": "success", "failure": "failure"}
 
 
 class Talk:
@@ -131,7 +129,15 @@ def _build(robot: RobotSpec) -> tuple[object, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Line:
-    """What is connected and in force while episodes are run."""
+    """What is connected and in force while episodes are run.
+
+    Attributes:
+        info: what the arm says of itself.
+        limits: in force.
+        control: the control loop.
+        recorder: None where nothing is recorded.
+        dry: whether nothing is sent to the arm.
+    """
 
     info: ArmInfo
     limits: Limits
@@ -184,7 +190,8 @@ class Deployment:
     def _connect(self, stack: ExitStack) -> _Line:
         info = self.rig.driver.info
         robot = connected_robot(self.contract, info)
-        limits = intersect(tighten(self._default_limits(robot), **self.cfg.limits), info)
+        limits = tighten(self._default_limits(robot), **self.cfg.limits)
+        limits = intersect(trained_within(limits, self.contract), info)
         dry = self._is_dry(info)
         recorder = self._recorder(limits, info, stack)
         parts = self._parts(robot, limits, DryRun(self.rig.driver) if dry else self.rig.driver)
@@ -205,7 +212,7 @@ class Deployment:
             contract=dataclasses.replace(self.contract, robot=robot),
             limits=limits,
             driver=driver,
-            governor=Governor(robot, limits, dt=CONTROL_PERIOD),
+            governor=Governor(robot, limits, dt=CONTROL_PERIOD, damping=self.contract.ik.damping),
             gate=ActionGate(self.contract, limits),
             supervisor=Supervisor(
                 driver,
@@ -367,7 +374,7 @@ class Deployment:
         return RealTime(loops, clock)
 
     def _play(self, line: _Line, stepper: Stepper, operator: OperatorLoop | None) -> None:
-        judge = self.rig.judge or (lambda: None if operator is None else operator.take_verdict())
+        judge = self.rig.judge or (lambda: None if operator is None else operator.take_ending())
         session = Session(line.control, stepper, self.tally, judge)
         began = self.rig.clock.now()
         for number in range(self.cfg.episodes):
@@ -404,7 +411,7 @@ class Deployment:
             if operator is not None:
                 operator.close()
         if line.recorder is not None:
-            line.recorder.event(_VERDICTS.get(report.ending, "reset"), episode=number)
+            line.recorder.event(report.ending, episode=number)
         session.settle()
         return report
 

@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from scenes.contract.files import write_atomically
 from scenes.contract.serialize import from_json, to_json
 
 _MAX_BYTES = 1 << 20
@@ -15,7 +16,12 @@ _MAX_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Experience:
-    """Runs of one bundle on one robot. dry: without motion; episodes: with."""
+    """Runs of one bundle on one robot.
+
+    Attributes:
+        dry: without motion.
+        episodes: with motion.
+    """
 
     dry: int = 0
     episodes: int = 0
@@ -49,9 +55,8 @@ class Ledger:
         grown = replace(known, dry=known.dry + dry, episodes=known.episodes + episodes)
         self._entries[f"{bundle} {robot}"] = grown
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        tmp = self._path.with_name(f".{self._path.name}.tmp")
-        tmp.write_text(json.dumps(to_json(_Book(entries=self._entries)), indent=2) + "\n")
-        tmp.replace(self._path)
+        text = json.dumps(to_json(_Book(entries=self._entries)), indent=2) + "\n"
+        write_atomically(self._path, text)
 
 
 def _read(path: Path) -> dict[str, Experience]:

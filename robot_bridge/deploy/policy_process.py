@@ -31,8 +31,11 @@ READY = "ready"
 class PolicyTask:
     """What the process is told on its standard input, as one line of JSON.
 
-    bundle: folder. sockets: folder of the ipc sockets. rig: for its cameras and objects. limits:
-    the control loop's, which checks them again.
+    Attributes:
+        bundle: its folder.
+        sockets: folder of the ipc sockets.
+        rig: for its cameras and objects.
+        limits: the control loop's, which checks them again.
     """
 
     bundle: str

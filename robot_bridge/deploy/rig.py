@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from robot_bridge.clock import Clock
-from robot_bridge.control.session import Ending
 from robot_bridge.driver import ArmDriver
-from robot_bridge.messages import Tick
+from robot_bridge.messages import Ending, Tick
 from robot_bridge.operators.operator import Operator
 from robot_bridge.policy.observation import Eye, ObjectSource
 
@@ -22,7 +21,13 @@ class Closeable(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Senses:
-    """What is observed besides the arm: open until `close`."""
+    """What is observed besides the arm: open until `close`.
+
+    Attributes:
+        objects: positions of objects, None where none are observed.
+        eyes: cameras by name.
+        opened: what `close` lets go of.
+    """
 
     objects: ObjectSource | None = None
     eyes: Mapping[str, Eye] = field(default_factory=dict)
@@ -39,9 +44,7 @@ class RigConfig:
     """What is connected.
 
     Attributes:
-        robot: null (no arm), sim (the training environment), franka (FR3, franky-control),
-            franka-rs (Panda or FR3, franka-rs), piper (CAN), serl-http (a SERL robot server) or
-            replay (a recording).
+        robot: which one, of those that `--help` lists; null is no arm at all.
         address: of the arm: the control box's host, the CAN channel, the server's URL or the
             recording's folder.
         objects: positions of objects that stay where they are, for example cube=0.4,0,0.02 [m].
@@ -70,14 +73,19 @@ class RigConfig:
 class Rig:
     """An arm and what is around it.
 
-    driver: of the arm. clock: its time; a ManualClock runs in lock-step, as fast as it goes.
-    senses: opens what is observed besides the arm. operator: a person's device, not open yet.
-    homes: bring the arm home before each episode. prepare: called with its number after that.
-    judge: says how an episode went while it runs; without one the operator does.
-    state_max_age: of readings that come slower than the arm's own link would bring them [s]; None
-    is the limit of `default_limits`.
-    sinks: get every tick besides the deployment's own; they must not block.
-    config: what the rig was made of, from which another process can make its senses.
+    Attributes:
+        driver: of the arm.
+        clock: its time; a ManualClock runs in lock-step, as fast as it goes.
+        senses: opens what is observed besides the arm.
+        operator: a person's device, not open yet.
+        homes: bring the arm home before each episode.
+        prepare: called with the episode's number after that.
+        judge: says how an episode ended, None while it goes on; without a judge the operator
+            does.
+        state_max_age: of readings that come slower than the arm's own link would bring them
+            [s]; None is the limit of `default_limits`.
+        sinks: get every tick besides the deployment's own; they must not block.
+        config: what the rig was made of, from which another process can make its senses.
     """
 
     driver: ArmDriver

@@ -1,6 +1,7 @@
 """Arms by name, and what is around them, from words on a command line.
 
-A new arm is one entry of `ROBOTS`; the simulated one, which needs JAX, is added by `deploy.py`.
+Real arms are those of `robot_bridge.drivers.registry`; the simulated one, which needs JAX, is added
+by `deploy.py`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -8,78 +9,62 @@ from pathlib import Path
 
 from robot_bridge.cameras.camera import Camera, CameraThread, pinhole
 from robot_bridge.clock import Clock, ManualClock, MonotonicClock
-from robot_bridge.control.session import Ending
 from robot_bridge.deploy.rig import Rig, RigConfig, Senses
-from robot_bridge.driver import ArmDriver
-from robot_bridge.drivers.dry_run import NullDriver
+from robot_bridge.drivers.registry import DRIVERS, Connection, DriverEntry
 from robot_bridge.drivers.replay import ReplayDriver, ReplayEye, ReplayObjects
 from robot_bridge.drivers.simulated import SimDriver, SimEye, SimObjects, World
+from robot_bridge.messages import Ending
 from robot_bridge.operators.operator import Axes, Operator
 from robot_bridge.policy.observation import FixedObjects
+from scenes.contract.names import unknown_name
 from scenes.contract.policy_contract import Contract, objects_observed
-from scenes.contract.specs import unknown_name
+
+RigMaker = Callable[[RigConfig, Contract], Rig]
 
 
-def build_rig(config: RigConfig, contract: Contract, robots: Mapping[str, "RigMaker"]) -> Rig:
+def build_rig(config: RigConfig, contract: Contract, robots: Mapping[str, RigMaker]) -> Rig:
     """Connect nothing yet; KeyError names the allowed robots, ValueError what cannot be read."""
     if config.robot not in robots:
         raise KeyError(unknown_name("robot", config.robot, robots))
     return robots[config.robot](config, contract)
 
 
-RigMaker = Callable[[RigConfig, Contract], Rig]
+def rig_makers() -> dict[str, RigMaker]:
+    """Return what `--robot` may be: every registered driver, in real time, and a recording."""
+    return {name: _real_time(entry) for name, entry in DRIVERS.items()} | {"replay": _replay}
 
 
-def _real(
-    driver: Callable[[RigConfig, Contract, Clock], ArmDriver], *, state_max_age: float | None = None
-) -> RigMaker:
+def describe_robots() -> str:
+    """One line per robot, for `--help`."""
+    lines = {name: entry.summary for name, entry in DRIVERS.items()}
+    lines |= {"replay": "a recording", "sim": "the simulator that the policy was trained in"}
+    width = max(map(len, lines))
+    return "\n".join(f"  {name:{width}}  {lines[name]}" for name in sorted(lines))
+
+
+def _real_time(entry: DriverEntry) -> RigMaker:
     """A rig in real time around a driver."""
 
     def make(config: RigConfig, contract: Contract) -> Rig:
         clock = MonotonicClock()
         check_senses(config, contract)
+        connection = Connection(
+            name=config.robot,
+            address=config.address,
+            realtime_kernel=config.realtime_kernel,
+            contract=contract,
+            clock=clock,
+        )
         return Rig(
-            driver=driver(config, contract, clock),
+            driver=entry.make(connection),
             clock=clock,
             senses=lambda: open_senses(config, contract, clock),
             operator=make_operator(config, contract),
-            state_max_age=state_max_age,
+            state_max_age=entry.state_max_age,
             config=config,
         )
 
     return make
-
-
-def _null(config: RigConfig, contract: Contract, clock: Clock) -> ArmDriver:
-    return NullDriver(contract.robot, contract.home, clock)
-
-
-def _franka(config: RigConfig, contract: Contract, clock: Clock) -> ArmDriver:
-    from robot_bridge.drivers.franka.config import FrankaConfig
-    from robot_bridge.drivers.franka.franky import franky_driver
-
-    # franky speaks the FR3's protocol; a Panda's policy is checked against the FR3 afterwards.
-    return franky_driver(FrankaConfig(host=_address(config), realtime=config.realtime_kernel))
-
-
-def _franka_rs(config: RigConfig, contract: Contract, clock: Clock) -> ArmDriver:
-    from robot_bridge.drivers.franka.config import FrankaConfig
-    from robot_bridge.drivers.franka.franka_rs import franka_rs_driver
-
-    settings = FrankaConfig(host=_address(config), realtime=config.realtime_kernel)
-    return franka_rs_driver(settings, robot=contract.robot)
-
-
-def _piper(config: RigConfig, contract: Contract, clock: Clock) -> ArmDriver:
-    from robot_bridge.drivers.piper.driver import PiperDriver
-
-    return PiperDriver(config.address or "can0", clock=clock)
-
-
-def _serl_http(config: RigConfig, contract: Contract, clock: Clock) -> ArmDriver:
-    from robot_bridge.drivers.serl_http.driver import SerlHttpDriver
-
-    return SerlHttpDriver(config.address or "http://127.0.0.1:5000", robot=contract.robot)
 
 
 def _replay(config: RigConfig, contract: Contract) -> Rig:
@@ -98,25 +83,8 @@ def _replay(config: RigConfig, contract: Contract) -> Rig:
         senses=lambda: Senses(objects=ReplayObjects(driver), eyes=eyes),
         homes=False,
         prepare=driver.start,
-        judge=lambda: "stopped" if driver.over else None,
+        judge=lambda: "cut" if driver.over else None,
     )
-
-
-ROBOTS: dict[str, RigMaker] = {
-    "replay": _replay,
-    "null": _real(_null),
-    "franka": _real(_franka),
-    "franka-rs": _real(_franka_rs),
-    "piper": _real(_piper),
-    # Its readings are 3 to 8 ms old when they come, ten times what the arm's own link takes.
-    "serl-http": _real(_serl_http, state_max_age=0.05),
-}
-
-
-def _address(config: RigConfig) -> str:
-    if not config.address:
-        raise ValueError(f"--robot {config.robot} needs --address, the host of its control box")
-    return config.address
 
 
 # -- what is around ------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from robot_bridge.driver import (
     require_token,
 )
 from robot_bridge.drivers.pretended_link import PretendLink
+from robot_bridge.drivers.registry import Connection, register_driver
 from scenes.contract.robot import RobotSpec
 
 
@@ -151,3 +152,10 @@ class NullDriver:
     def close(self) -> None:
         """Nothing to let go of; it has to be connected again."""
         self._link.close()
+
+
+@register_driver("null", summary="no arm: states of one that reaches every target at once")
+def connect_nothing(connection: Connection) -> ArmDriver:
+    """Return an arm that is not there, of the policy's kind, at the policy's home."""
+    contract = connection.contract
+    return NullDriver(contract.robot, contract.home, connection.clock)

@@ -14,7 +14,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Reading(Generic[T]):
-    """value: what was read. t: when it first differed from the one before [s]. seq: counts them."""
+    """Something that was read again and again.
+
+    Attributes:
+        value: what was read.
+        t: when it first differed from the one before [s].
+        seq: counts such changes.
+    """
 
     value: T
     t: float

@@ -32,8 +32,11 @@ class World(Protocol):
         """Put everything into the start of an episode."""
         ...
 
-    def command(self, position: Vector, width: float) -> None:
-        """Set the target of the tool centre and the gripper's opening [m]."""
+    def command(self, position: Vector, quat: Vector, width: float) -> None:
+        """Set the target of the tool centre [m], wxyz, and the gripper's opening [m].
+
+        A world whose actions do not turn keeps its orientation, whatever `quat` is.
+        """
         ...
 
     def advance(self, substeps: int) -> None:
@@ -54,6 +57,10 @@ class World(Protocol):
 
     def objects(self) -> Mapping[str, Vector]:
         """Positions by name [m]."""
+        ...
+
+    def orientations(self) -> Mapping[str, Vector]:
+        """Orientations of the objects by name, wxyz."""
         ...
 
     def pictures(self) -> Mapping[str, Picture]:
@@ -78,7 +85,7 @@ class SimDriver:
         self._link = PretendLink("The simulated arm")
         self._seq = 0
         self._width = world.width()
-        self._position = world.tool()[0]
+        self._pose = world.tool()
 
     @property
     def info(self) -> ArmInfo:
@@ -91,7 +98,7 @@ class SimDriver:
         """Put the world into the start of an episode, gripper open."""
         self.world.start(episode)
         self._began, self._done = self._clock.now(), 0
-        self._position, self._width = self.world.tool()[0], self.world.width()
+        self._pose, self._width = self.world.tool(), self.world.width()
 
     def connect(self) -> None:
         """Nothing to open; it only has to come first."""
@@ -121,19 +128,19 @@ class SimDriver:
         )
 
     def servo(self, target: Target) -> None:
-        """Go on towards the target's position; the world keeps its fingers down."""
+        """Go on towards the target's pose."""
         self._link.admit(target)
-        self._set(target.position)
+        self._set(target.position, target.quat)
 
     def gripper(self, width: float, force: float) -> None:
         """Ask for an opening [m]; the world has its own force."""
         del force
         self._width = width
-        self._set(self._position)
+        self._set(*self._pose)
 
     def hold(self) -> None:
         """Stay."""
-        self._set(self.world.tool()[0])
+        self._set(*self.world.tool())
 
     def stop(self, kind: Literal["soft", "protective"]) -> None:
         """Stay and take no more targets."""
@@ -149,9 +156,9 @@ class SimDriver:
         """Nothing to let go of; it has to be connected again."""
         self._link.close()
 
-    def _set(self, position: Vector) -> None:
-        self._position = position
-        self.world.command(position, self._width)
+    def _set(self, position: Vector, quat: Vector) -> None:
+        self._pose = position, quat
+        self.world.command(position, quat, self._width)
 
     def _catch_up(self, now: float) -> None:
         due = int((now - self._began) / self.world.sim_dt + 1e-6)
@@ -169,6 +176,10 @@ class SimObjects:
     def positions(self) -> tuple[Mapping[str, NDArray[np.floating]], float]:
         """Positions [m], just measured."""
         return self._world.objects(), self._clock.now()
+
+    def orientations(self) -> Mapping[str, NDArray[np.floating]]:
+        """Orientations, wxyz, just measured."""
+        return self._world.orientations()
 
 
 class SimEye:

@@ -43,9 +43,14 @@ class Refused(Exception):  # noqa: N818 (an answer, not a failure)
 class AdmissionConfig:
     """Limits of reference robot_bridge.md section 4.
 
-    rate: messages per second and peer [1/s]. burst: messages at once. window: age of a message [s].
-    lease: how long a grant to command lasts without a Beat [s]. max_request: [bytes]. max_peers:
-    sessions at a time. idle: without a message, after which a session may be given away [s].
+    Attributes:
+        rate: messages per second and peer [1/s].
+        burst: messages at once.
+        window: largest age of a message [s].
+        lease: how long a grant to command lasts without a Beat [s].
+        max_request: [bytes].
+        max_peers: sessions at a time.
+        idle: time without a message after which a session may be given away [s].
     """
 
     rate: float = 200.0
@@ -59,7 +64,16 @@ class AdmissionConfig:
 
 @dataclass(slots=True)
 class Peer:
-    """A session. address: of its connection. last: sequence number. seen: when it last spoke."""
+    """A session.
+
+    Attributes:
+        address: of its connection.
+        name: for people.
+        role: what it may do.
+        session: its nonce.
+        seen: when it last spoke [s].
+        last: sequence number of its last message.
+    """
 
     address: bytes
     name: str

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from robot_bridge.clock import Clock, MonotonicClock
-from robot_bridge.extras import require
 from robot_bridge.messages import Command, Notice, Source, Tick
 from robot_bridge.network.codec import (
     MAX_BYTES,
@@ -35,6 +34,7 @@ from robot_bridge.network.endpoints import ClientKeys, Endpoint, connect_with_ke
 from robot_bridge.network.wake import Wake
 from robot_bridge.reasons import Phase, Reason
 from robot_bridge.safety.limits import Limits
+from scenes.contract.extras import require
 
 _LOG = logging.getLogger(__name__)
 _ANSWERS = ("welcome", "pulse", "refusal")

@@ -15,9 +15,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_bridge.extras import require
 from robot_bridge.messages import Command, Notice, Source, Tick
 from robot_bridge.reasons import Phase, Reason
+from scenes.contract.extras import require
 
 VERSION = 1
 MAX_BYTES = 8 * 2**20  # of a message and so of an array [bytes] (reference robot_bridge.md 4.3)
@@ -38,8 +38,10 @@ class CodecError(ValueError):
 class Stamp:
     """What tells a message from a copy of it.
 
-    session: nonce that the server gave. seq: grows within a session. t: when it was sent, on the
-    receiver's clock as well as the sender knows it [s].
+    Attributes:
+        session: nonce that the server gave.
+        seq: grows within a session.
+        t: when it was sent, on the receiver's clock as well as the sender knows it [s].
     """
 
     session: bytes = b""
@@ -49,7 +51,12 @@ class Stamp:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hello:
-    """A peer comes. name: for people. sent: on its own clock [s]."""
+    """A peer comes.
+
+    Attributes:
+        name: for people.
+        sent: on its own clock [s].
+    """
 
     name: str
     sent: float
@@ -57,9 +64,14 @@ class Hello:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Welcome:
-    """The server knows the peer. sent: of its Hello. now: on the server's clock [s].
+    """The server knows the peer.
 
-    contract: digest of what the arm is commanded by, empty where it does not say.
+    Attributes:
+        session: nonce of the peer's session.
+        role: what the peer may do.
+        sent: of its Hello [s].
+        now: on the server's clock [s].
+        contract: digest of what the arm is commanded by, empty where it does not say.
     """
 
     session: bytes
@@ -71,7 +83,12 @@ class Welcome:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Beat:
-    """A peer lives. want: what it asks to command, or to go on commanding. sent: its clock [s]."""
+    """A peer lives.
+
+    Attributes:
+        sent: on its own clock [s].
+        want: what it asks to command, or to go on commanding.
+    """
 
     sent: float
     want: tuple[Source, ...] = ()
@@ -81,9 +98,16 @@ class Beat:
 class Pulse:
     """How the bridge is, in answer to a Beat.
 
-    sent: of the Beat. now: on the server's clock [s]. granted: what the peer may command for the
-    next second. refused: why it may not, by source. holders: names by source. phase, reasons, tick:
-    of the newest Tick. counters: what was rejected so far, by kind.
+    Attributes:
+        sent: of the Beat [s].
+        now: on the server's clock [s].
+        granted: what the peer may command for the next second.
+        refused: why it may not, by source.
+        holders: names by source.
+        phase: of the newest Tick.
+        reasons: of the newest Tick.
+        tick: index of the newest Tick.
+        counters: what was rejected so far, by kind.
     """
 
     sent: float
@@ -99,7 +123,12 @@ class Pulse:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Halt:
-    """Fault the bridge for these reasons; needs no lease. protective: by the arm's own stop."""
+    """Fault the bridge; needs no lease.
+
+    Attributes:
+        reasons: why.
+        protective: by the arm's own stop.
+    """
 
     reasons: Reason
     protective: bool = False
@@ -107,7 +136,12 @@ class Halt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refusal:
-    """A message was not taken. kind: as counted. text: for people."""
+    """A message was not taken.
+
+    Attributes:
+        kind: as counted.
+        text: for people.
+    """
 
     kind: str
     text: str
@@ -117,7 +151,10 @@ class Refusal:
 class Rows:
     """A batch of an actor's transitions.
 
-    run: nonce of the actor's process. id: counts its batches. arrays: [T, ...] by name.
+    Attributes:
+        run: nonce of the actor's process.
+        id: counts its batches.
+        arrays: [T, ...] by name.
     """
 
     run: bytes
@@ -127,9 +164,13 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ask:
-    """What an actor has sent and knows. first: oldest batch that it still holds.
+    """What an actor has sent and knows.
 
-    version: of its parameters. part: which piece of the next ones it wants.
+    Attributes:
+        run: nonce of its process.
+        first: oldest batch that it still holds.
+        version: of its parameters.
+        part: which piece of the next ones it wants.
     """
 
     run: bytes
@@ -140,9 +181,13 @@ class Ask:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Taken:
-    """All batches of a run up to `id` are the learner's, those up to `have` wait for it.
+    """What the learner has of a run.
 
-    version: of the newest parameters.
+    Attributes:
+        run: nonce of the actor's process.
+        id: all batches up to it are the learner's.
+        have: those up to it wait for the learner.
+        version: of the newest parameters.
     """
 
     run: bytes
@@ -153,7 +198,15 @@ class Taken:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """A piece of a version of the parameters. digest: sha256 of all pieces together."""
+    """A piece of a version of the parameters.
+
+    Attributes:
+        version: of the parameters.
+        part: number of the piece.
+        parts: how many there are.
+        digest: sha256 of all pieces together.
+        data: the piece.
+    """
 
     version: int
     part: int

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from robot_bridge.extras import require
 from robot_bridge.network.codec import Role
 from robot_bridge.network.keys import KeyFileError, KeyPair, Keyring, private_folder
+from scenes.contract.extras import require
 
 _MAX_IPC_PATH = 107  # characters: sockaddr_un on Linux, unix(7)
 _ZAP = "inproc://zeromq.zap.01"  # ZeroMQ RFC 27
@@ -25,7 +25,12 @@ class UnsafeBindError(ValueError):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """ZeroMQ addresses. ticks: where they are published. requests: where messages are taken."""
+    """ZeroMQ addresses.
+
+    Attributes:
+        ticks: where they are published.
+        requests: where messages are taken.
+    """
 
     ticks: str
     requests: str
@@ -54,7 +59,12 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class ClientKeys:
-    """server: the bridge's public key, pinned. own: the client's pair."""
+    """What a client proves itself and the bridge by.
+
+    Attributes:
+        server: the bridge's public key, pinned.
+        own: the client's pair.
+    """
 
     server: str
     own: KeyPair

@@ -1,26 +1,25 @@
 """Who may talk to the bridge over a network: CURVE keys, and a list of clients with their roles.
 
-    python -m robot_bridge.network.keys new laptop --role command
-    python -m robot_bridge.network.keys allow tablet --role observe --public KEY
+    python -m robot_bridge keys new laptop --role command
+    python -m robot_bridge keys allow tablet --role observe --public KEY
 
 A folder that only its owner can read holds `server.key` (the bridge's pair), `NAME.key` (a
 client's pair, to be carried to the client's machine) and `clients/NAME.json` (its public key and
 role). A client is struck off by deleting the last. Secrets are never printed or logged.
 """
 
-import argparse
 import json
 import os
 import re
 import stat
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from robot_bridge.extras import require
 from robot_bridge.network.codec import Role
+from scenes.contract.extras import require
+from scenes.contract.files import write_atomically
 
 ROLES: tuple[Role, ...] = get_args(Role)
 _KEY_LENGTH = 40  # Z85 text of 32 bytes
@@ -34,7 +33,12 @@ class KeyFileError(ValueError):
 
 @dataclass(frozen=True)
 class KeyPair:
-    """A CURVE pair in Z85 text; the secret half is kept out of `repr`."""
+    """A CURVE pair in Z85 text.
+
+    Attributes:
+        public: half.
+        secret: half; kept out of `repr`.
+    """
 
     public: str
     secret: str = field(repr=False)
@@ -42,7 +46,13 @@ class KeyPair:
 
 @dataclass(frozen=True)
 class Client:
-    """Somebody who may connect."""
+    """Somebody who may connect.
+
+    Attributes:
+        name: of the client, and of its files.
+        role: what it may do.
+        public: its public key.
+    """
 
     name: str
     role: Role
@@ -127,13 +137,10 @@ def _new_pair(path: Path) -> KeyPair:
 
 
 def _write(path: Path, facts: dict[str, str]) -> None:
-    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW
     try:
-        descriptor = os.open(path, flags, 0o600)
+        write_atomically(path, json.dumps(facts), overwrite=False, mode=0o600)
     except FileExistsError:
         raise KeyFileError(f"{path} exists; delete it first if it is to be replaced") from None
-    with open(descriptor, "w") as file:
-        json.dump(facts, file)
 
 
 def _read(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
@@ -153,7 +160,7 @@ def _check_private(path: Path, is_kind: Any, mode: int) -> None:
     try:
         found = path.lstat()
     except FileNotFoundError:
-        hint = "make it with: python -m robot_bridge.network.keys"
+        hint = "make it with: python -m robot_bridge keys"
         raise KeyFileError(f"{path} does not exist; {hint}") from None
     if not is_kind(found.st_mode) or found.st_uid != os.geteuid():
         raise KeyFileError(f"{path} is not ours, or a link; allowed: our own file or folder")
@@ -182,48 +189,52 @@ def _check_key(key: Any, where: object) -> None:
         raise KeyFileError(f"Key in {where}: allowed: {_KEY_LENGTH} characters of Z85 text")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; prints a public key, never a secret."""
-    options = _parser().parse_args(arguments)
-    try:
-        said = options.run(options)
-    except KeyFileError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    sys.stdout.write(f"{said}\n")
+# -- the commands of `python -m robot_bridge keys`; they print public keys, never a secret -------
+
+
+def make_server(*, folder: Path | None = None) -> int:
+    """Make the bridge's pair and print its public key.
+
+    Args:
+        folder: of the keys; ~/.config/robot_bridge unless given.
+    """
+    return _say(new_server(folder or default_folder()).public)
+
+
+def make_client(name: str, /, *, role: Role, folder: Path | None = None) -> int:
+    """Make a client's pair in NAME.key, let it in and print its public key.
+
+    Args:
+        name: of the client.
+        role: what it may do.
+        folder: of the keys; ~/.config/robot_bridge unless given.
+    """
+    return _say(new_client(folder or default_folder(), name, role).public)
+
+
+def let_in(name: str, /, *, role: Role, public: str, folder: Path | None = None) -> int:
+    """Let in a client that made its own pair.
+
+    Args:
+        name: of the client.
+        role: what it may do.
+        public: its public key.
+        folder: of the keys; ~/.config/robot_bridge unless given.
+    """
+    allow_client(folder or default_folder(), Client(name, role, public))
+    return _say(public)
+
+
+def list_clients(*, folder: Path | None = None) -> int:
+    """Print who is let in.
+
+    Args:
+        folder: of the keys; ~/.config/robot_bridge unless given.
+    """
+    clients = Keyring(folder or default_folder()).clients().values()
+    return _say("\n".join(f"{c.public}  {c.role:8}{c.name}" for c in clients))
+
+
+def _say(text: str) -> int:
+    sys.stdout.write(f"{text}\n")
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m robot_bridge.network.keys", description=__doc__
-    )
-    parser.add_argument("--folder", type=Path, default=default_folder())
-    commands = parser.add_subparsers(required=True)
-    server = commands.add_parser("server", help="make the bridge's pair")
-    server.set_defaults(run=lambda o: new_server(o.folder).public)
-    new = commands.add_parser("new", help="make a client's pair and let it in")
-    new.set_defaults(run=lambda o: new_client(o.folder, o.name, o.role).public)
-    allow = commands.add_parser("allow", help="let in a client that made its own pair")
-    allow.add_argument("--public", required=True)
-    allow.set_defaults(run=_allow)
-    for command in (new, allow):
-        command.add_argument("name")
-        command.add_argument("--role", choices=ROLES, required=True)
-    listing = commands.add_parser("list", help="who is let in")
-    listing.set_defaults(run=_list)
-    return parser
-
-
-def _allow(options: argparse.Namespace) -> str:
-    allow_client(options.folder, Client(options.name, options.role, options.public))
-    return options.public
-
-
-def _list(options: argparse.Namespace) -> str:
-    clients = Keyring(options.folder).clients().values()
-    return "\n".join(f"{c.public}  {c.role:8}{c.name}" for c in clients)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

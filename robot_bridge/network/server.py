@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from robot_bridge.clock import Clock, MonotonicClock
-from robot_bridge.extras import require
 from robot_bridge.messages import Command, Notice, Source, Tick
 from robot_bridge.network.admission import (
     REJECTIONS,
@@ -46,6 +45,7 @@ from robot_bridge.network.endpoints import (
 from robot_bridge.network.keys import Keyring
 from robot_bridge.network.wake import Wake
 from robot_bridge.reasons import Reason
+from scenes.contract.extras import require
 
 _LOG = logging.getLogger(__name__)
 _REQUESTS = ("hello", "beat", "command", "notice", "halt")
@@ -57,7 +57,10 @@ _TURN, _PER_TURN = 0.005, 32  # [s], messages
 class Callbacks:
     """Whom the server tells; called in its thread, so they must not block.
 
-    offer: `Arbiter.offer`. notice: `ControlLoop.notice`. fault: `Supervisor.fault`.
+    Attributes:
+        offer: `Arbiter.offer`.
+        notice: `ControlLoop.notice`.
+        fault: `Supervisor.fault`.
     """
 
     offer: Callable[[Command, float], None]

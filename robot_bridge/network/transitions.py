@@ -20,7 +20,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from robot_bridge.extras import require
 from robot_bridge.network.codec import (
     MAX_BYTES,
     Ask,
@@ -43,6 +42,7 @@ from robot_bridge.network.endpoints import (
 )
 from robot_bridge.network.keys import Keyring
 from robot_bridge.network.wake import Wake
+from scenes.contract.extras import require
 
 _LOG = logging.getLogger(__name__)
 Arrays = Mapping[str, NDArray[Any]]
@@ -57,7 +57,12 @@ REJECTIONS: tuple[str, ...] = ("malformed", "unknown_run", "gap", "full", "role"
 
 @dataclass(frozen=True)
 class Parameters:
-    """A version of a policy's parameters, arrays by name."""
+    """A policy's parameters.
+
+    Attributes:
+        version: grows with each.
+        arrays: by name.
+    """
 
     version: int
     arrays: Arrays

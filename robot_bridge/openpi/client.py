@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_bridge.extras import require
 from robot_bridge.network.codec import CodecError
 from robot_bridge.openpi.wire import MAX_BYTES, pack, unpack
 from robot_bridge.policy.observation import Obs
+from scenes.contract.extras import require
 from scenes.contract.policy_contract import Contract
 from scenes.contract.serialize import digest
 
@@ -41,11 +41,15 @@ class RemotePolicyTimeout(RemotePolicyError, TimeoutError):  # noqa: N818 (a tim
 class RemotePolicyConfig:
     """Which server, and how its names are called here.
 
-    uri: ws:// or wss://. token: sent as `Authorization: Api-Key TOKEN`. tls: for wss:// with a
-    certificate of one's own. timeout: of one `act` [s]. names: the server's names by ours, the
-    rest are the same. extras: sent along as they are, for example {"prompt": "pick the cube"}.
-    require_contract: False for servers of openpi's own, which do not tell what they were trained
-    for; their actions' width is still checked.
+    Attributes:
+        uri: ws:// or wss://.
+        token: sent as `Authorization: Api-Key TOKEN`.
+        tls: for wss:// with a certificate of one's own.
+        timeout: of one `act` [s].
+        names: the server's names by ours, the rest are the same.
+        extras: sent along as they are, for example {"prompt": "pick the cube"}.
+        require_contract: False for servers of openpi's own, which do not tell what they were
+            trained for; their actions' width is still checked.
     """
 
     uri: str

@@ -25,15 +25,15 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_bridge.extras import require
 from robot_bridge.network.codec import CodecError
 from robot_bridge.network.endpoints import UnsafeBindError, is_loopback
 from robot_bridge.openpi.wire import MAX_BYTES, pack, unpack
 from robot_bridge.policy.observation import Obs
 from robot_bridge.policy.policy import Policy
+from scenes.contract.extras import require
+from scenes.contract.names import unknown_name
 from scenes.contract.policy_contract import Contract
 from scenes.contract.serialize import digest
-from scenes.contract.specs import unknown_name
 
 _LOG = logging.getLogger(__name__)
 _PROMPT = "prompt"  # openpi's clients always send one; our policies have no language
@@ -54,11 +54,16 @@ class BatchPolicy(Protocol):
 class PolicyServerConfig:
     """Where and for whom.
 
-    host, port: 0 takes a free one. token: what clients send as `Authorization: Api-Key TOKEN`,
-    required beyond loopback. tls: certificate; without one the token travels in the clear, so put
-    it behind a proxy that has one. max_clients: connections at a time. max_batch: observations.
-    batch_window: for how long a batch is collected once its first observation has come [s].
-    renamed: our names by the client's, for example {"observation/image": "front"}.
+    Attributes:
+        host: to listen on.
+        port: 0 takes a free one.
+        token: what clients send as `Authorization: Api-Key TOKEN`, required beyond loopback.
+        tls: certificate; without one the token travels in the clear, so put it behind a proxy
+            that has one.
+        max_clients: connections at a time.
+        max_batch: observations.
+        batch_window: for how long a batch is collected once its first observation has come [s].
+        renamed: our names by the client's, for example {"observation/image": "front"}.
     """
 
     host: str = "127.0.0.1"

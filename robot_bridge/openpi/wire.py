@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from robot_bridge.extras import require
 from robot_bridge.network.codec import CodecError, array_of
+from scenes.contract.extras import require
 
 MAX_BYTES = 16 * 2**20  # of a message (reference robot_bridge.md 4.6)
 _MAX_DEPTH = 8

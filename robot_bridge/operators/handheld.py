@@ -90,7 +90,7 @@ class GamepadOperator:
 
     Events (Documentation/input/joydev/joystick-api.rst): time u32 [ms], value s16, type u8 (1
     button, 2 axis, 0x80 the state at opening), number u8. Left stick x and y, right stick z;
-    A closes, B opens, LB is hold-to-run, BACK stops, START success, X failure, Y reset.
+    A closes, B opens, LB is hold-to-run, BACK stops, START success, X failure, Y start again.
 
     Args:
         axes: makes actions.
@@ -100,10 +100,10 @@ class GamepadOperator:
 
     EVENT = struct.Struct("<IhBB")
     CLOSE, OPEN, RUN = 0, 1, 4
-    EVENTS: Mapping[int, OperatorEvent] = {6: "stop", 7: "success", 2: "failure", 3: "reset"}
+    EVENTS: Mapping[int, OperatorEvent] = {6: "stop", 7: "success", 2: "failure", 3: "cut"}
     help_text = (
         "Gamepad: left stick forward/back/left/right, right stick up/down, A close, B open\n"
-        "LB hold to run   BACK STOP   START success   X failure   Y reset"
+        "LB hold to run   BACK STOP   START success   X failure   Y start again"
     )
 
     def __init__(

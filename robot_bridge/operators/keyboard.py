@@ -50,7 +50,7 @@ class KeyboardOperator:
         "q": "stop",
         "y": "success",
         "n": "failure",
-        "0": "reset",
+        "0": "cut",
     }
 
     def __init__(
@@ -75,7 +75,7 @@ class KeyboardOperator:
         return (
             "w/s forward/back   a/d left/right   r/f up/down   c/o close/open gripper\n"
             "space hold to run (motion keys count too)   esc or q STOP\n"
-            "y success   n failure   0 reset"
+            "y success   n failure   0 start again"
         )
 
     def open(self) -> None:

@@ -13,7 +13,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-OperatorEvent = Literal["stop", "success", "failure", "reset"]
+# "stop" stops the arm; the others end an episode (see `messages.Ending`), "cut" without a verdict.
+OperatorEvent = Literal["stop", "success", "failure", "cut"]
 
 # The enabling key counts as let go after this long without a sign [s]; robot_bridge.md layer 19.
 HOLD_SECONDS = 0.3
@@ -27,8 +28,10 @@ class OperatorError(RuntimeError):
 class OperatorInput:
     """What a person wants at one moment.
 
-    action: [A] in [-1, 1] in the order of ActionSpec.names, None while nothing is pushed.
-    enabled: whether the hold-to-run key is held. event: pressed since the last poll.
+    Attributes:
+        action: [A] in [-1, 1] in the order of ActionSpec.names, None while nothing is pushed.
+        enabled: whether the hold-to-run key is held.
+        event: pressed since the last poll.
     """
 
     action: NDArray[np.float64] | None = None

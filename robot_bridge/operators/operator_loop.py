@@ -1,15 +1,12 @@
-"""Carries what a person does to the control loop: actions, the enabling key, stops, verdicts."""
-
-from typing import Literal
+"""Carries what a person does to the control loop: actions, the enabling key, stops, endings."""
 
 import numpy as np
 
-from robot_bridge.messages import Command
+from robot_bridge.messages import Command, Ending
 from robot_bridge.operators.operator import Operator
 from robot_bridge.policy.policy_loop import ControlSide
 from robot_bridge.reasons import Reason
 
-Verdict = Literal["success", "failure"]
 POLL_PERIOD = 0.02  # a pressed stop key is noticed within this time [s]
 
 
@@ -26,7 +23,7 @@ class OperatorLoop:
         self._operator, self._side, self._period = operator, side, period
         self._seq, self._offered = 0, -np.inf
         self._open = self._enabled = False
-        self._verdict: Verdict | None = None
+        self._ending: Ending | None = None
 
     def open(self) -> str:
         """Begin to read the device; return what does what on it. OperatorError where it fails."""
@@ -44,10 +41,10 @@ class OperatorLoop:
         """Whether the hold-to-run key is held; False once the device is lost."""
         return self._enabled
 
-    def take_verdict(self) -> Verdict | None:
-        """What the person has said of the episode since the last call."""
-        verdict, self._verdict = self._verdict, None
-        return verdict
+    def take_ending(self) -> Ending | None:
+        """How the person has ended the episode since the last call, None while it goes on."""
+        ending, self._ending = self._ending, None
+        return ending
 
     def tick(self, deadline: float | None = None) -> None:
         """Poll once, while the device is open."""
@@ -61,10 +58,8 @@ class OperatorLoop:
             return
         if found.event == "stop":
             self._side.fault(Reason.EMERGENCY_STOP)
-        elif found.event in ("success", "failure"):
-            self._verdict = found.event
-        elif found.event == "reset":
-            self._verdict = "failure"
+        elif found.event is not None:
+            self._ending = found.event
         if found.action is not None and now - self._offered >= self._period - POLL_PERIOD / 2:
             self._offer(found.action, now)
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from robot_bridge.policy.policy import OUTPUT, OnnxPolicy, Policy
 from scenes.contract import manifest as names
 from scenes.contract.manifest import FILES, Manifest, read_manifest, read_sums, sha256
+from scenes.contract.names import unknown_name
 from scenes.contract.policy_contract import Contract
-from scenes.contract.specs import unknown_name
 from scenes.contract.weights import read_safetensors
 
 MAX_GOLDEN = 256 << 20  # of golden.npz when unpacked [bytes]

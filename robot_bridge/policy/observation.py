@@ -1,16 +1,19 @@
 """What the policy sees of a real arm, made by the contract it was trained under."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.cameras.camera import Frame, Intrinsics, Picture
 from robot_bridge.messages import Tick
+from scenes.contract.names import unknown_name
 from scenes.contract.policy_contract import Contract, Readings, objects_observed, observe
-from scenes.contract.specs import CameraSpec, ObsSpec, unknown_name
+from scenes.contract.rotations import UNIT_QUAT, Quat
+from scenes.contract.specs import CameraSpec, ObsSpec
 
 # What no observation of a table-top task comes near to, in its field's scale [1].
 FAR = 30.0
@@ -40,15 +43,58 @@ class ObjectSource(Protocol):
         ...
 
 
+@runtime_checkable
+class TurnedObjects(Protocol):
+    """A source of objects that also knows how they are turned."""
+
+    def orientations(self) -> Mapping[str, NDArray[np.floating]]:
+        """Orientations by name in the base frame, wxyz, measured with the positions."""
+        ...
+
+
 @dataclass(frozen=True)
 class FixedObjects:
-    """Objects that a person has measured and that stay where they are."""
+    """Objects that a person has measured and that stay where they are.
+
+    Attributes:
+        places: positions by name [m].
+        quats: orientations by name, wxyz; those that are not named are not turned.
+    """
 
     places: Mapping[str, tuple[float, float, float]]
+    quats: Mapping[str, Quat] = dataclasses.field(default_factory=dict)
 
     def positions(self) -> tuple[Mapping[str, NDArray[np.floating]], float]:
         """The places, always up to date."""
         return {name: np.asarray(p) for name, p in self.places.items()}, float("inf")
+
+    def orientations(self) -> Mapping[str, NDArray[np.floating]]:
+        """How they are turned."""
+        return {name: np.asarray(self.quats.get(name, UNIT_QUAT)) for name in self.places}
+
+
+class DelayedEye:
+    """The pictures of a camera that were taken `latency` [s] ago, as a policy saw them in training.
+
+    It chooses among the pictures that were the newest when it was asked, so what it can do is as
+    fine as it is asked often.
+    """
+
+    def __init__(self, eye: Eye, latency: float) -> None:
+        self._eye, self._latency = eye, latency
+        self._frames: list[Frame] = []
+
+    def at(self, now: float) -> Frame | None:
+        """The picture whose age at `now` [s] is nearest to the latency, None before the first."""
+        newest = self._eye.latest()
+        if newest is None or self._latency == 0.0:
+            return newest
+        if not self._frames or newest.seq != self._frames[-1].seq:
+            self._frames.append(newest)
+        wanted = now - self._latency
+        chosen = min(self._frames, key=lambda frame: abs(frame.t - wanted))
+        self._frames = [frame for frame in self._frames if frame.t >= chosen.t]
+        return chosen
 
 
 class ObservationBuilder:
@@ -69,6 +115,9 @@ class ObservationBuilder:
         self._fields = [f for f in contract.obs.fields if f.name not in self._cameras]
         self._needed = objects_observed(ObsSpec(fields=tuple(self._fields)))
         self._check_sources()
+        latency = contract.camera_latency
+        self._delayed = {name: DelayedEye(self._eyes[name], latency) for name in self._cameras}
+        self._start = np.asarray(contract.orientation, np.float32)
 
     @property
     def spec(self) -> ObsSpec:
@@ -85,10 +134,18 @@ class ObservationBuilder:
                 f"The policy observes the position of: {wanted}. Nothing measures it here; "
                 "give it with --object NAME X Y Z, or deploy a policy that sees pictures"
             )
+        turned = [f.name for f in self._fields if f.name.endswith("_rotation6d")]
+        turned = [name for name in turned if name.removesuffix("_rotation6d") in self._needed]
+        if turned and not isinstance(self._objects, TurnedObjects):
+            raise KeyError(
+                f"The policy observes {', '.join(turned)}, but what measures objects here "
+                "measures positions alone"
+            )
 
     def build(self, tick: Tick) -> tuple[Obs, float]:
         """Return the observation at a tick and the time of its oldest part [s].
 
+        Pictures that are as old as they were in training (`Contract.camera_latency`) count as new.
         Raises LookupError while a camera or an object has not been seen yet.
         """
         objects, times = self._read_objects()
@@ -99,16 +156,25 @@ class ObservationBuilder:
             gripper_width=np.asarray(tick.state.gripper_width),
             joint_velocity=tick.state.dq,
             objects=objects,
+            joint_position=tick.state.q,
+            ee_quat=tick.state.quat,
+            ee_target_quat=tick.goal.quat,
+            start_quat=self._start,
+            object_quats=self._orientations(),
         )
         seen = observe([f.name for f in self._fields], readings)
         obs: Obs = {f.name: np.asarray(seen[f.name], f.dtype) for f in self._fields}
         for name, camera in self._cameras.items():
-            frame = self._eyes[name].latest()
+            frame = self._delayed[name].at(tick.t)
             if frame is None:
                 raise LookupError(f"Camera '{name}' has not sent a picture yet")
             obs[name] = fit_picture(frame.rgb, self._eyes[name].intrinsics, camera)
-            times.append(frame.t)
+            times.append(frame.t + self._contract.camera_latency)
         return obs, min([tick.state.t, *times])
+
+    def _orientations(self) -> Mapping[str, NDArray[np.floating]] | None:
+        source = self._objects
+        return source.orientations() if isinstance(source, TurnedObjects) else None
 
     def _read_objects(self) -> tuple[Mapping[str, NDArray[np.floating]], list[float]]:
         if not self._needed or self._objects is None:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from scenes.contract.extras import require
 from scenes.contract.specs import ObsField, ObsSpec
 
 OUTPUT = "actions"
@@ -89,12 +90,7 @@ def _checked(field: ObsField, x: NDArray[Any]) -> NDArray[Any]:
 
 
 def _start(model: bytes) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError(
-            "Running a policy needs onnxruntime. Hint: pip install 'mjx-serl[bridge]'"
-        ) from error
+    onnxruntime = require("onnxruntime", "bridge", purpose="Running a policy")
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 
 from robot_bridge.clock import Clock
 from robot_bridge.messages import Command, Notice, Tick
-from robot_bridge.policy.observation import Obs, ObservationBuilder, implausible
+from robot_bridge.policy.observation import Obs, implausible
 from robot_bridge.policy.policy import Policy
 from robot_bridge.reasons import Reason
 from robot_bridge.safety.limits import Limits
 from robot_bridge.safety.supervisor import CONTROLLED
+from scenes.contract.specs import ObsSpec
 
 _log = logging.getLogger(__name__)
 
@@ -20,8 +21,15 @@ _log = logging.getLogger(__name__)
 class ControlSide(Protocol):
     """The control loop as a policy sees it: itself, or its other end across processes."""
 
-    clock: Clock
-    limits: Limits
+    @property
+    def clock(self) -> Clock:
+        """The time it lives in."""
+        ...
+
+    @property
+    def limits(self) -> Limits:
+        """Ages among them."""
+        ...
 
     @property
     def latest(self) -> Tick | None:
@@ -41,6 +49,19 @@ class ControlSide(Protocol):
         ...
 
 
+class Builder(Protocol):
+    """What makes observations; see `robot_bridge.policy.observation.ObservationBuilder`."""
+
+    @property
+    def spec(self) -> ObsSpec:
+        """What is observed."""
+        ...
+
+    def build(self, tick: Tick) -> tuple[Obs, float]:
+        """Return the observation at a tick and the time of its oldest part [s]."""
+        ...
+
+
 class PolicyLoop:
     """Observes the newest tick, asks the policy, offers its actions.
 
@@ -52,7 +73,7 @@ class PolicyLoop:
     """
 
     def __init__(
-        self, side: ControlSide, builder: ObservationBuilder, policy: Policy, *, period: float
+        self, side: ControlSide, builder: Builder, policy: Policy, *, period: float
     ) -> None:
         self.side, self.builder, self.policy, self.period = side, builder, policy, period
         self._seq = 0

@@ -1,7 +1,5 @@
 """Recordings as demonstrations: the .npz that `train.py --demos.file` reads, with numpy alone."""
 
-import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +8,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_bridge.records.reader import Episode, Outcome, RecordReader, Step, episodes
+from robot_bridge.messages import VERDICTS, Ending
+from robot_bridge.records.reader import Episode, RecordReader, Step, episodes
+from scenes.contract.demonstrations import (
+    OBS,
+    Arrays,
+    DemoContract,
+    check_absent,
+    write_demonstrations,
+)
 from scenes.contract.policy_contract import Contract
 from scenes.contract.serialize import digest
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export took: episodes, their steps, and how many of these a person chose."""
+    """What an export took.
+
+    Attributes:
+        episodes: in number.
+        steps: of all of them.
+        intervened: steps of which a person chose the action.
+    """
 
     episodes: int
     steps: int
@@ -30,7 +42,7 @@ def export_demos(
     contract: Contract,
     *,
     task: str,
-    outcomes: Sequence[Outcome] = ("success",),
+    endings: Sequence[Ending] = ("success",),
 ) -> Exported:
     """Write the episodes of recordings as demonstrations.
 
@@ -42,24 +54,23 @@ def export_demos(
         path: of the .npz; never overwritten.
         contract: that of the recorded policy, from its bundle.
         task: name of the task, for example "franka/pick_cube".
-        outcomes: of the episodes to take.
+        endings: of the episodes to take.
 
     Raises:
         FileExistsError: `path` is there.
         ValueError: a recording was made under another contract, or no episode fits.
     """
-    if path.exists():
-        raise FileExistsError(f"{path} exists; demonstrations are never overwritten")
-    chosen = list(choose_episodes(recordings, contract, outcomes=outcomes))
-    arrays = _stack(chosen, contract)
-    _save(path, arrays, _contract_text(contract, task))
+    check_absent(path)
+    chosen = list(choose_episodes(recordings, contract, endings=endings))
+    demo_contract = DemoContract.of(task, contract.obs, contract.action)
+    write_demonstrations(path, _stack(chosen, contract), demo_contract)
     return summarize(chosen)
 
 
 def choose_episodes(
-    recordings: Sequence[Path], contract: Contract, *, outcomes: Sequence[Outcome]
+    recordings: Sequence[Path], contract: Contract, *, endings: Sequence[Ending]
 ) -> Iterable[Episode]:
-    """Yield the complete episodes with such outcomes; ValueError where there is none.
+    """Yield the complete episodes that ended so; ValueError where there is none.
 
     Episodes with lost ticks are left out: their steps do not follow each other.
     """
@@ -67,14 +78,14 @@ def choose_episodes(
     found = False
     for recording in recordings:
         for episode in episodes(_checked(recording, contract)):
-            kind = "incomplete" if episode.missing else episode.outcome
+            kind = "incomplete" if episode.missing else episode.ending
             seen[kind] = seen.get(kind, 0) + 1
-            if kind in outcomes:
+            if kind in endings:
                 found = True
                 yield episode
     if not found:
         there = ", ".join(f"{n} {kind}" for kind, n in sorted(seen.items())) or "none"
-        raise ValueError(f"No episode fits: wanted {' or '.join(outcomes)}, recorded are: {there}")
+        raise ValueError(f"No episode fits: wanted {' or '.join(endings)}, recorded are: {there}")
 
 
 def summarize(chosen: Iterable[Episode]) -> Exported:
@@ -105,11 +116,11 @@ def _checked(recording: Path, contract: Contract) -> RecordReader:
     return reader
 
 
-def _stack(chosen: Sequence[Episode], contract: Contract) -> dict[str, NDArray[Any]]:
+def _stack(chosen: Sequence[Episode], contract: Contract) -> Arrays:
     """Arrays [T, M, ...]: one column per episode, zero and not valid after its end."""
     shape = (max(len(episode.steps) for episode in chosen), len(chosen))
     fields = contract.obs.fields
-    arrays = {f"obs/{f.name}": np.zeros((*shape, *f.shape), f.dtype) for f in fields}
+    arrays = {f"{OBS}{f.name}": np.zeros((*shape, *f.shape), f.dtype) for f in fields}
     arrays["action"] = np.zeros((*shape, contract.action.dim), np.float32)
     arrays["reward"] = np.zeros(shape, np.float32)
     arrays |= {k: np.zeros(shape, bool) for k in ("terminated", "truncated", "valid", "expert")}
@@ -117,39 +128,11 @@ def _stack(chosen: Sequence[Episode], contract: Contract) -> dict[str, NDArray[A
         last = len(episode.steps) - 1
         for row, step in enumerate(episode.steps):
             for f in fields:
-                arrays[f"obs/{f.name}"][row, column] = read_field(step, f.name, f.shape, f.dtype)
+                arrays[f"{OBS}{f.name}"][row, column] = read_field(step, f.name, f.shape, f.dtype)
             arrays["action"][row, column] = step.action
             arrays["expert"][row, column] = step.intervened
         arrays["valid"][: last + 1, column] = True
-        arrays["reward"][last, column] = episode.outcome == "success"
-        arrays["terminated"][last, column] = episode.outcome != "ended"
-        arrays["truncated"][last, column] = episode.outcome == "ended"
+        arrays["reward"][last, column] = episode.ending == "success"
+        arrays["terminated"][last, column] = episode.ending in VERDICTS
+        arrays["truncated"][last, column] = episode.ending not in VERDICTS
     return arrays
-
-
-def _contract_text(contract: Contract, task: str) -> str:
-    """What `mjx_serl.data.demos.DemoContract` reads."""
-    action = contract.action
-    return json.dumps(
-        {
-            "task": task,
-            "obs": sorted((f.name, list(f.shape), f.dtype) for f in contract.obs.fields),
-            "action_names": list(action.names),
-            "action_scale": list(action.scale),
-            "rate": action.rate,
-            "base": action.base,
-        }
-    )
-
-
-def _save(path: Path, arrays: dict[str, NDArray[Any]], contract: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.tmp")
-    try:
-        with part.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, contract=np.array(contract), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        part.rename(path)
-    finally:
-        part.unlink(missing_ok=True)

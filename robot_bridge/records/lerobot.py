@@ -6,9 +6,9 @@ episodes share a file; `meta/episodes` says which rows and which seconds of vide
 
 import dataclasses
 import json
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.cameras.ffmpeg import ffmpeg_program
-from robot_bridge.extras import require
+from robot_bridge.messages import ENDINGS, Ending
 from robot_bridge.records.demonstrations import Exported, choose_episodes, read_field
-from robot_bridge.records.reader import Episode, Outcome
+from robot_bridge.records.reader import Episode
 from robot_bridge.records.statistics import ColumnStats, PictureStats
+from scenes.contract.extras import require
+from scenes.contract.files import new_folder
 from scenes.contract.policy_contract import Contract
 from scenes.contract.specs import ObsField
 
@@ -45,7 +47,7 @@ def export_lerobot(
     contract: Contract,
     *,
     task: str,
-    outcomes: Sequence[Outcome] = ("success", "failure", "ended"),
+    endings: Sequence[Ending] = ENDINGS,
     frames_per_file: int = 36_000,
 ) -> Exported:
     """Write the episodes of recordings as one dataset.
@@ -60,7 +62,7 @@ def export_lerobot(
         path: of the dataset; made, never added to.
         contract: that of the recorded policy, from its bundle.
         task: what was done, in words.
-        outcomes: of the episodes to take.
+        endings: of the episodes to take.
         frames_per_file: steps after which a new table and new videos are begun.
 
     Raises:
@@ -73,25 +75,28 @@ def export_lerobot(
         raise FileExistsError(f"{path} exists; a dataset is never added to")
     if contract.action.rate != int(contract.action.rate):
         raise ValueError(f"Actions come at {contract.action.rate} Hz, allowed: a whole number")
-    part = path.with_name(f".{path.name}.tmp")
-    writer = _DatasetWriter(part, Layout.of(contract), frames_per_file=frames_per_file)
     counts = np.zeros(3, int)
-    try:
-        for episode in choose_episodes(recordings, contract, outcomes=outcomes):
+    with new_folder(path) as part, ExitStack() as stack:
+        writer = _DatasetWriter(part, Layout.of(contract), frames_per_file=frames_per_file)
+        stack.callback(writer.close)
+        for episode in choose_episodes(recordings, contract, endings=endings):
             writer.add(episode)
             counts += (1, len(episode.steps), sum(step.intervened for step in episode.steps))
         writer.close()
         writer.write_meta(task, contract)
-        part.rename(path)
-    finally:
-        writer.close()
-        shutil.rmtree(part, ignore_errors=True)
     return Exported(*counts.tolist())
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Which observations are numbers and which are pictures, and what their columns are called."""
+    """Which observations are numbers and which are pictures, and what their columns are called.
+
+    Attributes:
+        numbers: observations that become the state.
+        pictures: observations that become videos.
+        actions: names of the action's entries.
+        fps: steps per second [Hz].
+    """
 
     numbers: tuple[ObsField, ...]
     pictures: tuple[ObsField, ...]
@@ -152,7 +157,7 @@ def episode_columns(episode: Episode, layout: Layout) -> dict[str, NDArray[Any]]
         ]
         columns["observation.state"] = np.array([np.concatenate(row) for row in rows], np.float32)
     columns["action"] = np.stack([step.action for step in steps])
-    columns["next.reward"] = (ends & (episode.outcome == "success")).astype(np.float32)
+    columns["next.reward"] = (ends & (episode.ending == "success")).astype(np.float32)
     columns["next.done"] = ends
     columns[_INTERVENED] = np.array([step.intervened for step in steps])
     columns["frame_index"] = np.arange(len(steps))

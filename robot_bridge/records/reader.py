@@ -16,24 +16,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.driver import ArmState, Mode, Target
-from robot_bridge.extras import require
-from robot_bridge.messages import Goal, Tick
+from robot_bridge.messages import ENDINGS, VERDICTS, Ending, Goal, Tick
 from robot_bridge.reasons import Phase, Reason
 from robot_bridge.records.recorder import FORMAT, FRAME, KINDS, MAGIC, RecordHeader
+from scenes.contract.extras import require
 
 Obs = dict[str, NDArray[Any]]
-Outcome = Literal["success", "failure", "ended"]
 
 # No record comes near it; a larger length is a damaged one [bytes].
 _LONGEST = 256 << 20
 _DTYPE = re.compile(rf"[<>|=][{KINDS}]\d{{1,2}}")
 _RUNNING = (Phase.RUN, Phase.HOLD)
-_ENDS: Mapping[str, Outcome] = {"success": "success", "failure": "failure", "reset": "ended"}
+# Events that end an episode. Older recordings call every one without a verdict "reset".
+_ENDING_OF: dict[str, Ending] = {"reset": "cut", **{name: name for name in ENDINGS}}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TickRecord:
-    """A tick and the observation that the policy had made since the last one, if any."""
+    """A tick and what the policy saw.
+
+    Attributes:
+        tick: as it was.
+        obs: the observation that the policy had made since the last tick, if any.
+    """
 
     tick: Tick
     obs: Obs | None
@@ -41,7 +46,14 @@ class TickRecord:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened at monotonic time `t` [s], wall time `wall` [s], with its facts."""
+    """Something that happened.
+
+    Attributes:
+        name: what.
+        t: monotonic time [s].
+        wall: time since the epoch [s].
+        facts: plain values that go with it.
+    """
 
     name: str
     t: float
@@ -51,7 +63,12 @@ class Event:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Loss:
-    """Records that the recorder could not write; `cause` "overflow" counts all so far."""
+    """Records that the recorder could not write.
+
+    Attributes:
+        cause: why: "overflow" of its queue, or "lost" at the disk.
+        dropped: how many; of "overflow" all so far.
+    """
 
     cause: Literal["overflow", "lost"]
     dropped: int
@@ -62,7 +79,13 @@ Record = TickRecord | Event | Loss
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """All of a recording in memory. torn: bytes at the ends of parts that are no whole record."""
+    """All of a recording in memory.
+
+    Attributes:
+        header: what it is of.
+        records: in order.
+        torn: bytes at the ends of parts that are no whole record.
+    """
 
     header: RecordHeader
     records: tuple[Record, ...]
@@ -199,9 +222,14 @@ def _read_array(dtype: str, shape: list[int], data: bytes) -> NDArray[Any]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Step:
-    """One executed action [A], what was observed before it, and when it began [s].
+    """One executed action.
 
-    intervened: a person chose it; policy_action [A] is then what the policy wanted.
+    Attributes:
+        obs: what was observed before it.
+        action: [A], as executed.
+        t: when it began [s].
+        intervened: a person chose it.
+        policy_action: what the policy wanted where a person intervened [A].
     """
 
     obs: Obs
@@ -213,10 +241,16 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """What was done from one start to its end. missing: ticks that were not recorded."""
+    """What was done from one start to its end.
+
+    Attributes:
+        steps: in order.
+        ending: how it ended.
+        missing: ticks that were not recorded.
+    """
 
     steps: tuple[Step, ...]
-    outcome: Outcome
+    ending: Ending
     missing: int
 
 
@@ -224,8 +258,8 @@ def episodes(reader: RecordReader) -> Iterator[Episode]:
     """Yield the episodes of a recording that have at least one step.
 
     An episode starts when the phase becomes RUN, or with an event "begin"; it ends with an event
-    "success", "failure" or "reset", or when the phase is neither RUN nor HOLD any more. A verdict
-    that comes after the end, before the next start, still counts.
+    that is an `Ending`, or as "cut" when the phase is neither RUN nor HOLD any more. A verdict that
+    comes after the end, before the next start, still counts.
     """
     splitter = _Splitter()
     for record in reader:
@@ -246,7 +280,7 @@ class _Splitter:
 
     def _start(self) -> None:
         self._steps: list[Step] = []
-        self._outcome: Outcome = "ended"
+        self._ending: Ending = "cut"
         self._obs: Obs | None = None
         self._missing = 0
 
@@ -254,10 +288,10 @@ class _Splitter:
         if event.name == "begin":
             yield from self.finish()
             self._collecting = True
-        elif event.name in _ENDS:
+        elif event.name in _ENDING_OF:
             self._collecting = False
-            if self._outcome == "ended":
-                self._outcome = _ENDS[event.name]
+            if self._ending not in VERDICTS:
+                self._ending = _ENDING_OF[event.name]
 
     def take(self, record: TickRecord) -> Iterator[Episode]:
         tick = record.tick
@@ -276,7 +310,7 @@ class _Splitter:
 
     def finish(self) -> Iterator[Episode]:
         if self._steps:
-            yield Episode(tuple(self._steps), self._outcome, self._missing)
+            yield Episode(tuple(self._steps), self._ending, self._missing)
         self._start()
 
     def _collect(self, record: TickRecord) -> None:

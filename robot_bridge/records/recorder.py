@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.clock import Clock, MonotonicClock
-from robot_bridge.extras import require
 from robot_bridge.messages import Tick
+from scenes.contract.extras import require
 
 MAGIC = b"MJXSERL-RECORD\n"
 FORMAT = 1
@@ -44,9 +44,20 @@ _log = logging.getLogger(__name__)
 class RecordHeader:
     """What a recording is of; the first record of each part.
 
-    bundle, contract, limits: digests (`scenes.contract.serialize.digest`). rate: actions per second
-    [Hz]. robot: of the contract. driver, serial, firmware: as `ArmInfo` says them. versions: of
-    what ran. started: time since the epoch [s].
+    Digests are those of `scenes.contract.serialize.digest`.
+
+    Attributes:
+        bundle: digest.
+        contract: digest.
+        limits: digest.
+        robot: of the contract.
+        rate: actions per second [Hz].
+        driver: class of the driver.
+        serial: as `ArmInfo` says it.
+        firmware: as `ArmInfo` says it.
+        task: name of the policy's task.
+        versions: of what ran.
+        started: time since the epoch [s].
     """
 
     bundle: str
@@ -147,8 +158,7 @@ class Recorder:
     def event(self, name: str, **facts: Any) -> bool:
         """Record that something happened, with plain values; as `put`.
 
-        "begin" starts an episode; "success", "failure" and "reset" end one; see
-        `robot_bridge.records.reader.episodes`.
+        "begin" starts an episode, an `Ending` ends one: `robot_bridge.records.reader.episodes`.
         """
         now, wall = self._clock.now(), self._clock.wall()
         return self._offer({"kind": "event", "name": name, "t": now, "wall": wall, "facts": facts})

@@ -40,7 +40,8 @@ _SMALL_TURN = 0.1
 _NEWS = 1e-3
 # Fewest ticks from one decision to the next.
 _SOONEST = 2
-# A target this many leashes away from the arm does not follow anything any more.
+# A target this many leashes away from the arm does not follow anything any more; for turns see
+# `Governor._lost_turn`.
 _LOST = 2.0
 
 
@@ -95,10 +96,13 @@ class Governor:
         robot: kinematics and shape; its base stands upright.
         limits: to be kept.
         dt: between ticks [s].
+        damping: of the least squares, squared [m^2]; a policy's contract says what it was used to.
     """
 
-    def __init__(self, robot: RobotSpec, limits: Limits, *, dt: float) -> None:
-        self._limits, self._dt = limits, dt
+    def __init__(
+        self, robot: RobotSpec, limits: Limits, *, dt: float, damping: float = _DAMPING
+    ) -> None:
+        self._limits, self._dt, self._damping = limits, dt, damping
         self._chain = Chain(robot)
         self._guard = Guard(robot, self._chain, limits, dt=dt)
         self._lead = max(1, round(_DECISION / dt))
@@ -117,6 +121,10 @@ class Governor:
             np.concatenate([self._bounds.acceleration, tool * dt**2]),
             np.concatenate([self._bounds.jerk, jerk * dt**3]),
         )
+        # A stop from full turning speed takes about the leash once more: that is not lost yet.
+        full = Pace(limits.turn_speed, limits.turn_acceleration, limits.turn_jerk)
+        stop = braking_distance(limits.turn_speed, full)
+        self._lost_turn = limits.leash_rotation + max(limits.leash_rotation, 1.25 * stop)
         self._motion: _Motion | None = None
         self._roaming = False
         self._reasons = Reason.NONE
@@ -196,7 +204,10 @@ class Governor:
             return reasons | cut
         linear = self._tracker.velocity(error, tool.velocity, tool.acceleration, pace)
         angular = self._tracker.velocity(rotation, tool.turning, tool.turning_faster, turn)
-        reasons |= cut | _saturated(linear, tool, pace, self._lead * self._dt)
+        period = self._lead * self._dt
+        reasons |= cut | _saturated(linear, (tool.velocity, tool.acceleration), pace, period)
+        turning = tool.turning, tool.turning_faster
+        reasons |= _as_turn(_saturated(angular, turning, turn, period))
         twist = np.array(linear + angular) * self._dt
         velocity, held = self._follow(twist, jac, ahead, state)
         return reasons | held | self._move(velocity, jac, state, speed, roaming=False)
@@ -214,7 +225,7 @@ class Governor:
         twists = np.zeros((6, 2))
         twists[:3, 0] = np.asarray(error) / max(way, 1e-12)
         twists[3:, 1] = np.asarray(rotation) / max(turn, 1e-12)
-        joints = np.abs(damped_step(jac, twists, _DAMPING))  # per unit of the tool's motion
+        joints = np.abs(damped_step(jac, twists, self._damping))  # per unit of the tool's motion
         share = min(1.0, turn / _SMALL_TURN)
         tool = (limits.tcp_speed, limits.tcp_acceleration, limits.tcp_jerk)
         turning = (limits.turn_speed, limits.turn_acceleration, limits.turn_jerk)
@@ -232,7 +243,7 @@ class Governor:
         """Joint velocity [J] per tick that moves the tool by `twist` [6] per tick."""
         pull = (np.asarray(state.q) - self._q) * _PULL
         pull = pull.clip(-_PULL_MAX, _PULL_MAX) * self._dt
-        velocity = damped_step(jac, twist, _DAMPING, pull)
+        velocity = damped_step(jac, twist, self._damping, pull)
         low, high = self._margin_speeds(ahead)
         outside = (velocity < low) | (velocity > high)
         if not outside.any():
@@ -240,7 +251,7 @@ class Governor:
         # Joints at their margin stay there, and the others do what they can.
         fixed = np.where(outside, velocity.clip(low, high), 0.0)
         free = np.where(outside, 0.0, jac)
-        rest = damped_step(free, twist - jac @ fixed, _DAMPING)
+        rest = damped_step(free, twist - jac @ fixed, self._damping)
         return np.where(outside, fixed, rest.clip(low, high)), Reason.JOINT_LIMIT
 
     def _go_home(self, wanted: Array, state: ArmState, speed: float) -> Reason:
@@ -373,7 +384,7 @@ class Governor:
         twist = list(_turn(state.quat.tolist(), self._quat.tolist()))
         if _norm(gap) > _LOST * limits.leash_position:
             return None
-        if _norm(twist) > _LOST * limits.leash_rotation:
+        if _norm(twist) > self._lost_turn:
             return None
         # At full speed the arm may lag by the leash: the target ends further ahead, then returns.
         longest = limits.leash_position + braking_distance(_norm(tool.velocity), paces[0])
@@ -538,14 +549,36 @@ def _into_cone(quat: Array, cone: float) -> Array:
     return multiply_quats(back, quat)
 
 
-def _saturated(linear: list[float], tool: _Tool, pace: Pace, period: float) -> Reason:
-    """Which limits of the tool shape its motion."""
+def _saturated(
+    chosen: list[float], before: tuple[list[float], list[float]], pace: Pace, period: float
+) -> Reason:
+    """Which limits of the tool shape its motion: a velocity, and velocity and acceleration before.
+
+    Named as for the tool's position; `_as_turn` renames them.
+    """
+    velocity, acceleration = before
     reasons = Reason.NONE
-    if _norm(linear) > 0.98 * pace.speed:
+    if _norm(chosen) > 0.98 * pace.speed:
         reasons |= Reason.TCP_SPEED
-    change = _norm([a - b for a, b in zip(linear, tool.velocity, strict=True)]) / period
+    change = _norm([a - b for a, b in zip(chosen, velocity, strict=True)]) / period
     if change > 0.9 * pace.acceleration:
         reasons |= Reason.TCP_ACCELERATION
-    if _norm([0.0, change - _norm(tool.acceleration)]) > 0.4 * pace.jerk * period:
+    if _norm([0.0, change - _norm(acceleration)]) > 0.4 * pace.jerk * period:
         reasons |= Reason.TCP_JERK
     return reasons
+
+
+_TURN_REASONS = {
+    Reason.TCP_SPEED: Reason.TURN_SPEED,
+    Reason.TCP_ACCELERATION: Reason.TURN_ACCELERATION,
+    Reason.TCP_JERK: Reason.TURN_JERK,
+}
+
+
+def _as_turn(reasons: Reason) -> Reason:
+    """The same limits, of the turning."""
+    found = Reason.NONE
+    for linear, turning in _TURN_REASONS.items():
+        if reasons & linear:
+            found |= turning
+    return found

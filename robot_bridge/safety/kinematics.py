@@ -201,6 +201,12 @@ def quat_to_vector(quat: Sequence[float]) -> tuple[float, float, float]:
     return scale * x, scale * y, scale * z
 
 
+def vector_to_quat(vector: Array) -> Array:
+    """Unit quaternion (wxyz) of an axis times angle [rad]."""
+    angle = float(np.linalg.norm(vector))
+    return np.concatenate([[math.cos(0.5 * angle)], 0.5 * np.sinc(0.5 * angle / math.pi) * vector])
+
+
 def matrix_to_quat(matrix: Array) -> Array:
     """Quaternion (wxyz, w >= 0) of a rotation matrix [3, 3], by its largest entry."""
     (a, b, c), (d, e, f), (g, h, i) = matrix.tolist()

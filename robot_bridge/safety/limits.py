@@ -1,22 +1,24 @@
 """How fast, how far and how long: the limits every layer keeps, and the rule that nobody loosens.
 
 The numbers are those of robot_bridge.md section 3 ("the table"); where it is silent the entry says
-"ours". `default_limits` makes them for a robot, `tighten` takes a user's, `intersect` the arm's.
+"ours". `default_limits` makes a robot's, `tighten` takes a user's, `intersect` the arm's.
 """
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from robot_bridge.driver import ArmInfo, Vector
+from scenes.contract.names import unknown_name
+from scenes.contract.policy_contract import Contract
+from scenes.contract.registry import Registry
 from scenes.contract.robot import RobotSpec
 from scenes.contract.rotations import Vec3
 from scenes.contract.serialize import digest
-from scenes.contract.specs import unknown_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,7 @@ class Limits:
         turn_jerk: [rad/s^3]; ours: 80, in the same ratio.
         step_position: of one action, per axis [m]; row 3 has 0.020 and 0.015, ours is 0.025: one
             full action of our contract, and tcp_speed bounds the motion anyway.
-        step_rotation: of one action [rad]; row 3: 0.1.
+        step_rotation: of one action, about each axis [rad]; row 3: 0.1.
         leash_position, leash_rotation, leash_joint: target ahead of the arm [m], [rad], [rad];
             row 5: 0.025 (Piper 0.030), 0.15, 0.15.
         workspace_low, workspace_high: box for the tool centre [m]; row 6: RobotSpec's, Piper's
@@ -174,72 +176,17 @@ def _curve_speed(curve: BrakingCurve, distance: Vector, most: Vector) -> Vector:
     return np.clip(np.sqrt(slope) - np.asarray(curve.offset), 0.0, most)
 
 
-# libfranka 6474466 rate_limiting.h, robot_bridge.md section 6.
-FR3_BRAKING = BrakingCurve(
-    offset=(0.30, 0.20, 0.20, 0.30, 0.35, 0.35, 0.35),
-    deceleration=(6.0, 2.585, 3.5, 4.0, 17.0, 5.5, 17.0),
+# Each robot's own are in its folder of robot_bridge/drivers, or in a user's package. They are found
+# by the name of that room, so that this one imports no robot.
+LIMITS: Registry[Callable[[RobotSpec], Limits]] = Registry(
+    "robot with limits", found_in="robot_bridge.drivers"
 )
-
-# What differs per family of robots, from the table's two columns.
-_PIPER: dict[str, Any] = {
-    "tcp_speed": 0.20,
-    "tcp_acceleration": 0.8,
-    "tcp_jerk": 16.0,
-    "leash_position": 0.030,
-    "state_max_age": 0.050,
-    "path_length": 12.0,
-}
-_PIPER_BOX = ((-0.65, -0.65, 0.02), (0.65, 0.65, 0.75))
+register_limits = LIMITS.register
 
 
 def default_limits(robot: RobotSpec) -> Limits:
-    """The table's limits for a robot; KeyError names the robots it has a column for."""
-    columns = {"panda": _franka, "fr3": _fr3, "piper": _piper}
-    if robot.name not in columns:
-        raise KeyError(unknown_name("robot with limits", robot.name, columns))
-    return columns[robot.name](robot)
-
-
-def _franka(robot: RobotSpec, curve: BrakingCurve | None = None) -> Limits:
-    return Limits(
-        q_min=robot.q_min,
-        q_max=robot.q_max,
-        joint_speed=tuple(0.5 * v for v in robot.dq_max),
-        joint_acceleration=tuple(min(5.0, a) for a in robot.ddq_max),
-        joint_jerk=tuple(min(500.0, j) for j in robot.jerk_max),
-        braking_curve=curve,
-        torque_max=tuple(0.6 * t for t in robot.tau_max),
-        workspace_low=robot.workspace_low,
-        workspace_high=robot.workspace_high,
-        gripper_force=min(40.0, robot.parallel_gripper.force_max),
-    )
-
-
-def _fr3(robot: RobotSpec) -> Limits:
-    return _franka(robot, FR3_BRAKING)
-
-
-def _piper(robot: RobotSpec) -> Limits:
-    low, high = _PIPER_BOX
-    return Limits(
-        q_min=robot.q_min,
-        q_max=robot.q_max,
-        joint_speed=tuple(min(1.0, v) for v in robot.dq_max),
-        joint_acceleration=tuple(min(3.0, a) for a in robot.ddq_max),
-        joint_jerk=tuple(min(20.0, j) for j in robot.jerk_max),
-        workspace_low=_highest(robot.workspace_low, low),
-        workspace_high=_lowest(robot.workspace_high, high),
-        gripper_force=min(40.0, robot.parallel_gripper.force_max),
-        **_PIPER,
-    )
-
-
-def _highest(a: Vec3, b: Vec3) -> Vec3:
-    return max(a[0], b[0]), max(a[1], b[1]), max(a[2], b[2])
-
-
-def _lowest(a: Vec3, b: Vec3) -> Vec3:
-    return min(a[0], b[0]), min(a[1], b[1]), min(a[2], b[2])
+    """The table's limits for a robot; KeyError names the robots that have some."""
+    return LIMITS[robot.name](robot)
 
 
 # Of these a larger number is the stricter one; of all others a smaller one is.
@@ -303,6 +250,12 @@ def intersect(limits: Limits, info: ArmInfo) -> Limits:
     if info.dq_max is not None:
         changes["joint_speed"] = _joined(limits.joint_speed, info.dq_max, min)
     return tighten(limits, **changes)
+
+
+def trained_within(limits: Limits, contract: Contract) -> Limits:
+    """The limits, no joint further ahead of the arm than in the training of a policy."""
+    lead = min(limits.leash_joint, contract.ik.max_joint_step)
+    return tighten(limits, leash_joint=lead)
 
 
 def _joined(ours: Sequence[float], theirs: Sequence[float], pick: Any) -> tuple[float, ...]:

@@ -122,8 +122,8 @@ class Guard:
         excess = (rows * rows) @ _BLOCKS > bounds
         if not excess.any():
             return Reason.NONE
-        kind = int(np.argmax(excess.any(axis=1))) // count
-        return (Reason.TCP_SPEED, Reason.TCP_ACCELERATION, Reason.TCP_JERK)[kind]
+        row = int(np.argmax(excess.any(axis=1)))
+        return _RATES[row // count][int(np.argmax(excess[row]))]
 
     def _difference_table(self, count: int) -> tuple[Array, Array]:
         """Operator [3 count, count + 3] for first, second, third differences; squared bounds."""
@@ -173,6 +173,13 @@ class Guard:
         by_center = np.all(away <= self._rooms, axis=2)
         return bool(np.all(np.any(by_center, axis=1)))
 
+
+# Of first, second, third differences: of the position, of the rotation.
+_RATES = (
+    (Reason.TCP_SPEED, Reason.TURN_SPEED),
+    (Reason.TCP_ACCELERATION, Reason.TURN_ACCELERATION),
+    (Reason.TCP_JERK, Reason.TURN_JERK),
+)
 
 # Sums the squares of a pose's entries [12]: the position's, and half of the rotation's, which for
 # a small turn is its angle squared.

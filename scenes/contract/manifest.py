@@ -9,15 +9,16 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from scenes.contract.names import unknown_name
 from scenes.contract.policy_contract import Contract
 from scenes.contract.serialize import digest, from_json, to_json
-from scenes.contract.specs import unknown_name
 
-SCHEMA = 1
+# 2: actions may turn the end effector (`ActionSpec.names`, `frame`, `turn_limit`).
+SCHEMA = 2
 TOLERANCE = 1e-4  # of an action in [-1, 1], between the trainer's and the exported policy
 
 MAX_TEXT = 200  # of a name or a date [characters]
@@ -78,13 +79,19 @@ class Measured:
 class Manifest:
     """What is in a bundle.
 
-    task, agent, commit, created (UTC, ISO 8601), measured: where the policy comes from; commit is
-    None outside a checkout, measured before a run has ended.
-    contract, contract_digest: what it takes for granted about its arm.
-    rate: observations per second [Hz]. horizon: actions per observation, the first for now.
-    trained_in: precision of the products while it was trained and measured; what is exported is
-    float32. normalizer: by observation, for people; the policy has it inside. sizes [bytes]: of
-    `CONTENTS`. tolerance: largest difference from golden.npz of any entry of an action.
+    Attributes:
+        schema: of the manifest; those of older ones are read as this one.
+        task, agent: where the policy comes from.
+        contract, contract_digest: what it takes for granted about its arm.
+        rate: observations per second [Hz].
+        horizon: actions per observation, the first for now.
+        trained_in: precision of the products while it was trained and measured; what is exported
+            is float32.
+        normalizer: by observation, for people; the policy has it inside.
+        measured: None before a run has ended.
+        commit: of the code, None outside a checkout. created: UTC, ISO 8601.
+        sizes: of `CONTENTS` [bytes].
+        tolerance: largest difference from golden.npz of any entry of an action.
     """
 
     schema: int = SCHEMA
@@ -142,7 +149,7 @@ def write_manifest(manifest: Manifest) -> bytes:
 
 
 def read_manifest(data: bytes) -> Manifest:
-    """Read manifest.json; every mistake is a ValueError of one line.
+    """Read manifest.json of this schema or an older one; every mistake is a ValueError of one line.
 
     The schema is looked at first: a newer one may have other fields.
     """
@@ -150,16 +157,38 @@ def read_manifest(data: bytes) -> Manifest:
         raw = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{MANIFEST} is not JSON: {error}") from error
-    schema = raw.get("schema") if isinstance(raw, dict) else None
-    if type(schema) is not int or schema != SCHEMA:
-        raise ValueError(
-            f"{MANIFEST} has schema {json.dumps(schema)[:40]}, allowed: {SCHEMA}; export the run "
-            "again with `python -m mjx_serl.export`, or update this program"
-        )
+    raw = _upgraded(raw)
     try:
         return from_json(Manifest, raw)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{MANIFEST}: {error}") from error
+
+
+def _upgraded(raw: Any) -> dict[str, Any]:
+    """A manifest's fields as this schema has them; ValueError for a schema that is not known."""
+    schema = raw.get("schema") if isinstance(raw, dict) else None
+    if type(schema) is not int or not (schema == SCHEMA or schema in _UPGRADES):
+        newer = type(schema) is int and schema > SCHEMA
+        todo = (
+            "it was written by a newer version: update this program"
+            if newer
+            else "export the run again with `python -m mjx_serl.export`"
+        )
+        raise ValueError(
+            f"{MANIFEST} has schema {json.dumps(schema)[:40]}, allowed: {min(_UPGRADES)} to "
+            f"{SCHEMA}; {todo}"
+        )
+    while raw["schema"] != SCHEMA:
+        raw = _UPGRADES[raw["schema"]](raw)
+    return raw
+
+
+def _from_1(raw: dict[str, Any]) -> dict[str, Any]:
+    """Schema 1 had the actions that do not turn, which schema 2 writes the same way."""
+    return raw | {"schema": 2}
+
+
+_UPGRADES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
 
 
 def write_sums(files: Mapping[str, bytes]) -> bytes:

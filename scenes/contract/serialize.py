@@ -10,15 +10,16 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, Literal, Protocol, TypeVar, Union
 
-from scenes.contract.specs import unknown_name
+from scenes.contract.names import unknown_name
 
 T = TypeVar("T")
 
 _LATER = "later"
+_KINDS = "kinds"
 _NON_FINITE = ("inf", "-inf", "nan")
 _UNIONS = (Union, types.UnionType)
 
@@ -30,6 +31,23 @@ def later_field(default: Any) -> Any:
     files from before are read as they were meant.
     """
     return dataclasses.field(default=default, metadata={_LATER: True})
+
+
+class Kinds(Protocol):
+    """Classes of plain dataclasses by name, such as a registry that others may add to."""
+
+    def __getitem__(self, name: str) -> Any:
+        """Return the class; raises KeyError, naming the allowed ones."""
+        ...
+
+    def name_of(self, entry: Any) -> str:
+        """Return the name of a class."""
+        ...
+
+
+def open_field(kinds: Kinds, default: Callable[[], Any]) -> Any:
+    """Dataclass field for a value of any class in `kinds`; its JSON names the class as "type"."""
+    return dataclasses.field(default_factory=default, metadata={_KINDS: kinds})
 
 
 def digest(value: Any) -> str:
@@ -69,7 +87,8 @@ def from_json(kind: type[T], data: Any, *, allow_missing: bool = False) -> T:
     """Build the dataclass `kind` from `to_json`'s output.
 
     Unknown fields, wrong types and, unless `allow_missing`, fields that are not in `data` raise
-    ValueError with the path of the field, what was got and what is allowed.
+    ValueError with the path of the field, what was got and what is allowed. A class may have a
+    static method `upgrade` that brings what earlier versions wrote up to date.
     """
     return _read_dataclass(kind, data, "", allow_missing)
 
@@ -85,6 +104,8 @@ def _dataclass_options(hint: Any) -> dict[str, Any]:
 
 def _tagged(field: dataclasses.Field, value: Any, hints: Mapping[str, Any]) -> Any:
     data = to_json(value)
+    if _KINDS in field.metadata:
+        return {"type": field.metadata[_KINDS].name_of(type(value)), **data}
     if dataclasses.is_dataclass(value) and len(_dataclass_options(hints[field.name])) > 1:
         return {"type": type(value).__name__, **data}
     return data
@@ -92,6 +113,8 @@ def _tagged(field: dataclasses.Field, value: Any, hints: Mapping[str, Any]) -> A
 
 def _read_dataclass(kind: Any, data: Any, path: str, allow_missing: bool) -> Any:
     _expect(isinstance(data, Mapping), path, data, f"the fields of {kind.__name__}")
+    if hasattr(kind, "upgrade"):
+        data = kind.upgrade(data)
     hints, fields = _hints(kind), {f.name: f for f in dataclasses.fields(kind) if f.init}
     for name in data:
         if name not in fields:
@@ -100,9 +123,25 @@ def _read_dataclass(kind: Any, data: Any, path: str, allow_missing: bool) -> Any
     if missing:
         where = path or kind.__name__
         raise ValueError(f"Missing field of {where}: {', '.join(missing)}")
-    items = data.items()
-    values = {n: _read(hints[n], v, f"{path}.{n}".lstrip("."), allow_missing) for n, v in items}
+    values = {}
+    for name, value in data.items():
+        where = f"{path}.{name}".lstrip(".")
+        values[name] = (
+            _read_open(fields[name].metadata[_KINDS], value, where, allow_missing)
+            if _KINDS in fields[name].metadata
+            else _read(hints[name], value, where, allow_missing)
+        )
     return kind(**values)
+
+
+def _read_open(kinds: Kinds, data: Any, path: str, allow_missing: bool) -> Any:
+    _expect(isinstance(data, Mapping) and "type" in data, path, data, "an object with its type")
+    rest = {key: value for key, value in data.items() if key != "type"}
+    try:
+        kind = kinds[data["type"]]
+    except KeyError as error:
+        raise ValueError(f"Field '{path}': {error.args[0]}") from None
+    return _read_dataclass(kind, rest, path, allow_missing)
 
 
 def _skippable(field: dataclasses.Field, allow_missing: bool) -> bool:

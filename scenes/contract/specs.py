@@ -3,43 +3,24 @@
 Quaternions are wxyz. Every pose is given in the frame of its parent body.
 """
 
-import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, TypeVar
+from typing import ClassVar, Literal
 
+from scenes.contract.names import named
+from scenes.contract.quaternions import LARGEST_TURN
 from scenes.contract.rotations import Quat, Vec3
+from scenes.contract.serialize import later_field
 
 ActionMode = Literal["ee_delta", "ee_delta_osc"]
+ActionFrame = Literal["world", "tool"]
 
-
-class HasName(Protocol):
-    """Anything looked up by name."""
-
-    @property
-    def name(self) -> str:
-        """The name it is looked up by."""
-        ...
-
-
-Named = TypeVar("Named", bound=HasName)
-
-
-def named(entries: Iterable[Named], name: str, *, kind: str) -> Named:
-    """Return the entry whose `name` is `name`; raises KeyError naming the allowed ones."""
-    table = {entry.name: entry for entry in entries}
-    if name not in table:
-        raise KeyError(unknown_name(kind, name, table))
-    return table[name]
-
-
-def unknown_name(kind: str, got: str, allowed: Iterable[str]) -> str:
-    """One line: what was asked for, what is allowed, what was probably meant."""
-    options = sorted(allowed)
-    close = difflib.get_close_matches(got, options, n=1)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
-    return f"Unknown {kind} '{got}'.{hint} Allowed: {', '.join(options) or 'none'}."
+# What an end-effector action may be made of, in this order: steps [m], turns [rad], closure [1].
+STEPS: tuple[str, ...] = ("x", "y", "z")
+TURNS: tuple[str, ...] = ("rx", "ry", "rz")
+GRIPPER = "gripper"
+ObsKind = Literal["vector", "image", "depth", "tokens"]
 
 
 def require_positive(owner: str, field: str, values: Sequence[float]) -> None:
@@ -59,11 +40,23 @@ def require_unique(owner: str, kind: str, names: Sequence[str]) -> None:
 class ActionSpec:
     """What the numbers of an action in [-1, 1] mean.
 
-    mode: "ee_delta" (damped least squares to joint targets) or "ee_delta_osc" (operational space).
-    names: one per entry, e.g. ("dx", "dy", "dz", "gripper").
-    scale: value of one action unit per step, [m] or [rad] as the name says; gripper [1].
-    rate: actions per second [Hz].
-    base: the delta is added to the last commanded ("target") or the "measured" pose.
+    Attributes:
+        mode: "ee_delta" (damped least squares to joint targets) or "ee_delta_osc" (operational
+            space).
+        names: one per entry, from `STEPS`, `TURNS` (a rotation vector) and `GRIPPER`; what is not
+            named stays as it is.
+        scale: value of one action unit per step, [m] or [rad] as the name says; gripper [1].
+        rate: actions per second [Hz].
+        base: steps and turns are added to the last commanded ("target") or the "measured" pose.
+        frame: whose axes steps and turns are along: the "world"'s (the robot's base), or those of
+            the "tool", turned with the pose that they are added to. Both are at the tool centre,
+            so that a turn moves nothing (SERL's 6 x 6 adjoint mixed its blocks here: reference
+            serl_family.md 7.6).
+        turn_limit: furthest that the commanded orientation may be turned away from the one that
+            episodes start with [rad]; None lets it turn all the way.
+        choices: per entry, how many values it has: 0 is continuous; n is n values evenly spaced
+            from -1 to 1. Empty where all are continuous.
+        horizon: actions that a policy gives at once.
     """
 
     low: ClassVar[float] = -1.0
@@ -74,6 +67,10 @@ class ActionSpec:
     scale: tuple[float, ...]
     rate: float
     base: Literal["target", "measured"] = "target"
+    frame: ActionFrame = later_field("world")
+    turn_limit: float | None = later_field(None)
+    choices: tuple[int, ...] = later_field(())
+    horizon: int = later_field(1)
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.scale):
@@ -82,7 +79,31 @@ class ActionSpec:
                 "give one scale per name."
             )
         require_positive("ActionSpec", "rate", (self.rate,))
+        require_positive("ActionSpec", "horizon", (self.horizon,))
         require_unique("ActionSpec", "action", self.names)
+        if self.choices and len(self.choices) != len(self.names):
+            raise ValueError(
+                f"ActionSpec: {len(self.names)} names but {len(self.choices)} choices; give one "
+                "per name, 0 where the entry is continuous."
+            )
+        if any(n < 0 or n == 1 for n in self.choices):
+            raise ValueError(f"ActionSpec: choices {self.choices}, allowed: 0 or at least 2.")
+        self._check_turns()
+
+    def _check_turns(self) -> None:
+        turns = [s for n, s in zip(self.names, self.scale, strict=True) if n in TURNS]
+        if turns and max(turns) > LARGEST_TURN:
+            raise ValueError(
+                f"ActionSpec: turns of {max(turns):g} rad per action, allowed: up to "
+                f"{LARGEST_TURN:g} rad"
+            )
+        if self.turn_limit is not None and not 0.0 < self.turn_limit <= math.pi:
+            raise ValueError(f"ActionSpec: turn_limit {self.turn_limit}, allowed: above 0 to pi")
+
+    @property
+    def turns(self) -> bool:
+        """Whether an action can turn the end effector."""
+        return any(name in TURNS for name in self.names)
 
     @property
     def dim(self) -> int:
@@ -94,9 +115,14 @@ class ActionSpec:
 class ObsField:
     """One named array of an observation.
 
-    name, shape: without batch axes. dtype: numpy's name. unit: of the values.
-    scale: the magnitude a network should see as 1 [unit].
-    privileged: known to a simulator only; a policy that has cameras does without it.
+    Attributes:
+        name: of the array.
+        shape: without batch axes.
+        dtype: numpy's name.
+        unit: of the values.
+        scale: the magnitude a network should see as 1 [unit].
+        privileged: known to a simulator only; a policy that has cameras does without it.
+        modality: what is not told by dtype and shape: "depth" images [m], "tokens" of text.
     """
 
     name: str
@@ -105,9 +131,17 @@ class ObsField:
     unit: str = ""
     scale: float = 1.0
     privileged: bool = False
+    modality: Literal["depth", "tokens"] | None = later_field(None)
 
     def __post_init__(self) -> None:
         require_positive("ObsField", "scale", (self.scale,))
+
+    @property
+    def kind(self) -> ObsKind:
+        """Return the modality, else "image" for uint8 and "vector" for the rest."""
+        if self.modality is not None:
+            return self.modality
+        return "image" if self.dtype == "uint8" else "vector"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +157,10 @@ class ObsSpec:
     def names(self) -> tuple[str, ...]:
         """Names of the fields, in order."""
         return tuple(field.name for field in self.fields)
+
+    def of_kind(self, *kinds: ObsKind) -> tuple[ObsField, ...]:
+        """Return the fields of these kinds, sorted by name."""
+        return tuple(sorted((f for f in self.fields if f.kind in kinds), key=lambda f: f.name))
 
     def __getitem__(self, name: str) -> ObsField:
         return named(self.fields, name, kind="observation")

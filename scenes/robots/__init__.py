@@ -1,21 +1,15 @@
-"""Robots by name; each is a function in a file of its own that returns a RobotSpec."""
+"""Robots by name; each is a function in a file of its own here, or in a user's package.
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+@register_robot("my_arm")
+def my_arm() -> RobotSpec: ...
+"""
 
 from scenes.contract.robot import RobotSpec
-from scenes.contract.specs import unknown_name
-from scenes.robots.fr3 import fr3
-from scenes.robots.panda import panda
-from scenes.robots.piper import piper
+from scenes.robots.registry import ROBOTS, register_robot
 
-ROBOTS: Mapping[str, Callable[[], RobotSpec]] = MappingProxyType(
-    {"panda": panda, "fr3": fr3, "piper": piper}
-)
+__all__ = ["ROBOTS", "register_robot", "robot_named"]
 
 
 def robot_named(name: str) -> RobotSpec:
     """Return the spec of a robot; raises KeyError naming the allowed ones."""
-    if name not in ROBOTS:
-        raise KeyError(unknown_name("robot", name, ROBOTS))
     return ROBOTS[name]()

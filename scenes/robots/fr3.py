@@ -14,6 +14,7 @@ from scenes.robots.franka import (
     franka_geoms,
     franka_hand,
 )
+from scenes.robots.registry import register_robot
 
 # mass [kg], centre of mass [m], axes and principal moments [kg m^2] of link 0..7. Link 0 does not
 # move and the model gives it none: the Panda's mass stands in.
@@ -84,6 +85,7 @@ _SOURCES = (
 )
 
 
+@register_robot("fr3")
 def fr3() -> RobotSpec:
     """The FR3 with the Franka Hand; see `sources` for where each number comes from."""
     inertials = [

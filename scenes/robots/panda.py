@@ -12,6 +12,7 @@ from scenes.robots.franka import (
     franka_geoms,
     franka_hand,
 )
+from scenes.robots.registry import register_robot
 
 # mass [kg], centre of mass [m], inertia xx yy zz xy xz yz [kg m^2] of link 0..7 (Menagerie).
 _INERTIALS: tuple[tuple[float, Vec3, Inertia], ...] = (
@@ -72,6 +73,7 @@ _SOURCES = (
 )
 
 
+@register_robot("panda")
 def panda() -> RobotSpec:
     """The Panda with the Franka Hand; see `sources` for where each number comes from."""
     return RobotSpec(

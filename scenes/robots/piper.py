@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from scenes.contract.robot import GeomSpec, GripperSpec, LinkSpec, RobotSpec
 from scenes.contract.rotations import UNIT_QUAT, Inertia, Quat, Vec3
+from scenes.robots.registry import register_robot
 from scenes.robots.shapes import BLACK, GREY, WHITE, disc, tube
 
 _DH = "piper_sdk 0.6.2 C_PiperForwardKinematics(dh_is_offset=1), MIT (robot_bridge.md section 6)"
@@ -122,6 +123,7 @@ _SOURCES = (
 )
 
 
+@register_robot("piper")
 def piper() -> RobotSpec:
     """The Piper with the AgileX gripper; see `sources` for where each number comes from."""
     return RobotSpec(

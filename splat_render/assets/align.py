@@ -7,18 +7,19 @@
 See docs/scans.md.
 """
 
-import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import jax.numpy as jnp
 import mujoco
 import numpy as np
+import tyro
 from jaxtyping import Float, Int
 from scipy.spatial import cKDTree
 
+from scenes.contract.command_line import guarded
 from splat_render.assets.bake import DEFAULT_BUDGET, pose, scene_samples, scene_splats
 from splat_render.assets.ply import load_ply
 from splat_render.assets.scan import save_scan
@@ -37,12 +38,16 @@ _SETTLED = 1e-7  # [m] change of the residual between rounds
 _SEEN = 0.1  # opacity of a splat that lies on a surface
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Alignment:
     """A scan on its bodies.
 
-    motion: scan to world. residual: root mean square of the trimmed pairs [m]. splats: sorted by
-    body, in body frames. dropped: scan splats near no surface. filled: baked splats added.
+    Attributes:
+        motion: scan to world.
+        residual: root mean square of the trimmed pairs [m].
+        splats: sorted by body, in body frames.
+        dropped: number of scan splats near no surface.
+        filled: number of baked splats added.
     """
 
     motion: Similarity
@@ -62,7 +67,7 @@ def align_scan(
     keep_unknown: bool = False,
     budget: int = DEFAULT_BUDGET,
 ) -> Alignment:
-    """Register a scan, cut it into bodies, fill what it did not see with baked splats.
+    """Return a scan registered, cut into bodies, its gaps filled with baked splats.
 
     Args:
         scan: in any frame and unit.
@@ -101,7 +106,7 @@ def register(
     surface: Float[np.ndarray, "M 3"],
     pairs: Float[np.ndarray, "P 6"],
 ) -> tuple[Similarity, float]:
-    """Similarity from scan points to surface points and its residual [m].
+    """Return the similarity from scan points to surface points and its residual [m].
 
     The pairs give the start; then the closest 80 % of nearest neighbours are fitted until nothing
     changes (trimmed ICP, Chetverikov et al. 2002, with a scale).
@@ -132,7 +137,7 @@ def segment(
     *,
     gate: float = GATE,
 ) -> Int[np.ndarray, " N"]:
-    """Body of the nearest surface for each world point [m]; -1 beyond the gate."""
+    """Return the body of the nearest surface for each world point [m]; -1 beyond the gate."""
     surface = in_world(samples.points, samples.body_id, data)
     nearest = cKDTree(surface).query(points)[1]
     rotation = data.xmat.reshape(-1, 3, 3)[samples.body_id[nearest]]
@@ -146,7 +151,7 @@ def segment(
 
 
 def attach(splats: GaussianSet, body_id: Int[np.ndarray, " G"], data: mujoco.MjData) -> GaussianSet:
-    """Express splats that lie in the world in the frames of their bodies, sorted by body."""
+    """Return splats that lie in the world in the frames of their bodies, sorted by body."""
     parts = []
     for body in np.unique(body_id):
         own = np.flatnonzero(body_id == body)
@@ -160,13 +165,13 @@ def attach(splats: GaussianSet, body_id: Int[np.ndarray, " G"], data: mujoco.MjD
 def in_world(
     points: Float[np.ndarray, "N 3"], body_id: Int[np.ndarray, " N"], data: mujoco.MjData
 ) -> Float[np.ndarray, "N 3"]:
-    """World positions [m] of points in body frames."""
+    """Return world positions [m] of points in body frames."""
     rotation = data.xmat.reshape(-1, 3, 3)[body_id]
     return np.einsum("nij,nj->ni", rotation, points) + data.xpos[body_id]
 
 
 def _unseen(scan: GaussianSet, baked: GaussianSet) -> GaussianSet:
-    """Baked splats that cover what no scan splat of the same body does."""
+    """Return baked splats that cover what no scan splat of the same body does."""
     at, owner = np.asarray(baked.means), np.asarray(baked.body_id)
     reach = np.maximum(GATE, np.asarray(baked.scales).max(axis=1))
     missing = np.ones(len(at), bool)
@@ -177,39 +182,58 @@ def _unseen(scan: GaussianSet, baked: GaussianSet) -> GaussianSet:
     return take(baked, np.flatnonzero(missing))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Align a scan from the command line; faults end with one line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m splat_render.assets.align", description=__doc__
+Pair = tuple[float, float, float, float, float, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AlignOptions:
+    """Put a scan onto the bodies of a MuJoCo model; docs/scans.md goes through it.
+
+    Attributes:
+        scan: 3DGS .ply.
+        model: MJCF or .mjb of the scene.
+        joints: one value per hinge and slide of the model, in its order [rad], [m].
+        pair: a point in the scan, and the same point in the world [m]; at least three times.
+        out: folder to write.
+        gate: distance to the nearest surface beyond which a splat belongs to none [m].
+        keep_unknown: keep what lies beyond the gate.
+        fill: baked splats for what the scan lacks; 0 adds none.
+    """
+
+    scan: tyro.conf.Positional[Path]
+    model: Path
+    joints: tuple[float, ...]
+    pair: tyro.conf.UseAppendAction[tuple[Pair, ...]] = ()
+    out: Path
+    gate: float = GATE
+    keep_unknown: tyro.conf.FlagCreatePairsOff[bool] = False
+    fill: int = DEFAULT_BUDGET
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Align a scan from the command line; returns the exit status."""
+    options = tyro.cli(AlignOptions, prog="python -m splat_render.assets.align", args=arguments)
+    return guarded(lambda: _align(options))
+
+
+def _align(options: AlignOptions) -> int:
+    model = _load_model(options.model)
+    done = align_scan(
+        load_ply(options.scan),
+        np.array(options.pair).reshape(-1, 6),
+        model,
+        pose(model, joints_to_qpos(model, options.joints)),
+        gate=options.gate,
+        keep_unknown=options.keep_unknown,
+        budget=options.fill,
     )
-    parser.add_argument("scan", type=Path, help="3DGS .ply")
-    parser.add_argument("--model", type=Path, required=True, help="MJCF or .mjb of the scene")
-    parser.add_argument("--joints", type=float, nargs="+", required=True, help="[rad], [m]")
-    parser.add_argument("--pair", type=float, nargs=6, action="append", default=[])
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--gate", type=float, default=GATE, help="[m] off the nearest surface")
-    parser.add_argument("--keep-unknown", action="store_true", help="keep what lies beyond it")
-    parser.add_argument("--fill", type=int, default=DEFAULT_BUDGET, help="baked splats; 0: none")
-    options = parser.parse_args(arguments)
-    try:
-        model = _load_model(options.model)
-        done = align_scan(
-            load_ply(options.scan),
-            np.array(options.pair).reshape(-1, 6),
-            model,
-            pose(model, joints_to_qpos(model, options.joints)),
-            gate=options.gate,
-            keep_unknown=options.keep_unknown,
-            budget=options.fill,
-        )
-        save_scan(options.out, done.splats, model)
-    except (ValueError, OSError) as error:
-        parser.error(" ".join(str(error).split()))
+    save_scan(options.out, done.splats, model)
     sys.stdout.write(_summary(done, model))
+    return 0
 
 
 def joints_to_qpos(model: mujoco.MjModel, joints: Sequence[float]) -> Float[np.ndarray, " Q"]:
-    """Put the angles [rad] and travels [m] of all hinges and slides into the home pose.
+    """Return the home pose with the angles [rad] and travels [m] of all hinges and slides.
 
     Raises ValueError unless there is one value per joint.
     """
@@ -244,4 +268,4 @@ def _summary(done: Alignment, model: mujoco.MjModel) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

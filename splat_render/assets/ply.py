@@ -35,7 +35,7 @@ _COEFFICIENTS = tuple((degree + 1) ** 2 for degree in range(MAX_SH_DEGREE + 1))
 
 
 def load_ply(path: str | Path) -> GaussianSet:
-    """Read splats; all are attached to body 0, the world.
+    """Return the splats of a file; all are attached to body 0, the world.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -1,15 +1,16 @@
 """MJCF models of robots, with their meshes, from a wheel or from MuJoCo Menagerie."""
 
-import importlib
 import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
 import mujoco
 
+from scenes.contract.extras import require
+
 
 def model_from_wheel(wheel: Path, name: str) -> tuple[mujoco.MjModel, str]:
-    """Compile `NAME.xml` in a wheel and say where it came from.
+    """Return the compiled `NAME.xml` of a wheel, and where it came from.
 
     Raises FileNotFoundError without the wheel, ValueError unless it has exactly one such file or
     where that does not compile.
@@ -30,16 +31,15 @@ def model_from_wheel(wheel: Path, name: str) -> tuple[mujoco.MjModel, str]:
 
 
 def model_from_menagerie(name: str) -> tuple[mujoco.MjModel, str]:
-    """Fetch a robot with the package mujoco-menagerie, which downloads on first use.
+    """Return a robot of the package mujoco-menagerie, which downloads on first use.
 
     Raises ValueError, with what to do, where the package, the robot or the network is missing.
     """
+    wanted = {"package": "mujoco-menagerie", "purpose": "--menagerie"}
     try:
-        menagerie = importlib.import_module("mujoco_menagerie")
-    except ModuleNotFoundError:
-        raise ValueError(
-            "--menagerie needs the package mujoco-menagerie; do: pip install mujoco-menagerie"
-        ) from None
+        menagerie = require("mujoco_menagerie", **wanted)
+    except ModuleNotFoundError as error:
+        raise ValueError(str(error)) from None
     try:
         robot = menagerie.get(name)
         return robot.model(robot.default_model), f"{name} of MuJoCo Menagerie, {robot.license}"

@@ -1,6 +1,6 @@
 """A robot's real surface as a small data file: what its visual meshes look like, body by body.
 
-A look is stored as points, not as splats: any budget of splats can be made from them, and light
+A surface is stored as points, not as splats: any budget of splats can be made from them, and light
 is added in the scene they stand in.
 """
 
@@ -11,20 +11,25 @@ import mujoco
 import numpy as np
 from jaxtyping import Float, Int
 
-from scenes.contract.specs import unknown_name
+from scenes.contract.names import unknown_name
 from splat_render.assets.surface import Samples
 
 _DATA = Path(__file__).parent / "data"
 _UNIT = 2e-5  # [m] of a stored coordinate: int16 spans 1.3 m and is 0.01 mm off at most
-_FRAME_TOLERANCE = 1e-4  # [m] and [1]: a look is worn only by the kinematics it was made from
+_FRAME_TOLERANCE = 1e-4  # [m] and [1]: a surface fits only the kinematics it was made from
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Look:
+class RobotSurface:
     """Surface points of a robot's bodies and the frames they hang in.
 
-    samples.body_id counts in `bodies`. parents: row of `bodies`, -1 for the first; frame_pos [m]
-    and frame_quat (wxyz) place a body in its parent, as MuJoCo's `body_pos` and `body_quat`.
+    Attributes:
+        bodies: names.
+        parents: row of `bodies` that each one hangs on, -1 for the first.
+        frame_pos: of a body in its parent, as MuJoCo's `body_pos` [m].
+        frame_quat: of a body in its parent (wxyz), as MuJoCo's `body_quat`.
+        samples: points; `samples.body_id` is a row of `bodies`.
+        source: where the meshes come from.
     """
 
     bodies: tuple[str, ...]
@@ -35,7 +40,7 @@ class Look:
     source: str
 
     def fits(self, model: mujoco.MjModel) -> bool:
-        """Say whether the model has these bodies, each in the same place on its parent.
+        """Return whether the model has these bodies, each in the same place on its parent.
 
         Body names alone are not enough: every other robot has a link1.
         """
@@ -65,12 +70,12 @@ def _same_frame(model: mujoco.MjModel, body: int, pos: np.ndarray, quat: np.ndar
     return moved <= _FRAME_TOLERANCE and np.sqrt(max(0.0, 1 - turned**2)) <= _FRAME_TOLERANCE
 
 
-def make_look(model: mujoco.MjModel, samples: Samples, *, source: str) -> Look:
-    """Take the bodies that the samples lie on, with their frames in the model."""
+def make_surface(model: mujoco.MjModel, samples: Samples, *, source: str) -> RobotSurface:
+    """Return the bodies that the samples lie on, with their frames in the model."""
     ids, rows = np.unique(samples.body_id, return_inverse=True)
     _, geoms = np.unique(samples.geom_id, return_inverse=True)
     parents = [np.flatnonzero(ids == model.body_parentid[body]) for body in ids]
-    return Look(
+    return RobotSurface(
         bodies=tuple(model.body(body).name for body in ids),
         parents=np.array([found[0] if len(found) else -1 for found in parents]),
         frame_pos=model.body_pos[ids].copy(),
@@ -80,47 +85,47 @@ def make_look(model: mujoco.MjModel, samples: Samples, *, source: str) -> Look:
     )
 
 
-def look_names() -> tuple[str, ...]:
-    """Names of the looks that ship with the package."""
+def surface_names() -> tuple[str, ...]:
+    """Return the names of the surfaces that ship with the package."""
     return tuple(sorted(path.stem for path in _DATA.glob("*.npz")))
 
 
-def save_look(look: Look, path: Path) -> None:
-    """Write a look, rounded to 0.02 mm, 1/127 of a normal and 1/255 of a colour."""
-    samples = look.samples
+def save_surface(surface: RobotSurface, path: Path) -> None:
+    """Write a surface, rounded to 0.02 mm, 1/127 of a normal and 1/255 of a colour."""
+    samples = surface.samples
     _, first = np.unique(samples.geom_id, return_index=True)
     np.savez_compressed(
         path,
-        bodies=np.array(look.bodies),
-        parents=look.parents.astype(np.int16),
-        frame_pos=look.frame_pos,
-        frame_quat=look.frame_quat,
+        bodies=np.array(surface.bodies),
+        parents=surface.parents.astype(np.int16),
+        frame_pos=surface.frame_pos,
+        frame_quat=surface.frame_quat,
         points=np.round(samples.points / _UNIT).astype(np.int16),
         normals=np.round(samples.normals * 127).astype(np.int8),
         rgba=np.round(samples.rgba * 255).astype(np.uint8),
         geom_area=samples.area[first].astype(np.float32),
         geom_body=samples.body_id[first].astype(np.uint8),
         geom_id=samples.geom_id.astype(np.uint8),
-        source=np.array(look.source),
+        source=np.array(surface.source),
     )
 
 
-def load_look(name: str) -> Look:
-    """Read a shipped look by its name, or a file of yours by its path (it ends in .npz).
+def load_surface(name: str) -> RobotSurface:
+    """Return a shipped surface by its name, or a file of yours by its path (it ends in .npz).
 
     Raises KeyError for an unknown name and FileNotFoundError for a missing file.
     """
     path = Path(name)
     if path.suffix != ".npz":
-        if name not in look_names():
-            raise KeyError(unknown_name("look", name, look_names()))
+        if name not in surface_names():
+            raise KeyError(unknown_name("robot surface", name, surface_names()))
         path = _DATA / f"{name}.npz"
     with np.load(path, allow_pickle=False) as file:
         stored = dict(file)
     return _from_stored(stored)
 
 
-def _from_stored(stored: dict[str, np.ndarray]) -> Look:
+def _from_stored(stored: dict[str, np.ndarray]) -> RobotSurface:
     geom = stored["geom_id"].astype(np.int64)
     normals = stored["normals"].astype(np.float64)
     samples = Samples(
@@ -131,7 +136,7 @@ def _from_stored(stored: dict[str, np.ndarray]) -> Look:
         body_id=stored["geom_body"].astype(np.int64)[geom],
         geom_id=geom,
     )
-    return Look(
+    return RobotSurface(
         bodies=tuple(str(name) for name in stored["bodies"]),
         parents=stored["parents"].astype(np.int64),
         frame_pos=stored["frame_pos"],

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from scenes.contract.specs import unknown_name
+from scenes.contract.names import unknown_name
 from splat_render.assets.ply import load_ply, save_ply
 from splat_render.assets.splat_sets import concatenate, take
 from splat_render.types import GaussianSet
@@ -29,7 +29,7 @@ def save_scan(folder: Path, splats: GaussianSet, model: mujoco.MjModel) -> None:
 
 
 def load_scan(folder: Path, model: mujoco.MjModel) -> GaussianSet:
-    """Read a folder of `<body>.ply`, sorted by body.
+    """Return the splats of a folder of `<body>.ply`, sorted by body.
 
     Raises FileNotFoundError without any, KeyError for a file that names no body of the model,
     ValueError for a faulty file.

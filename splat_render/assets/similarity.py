@@ -10,21 +10,27 @@ _LEAST_SPREAD = 0.02  # smallest over largest deviation of points that do not li
 
 @dataclass(frozen=True, eq=False)
 class Similarity:
-    """x -> scale * rotation x + shift."""
+    """x -> scale * rotation x + shift.
+
+    Attributes:
+        scale: [1].
+        rotation: matrix.
+        shift: [m].
+    """
 
     scale: float
     rotation: Float[np.ndarray, "3 3"]
     shift: Float[np.ndarray, " 3"]
 
     def apply(self, points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
-        """Move points."""
+        """Return the points moved."""
         return self.scale * points @ self.rotation.T + self.shift
 
 
 def fit_similarity(
     source: Float[np.ndarray, "N 3"], target: Float[np.ndarray, "N 3"]
 ) -> Similarity:
-    """Least-squares similarity from source to target (Umeyama 1991, equations 40 to 43).
+    """Return the least-squares similarity from source to target (Umeyama 1991, equations 40 to 43).
 
     Raises ValueError for fewer than three pairs, points on one line, or not finite.
     """

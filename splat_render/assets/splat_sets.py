@@ -21,7 +21,7 @@ def take(splats: GaussianSet, index: Int[np.ndarray, " N"]) -> GaussianSet:
 
 
 def concatenate(parts: Sequence[GaussianSet]) -> GaussianSet:
-    """Join sets, sorted by body; lower degrees of harmonics are padded with zeros."""
+    """Return the sets joined, sorted by body; lower degrees of harmonics are padded with zeros."""
     most = max(part.sh.shape[1] for part in parts)
     padded = [
         part.replace(sh=np.pad(part.sh, ((0, 0), (0, most - part.sh.shape[1]), (0, 0))))
@@ -46,7 +46,7 @@ def move_splats(splats: GaussianSet, motion: Similarity) -> GaussianSet:
 def turn_harmonics(
     sh: Float[np.ndarray, "G K 3"], rotation: Float[np.ndarray, "3 3"]
 ) -> Float[np.ndarray, "G K 3"]:
-    """Coefficients whose colour at R d is the old colour at d.
+    """Return coefficients whose colour at R d is the old colour at d.
 
     Turned harmonics are a linear map of the old ones, found by solving for it at more directions
     than there are coefficients: exact, and right for any convention of signs and order.

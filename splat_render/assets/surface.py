@@ -27,8 +27,13 @@ _PLANE_THICKNESS = 2e-4  # [m] half of it; less than _LIFT, or a plane would sha
 class Samples:
     """N points on surfaces, in the frames of their bodies.
 
-    points [m], normals (unit, outward), rgba in [0, 1] (not lit, occlusion included once known),
-    area each point stands for [m^2], body_id, geom_id.
+    Attributes:
+        points: positions [m].
+        normals: unit vectors, outward.
+        rgba: in [0, 1]; not lit, occlusion included once it is known.
+        area: what each point stands for [m^2].
+        body_id: of the model.
+        geom_id: of the model.
     """
 
     points: Float[np.ndarray, "N 3"]
@@ -47,7 +52,7 @@ class Samples:
 
 
 def join(parts: Collection[Samples]) -> Samples:
-    """Put samples together; raises ValueError where there is none."""
+    """Return samples put together; raises ValueError where there is none."""
     if not parts:
         raise ValueError("bake: no geom is drawn; allowed: groups 0 to 2 with a visible colour")
     columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Samples)}
@@ -55,7 +60,7 @@ def join(parts: Collection[Samples]) -> Samples:
 
 
 def drawn_geoms(model: mujoco.MjModel, skip_bodies: Collection[str] = ()) -> list[int]:
-    """Ids of the geoms that are seen, without those of the bodies named."""
+    """Return the ids of the geoms that are seen, without those of the bodies named."""
     skipped = {model.body(name).id for name in skip_bodies}
     return [
         geom
@@ -67,13 +72,13 @@ def drawn_geoms(model: mujoco.MjModel, skip_bodies: Collection[str] = ()) -> lis
 
 
 def geom_rgba(model: mujoco.MjModel, geom: int) -> Float[np.ndarray, " 4"]:
-    """Colour of a geom: its material's where it has one."""
+    """Return the colour of a geom: its material's where it has one."""
     material = model.geom_matid[geom]
     return model.mat_rgba[material] if material >= 0 else model.geom_rgba[geom]
 
 
 def is_plane(model: mujoco.MjModel, geom: int) -> bool:
-    """Say whether a geom is a plane."""
+    """Return whether a geom is a plane."""
     return model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_PLANE
 
 
@@ -91,14 +96,14 @@ def geom_triangles(model: mujoco.MjModel, geom: int) -> Triangles:
 
 
 def triangle_areas(triangles: Triangles) -> Float[np.ndarray, " F"]:
-    """Area of each face [m^2]."""
+    """Return the area of each face [m^2]."""
     return np.linalg.norm(_face_normals(triangles), axis=1) / 2
 
 
 def solid_around(
     model: mujoco.MjModel, data: mujoco.MjData, point: Float[np.ndarray, " 3"]
 ) -> str | None:
-    """Name what is drawn around a point of the world [m]; None where it lies in the open.
+    """Return what is drawn around a point of the world [m]; None where it lies in the open.
 
     The solid angle of a closed surface is 4 pi from inside and 0 from outside (Van Oosterom and
     Strackee 1983, eq. 8).
@@ -122,7 +127,7 @@ def solid_around(
 
 
 def sample_geom(model: mujoco.MjModel, geom: int, count: int, rng: np.random.Generator) -> Samples:
-    """Spread `count` points evenly over a geom."""
+    """Return `count` points spread evenly over a geom."""
     vertices, faces = triangles = geom_triangles(model, geom)
     areas = triangle_areas(triangles)
     steps = (np.arange(count) + rng.uniform(size=count)) / count
@@ -180,7 +185,7 @@ def _open_share(
 
 
 def _rays_scene(model: mujoco.MjModel) -> mujoco.MjModel:
-    """Copy a model for rays: planes become boxes, for rays pass a plane from below."""
+    """Return a copy of a model for rays: planes become boxes, for rays pass a plane from below."""
     scene = copy.copy(model)
     for geom in range(model.ngeom):
         if is_plane(model, geom):
@@ -202,7 +207,7 @@ def _show_linked(scene: mujoco.MjModel, model: mujoco.MjModel, body: int) -> Non
 
 
 def _hangs_on(model: mujoco.MjModel, child: int, parent: int) -> bool:
-    """Say whether a welded group hangs on another by hinges or slides."""
+    """Return whether a welded group hangs on another by hinges or slides."""
     if child == 0 or int(model.body_weldid[model.body_parentid[child]]) != parent:
         return False
     first, count = int(model.body_jntadr[child]), int(model.body_jntnum[child])
@@ -211,21 +216,21 @@ def _hangs_on(model: mujoco.MjModel, child: int, parent: int) -> bool:
 
 
 def _hemisphere(turn: float) -> Float[np.ndarray, "R 3"]:
-    """Cosine-weighted directions around +z on a sunflower spiral."""
+    """Return cosine-weighted directions around +z on a sunflower spiral."""
     u = (np.arange(_RAYS) + 0.5) / _RAYS
     angle = np.pi * (3 - np.sqrt(5)) * np.arange(_RAYS) + turn
     return np.stack([np.sqrt(u) * np.cos(angle), np.sqrt(u) * np.sin(angle), np.sqrt(1 - u)], -1)
 
 
 def _tangent_frame(normal: Float[np.ndarray, " 3"]) -> Float[np.ndarray, "3 3"]:
-    """Rotation whose third column is `normal`."""
+    """Return a rotation whose third column is `normal`."""
     first = np.cross(normal, np.eye(3)[np.argmin(np.abs(normal))])
     first /= np.linalg.norm(first)
     return np.stack([first, np.cross(normal, first), normal], axis=-1)
 
 
 def _face_normals(triangles: Triangles) -> Float[np.ndarray, "F 3"]:
-    """Outward normal of each face, twice its area long."""
+    """Return the outward normal of each face, twice its area long."""
     a, b, c = np.moveaxis(triangles[0][triangles[1]], 1, 0)
     return np.cross(b - a, c - a)
 
@@ -271,7 +276,7 @@ def _revolve(radius: np.ndarray, z: np.ndarray, segments: int) -> Triangles:
 
 
 def _segments(radius: float) -> int:
-    """How many chords keep within _SAG of a circle of this radius [m]."""
+    """Return how many chords keep within _SAG of a circle of this radius [m]."""
     return int(np.clip(np.pi / np.sqrt(2 * _SAG / radius), 12, _MOST_SEGMENTS))
 
 

@@ -32,14 +32,25 @@ DIFFERENTIABLE = True
 
 
 class _Scene(NamedTuple):
-    """What all worlds share; V = 0 looks mean that there is no background."""
+    """What all worlds share.
+
+    Attributes:
+        splats: of the scene.
+        background: V = 0 looks mean that there is none.
+    """
 
     splats: GaussianSet
     background: Background
 
 
 class _Worlds(NamedTuple):
-    """What each of N worlds has of its own."""
+    """What each of N worlds has of its own.
+
+    Attributes:
+        poses: of the bodies.
+        cameras: in the world.
+        look: row of the background.
+    """
 
     poses: BodyPoses
     cameras: CameraBatch
@@ -50,7 +61,7 @@ _Core = Callable[[_Scene, _Worlds], Frame]
 
 
 def unavailable() -> str | None:
-    """Why it cannot run here: another device than the CPU, or no C++ compiler."""
+    """Return why it cannot run here: another device than the CPU, or no C++ compiler."""
     if jax.default_backend() != "cpu":
         return f"JAX computes on {jax.default_backend()} here; set JAX_PLATFORMS=cpu"
     try:
@@ -115,7 +126,7 @@ _draw.defvjp(_draw_forward, _draw_backward)
 
 @functools.cache
 def _core(config: RasterConfig) -> _Core:
-    """The FFI call for N worlds, whose vmap is the same call for more worlds."""
+    """Return the FFI call for N worlds, whose vmap is the same call for more worlds."""
     core = jax.custom_batching.custom_vmap(functools.partial(_call, config))
 
     @core.def_vmap
@@ -142,7 +153,7 @@ def _core(config: RasterConfig) -> _Core:
 def _one_scene_at_a_time(
     core: _Core, size: int, batched: list[Any], args: tuple[_Scene, _Worlds]
 ) -> Frame:
-    """A vmap over splats or backgrounds: a loop, for one call draws one set of splats."""
+    """Return a vmap over splats or backgrounds: a loop, for one call draws one set of splats."""
 
     def one(index: Int[Array, ""]) -> Frame:
         return core(*jax.tree.map(lambda x, yes: x[index] if yes else x, args, tuple(batched)))
@@ -204,7 +215,7 @@ def _check(scene: _Scene, worlds: _Worlds, config: RasterConfig) -> None:
 def _expected(
     scene: _Scene, worlds: _Worlds, config: RasterConfig
 ) -> dict[str, tuple[Array, tuple[int, ...]]]:
-    """Arrays and the shapes they must have, by name."""
+    """Return arrays and the shapes they must have, by name."""
     splats, background = scene
     num, lead = splats.means.shape[:1], worlds.poses.xpos.shape[:-2]
     coefficients, bodies = splats.sh.shape[1:2], worlds.poses.xpos.shape[-2:-1]

@@ -37,7 +37,7 @@ def at_least_one(splats: GaussianSet) -> GaussianSet:
 
 
 def worlds_at_once(num_splats: int, bytes_per_splat: int) -> int:
-    """How many worlds fit `CHUNK_BYTES`, at least one; bytes_per_splat [B] of one world."""
+    """Return how many worlds fit `CHUNK_BYTES`, at least one; bytes_per_splat [B] of one world."""
     return max(1, CHUNK_BYTES // max(1, num_splats * bytes_per_splat))
 
 
@@ -76,16 +76,16 @@ def over_background(
 
 
 def rotate(quat: Float[Array, "*n 4"], vector: Float[Array, "*n 3"]) -> Float[Array, "*n 3"]:
-    """Turn vectors by unit quaternions (wxyz): v + 2 u x (u x v + w v)."""
+    """Return vectors turned by unit quaternions (wxyz): v + 2 u x (u x v + w v)."""
     axis = quat[..., 1:]
     twist = jnp.cross(axis, vector) + quat[..., :1] * vector
     return vector + 2 * jnp.cross(axis, twist)
 
 
-def eye_in_bodies(
+def camera_in_bodies(
     viewmat: Float[Array, "4 4"], xpos: Float[Array, "B 3"], xquat: Float[Array, "B 4"]
 ) -> Float[Array, "B 3"]:
-    """Where a camera's centre is in each body's frame [m]."""
+    """Return where a camera's centre is in each body's frame [m]."""
     hold = jax.lax.Precision.HIGHEST
-    eye = -jnp.matmul(viewmat[:3, :3].T, viewmat[:3, 3], precision=hold)
-    return rotate(xquat * jnp.array([1.0, -1.0, -1.0, -1.0]), eye - xpos)
+    centre = -jnp.matmul(viewmat[:3, :3].T, viewmat[:3, 3], precision=hold)
+    return rotate(xquat * jnp.array([1.0, -1.0, -1.0, -1.0]), centre - xpos)

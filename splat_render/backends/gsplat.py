@@ -5,7 +5,6 @@ arrays change hands without a copy. The only file that imports torch.
 """
 
 import functools
-import importlib.util
 import math
 
 import jax
@@ -15,10 +14,11 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from scenes.contract.extras import is_installed, not_installed
 from splat_render.backends.external import (
     FIXED,
     at_least_one,
-    eye_in_bodies,
+    camera_in_bodies,
     over_background,
     require_fixed,
     rotate,
@@ -33,7 +33,17 @@ DIFFERENTIABLE = False
 
 @struct.dataclass
 class Prepared:
-    """What `gsplat.rasterization` takes: splats posed in the frame of each of N worlds."""
+    """What `gsplat.rasterization` takes: splats posed in the frame of each of N worlds.
+
+    Attributes:
+        means: [m].
+        quats: wxyz.
+        scales: standard deviations [m].
+        opacities: in [0, 1].
+        colors: as each camera sees them.
+        viewmats: world to camera (OpenCV).
+        Ks: intrinsics [px].
+    """
 
     means: Float[Array, "N G 3"]
     quats: Float[Array, "N G 4"]
@@ -45,10 +55,10 @@ class Prepared:
 
 
 def unavailable() -> str | None:
-    """Why gsplat cannot run here, in one line; None where it can."""
+    """Return why gsplat cannot run here, in one line; None where it can."""
     for name in ("torch", "gsplat"):
-        if importlib.util.find_spec(name) is None:
-            return f"{name} is not installed; pip install 'mjx-serl[gsplat]'"
+        if not is_installed(name):
+            return not_installed(name, "gsplat")
     import torch
     import torch.utils.cpp_extension
 
@@ -56,7 +66,7 @@ def unavailable() -> str | None:
         return "torch sees no CUDA device; install the torch built for this machine's driver"
     if jax.default_backend() != "gpu":
         return "jax has no GPU to hand arrays over from; pip install 'mjx-serl[cuda]'"
-    built = importlib.util.find_spec("gsplat.csrc") is not None
+    built = is_installed("gsplat.csrc")
     if not built and torch.utils.cpp_extension.CUDA_HOME is None:
         return "gsplat compiles its kernels on first use and finds no nvcc; set CUDA_HOME"
     return None
@@ -93,15 +103,15 @@ def rasterize(
     chunk = worlds_at_once(splats.means.shape[0], per_splat)
     frames = []
     for start in range(0, count, chunk):
-        bodies, eyes, which = jax.tree.map(lambda x, at=start: x[at : at + chunk], worlds)
-        drawn = _draw(prepare(splats, bodies, eyes), config)
+        bodies, views, which = jax.tree.map(lambda x, at=start: x[at : at + chunk], worlds)
+        drawn = _draw(prepare(splats, bodies, views), config)
         frames.append(_finish(drawn, config, background, which))
     frame = jax.tree.map(lambda *parts: jnp.concatenate(parts), *frames)
     return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[1:]), frame)
 
 
 def bytes_per_splat(num_cameras: int) -> int:
-    """Device memory for one splat of one world [B].
+    """Return the device memory for one splat of one world [B].
 
     In: mean 12, quat 16, scale 12, opacity 4; per camera a colour 12. Out of the projection, per
     camera: radii 8, mean 8, depth 4, conic 12, compensation 4, opacity 4, colour and depth 16;
@@ -170,11 +180,11 @@ def _finish(
 
 
 def _colors(splats: GaussianSet, poses: BodyPoses, cameras: CameraBatch) -> Float[Array, "N C G 3"]:
-    """Colours as the cameras see them; harmonics turn with their body."""
+    """Return colours as the cameras see them; harmonics turn with their body."""
 
     def seen(viewmat: jax.Array, xpos: jax.Array, xquat: jax.Array) -> jax.Array:
-        eye = eye_in_bodies(viewmat, xpos, xquat)
-        rays = splats.means - eye[splats.body_id]
+        centre = camera_in_bodies(viewmat, xpos, xquat)
+        rays = splats.means - centre[splats.body_id]
         rays = rays / jnp.linalg.norm(rays, axis=-1, keepdims=True)
         return jnp.maximum(spherical_harmonics(rays, splats.sh) + 0.5, 0.0)
 
@@ -183,7 +193,7 @@ def _colors(splats: GaussianSet, poses: BodyPoses, cameras: CameraBatch) -> Floa
 
 
 def _multiply(a: Float[Array, "*n 4"], b: Float[Array, "*n 4"]) -> Float[Array, "*n 4"]:
-    """Hamilton product of quaternions (wxyz): first b's rotation, then a's."""
+    """Return the Hamilton product of quaternions (wxyz): first b's rotation, then a's."""
     scalar = a[..., :1] * b[..., :1] - jnp.sum(a[..., 1:] * b[..., 1:], axis=-1, keepdims=True)
     vector = a[..., :1] * b[..., 1:] + b[..., :1] * a[..., 1:]
     return jnp.concatenate([scalar, vector + jnp.cross(a[..., 1:], b[..., 1:])], axis=-1)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from scenes.contract.rotations import quats_to_matrices
 from splat_render.types import (
     Background,
     BodyPoses,
@@ -33,10 +34,14 @@ _FOV_MARGIN = 0.3
 
 @dataclass(frozen=True)
 class Projected:
-    """Splats as one camera sees them: G' of them, nearest first.
+    """Splats as one camera sees them, nearest first; V of them are visible.
 
-    means2d [px], covars2d with blur [px^2], opacities with the antialiasing factor, depths z [m],
-    colors not clipped from above.
+    Attributes:
+        means2d: [px].
+        covars2d: with blur [px^2].
+        opacities: with the antialiasing factor.
+        depths: along z [m].
+        colors: not clipped from above.
     """
 
     means2d: Float[np.ndarray, "V 2"]
@@ -47,7 +52,7 @@ class Projected:
 
 
 def unavailable() -> str | None:
-    """It runs everywhere."""
+    """Return None: it runs everywhere."""
     return None
 
 
@@ -59,7 +64,7 @@ def rasterize(
     background: Background | None = None,
     look: Int[Array, "*n"] | None = None,
 ) -> Frame:
-    """Draw splats; see `renderer.Rasterize`."""
+    """Return the pictures; see `backend.Rasterize`."""
     exact = rasterize_float64(splats, poses, cameras, config, background, look)
     rgb = np.asarray(exact.rgb)
     if config.rgb_dtype == "uint8":
@@ -117,21 +122,21 @@ def draw(
 def project(
     splats: GaussianSet, poses: BodyPoses, camera: CameraBatch, config: RasterConfig
 ) -> Projected:
-    """Bring splats before one camera of one world; those nearer than `near` are left out.
+    """Return splats as seen by one camera of one world; those nearer than `near` are left out.
 
     Sorted by the depth of their centres; equal depths keep the order of the set.
     """
-    blobs, world, eye = _exact((splats, poses, camera))
-    body = quat_to_matrix(world.xquat)[blobs.body_id]
+    blobs, world, view = _exact((splats, poses, camera))
+    body = quats_to_matrices(world.xquat)[blobs.body_id]
     means = _apply(body, blobs.means) + world.xpos[blobs.body_id]
-    rotation, shift = eye.viewmats[:3, :3], eye.viewmats[:3, 3]
+    rotation, shift = view.viewmats[:3, :3], view.viewmats[:3, 3]
     points = means @ rotation.T + shift
     ahead = np.flatnonzero(points[:, 2] >= config.near)
     order = ahead[np.argsort(points[ahead, 2], kind="stable")]
     to_camera = rotation @ body[order]
     covars = to_camera @ covariances(blobs.quats[order], blobs.scales[order])
     covars = covars @ to_camera.swapaxes(-1, -2)
-    means2d, sharp = project_camera(points[order], covars, eye.Ks, config.width, config.height)
+    means2d, sharp = project_camera(points[order], covars, view.Ks, config.width, config.height)
     covars2d = sharp + config.blur * np.eye(2)
     opacities = blobs.opacities[order]
     if config.antialiased:
@@ -148,7 +153,7 @@ def covariances(
     quats: Float[np.ndarray, "G 4"], scales: Float[np.ndarray, "G 3"]
 ) -> Float[np.ndarray, "G 3 3"]:
     """R diag(scales^2) R^T [m^2] of unit quaternions (wxyz) and standard deviations [m]."""
-    axes = quat_to_matrix(quats) * scales[:, None, :]
+    axes = quats_to_matrices(quats) * scales[:, None, :]
     return axes @ axes.swapaxes(-1, -2)
 
 
@@ -202,20 +207,20 @@ def spherical_harmonics(
     return np.einsum("kg,gkc->gc", np.stack(basis), sh)
 
 
-def quat_to_matrix(quats: Float[np.ndarray, "*n 4"]) -> Float[np.ndarray, "*n 3 3"]:
-    """Rotation matrices of unit quaternions (wxyz)."""
-    w, x, y, z = np.moveaxis(quats, -1, 0)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return np.moveaxis(np.array(rows), (0, 1), (-2, -1))
-
-
 @dataclass
 class _Canvas:
-    """What a picture's pixels have gathered so far; `light` is the transmittance."""
+    """What a picture's pixels have gathered so far.
+
+    Attributes:
+        height: [px].
+        width: [px].
+        rgb: sum of the colours, weighted.
+        depth: sum of the depths, weighted [m].
+        light: the transmittance.
+        median: depth at which half of the light is left [m].
+        limit: depth of what hides all behind it [m].
+        unfinished: pixels that the next splat may still change.
+    """
 
     height: int
     width: int
@@ -270,7 +275,7 @@ class _Canvas:
 
 
 def _span(center: float, reach: float, size: int) -> range:
-    """Pixels of a row or column whose centres are within reach, those outside left out."""
+    """Return pixels of a row or column whose centres are within reach, those outside left out."""
     low = max(np.ceil(center - reach - 0.5), 0.0)
     high = min(np.floor(center + reach - 0.5), size - 1.0)
     return range(int(low), int(high) + 1) if high >= low else range(0)
@@ -283,7 +288,7 @@ def _apply(
 
 
 def _exact(tree: Any) -> Any:
-    """Arrays of any kind as numpy's: floating ones in float64, indices as they are."""
+    """Return arrays of any kind as numpy's: floating ones in float64, indices as they are."""
 
     def leaf(x: Any) -> np.ndarray:
         x = np.asarray(x)

@@ -4,8 +4,6 @@ splax is MIT (parts Apache-2.0), but importing it imports plyfile, which is GPLv
 is opt-in and why nothing else here needs it.
 """
 
-import importlib
-import importlib.util
 import os
 import sys
 from types import ModuleType
@@ -15,15 +13,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from scenes.contract.extras import is_installed, not_installed, require
+from scenes.contract.rotations import quats_to_matrices
 from splat_render.backends.external import (
     FIXED,
     at_least_one,
-    eye_in_bodies,
+    camera_in_bodies,
     over_background,
     require_fixed,
     worlds_at_once,
 )
-from splat_render.projection import quat_to_matrix
 from splat_render.types import Background, BodyPoses, CameraBatch, Frame, GaussianSet, RasterConfig
 
 TRACEABLE = True
@@ -36,9 +35,9 @@ _MIN_JAX = (0, 10)
 
 
 def unavailable() -> str | None:
-    """Why splax cannot run here, in one line; None where it can."""
-    if importlib.util.find_spec("splax") is None:
-        return "not installed; pip install 'mjx-serl[splax]' (opt-in: it imports GPLv3 plyfile)"
+    """Return why splax cannot run here, in one line; None where it can."""
+    if not is_installed("splax"):
+        return f"{not_installed('splax', 'splax')} (opt-in: it imports GPLv3 plyfile)"
     if jax.__version_info__[:2] < _MIN_JAX:
         return f"needs jax 0.10 or newer, this is {jax.__version__}; pip install -U 'jax[cuda13]'"
     if jax.default_backend() != "gpu" and not _on_cpu():
@@ -58,7 +57,7 @@ def enable_cpu() -> None:
     """
     if "splax" in sys.modules:
         raise RuntimeError("splax_backend.enable_cpu() came after the first import of splax")
-    warp: Any = importlib.import_module("warp")
+    warp: Any = require("warp", "splax")
     warp.config.enable_cpu_blocks = True
     jax_callable = warp.jax_callable
 
@@ -90,9 +89,9 @@ def rasterize(
     worlds = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(lead) :]), (poses, cameras))
 
     def draw_world(world: tuple[BodyPoses, CameraBatch]) -> Frame:
-        bodies, eyes = world
+        bodies, views = world
         draw = jax.vmap(_draw, in_axes=(None, None, 0, 0, None))
-        return draw(splats, bodies, eyes.viewmats, eyes.Ks, config)
+        return draw(splats, bodies, views.viewmats, views.Ks, config)
 
     count = worlds[0].xpos.shape[0]
     pictures = cameras.viewmats.shape[-3]
@@ -112,11 +111,11 @@ def _draw(
     K: Float[Array, "3 3"],
     config: RasterConfig,
 ) -> Frame:
-    """One picture, with nothing behind it; its depth is the sum of weight * z."""
+    """Return one picture, with nothing behind it; its depth is the sum of weight * z."""
     splax = _splax()
     shape = (config.height, config.width)
-    eye = eye_in_bodies(viewmat, poses.xpos, poses.xquat)
-    colors = splax.spherical_harmonics(splats.sh, splats.means - eye[splats.body_id])
+    centre = camera_in_bodies(viewmat, poses.xpos, poses.xquat)
+    colors = splax.spherical_harmonics(splats.sh, splats.means - centre[splats.body_id])
     focal = config.height / 2
     xys, depths, radii, conics, _, hits = splax.project(
         splats.means,
@@ -153,7 +152,7 @@ def fold_intrinsics(
 
 
 def _matrices(poses: BodyPoses) -> Float[Array, "B 4 4"]:
-    top = jnp.concatenate([quat_to_matrix(poses.xquat), poses.xpos[..., None]], axis=-1)
+    top = jnp.concatenate([quats_to_matrices(poses.xquat), poses.xpos[..., None]], axis=-1)
     bottom = jnp.broadcast_to(jnp.array([0.0, 0.0, 0.0, 1.0]), (*top.shape[:-2], 1, 4))
     return jnp.concatenate([top, bottom], axis=-2)
 
@@ -161,7 +160,7 @@ def _matrices(poses: BodyPoses) -> Float[Array, "B 4 4"]:
 def _splax() -> ModuleType:
     # What splax does itself where SciPy has not been imported; JAX has imported it long since.
     os.environ.setdefault("SCIPY_ARRAY_API", "1")
-    return importlib.import_module("splax")
+    return require("splax", "splax")
 
 
 def _on_cpu() -> bool:

@@ -41,7 +41,7 @@ _PER_SPLAT, _PER_PIXEL = 60, 16
 
 
 def unavailable() -> str | None:
-    """It runs everywhere."""
+    """Return None: it runs everywhere."""
     return None
 
 
@@ -54,7 +54,7 @@ def rasterize(
     background: Background | None = None,
     look: Int[Array, "*n"] | None = None,
 ) -> Frame:
-    """Draw splats; see `renderer.Rasterize`."""
+    """Return the pictures; see `backend.Rasterize`."""
     shaped = shape_splats(jax.tree.map(jnp.asarray, splats))
     lead = cameras.viewmats.shape[:-3]
     look = jnp.zeros(lead, jnp.int32) if look is None else look
@@ -103,7 +103,7 @@ def _draw_world(
     cameras: CameraBatch,
     look: Int[Array, ""],
 ) -> Frame:
-    """Pictures of the C cameras of one world."""
+    """Return pictures of the C cameras of one world."""
 
     def one(camera: CameraBatch, behind: Background | None) -> Frame:
         limit = jnp.full((config.height, config.width), jnp.inf)
@@ -118,7 +118,15 @@ def _draw_world(
 
 @struct.dataclass
 class _Canvas:
-    """What a picture's pixels have gathered so far; `light` is the transmittance."""
+    """What a picture's pixels have gathered so far.
+
+    Attributes:
+        rgb: sum of the colours, weighted.
+        depth: sum of the depths, weighted [m].
+        light: the transmittance.
+        median: depth at which half of the light is left [m].
+        unfinished: pixels that the next splat may still change.
+    """
 
     rgb: Float[Array, "3 H W"]
     depth: Float[Array, "H W"]
@@ -183,7 +191,7 @@ def _blend_one(
 
 
 def _finish(canvas: _Canvas, config: RasterConfig, behind: Background | None) -> Frame:
-    """Fill what light is left with the background or the plain colour."""
+    """Return the picture: what light is left is filled with the background or the plain colour."""
     rgb = jnp.moveaxis(canvas.rgb, 0, -1)
     if behind is None:
         rgb = rgb + canvas.light[..., None] * jnp.asarray(config.color, rgb.dtype)

@@ -69,7 +69,7 @@ def test_gymnasiums_checker_passes(task: str):
 SB3_CHECK = """
 import warnings
 from stable_baselines3.common.env_checker import check_env
-from mjx_serl.envs.gymnasium import MjxSerlEnv
+from mjx_serl.adapters.gymnasium import MjxSerlEnv
 warnings.simplefilter("error")
 check_env(MjxSerlEnv("franka/pick_cube"))
 print("passed")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
+from specs_of import action_spec_of, obs_spec_of
 
 from mjx_serl.agents.sac import SAC, SACConfig, SACState
 from mjx_serl.data.replay import ReplayBuffer, mix
@@ -21,6 +22,7 @@ SHAPES = {
     "front": jax.ShapeDtypeStruct((SIZE, SIZE, 3), jnp.uint8),
     "state": jax.ShapeDtypeStruct((3,), jnp.float32),
 }
+SPEC = obs_spec_of(SHAPES)
 
 
 def transitions(lead: tuple[int, ...], seed: int = 0) -> Transition:
@@ -47,7 +49,7 @@ def batch_of(rows: int, seed: int = 0) -> Batch:
 
 def fresh(**changes: object) -> tuple[SAC, SACState]:
     agent = dataclasses.replace(SMALL, **changes).build()
-    return agent, jax.jit(lambda key: agent.init(key, SHAPES, 2))(jax.random.key(0))
+    return agent, jax.jit(lambda key: agent.init(key, SPEC, action_spec_of(2)))(jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,7 @@ def test_probe_seen_by_a_camera(name: str, learn: Callable) -> None:
         np.testing.assert_allclose(got, q, atol=0.1)
     for obs, action in probe.expected_action:
         seen = {"front": show(jnp.array([obs]))}
-        got = agent.act(state, seen, jax.random.key(0), deterministic=True)
+        got = agent.act(state, seen, jax.random.key(0), deterministic=True).action[:, 0]
         np.testing.assert_allclose(got, action, atol=0.15)
     assert float(metrics["learner/skipped_updates"]) == 0
 
@@ -139,13 +141,17 @@ def test_learning_crops_and_acting_does_not(update: Callable) -> None:
     whole = jax.jit(plain.update)(state, batch, jax.random.key(1))[1]
     assert float(cropped["learner/critic_loss"]) != float(whole["learner/critic_loss"])
     act = jax.jit(SMALL.build().act, static_argnames="deterministic")
-    first, second = (act(state, batch.obs, jax.random.key(i), deterministic=True) for i in (0, 1))
+    first, second = (
+        act(state, batch.obs, jax.random.key(i), deterministic=True).action for i in (0, 1)
+    )
     np.testing.assert_array_equal(first, second)
 
 
 def test_the_same_image_is_cropped_differently_now_and_later() -> None:
     batch = batch_of(16)
-    cropped = SMALL.build()._cropped(batch.replace(next_obs=batch.obs), jax.random.key(0))
+    cropped = SMALL.build()._cropped(
+        batch.replace(next_obs=batch.obs), jax.random.key(0), ("front",)
+    )
     assert cropped.obs["front"].dtype == jnp.uint8
     assert cropped.obs["front"].shape == batch.obs["front"].shape
     same = jnp.all(cropped.obs["front"] == cropped.next_obs["front"], axis=(1, 2, 3))
@@ -203,4 +209,4 @@ def test_bad_config_is_named(change: dict, error: type[Exception], message: str)
 def test_an_image_too_small_is_refused_before_tracing() -> None:
     shapes = {"front": jax.ShapeDtypeStruct((16, 16, 3), jnp.uint8)}
     with pytest.raises(ValueError, match="Image 'front' has 16x16 px, .* at least 28x28"):
-        SMALL.build().init(jax.random.key(0), shapes, 2)
+        SMALL.build().init(jax.random.key(0), obs_spec_of(shapes), action_spec_of(2))

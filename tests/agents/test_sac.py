@@ -7,15 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
+from specs_of import action_spec_of, obs_spec_of
 
 from mjx_serl.agents.sac import SACConfig, SACState, take_minibatch
 from mjx_serl.types import Batch
+from scenes.contract.specs import ObsField, ObsSpec
 
 SMALL = SACConfig(hidden=(32, 32), gamma=probes.GAMMA, tau=0.1, lr=3e-3)
 SHAPES = {
     "b": jax.ShapeDtypeStruct((2,), jnp.float32),
     "a": jax.ShapeDtypeStruct((3,), jnp.float32),
 }
+SPEC = obs_spec_of(SHAPES)
 UPDATES, BATCH = 800, 64
 
 
@@ -35,7 +38,7 @@ def batch_of(rows: int, seed: int = 0) -> Batch:
 
 def fresh(config: SACConfig) -> tuple:
     agent = config.build()
-    return agent, agent.init(jax.random.key(0), SHAPES, 2)
+    return agent, agent.init(jax.random.key(0), SPEC, action_spec_of(2))
 
 
 # -- what it learns ------------------------------------------------------------------------------
@@ -61,7 +64,7 @@ def test_probe(name: str, learn) -> None:
         got = SMALL.build().act(
             state, {"state": jnp.array([[obs]])}, jax.random.key(0), deterministic=True
         )
-        np.testing.assert_allclose(got, action, atol=0.1)
+        np.testing.assert_allclose(got.action, action, atol=0.1)
     assert float(metrics["learner/skipped_updates"]) == 0
 
 
@@ -207,11 +210,33 @@ def test_actions_are_bounded_random_and_deterministic_on_request() -> None:
     agent, state = fresh(SMALL)
     obs = batch_of(6).obs
     act = jax.jit(agent.act, static_argnames="deterministic")
-    first, second = (act(state, obs, jax.random.key(i)) for i in (0, 1))
-    assert first.shape == (6, 2) and float(jnp.abs(first).max()) <= 1.0
+    first, second = (act(state, obs, jax.random.key(i)).action for i in (0, 1))
+    assert first.shape == (6, 1, 2) and float(jnp.abs(first).max()) <= 1.0
     assert float(jnp.abs(first - second).min()) > 0
-    same = [act(state, obs, jax.random.key(i), deterministic=True) for i in (0, 1)]
+    same = [act(state, obs, jax.random.key(i), deterministic=True).action for i in (0, 1)]
     np.testing.assert_array_equal(*same)
+
+
+def test_what_acts_needs_neither_critics_nor_optimisers() -> None:
+    agent, state = fresh(SMALL)
+    acting, obs = agent.acting(state), batch_of(6).obs
+    key = jax.random.key(1)
+    np.testing.assert_array_equal(
+        agent.act(acting, obs, key).action, agent.act(state, obs, key).action
+    )
+    kept = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(acting)}
+    assert kept and all(path.startswith(".actor.params") for path in kept)
+
+
+def test_what_it_cannot_do_is_refused_by_name() -> None:
+    agent, key = SMALL.build(), jax.random.key(0)
+    with pytest.raises(ValueError, match=r"one continuous action at a time, .* choices \(0, 3\)"):
+        agent.init(key, SPEC, action_spec_of(2, choices=(0, 3)))
+    with pytest.raises(ValueError, match="horizon 4"):
+        agent.init(key, SPEC, action_spec_of(2, horizon=4))
+    words = ObsSpec(fields=(ObsField(name="words", shape=(8,), dtype="int32", modality="tokens"),))
+    with pytest.raises(ValueError, match=r"vectors and images, got 'words' \(tokens\)"):
+        agent.init(key, words, action_spec_of(2))
 
 
 def test_the_agent_is_static_and_its_members_differ() -> None:

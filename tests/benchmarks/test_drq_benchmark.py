@@ -10,7 +10,12 @@ from benchmarks.results import Recorder
 def test_updates_and_passes_are_measured():
     recorder = Recorder("drq")
     cfg = drq.DrqConfig(
-        encoders=("small",), compute_dtypes=("float32",), batches=(4,), repeats=1, seconds=0.02
+        encoders=("small",),
+        compute_dtypes=("float32",),
+        batches=(4,),
+        size=32,
+        repeats=1,
+        seconds=0.02,
     )
     drq.run(cfg, recorder)
     found = {r.name: r.value for r in recorder.results}

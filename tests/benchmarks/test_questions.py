@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from two_joints import registered
 
 from benchmarks import gpu, harness, learner, physics, pixels, render
 from benchmarks.peers import venvs
@@ -31,9 +33,11 @@ def test_physics_measures_ours_beside_the_raw_engines():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
 def test_the_gpu_path_runs_on_a_cpu_at_tiny_sizes():
     recorder = Recorder("physics_gpu")
-    gpu.run_gpu(gpu.GpuConfig(), recorder, task=TASK, smoke=True)
+    with registered() as task:
+        gpu.run_gpu(gpu.GpuConfig(), recorder, task=task, smoke=True)
     found = values(recorder)
     for name in ("warp env 2", "mjx env 2", "warp physics alone 2", "pure mujoco_warp 2"):
         assert name in found, [r.params for r in recorder.results if r.name == name]
@@ -43,6 +47,7 @@ def test_the_gpu_path_runs_on_a_cpu_at_tiny_sizes():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
 def test_drawing_is_measured_over_splats_worlds_threads_and_backends():
     recorder = Recorder("render")
     cfg = render.smoke(render.RenderConfig())
@@ -57,6 +62,7 @@ def test_drawing_is_measured_over_splats_worlds_threads_and_backends():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
 def test_worlds_that_look_are_measured_beside_those_that_do_not():
     recorder = Recorder("pixels")
     pixels.run(pixels.smoke(pixels.PixelsConfig()), recorder)
@@ -66,6 +72,7 @@ def test_worlds_that_look_are_measured_beside_those_that_do_not():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
 def test_drawing_on_a_gpu_lists_what_cannot_run_and_measures_the_rest():
     recorder = Recorder("render_gpu")
     render.run_gpu(render.smoke(render.RenderConfig()).gpu, recorder)
@@ -77,6 +84,7 @@ def test_drawing_on_a_gpu_lists_what_cannot_run_and_measures_the_rest():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
 def test_the_learner_is_measured_scanned_and_one_call_at_a_time():
     recorder = Recorder("learner")
     learner.run(learner.smoke(), recorder)
@@ -116,6 +124,14 @@ def test_help_lists_the_options(module):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--help" in done.stdout
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("benchmarks/workers/*.py")), ids=lambda p: p.stem)
+def test_every_worker_serves_when_it_is_run(path: Path):
+    """Here workers are called; as processes they are `python -m benchmarks.workers.NAME`."""
+    text = path.read_text()
+    if "def start(" in text:
+        assert text.endswith('if __name__ == "__main__":\n    serve(start)\n')
 
 
 def test_the_profile_ranks_operations_and_says_where_they_come_from():

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mjx_serl.data import demos
 from mjx_serl.data.demos import DemoContract, load_demos, save_demos, select_episodes
 from mjx_serl.types import Transition
+from scenes.contract import demonstrations
 from scenes.contract.specs import ActionSpec, ObsField, ObsSpec
 
 STEPS, EPISODES = 6, 3
@@ -242,7 +242,7 @@ def test_flipped_bits_are_refused(path: Path):
 
 
 def test_a_small_archive_that_would_expand_too_far(path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(demos, "MAX_BYTES", 100_000)
+    monkeypatch.setattr(demonstrations, "MAX_BYTES", 100_000)
     path.parent.mkdir()
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("action.npy", bytes(1_000_000))

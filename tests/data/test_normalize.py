@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from specs_of import obs_spec_of
 
 from mjx_serl.data import normalize
 
@@ -25,7 +26,7 @@ def observations(count: int, seed: int = 0) -> dict:
 @pytest.mark.parametrize("parts", [(100,), (1, 99), (37, 0, 63), (50, 25, 25)])
 def test_moments_do_not_depend_on_how_the_samples_come(parts: tuple[int, ...]) -> None:
     obs = observations(100)
-    state, start = normalize.init(SHAPES), 0
+    state, start = normalize.init(obs_spec_of(SHAPES)), 0
     for size in parts:
         chunk = jax.tree.map(lambda x, a=start, b=start + size: x[a:b], obs)
         state = normalize.update(state, chunk, jnp.ones(size, bool))
@@ -40,8 +41,8 @@ def test_masked_samples_are_ignored_even_when_not_finite() -> None:
     mask = jnp.arange(8) % 2 == 0
     spoiled = obs | {"state": jnp.where(mask[:, None], obs["state"], jnp.nan)}
     even = jax.tree.map(lambda x: x[::2], obs)
-    got = normalize.update(normalize.init(SHAPES), spoiled, mask)
-    want = normalize.update(normalize.init(SHAPES), even, jnp.ones(4, bool))
+    got = normalize.update(normalize.init(obs_spec_of(SHAPES)), spoiled, mask)
+    want = normalize.update(normalize.init(obs_spec_of(SHAPES)), even, jnp.ones(4, bool))
     assert float(got.count) == 4
     np.testing.assert_allclose(got.mean["state"], want.mean["state"], rtol=1e-6)
     np.testing.assert_allclose(got.m2["state"], want.m2["state"], rtol=1e-4, atol=1e-5)
@@ -49,7 +50,7 @@ def test_masked_samples_are_ignored_even_when_not_finite() -> None:
 
 def test_normalize_scales_clips_floors_and_leaves_images() -> None:
     obs = observations(4096)
-    state = normalize.update(normalize.init(SHAPES), obs, jnp.ones(4096, bool))
+    state = normalize.update(normalize.init(obs_spec_of(SHAPES)), obs, jnp.ones(4096, bool))
     out = normalize.normalize(state, obs)
     np.testing.assert_allclose(out["state"][:, :2].mean(0), 0.0, atol=1e-3)
     np.testing.assert_allclose(out["state"][:, :2].std(0), 1.0, rtol=1e-3)
@@ -62,5 +63,5 @@ def test_normalize_scales_clips_floors_and_leaves_images() -> None:
 
 def test_identity_before_the_first_sample() -> None:
     obs = {"state": jnp.array([[0.5, -2.0, 3.0]]), "image": jnp.zeros((1, 2, 2, 3), jnp.uint8)}
-    out = normalize.normalize(normalize.init(SHAPES), obs)
+    out = normalize.normalize(normalize.init(obs_spec_of(SHAPES)), obs)
     assert bool(jnp.all(out["state"] == obs["state"]))

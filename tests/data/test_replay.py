@@ -214,3 +214,49 @@ def test_a_span_is_never_cut_by_a_time_out_or_a_bad_row() -> None:
     rows = {tuple(x) for x in np.asarray(batch.obs["state"], int)}
     assert not rows & {(2, 1), (3, 1), (4, 1), (6, 0), (7, 0), (8, 0)}
     assert {(1, 1), (5, 1), (5, 0), (9 - 1, 2)} <= rows
+
+
+# -- reward models and extras ------------------------------------------------------------------
+
+
+def test_a_reward_model_is_asked_for_every_row_before_they_are_summed() -> None:
+    """Rows pay their own time: a span of three from t sums t, t + 1 and t + 2."""
+    buffer, state = fill(20, 24, 1)
+    gamma = 0.5
+    batch = buffer.sample(
+        state, jax.random.key(0), 200, n_step=3, gamma=gamma,
+        reward_of=lambda row: row.next_obs["state"][:, 0] + 0.0 * row.reward,
+    )  # fmt: skip
+    time = np.asarray(batch.obs["state"])[:, 0]
+    want = sum(gamma**k * (time + k + 1) for k in range(3))
+    np.testing.assert_allclose(batch.reward, want, rtol=1e-6)
+
+
+def test_a_reward_model_sees_what_was_paid_and_what_ended() -> None:
+    buffer, state = fill(20, 24, 1, terminated={(5, 0)})
+    paid = buffer.sample(
+        state, jax.random.key(0), 500, n_step=2, gamma=1.0,
+        reward_of=lambda row: jnp.where(row.terminated, 1e6, row.reward),
+    )  # fmt: skip
+    stored = buffer.sample(state, jax.random.key(0), 500, n_step=2, gamma=1.0)
+    last = np.asarray(stored.terminated)
+    assert last.any() and (np.asarray(paid.reward)[last] >= 1e6).all()
+    np.testing.assert_array_equal(paid.reward[~last], stored.reward[~last])
+
+
+def test_extras_come_with_their_rows_and_only_shared_ones_with_a_mixture() -> None:
+    buffer = ReplayBuffer(12, NUM_ENVS)
+    rows = steps(0, 10)
+    stage = {"stage": rows.reward.astype(jnp.int32)}
+    value = {"value": rows.reward * 2.0}
+    both = buffer.add(
+        buffer.init(example().replace(extras={"stage": jnp.int32(0), "value": jnp.float32(0)})),
+        rows.replace(extras=stage | value),
+    )
+    one = buffer.add(
+        buffer.init(example().replace(extras={"stage": jnp.int32(0)})), rows.replace(extras=stage)
+    )
+    batch = buffer.sample(both, jax.random.key(0), 100, n_step=2)
+    np.testing.assert_array_equal(batch.extras["value"], 2.0 * batch.extras["stage"])
+    mixed = mix((0.5, 0.5), (buffer, buffer)).sample((both, one), jax.random.key(0), 100)
+    assert set(mixed.extras) == {"stage"} and mixed.extras["stage"].shape == (100,)

@@ -56,7 +56,7 @@ def test_a_transition_holds_the_picture_of_before_and_the_next_row_that_of_after
         lambda s: rollout(worlds, random_policy(worlds.env.action_dim), s, jax.random.key(2), 3)
     )(state)
     np.testing.assert_array_equal(rows.obs["wrist"][0], state.pictures["wrist"])
-    drawn = worlds.observer.pictures(last.worlds, last.look)
+    drawn = worlds.observer.pictures(last.envs, last.look)
     np.testing.assert_array_equal(last.pictures["front"], drawn["front"])
     assert np.any(np.asarray(rows.obs["wrist"][1]) != np.asarray(rows.obs["wrist"][2]))
 
@@ -64,11 +64,11 @@ def test_a_transition_holds_the_picture_of_before_and_the_next_row_that_of_after
 def test_a_restarted_world_is_drawn_as_it_starts(worlds: VecEnv) -> None:
     state = jax.jit(worlds.reset)(jax.random.key(3))
     limit = worlds.env.task.episode_steps
-    late = state.worlds.replace(t=state.worlds.t.at[1].set(limit - 1))
+    late = state.envs.replace(t=state.envs.t.at[1].set(limit - 1))
     step = jax.jit(worlds.step)
-    after, row = step(state.replace(worlds=late), jnp.zeros((WORLDS, worlds.env.action_dim)))
-    assert bool(row.truncated[1]) and int(after.worlds.t[1]) == 0
-    drawn = worlds.observer.pictures(after.worlds, after.look)
+    after, row = step(state.replace(envs=late), jnp.zeros((WORLDS, worlds.env.action_dim)))
+    assert bool(row.truncated[1]) and int(after.envs.t[1]) == 0
+    drawn = worlds.observer.pictures(after.envs, after.look)
     np.testing.assert_array_equal(after.pictures["front"], drawn["front"])
 
 
@@ -80,8 +80,8 @@ def test_looks_differ_between_episodes_and_stay_within_one(env: Env) -> None:
         pool_size=2,
     )
     state = jax.jit(varied.reset)(jax.random.key(5))
-    same = state.worlds.replace(
-        sim=jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), state.worlds.sim)
+    same = state.envs.replace(
+        sim=jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), state.envs.sim)
     )
     pictures = np.asarray(varied.observer.pictures(same, state.look)["front"], int)
     assert all(np.abs(pictures[0] - pictures[i]).mean() > 1 for i in range(1, WORLDS))
@@ -139,7 +139,7 @@ def test_staged_equals_fused(env: Env) -> None:
         policy = random_policy(env.action_dim)
         return rollout(vec_env, policy, start, jax.random.key(8), 3)[1].obs
 
-    fused, staged = jax.jit(lambda: play(observer))(), play(Untraceable(env, observer.eye))
+    fused, staged = jax.jit(lambda: play(observer))(), play(Untraceable(env, observer.cameras))
     for name, want in fused.items():
         # A float that rounds the other way is one step of a uint8.
         atol = 1.0 if name in CONFIG.cameras else 1e-5

@@ -37,7 +37,7 @@ def history(vec_env: VecEnv) -> tuple[VecState, list[VecState], Transition]:
 
     @jax.jit
     def step(state: VecState) -> tuple[VecState, Transition]:
-        worlds = state.worlds
+        worlds = state.envs
         action = demonstrate(worlds.sim, worlds.command, worlds.task_state)
         return vec_env.step(state, action * expert[:, None])
 
@@ -81,8 +81,8 @@ def test_success_in_the_last_step_is_a_termination(sparse: Env):
 def test_the_next_row_is_the_successor_unless_ended(history):
     start, states, rows = history
     for name, obs in rows.obs.items():
-        np.testing.assert_array_equal(obs[0], start.worlds.obs[name])
-        following = np.stack([s.worlds.obs[name] for s in states])
+        np.testing.assert_array_equal(obs[0], start.envs.obs[name])
+        following = np.stack([s.envs.obs[name] for s in states])
         np.testing.assert_array_equal(obs[1:], following[:-1])
 
 
@@ -91,7 +91,7 @@ def test_ended_worlds_restart_from_the_pool_in_the_same_step(history):
     ended = rows.terminated | rows.truncated
     pool = np.asarray(start.pool.sim.qpos)
     for step, world in zip(*np.nonzero(ended), strict=True):
-        worlds = states[step].worlds
+        worlds = states[step].envs
         (chosen,) = np.flatnonzero((pool == np.asarray(worlds.sim.qpos[world])).all(1))
         for fresh, now in zip(jax.tree.leaves(start.pool), jax.tree.leaves(worlds), strict=True):
             np.testing.assert_array_equal(fresh[chosen], now[world])
@@ -101,7 +101,7 @@ def test_ended_worlds_restart_from_the_pool_in_the_same_step(history):
 def test_running_worlds_are_left_alone(history):
     start, states, rows = history
     ended = rows.terminated | rows.truncated
-    t = np.stack([start.worlds.t] + [s.worlds.t for s in states])
+    t = np.stack([start.envs.t] + [s.envs.t for s in states])
     np.testing.assert_array_equal(t[1:], np.where(ended, 0, t[:-1] + 1))
 
 
@@ -134,8 +134,8 @@ def test_first_worlds_do_not_depend_on_how_many_follow(sparse: Env):
     few, many = (
         jax.jit(vectorize(sparse, num_envs=n, pool_size=4).reset)(jax.random.key(3)) for n in (3, 8)
     )
-    np.testing.assert_array_equal(few.worlds.sim.qpos, many.worlds.sim.qpos[:3])
-    assert len(np.unique(many.worlds.obs["cube_position"][:, 0])) == 8
+    np.testing.assert_array_equal(few.envs.sim.qpos, many.envs.sim.qpos[:3])
+    assert len(np.unique(many.envs.obs["cube_position"][:, 0])) == 8
 
 
 def test_refresh_draws_another_pool(vec_env: VecEnv, history):
@@ -143,7 +143,7 @@ def test_refresh_draws_another_pool(vec_env: VecEnv, history):
     fresh = jax.jit(vec_env.refresh)(start)
     assert (fresh.pool.sim.qpos != start.pool.sim.qpos).any()
     assert (jax.random.key_data(fresh.key) != jax.random.key_data(start.key)).any()
-    np.testing.assert_array_equal(fresh.worlds.sim.qpos, start.worlds.sim.qpos)
+    np.testing.assert_array_equal(fresh.envs.sim.qpos, start.envs.sim.qpos)
 
 
 def test_no_worlds_is_an_error(sparse: Env):
@@ -164,7 +164,7 @@ class Poisoned:
 
     def poison(self, state: VecState, world: int) -> VecState:
         """Put a NaN into the first joint's velocity in one world's carry."""
-        carry = state.worlds.carry
+        carry = state.envs.carry
         if isinstance(carry, jax.Array):
             # MuJoCo's row starts with time and qpos, in float64.
             rows = np.array(carry).view(np.float64)
@@ -172,7 +172,7 @@ class Poisoned:
             carry = jnp.asarray(rows.view(np.uint32))
         else:
             carry = carry.replace(qvel=carry.qvel.at[world, 0].set(jnp.nan))
-        return state.replace(worlds=state.worlds.replace(carry=carry))
+        return state.replace(envs=state.envs.replace(carry=carry))
 
 
 @pytest.fixture(scope="module", params=["native", pytest.param("mjx", marks=pytest.mark.slow)])
@@ -194,13 +194,13 @@ def test_a_world_that_leaves_the_numbers_ends_alone(poisoned: Poisoned):
     assert int(after.stats.nan_worlds) == 1 and int(clean.stats.nan_worlds) == 0
     assert int(after.stats.successes) == 0
     for got, want in zip(
-        jax.tree.leaves((after.worlds, row)),
-        jax.tree.leaves((clean.worlds, clean_row)),
+        jax.tree.leaves((after.envs, row)),
+        jax.tree.leaves((clean.envs, clean_row)),
         strict=True,
     ):
         np.testing.assert_array_equal(np.asarray(got)[others], np.asarray(want)[others])
-    assert (after.worlds.t == np.where(bad, 0, 1)).all()
-    for leaf in jax.tree.leaves((after.worlds.obs, after.worlds.sim, row)):
+    assert (after.envs.t == np.where(bad, 0, 1)).all()
+    for leaf in jax.tree.leaves((after.envs.obs, after.envs.sim, row)):
         assert np.isfinite(leaf).all()
 
 
@@ -209,7 +209,7 @@ def test_the_reset_world_plays_on(poisoned: Poisoned):
     for _ in range(3):
         state, row = poisoned.step(state, poisoned.action)
         assert row.valid.all()
-        assert np.isfinite(state.worlds.sim.qpos).all()
+        assert np.isfinite(state.envs.sim.qpos).all()
     assert int(state.stats.nan_worlds) == 1
 
 
@@ -221,9 +221,9 @@ def test_the_first_bad_world_is_remembered(poisoned: Poisoned):
     assert int(state.stats.nan_worlds) == 2
     assert bool(state.bad.seen) and int(state.bad.world) == poisoned.BAD
     np.testing.assert_array_equal(state.bad.action, poisoned.action[poisoned.BAD])
-    np.testing.assert_array_equal(state.bad.qpos, sick.worlds.sim.qpos[poisoned.BAD])
+    np.testing.assert_array_equal(state.bad.qpos, sick.envs.sim.qpos[poisoned.BAD])
     for kept, was in zip(
-        jax.tree.leaves(state.bad.carry), jax.tree.leaves(sick.worlds.carry), strict=True
+        jax.tree.leaves(state.bad.carry), jax.tree.leaves(sick.envs.carry), strict=True
     ):
         np.testing.assert_array_equal(kept, was[poisoned.BAD])
 

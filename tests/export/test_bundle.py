@@ -15,19 +15,20 @@ import numpy as np
 import onnxruntime
 import pytest
 from safetensors.numpy import load_file
-from tiny_bundle import drawn_state, summary_of, tiny_config, tiny_run, with_changes
+from tiny_bundle import drawn_policy, summary_of, tiny_config, tiny_run, with_changes
 
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.envs.observation import PixelConfig
 from mjx_serl.export import bundle as bundle_module
-from mjx_serl.export.bundle import exact, publish, statistics, write_bundle
+from mjx_serl.export.bundle import RunBundle, publish, statistics, write_bundle
 from mjx_serl.export.export_run import export
 from mjx_serl.export.golden import golden_samples
 from mjx_serl.nets.encoders import EncoderConfig
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import JsonlHook
 from mjx_serl.run.loop import Run
-from mjx_serl.training.state import TrainState
+from mjx_serl.training.state import PolicyParams
+from mjx_serl.types import choice
 from scenes.contract.manifest import FILES, SUMS, TOLERANCE, Manifest, read_manifest
 from scenes.contract.serialize import digest
 
@@ -39,7 +40,7 @@ class Made:
     """A run, a state of it, and the bundle of both."""
 
     run: Run
-    state: TrainState
+    policy: PolicyParams
     path: Path
     manifest: Manifest
 
@@ -51,7 +52,7 @@ class Made:
 
 def make(root: Path, **changes: Any) -> Made:
     run = tiny_run(root, **changes)
-    state = drawn_state(run)
+    state = drawn_policy(run)
     manifest = write_bundle(run, state, root / "bundle", summary=summary_of(run))
     return Made(run, state, root / "bundle", manifest)
 
@@ -102,12 +103,12 @@ def test_the_manifest_says_where_the_policy_comes_from(made: Made):
 
 def test_statistics_are_those_that_scale(made: Made):
     """mean and std undo what `normalize` does."""
-    golden, stats = made.golden, statistics(made.state.normalizer)
+    golden, stats = made.golden, statistics(made.policy.normalizer)
     assert stats == made.manifest.normalizer
-    trainer, seen = exact(made.run), {}
+    trainer, seen = made.run.trainer.exact(), {}
     remember = dataclasses.replace(trainer, agent=Remembering(seen))
     obs = {name: golden[f"obs/{name}"] for name in made.run.observer.contract.obs.names}
-    policy = remember.policy(made.state.agent, made.state.normalizer, deterministic=True)
+    policy = remember.policy(made.policy.agent, made.policy.normalizer, deterministic=True)
     policy(obs, jax.random.key(0))
     for name, stat in stats.items():
         scaled = (obs[name] - np.float32(stat.mean)) / np.float32(stat.std)
@@ -122,7 +123,7 @@ class Remembering:
 
     def act(self, state: Any, obs: Any, key: Any, *, deterministic: bool) -> Any:
         self.seen.update(obs)
-        return obs["ee_lag"]
+        return choice(obs["ee_lag"])
 
 
 def test_golden_observations_are_of_many_moments(made: Made):
@@ -140,9 +141,9 @@ def test_golden_observations_are_of_many_moments(made: Made):
 
 
 def test_golden_episodes_depend_on_the_seed_alone(made: Made):
-    trainer = exact(made.run)
+    trainer = made.run.trainer.exact()
     same, other = (
-        golden_samples(trainer, made.run.observer, made.state, seed=seed) for seed in (0, 1)
+        golden_samples(trainer, made.run.observer, made.policy, seed=seed) for seed in (0, 1)
     )
     np.testing.assert_array_equal(same["actions"], made.golden["actions"])
     assert not np.array_equal(other["obs/cube_position"], same["obs/cube_position"])
@@ -204,7 +205,7 @@ def test_only_what_the_policy_reads_leaves(made: Made):
     assert {name.split("/")[0] for name in params} == {"agent", "normalizer"}
     assert not [n for n in params if "critic" in n or "opt" in n or "temperature" in n]
     actor = {n for n in params if n.startswith("agent/actor/params/")}
-    leaves = jax.tree.leaves(made.state.agent.actor.params)
+    leaves = jax.tree.leaves(made.policy.agent.actor.params)
     assert len(actor) == len(leaves)
     assert sum(params[n].size for n in actor) == sum(x.size for x in leaves)
 
@@ -238,10 +239,10 @@ def test_every_kind_of_policy_leaves(tmp_path: Path, kind: str):
     np.testing.assert_allclose(by_stablehlo(made), made.golden["actions"], atol=TOLERANCE / 2)
     areas = {name.split("/")[0] for name in load_file(made.path / "params.safetensors")}
     assert areas == {"agent", "normalizer"} | ({"encoder"} if kind == "frozen" else set())
-    trained = made.run.cfg.agent.compute_dtype
+    trained = made.run.cfg.method.agent.compute_dtype
     assert made.manifest.trained_in == trained
     as_trained = made.run.trainer.agent.cfg.compute_dtype
-    assert as_trained == trained and exact(made.run).agent.cfg.compute_dtype == "float32"
+    assert as_trained == trained and made.run.trainer.exact().agent.cfg.compute_dtype == "float32"
 
 
 # -- what is refused -------------------------------------------------------------------------------
@@ -250,26 +251,26 @@ def test_every_kind_of_policy_leaves(tmp_path: Path, kind: str):
 def test_a_bundle_is_never_overwritten(made: Made):
     before = {p.name: p.read_bytes() for p in made.path.iterdir()}
     with pytest.raises(FileExistsError, match="is never overwritten. Hint: give another folder"):
-        write_bundle(made.run, made.state, made.path, summary=None)
+        write_bundle(made.run, made.policy, made.path, summary=None)
     assert {p.name: p.read_bytes() for p in made.path.iterdir()} == before
 
 
 def test_parameters_that_are_not_finite_do_not_leave(made: Made, tmp_path: Path):
-    actor = made.state.agent.actor
+    actor = made.policy.agent.actor
     broken = jax.tree.map(lambda x: np.full_like(x, np.nan), actor.params)
-    agent = made.state.agent.replace(actor=actor.replace(params=broken))
+    agent = made.policy.agent.replace(actor=actor.replace(params=broken))
     with pytest.raises(ValueError, match="'agent/actor/params/.*' has values that are not finite"):
-        write_bundle(made.run, made.state.replace(agent=agent), tmp_path / "out", summary=None)
+        write_bundle(made.run, made.policy.replace(agent=agent), tmp_path / "out", summary=None)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_another_policy_does_not_leave(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The check against the training process can fail."""
-    samples = golden_samples(exact(made.run), made.run.observer, made.state, seed=0)
+    samples = golden_samples(made.run.trainer.exact(), made.run.observer, made.policy, seed=0)
     samples["actions"] = samples["actions"] + np.float32(1e-3)
     monkeypatch.setattr(bundle_module, "golden_samples", lambda *args, **more: samples)
     with pytest.raises(ValueError, match="differs from the trained one by 1.00e-03 at golden"):
-        write_bundle(made.run, made.state, tmp_path / "out", summary=None)
+        write_bundle(made.run, made.policy, tmp_path / "out", summary=None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -290,7 +291,7 @@ def train(root: Path, **changes: Any) -> Run:
     cfg = with_changes(tiny_config(root), name="run", **changes)
     folder = RunFolder.create(root, task=cfg.task, agent="sac", seed=0, name="run")
     folder.write_config(cfg)
-    run = Run(cfg, folder, [JsonlHook(folder)])
+    run = Run(cfg, folder, [JsonlHook(folder)], [RunBundle()])
     assert run.train() is not None
     return run
 
@@ -322,7 +323,7 @@ def test_a_run_on_disk_is_exported_again_the_same(
 
 def test_resuming_a_finished_run_keeps_its_bundle(trained: Run, capsys: pytest.CaptureFixture[str]):
     before = (trained.folder.bundle / SUMS).read_bytes()
-    Run(trained.cfg, trained.folder).train(resume=True)
+    Run(trained.cfg, trained.folder, outputs=[RunBundle()]).train(resume=True)
     assert (trained.folder.bundle / SUMS).read_bytes() == before
     (line,) = [x for x in capsys.readouterr().err.splitlines() if "bundle" in x]
     assert line.startswith("warning: no policy bundle was written (") and "never" in line
@@ -352,7 +353,9 @@ def test_an_export_that_fails_does_not_fail_the_run(
         raise NotImplementedError("Primitive 'cosh' has no rule\nand more")
 
     monkeypatch.setattr(bundle_module, "write_bundle", broken)
-    bundle_module.leave_bundle(trained, None, None)
+    untouched = (trained.folder.bundle / SUMS).read_bytes()
+    RunBundle().after_run(trained, None, None)
+    assert (trained.folder.bundle / SUMS).read_bytes() == untouched
     said = capsys.readouterr().err
     assert said == "warning: no policy bundle was written (Primitive 'cosh' has no rule)\n"
 
@@ -376,9 +379,9 @@ def test_a_policy_is_exact_on_any_device(made: Made):
 
     def act(*args: Any, **more: Any) -> Any:
         seen.append(jax.config.jax_default_matmul_precision)
-        return jnp.zeros((4, 4))
+        return choice(jnp.zeros((4, 4)))
 
-    agent = type("Spy", (), {"act": staticmethod(act)})()
-    trainer = dataclasses.replace(exact(made.run), agent=agent)
-    golden_samples(trainer, made.run.observer, made.state, seed=0)
+    agent = type("Spy", (), {"act": staticmethod(act), "acting": staticmethod(lambda x: x)})()
+    trainer = dataclasses.replace(made.run.trainer.exact(), agent=agent)
+    golden_samples(trainer, made.run.observer, made.policy, seed=0)
     assert set(seen) == {"highest"}

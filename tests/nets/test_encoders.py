@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from specs_of import obs_spec_of
 
 from mjx_serl.nets.convolution import Conv, Convolution, by_library, by_product, convolve
 from mjx_serl.nets.encoders import ENCODERS, EncoderConfig, ObsEncoder, SpatialEmbeddings
@@ -22,7 +23,7 @@ def spec(*shape: int, dtype: type = jnp.uint8) -> jax.ShapeDtypeStruct:
 
 
 def obs_encoder(config: EncoderConfig, **shapes: jax.ShapeDtypeStruct) -> ObsEncoder:
-    return ObsEncoder(config, tuple(sorted(shapes.items())))
+    return ObsEncoder(config, obs_spec_of(shapes))
 
 
 # -- convolutions --------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from specs_of import obs_spec_of
 
 from mjx_serl.nets.distributions import (
     split_mean_std,
@@ -158,5 +159,6 @@ def test_vectors_are_joined_in_the_order_of_their_names() -> None:
         "a": jnp.array([[[0.0, 1.0], [2.0, 3.0]]]),
         "m": jnp.array([4.0]),
     }
-    assert vector_dim(shapes) == 7
-    np.testing.assert_array_equal(encode_vectors(obs, shapes), [[0, 1, 2, 3, 4, 5, 6]])
+    fields = obs_spec_of(shapes).of_kind("vector")
+    assert vector_dim(fields) == 7
+    np.testing.assert_array_equal(encode_vectors(obs, fields), [[0, 1, 2, 3, 4, 5, 6]])

@@ -36,17 +36,17 @@ CONFIG = PretrainConfig(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ToyEye:
+class ToyCameras:
     """A picture whose red is x[0] and whose green is x[1]."""
 
     config: SimpleNamespace = dataclasses.field(
-        default_factory=lambda: SimpleNamespace(cameras=("eye",), size=SIZE)
+        default_factory=lambda: SimpleNamespace(cameras=("front",), size=SIZE)
     )
 
-    def see(self, worlds: SimpleNamespace, look: tuple) -> Obs:
+    def observe(self, worlds: SimpleNamespace, look: tuple) -> Obs:
         color = jnp.clip(255 * worlds.obs["x"] / 2, 0, 255).astype(jnp.uint8)
         picture = jnp.zeros((color.shape[0], SIZE, SIZE, 3), jnp.uint8)
-        return {"eye": picture.at[..., :2].set(color[:, None, None])}
+        return {"front": picture.at[..., :2].set(color[:, None, None])}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ def observer() -> ToyObserver:
         ObsField(name="x", shape=(2,), scale=4.0, privileged=True),
         ObsField(name="age", shape=(1,), scale=0.5),
     )
-    return ToyObserver(ToyEnv(obs_spec=ObsSpec(fields=fields)), ToyEye())
+    return ToyObserver(ToyEnv(obs_spec=ObsSpec(fields=fields)), ToyCameras())
 
 
 def test_it_learns_to_tell_what_the_picture_shows(observer: ToyObserver) -> None:
@@ -76,7 +76,7 @@ def test_it_learns_to_tell_what_the_picture_shows(observer: ToyObserver) -> None
     assert spec.targets == (("x", 2, 4.0),)
     (data,) = collect_rounds(CONFIG, spec, observer, jax.random.key(0))
     assert data.targets.shape == (4 * 4 * 8, 2)  # three noises and random actions, 8 steps
-    shown = data.pictures["eye"][:, 0, 0, :2] / 255 * 2
+    shown = data.pictures["front"][:, 0, 0, :2] / 255 * 2
     inside = np.asarray((data.targets * 4.0 >= 0).all(-1))
     np.testing.assert_allclose((data.targets * 4.0)[inside].clip(0, 2), shown[inside], atol=0.01)
     init, fit = make_fit(CONFIG, spec)
@@ -90,7 +90,7 @@ def test_it_learns_to_tell_what_the_picture_shows(observer: ToyObserver) -> None
 def test_errors_are_distances_in_the_targets_unit(observer: ToyObserver) -> None:
     spec = reader_spec(CONFIG, observer)
     params = jax.tree.map(jnp.zeros_like, make_fit(CONFIG, spec)[0](jax.random.key(0))[0])
-    pictures = {"eye": jnp.zeros((1, SIZE, SIZE, 3), jnp.uint8)}
+    pictures = {"front": jnp.zeros((1, SIZE, SIZE, 3), jnp.uint8)}
     missed = errors(FrozenEncoder(spec, params), Examples(pictures, jnp.array([[0.3, 0.4]])))
     np.testing.assert_allclose(missed["x"], [4.0 * 0.5], rtol=1e-6)
 
@@ -101,4 +101,4 @@ def test_without_cameras_or_privileged_entries_there_is_nothing_to_learn(
     with pytest.raises(ValueError, match="needs cameras"):
         reader_spec(CONFIG, Observer(ToyEnv()))
     with pytest.raises(ValueError, match="privileged"):
-        reader_spec(CONFIG, ToyObserver(ToyEnv(), ToyEye()))
+        reader_spec(CONFIG, ToyObserver(ToyEnv(), ToyCameras()))

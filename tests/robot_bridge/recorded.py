@@ -108,14 +108,14 @@ def play(
 def record(
     path: Path,
     contract: Contract,
-    outcomes: Mapping[int, str | None],
+    endings: Mapping[int, str | None],
     *,
     by_hand: Mapping[int, float] | None = None,
 ) -> Path:
-    """A recording with one episode of each length, ended by the event that `outcomes` says."""
+    """A recording with one episode of each length, ended by the event that `endings` says."""
     first = 0
     with Recorder(path, make_header(contract)) as recorder:
-        for steps, event in outcomes.items():
+        for steps, event in endings.items():
             *played, after = play(contract, steps, first=first, by_hand=by_hand)
             for tick, obs in played:
                 assert recorder.put(tick, obs)

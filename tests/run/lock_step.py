@@ -1,10 +1,11 @@
 """A policy through the bridge and through the environment, step by step: `lock_step.py TASK`.
 
-Prints one JSON line: steps, the largest difference of any observation and of any action, and how
-far the hand moved [m]. A process of its own, because it is about rounding: XLA must compile it as
-it compiles training.
+Prints one JSON line: steps, the largest difference of any observation and of any action, how far
+the hand moved [m] and turned [rad]. A process of its own, because it is about rounding: XLA must
+compile it as it compiles training.
 """
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -18,9 +19,12 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from mjx_serl import tasks as tasks  # noqa: E402  (files the tasks in the registry)
+from mjx_serl.envs.control.controller import ControlConfig  # noqa: E402
 from mjx_serl.envs.env import make_env  # noqa: E402
 from mjx_serl.envs.observation import Observer  # noqa: E402
+from mjx_serl.envs.task import TASKS  # noqa: E402
 from mjx_serl.run.simulated_arm import SimulatedArm  # noqa: E402
+from mjx_serl.tasks.pick_turned_bar import TURNED  # noqa: E402
 from robot_bridge.clock import ManualClock  # noqa: E402
 from robot_bridge.control.arbiter import Arbiter  # noqa: E402
 from robot_bridge.control.control_loop import ControlLoop, Parts  # noqa: E402
@@ -33,22 +37,39 @@ from robot_bridge.safety.limits import default_limits  # noqa: E402
 from robot_bridge.safety.supervisor import Supervisor  # noqa: E402
 
 STEPS = 25
-# What the networks of a policy do: a smooth function of all that is observed.
-GAIN = np.random.default_rng(3).normal(size=(24, 4)).astype(np.float32)
+# Everything that an orientation can be commanded by, at once: the tool's axes, the measured pose,
+# a limit to the turning.
+TOOL = ControlConfig(
+    rate=10.0,
+    inner_rate=40.0,
+    turn_scale=0.1,
+    frame="tool",
+    base="measured",
+    turn_limit=0.4,
+)
+TASKS.register("test/tool_frame")(dataclasses.replace(TURNED, control=TOOL))
 
 
-def act(obs: dict) -> jax.Array:
-    """Choose an action that depends on everything."""
-    row = jnp.concatenate([jnp.asarray(obs[name]) for name in sorted(obs)])
-    return jnp.tanh(3.0 * row @ GAIN)
+class Act:
+    """What the networks of a policy do: a smooth function of all that is observed."""
+
+    def __init__(self, observer: Observer) -> None:
+        size = sum(int(np.prod(field.shape)) for field in observer.obs_spec.fields)
+        shape = size, observer.env.action_dim
+        self.gain = np.random.default_rng(3).normal(size=shape).astype(np.float32)
+
+    def __call__(self, obs: dict) -> jax.Array:
+        """Choose an action that depends on everything."""
+        row = jnp.concatenate([jnp.asarray(obs[name]) for name in sorted(obs)])
+        return jnp.tanh(3.0 * row @ self.gain)
 
 
 class Recorded:
     """The same function as the bridge's policy; keeps what it saw and chose."""
 
-    def __init__(self) -> None:
+    def __init__(self, observer: Observer) -> None:
         self.rows: list[tuple[dict, np.ndarray]] = []
-        self._act = jax.jit(act)
+        self._act = jax.jit(Act(observer))
 
     def reset(self) -> None:
         self.rows.clear()
@@ -74,7 +95,7 @@ def through_the_bridge(observer: Observer, world: SimulatedArm) -> Recorded:
         arbiter=Arbiter(),
         clock=clock,
     )
-    control, policy = ControlLoop(parts), Recorded()
+    control, policy = ControlLoop(parts), Recorded(observer)
     builder = ObservationBuilder(contract, objects=SimObjects(world, clock))
     period = 1.0 / contract.action.rate
     loop = Loop(PolicyLoop(control, builder, policy, period=period).tick, period, "policy")
@@ -91,8 +112,9 @@ def main() -> None:
     observer = Observer(make_env(sys.argv[1], physics="native"))
     world = SimulatedArm(observer, seed=5, episodes=2, governed=False)
     rows = through_the_bridge(observer, world).rows
-    step, choose = jax.jit(observer.env.step), jax.jit(act)
+    step, choose = jax.jit(observer.env.step), jax.jit(Act(observer))
     state = jax.jit(observer.env.reset)(world._starts[1])
+    hands: list[np.ndarray] = []
     worst = {"obs": 0.0, "action": 0.0}
     for seen, actions in rows:
         expected = choose(state.obs)
@@ -100,9 +122,13 @@ def main() -> None:
             gap = float(np.abs(value - np.asarray(state.obs[name])).max())
             worst["obs"] = max(worst["obs"], gap)
         worst["action"] = max(worst["action"], float(np.abs(actions[0] - expected).max()))
+        hands.append(np.asarray(state.sim.site_xmat[observer.env.scene.arm.ee_site_id]))
         state = step(state, expected)
     moved = float(np.linalg.norm(rows[-1][0]["ee_position"] - rows[0][0]["ee_position"]))
-    sys.stdout.write(json.dumps({"steps": len(rows), "moved": moved, **worst}) + "\n")
+    # The trace of the rotation from the first to the last is 1 + 2 cos of its angle.
+    turned = float(np.arccos(np.clip(0.5 * (hands[-1] @ hands[0] - 1.0), -1.0, 1.0)))
+    found = {"steps": len(rows), "moved": moved, "turned": turned, **worst}
+    sys.stdout.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":

@@ -380,3 +380,14 @@ def test_manifest_is_readable_by_sha256sum(tmp_path):
     assert done.returncode == 0
     assert json.loads((folder / "state.json").read_text())["step"] == 1
     assert Path(folder / "arrays").is_dir()
+
+
+def test_a_leaf_is_found_under_the_name_it_had_in_older_checkpoints(tmp_path):
+    before = {"worlds": {"worlds": {"qpos": jnp.arange(3.0)}, "zeta": jnp.ones(2)}}
+    store = CheckpointStore(tmp_path)
+    store.save(1, before, {})
+    store.wait()
+    today = {"worlds": {"envs": {"qpos": jnp.zeros(3)}, "zeta": jnp.zeros(2)}}
+    state, _, _ = store.restore(today)
+    np.testing.assert_array_equal(state["worlds"]["envs"]["qpos"], np.arange(3.0))
+    np.testing.assert_array_equal(state["worlds"]["zeta"], np.ones(2))

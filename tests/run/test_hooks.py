@@ -99,12 +99,14 @@ def test_tensorboard(tmp_path, drive):
 
 def test_missing_packages_are_said_clearly(tmp_path, monkeypatch, make_summary):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(ModuleNotFoundError, match=r"TensorBoardHook needs tensorboardX.*Hint"):
+    with pytest.raises(ModuleNotFoundError, match=r"Hook needs tensorboardX.*: pip install t"):
         TensorBoardHook(RunFolder(tmp_path))
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     folder = RunFolder(tmp_path)
     folder.append_metrics(hooks.epoch_row(make_epoch(1)))
-    with pytest.raises(ModuleNotFoundError, match=r"learning curve needs matplotlib.*Hint"):
+    with pytest.raises(
+        ModuleNotFoundError, match=r"learning curve needs matplotlib.*: pip install m"
+    ):
         CurveHook(folder).on_end(make_summary())
 
 

@@ -21,18 +21,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from as_users import user_env
+from two_joints import registered
 
 from mjx_serl import commands
 from mjx_serl.agents.sac import SACConfig
-from mjx_serl.config import DemoConfig, EvalConfig, RunConfig, TrainConfig
+from mjx_serl.config import EvalConfig, RunConfig, TrainConfig
 from mjx_serl.envs.physics.native import CallbackPhysics
 from mjx_serl.envs.vector import vectorize
 from mjx_serl.run.checkpoint import CheckpointStore
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import EpochRecord, JsonlHook
-from mjx_serl.run.loop import Programs, Run
+from mjx_serl.run.loop import Run
+from mjx_serl.run.programs import Programs
 from mjx_serl.run.summary import Summary
-from mjx_serl.training.off_policy import OffPolicy, OffPolicyConfig
+from mjx_serl.training.demonstrations import DemoConfig
+from mjx_serl.training.off_policy import LoopConfig, OffPolicy, OffPolicyConfig
 from mjx_serl.training.state import TrainState, tree_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,11 +54,13 @@ def tiny(physics: str, root: Path, **changes: Any) -> TrainConfig:
         "physics": physics,
         "num_envs": 4,
         "total_env_steps": 2 * HALF * 2 * 4,
-        "agent": SACConfig(hidden=(16, 16)),
-        "loop": OffPolicyConfig(
-            batch_size=16, updates_per_step=2, steps_per_epoch=2, warmup_steps=8, buffer_size=52
+        "method": OffPolicyConfig(
+            agent=SACConfig(hidden=(16, 16)),
+            loop=LoopConfig(
+                batch_size=16, updates_per_step=2, steps_per_epoch=2, warmup_steps=8, buffer_size=52
+            ),
+            demos=DemoConfig(count=2 if physics == "native" else 0),
         ),
-        "demos": DemoConfig(count=2 if physics == "native" else 0),
         "eval": EvalConfig(every_epochs=2, check_episodes=2, episodes=2),
         "run": RunConfig(
             folder=root,
@@ -76,7 +81,7 @@ def start(cfg: TrainConfig, name: str, *hooks: Any) -> Run:
 
 
 def restored(run: Run) -> tuple[TrainState, int, dict]:
-    return run.store.restore(run.state_shapes())
+    return run.store.restore(run.trainer.state_shapes())
 
 
 def assert_same(one: TrainState, other: TrainState) -> None:
@@ -136,9 +141,9 @@ def keep_programs(patch: pytest.MonkeyPatch) -> list[Programs]:
     return kept
 
 
-def run_twice(physics: str, root: Path) -> Straight:
+def run_twice(physics: str, root: Path, **changes: Any) -> Straight:
     """2k epochs at once; k of them copied to another folder and taken on to 2k."""
-    cfg = tiny(physics, root)
+    cfg = tiny(physics, root, **changes)
     with pytest.MonkeyPatch.context() as patch:
         traces, programs = count_traces(patch), keep_programs(patch)
         run = start(cfg, "whole")
@@ -154,7 +159,7 @@ def run_twice(physics: str, root: Path) -> Straight:
         resumed_summary = resumed.train(resume=True)
         second = len(traces) - first
     # Tracing MJX takes seconds; every restore asks for the shapes.
-    shapes = run.state_shapes()
+    shapes = run.trainer.state_shapes()
     run.state_shapes = resumed.state_shapes = lambda: shapes
     return Straight(run, summary, first, resumed, resumed_summary, second, programs)
 
@@ -167,10 +172,11 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Straight:
 
 @pytest.fixture(scope="module", params=["native", pytest.param("mjx", marks=pytest.mark.slow)])
 def straight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Straight:
-    """Twice with each physics."""
+    """Twice with each physics; MJX on the arm that it compiles soonest."""
     if request.param == "native":
         return request.getfixturevalue("native")
-    return run_twice(request.param, tmp_path_factory.mktemp(request.param))
+    with registered() as task:
+        return run_twice(request.param, tmp_path_factory.mktemp(request.param), task=task)
 
 
 # -- exact resume ------------------------------------------------------------------------------
@@ -193,7 +199,7 @@ def test_the_second_half_is_not_the_first(straight: Straight, tmp_path: Path):
     state, _, _ = restored(straight.run)
     step = f"{HALF:010d}"
     shutil.copytree(straight.run.folder.checkpoints / step, tmp_path / step)
-    old, _, _ = CheckpointStore(tmp_path).restore(straight.run.state_shapes())
+    old, _, _ = CheckpointStore(tmp_path).restore(straight.run.trainer.state_shapes())
     for part in ("agent", "worlds", "buffer", "key"):
         with pytest.raises(AssertionError):
             assert_same(getattr(old, part), getattr(state, part))
@@ -217,10 +223,10 @@ def test_metrics_and_summary_are_those_of_the_whole_run(straight: Straight):
 
 def test_memory_is_said_as_it_is(native: Straight):
     run = native.run
-    info = run._info(run.state_shapes())
+    info = run._info(run.trainer.state_shapes())
     state, _, _ = restored(run)
     assert info.state_bytes == tree_bytes(state)
-    assert info.buffer_bytes == tree_bytes(state.buffer)
+    assert info.buffer_bytes == tree_bytes(state.data)
 
 
 # -- one trace, no transfer, no callback -------------------------------------------------------
@@ -261,10 +267,10 @@ def test_an_epoch_moves_nothing_between_host_and_device(straight: Straight):
 def test_an_epoch_writes_into_the_ring_it_was_given(straight: Straight):
     # What was just restored may lie in memory that XLA copies once.
     state, _ = straight.programs[0].epoch(restored(straight.run)[0])
-    before = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state.buffer.data)]
+    before = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state.data["online"].data)]
     after, _ = straight.programs[0].epoch(state)
-    assert [x.unsafe_buffer_pointer() for x in jax.tree.leaves(after.buffer.data)] == before
-    assert all(x.is_deleted() for x in jax.tree.leaves(state.buffer.data))
+    assert [x.unsafe_buffer_pointer() for x in jax.tree.leaves(after.data["online"].data)] == before
+    assert all(x.is_deleted() for x in jax.tree.leaves(state.data["online"].data))
 
 
 def test_a_callback_would_be_noticed(native: Straight):
@@ -404,10 +410,10 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
 
 def poison(state: TrainState, world: int, nq: int) -> TrainState:
     """Put a NaN into a joint velocity of one world's float64 row."""
-    rows = np.array(state.worlds.worlds.carry).view(np.float64)
+    rows = np.array(state.worlds.envs.carry).view(np.float64)
     rows[world, 1 + nq] = np.nan
-    worlds = state.worlds.worlds.replace(carry=jnp.asarray(rows.view(np.uint32)))
-    return state.replace(worlds=state.worlds.replace(worlds=worlds))
+    worlds = state.worlds.envs.replace(carry=jnp.asarray(rows.view(np.uint32)))
+    return state.replace(worlds=state.worlds.replace(envs=worlds))
 
 
 def poisoned_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
@@ -431,11 +437,11 @@ def test_a_nan_world_is_counted_dumped_and_survived(
     rows = [row for row in rows_of(run.folder) if row["kind"] == "epoch"]
     assert [row["env/nan_worlds"] for row in rows] == [1.0] + [0.0] * (2 * HALF - 1)
     state, _, _ = restored(run)
-    for leaf in jax.tree.leaves((state.agent, state.buffer, state.worlds.worlds.obs)):
+    for leaf in jax.tree.leaves((state.agent, state.data["online"], state.worlds.envs.obs)):
         assert np.isfinite(np.asarray(leaf, np.float64)).all()
     warm = 2  # rows of warm-up
-    assert not state.buffer.data.valid[warm, 2]
-    assert int((~state.buffer.data.valid[: warm + 4]).sum()) == 1
+    assert not state.data["online"].data.valid[warm, 2]
+    assert int((~state.data["online"].data.valid[: warm + 4]).sum()) == 1
     with np.load(run.folder.path / "nan_world.npz", allow_pickle=False) as dump:
         assert int(dump["world"]) == 2
         assert dump["qpos"].shape == (run.env.scene.model.nq,)

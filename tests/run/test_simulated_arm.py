@@ -12,24 +12,38 @@ from mjx_serl.envs.env import make_env
 from mjx_serl.envs.observation import Observer
 from mjx_serl.run.simulated_arm import build_world
 from mjx_serl.tasks.pick_cube import PACED, SPARSE
+from mjx_serl.tasks.pick_turned_bar import TURNED, TURNED_PACED
 from robot_bridge.driver import ArmInfo
 from robot_bridge.drivers.simulated import SteppedGovernor
 
 ROOT = Path(__file__).parents[2]
-TASKS = {"franka/pick_cube": SPARSE, "franka/pick_cube_paced": PACED}
+# What turns in each: the hand of the 4-D tasks keeps its orientation.
+TURNS = {
+    "franka/pick_cube": False,
+    "franka/pick_cube_paced": False,
+    "franka/pick_turned_bar": True,
+    "franka/pick_turned_bar_paced": True,
+    "test/tool_frame": True,
+}
 
 
-@pytest.mark.parametrize("task", TASKS)
+def test_the_tasks_are_what_the_comparison_is_about() -> None:
+    assert SPARSE.control.pace is None and PACED.control.pace is not None
+    assert TURNED.control.pace is None and TURNED_PACED.control.pace is not None
+    assert SPARSE.control.action_spec().dim == 4 and TURNED.control.action_spec().dim == 7
+
+
+@pytest.mark.parametrize("task", TURNS)
 def test_the_bridge_and_the_environment_go_in_step(task: str) -> None:
     """Twenty-five steps from the same start: every observation and action equal."""
-    assert (TASKS[task].control.pace is None) == (task == "franka/pick_cube")
     command = [sys.executable, str(Path(__file__).with_name("lock_step.py")), task]
     env = user_env() | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["steps"] == 25 and found["moved"] > 0.05
-    assert found["obs"] <= 1e-6 and found["action"] <= 1e-6
+    assert found["obs"] == 0.0 and found["action"] == 0.0
+    assert (found["turned"] > 0.3) == TURNS[task]
 
 
 def test_a_task_that_has_changed_since_is_refused() -> None:

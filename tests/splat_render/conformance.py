@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import splat_scenes as scenes
 
+from scenes.contract.rotations import quats_to_matrices
 from splat_render.backend import load_backend
 from splat_render.backends import reference
 from splat_render.types import (
@@ -333,7 +334,7 @@ def moving_everything_changes_nothing(subject: Subject) -> None:
     """A rigid motion of all bodies and cameras; the harmonics turn with the bodies."""
     case = cloud(3)
     turn, shift = scenes.random_world(2, seed=5).xquat[1], np.array([0.4, -0.3, 0.2])
-    rotation = reference.quat_to_matrix(np.float64(turn))
+    rotation = quats_to_matrices(np.float64(turn))
     xpos = case.poses.xpos @ rotation.T + shift
     xquat = scenes.multiply_quats(turn, case.poses.xquat)
     back = np.eye(4)

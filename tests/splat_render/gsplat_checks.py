@@ -20,6 +20,7 @@ import splat_scenes as scenes
 import torch
 from gsplat.cuda import _torch_impl
 
+from scenes.contract.rotations import quats_to_matrices
 from splat_render.backends import external, reference
 from splat_render.backends import gsplat as gsplat_backend
 from splat_render.types import Background, Frame
@@ -200,7 +201,7 @@ def test_colours_are_gsplats_harmonics_in_the_bodys_frame():
     splats, poses, cameras = worlds(size, degree=3)
     got = np.asarray(gsplat_backend.prepare(*on_device((splats, poses, cameras))).colors)
     for world, camera in np.ndindex(3, 2):
-        body = reference.quat_to_matrix(np.float64(poses.xquat[world]))[splats.body_id]
+        body = quats_to_matrices(np.float64(poses.xquat[world]))[splats.body_id]
         view = np.float64(cameras.viewmats[world, camera])
         eye = -view[:3, :3].T @ view[:3, 3] - poses.xpos[world][splats.body_id]
         rays = splats.means - np.einsum("gji,gj->gi", body, eye)

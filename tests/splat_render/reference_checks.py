@@ -9,6 +9,7 @@ import splat_scenes as scenes
 import torch
 from gsplat.cuda import _torch_impl
 
+from scenes.contract.rotations import quats_to_matrices
 from splat_render.backends import reference
 
 # float64 in another order of operations.
@@ -94,7 +95,7 @@ def test_whole_projection_is_gsplats_on_turned_bodies():
     splats, poses = scenes.cloud(500, num_bodies=4), scenes.random_world(4)
     camera = scenes.cameras(size)
     body = np.asarray(splats.body_id)
-    turn = reference.quat_to_matrix(np.float64(poses.xquat))[body]
+    turn = quats_to_matrices(np.float64(poses.xquat))[body]
     means = np.einsum("gij,gj->gi", turn, np.float64(splats.means)) + poses.xpos[body]
     quats = scenes.multiply_quats(np.float64(poses.xquat)[body], np.float64(splats.quats))
     covars, _ = _torch_impl._quat_scale_to_covar_preci(torch64(quats), torch64(splats.scales))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from splat_render.backends.reference import quat_to_matrix
+from scenes.contract.rotations import quats_to_matrices
 from splat_render.types import BodyPoses, CameraBatch, GaussianSet, RasterConfig
 
 # Bodies of the table scene; the arm's links are 1 to 7.
@@ -194,7 +194,7 @@ def _box_surfels(rng: np.random.Generator, box: tuple, count: int, area: float) 
 def _turn(angle: float, *, axis: int) -> np.ndarray:
     quat = np.zeros(4)
     quat[0], quat[1 + axis] = np.cos(angle / 2), np.sin(angle / 2)
-    return quat_to_matrix(quat)
+    return quats_to_matrices(quat)
 
 
 def _quat(matrix: np.ndarray) -> np.ndarray:

@@ -84,7 +84,7 @@ def test_dense_reward_by_hand(dense: Env, lift: float, distance: float):
     state, task = placed(dense, (0.4, 0.1, 0.02 + lift))
     ee = jnp.array([0.4, 0.1 + distance, 0.02 + lift])
     sites = state.sim.site_xpos.at[dense.scene.arm.ee_site_id].set(ee)
-    reward, terms = task.reward(state.sim.replace(site_xpos=sites), state.task_state)
+    reward, terms = task.reward(state.sim.replace(site_xpos=sites), state.command, state.task_state)
     expected = 0.3 * np.exp(-20 * distance) + 0.7 * min(max(lift / 0.2, 0.0), 1.0)
     assert float(reward) == pytest.approx(expected, abs=5e-5)
     assert float(terms["reach"]) == pytest.approx(np.exp(-20 * distance), abs=5e-5)
@@ -93,7 +93,7 @@ def test_dense_reward_by_hand(dense: Env, lift: float, distance: float):
 
 def test_a_cube_below_the_table_earns_no_lift(dense: Env):
     state, task = placed(dense, (0.4, 0.1, -0.1))
-    assert float(task.reward(state.sim, state.task_state)[1]["lift"]) == 0.0
+    assert float(task.reward(state.sim, state.command, state.task_state)[1]["lift"]) == 0.0
 
 
 @pytest.mark.parametrize(("lift", "picked"), [(0.0, False), (0.0999, False), (0.1001, True)])
@@ -101,7 +101,7 @@ def test_success_is_a_lift_of_ten_centimetres(sparse: Env, lift: float, picked: 
     state, task = placed(sparse, (0.4, 0.0, 0.02 + lift))
     assert bool(task.success(state.sim, state.task_state)) is picked
     assert bool(task.terminated(state.sim, state.task_state)) is picked
-    assert float(task.reward(state.sim, state.task_state)[0]) == float(picked)
+    assert float(task.reward(state.sim, state.command, state.task_state)[0]) == float(picked)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_cube_that_leaves_its_box_ends_the_episode(sparse: Env, xy, over: bool
     """5 cm outside the spawn box; nothing is earned by it."""
     state, task = placed(sparse, (*xy, 0.02))
     assert bool(task.terminated(state.sim, state.task_state)) is over
-    assert float(task.reward(state.sim, state.task_state)[0]) == 0.0
+    assert float(task.reward(state.sim, state.command, state.task_state)[0]) == 0.0
 
 
 def test_dense_never_terminates(dense: Env):

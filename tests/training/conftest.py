@@ -1,17 +1,19 @@
 """Trainers on the toy worlds, small enough to compile in a second."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import pytest
-from toy_env import ToyEnv, toy_worlds
+from toy_env import ToyEnv
 
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.data.replay import ReplayBuffer
 from mjx_serl.envs.observation import Observer
 from mjx_serl.training.collect import demonstrate
-from mjx_serl.training.off_policy import OffPolicy, OffPolicyConfig, buffer_rows
+from mjx_serl.training.demonstrations import DemoConfig, RecordedDemos
+from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig, Source
 from mjx_serl.training.state import TrainState
 
 NUM_ENVS, DEMOS = 6, 5
@@ -22,23 +24,27 @@ class Toy:
 
     def __init__(self, *, demos: bool = True, agent: SACConfig | None = None, **loop: Any) -> None:
         sizes = {"batch_size": 32, "updates_per_step": 2, "steps_per_epoch": 5}
-        config = OffPolicyConfig(**(sizes | {"warmup_steps": 60, "buffer_size": 600} | loop))
+        loop = sizes | {"warmup_steps": 60, "buffer_size": 600} | loop
         rows, _ = demonstrate(Observer(ToyEnv()), jax.random.key(9), episodes=DEMOS, noise=0.0)
         self.demos = rows if demos else None
-        self.trainer = OffPolicy(
-            agent=(agent or SACConfig(hidden=(8, 8))).build(),
-            vec_env=toy_worlds(NUM_ENVS),
-            buffer=ReplayBuffer(buffer_rows(config, NUM_ENVS), NUM_ENVS),
-            demo_buffer=ReplayBuffer(*rows.reward.shape) if demos else None,
-            config=config,
+        method = OffPolicyConfig(
+            agent=agent or SACConfig(hidden=(8, 8)),
+            loop=LoopConfig(**loop),
+            demos=DemoConfig(count=0),
         )
+        trainer = method.build(Observer(ToyEnv()), num_envs=NUM_ENVS, seed=0)
+        if demos:
+            share = trainer.config.demo_fraction
+            online = trainer.sources["online"].buffer
+            shown = ReplayBuffer(*rows.reward.shape)
+            sources = {"online": Source(online, 1.0 - share), "demos": Source(shown, share)}
+            trainer = dataclasses.replace(trainer, sources=sources, demos=RecordedDemos(rows))
+        self.trainer = trainer
         self.epoch = jax.jit(self.trainer.epoch)
 
     def start(self, seed: int = 0) -> TrainState:
         """The state before the first epoch."""
-        k_worlds, k_run = jax.random.split(jax.random.key(seed))
-        worlds = self.trainer.vec_env.reset(k_worlds)
-        return jax.jit(self.trainer.init)(k_run, worlds, self.demos)
+        return self.trainer.init(jax.random.key(seed))
 
 
 @pytest.fixture(scope="session")

@@ -74,6 +74,6 @@ def test_a_rollout_shows_the_policy_what_the_worlds_show():
     end, rows = rollout(worlds, echo, start, jax.random.key(1), 12)
     assert rows.reward.shape == (12, 4)
     np.testing.assert_allclose(rows.action, rows.obs["x"] / 10, rtol=1e-6)
-    np.testing.assert_array_equal(rows.obs["x"][0], start.worlds.obs["x"])
+    np.testing.assert_array_equal(rows.obs["x"][0], start.envs.obs["x"])
     assert not rows.expert.any()
     assert int(end.stats.episodes) == int((rows.terminated | rows.truncated).sum())

@@ -12,7 +12,8 @@ from mjx_serl.envs.observation import Observer
 from mjx_serl.envs.task import split_keys
 from mjx_serl.envs.vector import vectorize
 from mjx_serl.training import evaluate as streams
-from mjx_serl.training.evaluate import EvalResult, evaluate, stream_key
+from mjx_serl.training.episodes import EpisodeResult
+from mjx_serl.training.evaluate import evaluate, stream_key
 from mjx_serl.training.policies import random_policy
 
 EPISODES = 64
@@ -30,21 +31,21 @@ def plan() -> ToyState:
 
 
 @pytest.fixture(scope="module")
-def result() -> EvalResult:
+def result() -> EpisodeResult:
     return evaluate(Observer(ToyEnv()), zero_policy, jax.random.key(3), episodes=EPISODES)
 
 
-def test_each_world_plays_exactly_one_episode(plan: ToyState, result: EvalResult):
+def test_each_world_plays_exactly_one_episode(plan: ToyState, result: EpisodeResult):
     assert result.success.shape == result.returns.shape == result.steps.shape == (EPISODES,)
     np.testing.assert_array_equal(result.steps, np.minimum(plan.end, STEPS))
     assert (plan.end < STEPS).any() and (plan.end > STEPS).any()
 
 
-def test_rewards_after_the_end_do_not_count(result: EvalResult):
+def test_rewards_after_the_end_do_not_count(result: EpisodeResult):
     np.testing.assert_array_equal(result.returns, result.steps.astype(np.float32))
 
 
-def test_success_after_the_end_does_not_count(plan: ToyState, result: EvalResult):
+def test_success_after_the_end_does_not_count(plan: ToyState, result: EpisodeResult):
     on_time = (np.asarray(plan.late) == 0) & (np.asarray(plan.end) <= STEPS)
     too_late = (np.asarray(plan.late) == 1) & (np.asarray(plan.end) < STEPS)
     assert on_time.any() and too_late.any()
@@ -98,7 +99,7 @@ def test_no_two_streams_share_a_start(dense: Env):
     def starts(seed: int) -> dict[str, jax.Array]:
         train = vec_env.reset(jax.random.split(stream_key(seed, streams.TRAIN))[0])
         cubes = {
-            "worlds": train.worlds.obs["cube_position"],
+            "worlds": train.envs.obs["cube_position"],
             "pool": train.pool.obs["cube_position"],
             "next pool": vec_env.refresh(train).pool.obs["cube_position"],
         }

@@ -11,19 +11,26 @@ from toy_env import SPEC
 
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.data import normalize
-from mjx_serl.training.off_policy import OffPolicyConfig, buffer_rows
+from mjx_serl.training.off_policy import LoopConfig, buffer_rows
+from mjx_serl.training.policies import trained_policy
 from mjx_serl.training.state import TrainState, tree_bytes
-from mjx_serl.types import Batch
+from mjx_serl.types import Batch, Transition
 
 NUM_ENVS = 6
 
 
+def with_ring(state: TrainState, source: str, data: Transition) -> TrainState:
+    """The state with other rows in one of its rings."""
+    ring = state.data[source].replace(data=data)
+    return state.replace(data=state.data | {source: ring})
+
+
 def mark_rows(state: TrainState) -> TrainState:
     """Write each stored row's own number into its reward."""
-    ring = state.buffer.data.reward
+    ring = state.data["online"].data.reward
     marks = jnp.arange(ring.size, dtype=jnp.float32).reshape(ring.shape)
-    data = state.buffer.data.replace(reward=marks)
-    return state.replace(buffer=state.buffer.replace(data=data))
+    data = state.data["online"].data.replace(reward=marks)
+    return with_ring(state, "online", data)
 
 
 def draw(toy: Any, state: TrainState, updates: int = 60) -> Batch:
@@ -33,8 +40,8 @@ def draw(toy: Any, state: TrainState, updates: int = 60) -> Batch:
 
 
 def flags(state: TrainState, name: str) -> np.ndarray:
-    filled = int(state.buffer.filled)
-    return np.asarray(getattr(state.buffer.data, name))[:filled].ravel()
+    filled = int(state.data["online"].filled)
+    return np.asarray(getattr(state.data["online"].data, name))[:filled].ravel()
 
 
 # -- warm-up -----------------------------------------------------------------------------------
@@ -44,23 +51,23 @@ def flags(state: TrainState, name: str) -> np.ndarray:
 def test_warm_up_plays_random_actions_before_learning(make_toy: Callable, warmup: int, rows: int):
     """Steps are counted over all worlds, rounded up to whole rows, and one row can be learned."""
     state = make_toy(demos=False, warmup_steps=warmup).start()
-    assert int(state.buffer.filled) == rows
+    assert int(state.data["online"].filled) == rows
     assert int(state.epoch) == 0 and int(state.agent.step) == 0
-    actions = np.asarray(state.buffer.data.action[:rows])
+    actions = np.asarray(state.data["online"].data.action[:rows])
     assert np.abs(actions).max() <= 1.0
     assert len(np.unique(actions)) == actions.size
 
 
 def test_warm_up_covers_an_n_step_span(make_toy: Callable):
     toy = make_toy(demos=False, warmup_steps=0, agent=SACConfig(hidden=(8,), n_step=4))
-    assert int(toy.start().buffer.filled) == 5
+    assert int(toy.start().data["online"].filled) == 5
 
 
 def test_a_buffer_holds_its_size_and_the_warm_up():
-    config = OffPolicyConfig(buffer_size=1000, warmup_steps=300)
+    config = LoopConfig(buffer_size=1000, warmup_steps=300)
     assert buffer_rows(config, 7) == 142
-    assert buffer_rows(OffPolicyConfig(buffer_size=100, warmup_steps=301), 7) == 43
-    assert buffer_rows(OffPolicyConfig(buffer_size=4, warmup_steps=0), 4) == 2
+    assert buffer_rows(LoopConfig(buffer_size=100, warmup_steps=301), 7) == 43
+    assert buffer_rows(LoopConfig(buffer_size=4, warmup_steps=0), 4) == 2
 
 
 # -- batches -----------------------------------------------------------------------------------
@@ -93,18 +100,19 @@ def test_the_demonstrations_share_is_exact(make_toy: Callable, share: float, exp
 def test_without_demonstrations_nothing_is_expert(make_toy: Callable):
     toy = make_toy(demos=False)
     state = toy.start()
-    assert state.demos is None
+    assert "demos" not in state.data
     assert not draw(toy, state).expert.any()
 
 
 def test_demonstrations_are_stored_whole_and_stay(toy: Any):
     state = toy.start()
     for stored, given in zip(
-        jax.tree.leaves(state.demos.data), jax.tree.leaves(toy.demos), strict=True
+        jax.tree.leaves(state.data["demos"].data), jax.tree.leaves(toy.demos), strict=True
     ):
         np.testing.assert_array_equal(stored, given)
     after, _ = toy.epoch(state)
-    for old, new in zip(jax.tree.leaves(state.demos), jax.tree.leaves(after.demos), strict=True):
+    rings = (jax.tree.leaves(s.data["demos"]) for s in (state, after))
+    for old, new in zip(*rings, strict=True):
         np.testing.assert_array_equal(old, new)
 
 
@@ -113,10 +121,10 @@ def test_padding_of_demonstrations_is_never_drawn(make_toy: Callable):
     state = toy.start()
     valid = np.asarray(toy.demos.valid)
     assert not valid.all()
-    ring = state.demos.data.reward
+    ring = state.data["demos"].data.reward
     marks = jnp.where(toy.demos.valid, ring, jnp.nan)
-    data = state.demos.data.replace(reward=marks)
-    batch = draw(toy, state.replace(demos=state.demos.replace(data=data)))
+    data = state.data["demos"].data.replace(reward=marks)
+    batch = draw(toy, with_ring(state, "demos", data))
     assert np.isfinite(batch.reward).all()
 
 
@@ -131,9 +139,9 @@ def test_an_epoch_makes_the_steps_and_updates_it_says(make_toy: Callable):
     assert toy.trainer.updates_per_epoch == 5 * 2 * 3
     assert int(after.epoch) == 1
     assert int(after.agent.step) == toy.trainer.updates_per_epoch
-    assert int(after.buffer.filled - state.buffer.filled) == 5
+    assert int(after.data["online"].filled - state.data["online"].filled) == 5
     size = float(metrics["buffer/size"])
-    assert size == int(toy.trainer.buffer.size(after.buffer))
+    assert size == int(toy.trainer.sources["online"].buffer.size(after.data["online"]))
     assert all(np.isfinite(float(v)) for v in metrics.values())
     assert {m.split("/")[0] for m in metrics} >= {"episode", "env", "buffer"}
 
@@ -142,8 +150,8 @@ def test_episode_sums_are_those_of_the_epoch(toy: Any):
     """Rows stored by an epoch say how many episodes ended in it."""
     state, _ = toy.epoch(toy.start())
     after, metrics = toy.epoch(state)
-    rows = slice(int(state.buffer.filled), int(after.buffer.filled))
-    ended = (after.buffer.data.terminated | after.buffer.data.truncated)[rows]
+    rows = slice(int(state.data["online"].filled), int(after.data["online"].filled))
+    ended = (after.data["online"].data.terminated | after.data["online"].data.truncated)[rows]
     assert float(metrics["episode/count"]) == int(ended.sum())
 
 
@@ -175,21 +183,21 @@ def test_the_epoch_reuses_its_input(make_toy: Callable):
     toy = make_toy()
     state = toy.start()
     epoch = jax.jit(toy.trainer.epoch, donate_argnums=0).lower(state).compile()
-    rings = jax.tree.leaves((state.buffer.data, state.demos.data))
+    rings = jax.tree.leaves((state.data["online"].data, state.data["demos"].data))
     before = [x.unsafe_buffer_pointer() for x in rings]
     after, _ = epoch(state)
-    now = jax.tree.leaves((after.buffer.data, after.demos.data))
+    now = jax.tree.leaves((after.data["online"].data, after.data["demos"].data))
     assert [x.unsafe_buffer_pointer() for x in now] == before
     assert all(x.is_deleted() for x in rings)
 
 
 def test_a_world_that_leaves_the_numbers_does_not_stop_learning(toy: Any):
     state = toy.start()
-    sick = state.worlds.worlds.replace(carry=state.worlds.worlds.carry.at[2].set(jnp.nan))
-    after, metrics = toy.epoch(state.replace(worlds=state.worlds.replace(worlds=sick)))
-    first = int(state.buffer.filled)
+    sick = state.worlds.envs.replace(carry=state.worlds.envs.carry.at[2].set(jnp.nan))
+    after, metrics = toy.epoch(state.replace(worlds=state.worlds.replace(envs=sick)))
+    first = int(state.data["online"].filled)
     assert float(metrics["env/nan_worlds"]) == 1.0
-    valid = np.asarray(after.buffer.data.valid)
+    valid = np.asarray(after.data["online"].data.valid)
     assert not valid[first, 2]
     assert valid[: first + 5].sum() == valid[: first + 5].size - 1
     assert bool(after.worlds.bad.seen) and int(after.worlds.bad.world) == 2
@@ -220,7 +228,7 @@ def test_declared_scales_are_used_and_never_move(toy: Any):
 
 def moments(toy: Any, state: TrainState, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of everything seen: stored rows and valid demonstration rows."""
-    seen = np.asarray(state.buffer.data.obs["x"][:rows]).reshape(-1, 2)
+    seen = np.asarray(state.data["online"].data.obs["x"][:rows]).reshape(-1, 2)
     shown = np.asarray(toy.demos.obs["x"])[np.asarray(toy.demos.valid)]
     both = np.concatenate([seen, shown])
     return both.mean(0), both.var(0)
@@ -230,7 +238,7 @@ def test_running_statistics_take_in_everything_then_freeze(make_toy: Callable):
     """30 env steps per epoch: the second epoch ends at 60, after which nothing moves."""
     toy = make_toy(normalize_steps=60)
     state = toy.start()
-    warm = int(state.buffer.filled)
+    warm = int(state.data["online"].filled)
     for epochs in range(4):
         rows = warm + 5 * min(epochs, 2)
         mean, variance = moments(toy, state, rows)
@@ -247,15 +255,15 @@ def test_the_agent_sees_scaled_batches_and_raw_observations_alike(toy: Any):
     # "age" is at most 8 at a declared scale of 0.5: clipped to 10.
     assert batch.obs["age"].max() == 10.0
     obs = {"x": jnp.full((3, 2), 2.0), "age": jnp.full((3, 1), 1.0)}
-    policy = toy.trainer.policy(state.agent, state.normalizer, deterministic=True)
+    policy = trained_policy(toy.trainer, toy.trainer.policy_params(state))
     scaled = {"x": jnp.full((3, 2), 0.5), "age": jnp.full((3, 1), 2.0)}
     key = jax.random.key(0)
-    direct = toy.trainer.agent.act(state.agent, scaled, key, deterministic=True)
+    direct = toy.trainer.agent.act(state.agent, scaled, key, deterministic=True).action[:, 0]
     np.testing.assert_allclose(policy(obs, key), direct, rtol=1e-6)
 
 
 def test_bytes_of_a_state_are_counted_from_shapes_too(toy: Any):
     state = toy.start()
-    arrays = jax.tree.leaves(state.buffer)
-    assert tree_bytes(state.buffer) == sum(x.nbytes for x in arrays)
-    assert tree_bytes(jax.eval_shape(lambda: state.buffer)) == tree_bytes(state.buffer)
+    ring = state.data["online"]
+    assert tree_bytes(ring) == sum(x.nbytes for x in jax.tree.leaves(ring))
+    assert tree_bytes(jax.eval_shape(lambda: ring)) == tree_bytes(ring)

@@ -15,8 +15,8 @@ from toy_env import STEPS, ToyEnv
 from mjx_serl.envs.observation import Observer
 from mjx_serl.registry import Registry
 from mjx_serl.viewing import browser as viewer
-from mjx_serl.viewing.browser import Page, Show, Snapshot, SplatBodies, perform
-from mjx_serl.viewing.film import Stage
+from mjx_serl.viewing.browser import LiveWorld, Page, Snapshot, SplatBodies, run_page
+from mjx_serl.viewing.recorded_env import RecordedEnv
 from splat_render.types import GaussianSet
 
 RED = np.array([230, 25, 25])
@@ -102,10 +102,10 @@ def test_covariances_turn_with_the_splat_and_survive_float16():
     assert np.abs(carried[0][0, 1]) < 1e-6
 
 
-# -- the show ----------------------------------------------------------------------------------
+# -- the world ---------------------------------------------------------------------------------
 
 
-class Onlooker(Observer):
+class FurtherCameras(Observer):
     """One camera that shows the step as grey."""
 
     @property
@@ -126,49 +126,49 @@ def grey(worlds: Any, look: tuple) -> dict[str, jax.Array]:
 
 
 @pytest.fixture
-def show() -> Show:
-    """A toy world with two players."""
+def world() -> LiveWorld:
+    """A toy world with two policies."""
     env = ToyEnv()
-    eye = SimpleNamespace(config=SimpleNamespace(cameras=("front",)), pictures=grey)
-    players: Registry[Any] = Registry("policy")
+    cameras = SimpleNamespace(config=SimpleNamespace(cameras=("front",)), pictures=grey)
+    policies: Registry[Any] = Registry("policy")
     for name, push in (("up", 1.0), ("down", -1.0)):
         act = lambda worlds, obs, key, push=push: jnp.full((1, 2), push)  # noqa: E731
-        players.register(name)(jax.tree_util.Partial(act))
-    return Show(Stage(Observer(env), Onlooker(env, eye)), players, seed=3)
+        policies.register(name)(jax.tree_util.Partial(act))
+    return LiveWorld(RecordedEnv(Observer(env), FurtherCameras(env, cameras)), policies, seed=3)
 
 
-def place(show: Show) -> float:
+def place(world: LiveWorld) -> float:
     """The number that actions push."""
-    return float(show._world.carry[0, 0])
+    return float(world._world.carry[0, 0])
 
 
-def test_players_take_turns_in_one_world(show: Show):
-    start = place(show)
-    show.step("up")
-    assert place(show) == pytest.approx(start + 0.1)
-    show.step("down")
-    assert place(show) == pytest.approx(start)
-    seen = show.snapshot()
+def test_policies_take_turns_in_one_world(world: LiveWorld):
+    start = place(world)
+    world.step("up")
+    assert place(world) == pytest.approx(start + 0.1)
+    world.step("down")
+    assert place(world) == pytest.approx(start)
+    seen = world.snapshot()
     assert seen.step == 2 and seen.pictures["front"].max() == 2
     assert seen.xpos.shape == (2, 3) and seen.xquat.shape == (2, 4)
 
 
-def test_an_unknown_player_is_named(show: Show):
+def test_an_unknown_policy_is_named(world: LiveWorld):
     with pytest.raises(KeyError, match="Unknown policy 'upp'. Did you mean 'up'"):
-        show.step("upp")
+        world.step("upp")
 
 
-def test_after_the_end_nothing_moves_until_it_starts_again(show: Show):
+def test_after_the_end_nothing_moves_until_it_starts_again(world: LiveWorld):
     for _ in range(STEPS + 2):
-        show.step("up")
-    end = show.snapshot()
+        world.step("up")
+    end = world.snapshot()
     assert end.ended and end.step <= STEPS
-    before = place(show)
-    show.step("up")
-    assert place(show) == before
-    show.restart()
-    again = show.snapshot()
-    assert not again.ended and again.step == 0 and place(show) != before
+    before = place(world)
+    world.step("up")
+    assert place(world) == before
+    world.restart()
+    again = world.snapshot()
+    assert not again.ended and again.step == 0 and place(world) != before
 
 
 class FakePage:
@@ -200,31 +200,31 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return now
 
 
-def test_time_passes_as_fast_as_in_the_world(show: Show, clock: SimpleNamespace):
+def test_time_passes_as_fast_as_in_the_world(world: LiveWorld, clock: SimpleNamespace):
     page = FakePage()
-    perform(show, page, until=lambda: len(page.shown) > 2)
+    run_page(world, page, until=lambda: len(page.shown) > 2)
     assert [seen.step for seen in page.shown] == [0, 1, 2]
     assert clock.t == pytest.approx(0.1, abs=0.05)
 
 
-def test_a_paused_page_waits(show: Show, clock: SimpleNamespace):
+def test_a_paused_page_waits(world: LiveWorld, clock: SimpleNamespace):
     page = FakePage(lambda page: setattr(page, "playing", False))
-    perform(show, page, until=lambda: clock.t > 5)
+    run_page(world, page, until=lambda: clock.t > 5)
     assert [seen.step for seen in page.shown] == [0]
 
 
-def test_reset_starts_again_even_while_paused(show: Show, clock: SimpleNamespace):
+def test_reset_starts_again_even_while_paused(world: LiveWorld, clock: SimpleNamespace):
     def pause_and_reset(page: FakePage) -> None:
         page.playing, page.restart = False, True
 
     page = FakePage(lambda page: None, pause_and_reset)
-    perform(show, page, until=lambda: clock.t > 5)
+    run_page(world, page, until=lambda: clock.t > 5)
     assert [seen.step for seen in page.shown] == [0, 1, 0]
 
 
-def test_an_ended_episode_is_held_and_starts_again(show: Show, clock: SimpleNamespace):
+def test_an_ended_episode_is_held_and_starts_again(world: LiveWorld, clock: SimpleNamespace):
     page = FakePage()
-    perform(show, page, until=lambda: len(page.shown) > STEPS + 2)
+    run_page(world, page, until=lambda: len(page.shown) > STEPS + 2)
     ends = [i for i, seen in enumerate(page.shown) if seen.ended]
     assert ends and page.shown[ends[0] + 1].step == 0
     assert clock.t > viewer.HOLD_S

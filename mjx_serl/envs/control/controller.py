@@ -8,10 +8,8 @@ from jaxtyping import Array, Float
 
 from mjx_serl.envs.physics.protocol import SimState
 from scenes.contract.policy_contract import FINGERS_DOWN, IkSpec, Pace
-from scenes.contract.rotations import quat_to_matrix
-from scenes.contract.specs import ActionSpec
-
-DOWN = quat_to_matrix(FINGERS_DOWN)
+from scenes.contract.rotations import Quat
+from scenes.contract.specs import GRIPPER, STEPS, TURNS, ActionFrame, ActionSpec
 
 
 @struct.dataclass
@@ -19,27 +17,37 @@ class Command:
     """What the controller was last told.
 
     Attributes:
-        target: commanded position of the end effector in the world [m].
+        target, target_quat: commanded pose of the end effector in the world [m], wxyz.
         gripper: commanded closure, 0 open to 1 closed.
-        position, velocity: what the arm is sent, on its way to the target [m], [m/s]; without a
-            pace it is the target, at once.
+        position, quat: what the arm is sent, on its way to the target [m], wxyz; without a pace it
+            is the target, at once.
+        velocity, turning: at which it goes there [m/s], [rad/s].
     """
 
     target: Float[Array, "*n 3"]
     gripper: Float[Array, "*n"]
     position: Float[Array, "*n 3"]
     velocity: Float[Array, "*n 3"]
+    target_quat: Float[Array, "*n 4"]
+    quat: Float[Array, "*n 4"]
+    turning: Float[Array, "*n 3"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ControlConfig:
-    """End-effector control: xyz steps and a gripper step, fingers down.
+    """End-effector control: steps along x, y and z, turns about them, and a gripper step.
 
     Attributes:
         rate: policy actions per second [Hz].
         inner_rate: inverse-kinematics updates per second [Hz].
         scale: end-effector step of a full action [m].
-        base: what a step is added to: the last commanded position or the measured one.
+        turn_scale: end-effector turn of a full action about each axis [rad]; None leaves actions
+            without turns, and the end effector keeps its orientation.
+        gripper: whether an action opens and closes the gripper.
+        base: what a step is added to: the last commanded pose or the measured one.
+        frame: whose axes steps and turns are along, the "world"'s or the "tool"'s.
+        turn_limit: furthest that the end effector may be turned from `orientation` [rad].
+        orientation: of the end effector at the start of an episode, wxyz; fingers down.
         law: "dls" commands joint positions, "osc" commands torques (`actuation="torque"`).
         damping: damping of the least squares (squared) [m^2].
         max_joint_step: largest commanded joint lead [rad].
@@ -49,7 +57,12 @@ class ControlConfig:
     rate: float = 10.0
     inner_rate: float = 40.0
     scale: float = 0.025
+    turn_scale: float | None = None
+    gripper: bool = True
     base: Literal["target", "measured"] = "target"
+    frame: ActionFrame = "world"
+    turn_limit: float | None = None
+    orientation: Quat = FINGERS_DOWN
     law: Literal["dls", "osc"] = "dls"
     damping: float = 1e-3
     max_joint_step: float = 0.15
@@ -57,12 +70,16 @@ class ControlConfig:
 
     def action_spec(self) -> ActionSpec:
         """The contract that a policy bundle and the bridge share with this controller."""
+        turns = () if self.turn_scale is None else (self.turn_scale,) * 3
+        gripper = self.gripper
         return ActionSpec(
             mode="ee_delta" if self.law == "dls" else "ee_delta_osc",
-            names=("x", "y", "z", "gripper"),
-            scale=(self.scale,) * 3 + (1.0,),
+            names=(*STEPS, *(TURNS if turns else ()), *((GRIPPER,) if gripper else ())),
+            scale=((self.scale,) * 3 + turns + ((1.0,) if gripper else ())),
             rate=self.rate,
             base=self.base,
+            frame=self.frame,
+            turn_limit=self.turn_limit,
         )
 
     def ik_spec(self) -> IkSpec:

@@ -1,18 +1,19 @@
 """Rigid-body mathematics of one world, written to stay fast when batched on a CPU."""
 
+from typing import Any
+
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+
+from scenes.build import Scene
+from scenes.contract.quaternions import conjugate, nearer, product
+from scenes.contract.rotations import quats_to_matrices
 
 
 def quat_to_mat(quat: Float[Array, "*n 4"]) -> Float[Array, "*n 3 3"]:
     """Rotation matrices of unit quaternions (wxyz)."""
-    w, x, y, z = jnp.moveaxis(quat, -1, 0)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return jnp.stack([jnp.stack(r, -1) for r in rows], -2)
+    return quats_to_matrices(quat)
 
 
 def rotation_error(
@@ -23,6 +24,23 @@ def rotation_error(
     return 0.5 * jnp.stack(
         [d[..., 2, 1] - d[..., 1, 2], d[..., 0, 2] - d[..., 2, 0], d[..., 1, 0] - d[..., 0, 1]], -1
     )
+
+
+def tool_quat(scene: Scene, xquat: Any) -> Any:
+    """Orientation [4] of the end effector from those of the bodies [nbody, 4], wxyz.
+
+    numpy or JAX: a simulated arm must say what the environment observes, to the last bit.
+    """
+    site = scene.arm.ee_site_id
+    body = xquat[scene.model.site_bodyid[site]]
+    return product(body, np.asarray(scene.model.site_quat[site], np.float32))
+
+
+def rotation_vector(start: Float[Array, " 4"], end: Float[Array, " 4"]) -> Float[Array, " 3"]:
+    """World-frame rotation vector from one orientation to another [rad], up to half a turn."""
+    turn = nearer(product(end, conjugate(start)), jnp.array([1.0, 0.0, 0.0, 0.0]))
+    sine = jnp.sqrt(jnp.sum(turn[1:] ** 2) + 1e-18)
+    return turn[1:] * (2.0 * jnp.arctan2(sine, turn[0]) / sine)
 
 
 def hinge_jacobian(

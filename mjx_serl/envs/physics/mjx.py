@@ -25,7 +25,15 @@ _FIELDS = tuple(f.name for f in dataclasses.fields(SimState))
 
 @struct.dataclass
 class MjxCarry:
-    """The part of `mjx.Data` that the next step depends on; the rest is scratch."""
+    """The part of `mjx.Data` that the next step depends on; the rest is scratch.
+
+    Attributes:
+        qpos: as in MuJoCo.
+        qvel: as in MuJoCo.
+        act: as in MuJoCo.
+        qacc_warmstart: where the solver starts.
+        time: simulated [s].
+    """
 
     qpos: Float[Array, "*n nq"]
     qvel: Float[Array, "*n nv"]
@@ -68,7 +76,7 @@ class MjxPhysics:
     def step(
         self, carry: MjxCarry, ctrl: Float[Array, " nu"], n_substeps: int
     ) -> tuple[MjxCarry, SimState]:
-        """Scan `mjx.step`; see `Physics.step`."""
+        """Return carry and SimState after a scan of `mjx.step`; see `Physics.step`."""
 
         def substep(data: mjx.Data, _: None) -> tuple[mjx.Data, None]:
             return mjx.step(self._mjx_model, data), None
@@ -94,12 +102,12 @@ class MjxPhysics:
 
 
 def _put_warp(model: mujoco.MjModel) -> mjx.Model:
-    """Put the model, and hush the solver's iteration limits, at which C MuJoCo stops silently.
+    """Return the model on the device without warnings of the solver's iteration limits.
 
-    Warp would print two lines for each world and step that reaches one. What it prints about
-    buffers that are too small stays.
+    Warp would print two lines for each world and step that reaches one, where C MuJoCo stops
+    without a word. What it prints about buffers that are too small stays.
     """
     put = mjx.put_model(warp_model(model), impl="warp")
-    loud = put.opt._impl.warn_overflow & ~_WARP_ITERATION_LIMITS
-    hushed: Any = put.tree_replace({"opt._impl.warn_overflow": loud})
-    return hushed
+    flags = put.opt._impl.warn_overflow & ~_WARP_ITERATION_LIMITS
+    quiet: Any = put.tree_replace({"opt._impl.warn_overflow": flags})
+    return quiet

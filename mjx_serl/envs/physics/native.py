@@ -29,7 +29,11 @@ _STAGE = int(mujoco.mjtStage.mjSTAGE_VEL)
 
 
 class NativePhysics:
-    """XLA FFI calls of `native_ffi`; see `build_native` for what is used without a compiler."""
+    """XLA FFI calls of `native_ffi`; see `build_native` for what is used without a compiler.
+
+    Attributes:
+        name: in the registry of physics.
+    """
 
     name: PhysicsName = "native"
 
@@ -43,7 +47,7 @@ class NativePhysics:
         return self._call("mjx_serl_reset", qpos, qvel)
 
     def step(self, carry: Row, ctrl: Float[Array, " nu"], n_substeps: int) -> tuple[Row, SimState]:
-        """Step the row; see `Physics.step`."""
+        """Return the stepped row and its SimState; see `Physics.step`."""
         return self._call("mjx_serl_step", carry, ctrl, n_substeps=np.int64(n_substeps))
 
     def _call(self, target: str, *args: Array, **attributes: np.int64) -> tuple[Row, SimState]:
@@ -53,7 +57,11 @@ class NativePhysics:
 
 
 class CallbackPhysics:
-    """The slow twin: the same steps through a JAX callback, where nothing can be compiled."""
+    """The slow twin: the same steps through a JAX callback, where nothing can be compiled.
+
+    Attributes:
+        name: in the registry of physics.
+    """
 
     name: PhysicsName = "native"
 
@@ -70,11 +78,11 @@ class CallbackPhysics:
         return self._call(self._reset_host, qpos, qvel)
 
     def step(self, carry: Row, ctrl: Float[Array, " nu"], n_substeps: int) -> tuple[Row, SimState]:
-        """Step the row; see `Physics.step`."""
+        """Return the stepped row and its SimState; see `Physics.step`."""
         return self._call(_HostStep(self, n_substeps), carry, ctrl)
 
     def host_step(self, row: Any, ctrl: Any, n_substeps: int) -> tuple[np.ndarray, ...]:
-        """Step rows [*n, row] on the host; the body of the callback."""
+        """Return rows [*n, row] stepped on the host; the body of the callback."""
         row, ctrl = np.asarray(row), np.asarray(ctrl)
         with self._lock:
             sims = self._batch(row.shape[:-1])
@@ -109,7 +117,12 @@ class CallbackPhysics:
 
 @dataclasses.dataclass(frozen=True)
 class _HostStep:
-    """Hashable, so that equal steps share one compiled program."""
+    """A step as a hashable function, so that equal steps share one compiled program.
+
+    Attributes:
+        physics: whose step.
+        n_substeps: physics steps per call.
+    """
 
     physics: CallbackPhysics
     n_substeps: int
@@ -119,7 +132,7 @@ class _HostStep:
 
 
 def build_native(model: mujoco.MjModel) -> NativePhysics | CallbackPhysics:
-    """The FFI physics, or the callback with a one-line warning where it cannot be built."""
+    """Return the FFI physics, or the callback with a one-line warning where it cannot be built."""
     try:
         return NativePhysics(model)
     except native.NativeBuildError as error:

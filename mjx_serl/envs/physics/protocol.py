@@ -17,7 +17,19 @@ PhysicsName = Literal["native", "mjx", "warp"]
 
 @struct.dataclass
 class SimState:
-    """What a task may read; MuJoCo's names and shapes, float32, current at `time`."""
+    """What a task may read; MuJoCo's names and shapes, float32, current at `time`.
+
+    Attributes:
+        qpos: joint positions [rad], [m].
+        qvel: joint velocities [rad/s], [m/s].
+        ctrl: controls, in the actuators' units.
+        xpos: positions of the bodies [m].
+        xquat: orientations of the bodies (wxyz).
+        site_xpos: positions of the sites [m].
+        site_xmat: rotation matrices of the sites, row by row.
+        sensordata: readings, in the sensors' units.
+        time: simulated [s].
+    """
 
     qpos: Float[Array, "*n nq"]
     qvel: Float[Array, "*n nv"]
@@ -31,7 +43,12 @@ class SimState:
 
 
 class Physics(Protocol):
-    """One world's dynamics; `jax.vmap` turns it into many."""
+    """One world's dynamics; `jax.vmap` turns it into many.
+
+    Attributes:
+        name: in the registry of physics.
+        model: compiled.
+    """
 
     name: PhysicsName
     model: mujoco.MjModel
@@ -45,7 +62,7 @@ class Physics(Protocol):
     def step(
         self, carry: PyTree, ctrl: Float[Array, " nu"], n_substeps: int
     ) -> tuple[PyTree, SimState]:
-        """Hold `ctrl` for `n_substeps` steps of `model.opt.timestep` [s]."""
+        """Return both after `n_substeps` steps of `model.opt.timestep` [s] under `ctrl`."""
         ...
 
 

@@ -1,6 +1,5 @@
 """The implementations of physics by name."""
 
-import importlib.util
 from collections.abc import Callable
 
 import jax
@@ -8,6 +7,7 @@ import mujoco
 
 from mjx_serl.envs.physics.protocol import Physics, PhysicsName
 from mjx_serl.registry import Registry
+from scenes.contract.extras import is_installed, not_installed
 
 PHYSICS: Registry[Callable[[mujoco.MjModel, int], Physics]] = Registry("physics")
 
@@ -30,16 +30,16 @@ def _mjx(model: mujoco.MjModel, max_worlds: int) -> Physics:
 
 @PHYSICS.register("warp")
 def _warp(model: mujoco.MjModel, max_worlds: int) -> Physics:
-    if importlib.util.find_spec("warp") is None:
-        raise ValueError("physics 'warp' needs warp-lang: pip install 'mjx-serl[warp]'")
+    if not is_installed("warp"):
+        raise ValueError(f"physics 'warp': {not_installed('warp', 'warp')}")
     from mjx_serl.envs.physics.mjx import MjxPhysics
 
     return MjxPhysics(model, impl="warp", max_worlds=max_worlds)
 
 
 def default_physics() -> PhysicsName:
-    """C MuJoCo on a CPU, MuJoCo Warp on an NVIDIA GPU where installed, else MJX."""
+    """Return C MuJoCo on a CPU, MuJoCo Warp on an NVIDIA GPU where installed, else MJX."""
     platform = jax.default_backend()
     if platform == "cpu":
         return "native"
-    return "warp" if platform == "gpu" and importlib.util.find_spec("warp") else "mjx"
+    return "warp" if platform == "gpu" and is_installed("warp") else "mjx"

@@ -8,22 +8,35 @@ from dataclasses import dataclass
 from typing import Any
 
 from robot_bridge.driver import DriverError
-from robot_bridge.extras import require
+from scenes.contract.extras import require
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrankaConfig:
     """Address, impedance and thresholds; ValueError for what leaves its range.
 
-    host: of the control box. realtime: refuse a kernel that is not PREEMPT_RT.
-    Impedance, SERL's (reference serl_family.md 3.2): stiffness [N/m], [N m/rad]; damping [N s/m],
-    [N m s/rad]; the clips [m], [rad] are how far the reference may run ahead of the arm, and with
-    the stiffness bound the force on what blocks it (20 N, 7.5 N m).
-    nullspace_stiffness [N m/rad], nullspace_torque [N m] at most: turn the elbow to the target's
-    joint positions (ours; SERL 0.2, and 100 for joint 1), so that homing ends in one posture.
-    max_delta_tau: largest change of a torque per millisecond [N m].
-    collision_torque [N m], collision_force [N]: above it the robot stops itself; 20 as libfranka's
-    examples, 40 for contact tasks. gripper_speed [m/s]. grasp_below: widths that are grasps [m].
+    The impedance is SERL's (reference serl_family.md 3.2). The clips are how far the reference may
+    run ahead of the arm, and with the stiffness bound the force on what blocks it (20 N, 7.5 N m).
+    The nullspace turns the elbow to the target's joint positions (ours; SERL 0.2, and 100 for joint
+    1), so that homing ends in one posture. Above the collision thresholds the robot stops itself:
+    20 as libfranka's examples, 40 for contact tasks.
+
+    Attributes:
+        host: of the control box.
+        realtime: refuse a kernel that is not PREEMPT_RT.
+        translational_stiffness: [N/m].
+        rotational_stiffness: [N m/rad].
+        translational_damping: [N s/m].
+        rotational_damping: [N m s/rad].
+        translational_clip: [m].
+        rotational_clip: [rad].
+        nullspace_stiffness: [N m/rad].
+        nullspace_torque: at most [N m].
+        max_delta_tau: largest change of a torque per millisecond [N m].
+        collision_torque: [N m].
+        collision_force: [N].
+        gripper_speed: [m/s].
+        grasp_below: widths that are grasps [m].
     """
 
     host: str

@@ -40,7 +40,19 @@ _CONNECT, _START, _STOP = 5.0, 1.0, 2.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FrankaReading:
-    """One state of the robot: libfranka's names, 4x4 poses [m], its time [s] and mode's name."""
+    """One state of the robot, in libfranka's names.
+
+    Attributes:
+        time: of the robot [s].
+        q: joint positions [rad].
+        dq: joint velocities [rad/s].
+        tau: joint torques [N m].
+        O_T_EE: pose of the end effector in the base frame [4, 4] [m].
+        F_T_EE: pose of the end effector in the flange frame [4, 4] [m].
+        robot_mode: the mode's name.
+        current_errors: names of the errors.
+        control_command_success_rate: share of recent packets that arrived [1].
+    """
 
     time: float
     q: Vector

@@ -33,7 +33,11 @@ def mode_of(name: str) -> Mode:
 
 @dataclass(frozen=True)
 class ToolFrame:
-    """T_flange_tool [4, 4] homogeneous [m]: RobotSpec's tool centre in the flange frame."""
+    """RobotSpec's tool centre in the flange frame.
+
+    Attributes:
+        T_flange_tool: homogeneous [4, 4] [m].
+    """
 
     T_flange_tool: Matrix
 

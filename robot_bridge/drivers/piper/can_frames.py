@@ -68,7 +68,15 @@ _NAN_HINT = "the governor never sends such a target"
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One 0x2A1 frame: control mode, fault code, kind of move, still moving, error bits."""
+    """One 0x2A1 frame.
+
+    Attributes:
+        control: control mode.
+        arm: fault code.
+        move: kind of move.
+        moving: still moving.
+        errors: error bits.
+    """
 
     control: int
     arm: int

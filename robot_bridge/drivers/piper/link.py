@@ -22,7 +22,7 @@ from robot_bridge.drivers.piper.can_frames import (
     Feedback,
     check_outgoing,
 )
-from robot_bridge.extras import require
+from scenes.contract.extras import require
 
 _BITRATE = 1_000_000
 # [s] A full queue must not hold a tick up for long, but on a busy machine pyserial calls a write

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from robot_bridge.driver import DriverError
 from robot_bridge.drivers.piper.can_frames import JOINTS, check_outgoing, hold_frames
-from robot_bridge.extras import require
+from scenes.contract.extras import require
 
 TIMEOUT = 0.1  # [s] robot_bridge.md section 3, layer 16
 _START_SECONDS = 10.0  # python-can waits 2 s after opening a serial port

@@ -20,8 +20,9 @@ class HttpError(RuntimeError):
 class JsonServer:
     """An address to post to; ValueError unless it is this machine, or `allow_remote` is said.
 
-    url: http://host:port. allow_remote: these servers have no authentication, so anybody on the
-    way moves the arm.
+    Attributes:
+        url: http://host:port.
+        allow_remote: these servers have no authentication, so anybody on the way moves the arm.
     """
 
     url: str

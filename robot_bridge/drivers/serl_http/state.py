@@ -11,7 +11,15 @@ from robot_bridge.drivers.serl_http.json_server import HttpError
 
 @dataclass(frozen=True)
 class SerlState:
-    """A checked answer: pose [7] m and xyzw, twist [6], q and dq [J], gripper in their unit."""
+    """A checked answer.
+
+    Attributes:
+        pose: of the tool [7]: position [m] and xyzw.
+        twist: [6], linear [m/s] over angular [rad/s].
+        q: joint positions [J] [rad].
+        dq: joint velocities [J] [rad/s].
+        gripper: opening in the server's own unit.
+    """
 
     pose: Vector
     twist: Vector

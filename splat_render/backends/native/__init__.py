@@ -31,7 +31,7 @@ def load() -> ctypes.CDLL:
 
 
 def build() -> Path:
-    """Path of the library, compiled on first use (about 5 s); raises NativeBuildError."""
+    """Return the path of the library, compiled on first use (5 s); raises NativeBuildError."""
     library = NativeLibrary(
         name="splat",
         sources=_SOURCES,

@@ -447,5 +447,5 @@ def test_arrays_that_are_no_pictures_are_refused(tmp_path: Path, array: np.ndarr
 
 def test_without_ffmpeg_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    with pytest.raises(ImportError, match="needs ffmpeg: pip install imageio-ffmpeg"):
+    with pytest.raises(ImportError, match="needs imageio_ffmpeg .*: pip install imageio-ffmpeg"):
         ffmpeg.ffmpeg_program("Seeing")

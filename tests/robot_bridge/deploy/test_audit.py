@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from bench_arm import PHRASE, REFLEX, Bench
 
+from robot_bridge.__main__ import main
 from robot_bridge.clock import ManualClock
 from robot_bridge.deploy.audit import AuditLog
-from robot_bridge.deploy.observe import main as observe
 from robot_bridge.network.endpoints import UnsafeBindError, parse_endpoint
 from robot_bridge.network.server import BridgeServer, Callbacks
 from robot_bridge.reasons import Phase
@@ -70,14 +70,12 @@ def test_a_running_bridge_can_be_watched(
     with BridgeServer(parse_endpoint(f"{tmp_path}/sockets"), nothing) as server:
         server.publish(bench.ticks[-1])
         time.sleep(0.1)
-        script = f"""
-import sys
-sys.argv = ["observe"]
-from robot_bridge.observe import main
-sys.exit(main(["{tmp_path}/sockets", "--seconds", "1.5", "--rate", "5"]))
-"""
+        options = [f"{tmp_path}/sockets", "--seconds", "1.5", "--rate", "5"]
         process = subprocess.Popen(
-            [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "robot_bridge", "observe", *options],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         deadline = time.monotonic() + 15.0
         while process.poll() is None and time.monotonic() < deadline:
@@ -88,11 +86,11 @@ sys.exit(main(["{tmp_path}/sockets", "--seconds", "1.5", "--rate", "5"]))
 
 
 def test_watching_beyond_loopback_takes_the_servers_key(capsys: pytest.CaptureFixture[str]) -> None:
-    assert observe(["192.168.1.4:7400"]) == 2
+    assert main(["observe", "192.168.1.4:7400"]) == 2
     assert "--server-key" in capsys.readouterr().err
 
 
 def test_listening_beyond_loopback_takes_keys(tmp_path: Path) -> None:
     nothing = Callbacks(offer=lambda c, t: None, notice=lambda n: None, fault=lambda *a, **k: None)
-    with pytest.raises(UnsafeBindError, match="robot_bridge.network.keys server"):
+    with pytest.raises(UnsafeBindError, match="robot_bridge keys server"):
         BridgeServer(parse_endpoint("0.0.0.0:7400"), nothing)

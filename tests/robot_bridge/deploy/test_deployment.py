@@ -102,7 +102,7 @@ class Stage:
 
 def test_the_first_run_on_an_arm_is_dry_and_the_second_needs_a_held_key(tmp_path: Path) -> None:
     first = Stage(tmp_path)
-    assert [report.ending for report in first.run()] == ["time"]
+    assert [report.ending for report in first.run()] == ["timeout"]
     assert "servo" not in first.arm.calls and any("DRY RUN" in line for line in first.said)
     assert Ledger(first.ledger).of(DIGEST, "A7").dry == 1
 
@@ -111,7 +111,7 @@ def test_the_first_run_on_an_arm_is_dry_and_the_second_needs_a_held_key(tmp_path
 
     second = Stage(tmp_path)
     second.operator = Pedal(held=True)
-    assert second.run()[0].ending == "time"
+    assert second.run()[0].ending == "timeout"
     assert "servo" in second.arm.calls
     assert Ledger(second.ledger).of(DIGEST, "A7").episodes == 1
 
@@ -168,7 +168,7 @@ def test_sessions_are_recorded_with_what_the_policy_saw(tmp_path: Path) -> None:
     (folder,) = (tmp_path / "records").iterdir()
     recording = read_recording(folder)
     assert recording.header.bundle == DIGEST and recording.header.serial == "A7"
-    assert [event.name for event in recording.events] == ["begin", "reset"] * 2
+    assert [event.name for event in recording.events] == ["begin", "timeout"] * 2
     seen = [r.obs for r in recording.records if getattr(r, "obs", None) is not None]
     assert len(seen) >= 18 and set(seen[0]) == set(stage.contract.obs.names)
 

@@ -17,7 +17,13 @@ from robot_bridge.control.pacing import Pacer
 from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk
 from robot_bridge.deploy.policy_process import PolicyProcess, PolicyTask
 from robot_bridge.deploy.rig import RigConfig
-from robot_bridge.deploy.rigs import ROBOTS, build_rig, check_senses, make_operator, parse_places
+from robot_bridge.deploy.rigs import (
+    build_rig,
+    check_senses,
+    make_operator,
+    parse_places,
+    rig_makers,
+)
 from robot_bridge.driver import DriverError, Target
 from robot_bridge.drivers.dry_run import DryRun, NullDriver
 from robot_bridge.operators.operator import OperatorInput
@@ -45,7 +51,7 @@ def waited(until: Callable[[], Any], *, seconds: float = 10.0) -> bool:
 
 def test_unknown_robots_and_devices_are_named() -> None:
     with pytest.raises(KeyError, match=r"Did you mean 'franka'\?"):
-        build_rig(RigConfig(robot="frank"), bench_contract(), ROBOTS)
+        build_rig(RigConfig(robot="frank"), bench_contract(), rig_makers())
     with pytest.raises(KeyError, match="Allowed: gamepad, keyboard, none, spacemouse"):
         make_operator(RigConfig(operator="mouse"), bench_contract())
 
@@ -53,15 +59,15 @@ def test_unknown_robots_and_devices_are_named() -> None:
 @pytest.mark.parametrize("robot", ["franka", "franka-rs"])
 def test_an_arm_without_an_address_is_refused(robot: str) -> None:
     with pytest.raises(ValueError, match="needs --address"):
-        build_rig(RigConfig(robot=robot, objects=PLACE), bench_contract(), ROBOTS)
+        build_rig(RigConfig(robot=robot, objects=PLACE), bench_contract(), rig_makers())
 
 
-@pytest.mark.parametrize("robot", [name for name in ROBOTS if name != "replay"])
+@pytest.mark.parametrize("robot", [name for name in rig_makers() if name != "replay"])
 def test_every_arm_can_be_made_without_being_reached(robot: str) -> None:
     """Nothing is opened and no SDK is needed before `connect`."""
     addresses = {"piper": "can7", "serl-http": "http://127.0.0.1:9"}
     config = RigConfig(robot=robot, address=addresses.get(robot, "127.9.9.9"), objects=PLACE)
-    rig = build_rig(config, bench_contract(), ROBOTS)
+    rig = build_rig(config, bench_contract(), rig_makers())
     assert rig.config is config and callable(rig.driver.connect)
 
 
@@ -152,7 +158,10 @@ def test_a_person_takes_over_stops_and_judges() -> None:
     assert loop.enabled and bench.run(0.02)[-1].intervened
     device.wants = OperatorInput(event="success")
     loop.tick()
-    assert (loop.take_verdict(), loop.take_verdict()) == ("success", None)
+    assert (loop.take_ending(), loop.take_ending()) == ("success", None)
+    device.wants = OperatorInput(event="cut")  # to start again says nothing of how it went
+    loop.tick()
+    assert loop.take_ending() == "cut"
     device.wants = OperatorInput(event="stop")
     loop.tick()
     assert bench.phase is Phase.FAULT and Reason.EMERGENCY_STOP & bench.supervisor.cause
@@ -167,11 +176,11 @@ def test_a_person_takes_over_stops_and_judges() -> None:
 def test_the_whole_chain_in_two_processes_and_real_time(bundle: Bundle, tmp_path: Path) -> None:
     said: list[str] = []
     config = RigConfig(robot="null", objects=PLACE)
-    rig = build_rig(config, bundle.contract, ROBOTS)
+    rig = build_rig(config, bundle.contract, rig_makers())
     options = DeployConfig(seconds=3.0, separate=True)
     deployment = Deployment(options, bundle, rig, Talk(said.append, lambda prompt: ""))
     (report,) = deployment.run()
-    assert report.ending == "time" and report.ticks > 250
+    assert report.ending == "timeout" and report.ticks > 250
     timing = deployment.timings["control"]
     assert timing.ticks > 250 and timing.mean < 0.005
 
@@ -182,7 +191,7 @@ def test_a_policy_process_that_dies_or_freezes_is_held_and_faulted(
     bundle: Bundle, how: signal.Signals
 ) -> None:
     config = RigConfig(robot="null", objects=PLACE)
-    rig = build_rig(config, bundle.contract, ROBOTS)
+    rig = build_rig(config, bundle.contract, rig_makers())
     seen: list[tuple[float, Phase]] = []
     struck: list[float] = []
 

@@ -23,16 +23,15 @@ class PointWorld:
 
         self.chain = Chain(robot_named("panda"))
         self.q, self.opening = np.asarray(HOME), 0.08
-        self.target = self.chain.forward(self.q)[0]
+        self.target, self.turned = self.chain.forward(self.q)
 
     def start(self, episode: int) -> None: ...
 
-    def command(self, position: np.ndarray, width: float) -> None:
-        self.target, self.opening = np.asarray(position), width
+    def command(self, position: np.ndarray, quat: np.ndarray, width: float) -> None:
+        self.target, self.turned, self.opening = np.asarray(position), np.asarray(quat), width
 
     def advance(self, substeps: int) -> None:
-        _, quat = self.chain.forward(self.q)
-        self.q = self.chain.solve(self.target, quat, start=self.q).q
+        self.q = self.chain.solve(self.target, self.turned, start=self.q).q
 
     def joints(self) -> tuple[np.ndarray, np.ndarray]:
         return self.q, np.zeros(7)
@@ -44,6 +43,9 @@ class PointWorld:
         return self.opening
 
     def objects(self) -> dict:
+        return {}
+
+    def orientations(self) -> dict:
         return {}
 
     def pictures(self) -> dict:

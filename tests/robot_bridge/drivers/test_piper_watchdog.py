@@ -31,7 +31,7 @@ import can
 can.rc = {"sleep_after_open": 0.0}  # there is no adapter that boots
 import numpy as np
 from robot_bridge.driver import ArmToken, Target
-from robot_bridge.piper import PiperDriver
+from robot_bridge.drivers.piper.driver import PiperDriver
 driver = PiperDriver(sys.argv[1], interface="slcan", guarded=sys.argv[2] == "guarded")
 driver.connect()
 driver.arm(ArmToken(purpose="arm", by="a test"))

@@ -14,7 +14,7 @@ from tiny_bundle import tiny_bundle
 from robot_bridge.clock import ManualClock
 from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk
 from robot_bridge.deploy.rig import RigConfig
-from robot_bridge.deploy.rigs import ROBOTS, build_rig
+from robot_bridge.deploy.rigs import build_rig, rig_makers
 from robot_bridge.drivers.replay import ReplayDriver, ReplayObjects
 from robot_bridge.openpi.server import PolicyServer, PolicyServerConfig
 from robot_bridge.policy.bundle import Bundle, load_bundle
@@ -31,7 +31,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def deploy(bundle: Bundle, config: RigConfig, **options) -> tuple[Deployment, list[str]]:
     said: list[str] = []
-    rig = build_rig(config, bundle.contract, ROBOTS)
+    rig = build_rig(config, bundle.contract, rig_makers())
     talk = Talk(said.append, lambda prompt: "")
     deployment = Deployment(DeployConfig(**{"separate": False} | options), bundle, rig, talk)
     deployment.run()
@@ -54,7 +54,7 @@ def test_a_recording_is_played_to_the_policy_that_made_it(bundle: Bundle, record
     config = RigConfig(robot="replay", address=str(recorded))
     deployment, _ = deploy(bundle, config, seconds=60.0)
     (report,) = deployment.reports
-    assert report.ending == "stopped" and 1.5 < report.seconds < 2.5
+    assert report.ending == "cut" and 1.5 < report.seconds < 2.5
     gaps = deployment.rig.driver.gaps
     # The arm does not follow, so the two part with time; they begin as one.
     assert len(gaps) > 150 and max(gaps[:10]) < 1e-3 and max(gaps) < 0.2
@@ -82,7 +82,7 @@ def test_what_is_no_recording_is_said(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no recording"):
         ReplayDriver(tmp_path, ManualClock())
     with pytest.raises(ValueError, match="--address, the folder of a recording"):
-        build_rig(RigConfig(robot="replay"), None, ROBOTS)
+        build_rig(RigConfig(robot="replay"), None, rig_makers())
 
 
 # -- another machine's policy ------------------------------------------------------------------
@@ -93,7 +93,7 @@ def test_the_bridge_runs_a_policy_behind_a_server(bundle: Bundle) -> None:
         uri = f"ws://127.0.0.1:{server.port}"
         deployment, _ = deploy(bundle, NULL, seconds=1.5, policy_server=uri)
     (report,) = deployment.reports
-    assert report.ending == "time" and report.reasons.get("policy_error", 0) < 50
+    assert report.ending == "timeout" and report.reasons.get("policy_error", 0) < 50
     assert sum(server.batches.values()) >= 10
 
 
@@ -139,7 +139,7 @@ def test_interrupting_lets_go_of_the_arm(
 @pytest.mark.slow
 def test_a_bundle_is_served(bundle: Bundle, tmp_path: Path) -> None:
     process = start(
-        "-m", "robot_bridge.deploy.serve", str(bundle.path), "--port", "0", tmp_path=tmp_path
+        "-m", "robot_bridge", "serve", str(bundle.path), "--port", "0", tmp_path=tmp_path
     )
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -147,7 +147,7 @@ def test_a_bundle_is_served(bundle: Bundle, tmp_path: Path) -> None:
     assert uri.startswith("ws://127.0.0.1:")
     try:
         deployment, _ = deploy(bundle, NULL, seconds=1.0, policy_server=uri)
-        assert deployment.reports[0].ending == "time"
+        assert deployment.reports[0].ending == "timeout"
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=10.0)
         assert process.returncode == 130 and "Traceback" not in err

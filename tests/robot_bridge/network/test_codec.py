@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from robot_bridge.driver import ArmState, Mode, Target
-from robot_bridge.extras import require
 from robot_bridge.messages import Command, Goal, Notice, Tick
 from robot_bridge.network import codec
 from robot_bridge.network.codec import CodecError, Stamp, decode, encode
 from robot_bridge.reasons import Phase, Reason
+from scenes.contract.extras import require
 
 REALS = st.floats(allow_nan=False)
 ARRAYS = st.sampled_from(sorted(codec.DTYPES)).flatmap(

@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded import make_contract
 
+from robot_bridge.__main__ import main
 from robot_bridge.clock import MonotonicClock
 from robot_bridge.control.arbiter import Arbiter
 from robot_bridge.driver import ArmState, Mode
@@ -44,7 +45,7 @@ from robot_bridge.policy.observation import ObservationBuilder
 from robot_bridge.policy.policy_loop import ControlSide, PolicyLoop
 from robot_bridge.reasons import Phase, Reason
 from robot_bridge.safety.limits import default_limits
-from scenes.robots import panda
+from scenes.robots.panda import panda
 
 CONFIG = AdmissionConfig()
 
@@ -607,12 +608,13 @@ def test_links_bad_names_and_bad_files_are_refused(folder):
 
 
 def test_the_command_line_prints_public_keys_only(folder, capsys):
-    home = str(folder / "k")
-    assert keys.main(["--folder", home, "server"]) == 0
-    assert keys.main(["--folder", home, "new", "laptop", "--role", "command"]) == 0
+    home = ["--folder", str(folder / "k")]
+    assert main(["keys", "server", *home]) == 0
+    assert main(["keys", "new", "laptop", "--role", "command", *home]) == 0
     public = zmq.curve_keypair()[0].decode()
-    assert keys.main(["--folder", home, "allow", "t", "--role", "observe", "--public", public]) == 0
-    assert keys.main(["--folder", home, "list"]) == 0
+    allow = ["keys", "allow", "t", "--role", "observe", "--public", public]
+    assert main([*allow, *home]) == 0
+    assert main(["keys", "list", *home]) == 0
     said = capsys.readouterr().out
     for name in ("server", "laptop"):
         pair = keys.load_pair(folder / "k" / f"{name}.key")
@@ -620,14 +622,14 @@ def test_the_command_line_prints_public_keys_only(folder, capsys):
         assert pair.secret not in said
         assert pair.secret not in repr(pair)
     assert f"{public}  observe t" in said
-    assert keys.main(["--folder", home, "server"]) == 1
+    assert main(["keys", "server", *home]) == 2
     assert "exists" in capsys.readouterr().err
 
 
 def test_keys_run_as_a_module(folder):
-    line = [sys.executable, "-m", "robot_bridge.network.keys", "--folder", str(folder / "k")]
+    line = [sys.executable, "-m", "robot_bridge", "keys", "new", "a", "--role", "admin"]
     done = subprocess.run(
-        [*line, "new", "a", "--role", "admin"], capture_output=True, text=True, check=True
+        [*line, "--folder", str(folder / "k")], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == keys.load_pair(folder / "k" / "a.key").public
 

@@ -38,7 +38,7 @@ from robot_bridge.openpi.wire import pack, unpack
 from scenes.contract.policy_contract import Contract, IkSpec
 from scenes.contract.serialize import digest
 from scenes.contract.specs import ActionSpec, ObsField, ObsSpec
-from scenes.robots import panda
+from scenes.robots.panda import panda
 
 # openpi-client 0.1.2's own bytes (reference vla_and_real2sim.md 4.4).
 GOLDEN = bytes.fromhex(

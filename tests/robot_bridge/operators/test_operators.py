@@ -123,7 +123,7 @@ def test_keys_that_came_between_polls_all_count(terminal, keyboard):
 @pytest.mark.parametrize(
     ("typed", "event"),
     [
-        *(("\x1b", "stop"), ("q", "stop"), ("y", "success"), ("n", "failure"), ("0", "reset")),
+        *(("\x1b", "stop"), ("q", "stop"), ("y", "success"), ("n", "failure"), ("0", "cut")),
         *(("yq", "stop"), ("qy", "stop"), ("w\x1bw", "stop")),
         # Cursor and function keys are no Escape, and the letters in them no keys.
         *(("\x1b[A", None), ("\x1b[1;5D", None), ("\x1bOc", None), ("\x1b[", None)),
@@ -349,7 +349,7 @@ def test_only_the_shoulder_button_enables(wire, gamepad):
 
 
 @pytest.mark.parametrize(
-    ("button", "event"), [(6, "stop"), (7, "success"), (2, "failure"), (3, "reset")]
+    ("button", "event"), [(6, "stop"), (7, "success"), (2, "failure"), (3, "cut")]
 )
 def test_buttons_are_events_once(wire, gamepad, button: int, event: str):
     wire[1].write(js(BUTTON, button, 1))

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peer_env import PeerEnv, peer_python
 from tiny_bundle import sign_again, tiny_bundle
 
 from robot_bridge.policy import bundle as bundle_module
@@ -287,11 +288,11 @@ def cut(path: Path, name: str, share: float) -> None:
 
 CONTENTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a newer schema": (
-        lambda p: edit(p, schema=2, more=1),
-        "manifest.json has schema 2, allowed: 1; export the run again",
+        lambda p: edit(p, schema=3, more=1),
+        "manifest.json has schema 3, allowed: 1 to 2; it was written by a newer version: update",
     ),
-    "no schema": (lambda p: edit(p, schema=None), "has schema null, allowed: 1"),
-    "true for one": (lambda p: edit(p, schema=True), "has schema true, allowed: 1"),
+    "no schema": (lambda p: edit(p, schema=None), "has schema null, allowed: 1 to 2"),
+    "true for one": (lambda p: edit(p, schema=True), "has schema true, allowed: 1 to 2"),
     "no JSON": (lambda p: (p / "manifest.json").write_text("{"), "manifest.json is not JSON"),
     "nested JSON": (lambda p: (p / "manifest.json").write_text("[" * 99999), "is not JSON"),
     "a list": (lambda p: (p / "manifest.json").write_text("[]"), "has schema null"),
@@ -420,7 +421,7 @@ def test_a_model_of_another_contract_is_refused(whole: Path, loaded: Bundle):
 
 def test_without_onnxruntime_the_extra_is_named(whole: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ImportError, match=r"Hint: pip install 'mjx-serl\[bridge\]'"):
+    with pytest.raises(ImportError, match=r"needs onnxruntime .*'mjx-serl\[bridge\]'"):
         load_bundle(whole)
 
 
@@ -516,7 +517,7 @@ ALONE = """if True:
     assert {"robot_bridge.policy.bundle", "robot_bridge.policy.policy"} <= {*names}
     for name in names:
         importlib.import_module(name)
-    from robot_bridge.bundle import load_bundle
+    from robot_bridge.policy.bundle import load_bundle
 
     bundle = load_bundle(sys.argv[1])
     assert bundle.golden_error <= 1e-5, bundle.golden_error
@@ -528,34 +529,17 @@ ALONE = """if True:
 """
 
 
-def robot_python() -> Path:
-    """Interpreter of an environment with numpy and onnxruntime, kept under .cache/."""
-    import fcntl
-
-    pins = [f"{n}=={importlib.metadata.version(n)}" for n in ("numpy", "onnxruntime")]
-    folder = ROOT / ".cache" / f"env-robot-{sys.version_info[0]}.{sys.version_info[1]}"
-    python, stamp = folder / "bin" / "python", folder / "pins.txt"
-    folder.parent.mkdir(exist_ok=True)
-    with open(folder.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (stamp.exists() and stamp.read_text() == "\n".join(pins)):
-            shutil.rmtree(folder, ignore_errors=True)
-            for command in (
-                [sys.executable, "-m", "venv", str(folder)],
-                [str(python), "-m", "pip", "install", "-q", *pins],
-            ):
-                done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-                if done.returncode != 0:
-                    said = done.stderr.strip().splitlines() or ["without a word"]
-                    pytest.skip(f"cannot make the environment: {said[-1][:200]}")
-            stamp.write_text("\n".join(pins))
-    return python
+ROBOT = PeerEnv(
+    f"robot-{sys.version_info[0]}.{sys.version_info[1]}",
+    pins=tuple(f"{n}=={importlib.metadata.version(n)}" for n in ("numpy", "onnxruntime")),
+    ours=False,
+)
 
 
 @pytest.mark.slow
 def test_the_bridge_runs_a_bundle_where_there_is_no_jax(whole: Path, loaded: Bundle):
     done = subprocess.run(
-        [str(robot_python()), "-W", "error", "-c", ALONE, str(whole)],
+        [str(peer_python(ROBOT)), "-W", "error", "-c", ALONE, str(whole)],
         cwd=ROOT,
         env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
         capture_output=True,

@@ -7,8 +7,16 @@ import numpy as np
 import pytest
 from bench_arm import CAMERA, Bench, FakeEye, bench_contract
 
+from robot_bridge.cameras.camera import Frame
 from robot_bridge.clock import ManualClock
-from robot_bridge.policy.observation import FixedObjects, ObservationBuilder, fit_picture
+from robot_bridge.policy.observation import (
+    DelayedEye,
+    FixedObjects,
+    ObservationBuilder,
+    fit_picture,
+)
+from scenes.contract.policy_contract import Contract
+from scenes.contract.specs import ObsField, ObsSpec
 
 CUBE = {"cube": (0.45, 0.05, 0.02)}
 
@@ -90,3 +98,78 @@ def test_objects_are_seen_from_the_hand() -> None:
     obs, _ = builder.build(tick)
     expected = np.asarray(CUBE["cube"]) - tick.state.position
     np.testing.assert_allclose(obs["cube_from_ee"], expected, atol=1e-7)
+
+
+# -- orientations, and pictures as old as in training ----------------------------------------------
+
+
+def observing(*fields: ObsField, **changes) -> Contract:
+    return dataclasses.replace(bench_contract(), obs=ObsSpec(fields=fields), **changes)
+
+
+def test_orientations_are_observed_of_a_real_arm() -> None:
+    bench = Bench()
+    six, three = (ObsField(name=n, shape=(k,)) for n, k in (("ee_rotation6d", 6), ("ee_turn", 3)))
+    objects = ObsField(name="cube_rotation6d", shape=(6,))
+    quat = (math.cos(0.25), 0.0, 0.0, math.sin(0.25))
+    builder = ObservationBuilder(
+        observing(six, three, objects), objects=FixedObjects(CUBE, {"cube": quat})
+    )
+    state = dataclasses.replace(bench.ticks[-1].state, quat=np.array([0.0, 1.0, 0.0, 0.0]))
+    obs, _ = builder.build(dataclasses.replace(bench.ticks[-1], state=state))
+    np.testing.assert_array_equal(obs["ee_rotation6d"], [1, 0, 0, 0, -1, 0])
+    np.testing.assert_array_equal(obs["ee_turn"], [0, 0, 0])
+    wanted = [math.cos(0.5), math.sin(0.5), 0, -math.sin(0.5), math.cos(0.5), 0]
+    np.testing.assert_allclose(obs["cube_rotation6d"], wanted, atol=1e-6)
+
+
+class PositionsOnly:
+    """A tracker of points."""
+
+    def positions(self) -> tuple[dict[str, np.ndarray], float]:
+        return {"cube": np.zeros(3)}, 0.0
+
+
+def test_a_source_that_cannot_tell_orientations_is_refused_at_once() -> None:
+    contract = observing(ObsField(name="cube_rotation6d", shape=(6,)))
+    with pytest.raises(KeyError, match="observes cube_rotation6d, but .* positions alone"):
+        ObservationBuilder(contract, objects=PositionsOnly())
+
+
+class Film:
+    """A camera whose pictures are as bright as their number."""
+
+    intrinsics = (9.0, 9.0, 4.0, 4.0)
+
+    def __init__(self) -> None:
+        self.taken: list[float] = []
+
+    def latest(self) -> Frame | None:
+        if not self.taken:
+            return None
+        picture = np.full((8, 8, 3), 10 * len(self.taken), np.uint8)
+        return Frame(picture, self.taken[-1], len(self.taken))
+
+
+@pytest.mark.parametrize(("latency", "behind"), [(0.0, 0), (0.1, 1), (0.12, 1), (0.2, 2)])
+def test_pictures_are_as_old_as_in_training(latency: float, behind: int) -> None:
+    film = Film()
+    eye = DelayedEye(film, latency)
+    assert eye.at(0.0) is None
+    for number in range(1, 8):
+        now = 0.1 * number
+        film.taken.append(now)
+        frame = eye.at(now)
+        assert frame is not None and frame.seq == max(1, number - behind)
+        # Asking twice changes nothing.
+        again = eye.at(now)
+        assert again is not None and again.seq == frame.seq
+
+
+def test_a_picture_as_old_as_in_training_counts_as_new() -> None:
+    bench = Bench(camera=True)
+    late = dataclasses.replace(bench.contract, camera_latency=0.07)
+    bench.eye.age = 0.07
+    builder = ObservationBuilder(late, eyes={"front": bench.eye})
+    _, seen = builder.build(bench.ticks[-1])
+    assert seen == pytest.approx(bench.ticks[-1].state.t, abs=1e-6)

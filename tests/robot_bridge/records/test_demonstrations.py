@@ -11,6 +11,7 @@ from mjx_serl.data.demos import DemoContract, load_demos
 from mjx_serl.envs.env import make_env
 from mjx_serl.envs.observation import Observer
 from mjx_serl.run.demonstrations import demo_contract
+from robot_bridge.messages import ENDINGS
 from robot_bridge.records.demonstrations import Exported, export_demos
 from robot_bridge.records.recorder import Recorder
 from scenes.contract.policy_contract import Contract
@@ -48,14 +49,24 @@ def test_the_trainer_reads_what_was_recorded_under_its_own_contract(tmp_path: Pa
 def test_pictures_come_along_and_recordings_are_joined(tmp_path: Path):
     first = record(tmp_path / "a", CONTRACT, {3: "success"})
     second = record(tmp_path / "b", CONTRACT, {2: "failure", 4: None})
-    out, outcomes = tmp_path / "demos.npz", ("success", "failure", "ended")
-    said = export_demos([first, second], out, CONTRACT, task=TASK, outcomes=outcomes)
+    out, endings = tmp_path / "demos.npz", ("success", "failure", "cut")
+    said = export_demos([first, second], out, CONTRACT, task=TASK, endings=endings)
     assert (said.episodes, said.steps) == (3, 9)
     rows = load_demos(out, of(CONTRACT))
     assert rows.obs["front"].shape == (4, 3, 16, 24, 3) and rows.obs["front"].dtype == np.uint8
     assert rows.terminated.sum(0).tolist() == [1, 1, 0]
     assert rows.truncated.sum(0).tolist() == [0, 0, 1]
     assert rows.reward.sum(0).tolist() == [1, 0, 0]
+
+
+def test_what_was_cut_short_is_truncated_and_never_a_failure(tmp_path: Path):
+    recording = record(tmp_path / "r", CONTRACT, {2: "cut", 3: "timeout", 4: "fault", 5: "reset"})
+    with pytest.raises(ValueError, match="recorded are: 2 cut, 1 fault, 1 timeout"):
+        export_demos([recording], tmp_path / "no.npz", CONTRACT, task=TASK, endings=("failure",))
+    export_demos([recording], tmp_path / "demos.npz", CONTRACT, task=TASK, endings=ENDINGS)
+    rows = load_demos(tmp_path / "demos.npz", of(CONTRACT))
+    assert not rows.terminated.any() and rows.truncated.sum(0).tolist() == [1, 1, 1, 1]
+    assert not rows.reward.any()
 
 
 def test_another_contract_is_refused(tmp_path: Path):
@@ -68,7 +79,7 @@ def test_another_contract_is_refused(tmp_path: Path):
 
 def test_without_a_success_it_says_what_there_is(tmp_path: Path):
     recording = record(tmp_path / "r", CONTRACT, {3: "failure", 2: "failure", 4: None})
-    with pytest.raises(ValueError, match="wanted success, recorded are: 1 ended, 2 failure"):
+    with pytest.raises(ValueError, match="wanted success, recorded are: 1 cut, 2 failure"):
         export_demos([recording], tmp_path / "demos.npz", CONTRACT, task=TASK)
 
 

@@ -191,7 +191,7 @@ def test_pictures_of_odd_size_keep_it(tmp_path: Path):
 
 
 def test_a_policy_without_cameras_has_no_videos(tmp_path: Path):
-    out, _ = export(tmp_path, make_contract(size=None), outcomes=("success",))
+    out, _ = export(tmp_path, make_contract(size=None), endings=("success",))
     info = json.loads((out / "meta/info.json").read_text())
     assert info["video_path"] is None and info["total_episodes"] == 1
     assert not (out / "videos").exists()

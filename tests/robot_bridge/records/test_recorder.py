@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from recorded import make_contract, make_header, make_obs, make_tick, record
 
 from robot_bridge.clock import ManualClock
+from robot_bridge.messages import ENDINGS
 from robot_bridge.records import recorder as recorder_module
 from robot_bridge.records.reader import (
     Episode,
@@ -122,7 +123,7 @@ def test_a_killed_process_loses_nothing_that_was_written(tmp_path: Path):
         import sys
         from pathlib import Path
         from recorded import make_contract, make_header, make_obs, make_tick
-        from robot_bridge.recorder import Recorder
+        from robot_bridge.records.recorder import Recorder
 
         contract = make_contract(size=(128, 128))
         recorder = Recorder(Path(sys.argv[1]), make_header(contract), part_bytes=2_000_000)
@@ -239,7 +240,7 @@ def test_a_full_disk_is_survived(tmp_path: Path):
         import logging, resource, sys, time
         from pathlib import Path
         from recorded import make_contract, make_header, make_tick
-        from robot_bridge.recorder import Recorder
+        from robot_bridge.records.recorder import Recorder
 
         logging.basicConfig()
         resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
@@ -336,7 +337,7 @@ def test_episodes_pair_each_action_with_what_was_seen_before_it(tmp_path: Path):
     record(tmp_path, CONTRACT, {3: "success", 5: "failure", 4: None, 2: "reset"}, by_hand={1: -0.5})
     found = read_episodes(tmp_path)
     assert [len(e.steps) for e in found] == [3, 5, 4, 2]
-    assert [e.outcome for e in found] == ["success", "failure", "ended", "ended"]
+    assert [e.ending for e in found] == ["success", "failure", "cut", "cut"]
     for episode in found:
         for number, step in enumerate(episode.steps):
             assert (step.obs["ee_lag"] == number).all() and (step.obs["front"] == number).all()
@@ -376,6 +377,19 @@ def test_a_verdict_after_the_end_counts_and_the_first_one_stays(tmp_path: Path):
         made.event("begin")
         made.put(make_tick(4, action=np.zeros(4)), make_obs(CONTRACT, 0))
     found = read_episodes(tmp_path)
-    assert [(e.outcome, len(e.steps)) for e in found] == [
-        ("success", 1), ("failure", 1), ("ended", 1),
+    assert [(e.ending, len(e.steps)) for e in found] == [
+        ("success", 1), ("failure", 1), ("cut", 1),
     ]  # fmt: skip
+
+
+def test_every_ending_is_read_back_as_it_was_recorded(tmp_path: Path):
+    record(tmp_path, CONTRACT, dict(enumerate(ENDINGS, start=2)))
+    assert tuple(episode.ending for episode in read_episodes(tmp_path)) == ENDINGS
+
+
+def test_a_verdict_after_a_time_out_counts(tmp_path: Path):
+    with recorder(tmp_path) as made:
+        made.put(make_tick(0, action=np.zeros(4)), make_obs(CONTRACT, 0))
+        for event in ("timeout", "success", "fault"):
+            made.event(event)
+    assert [episode.ending for episode in read_episodes(tmp_path)] == ["success"]

@@ -12,8 +12,10 @@ from robot_bridge.driver import ArmState, Mode
 from robot_bridge.messages import Command, Goal
 from robot_bridge.reasons import Reason
 from robot_bridge.safety.command_check import ActionGate
-from robot_bridge.safety.limits import default_limits, tighten
+from robot_bridge.safety.kinematics import quat_to_vector
+from robot_bridge.safety.limits import Limits, default_limits, tighten
 from scenes.contract.policy_contract import Contract, IkSpec
+from scenes.contract.rotations import multiply_quats
 from scenes.contract.specs import ActionSpec, ObsSpec
 from scenes.robots import robot_named
 
@@ -173,6 +175,82 @@ def test_measured_base():
     before = goal()
     after, reasons = gate.advance(before, state((np.nan, 0.1, 0.2)), np.zeros(4))
     assert after is before and reasons == Reason.NOT_FINITE
+
+
+# -- turns ---------------------------------------------------------------------------------------
+
+
+def turning(limits: Limits = LIMITS, **changes) -> ActionGate:
+    """A gate for actions that turn by up to 0.1 rad about each axis."""
+    action = ActionSpec(
+        mode="ee_delta",
+        names=("x", "y", "z", "rx", "ry", "rz", "gripper"),
+        scale=(0.025,) * 3 + (0.1,) * 3 + (1.0,),
+        rate=10.0,
+    )
+    return ActionGate(replace(contract(), action=replace(action, **changes)), limits)
+
+
+def turned(before: Goal, after: Goal) -> np.ndarray:
+    """Rotation vector from one goal to another, in the world's frame [rad]."""
+    back = before.quat * [1.0, -1.0, -1.0, -1.0]
+    return np.array(quat_to_vector(multiply_quats(np.float64(after.quat), back).tolist()))
+
+
+def test_a_full_turn_passes_unchanged():
+    after, reasons = turning().advance(goal(), state(), np.float32([0, 0, 0, 1, -1, 1, 0]))
+    np.testing.assert_allclose(turned(goal(), after), [0.1, -0.1, 0.1], atol=1e-6)
+    np.testing.assert_array_equal(after.position, np.float32(goal().position))
+    assert reasons == Reason.NONE
+
+
+@pytest.mark.parametrize("frame", ["world", "tool"])
+def test_turns_are_cut(frame: str):
+    gate = turning(tighten(LIMITS, step_rotation=0.04), frame=frame)
+    after, reasons = gate.advance(goal(), state(), np.float32([0, 0, 0, 1, 0.3, 0, 0]))
+    # The fingers point down: the tool's y is the world's -y.
+    sign = 1.0 if frame == "world" else -1.0
+    np.testing.assert_allclose(turned(goal(), after), [0.04, sign * 0.03, 0], atol=1e-6)
+    assert reasons == Reason.STEP_LIMITED
+
+
+def test_steps_along_the_tools_axes_are_cut():
+    gate = turning(tighten(LIMITS, step_position=0.01), frame="tool")
+    after, reasons = gate.advance(goal(), state(), np.float32([1, 0, 1, 0, 0, 0, 0]))
+    np.testing.assert_allclose(after.position, [0.41, 0.0, 0.29], atol=1e-6)
+    assert reasons == Reason.STEP_LIMITED
+
+
+def test_a_goal_turned_beyond_its_limit_comes_back_turn_by_turn():
+    gate, away = turning(turn_limit=0.2), Goal(
+        position=goal().position, quat=np.array([0.0, np.cos(0.5), np.sin(0.5), 0.0]), closure=0.0
+    )  # fmt: skip
+    after, reasons = gate.advance(away, state(), np.zeros(7))
+    assert np.linalg.norm(turned(away, after)) == pytest.approx(0.1 * 3**0.5, rel=1e-4)
+    assert np.linalg.norm(turned(goal(), after)) < np.linalg.norm(turned(goal(), away))
+    assert reasons == Reason.STEP_LIMITED
+
+
+def test_a_turn_from_an_orientation_that_is_none_changes_nothing():
+    before, nowhere = goal(), replace(state(), quat=np.full(4, np.nan))
+    after, reasons = turning(base="measured").advance(before, nowhere, np.zeros(7))
+    assert after is before and reasons == Reason.NOT_FINITE
+
+
+@given(
+    arrays.arrays(np.float32, 7, elements=st.floats(-3, 3, width=32)),
+    st.sampled_from(["world", "tool"]),
+    st.sampled_from([0.02, 0.05, 0.1]),
+)
+def test_no_action_turns_further_than_a_step(action: np.ndarray, frame: str, widest: float):
+    gate = turning(tighten(LIMITS, step_rotation=widest), frame=frame)
+    after, reasons = gate.advance(goal(), state(), action)
+    turn = np.abs(turned(goal(), after))
+    assert turn.max() <= widest * (1 + 1e-4) + 1e-6
+    assert abs(np.linalg.norm(after.quat) - 1.0) < 1e-6
+    assert bool(reasons & Reason.STEP_LIMITED) == bool(
+        (np.abs(action[3:6]).clip(0, 1) * 0.1 > widest * (1 + 1e-6)).any()
+    )
 
 
 @given(

@@ -13,12 +13,15 @@ from robot_bridge.driver import ArmState, Mode, Target
 from robot_bridge.messages import Goal
 from robot_bridge.reasons import Reason
 from robot_bridge.safety.collision import CollisionModel
+from robot_bridge.safety.command_check import ActionGate
 from robot_bridge.safety.governor import Governor
-from robot_bridge.safety.kinematics import Chain
+from robot_bridge.safety.kinematics import Chain, vector_to_quat
 from robot_bridge.safety.limits import KeepOut, Limits, default_limits, tighten
 from robot_bridge.safety.motion_check import Guard
 from robot_bridge.safety.stopping import Shape
+from scenes.contract.policy_contract import Contract, IkSpec
 from scenes.contract.rotations import multiply_quats, quat_to_matrix
+from scenes.contract.specs import ActionSpec, ObsSpec
 from scenes.robots import ROBOTS, robot_named
 
 DT = 0.01
@@ -48,13 +51,14 @@ class Rig:
     robot_name: str
     limits: Limits
     lag: int = 1
+    damping: float = 4e-4
     targets: list[Target] = field(default_factory=list)
     reasons: list[Reason] = field(default_factory=list)
 
     def __post_init__(self):
         self.robot = robot_named(self.robot_name)
         self.chain = Chain(self.robot)
-        self.governor = Governor(self.robot, self.limits, dt=DT)
+        self.governor = Governor(self.robot, self.limits, dt=DT, damping=self.damping)
         self.anchor(self.robot.home)
 
     def anchor(self, q):
@@ -168,6 +172,31 @@ def assert_inside(rig: Rig, *, roaming: bool = False):
 # -- whatever comes in ---------------------------------------------------------------------------
 
 
+def pose_contract(rig: Rig) -> Contract:
+    """Actions of 7 numbers, steps and turns as long as the limits allow."""
+    step, turn = rig.limits.step_position, rig.limits.step_rotation
+    action = ActionSpec(
+        mode="ee_delta",
+        names=("x", "y", "z", "rx", "ry", "rz", "gripper"),
+        scale=(step,) * 3 + (turn,) * 3 + (1.0,),
+        rate=10.0,
+    )
+    return Contract(
+        robot=rig.robot,
+        obs=ObsSpec(fields=()),
+        action=action,
+        ik=IkSpec(rate=40.0, damping=1e-3, max_joint_step=0.15),
+        home=rig.robot.home,
+        episode_steps=100,
+    )
+
+
+def random_turn(rng: np.random.Generator, widest: float) -> np.ndarray:
+    """Quaternion of a turn by up to `widest` [rad] about any axis."""
+    axis = rng.normal(size=3)
+    return vector_to_quat(axis / np.linalg.norm(axis) * rng.uniform(0.0, widest))
+
+
 class Adversary:
     """Goals and states that no policy, operator or arm should send; changes tactics as it goes."""
 
@@ -176,9 +205,13 @@ class Adversary:
         self.low = np.asarray(rig.limits.workspace_low)
         self.high = np.asarray(rig.limits.workspace_high)
         self.goal, self.quat = rig.targets[0].position, DOWN
+        self.gate = ActionGate(pose_contract(rig), rig.limits)
+        # Furthest that targets were from an arm that did not move [m], [rad].
+        self.ahead, self.turned_ahead = 0.0, 0.0
+        self.stuck_since: ArmState | None = None
         self.tactics: list[Callable[[], None]] = [
             self.policy, self.policy, self.jumps, self.jitter, self.turns,
-            self.bad_goals, self.bad_states, self.arm_jumps, self.brakes,
+            self.bad_goals, self.bad_states, self.arm_jumps, self.brakes, self.poses, self.stuck,
             *([self.homes] if homes else []),
         ]  # fmt: skip
 
@@ -186,6 +219,7 @@ class Adversary:
         while len(self.rig.targets) <= ticks:
             tactic = self.tactics[self.rng.integers(len(self.tactics))]
             self.speed = self.rng.choice([1.0, 1.0, 0.2])
+            self.stuck_since = None
             for _ in range(self.rng.integers(20, 120)):
                 tactic()
 
@@ -222,6 +256,29 @@ class Adversary:
             self.quat = quat / np.linalg.norm(quat)
         self.send()
 
+    def poses(self):
+        """A policy of 7-D actions, as far as the gate lets it."""
+        if self.every(10):
+            before = Goal(position=self.goal, quat=self.quat, closure=0.0)
+            action = self.rng.choice([-1.0, 0.0, 1.0, 2.0], 7)
+            after, _ = self.gate.advance(before, self.rig.state, action)
+            self.goal, self.quat = np.float64(after.position), np.float64(after.quat)
+        self.send()
+
+    def stuck(self):
+        """An arm that does not move, whatever it is sent."""
+        if self.stuck_since is None:
+            self.stuck_since = self.rig.state
+            self.goal = self.rng.uniform(self.low, self.high)
+            quat = multiply_quats(random_turn(self.rng, 2.0), self.stuck_since.quat)
+            self.quat = quat / np.linalg.norm(quat)
+        state = self.stuck_since
+        self.send(state=state)
+        target = self.rig.targets[-1]
+        self.ahead = max(self.ahead, float(np.linalg.norm(target.position - state.position)))
+        away = abs(float(target.quat @ state.quat) / np.linalg.norm(state.quat))
+        self.turned_ahead = max(self.turned_ahead, 2.0 * math.acos(min(1.0, away)))
+
     def bad_goals(self):
         goal, quat = self.goal.copy(), self.quat.copy()
         values = goal if self.rng.random() < 0.6 else quat
@@ -249,20 +306,38 @@ class Adversary:
         self.rig.brake()
 
 
+def assert_leashed(adversary: Adversary):
+    """Ahead of an arm that stands: twice the leash, where it stops, the stop, and a decision."""
+    limits = adversary.rig.limits
+    for found, leash, speed, acceleration, jerk in (
+        (adversary.ahead, limits.leash_position,
+         limits.tcp_speed, limits.tcp_acceleration, limits.tcp_jerk),
+        (adversary.turned_ahead, limits.leash_rotation,
+         limits.turn_speed, limits.turn_acceleration, limits.turn_jerk),
+    ):  # fmt: skip
+        stop = 0.5 * speed * (speed / acceleration + acceleration / jerk)
+        assert found <= 2 * leash + 1.25 * stop + 0.03 * speed, (found, leash, stop)
+
+
 @pytest.mark.parametrize("name", sorted(ROBOTS))
 def test_inside_all_limits_whatever_comes_in(name: str):
     limits = default_limits(robot_named(name))
     per_run, runs = 2000, round(TICKS / len(ROBOTS) / 2000)
-    far = 0.0
+    far = turned = 0.0
     for seed in range(runs):
-        rig = Rig(name, limits)
+        # Every third has the damping of the contracts that the simulator writes.
+        rig = Rig(name, limits, damping=1e-3 if seed % 3 == 2 else 4e-4)
         # On its way home the arm may leave the task's box, and then needs time to come back.
         homes = seed % 4 == 0
-        Adversary(rig, seed, homes=homes).play(per_run)
+        adversary = Adversary(rig, seed, homes=homes)
+        adversary.play(per_run)
         assert_inside(rig, roaming=homes)
+        assert_leashed(adversary)
         far += norms(np.diff(rig.positions(), axis=0)).sum()
+        turned += norms(turn_rates(np.array([t.quat for t in rig.targets]))[0]).sum() * DT
     # It was alive all the while: on average it moved faster than a tenth of its speed.
     assert far / (runs * per_run * DT) > 0.1 * limits.tcp_speed
+    assert turned / (runs * per_run * DT) > 0.1 * limits.turn_speed
 
 
 @settings(
@@ -499,6 +574,31 @@ def test_a_stuck_arm_leashes_the_target(franka: Rig):
     assert away.max() < franka.limits.leash_position + 0.04  # the leash and a stop
     assert away[-1] < franka.limits.leash_position + 1e-3
     assert any(reason & Reason.LEASH for reason in franka.reasons)
+    assert_inside(franka)
+
+
+def test_a_stuck_arm_leashes_the_turn(franka: Rig):
+    stuck = franka.state
+    quat = multiply_quats(np.array([math.cos(0.5), 0, 0, math.sin(0.5)]), DOWN)  # 1 rad
+    goal = Goal(position=franka.targets[0].position, quat=quat, closure=0.0)
+    for _ in range(300):
+        franka.note(franka.governor.step(goal, stuck))
+    away = np.array([2 * math.acos(min(1.0, abs(float(t.quat @ DOWN)))) for t in franka.targets])
+    assert away.max() < franka.limits.leash_rotation + 0.19  # the leash and a stop
+    assert away[-1] < franka.limits.leash_rotation + 2e-3
+    assert any(reason & Reason.LEASH for reason in franka.reasons)
+    assert_inside(franka)
+
+
+def test_turning_says_which_limits_shape_it(franka: Rig):
+    quat = multiply_quats(np.array([math.cos(0.5), 0, 0, math.sin(0.5)]), DOWN)
+    franka.go(franka.targets[0].position, quat=quat, ticks=200)
+    said = Reason.NONE
+    for reason in franka.reasons:
+        said |= reason
+    assert said & Reason.TURN_SPEED and said & Reason.TURN_ACCELERATION and said & Reason.TURN_JERK
+    assert not said & (Reason.TCP_SPEED | Reason.TCP_ACCELERATION)
+    assert abs(float(franka.targets[-1].quat @ quat)) > 1 - 1e-6
     assert_inside(franka)
 
 

@@ -13,13 +13,19 @@ import numpy as np
 import pytest
 
 from scenes.build import build_scene
+from scenes.contract.command_line import BAD_INPUT
 from scenes.layouts import pick_cube
 from scenes.mjcf import to_mjspec
 from scenes.robots import robot_named
 from splat_render.assets import bake as baking
 from splat_render.assets.bake import SH_C0, bake, bake_samples, main, pose, scene_splats
 from splat_render.assets.robot_models import model_from_menagerie, model_from_wheel
-from splat_render.assets.robot_surfaces import load_look, look_names, make_look, save_look
+from splat_render.assets.robot_surfaces import (
+    load_surface,
+    make_surface,
+    save_surface,
+    surface_names,
+)
 from splat_render.assets.surface import geom_triangles, openness, sample_geom, triangle_areas
 from splat_render.backends.reference import rasterize
 from splat_render.cameras import make_rig, place
@@ -153,58 +159,58 @@ def test_objects_and_scenery_have_their_colours(model: mujoco.MjModel, splats: G
 
 
 @pytest.mark.parametrize("robot", ["fr3", "panda"])
-def test_the_shipped_look_is_worn_by_both_franka_arms(robot: str) -> None:
-    model, look = build_scene(pick_cube(robot_named(robot))).model, load_look("panda")
-    assert set(look.bodies) == {*ARM, "hand", "left_finger", "right_finger"}
-    assert look.fits(model)
+def test_the_shipped_surface_fits_both_franka_arms(robot: str) -> None:
+    model, surface = build_scene(pick_cube(robot_named(robot))).model, load_surface("panda")
+    assert set(surface.bodies) == {*ARM, "hand", "left_finger", "right_finger"}
+    assert surface.fits(model)
 
 
-def test_a_look_is_not_worn_by_another_robots_link1(model: mujoco.MjModel) -> None:
-    look = load_look("panda")
+def test_a_surface_does_not_fit_another_robots_link1(model: mujoco.MjModel) -> None:
+    surface = load_surface("panda")
     moved = copy.copy(model)
     moved.body_pos[model.body("link3").id, 1] += 2e-4
-    assert look.fits(model) and not look.fits(moved)
+    assert surface.fits(model) and not surface.fits(moved)
     other = '<mujoco><worldbody><body name="link1"><geom size="1"/></body></worldbody></mujoco>'
     stranger = mujoco.MjModel.from_xml_string(other)
-    assert not look.fits(stranger)
+    assert not surface.fits(stranger)
     assert len(scene_splats(stranger, budget=100).means) > 50
 
 
-def test_the_look_lies_on_our_own_arm(model: mujoco.MjModel) -> None:
+def test_the_surface_lies_on_our_own_arm(model: mujoco.MjModel) -> None:
     """Frames agree to 0.1 mm (fits), and the real shape is where the drawn primitives are."""
     own = bake_samples(model, pose(model), points=4000)
-    look = load_look("panda").samples_for(model, first_geom=0)
+    surface = load_surface("panda").samples_for(model, first_geom=0)
     for name in [*ARM, "hand", "left_finger"]:
         body = model.body(name).id
-        ours, theirs = (s.points[s.body_id == body] for s in (own, look))
+        ours, theirs = (s.points[s.body_id == body] for s in (own, surface))
         assert np.abs(ours.min(0) - theirs.min(0)).max() < 0.06, name
         assert np.abs(ours.max(0) - theirs.max(0)).max() < 0.06, name
 
 
 def test_the_shipped_file_is_small_and_unknown_names_are_answered() -> None:
-    assert look_names() == ("panda",)
+    assert surface_names() == ("panda",)
     file = Path(baking.__file__).parent / "data" / "panda.npz"
     assert file.stat().st_size < 400_000
     assert "Apache License" in file.with_suffix(".LICENSE").read_text()
-    with pytest.raises(KeyError, match="Unknown look 'pandas'. Did you mean 'panda'"):
-        load_look("pandas")
+    with pytest.raises(KeyError, match="Unknown robot surface 'pandas'. Did you mean 'panda'"):
+        load_surface("pandas")
     with pytest.raises(FileNotFoundError):
-        load_look("none.npz")
+        load_surface("none.npz")
 
 
-def test_a_look_comes_back_from_its_file(tmp_path: Path, model: mujoco.MjModel) -> None:
+def test_a_surface_comes_back_from_its_file(tmp_path: Path, model: mujoco.MjModel) -> None:
     samples = bake_samples(model, pose(model), points=3000, skip_bodies=("world",))
-    look = make_look(model, samples, source="a test")
-    save_look(look, tmp_path / "a.npz")
-    read = load_look(str(tmp_path / "a.npz"))
-    assert (read.bodies, read.source) == (look.bodies, "a test")
+    surface = make_surface(model, samples, source="a test")
+    save_surface(surface, tmp_path / "a.npz")
+    read = load_surface(str(tmp_path / "a.npz"))
+    assert (read.bodies, read.source) == (surface.bodies, "a test")
     assert read.fits(model)
     np.testing.assert_allclose(read.samples.points, samples.points, atol=1.1e-5)
     np.testing.assert_allclose(read.samples.normals, samples.normals, atol=0.02)
     np.testing.assert_allclose(read.samples.rgba, samples.rgba, atol=0.002)
     np.testing.assert_allclose(read.samples.area, samples.area, rtol=1e-6)
-    worn = read.samples_for(model, first_geom=0)
-    np.testing.assert_array_equal(worn.body_id, samples.body_id)
+    placed = read.samples_for(model, first_geom=0)
+    np.testing.assert_array_equal(placed.body_id, samples.body_id)
 
 
 def test_the_command_bakes_a_wheel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,17 +219,16 @@ def test_the_command_bakes_a_wheel(tmp_path: Path, capsys: pytest.CaptureFixture
         wheel.writestr("robots/arm/assets/tip.obj", "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\n" + FACES)
     out = tmp_path / "arm.npz"
     given = ["arm", "--wheel", str(tmp_path / "robot.whl"), "--out", str(out), "--points", "500"]
-    main(given)
+    assert main(given) == 0
     assert "2 bodies" in capsys.readouterr().out
-    look = load_look(str(out))
-    assert look.bodies == ("base", "tip") and look.parents.tolist() == [-1, 0]
+    surface = load_surface(str(out))
+    assert surface.bodies == ("base", "tip") and surface.parents.tolist() == [-1, 0]
     for spoilt, message in (
         (["leg", *given[1:]], "has 0 files leg.xml"),
         (["arm", "--out", "x.npz"], "give NAME and --wheel"),
         (["arm", "--wheel", "none.whl", "--out", "x.npz"], "none.whl is no wheel"),
     ):
-        with pytest.raises(SystemExit):
-            main(spoilt)
+        assert main(spoilt) == BAD_INPUT
         assert message in capsys.readouterr().err.splitlines()[-1]
 
 

@@ -8,6 +8,7 @@ import pytest
 import splat_scenes as scenes
 from peer_env import TORCH, check_in
 
+from scenes.contract.rotations import quats_to_matrices
 from splat_render.backends import reference
 from splat_render.background import psnr
 from splat_render.types import Background, GaussianSet
@@ -122,7 +123,7 @@ def test_harmonics_turn_with_their_body():
     splats = replace(splats, scales=np.full((1, 3), 0.1, np.float32))
     still, turned = scenes.still_world(), scenes.random_world(2, seed=3)
     quat = turned.xquat[1:]
-    rotation = reference.quat_to_matrix(np.float64(quat[0]))
+    rotation = quats_to_matrices(np.float64(quat[0]))
     eye = np.array([1.3, -0.9, 0.6])
 
     def color(eye, quat):

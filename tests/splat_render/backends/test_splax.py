@@ -44,8 +44,9 @@ def test_an_old_jax_or_no_gpu_is_said(monkeypatch: pytest.MonkeyPatch):
 def test_neither_the_gpl_nor_torch_comes_with_our_modules():
     """Asking what is available imports neither, even where both are installed."""
     code = (
-        "import sys; from splat_render import gsplat_backend, renderer, splax_backend; "
-        "gsplat_backend.unavailable; splax_backend.unavailable(); "
+        "import sys; from splat_render import backend; "
+        "from splat_render.backends import gsplat, splax; "
+        "gsplat.unavailable; splax.unavailable(); "
         "print([m for m in ('splax', 'plyfile', 'torch', 'gsplat') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

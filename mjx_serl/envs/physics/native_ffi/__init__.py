@@ -40,7 +40,7 @@ def register_model(model: mujoco.MjModel, *, num_threads: int) -> int:
 
 @functools.cache
 def load() -> ctypes.CDLL:
-    """Build the library if needed, load it and register its FFI targets with JAX."""
+    """Return the library, built if needed, and register its FFI targets with JAX."""
     library = ctypes.cdll.LoadLibrary(str(build()))
     for name, symbol in _TARGETS.items():
         jax.ffi.register_ffi_target(
@@ -50,7 +50,7 @@ def load() -> ctypes.CDLL:
 
 
 def build() -> Path:
-    """Path of the library for these versions, compiled on first use (about 3 s)."""
+    """Return the path of the library for these versions, compiled on first use (about 3 s)."""
     folder = Path(mujoco.__file__).parent
     mujoco_library = next(iter(sorted(folder.glob("libmujoco.*"))), None)
     if mujoco_library is None:

@@ -1,4 +1,4 @@
-"""Films: the pictures are those of the steps they are said to be, and no film harms a run."""
+"""Videos: pictures are those of the steps they are said to be, and none can harm a run."""
 
 import dataclasses
 from pathlib import Path
@@ -12,14 +12,16 @@ from toy_env import STEPS, ToyEnv, ToyState
 
 from mjx_serl.envs.observation import Observer
 from mjx_serl.training.evaluate import evaluate
-from mjx_serl.viewing import film
-from mjx_serl.viewing.film import Stage, VideoWriter, build_players, cut, learned, look_at, shoot
+from mjx_serl.viewing import episode_video
+from mjx_serl.viewing.episode_video import VideoWriter, join_frames, record_episodes
+from mjx_serl.viewing.policies import build_policies, from_observations
+from mjx_serl.viewing.recorded_env import RecordedEnv, look_at
 
 KEY = jax.random.key(7)
 HOLD = 7  # pictures that an end is held, at 10 per second
 
 
-class ToyEye:
+class ToyCameras:
     """Draws a world as two grey pictures: its step, and 100 times its first number."""
 
     def __init__(self, *, traceable: bool = True) -> None:
@@ -41,7 +43,7 @@ class ToyEye:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Onlooker(Observer):
+class FurtherCameras(Observer):
     """An observer whose worlds all look alike."""
 
     def looks(self, key: jax.Array, num: int) -> tuple:
@@ -49,55 +51,59 @@ class Onlooker(Observer):
         return ()
 
 
-def toy_stage(*, traceable: bool = True) -> Stage:
+def toy_recorded(*, traceable: bool = True) -> RecordedEnv:
     env = ToyEnv()
-    return Stage(Observer(env), Onlooker(env, ToyEye(traceable=traceable)))
+    return RecordedEnv(Observer(env), FurtherCameras(env, ToyCameras(traceable=traceable)))
 
 
 def test_a_picture_shows_the_step_it_belongs_to():
-    stage = toy_stage()
-    footage = shoot(stage, build_players(stage.env)["zero"], KEY, episodes=5)
-    assert footage.pictures["step"].shape == (STEPS, 5, 4, 4, 3)
-    steps = footage.pictures["step"][:, :, 0, 0, 0]
+    recorded = toy_recorded()
+    played = record_episodes(recorded, build_policies(recorded.env)["zero"], KEY, episodes=5)
+    assert played.pictures["step"].shape == (STEPS, 5, 4, 4, 3)
+    steps = played.pictures["step"][:, :, 0, 0, 0]
     np.testing.assert_array_equal(steps, np.arange(STEPS)[:, None].repeat(5, 1))
 
 
-def test_it_films_the_episodes_that_evaluation_plays():
+def test_it_records_the_episodes_that_evaluation_plays():
     """Same key, same episodes: their lengths and successes are those that evaluate counts."""
-    stage = toy_stage()
+    recorded = toy_recorded()
 
     def policy(scale: jax.Array):
         return lambda obs, key: scale * jnp.sign(obs["x"]) + 0.1 * jax.random.normal(key, (20, 2))
 
-    want = evaluate(stage.observer, policy(jnp.float32(0.5)), KEY, episodes=20)
-    footage = shoot(stage, learned(policy, jnp.float32(0.5)), KEY, episodes=20)
-    np.testing.assert_array_equal(footage.success, want.success)
-    np.testing.assert_array_equal(footage.running.sum(0), want.steps)
-    assert 0 < footage.success.sum() < 20
+    want = evaluate(recorded.observer, policy(jnp.float32(0.5)), KEY, episodes=20)
+    played = record_episodes(
+        recorded, from_observations(policy, jnp.float32(0.5)), KEY, episodes=20
+    )
+    np.testing.assert_array_equal(played.success, want.success)
+    np.testing.assert_array_equal(played.running.sum(0), want.steps)
+    assert 0 < played.success.sum() < 20
 
 
 def test_the_scripted_expert_moves_the_world():
-    stage = toy_stage()
-    footage = shoot(stage, build_players(stage.env)["expert"], KEY, episodes=3)
-    place = footage.pictures["place"][:, :, 0, 0, 0].astype(int)
+    recorded = toy_recorded()
+    played = record_episodes(recorded, build_policies(recorded.env)["expert"], KEY, episodes=3)
+    place = played.pictures["place"][:, :, 0, 0, 0].astype(int)
     assert (np.abs(np.diff(place, axis=0) - 5) <= 1).all()  # half a step of 0.1, times 100
 
 
 @pytest.mark.parametrize("name", ["expert", "random", "zero"])
-def test_a_renderer_that_cannot_be_traced_gives_the_same_film(name: str):
-    films = []
+def test_a_renderer_that_cannot_be_traced_gives_the_same_video(name: str):
+    videos = []
     for traceable in (True, False):
-        stage = toy_stage(traceable=traceable)
-        films.append(shoot(stage, build_players(stage.env)[name], KEY, episodes=2))
-    jax.tree.map(np.testing.assert_array_equal, *films)
+        recorded = toy_recorded(traceable=traceable)
+        videos.append(
+            record_episodes(recorded, build_policies(recorded.env)[name], KEY, episodes=2)
+        )
+    jax.tree.map(np.testing.assert_array_equal, *videos)
 
 
 def test_an_episode_is_cut_at_its_end_which_is_held():
-    stage = toy_stage()
-    footage = shoot(stage, build_players(stage.env)["zero"], KEY, episodes=6)
-    lengths = np.minimum(footage.running.sum(0) + 1, STEPS)
+    recorded = toy_recorded()
+    played = record_episodes(recorded, build_policies(recorded.env)["zero"], KEY, episodes=6)
+    lengths = np.minimum(played.running.sum(0) + 1, STEPS)
     assert len(set(lengths)) > 1
-    frames = cut(stage, footage)
+    frames = join_frames(recorded, played)
     assert len(frames) == lengths.sum() + 6 * HOLD
     first = frames[: lengths[0] + HOLD, 0, 0, 0]
     last = lengths[0] - 1
@@ -105,39 +111,39 @@ def test_an_episode_is_cut_at_its_end_which_is_held():
 
 
 def test_cameras_stand_in_the_order_they_are_named():
-    stage = toy_stage()
-    footage = shoot(stage, build_players(stage.env)["zero"], KEY, episodes=1)
-    frames = cut(stage, footage)
-    place = footage.pictures["place"][0, 0, 0, 0, 0]
+    recorded = toy_recorded()
+    played = record_episodes(recorded, build_policies(recorded.env)["zero"], KEY, episodes=1)
+    frames = join_frames(recorded, played)
+    place = played.pictures["place"][0, 0, 0, 0, 0]
     assert frames[0, 0, 0, 0] == 0 and frames[0, 0, -1, 0] == place > 0
 
 
 def test_the_side_camera_looks_where_it_is_told():
-    eye, target = (0.9, -0.8, 0.6), (0.3, 0.1, 0.2)
-    w, x, y, z = look_at(eye, target)
+    position, target = (0.9, -0.8, 0.6), (0.3, 0.1, 0.2)
+    w, x, y, z = look_at(position, target)
     back = np.array([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)])
-    want = np.subtract(target, eye) / np.linalg.norm(np.subtract(target, eye))
+    want = np.subtract(target, position) / np.linalg.norm(np.subtract(target, position))
     np.testing.assert_allclose(-back, want, atol=1e-6)
     right_z, up_z = 2 * (x * z - w * y), 2 * (y * z + w * x)
     assert abs(right_z) < 1e-6 and up_z > 0
 
 
-def test_no_film_is_worth_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_video_that_fails_does_not_fail_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     said = []
-    monkeypatch.setattr(film, "build_stage", lambda *args: 1 / 0)
-    crew = VideoWriter(tmp_path, Observer(ToyEnv()), SimpleNamespace(), warn=said.append)
-    crew.film(build_players(ToyEnv())["zero"], KEY)
+    monkeypatch.setattr(episode_video, "build_recorded_env", lambda *args: 1 / 0)
+    writer = VideoWriter(tmp_path, Observer(ToyEnv()), SimpleNamespace(), warn=said.append)
+    writer.write_policy(build_policies(ToyEnv())["zero"], KEY)
     assert said == ["policy.mp4 was not written (division by zero)"]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_crew_writes_and_says_so(
+def test_the_writer_writes_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    stage = toy_stage()
-    monkeypatch.setattr(film, "build_stage", lambda *args: stage)
-    crew = VideoWriter(tmp_path, stage.observer, SimpleNamespace(), warn=pytest.fail)
-    crew.film(build_players(stage.env)["zero"], KEY, episodes=3)
+    recorded = toy_recorded()
+    monkeypatch.setattr(episode_video, "build_recorded_env", lambda *args: recorded)
+    writer = VideoWriter(tmp_path, recorded.observer, SimpleNamespace(), warn=pytest.fail)
+    writer.write_policy(build_policies(recorded.env)["zero"], KEY, episodes=3)
     assert (tmp_path / "policy.mp4").stat().st_size > 1000
     out = capsys.readouterr().out
     assert str(tmp_path / "policy.mp4") in out and "of 3 episodes solved" in out
@@ -145,15 +151,17 @@ def test_the_crew_writes_and_says_so(
 
 def test_a_grid_of_the_training_worlds(tmp_path: Path):
     env = ToyEnv()
-    crew = VideoWriter(tmp_path, Onlooker(env, ToyEye()), SimpleNamespace(), warn=pytest.fail)
+    writer = VideoWriter(
+        tmp_path, FurtherCameras(env, ToyCameras()), SimpleNamespace(), warn=pytest.fail
+    )
     worlds = jax.vmap(env.reset)(jax.random.split(KEY, 70))
-    crew.show_worlds(SimpleNamespace(worlds=worlds, look=()))
+    writer.write_worlds(SimpleNamespace(envs=worlds, look=()))
     data = (tmp_path / "worlds.png").read_bytes()
     # 64 worlds of 8 x 4 px: 6 columns and 11 rows, 2 px apart.
     assert int.from_bytes(data[16:20]) == 6 * 10 - 2 and int.from_bytes(data[20:24]) == 11 * 6 - 2
 
 
 def test_worlds_without_cameras_have_no_grid(tmp_path: Path):
-    crew = VideoWriter(tmp_path, Observer(ToyEnv()), SimpleNamespace(), warn=pytest.fail)
-    crew.show_worlds(SimpleNamespace())
+    writer = VideoWriter(tmp_path, Observer(ToyEnv()), SimpleNamespace(), warn=pytest.fail)
+    writer.write_worlds(SimpleNamespace())
     assert list(tmp_path.iterdir()) == []

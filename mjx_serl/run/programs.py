@@ -1,0 +1,56 @@
+"""The compiled functions of a run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+
+from mjx_serl.envs.observation import Observer
+from mjx_serl.training.episodes import EpisodeResult
+from mjx_serl.training.evaluate import CHECK, evaluate, stream_key
+from mjx_serl.training.policies import trained_policy
+from mjx_serl.training.state import PolicyParams, TrainState
+from mjx_serl.training.trainer import Trainer
+from mjx_serl.types import PRNGKey
+
+# Evaluates policy parameters on starts drawn with a key.
+EvalFn = Callable[[PolicyParams, PRNGKey], EpisodeResult]
+
+
+@dataclass(frozen=True)
+class Programs:
+    """What a run calls; compiled, none of them can be traced again.
+
+    Attributes:
+        epoch: one epoch of training.
+        check: the evaluation during training.
+        final: the evaluation after it.
+    """
+
+    epoch: Callable[[TrainState], tuple[TrainState, dict[str, jax.Array]]]
+    check: EvalFn
+    final: EvalFn
+
+
+def compile_epoch(trainer: Trainer, shapes: TrainState) -> Any:
+    """Return `trainer.epoch`, compiled for `shapes` where it can be."""
+    if not trainer.traceable:
+        return trainer.epoch
+    return jax.jit(trainer.epoch, donate_argnums=0).lower(shapes).compile()
+
+
+def compile_eval(
+    trainer: Trainer, observer: Observer, shapes: TrainState, *, episodes: int
+) -> EvalFn:
+    """Return the evaluation of the deterministic policy, compiled where it can be."""
+
+    def run(params: PolicyParams, key: PRNGKey) -> EpisodeResult:
+        return evaluate(observer, trained_policy(trainer, params), key, episodes=episodes)
+
+    if not trainer.traceable:
+        return run
+    params = jax.eval_shape(trainer.policy_params, shapes)
+    key = jax.eval_shape(partial(stream_key, 0, CHECK))
+    return jax.jit(run).lower(params, key).compile()

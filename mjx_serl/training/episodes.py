@@ -1,0 +1,169 @@
+"""One episode in each of N worlds, to its end: the loop that evaluation, demonstrations, videos
+and golden samples share.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from mjx_serl.envs.env import Env, EnvState
+from mjx_serl.envs.task import split_keys
+from mjx_serl.training.scan import scan
+from mjx_serl.types import PRNGKey, PyTree
+
+
+class DrawnEnv(Protocol):
+    """One world and how its pictures are drawn: an `Observer`, or one with further cameras."""
+
+    @property
+    def env(self) -> Env:
+        """One world."""
+        ...
+
+    @property
+    def traceable(self) -> bool:
+        """Whether `pictures` may be called under jit."""
+        ...
+
+    def looks(self, key: PRNGKey, num: int) -> PyTree:
+        """Return the appearance of `num` new episodes."""
+        ...
+
+    def pictures(self, worlds: EnvState, look: PyTree) -> Any:
+        """Return the pictures of worlds [N], in any pytree."""
+        ...
+
+
+@struct.dataclass
+class EpisodeKeys:
+    """The random streams of N episodes of at most T steps.
+
+    Attributes:
+        starts: one key per episode's start.
+        look: key of their appearance.
+        steps: one key per control step, of all worlds together.
+    """
+
+    starts: Key[Array, " N"]
+    look: PRNGKey
+    steps: Key[Array, " T"]
+
+
+@struct.dataclass
+class EpisodeResult:
+    """How N episodes went.
+
+    Attributes:
+        success: whether the task was solved before the episode's end.
+        returns: undiscounted sum of rewards.
+        steps: control steps.
+    """
+
+    success: Bool[Array, " N"]
+    returns: Float[Array, " N"]
+    steps: Int[Array, " N"]
+
+
+@struct.dataclass
+class EpisodeStep:
+    """One control step of N worlds, those whose episode is over included.
+
+    Attributes:
+        before: worlds that were acted in.
+        pictures: of `before`, as `DrawnEnv.pictures` returns them.
+        action: what was done, in [-1, 1].
+        after: worlds that this led to.
+        running: whether the episode had not ended before this step.
+    """
+
+    before: EnvState
+    pictures: Any
+    action: Float[Array, "N A"]
+    after: EnvState
+    running: Bool[Array, " N"]
+
+
+# Actions [N, A] for worlds whose pictures are drawn.
+Act = Callable[[EnvState, Any, PRNGKey], Float[Array, "N A"]]
+
+
+def episode_keys(key: PRNGKey, *, episodes: int, steps: int) -> EpisodeKeys:
+    """Return the streams of `episodes` episodes of at most `steps` control steps.
+
+    The same `key` and `episodes` give the same starts and looks, so that an arm in simulation
+    can play what an evaluation played.
+    """
+    k_start, k_act = jax.random.split(key)
+    return EpisodeKeys(
+        starts=split_keys(k_start, episodes),
+        look=jax.random.fold_in(key, 2),
+        steps=jax.random.split(k_act, steps),
+    )
+
+
+def start_episodes(
+    drawn: DrawnEnv, starts: Key[Array, " N"], look: PRNGKey
+) -> tuple[EnvState, PyTree]:
+    """Return worlds [N] at the start of their episodes, and their looks; keys as `EpisodeKeys`."""
+    worlds = jax.jit(jax.vmap(drawn.env.reset))(starts)
+    return worlds, drawn.looks(look, starts.shape[0])
+
+
+def play_episodes(
+    drawn: DrawnEnv,
+    act: Act,
+    keys: EpisodeKeys,
+    *,
+    keep: Callable[[EpisodeStep], PyTree] = lambda step: None,
+) -> tuple[EpisodeResult, PyTree]:
+    """Play one episode in each of N worlds; it can be jitted where `drawn` is traceable.
+
+    Args:
+        drawn: what is played, and what is drawn of it.
+        act: chooses the actions.
+        keys: as many starts as episodes and as many step keys as steps.
+        keep: what to return of each step.
+
+    Returns:
+        How the episodes went, and what was kept, stacked to [T, ...]. Worlds are stepped on
+        after their end: those rows are not `running`.
+    """
+    worlds, look = start_episodes(drawn, keys.starts, keys.look)
+
+    @jax.jit
+    def advance(loop: tuple, pictures: Any, key: PRNGKey) -> tuple[tuple, PyTree]:
+        before, over, result = loop
+        action = act(before, pictures, key)
+        after = jax.vmap(drawn.env.step)(before, action)
+        kept = keep(EpisodeStep(before, pictures, action, after, ~over))
+        over_now = over | after.terminated | after.truncated
+        return (after, over_now, _count(result, after, over)), kept
+
+    def step(loop: tuple, key: PRNGKey) -> tuple[tuple, PyTree]:
+        return advance(loop, drawn.pictures(loop[0], look), key)
+
+    none_over = jnp.zeros(keys.starts.shape[0], bool)
+    begin = (worlds, none_over, _no_result(keys.starts.shape[0]))
+    (_, _, result), kept = scan(step, begin, keys.steps, traceable=drawn.traceable)
+    return result, kept
+
+
+def _no_result(episodes: int) -> EpisodeResult:
+    return EpisodeResult(
+        success=jnp.zeros(episodes, bool),
+        returns=jnp.zeros(episodes),
+        steps=jnp.zeros(episodes, jnp.int32),
+    )
+
+
+def _count(result: EpisodeResult, after: EnvState, over: Bool[Array, " N"]) -> EpisodeResult:
+    """Add one step to the episodes that are not over."""
+    return EpisodeResult(
+        success=result.success | (after.success & ~over),
+        returns=result.returns + jnp.where(over, 0.0, after.reward),
+        steps=result.steps + ~over,
+    )

@@ -1,0 +1,115 @@
+"""The seam between the host loop and every way to train."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mjx_serl.envs.observation import Observer
+from mjx_serl.nets.mlp import ComputeDtype
+from mjx_serl.registry import Registry
+from mjx_serl.training.state import PolicyParams, TrainState
+from mjx_serl.types import Choice, Metrics, Obs, PRNGKey
+
+
+@dataclass(frozen=True)
+class Share:
+    """A part of the training state whose size an option decides.
+
+    Attributes:
+        name: what it holds.
+        nbytes: its size now [bytes], which grows in proportion to the option's value.
+        option: on the command line.
+        value: of the option now.
+        least: smallest value that still trains.
+    """
+
+    name: str
+    nbytes: int
+    option: str
+    value: int
+    least: int
+
+
+class Trainer(Protocol):
+    """Pure functions over TrainState, and what the host must know of them."""
+
+    @property
+    def traceable(self) -> bool:
+        """Whether `epoch` can be one compiled function."""
+        ...
+
+    @property
+    def env_steps_per_epoch(self) -> int:
+        """Control steps of all worlds in one epoch."""
+        ...
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Gradient steps in one epoch."""
+        ...
+
+    def state_shapes(self) -> TrainState:
+        """Return the state as shapes."""
+        ...
+
+    def init(self, key: PRNGKey) -> TrainState:
+        """Return the state before the first epoch, demonstrations included.
+
+        It plays and compiles what it needs, so it is called, not traced. `key` is that of the
+        run; evaluations draw from other streams of it.
+        """
+        ...
+
+    def epoch(self, state: TrainState) -> tuple[TrainState, Metrics]:
+        """Advance the run; the one function to compile and donate to."""
+        ...
+
+    def policy_params(self, state: TrainState) -> PolicyParams:
+        """Return what `choose` reads: no critics, no optimisers, no data."""
+        ...
+
+    def choose(
+        self, params: PolicyParams, obs: Obs, key: PRNGKey, *, deterministic: bool
+    ) -> Choice:
+        """Choose actions for raw observations [N, ...]."""
+        ...
+
+    @property
+    def compute_dtype(self) -> ComputeDtype:
+        """What the products of the networks are made of."""
+        ...
+
+    def exact(self) -> "Trainer":
+        """Return the same trainer whose `choose` computes in float32, as a robot does."""
+        ...
+
+    def memory(self, state: TrainState) -> Sequence[Share]:
+        """Return the parts of a state (arrays or shapes) that options shrink, largest first."""
+        ...
+
+
+class MethodConfig(Protocol):
+    """A way to train with its hyper-parameters: a frozen, registered dataclass."""
+
+    def check(self, *, num_envs: int) -> None:
+        """Raise ValueError, with what is allowed, for options that do not go together."""
+        ...
+
+    def label(self, *, images: bool) -> str:
+        """Return what the learner is called in folders and tables."""
+        ...
+
+    def build(self, observer: Observer, *, num_envs: int, seed: int) -> Trainer:
+        """Return the trainer of an observer's task."""
+        ...
+
+
+def require_least(values: Mapping[str, tuple[int, int]]) -> None:
+    """Raise ValueError for the first option, got and least value, that is too small."""
+    for name, (got, least) in values.items():
+        if got < least:
+            raise ValueError(f"{name} {got}, allowed: at least {least}")
+
+
+# Config classes by name; `--method NAME` starts from one's defaults.
+METHODS: Registry[type[MethodConfig]] = Registry("method")

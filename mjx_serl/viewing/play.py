@@ -1,0 +1,72 @@
+"""What play.py does: set up a task with its policies, write a video or a picture."""
+
+from pathlib import Path
+
+from mjx_serl.envs.env import make_env
+from mjx_serl.envs.observation import Observer, PixelConfig
+from mjx_serl.registry import Registry
+from mjx_serl.run.evaluation import load_run
+from mjx_serl.training.evaluate import ON_DEMAND, stream_key
+from mjx_serl.viewing.episode_video import describe_success, save_episodes, save_start
+from mjx_serl.viewing.policies import WorldPolicy, build_policies
+from mjx_serl.viewing.recorded_env import RecordedEnv, build_recorded_env
+from mjx_serl.viewing.run_video import trained
+
+
+def build_playable(
+    task: str, run: Path | None, name: str | None, *, size: int, episodes: int = 1
+) -> tuple[RecordedEnv, Registry[WorldPolicy], str]:
+    """Return a task with all its cameras, the policies it can be played by, and the chosen one.
+
+    Args:
+        task: a registered task; ignored where there is a run.
+        run: a run folder: its own cameras keep their size, its policy is "trained".
+        name: of the policy; None is "trained" where there is a run, else "expert". KeyError
+            names the allowed ones.
+        size: width and height of all other cameras [px].
+        episodes: worlds that will be played at once, at least 1.
+    """
+    if episodes < 1:
+        raise ValueError(f"episodes {episodes}, allowed: at least 1")
+    if run is None:
+        observer, pixels = Observer(make_env(task, max_worlds=episodes)), PixelConfig()
+        policies = build_policies(observer.env)
+    else:
+        loaded, state = load_run(run)
+        observer, pixels = loaded.observer, loaded.cfg.pixels
+        policies = build_policies(loaded.env)
+        policies.register("trained")(trained(loaded, state))
+    chosen = name or ("trained" if run else "expert")
+    policies[chosen]  # an unknown name is refused before anything is drawn
+    return build_recorded_env(observer, pixels, size=size), policies, chosen
+
+
+def save_play(
+    out: Path,
+    recorded: RecordedEnv,
+    policies: Registry[WorldPolicy],
+    name: str,
+    *,
+    episodes: int,
+    seed: int,
+) -> str:
+    """Write a video or a picture; returns a line that says where it is and what it shows.
+
+    Args:
+        out: a .mp4 file, a .png file for a picture of the start only, or a folder for
+            <task>-<name>.mp4.
+        recorded: from `build_playable`.
+        policies: from `build_playable`.
+        name: of the policy.
+        episodes: how many.
+        seed: picks the starts, which training never saw.
+    """
+    policy, key = policies[name], stream_key(seed, ON_DEMAND)
+    single = out.suffix in (".mp4", ".png")
+    path = out if single else out / f"{recorded.env.name.replace('/', '-')}-{name}.mp4"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".png":
+        save_start(path, recorded, key)
+        return f"{path}: {', '.join(recorded.cameras)}"
+    played = save_episodes(path, recorded, policy, key, episodes=episodes)
+    return f"{path}: {describe_success(played)}"

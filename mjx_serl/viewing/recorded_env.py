@@ -1,0 +1,142 @@
+"""A task with all cameras that a video shows: the policy's own, and views from the side."""
+
+import dataclasses
+
+import jax
+import mujoco
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float
+
+from mjx_serl.envs.env import Env, EnvState
+from mjx_serl.envs.observation import Observer, PixelConfig
+from mjx_serl.envs.task import split_keys
+from mjx_serl.training.episodes import start_episodes
+from mjx_serl.types import Obs, PRNGKey, PyTree
+from mjx_serl.viewing.policies import WorldPolicy
+from scenes.contract.rotations import Quat, Vec3
+from scenes.contract.specs import CameraSpec
+
+SIDE = "side"
+SIDE_SIZE = 256  # of the side view beside cameras that may be small [px]
+
+
+@struct.dataclass
+class Views:
+    """Pictures of N worlds.
+
+    Attributes:
+        recorded: of all cameras by name, uint8 [N, H, W, 3].
+        observed: what the policy observes of its own: pictures, or features of them.
+    """
+
+    recorded: Obs
+    observed: Obs
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RecordedEnv:
+    """One world, what a policy observes of it, and the cameras that record it.
+
+    Attributes:
+        observer: what the policy observes; its cameras record too.
+        further: cameras whose pictures no policy gets.
+    """
+
+    observer: Observer
+    further: Observer
+
+    @property
+    def env(self) -> Env:
+        """One world."""
+        return self.observer.env
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names of all cameras, the policy's own first."""
+        rigs = (self.observer.cameras, self.further.cameras)
+        return tuple(name for rig in rigs if rig for name in rig.config.cameras)
+
+    @property
+    def traceable(self) -> bool:
+        """Whether `pictures` may be called under jit."""
+        return self.observer.traceable and self.further.traceable
+
+    def start(self, key: PRNGKey, episodes: int) -> tuple[EnvState, PyTree]:
+        """Return fresh worlds and their looks."""
+        return start_episodes(self, split_keys(key, episodes), jax.random.fold_in(key, 2))
+
+    def looks(self, key: PRNGKey, num: int) -> PyTree:
+        """Return the appearance of `num` new episodes."""
+        source = self.further if self.observer.cameras is None else self.observer
+        return source.looks(key, num)
+
+    def pictures(self, worlds: EnvState, look: PyTree) -> Views:
+        """Return what all cameras see of worlds [N], and what the policy observes of it."""
+        rigs = (self.observer.cameras, self.further.cameras)
+        seen = [rig.pictures(worlds, look) for rig in rigs if rig]
+        every = {name: view for pictures in seen for name, view in pictures.items()}
+        return Views(every, self.observer.pictures(worlds, look))
+
+    def choose(
+        self, policy: WorldPolicy, worlds: EnvState, views: Views, key: PRNGKey
+    ) -> Float[Array, "N A"]:
+        """Return the actions of a policy in worlds [N]."""
+        return policy(worlds, self.observer.observe(worlds, views.observed), key)
+
+    def act(
+        self, policy: WorldPolicy, worlds: EnvState, views: Views, key: PRNGKey
+    ) -> tuple[EnvState, Bool[Array, " N"]]:
+        """Return the worlds after one step, and which of them ended with it."""
+        after = jax.vmap(self.env.step)(worlds, self.choose(policy, worlds, views, key))
+        return after, after.terminated | after.truncated
+
+
+def build_recorded_env(
+    observer: Observer, pixels: PixelConfig, *, size: int = SIDE_SIZE
+) -> RecordedEnv:
+    """Return a task with a side view and the scene's cameras that its observer lacks.
+
+    Args:
+        observer: what the policy observes.
+        pixels: the observer's; the added cameras take backend, splats and colours from it.
+        size: width and height of the added cameras [px].
+    """
+    scene = observer.env.scene
+    spec = scene.spec
+    if SIDE not in [camera.name for camera in spec.cameras]:
+        spec = dataclasses.replace(spec, cameras=(*spec.cameras, side_camera()))
+    env = dataclasses.replace(observer.env, scene=dataclasses.replace(scene, spec=spec))
+    own = observer.cameras.config.cameras if observer.cameras else ()
+    names = tuple(camera.name for camera in spec.cameras if camera.name not in own)
+    # The side view stands still: shaking it randomises nothing that a policy sees.
+    look = dataclasses.replace(pixels.look, camera_position=0.0, camera_angle=0.0)
+    config = dataclasses.replace(pixels, cameras=names, size=size, look=look, frozen=None)
+    return RecordedEnv(observer, config.build(env))
+
+
+def side_camera() -> CameraSpec:
+    """Return a camera right of the robot, a little in front (place: our choice).
+
+    Arm, hand and table are in its picture at once.
+    """
+    pos = (0.95, -0.95, 0.65)
+    return CameraSpec(name=SIDE, pos=pos, quat=look_at(pos, (0.3, 0.0, 0.2)), fovy=45)
+
+
+def look_at(position: Vec3, target: Vec3) -> Quat:
+    """Return the orientation (wxyz) of a MuJoCo camera.
+
+    Args:
+        position: of the camera [m].
+        target: a point in the centre of its picture [m]; +z is up in the picture.
+    """
+    back = np.subtract(position, target)
+    back /= np.linalg.norm(back)
+    right = np.cross((0.0, 0.0, 1.0), back)
+    right /= np.linalg.norm(right)
+    matrix = np.stack([right, np.cross(back, right), back], axis=-1)
+    quat = np.zeros(4)
+    mujoco.mju_mat2Quat(quat, matrix.ravel())
+    w, x, y, z = map(float, quat)
+    return w, x, y, z

@@ -1,0 +1,185 @@
+"""Demonstrations on disk: one .npz of plain arrays with a JSON contract, never a pickle.
+
+Arrays are [T, M, ...]: step t of episode m. "obs/NAME" is an observation; `STEP_ARRAYS` stand
+beside them; "contract" is a `DemoContract` as JSON text. The trainer and the bridge both write and
+read it here.
+"""
+
+import dataclasses
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scenes.contract.files import new_file
+from scenes.contract.specs import ActionSpec, ObsSpec
+
+Arrays = dict[str, NDArray[Any]]
+
+# What every file has besides observations: valid is false after an episode's end, expert true where
+# a person or a scripted expert chose the action.
+STEP_ARRAYS = ("action", "reward", "terminated", "truncated", "valid", "expert")
+OBS = "obs/"
+MAX_BYTES = 4 << 30  # a file may not expand to more [bytes]
+_CONTRACT = "contract"
+# What numpy and zipfile raise on archives that are damaged, encrypted or lie about their sizes.
+_BROKEN = (
+    *(KeyError, TypeError, ValueError, AttributeError, EOFError, MemoryError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DemoContract:
+    """What demonstrations must agree on with the task that uses them.
+
+    Attributes:
+        task: its name.
+        obs: name, shape and dtype of each observation, sorted by name.
+        action_names: one per entry of an action.
+        action_scale: of each entry per step, [m] or [rad]; gripper [1].
+        rate: actions per second [Hz].
+        base: what an action is added to, as `ActionSpec.base`.
+    """
+
+    task: str
+    obs: tuple[tuple[str, tuple[int, ...], str], ...]
+    action_names: tuple[str, ...]
+    action_scale: tuple[float, ...]
+    rate: float
+    base: str
+
+    @classmethod
+    def of(cls, task: str, obs: ObsSpec, action: ActionSpec) -> "DemoContract":
+        """The contract of a task."""
+        return cls(
+            task=task,
+            obs=tuple(sorted((f.name, f.shape, f.dtype) for f in obs.fields)),
+            action_names=action.names,
+            action_scale=action.scale,
+            rate=action.rate,
+            base=action.base,
+        )
+
+    def mismatches(self, other: "DemoContract") -> list[str]:
+        """One line for each thing in which `other` (a file) differs from this task."""
+        lines = []
+        mine = {name: (shape, dtype) for name, shape, dtype in self.obs}
+        theirs = {name: (shape, dtype) for name, shape, dtype in other.obs}
+        for name in sorted(mine.keys() | theirs.keys()):
+            want, got = _shape(mine.get(name)), _shape(theirs.get(name))
+            if want != got:
+                lines.append(f"observation '{name}': task {want}, demonstrations {got}")
+        for field, unit in (
+            ("action_names", ""),
+            ("action_scale", " [m per step, gripper 1]"),
+            ("rate", " [Hz]"),
+            ("base", ""),
+        ):
+            want, got = getattr(self, field), getattr(other, field)
+            if want != got:
+                lines.append(f"{field}{unit}: task {want}, demonstrations {got}")
+        return lines
+
+
+def write_demonstrations(
+    path: Path, arrays: Mapping[str, NDArray[Any]], contract: DemoContract
+) -> None:
+    """Write arrays [T, M, ...] atomically; FileExistsError rather than overwrite."""
+    check_absent(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = np.array(json.dumps(dataclasses.asdict(contract)))
+    with new_file(path, overwrite=False) as part, part.open("wb") as file:
+        np.savez_compressed(file, **arrays, **{_CONTRACT: text})  # pyright: ignore
+
+
+def check_absent(path: Path) -> None:
+    """Raise FileExistsError, before any work is done, where there is such a file."""
+    if path.exists():
+        raise FileExistsError(f"{path} exists; demonstrations are never overwritten")
+
+
+def read_demonstrations(path: Path, contract: DemoContract) -> Arrays:
+    """Return the arrays [T, M, ...] of a file that fits a task.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no demonstration file, would expand beyond 4 GiB, is not finite, or
+            does not fit the task; one line per mismatch.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"Demonstrations '{path}' do not exist; see record_demos.py --help")
+    _check_size(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        found = _read_contract(arrays.pop(_CONTRACT))
+        missing = [name for name in STEP_ARRAYS if name not in arrays]
+        if missing:
+            raise KeyError(missing[0])
+    except _BROKEN as error:
+        raise ValueError(f"{path} is no demonstration file: {error}") from error
+    lines = contract.mismatches(found) + _array_problems(arrays, contract)
+    if lines:
+        raise ValueError("\n".join(f"{path.name}: {line}" for line in lines))
+    return arrays
+
+
+def _check_size(path: Path) -> None:
+    # An archive of a few MB can claim to hold GBs; its directory says so before it is read.
+    try:
+        with zipfile.ZipFile(path) as archive:
+            total = sum(entry.file_size for entry in archive.infolist())
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path} is no demonstration file: {error}") from error
+    if total > MAX_BYTES:
+        raise ValueError(f"{path} expands to {total} bytes, allowed are {MAX_BYTES}")
+
+
+def _read_contract(text: np.ndarray) -> DemoContract:
+    raw: dict[str, Any] = json.loads(str(text))
+    raw["obs"] = tuple((n, tuple(s), d) for n, s, d in raw["obs"])
+    for name in ("action_names", "action_scale"):
+        raw[name] = tuple(raw[name])
+    return DemoContract(**raw)
+
+
+def _array_problems(arrays: Arrays, contract: DemoContract) -> list[str]:
+    lead = arrays["reward"].shape
+    if len(lead) != 2 or min(lead) < 1:
+        return [f"array 'reward': wanted [steps, episodes], got {list(lead)}"]
+    expected = {f"{OBS}{n}": (s, d) for n, s, d in contract.obs}
+    expected |= {"action": ((len(contract.action_names),), "float32"), "reward": ((), "float32")}
+    expected |= dict.fromkeys(("terminated", "truncated", "valid", "expert"), ((), "bool"))
+    lines = [f"array '{name}' is not in the contract" for name in arrays.keys() - expected.keys()]
+    for name, (shape, dtype) in expected.items():
+        x = arrays.get(name)
+        if x is None or x.shape != (*lead, *shape) or x.dtype != dtype:
+            got = "missing" if x is None else f"{x.dtype}{list(x.shape)}"
+            lines.append(f"array '{name}': wanted {dtype}{[*lead, *shape]}, got {got}")
+        elif x.dtype.kind == "f" and not np.isfinite(x).all():
+            lines.append(f"array '{name}' is not finite")
+    return lines or _content_problems(arrays)
+
+
+def _content_problems(arrays: Arrays) -> list[str]:
+    terminated, truncated, valid = (arrays[k] for k in ("terminated", "truncated", "valid"))
+    over = terminated | truncated
+    # A row that is not valid but ended (physics failed there) still shows what came before.
+    cut = valid[:-1] & ~over[:-1] & ~valid[1:] & ~over[1:]
+    problems = [
+        (np.abs(arrays["action"]).max(initial=0.0) > 1.0, "actions leave [-1, 1]"),
+        (not valid.any(), "no step is valid"),
+        (bool((terminated & truncated).any()), "steps both terminated and truncated"),
+        (bool(cut.any()), "episodes stop without being terminated or truncated"),
+    ]
+    return [text for wrong, text in problems if wrong]
+
+
+def _shape(entry: tuple[tuple[int, ...], str] | None) -> str:
+    return "missing" if entry is None else f"{entry[1]}{list(entry[0])}"

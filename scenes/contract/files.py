@@ -1,0 +1,97 @@
+"""Files and folders that appear whole or not at all, whatever happens to process or disk."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def write_atomically(
+    path: Path, data: bytes | str, *, overwrite: bool = True, mode: int = 0o666
+) -> None:
+    """Write a file; see `new_file`."""
+    with new_file(path, overwrite=overwrite, mode=mode) as part:
+        part.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def new_file(path: Path, *, overwrite: bool = True, mode: int = 0o666) -> Iterator[Path]:
+    """Give an empty file beside `path` to write; it becomes `path` where the block does not raise.
+
+    It is on the disk before it has its name. Folders above it must exist.
+
+    Args:
+        path: of the file.
+        overwrite: replace a file that is there; otherwise FileExistsError, also where the file has
+            come in the meantime.
+        mode: permissions, of which the process's umask takes its own.
+    """
+    if not overwrite:
+        _require_absent(path)
+    part = _beside(path)
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
+    try:
+        yield part
+        sync(part)
+        _name(part, path, overwrite=overwrite)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder beside `path` to fill; it becomes `path` where the block does not raise.
+
+    All files in it are on the disk before it has its name. FileExistsError where `path` is there.
+    """
+    _require_absent(path)
+    part = _beside(path)
+    part.mkdir()
+    try:
+        yield part
+        for inside in part.rglob("*"):
+            sync(inside)
+        sync(part)
+        _require_absent(path)
+        part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Return once a file, or the list of a folder's files, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _beside(path: Path) -> Path:
+    # Two processes that write the same file must not write the same part.
+    return path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
+
+
+def _name(part: Path, path: Path, *, overwrite: bool) -> None:
+    if overwrite:
+        part.replace(path)
+        return
+    # Unlike a rename, a link refuses to replace what another process has put there meanwhile.
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise _exists(path) from None
+    except OSError:  # a file system without links, such as a memory stick's
+        _require_absent(path)
+        part.rename(path)
+
+
+def _require_absent(path: Path) -> None:
+    if os.path.lexists(path):
+        raise _exists(path)
+
+
+def _exists(path: Path) -> FileExistsError:
+    return FileExistsError(f"{path} exists and is never overwritten")

@@ -1,0 +1,85 @@
+"""What follows an episode's end: a reset from the pool, one a step later, or none."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toy_env import STEPS, ToyEnv
+
+from mjx_serl.envs.vector import VecEnv, VecState, vectorize
+from mjx_serl.types import Choice, Transition
+
+WORLDS, LENGTH = 6, 3 * STEPS
+
+
+def play(vec_env: VecEnv) -> tuple[list[VecState], Transition, list]:
+    """States before each step and after the last, rows [T, N], worlds before any restart."""
+    state = jax.jit(vec_env.reset)(jax.random.key(0))
+    advance = jax.jit(vec_env.advance)
+    states, rows, lasts = [state], [], []
+    for i in range(LENGTH):
+        push = jnp.full((WORLDS, 1, 2), 0.5)
+        chosen = Choice(push, {"log_prob": jnp.full(WORLDS, float(i))}, jnp.arange(WORLDS) == 1)
+        state, row, last = advance(state, chosen)
+        states.append(state)
+        rows.append(row)
+        lasts.append(last)
+    return states, jax.tree.map(lambda *x: np.stack(x), *rows), lasts
+
+
+def test_what_the_agent_keeps_and_who_chose_are_stored():
+    _, rows, _ = play(vectorize(ToyEnv(), num_envs=WORLDS))
+    np.testing.assert_array_equal(rows.extras["log_prob"][:, 0], np.arange(LENGTH))
+    np.testing.assert_array_equal(rows.expert, np.tile(np.arange(WORLDS) == 1, (LENGTH, 1)))
+
+
+def test_the_last_observation_of_a_time_out_is_kept():
+    vec_env = vectorize(ToyEnv(), num_envs=WORLDS)
+    states, rows, lasts = play(vec_env)
+    assert rows.truncated.any()
+    for t, n in np.argwhere(rows.truncated):
+        seen = vec_env.observe_last(lasts[t], states[t].look)
+        assert float(seen["age"][n, 0]) == STEPS, "the observation at the limit"
+        np.testing.assert_allclose(seen["x"][n], rows.obs["x"][t, n] + 0.05, rtol=1e-6)
+        assert float(states[t + 1].worlds.obs["age"][n, 0]) == 0.0, "the world itself restarted"
+
+
+def test_next_step_waits_a_step_that_is_not_learned_from():
+    states, rows, _ = play(vectorize(ToyEnv(), num_envs=WORLDS, autoreset="next_step"))
+    over = rows.terminated | rows.truncated
+    ended = np.argwhere(over[:-1])
+    assert len(ended) > WORLDS
+    for t, n in ended:
+        assert rows.valid[t, n] and not rows.valid[t + 1, n] and not over[t + 1, n]
+        assert rows.reward[t + 1, n] == 0.0
+        # The row of the reset shows what the step that ended the episode led to.
+        np.testing.assert_allclose(rows.obs["x"][t + 1, n], rows.obs["x"][t, n] + 0.05, rtol=1e-6)
+        assert float(states[t + 2].worlds.obs["age"][n, 0]) == 0.0
+    assert int(states[-1].stats.episodes) == over.sum()
+
+
+def test_never_goes_on_from_where_the_episode_ended():
+    rows = play(vectorize(ToyEnv(), num_envs=WORLDS, autoreset="never"))[1]
+    over = rows.terminated | rows.truncated
+    assert over[:-1].any() and rows.valid.all()
+    x = np.asarray(rows.obs["x"])
+    np.testing.assert_allclose(x[1:], x[:-1] + 0.05, rtol=1e-5)
+    ages = np.asarray(rows.obs["age"])[1:][over[:-1]]
+    assert (ages == 0.0).all(), "a new episode is counted from its start"
+
+
+def test_never_still_restarts_a_world_whose_physics_failed():
+    vec_env = vectorize(ToyEnv(), num_envs=WORLDS, autoreset="never")
+    state = jax.jit(vec_env.reset)(jax.random.key(0))
+    inner = state.worlds
+    sick = inner.replace(carry=inner.carry.at[2].set(jnp.nan))
+    state, row, _ = jax.jit(vec_env.advance)(
+        state.replace(worlds=sick), Choice(jnp.zeros((WORLDS, 1, 2)))
+    )
+    assert not row.valid[2] and row.valid[jnp.arange(WORLDS) != 2].all()
+    assert bool(jnp.isfinite(state.worlds.carry).all())
+
+
+def test_an_unknown_mode_is_refused():
+    with pytest.raises(ValueError, match="autoreset 'always', allowed: pool, next_step, never"):
+        vectorize(ToyEnv(), num_envs=2, autoreset="always")

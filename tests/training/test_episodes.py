@@ -1,0 +1,50 @@
+"""One loop for every episode: what is kept belongs to its step, and streams are told apart."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from toy_env import STEPS, ToyEnv
+
+from mjx_serl.envs.observation import Observer
+from mjx_serl.training.episodes import EpisodeStep, episode_keys, play_episodes
+
+KEY = jax.random.key(3)
+
+
+def push(worlds, pictures, key):
+    return jax.random.uniform(key, (worlds.t.shape[0], 2))
+
+
+def test_what_is_kept_belongs_to_its_step():
+    keys = episode_keys(KEY, episodes=30, steps=STEPS)
+    result, kept = play_episodes(Observer(ToyEnv()), push, keys, keep=lambda step: step)
+    assert isinstance(kept, EpisodeStep)
+    np.testing.assert_array_equal(kept.before.t, np.arange(STEPS)[:, None].repeat(30, 1))
+    np.testing.assert_array_equal(kept.after.t[:-1], kept.before.t[1:])
+    moved = kept.before.carry + 0.1 * kept.action
+    np.testing.assert_allclose(kept.after.carry, moved, atol=1e-6)
+    ended = kept.after.terminated | kept.after.truncated
+    np.testing.assert_array_equal(kept.running[1:], ~np.logical_or.accumulate(ended[:-1]))
+    assert kept.running[0].all()
+    np.testing.assert_array_equal(kept.running.sum(0), result.steps)
+
+
+def test_actions_are_drawn_from_the_keys_of_the_steps():
+    keys = episode_keys(KEY, episodes=4, steps=STEPS)
+    _, actions = play_episodes(Observer(ToyEnv()), push, keys, keep=lambda step: step.action)
+    want = jnp.stack([jax.random.uniform(key, (4, 2)) for key in keys.steps])
+    np.testing.assert_array_equal(actions, want)
+
+
+def test_starts_do_not_depend_on_the_number_of_episodes_or_steps():
+    few, many = episode_keys(KEY, episodes=2, steps=1), episode_keys(KEY, episodes=9, steps=50)
+    data = jax.random.key_data
+    np.testing.assert_array_equal(data(few.starts), data(many.starts[:2]))
+    np.testing.assert_array_equal(data(few.look), data(many.look))
+
+
+def test_a_shorter_play_leaves_episodes_running():
+    keys = episode_keys(KEY, episodes=50, steps=2)
+    result, running = play_episodes(Observer(ToyEnv()), push, keys, keep=lambda step: step.running)
+    assert running.shape == (2, 50) and (result.steps <= 2).all()
+    assert (result.returns == result.steps).all()
