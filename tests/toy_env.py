@@ -22,7 +22,7 @@ SPEC = ObsSpec(
     fields=(ObsField(name="x", shape=(2,), scale=4.0), ObsField(name="age", shape=(1,), scale=0.5))
 )
 
-ACTION = ActionSpec(mode="ee_delta", names=("push", "ignored"), scale=(0.1, 1.0), rate=10.0)
+ACTION = ActionSpec(mode="ee_delta", names=("push", "gripper"), scale=(0.1, 1.0), rate=10.0)
 
 
 @struct.dataclass
