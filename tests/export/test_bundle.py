@@ -108,8 +108,7 @@ def test_statistics_are_those_that_scale(made: Made):
     trainer, seen = made.run.trainer.exact(), {}
     remember = dataclasses.replace(trainer, agent=Remembering(seen))
     obs = {name: golden[f"obs/{name}"] for name in made.run.observer.contract.obs.names}
-    policy = remember.policy(made.policy.agent, made.policy.normalizer, deterministic=True)
-    policy(obs, jax.random.key(0))
+    remember.choose(made.policy, obs, jax.random.key(0), deterministic=True)
     for name, stat in stats.items():
         scaled = (obs[name] - np.float32(stat.mean)) / np.float32(stat.std)
         np.testing.assert_allclose(seen[name], np.clip(scaled, -10, 10), rtol=1e-5, atol=1e-6)

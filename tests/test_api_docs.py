@@ -1,0 +1,64 @@
+"""The library as docs/api.md shows it: every block of it is run."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from foreign_arms import mjcf
+from tiny_bundle import tiny_config, with_changes
+
+import mjx_serl
+from mjx_serl.agents.agent import AGENTS
+from mjx_serl.envs.task import TASKS
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "api.md"
+
+
+def blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+
+
+@pytest.mark.slow
+def test_every_block_of_the_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # The suite has prepared the platform already; jax is there.
+    monkeypatch.setattr("mjx_serl.platform.prepare_platform", lambda: None)
+    (tmp_path / "my_arm.xml").write_text(mjcf())
+    names: dict = {"config": with_changes(tiny_config(tmp_path), bundle=False)}
+    assert len(blocks()) >= 6
+    try:
+        for block in blocks():
+            exec(compile(block, str(PAGE), "exec"), names)
+        bundled = mjx_serl.train(with_changes(tiny_config(tmp_path), bundle=True)).folder / "bundle"
+        obs = names["env"].observe(names["env"].reset(names["jax"].random.key(3)))
+        two = mjx_serl.load(bundled), mjx_serl.load(bundled.parent)
+        actions = [policy.act(obs) for policy in two]
+        assert actions[0].shape == (4, 4)
+        assert abs(actions[0] - actions[1]).max() < 1e-5
+    finally:
+        TASKS._table.pop("mine/pick_cube", None)
+        AGENTS._table.pop("still", None)
+    said = capsys.readouterr().out
+    assert "(4,) (4,) (4,)" in said and "('x', 'y', 'z', 'gripper')" in said
+    assert names["still"].summary.agent == "still"
+    assert names["rows"].action.shape[1:] == (4, 4)
+    assert any("option timestep" in note for note in names["mine"].env.scene.notes)
+
+
+def test_importing_the_library_loads_nothing() -> None:
+    code = (
+        "import sys, mjx_serl; print(sorted(set(mjx_serl.__all__) - set(dir(mjx_serl))), "
+        "[m for m in ('jax', 'mujoco', 'flax', 'tyro') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "[] []", done.stderr
+
+
+def test_an_unknown_name_of_the_library_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'mjx_serl' has no attribute 'trian'"):
+        mjx_serl.trian  # noqa: B018
