@@ -13,10 +13,10 @@ if TYPE_CHECKING:
         load,
         load_plugins,
         make,
-        prepare_platform,
         preset,
         train,
     )
+    from mjx_serl.platform import prepare_platform
 
 __all__ = [
     "Loaded",

@@ -12,12 +12,11 @@ from jax import export
 from jaxtyping import Array, Float
 
 from mjx_serl.commands import OUTPUTS, make_run
-from mjx_serl.config import TrainConfig
+from mjx_serl.config import TrainConfig as TrainConfig
 from mjx_serl.envs.env import make_env
 from mjx_serl.envs.observation import PixelConfig
 from mjx_serl.envs.vector import Autoreset, VecEnv, vectorize
-from mjx_serl.experiments import preset
-from mjx_serl.platform import prepare_platform
+from mjx_serl.experiments import preset as preset
 from mjx_serl.run.checkpoint import CheckpointStore
 from mjx_serl.run.evaluation import load_policy
 from mjx_serl.run.folder import RunFolder
@@ -30,21 +29,9 @@ from mjx_serl.types import Obs, Transition
 from scenes.contract import manifest as names
 from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.manifest import read_manifest, read_sums, sha256
-from scenes.contract.plugins import load_plugins
+from scenes.contract.plugins import load_plugins as load_plugins
 from scenes.contract.policy_contract import Contract
 from scenes.contract.weights import read_safetensors
-
-__all__ = [
-    "Loaded",
-    "Result",
-    "TrainConfig",
-    "load",
-    "load_plugins",
-    "make",
-    "prepare_platform",
-    "preset",
-    "train",
-]
 
 
 def make(
