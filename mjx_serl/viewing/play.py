@@ -5,7 +5,7 @@ from pathlib import Path
 from mjx_serl.envs.env import make_env
 from mjx_serl.envs.observation import Observer, PixelConfig
 from mjx_serl.registry import Registry
-from mjx_serl.run.evaluation import load_run
+from mjx_serl.run.evaluation import load_policy
 from mjx_serl.training.evaluate import ON_DEMAND, stream_key
 from mjx_serl.viewing.episode_video import describe_success, save_episodes, save_start
 from mjx_serl.viewing.policies import WorldPolicy, build_policies
@@ -33,10 +33,10 @@ def build_playable(
         observer, pixels = Observer(make_env(task, max_worlds=episodes)), PixelConfig()
         policies = build_policies(observer.env)
     else:
-        loaded, state = load_run(run)
+        loaded, params = load_policy(run)
         observer, pixels = loaded.observer, loaded.cfg.pixels
         policies = build_policies(loaded.env)
-        policies.register("trained")(trained(loaded, state))
+        policies.register("trained")(trained(loaded, params))
     chosen = name or ("trained" if run else "expert")
     policies[chosen]  # an unknown name is refused before anything is drawn
     return build_recorded_env(observer, pixels, size=size), policies, chosen

@@ -41,7 +41,7 @@ def test_the_last_observation_of_a_time_out_is_kept():
         seen = vec_env.observe_last(lasts[t], states[t].look)
         assert float(seen["age"][n, 0]) == STEPS, "the observation at the limit"
         np.testing.assert_allclose(seen["x"][n], rows.obs["x"][t, n] + 0.05, rtol=1e-6)
-        assert float(states[t + 1].worlds.obs["age"][n, 0]) == 0.0, "the world itself restarted"
+        assert float(states[t + 1].envs.obs["age"][n, 0]) == 0.0, "the world itself restarted"
 
 
 def test_next_step_waits_a_step_that_is_not_learned_from():
@@ -54,7 +54,7 @@ def test_next_step_waits_a_step_that_is_not_learned_from():
         assert rows.reward[t + 1, n] == 0.0
         # The row of the reset shows what the step that ended the episode led to.
         np.testing.assert_allclose(rows.obs["x"][t + 1, n], rows.obs["x"][t, n] + 0.05, rtol=1e-6)
-        assert float(states[t + 2].worlds.obs["age"][n, 0]) == 0.0
+        assert float(states[t + 2].envs.obs["age"][n, 0]) == 0.0
     assert int(states[-1].stats.episodes) == over.sum()
 
 
@@ -71,13 +71,13 @@ def test_never_goes_on_from_where_the_episode_ended():
 def test_never_still_restarts_a_world_whose_physics_failed():
     vec_env = vectorize(ToyEnv(), num_envs=WORLDS, autoreset="never")
     state = jax.jit(vec_env.reset)(jax.random.key(0))
-    inner = state.worlds
+    inner = state.envs
     sick = inner.replace(carry=inner.carry.at[2].set(jnp.nan))
     state, row, _ = jax.jit(vec_env.advance)(
-        state.replace(worlds=sick), Choice(jnp.zeros((WORLDS, 1, 2)))
+        state.replace(envs=sick), Choice(jnp.zeros((WORLDS, 1, 2)))
     )
     assert not row.valid[2] and row.valid[jnp.arange(WORLDS) != 2].all()
-    assert bool(jnp.isfinite(state.worlds.carry).all())
+    assert bool(jnp.isfinite(state.envs.carry).all())
 
 
 def test_an_unknown_mode_is_refused():

@@ -353,7 +353,7 @@ def test_an_export_that_fails_does_not_fail_the_run(
 
     monkeypatch.setattr(bundle_module, "write_bundle", broken)
     untouched = (trained.folder.bundle / SUMS).read_bytes()
-    RunBundle().after_run(trained, None, None)
+    RunBundle().after_run(trained, drawn_policy(trained), None)
     assert (trained.folder.bundle / SUMS).read_bytes() == untouched
     said = capsys.readouterr().err
     assert said == "warning: no policy bundle was written (Primitive 'cosh' has no rule)\n"

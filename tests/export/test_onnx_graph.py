@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 from jax import lax
 from jax.extend import core
+from specs_of import action_spec_of, obs_spec_of
 
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.export.onnx_graph import RULES, initializers, to_onnx
@@ -256,16 +257,16 @@ def policy(name: str, cameras: tuple[str, ...]) -> tuple[Any, dict[str, np.ndarr
     rng = np.random.default_rng(0)
     obs = {n: rng.normal(size=(1, *s)).astype(np.float32) for n, s in VECTORS.items()}
     obs |= {n: rng.integers(0, 256, (1, 48, 48, 3), np.uint8) for n in cameras}
-    shapes = {n: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for n, x in obs.items()}
+    spec = obs_spec_of({n: x[0] for n, x in obs.items()})
     agent = POLICIES[name].build()
-    init = jax.eval_shape(lambda key: agent.init(key, shapes, 4), jax.random.key(0))
+    init = jax.eval_shape(lambda key: agent.init(key, spec, action_spec_of(4)), jax.random.key(0))
     leaves, structure = jax.tree.flatten(init)
     # Not as initialised: biases and the scales of norms count too.
     params = {f"p{i}": _drawn(rng, x) for i, x in enumerate(leaves)}
 
     def act(params: Any, obs: Any) -> Any:
         state = jax.tree.unflatten(structure, [params[f"p{i}"] for i in range(len(leaves))])
-        return agent.act(state, obs, jax.random.key(0), deterministic=True)
+        return agent.act(state, obs, jax.random.key(0), deterministic=True).action[:, 0]
 
     return act, params, obs
 

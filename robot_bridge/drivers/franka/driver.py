@@ -203,7 +203,9 @@ class FrankaDriver:
         if not self._library.running:
             raise DriverError("The robot ended control; its state says why")
         pose = self._tool.commanded(target, states.newest().value.F_T_EE)
-        self._library.track(pose, target.q)
+        # Control may end between the look above and this.
+        with told_as_driver_error("track a target"):
+            self._library.track(pose, target.q)
 
     def gripper(self, width: float, force: float) -> None:
         """Ask for an opening [m] with at most this force [N]; returns at once."""
