@@ -267,16 +267,20 @@ def test_without_a_guard_the_arm_would_go_on(arm: SlcanPiper) -> None:
 
 
 def start_pilot(arm: SlcanPiper, how: str) -> subprocess.Popen:
-    pilot = subprocess.Popen(
-        [sys.executable, "-c", PILOT, arm.port, how],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    if pilot.stdout.readline() != "moving\n":
+    """A process that moves the arm; a loaded machine may refuse a frame of its bring-up once."""
+    said = ""
+    for _ in range(3):
+        pilot = subprocess.Popen(
+            [sys.executable, "-c", PILOT, arm.port, how],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if pilot.stdout.readline() == "moving\n":
+            return pilot
         pilot.kill()
-        pytest.fail(f"the pilot did not start: {pilot.communicate()[1]}")
-    return pilot
+        said = pilot.communicate()[1]
+    pytest.fail(f"the pilot did not start: {said}")
 
 
 def stop_while_moving(arm: SlcanPiper, pilot: subprocess.Popen, end: signal.Signals) -> dict:
