@@ -21,6 +21,7 @@ from mjx_serl.nets.encoders import CameraEncoders, EncoderConfig
 from mjx_serl.nets.mlp import MLP
 from mjx_serl.types import Obs, PyTree
 from scenes.contract.errors import InputError
+from scenes.contract.files import new_file
 
 SHIPPED = Path(__file__).parent / "data"
 MAX_BYTES = 256 << 20  # of a file of encoder weights
@@ -112,7 +113,7 @@ def save_encoder(path: Path, encoder: FrozenEncoder, *, note: Mapping[str, Any])
     arrays = {name: np.asarray(leaf, np.float16) for name, leaf in flat.items()}
     meta = json.dumps({"spec": dataclasses.asdict(encoder.spec), "note": dict(note)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
+    with new_file(path) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays, **{_META: np.array(meta)})  # pyright: ignore
 
 

@@ -4,12 +4,12 @@ The loop calls one hook, `GuardedHooks`; everything that listens is behind it. M
 `area/name`; those that the console and the curve look for are the constants below.
 """
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from mjx_serl.run import curve
 from mjx_serl.run.checkpoint import warn_line
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.summary import Summary, wilson_interval
@@ -198,7 +198,7 @@ class CurveHook:
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
         self._title = folder.path.name
-        self._curve = importlib.import_module("mjx_serl.run.curve")
+        self._curve = curve
 
     def on_start(self, info: RunInfo) -> None:
         """Take the title."""
