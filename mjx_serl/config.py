@@ -127,7 +127,7 @@ class TrainConfig:
 
     def build(self, observer: Observer) -> Trainer:
         """The functions of the run; `observer` is from `build_observer`."""
-        return self.method.build(observer, num_envs=self.num_envs, seed=self.seed)
+        return self.method.build(observer, num_envs=self.num_envs)
 
 
 def _frozen_encoder(pixels: PixelConfig) -> FrozenEncoder | None:

@@ -95,9 +95,8 @@ class OffPolicyConfig:
         demos = self.demos.count > 0 or self.demos.file is not None
         return self.agent.label(images=images, demos=demos)
 
-    def build(self, observer: Observer, *, num_envs: int, seed: int) -> "OffPolicy":
+    def build(self, observer: Observer, *, num_envs: int) -> "OffPolicy":
         """Return the trainer of an observer's task."""
-        del seed  # everything drawn comes from the key of `init`
         demos = self.demos.build(observer)
         share = self.loop.demo_fraction
         online = ReplayBuffer(buffer_rows(self.loop, num_envs), num_envs)

@@ -100,7 +100,7 @@ class MethodConfig(Protocol):
         """Return what the learner is called in folders and tables."""
         ...
 
-    def build(self, observer: Observer, *, num_envs: int, seed: int) -> Trainer:
+    def build(self, observer: Observer, *, num_envs: int) -> Trainer:
         """Return the trainer of an observer's task."""
         ...
 

@@ -115,7 +115,7 @@ def test_staged_and_fused_epochs_agree(tmp_path: Path) -> None:
     staged_seen = HostObserver(fused_seen.env, HostCameras(cameras.config, cameras.renderer))
     states = []
     for seen in (fused_seen, staged_seen):
-        trainer = method.build(seen, num_envs=cfg.num_envs, seed=0)
+        trainer = method.build(seen, num_envs=cfg.num_envs)
         state: TrainState = trainer.init(jax.random.key(1))
         epoch = jax.jit(trainer.epoch) if trainer.traceable else trainer.epoch
         for _ in range(2):

@@ -32,7 +32,7 @@ class Toy:
             loop=LoopConfig(**loop),
             demos=DemoConfig(count=0),
         )
-        trainer = method.build(Observer(ToyEnv()), num_envs=NUM_ENVS, seed=0)
+        trainer = method.build(Observer(ToyEnv()), num_envs=NUM_ENVS)
         if demos:
             share = trainer.config.demo_fraction
             online = trainer.sources["online"].buffer
