@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import mujoco
@@ -58,6 +58,12 @@ class ArmIndex:
     base_qpos_ids: Int[np.ndarray, " B"]
     base_dof_ids: Int[np.ndarray, " D"]
     base_ctrl_ids: Int[np.ndarray, " C"]
+
+    @property
+    def driven_ctrl_ids(self) -> Int[np.ndarray, " K"]:
+        """The actuators of its joints and, where it has one, of its gripper."""
+        gripper = [] if self.gripper_ctrl_id is None else [self.gripper_ctrl_id]
+        return np.append(self.ctrl_ids, as_ids(gripper))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -123,6 +129,16 @@ class Scene:
     def arm(self) -> ArmIndex:
         """The only arm; raises KeyError naming the roles where there are several."""
         return only(tuple(self.arms.values()), list(self.arms), where="scene.arms[role]")
+
+    def of_arm(self, role: str) -> "Scene":
+        """Return the scene as what handles one arm sees it: the same model, that arm alone.
+
+        Raises KeyError naming the allowed roles.
+        """
+        arm = self.spec.arm_of(role)
+        alone = replace(arm, home=self.spec.home_of(arm))
+        spec = replace(self.spec, arms=(alone,), home=None)
+        return replace(self, spec=spec, arms={role: self.arms[role]})
 
     def object(self, name: str) -> ObjectIndex:
         """Return the indices of an object; raises KeyError naming the allowed ones."""

@@ -14,11 +14,56 @@ from jaxtyping import Float64, UInt8
 from mjx_serl.envs.control.kinematics import tool_quat
 from mjx_serl.envs.env import EnvState, make_env
 from mjx_serl.envs.observation import Observer, PixelConfig
+from mjx_serl.envs.physics.protocol import SimState
 from mjx_serl.training.episodes import episode_keys
 from mjx_serl.training.evaluate import ON_DEMAND, stream_key
+from scenes.build import Scene
 from scenes.contract.errors import InputError
 from scenes.contract.policy_contract import Contract
 from scenes.contract.serialize import digest
+
+
+class Reader:
+    """What a robot measures of its world: numpy, float64 [m, rad, s], world frame.
+
+    Args:
+        scene: with one arm.
+    """
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene, self._arm = scene, scene.arm
+        self._widest = scene.spec.robot.parallel_gripper.width_range[1]
+
+    def joints(self, sim: SimState) -> tuple[Float64[np.ndarray, " J"], Float64[np.ndarray, " J"]]:
+        """Positions [rad] and velocities [rad/s]."""
+        qpos, qvel = np.asarray(sim.qpos), np.asarray(sim.qvel)
+        arm = self._arm
+        return qpos[arm.qpos_ids].astype(np.float64), qvel[arm.dof_ids].astype(np.float64)
+
+    def tool(self, sim: SimState) -> tuple[Float64[np.ndarray, " 3"], Float64[np.ndarray, " 4"]]:
+        """Position [m] and orientation (wxyz) of the tool centre."""
+        # What a policy observed of the orientation in training, to the last bit.
+        quat = tool_quat(self._scene, np.asarray(sim.xquat))
+        site = self._arm.ee_site_id
+        return np.asarray(sim.site_xpos[site], np.float64), quat.astype(np.float64)
+
+    def width(self, sim: SimState) -> float:
+        """Opening of the gripper [m]."""
+        return float(np.asarray(sim.qpos)[self._arm.finger_qpos_ids].sum())
+
+    def closure(self, width: float) -> float:
+        """The gripper's command at an opening [m], 0 open to 1 closed."""
+        return 1.0 - width / self._widest
+
+    def objects(self, sim: SimState) -> dict[str, Float64[np.ndarray, " 3"]]:
+        """Positions of the scene's objects by name [m]."""
+        xpos = np.asarray(sim.xpos, np.float64)
+        return {name: xpos[entry.body_id] for name, entry in self._scene.objects.items()}
+
+    def orientations(self, sim: SimState) -> dict[str, Float64[np.ndarray, " 4"]]:
+        """Orientations of the scene's objects by name, wxyz."""
+        xquat = np.asarray(sim.xquat, np.float64)
+        return {name: xquat[entry.body_id] for name, entry in self._scene.objects.items()}
 
 
 class SimulatedArm:
@@ -43,8 +88,7 @@ class SimulatedArm:
         self.sim_dt = float(env.scene.model.opt.timestep)
         self.name = env.scene.spec.robot.name
         self._governed = governed
-        self._observer, self._env, self._arm = observer, env, env.scene.arm
-        self._width = env.scene.spec.robot.parallel_gripper.width_range[1]
+        self._observer, self._env, self._read = observer, env, Reader(env.scene)
         # The starts of `evaluate.py RUN --seed SEED --episodes EPISODES`, in its order.
         keys = episode_keys(stream_key(seed, ON_DEMAND), episodes=episodes, steps=1)
         self._starts = keys.starts
@@ -76,7 +120,7 @@ class SimulatedArm:
         Where the task's actions do not turn, the orientation stays the one of training.
         """
         target = jnp.asarray(position, jnp.float32)
-        closure = jnp.asarray(1.0 - width / self._width, jnp.float32)
+        closure = jnp.asarray(self._read.closure(width), jnp.float32)
         self._command = self._command.replace(target=target, gripper=closure)
         if self._env.action_spec.turns:
             turned = jnp.asarray(quat, jnp.float32)
@@ -106,30 +150,23 @@ class SimulatedArm:
 
     def joints(self) -> tuple[Float64[np.ndarray, " J"], Float64[np.ndarray, " J"]]:
         """Positions [rad] and velocities [rad/s]."""
-        qpos, qvel = np.asarray(self._sim.qpos), np.asarray(self._sim.qvel)
-        arm = self._arm
-        return qpos[arm.qpos_ids].astype(np.float64), qvel[arm.dof_ids].astype(np.float64)
+        return self._read.joints(self._sim)
 
     def tool(self) -> tuple[Float64[np.ndarray, " 3"], Float64[np.ndarray, " 4"]]:
         """Position [m] and orientation (wxyz) of the tool centre."""
-        # What a policy observed of the orientation in training, to the last bit.
-        quat = tool_quat(self._env.scene, np.asarray(self._sim.xquat))
-        site = self._arm.ee_site_id
-        return np.asarray(self._sim.site_xpos[site], np.float64), quat.astype(np.float64)
+        return self._read.tool(self._sim)
 
     def width(self) -> float:
         """Opening of the gripper [m]."""
-        return float(np.asarray(self._sim.qpos)[self._arm.finger_qpos_ids].sum())
+        return self._read.width(self._sim)
 
     def objects(self) -> dict[str, Float64[np.ndarray, " 3"]]:
         """Positions of the scene's objects by name [m]."""
-        xpos = np.asarray(self._sim.xpos, np.float64)
-        return {name: xpos[entry.body_id] for name, entry in self._env.scene.objects.items()}
+        return self._read.objects(self._sim)
 
     def orientations(self) -> dict[str, Float64[np.ndarray, " 4"]]:
         """Orientations of the scene's objects by name, wxyz."""
-        xquat = np.asarray(self._sim.xquat, np.float64)
-        return {name: xquat[entry.body_id] for name, entry in self._env.scene.objects.items()}
+        return self._read.orientations(self._sim)
 
     def pictures(self) -> dict[str, UInt8[np.ndarray, "H W 3"]]:
         """What the policy's own cameras see now, by name."""

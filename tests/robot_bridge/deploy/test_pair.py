@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from bench_arm import BenchArm, bench_contract
 
-from mjx_serl.envs.env import make_env
-from mjx_serl.envs.observation import Observer
-from mjx_serl.run.simulated_arm import SimulatedArm
+from mjx_serl.envs.control.controller import ControlConfig
+from mjx_serl.run.simulated_arms import SimulatedArms
 from robot_bridge.clock import ManualClock
 from robot_bridge.control.arbiter import Arbiter
 from robot_bridge.control.control_loop import ControlLoop, Parts
@@ -24,16 +23,19 @@ from robot_bridge.safety.command_check import ActionGate
 from robot_bridge.safety.governor import Governor
 from robot_bridge.safety.limits import default_limits
 from robot_bridge.safety.supervisor import Supervisor
+from scenes.build import build_scene
 from scenes.contract.policy_contract import Contract
+from scenes.layouts import two_arms
 
 ROLES = ("left", "right")
 
 
 class Reaching:
-    """Goes to 5 cm above each arm's own cube; what it saw is kept."""
+    """Goes to a place beside what each arm sees as its cube; what it saw is kept."""
 
     def __init__(self, roles: tuple[str, ...]) -> None:
         self.roles, self.seen = roles, []
+        self.offset = np.float32([0, 0, 0.05])
 
     def reset(self) -> None:
         self.seen.clear()
@@ -43,7 +45,7 @@ class Reaching:
         parts = []
         for role in self.roles:
             lag = obs[f"{role}/ee_target"] - obs[f"{role}/ee_position"]
-            way = obs[f"{role}/cube_from_ee"] + np.float32([0, 0, 0.05]) - lag
+            way = obs[f"{role}/cube_from_ee"] + self.offset - lag
             parts += [(way / 0.025).clip(-1, 1), np.float32([-1.0])]
         return np.concatenate(parts)[None].astype(np.float32)
 
@@ -140,17 +142,26 @@ def test_arms_that_take_actions_at_different_rates_are_refused() -> None:
         Pair(controls={"left": two.controls["left"], "right": other}, clock=two.clock)
 
 
-def test_two_control_loops_run_two_simulated_arms_together() -> None:
-    """Two worlds with a clock in common: both hands get above their cubes, governed."""
+def test_two_control_loops_run_the_two_arms_of_one_scene() -> None:
+    """Both hands go to their own side of the one cube, governed, in one physics."""
     clock = ManualClock()
-    observer = Observer(make_env("franka/pick_cube_paced", physics="native"))
-    worlds = [SimulatedArm(observer, seed=seed, episodes=1) for seed in (0, 1)]
-    drivers: list[ArmDriver] = [SimDriver(world, clock) for world in worlds]
-    two = Two(observer.contract, drivers, [SimObjects(world, clock) for world in worlds], clock)
-    two.run(3.0)
-    cubes = [world.objects()["cube"] for world in worlds]
-    assert np.linalg.norm(cubes[0] - cubes[1]) > 0.02
-    for role, cube in zip(ROLES, cubes, strict=True):
+    world = SimulatedArms(build_scene(two_arms()), ControlConfig())
+    arms = list(world.arms.values())
+    assert list(world.arms) == list(ROLES)
+    drivers: list[ArmDriver] = [SimDriver(arm, clock) for arm in arms]
+    two = Two(bench_contract(), drivers, [SimObjects(arm, clock) for arm in arms], clock)
+    # Each beside its own side of the cube, as it sees it: both at once would meet above it.
+    two.policy.offset = np.float32([-0.1, 0.0, 0.05])
+    two.run(4.0)
+    cube = world.scene.object("cube")
+    for role, arm, way in zip(ROLES, arms, (-0.1, 0.1), strict=True):
         tick = two.controls[role].latest
         assert tick is not None and two.phase(role) is Phase.RUN
-        np.testing.assert_allclose(tick.state.position, cube + np.array([0, 0, 0.05]), atol=0.01)
+        np.testing.assert_allclose(tick.state.position, [0.45, 0.0, 0.07], atol=0.01)
+        # The right one's base is turned by half a turn: its -x is the world's +x.
+        there = np.asarray(world.sim.site_xpos[world.scene.arms[role].ee_site_id])
+        middle = np.asarray(world.sim.xpos[cube.body_id])
+        np.testing.assert_allclose(there - middle, [way, 0.0, 0.05], atol=0.01)
+        np.testing.assert_allclose(arm.objects()["cube"], [0.55, 0.0, 0.02], atol=1e-3)
+    # Time passed once for both.
+    assert world.substeps * arms[0].sim_dt == pytest.approx(4.0, abs=0.02)
