@@ -2,6 +2,7 @@
 
 import gc
 import os
+import resource
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 # Compiled programs are kept between runs, workers and interpreters: most of a test's time is XLA.
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "jax"
+# All of them: thousands take a few hundredths of a second each, again in every process.
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# A worker that has been larger than this lets go of what it compiled after every file [bytes].
+LARGE = 3 << 30
 # Off-screen drawing of curve.png, whatever DISPLAY says.
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {UNOPTIMISED}".strip()
@@ -57,9 +62,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs() -> Iterator[None]:
-    """Let go of what a file compiled: no other runs it, and a worker grew to 8 GB."""
+    """Let go of what files compiled where it is much: a worker grew to 8 GB."""
     yield
-    if "jax" in sys.modules:
+    # Linux counts in KiB.
+    if "jax" in sys.modules and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10 > LARGE:
         import jax
 
         jax.clear_caches()
