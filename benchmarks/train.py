@@ -29,9 +29,10 @@ SMOKE_ARGS = (
     "--loop.updates-per-step=1",
     "--loop.warmup-steps=16",
     "--loop.buffer-size=100",
-    "--demos.count=1",
+    "--demos.count=0",
     "--eval.episodes=2",
     "--eval.check-episodes=2",
+    "--run.no-bundle",
 )
 
 

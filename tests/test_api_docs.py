@@ -29,15 +29,14 @@ def test_every_block_of_the_page_runs(
     # The suite has prepared the platform already; jax is there.
     monkeypatch.setattr("mjx_serl.platform.prepare_platform", lambda: None)
     (tmp_path / "my_arm.xml").write_text(mjcf())
-    names: dict = {"config": with_changes(tiny_config(tmp_path), bundle=False)}
+    names: dict = {"config": with_changes(tiny_config(tmp_path), bundle=True)}
     assert len(blocks()) >= 6
     try:
         for block in blocks():
             exec(compile(block, str(PAGE), "exec"), names)
-        bundled = mjx_serl.train(with_changes(tiny_config(tmp_path), bundle=True)).folder / "bundle"
-        obs = names["env"].observe(names["env"].reset(names["jax"].random.key(3)))
-        two = mjx_serl.load(bundled), mjx_serl.load(bundled.parent)
-        actions = [policy.act(obs) for policy in two]
+        obs = names["env"].observe(names["reset"](names["jax"].random.key(3)))
+        bundled = mjx_serl.load(names["result"].folder / "bundle")
+        actions = [policy.act(obs) for policy in (bundled, names["policy"])]
         assert actions[0].shape == (4, 4)
         assert abs(actions[0] - actions[1]).max() < 1e-5
     finally:

@@ -11,8 +11,11 @@ import imageio_ffmpeg
 import matplotlib.image
 import numpy as np
 import pytest
+from tiny_bundle import drawn_policy, summary_of, tiny_run, with_changes
+from two_joints import registered
 
 from mjx_serl.commands import BAD_INPUT, guarded, parse_train, train
+from mjx_serl.viewing.run_video import RunVideo
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -60,12 +63,6 @@ def test_the_expert_is_recorded_by_all_cameras(
         assert np.abs(camera[0].astype(int) - camera[-1]).max() > 60
 
 
-def test_a_picture_of_the_start(play: Play, tmp_path: Path):
-    assert play("franka/pick_cube", size=128, out=tmp_path / "new" / "start.png") == 0
-    picture = matplotlib.image.imread(tmp_path / "new" / "start.png")
-    assert picture.shape[:2] == (256, 3 * 256 + 2 * 4)
-
-
 @pytest.mark.parametrize(
     ("task", "options", "text"),
     [
@@ -97,30 +94,35 @@ def test_a_run_with_cameras_leaves_its_video_and_can_be_played(
     play: Play, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     folder = ["--run.folder", str(tmp_path), "--run.name", "mine", "--demos.count", "0"]
-    cfg, _ = parse_train([*TINY, *folder, "--pixels.cameras", "front", "wrist"])
+    pictures = ["--pixels.cameras", "front", "wrist", "--pixels.size", "32"]
+    cfg, _ = parse_train([*TINY, *folder, *pictures, "--pixels.splats", "800"])
     assert train(cfg, None) == 0
     run = tmp_path / "mine"
     assert f"video  {run / 'policy.mp4'}  " in capsys.readouterr().out
     video = frames(run / "policy.mp4")
     assert video.shape[1:] == (256, 3 * 256 + 2 * 4, 3)
     worlds = matplotlib.image.imread(run / "worlds.png")
-    assert worlds.shape[:2] == (2 * 66 - 2, 2 * 130 - 2)
-    assert play(run=run, episodes=1, out=tmp_path) == 0
+    assert worlds.shape[:2] == (2 * 34 - 2, 2 * 66 - 2)
+    # As many episodes as policy.mp4 has, which are compiled already.
+    assert play(run=run, episodes=2, out=tmp_path) == 0
     assert (tmp_path / "franka-pick_cube-trained.mp4").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("video", "written"), [("auto", False), ("on", True)])
-def test_a_run_without_cameras_is_recorded_if_asked(tmp_path: Path, video: str, written: bool):
-    folder = ["--run.folder", str(tmp_path), "--run.name", "mine", "--demos.count", "0"]
-    cfg, _ = parse_train([*TINY, *folder, "--run.video", video])
-    assert train(cfg, None) == 0
-    assert (tmp_path / "mine" / "policy.mp4").exists() is written
+def test_a_run_without_cameras_is_recorded_if_asked(tmp_path: Path):
+    with registered() as task:
+        run = tiny_run(tmp_path, task=task)
+        for video, written in (("off", False), ("auto", False), ("on", True)):
+            run.cfg = with_changes(run.cfg, video=video)
+            RunVideo().after_run(run, drawn_policy(run), summary_of(run))
+            assert (run.folder.path / "policy.mp4").exists() is written
 
 
 @pytest.mark.slow
-def test_the_whole_script(tmp_path: Path):
-    command = [sys.executable, str(ROOT / "play.py"), "--size", "32", "--out", "a.png"]
+def test_the_whole_script_writes_a_picture_of_the_start(tmp_path: Path):
+    command = [sys.executable, str(ROOT / "play.py"), "--size", "32", "--out", "new/a.png"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "a.png: front, wrist, side\n"
+    assert done.stdout == "new/a.png: front, wrist, side\n"
+    picture = matplotlib.image.imread(tmp_path / "new" / "a.png")
+    assert picture.shape[:2] == (256, 3 * 256 + 2 * 4)

@@ -52,7 +52,7 @@ def passes(params: Params) -> tuple[list[Any], Callable]:
 
     encoder = _config(params).build(compute_dtype=params["compute_dtype"])
     images = _images(jax.random.key(0), (params["batch"],), params["size"])
-    weights = encoder.init(jax.random.key(1), images)
+    weights = jax.jit(encoder.init)(jax.random.key(1), images)
 
     def step(weights: Any, images: Any) -> Any:
         grads = jax.grad(lambda w: jnp.mean(jnp.square(encoder.apply(w, images))))(weights)
@@ -80,14 +80,14 @@ def updates(params: Params) -> tuple[list[Any], Callable]:
     buffer = ReplayBuffer(ROWS, WORLDS)
     steps = _steps(params["size"])
     example = jax.tree.map(lambda x: x[0, 0], steps)
-    stored = buffer.add(buffer.init(example), steps)
+    stored = jax.jit(lambda rows: buffer.add(buffer.init(example), rows))(steps)
     spec = ObsSpec(
         fields=tuple(
             ObsField(name=name, shape=x.shape, dtype=str(x.dtype))
             for name, x in example.obs.items()
         )
     )
-    state = agent.init(jax.random.key(1), spec, ACTION)
+    state = jax.jit(lambda key: agent.init(key, spec, ACTION))(jax.random.key(1))
 
     def update(state: Any, stored: Any) -> Any:
         k_sample, k_learn = jax.random.split(jax.random.fold_in(jax.random.key(2), state.step))

@@ -77,7 +77,7 @@ def build(params: Params, updates: int) -> tuple[list[Any], Callable]:
     rows = random_transitions(k_rest, {"state": seen}, ACTION_DIM)
     stored = buffer.add(buffer.init(jax.tree.map(lambda x: x[0, 0], rows)), rows)
     spec = ObsSpec(fields=(ObsField(name="state", shape=(OBS_DIM,)),))
-    state = agent.init(jax.random.key(1), spec, ACTION)
+    state = jax.jit(lambda key: agent.init(key, spec, ACTION))(jax.random.key(1))
 
     def program(state: Any, stored: Any, key: Any) -> tuple[Any, Any]:
         key, k_sample, k_learn = jax.random.split(key, 3)

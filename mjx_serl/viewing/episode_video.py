@@ -93,8 +93,9 @@ def save_episodes(
 
 def save_start(path: Path, recorded: RecordedEnv, key: PRNGKey) -> None:
     """Write a picture of an episode's start, all cameras side by side."""
-    worlds, look = recorded.start(key, 1)
-    views = jax.device_get(recorded.pictures(worlds, look).recorded)
+    worlds, look = jax.jit(partial(recorded.start, episodes=1))(key)
+    draw = jax.jit(recorded.pictures) if recorded.traceable else recorded.pictures
+    views = jax.device_get(draw(worlds, look).recorded)
     save_picture(path, side_by_side([np.asarray(views[name]) for name in recorded.cameras])[0])
 
 

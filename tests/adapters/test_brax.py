@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import importlib.util
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -68,8 +69,10 @@ def test_braxs_wrappers_cut_at_the_time_limit_and_restart(brax_env):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # brax calls what jax is leaving behind
 def test_braxs_ppo_trains_on_it(brax_env):
+    from brax.training.agents.ppo import networks
     from brax.training.agents.ppo import train as ppo
 
+    hidden = {"policy_hidden_layer_sizes": (8,), "value_hidden_layer_sizes": (8,)}
     sizes = {"num_envs": 8, "batch_size": 4, "num_minibatches": 2, "unroll_length": 5}
     _, _, metrics = ppo.train(
         environment=brax_env,
@@ -78,6 +81,7 @@ def test_braxs_ppo_trains_on_it(brax_env):
         num_updates_per_batch=1,
         num_evals=1,
         run_evals=False,
+        network_factory=partial(networks.make_ppo_networks, **hidden),
         **sizes,
     )
     assert np.isfinite(metrics["training/total_loss"])

@@ -1,7 +1,7 @@
 """Workers of a benchmark inside the test's process: the same calls, without a start-up each.
 
 A process of its own costs three to ten seconds of imports and keeps no compiled program. That
-workers can be processes is shown by test_workers.py, by the physics question and by DrQ's.
+workers can be processes is shown by test_workers.py and by drawing on two cores.
 """
 
 import importlib
@@ -56,8 +56,11 @@ def start_worker(
     python: Path | str = sys.executable,
     env: Mapping[str, str] | None = None,
 ) -> InProcess | WorkerProcess:
-    """Start a worker here; in a process where it asks for an interpreter, variables or CPUs."""
-    if python != sys.executable or env or params.get("cpus") is not None:
+    """Start a worker here; in a process where it asks for an interpreter, variables or cores.
+
+    One that asks for a single core is started here too, on all of them.
+    """
+    if python != sys.executable or env or len(params.get("cpus") or ()) > 1:
         return WorkerProcess(module, params, python=python, env=env)
     return InProcess(module, params)
 

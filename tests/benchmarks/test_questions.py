@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from two_joints import registered
 
-from benchmarks import gpu, harness, learner, physics, pixels, render
+from benchmarks import gpu, harness, learner, physics, pixels, render, train
 from benchmarks.peers import venvs
 from benchmarks.process import ROOT
 from benchmarks.results import Recorder
 from benchmarks.workers.profile import table
+from mjx_serl import commands
 
 TASK = "franka/pick_cube"
 
@@ -20,10 +21,25 @@ def values(recorder):
     return {r.name: r.value for r in recorder.results if r.value is not None}
 
 
+@pytest.fixture
+def train_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the training benchmark train in this process; test_train.py shows that it starts one."""
+
+    def finish(command: list[str], timeout: float) -> str | None:
+        assert command[:2] == [sys.executable, str(ROOT / "train.py")]
+        commands.train(*commands.parse_train(command[2:]))
+        return None
+
+    monkeypatch.setattr(train, "_finish", finish)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
 def test_physics_measures_ours_beside_the_raw_engines():
     recorder = Recorder("physics")
-    physics.against_raw(physics.smoke(physics.PhysicsConfig()), recorder)
+    with registered() as task:
+        cfg = physics.smoke(physics.PhysicsConfig(task=task))
+        physics.against_raw(cfg, recorder)
     found = values(recorder)
     assert set(found) == {"ours", "ours, physics alone", "mujoco.batch.Batch", "mujoco.rollout"}
     assert all(value > 0 for value in found.values())
@@ -33,7 +49,7 @@ def test_physics_measures_ours_beside_the_raw_engines():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("in_process")
+@pytest.mark.usefixtures("in_process", "train_here")
 def test_the_gpu_path_runs_on_a_cpu_at_tiny_sizes():
     recorder = Recorder("physics_gpu")
     with registered() as task:

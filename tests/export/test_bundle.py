@@ -2,14 +2,18 @@
 
 import dataclasses
 import importlib.util
+import inspect
 import json
 import os
+import runpy
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import onnxruntime
@@ -151,25 +155,29 @@ def test_golden_episodes_depend_on_the_seed_alone(made: Made):
 # -- one policy, three forms -----------------------------------------------------------------------
 
 
-def by_stablehlo(made: Made) -> np.ndarray:
-    """Actions of policy.stablehlo with params.safetensors, in a process that has jax alone."""
-    code = """if True:
-        import sys, jax, numpy as np
+def by_stablehlo(path: Path) -> np.ndarray:
+    """Actions of policy.stablehlo with params.safetensors at the golden observations."""
+    act = jax.export.deserialize(bytearray((path / "policy.stablehlo").read_bytes()))
+    assert act.platforms == ("cpu", "cuda"), act.platforms
+    params, golden = load_file(path / "params.safetensors"), np.load(path / "golden.npz")
+    names = [n.removeprefix("obs/") for n in golden.files if n != "actions"]
+    call = jax.jit(act.call)
+    found = [
+        call(params, {n: golden["obs/" + n][i : i + 1] for n in names})[0]
+        for i in range(len(golden["actions"]))
+    ]
+    return np.stack(found)
+
+
+def by_jax_alone(made: Made) -> np.ndarray:
+    """`by_stablehlo` in a process that has jax alone."""
+    code = f"""if True:
+        import sys, jax, jax.export, numpy as np
         from pathlib import Path
-        from jax import export
         from safetensors.numpy import load_file
-        path, out = Path(sys.argv[1]), sys.argv[2]
-        act = export.deserialize(bytearray((path / "policy.stablehlo").read_bytes()))
-        assert act.platforms == ("cpu", "cuda"), act.platforms
-        params, golden = load_file(path / "params.safetensors"), np.load(path / "golden.npz")
-        names = [n.removeprefix("obs/") for n in golden.files if n != "actions"]
-        call = jax.jit(act.call)
-        found = [
-            call(params, {n: golden["obs/" + n][i : i + 1] for n in names})[0]
-            for i in range(len(golden["actions"]))
-        ]
-        np.save(out, np.stack(found))
-        assert not {"mjx_serl", "flax", "optax", "mujoco", "scenes"} & sys.modules.keys()
+        {textwrap.indent(inspect.getsource(by_stablehlo), " " * 8).lstrip()}
+        np.save(sys.argv[2], by_stablehlo(Path(sys.argv[1])))
+        assert not {{"mjx_serl", "flax", "optax", "mujoco", "scenes"}} & sys.modules.keys()
     """
     out = made.path.parent / "found.npy"
     done = subprocess.run(
@@ -185,7 +193,7 @@ def by_stablehlo(made: Made) -> np.ndarray:
 
 
 def test_stablehlo_with_the_parameters_is_the_trained_policy(made: Made):
-    np.testing.assert_allclose(by_stablehlo(made), made.golden["actions"], atol=1e-6)
+    np.testing.assert_allclose(by_jax_alone(made), made.golden["actions"], atol=1e-6)
 
 
 def test_onnx_is_the_trained_policy(made: Made):
@@ -235,7 +243,7 @@ def test_every_kind_of_policy_leaves(tmp_path: Path, kind: str):
         pictures = made.golden[f"obs/{name}"]
         assert pictures.dtype == np.uint8 and pictures.std() > 10, "something is seen"
     np.testing.assert_allclose(by_onnx(made), made.golden["actions"], atol=TOLERANCE / 2)
-    np.testing.assert_allclose(by_stablehlo(made), made.golden["actions"], atol=TOLERANCE / 2)
+    np.testing.assert_allclose(by_stablehlo(made.path), made.golden["actions"], atol=TOLERANCE / 2)
     areas = {name.split("/")[0] for name in load_file(made.path / "params.safetensors")}
     assert areas == {"agent", "normalizer"} | ({"encoder"} if kind == "frozen" else set())
     trained = made.run.cfg.method.agent.compute_dtype
@@ -286,19 +294,16 @@ def test_half_a_bundle_is_never_seen(tmp_path: Path, monkeypatch: pytest.MonkeyP
 # -- at the end of a run ---------------------------------------------------------------------------
 
 
-def train(root: Path, **changes: Any) -> Run:
-    cfg = with_changes(tiny_config(root), name="run", **changes)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that has ended, with what it left."""
+    root = tmp_path_factory.mktemp("trained")
+    cfg = with_changes(tiny_config(root), name="run")
     folder = RunFolder.create(root, task=cfg.task, agent="sac", seed=0, name="run")
     folder.write_config(cfg)
     run = Run(cfg, folder, [JsonlHook(folder)], [RunBundle()])
     assert run.train() is not None
     return run
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run that has ended, with what it left."""
-    return train(tmp_path_factory.mktemp("trained"))
 
 
 def test_a_run_leaves_its_bundle(trained: Run):
@@ -329,7 +334,10 @@ def test_resuming_a_finished_run_keeps_its_bundle(trained: Run, capsys: pytest.C
 
 
 def test_a_run_may_leave_none(tmp_path: Path):
-    assert not train(tmp_path, bundle=False).folder.bundle.exists()
+    run = tiny_run(tmp_path)
+    run.cfg = with_changes(run.cfg, bundle=False)
+    RunBundle().after_run(run, drawn_policy(run), summary_of(run))
+    assert not run.folder.bundle.exists()
 
 
 def test_without_the_extra_a_run_ends_as_well_and_says_what_helps(
@@ -339,8 +347,9 @@ def test_without_the_extra_a_run_ends_as_well_and_says_what_helps(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "onnx" else find(name)
     )
-    run = train(tmp_path)
-    assert run.folder.read_summary() is not None and not run.folder.bundle.exists()
+    run = tiny_run(tmp_path)
+    RunBundle().after_run(run, drawn_policy(run), summary_of(run))
+    assert not run.folder.bundle.exists()
     (line,) = [x for x in capsys.readouterr().err.splitlines() if "bundle" in x]
     assert "need onnx. Hint: pip install mjx-serl, then python -m mjx_serl.export" in line
 
@@ -360,15 +369,17 @@ def test_an_export_that_fails_does_not_fail_the_run(
 
 
 @pytest.mark.slow
-def test_the_command_line_exports(trained: Run, tmp_path: Path):
-    """As a user calls it; a second time it says in one line why not."""
-    command = [sys.executable, "-m", "mjx_serl.export", str(trained.folder.path)]
-    for expected in (0, 2):
-        done = subprocess.run(
-            [*command, str(tmp_path / "out")], cwd=ROOT, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == expected, done.stderr
+def test_the_command_line_exports(trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As a user calls it; a second time, as a process, it says in one line why not."""
+    words = [str(trained.folder.path), str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["mjx_serl.export", *words])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("mjx_serl.export", run_name="__main__")
+    assert ended.value.code == 0
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["task"]
+    command = [sys.executable, "-m", "mjx_serl.export", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
 
 

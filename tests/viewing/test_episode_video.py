@@ -13,7 +13,12 @@ from toy_env import STEPS, ToyEnv, ToyState
 from mjx_serl.envs.observation import Observer
 from mjx_serl.training.evaluate import evaluate
 from mjx_serl.viewing import episode_video
-from mjx_serl.viewing.episode_video import VideoWriter, join_frames, record_episodes
+from mjx_serl.viewing.episode_video import (
+    EpisodePictures,
+    VideoWriter,
+    join_frames,
+    record_episodes,
+)
 from mjx_serl.viewing.policies import build_policies, from_observations
 from mjx_serl.viewing.recorded_env import RecordedEnv, look_at
 
@@ -56,17 +61,26 @@ def toy_recorded(*, traceable: bool = True) -> RecordedEnv:
     return RecordedEnv(Observer(env), FurtherCameras(env, ToyCameras(traceable=traceable)))
 
 
-def test_a_picture_shows_the_step_it_belongs_to():
-    recorded = toy_recorded()
-    played = record_episodes(recorded, build_policies(recorded.env)["zero"], KEY, episodes=5)
-    assert played.pictures["step"].shape == (STEPS, 5, 4, 4, 3)
-    steps = played.pictures["step"][:, :, 0, 0, 0]
-    np.testing.assert_array_equal(steps, np.arange(STEPS)[:, None].repeat(5, 1))
+@pytest.fixture(scope="module")
+def recorded() -> RecordedEnv:
+    """A toy world whose cameras can be traced."""
+    return toy_recorded()
 
 
-def test_it_records_the_episodes_that_evaluation_plays():
+@pytest.fixture(scope="module")
+def still(recorded: RecordedEnv) -> EpisodePictures:
+    """Six episodes in which nothing is done."""
+    return record_episodes(recorded, build_policies(recorded.env)["zero"], KEY, episodes=6)
+
+
+def test_a_picture_shows_the_step_it_belongs_to(still: EpisodePictures):
+    assert still.pictures["step"].shape == (STEPS, 6, 4, 4, 3)
+    steps = still.pictures["step"][:, :, 0, 0, 0]
+    np.testing.assert_array_equal(steps, np.arange(STEPS)[:, None].repeat(6, 1))
+
+
+def test_it_records_the_episodes_that_evaluation_plays(recorded: RecordedEnv):
     """Same key, same episodes: their lengths and successes are those that evaluate counts."""
-    recorded = toy_recorded()
 
     def policy(scale: jax.Array):
         return lambda obs, key: scale * jnp.sign(obs["x"]) + 0.1 * jax.random.normal(key, (20, 2))
@@ -80,41 +94,35 @@ def test_it_records_the_episodes_that_evaluation_plays():
     assert 0 < played.success.sum() < 20
 
 
-def test_the_scripted_expert_moves_the_world():
-    recorded = toy_recorded()
+def test_the_scripted_expert_moves_the_world(recorded: RecordedEnv):
     played = record_episodes(recorded, build_policies(recorded.env)["expert"], KEY, episodes=3)
     place = played.pictures["place"][:, :, 0, 0, 0].astype(int)
     assert (np.abs(np.diff(place, axis=0) - 5) <= 1).all()  # half a step of 0.1, times 100
 
 
-@pytest.mark.parametrize("name", ["expert", "random", "zero"])
-def test_a_renderer_that_cannot_be_traced_gives_the_same_video(name: str):
-    videos = []
-    for traceable in (True, False):
-        recorded = toy_recorded(traceable=traceable)
-        videos.append(
-            record_episodes(recorded, build_policies(recorded.env)[name], KEY, episodes=2)
-        )
+@pytest.mark.parametrize("name", ["expert", "random"])
+def test_a_renderer_that_cannot_be_traced_gives_the_same_video(recorded: RecordedEnv, name: str):
+    policy = build_policies(recorded.env)[name]
+    videos = [
+        record_episodes(env, policy, KEY, episodes=2)
+        for env in (recorded, toy_recorded(traceable=False))
+    ]
     jax.tree.map(np.testing.assert_array_equal, *videos)
 
 
-def test_an_episode_is_cut_at_its_end_which_is_held():
-    recorded = toy_recorded()
-    played = record_episodes(recorded, build_policies(recorded.env)["zero"], KEY, episodes=6)
-    lengths = np.minimum(played.running.sum(0) + 1, STEPS)
+def test_an_episode_is_cut_at_its_end_which_is_held(recorded: RecordedEnv, still: EpisodePictures):
+    lengths = np.minimum(still.running.sum(0) + 1, STEPS)
     assert len(set(lengths)) > 1
-    frames = join_frames(recorded, played)
+    frames = join_frames(recorded, still)
     assert len(frames) == lengths.sum() + 6 * HOLD
     first = frames[: lengths[0] + HOLD, 0, 0, 0]
     last = lengths[0] - 1
     assert first.tolist() == [*range(lengths[0]), *[last] * HOLD]
 
 
-def test_cameras_stand_in_the_order_they_are_named():
-    recorded = toy_recorded()
-    played = record_episodes(recorded, build_policies(recorded.env)["zero"], KEY, episodes=1)
-    frames = join_frames(recorded, played)
-    place = played.pictures["place"][0, 0, 0, 0, 0]
+def test_cameras_stand_in_the_order_they_are_named(recorded: RecordedEnv, still: EpisodePictures):
+    frames = join_frames(recorded, still)
+    place = still.pictures["place"][0, 0, 0, 0, 0]
     assert frames[0, 0, 0, 0] == 0 and frames[0, 0, -1, 0] == place > 0
 
 
@@ -138,9 +146,11 @@ def test_a_video_that_fails_does_not_fail_the_run(tmp_path: Path, monkeypatch: p
 
 
 def test_the_writer_writes_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    recorded: RecordedEnv,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
-    recorded = toy_recorded()
     monkeypatch.setattr(episode_video, "build_recorded_env", lambda *args: recorded)
     writer = VideoWriter(tmp_path, recorded.observer, SimpleNamespace(), warn=pytest.fail)
     writer.write_policy(build_policies(recorded.env)["zero"], KEY, episodes=3)
@@ -154,7 +164,7 @@ def test_a_grid_of_the_training_worlds(tmp_path: Path):
     writer = VideoWriter(
         tmp_path, FurtherCameras(env, ToyCameras()), SimpleNamespace(), warn=pytest.fail
     )
-    worlds = jax.vmap(env.reset)(jax.random.split(KEY, 70))
+    worlds = jax.jit(jax.vmap(env.reset))(jax.random.split(KEY, 70))
     writer.write_worlds(SimpleNamespace(envs=worlds, look=()))
     data = (tmp_path / "worlds.png").read_bytes()
     # 64 worlds of 8 x 4 px: 6 columns and 11 rows, 2 px apart.
