@@ -5,8 +5,10 @@ learner may get wrong, so the first that fails names it. The sixth ends episodes
 alone: its return does not end, and Q must be r / (1 - gamma).
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -106,6 +108,15 @@ PROBES: dict[str, Callable[[], Probe]] = {
         constant_reward, obs_reward, two_step, action_reward, obs_action_reward, time_limit,
     )
 }  # fmt: skip
+
+
+@functools.cache
+def compiled(agent: Any, method: str) -> Callable:
+    """A method of an agent under jit; equal agents, whoever built them, share its programs."""
+    function = getattr(agent, method)
+    if method == "init":
+        return jax.jit(function, static_argnums=(1, 2))
+    return jax.jit(function, static_argnames="deterministic" if method == "act" else ())
 
 
 def make_learn(agent, *, updates: int, batch_size: int) -> Callable:

@@ -1,6 +1,8 @@
 """One world: scene, physics, controller and task make reset and step."""
 
 import dataclasses
+from collections.abc import Callable
+from functools import cached_property
 
 import jax
 import jax.numpy as jnp
@@ -94,6 +96,24 @@ class Env:
 
     def reset(self, key: PRNGKey) -> EnvState:
         """Return the start of an episode drawn with `key`."""
+        return self._traced_reset(key)
+
+    def step(self, state: EnvState, action: Float[Array, " A"]) -> EnvState:
+        """Return the world after `action` in [-1, 1] was held for one control period."""
+        return self._traced_step(state, action)
+
+    # A run makes several programs of the same step, and tracing it is most of what MJX costs to
+    # start. `inline` puts it into each as if it had been traced there.
+
+    @cached_property
+    def _traced_reset(self) -> Callable[[PRNGKey], EnvState]:
+        return jax.jit(self._reset, inline=True)
+
+    @cached_property
+    def _traced_step(self) -> Callable[[EnvState, Float[Array, " A"]], EnvState]:
+        return jax.jit(self._step, inline=True)
+
+    def _reset(self, key: PRNGKey) -> EnvState:
         qpos, task_state = self.task.sample(key)
         carry, sim = self.physics.reset(qpos, jnp.zeros(self.scene.model.nv))
         command = self.controller.start(sim)
@@ -133,8 +153,7 @@ class Env:
             metrics=jax.tree.map(jnp.zeros_like, terms),
         )
 
-    def step(self, state: EnvState, action: Float[Array, " A"]) -> EnvState:
-        """Return the world after `action` in [-1, 1] was held for one control period."""
+    def _step(self, state: EnvState, action: Float[Array, " A"]) -> EnvState:
         command = self.controller.command(state.command, state.sim, action)
         carry, sim, command = self.hold(state.carry, state.sim, command)
         return self._judge(state, carry, sim, command)

@@ -138,18 +138,28 @@ def _inline(graph: OnnxGraph, closed: core.ClosedJaxpr, inputs: Sequence[str]) -
     """Add a jaxpr's equations to the graph; returns the names of its outputs."""
     jaxpr = closed.jaxpr
     names: dict[Any, str] = dict(zip(jaxpr.invars, inputs, strict=True))
-    for var, value in zip(jaxpr.constvars, closed.consts, strict=True):
-        names[var] = graph.constant(value)
+    constants = dict(zip(jaxpr.constvars, closed.consts, strict=True))
 
     def read(atom: Any) -> str:
         if isinstance(atom, core.Literal):
             return graph.constant(atom.val, _dtype(atom))
+        if atom in constants:
+            _require_no_key(constants[atom])
+            return graph.constant(constants[atom])
         return names[atom]
 
     for eqn in _live(jaxpr):
         found = _convert(graph, eqn, [read(atom) for atom in eqn.invars])
         names.update(zip(eqn.outvars, found, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _require_no_key(value: Any) -> None:
+    if jax.dtypes.issubdtype(getattr(value, "dtype", np.float32), jax.dtypes.prng_key):
+        raise InputError(
+            "The policy draws random numbers, allowed in a bundle: one that does not. Hint: let "
+            "the agent's `act` leave its key alone where `deterministic` is true"
+        )
 
 
 def _live(jaxpr: core.Jaxpr) -> list[core.JaxprEqn]:

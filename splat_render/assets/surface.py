@@ -1,6 +1,7 @@
 """What a model draws, as points on its surfaces: triangles, sampling, occlusion."""
 
 import copy
+import functools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 
@@ -182,7 +183,7 @@ def _open_share(
         mujoco.mj_ray(scene, data, start, direction, groups, 1, -1, geom)
         for direction in _hemisphere(turn) @ _tangent_frame(normal).T
     ]
-    return float(np.mean([d < 0 or d > _REACH for d in distance]))
+    return sum(d < 0 or d > _REACH for d in distance) / _RAYS
 
 
 def _rays_scene(model: mujoco.MjModel) -> mujoco.MjModel:
@@ -218,16 +219,34 @@ def _hangs_on(model: mujoco.MjModel, child: int, parent: int) -> bool:
 
 def _hemisphere(turn: float) -> Float[np.ndarray, "R 3"]:
     """Return cosine-weighted directions around +z on a sunflower spiral."""
+    around, along, angles = _spiral()
+    angle = angles + turn
+    directions = np.empty((_RAYS, 3))
+    directions[:, 0], directions[:, 1] = around * np.cos(angle), around * np.sin(angle)
+    directions[:, 2] = along
+    return directions
+
+
+@functools.cache
+def _spiral() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What all hemispheres share: distance from the axis, along the axis, and the angle."""
     u = (np.arange(_RAYS) + 0.5) / _RAYS
-    angle = np.pi * (3 - np.sqrt(5)) * np.arange(_RAYS) + turn
-    return np.stack([np.sqrt(u) * np.cos(angle), np.sqrt(u) * np.sin(angle), np.sqrt(1 - u)], -1)
+    return np.sqrt(u), np.sqrt(1 - u), np.pi * (3 - np.sqrt(5)) * np.arange(_RAYS)
 
 
 def _tangent_frame(normal: Float[np.ndarray, " 3"]) -> Float[np.ndarray, "3 3"]:
     """Return a rotation whose third column is `normal`."""
-    first = np.cross(normal, np.eye(3)[np.argmin(np.abs(normal))])
+    first = _cross(normal, np.eye(3)[np.argmin(np.abs(normal))])
     first /= np.linalg.norm(first)
-    return np.stack([first, np.cross(normal, first), normal], axis=-1)
+    frame = np.empty((3, 3))
+    frame[:, 0], frame[:, 1], frame[:, 2] = first, _cross(normal, first), normal
+    return frame
+
+
+def _cross(a: Float[np.ndarray, " 3"], b: Float[np.ndarray, " 3"]) -> Float[np.ndarray, " 3"]:
+    """What np.cross returns, in a tenth of its time."""
+    (a0, a1, a2), (b0, b1, b2) = a.tolist(), b.tolist()
+    return np.array([a1 * b2 - a2 * b1, a2 * b0 - a0 * b2, a0 * b1 - a1 * b0])
 
 
 def _face_normals(triangles: Triangles) -> Float[np.ndarray, "F 3"]:

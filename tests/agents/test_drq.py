@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
+from probes import compiled
 from specs_of import action_spec_of, obs_spec_of
 
 from mjx_serl.agents.sac import SAC, SACConfig, SACState
@@ -28,17 +29,17 @@ SPEC = obs_spec_of(SHAPES)
 def transitions(lead: tuple[int, ...], seed: int = 0) -> Transition:
     rng = np.random.default_rng(seed)
     obs = {
-        name: jnp.asarray(rng.integers(0, 256, (*lead, *s.shape)), s.dtype)
+        name: rng.integers(0, 256, (*lead, *s.shape)).astype(s.dtype)
         for name, s in SHAPES.items()
     }
     return Transition(
-        obs=obs | {"state": obs["state"] / 255},
-        action=jnp.asarray(rng.uniform(-1, 1, (*lead, 2)), jnp.float32),
-        reward=jnp.asarray(rng.normal(size=lead), jnp.float32),
-        terminated=jnp.asarray(rng.random(lead) < 0.2),
-        truncated=jnp.zeros(lead, bool),
-        valid=jnp.ones(lead, bool),
-        expert=jnp.asarray(rng.random(lead) < 0.5),
+        obs=obs | {"state": obs["state"] / np.float32(255)},
+        action=rng.uniform(-1, 1, (*lead, 2)).astype(np.float32),
+        reward=rng.normal(size=lead).astype(np.float32),
+        terminated=rng.random(lead) < 0.2,
+        truncated=np.zeros(lead, bool),
+        valid=np.ones(lead, bool),
+        expert=rng.random(lead) < 0.5,
     )
 
 
@@ -49,13 +50,13 @@ def batch_of(rows: int, seed: int = 0) -> Batch:
 
 def fresh(**changes: object) -> tuple[SAC, SACState]:
     agent = dataclasses.replace(SMALL, **changes).build()
-    return agent, jax.jit(lambda key: agent.init(key, SPEC, action_spec_of(2)))(jax.random.key(0))
+    return agent, compiled(agent, "init")(jax.random.key(0), SPEC, action_spec_of(2))
 
 
 @pytest.fixture(scope="module")
 def update() -> Callable:
     """The update of `SMALL`, compiled once."""
-    return jax.jit(SMALL.build().update)
+    return compiled(SMALL.build(), "update")
 
 
 def largest_change(before: object, after: object) -> list[float]:
@@ -66,6 +67,7 @@ def largest_change(before: object, after: object) -> list[float]:
 # -- what it learns ------------------------------------------------------------------------------
 
 
+@jax.jit
 def show(sign: jax.Array) -> jax.Array:
     """A dark image with a bright square: left for -1, right for +1, in the middle for 0."""
     column = jnp.arange(SIZE)
@@ -86,11 +88,12 @@ def test_probe_seen_by_a_camera(name: str, learn: Callable) -> None:
     steps = probe.steps.replace(obs={"front": show(probe.steps.obs["state"][..., 0])})
     state, metrics = learn(steps, jax.random.key(0))
     for obs, action, q in probe.expected_q:
-        got = agent.q_values(state, {"front": show(jnp.array([obs]))}, jnp.array([[action]]))
+        seen = {"front": show(np.float32([obs]))}
+        got = compiled(agent, "q_values")(state, seen, np.float32([[action]]))
         np.testing.assert_allclose(got, q, atol=0.1)
     for obs, action in probe.expected_action:
-        seen = {"front": show(jnp.array([obs]))}
-        got = agent.act(state, seen, jax.random.key(0), deterministic=True).action[:, 0]
+        seen, key = {"front": show(np.float32([obs]))}, jax.random.key(0)
+        got = compiled(agent, "act")(state, seen, key, deterministic=True).action[:, 0]
         np.testing.assert_allclose(got, action, atol=0.15)
     assert float(metrics["learner/skipped_updates"]) == 0
 
@@ -114,7 +117,7 @@ def test_the_critic_trains_the_encoder_and_the_target_follows(update: Callable) 
 def test_the_actor_does_not_train_the_encoder(update: Callable) -> None:
     agent, state = fresh(bc_weight=100.0)  # the same critic step, another loss of the actor
     one, other = (
-        f(state, batch_of(8), jax.random.key(1))[0] for f in (update, jax.jit(agent.update))
+        f(state, batch_of(8), jax.random.key(1))[0] for f in (update, compiled(agent, "update"))
     )
     assert max(largest_change(one.critic.params, other.critic.params)) == 0
     assert min(largest_change(one.actor.params, other.actor.params)) > 0
@@ -138,9 +141,9 @@ def test_learning_crops_and_acting_does_not(update: Callable) -> None:
     batch = batch_of(8)
     plain, state = fresh(crop=0)
     cropped = update(state, batch, jax.random.key(1))[1]
-    whole = jax.jit(plain.update)(state, batch, jax.random.key(1))[1]
+    whole = compiled(plain, "update")(state, batch, jax.random.key(1))[1]
     assert float(cropped["learner/critic_loss"]) != float(whole["learner/critic_loss"])
-    act = jax.jit(SMALL.build().act, static_argnames="deterministic")
+    act = compiled(SMALL.build(), "act")
     first, second = (
         act(state, batch.obs, jax.random.key(i), deterministic=True).action for i in (0, 1)
     )

@@ -1,12 +1,14 @@
 """SAC: probes with known Q, the shape of one update, and what must not be learned from."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
+from probes import compiled
 from specs_of import action_spec_of, obs_spec_of
 
 from mjx_serl.agents.sac import SACConfig, SACState, take_minibatch
@@ -22,6 +24,7 @@ SPEC = obs_spec_of(SHAPES)
 UPDATES, BATCH = 800, 64
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def batch_of(rows: int, seed: int = 0) -> Batch:
     key = iter(jax.random.split(jax.random.key(seed), 8))
     obs = {name: jax.random.normal(next(key), (rows, *s.shape)) for name, s in SHAPES.items()}
@@ -38,7 +41,7 @@ def batch_of(rows: int, seed: int = 0) -> Batch:
 
 def fresh(config: SACConfig) -> tuple:
     agent = config.build()
-    return agent, agent.init(jax.random.key(0), SPEC, action_spec_of(2))
+    return agent, compiled(agent, "init")(jax.random.key(0), SPEC, action_spec_of(2))
 
 
 # -- what it learns ------------------------------------------------------------------------------
@@ -50,7 +53,8 @@ def learn():
 
 
 def q_at(state: SACState, obs: float, action: float) -> np.ndarray:
-    q = SMALL.build().q_values(state, {"state": jnp.array([[obs]])}, jnp.array([[action]]))
+    q_values = compiled(SMALL.build(), "q_values")
+    q = q_values(state, {"state": np.float32([[obs]])}, np.float32([[action]]))
     return np.asarray(q[:, 0])
 
 
@@ -61,9 +65,8 @@ def test_probe(name: str, learn) -> None:
     for obs, action, q in probe.expected_q:
         np.testing.assert_allclose(q_at(state, obs, action), q, atol=0.05, rtol=0.05)
     for obs, action in probe.expected_action:
-        got = SMALL.build().act(
-            state, {"state": jnp.array([[obs]])}, jax.random.key(0), deterministic=True
-        )
+        act = compiled(SMALL.build(), "act")
+        got = act(state, {"state": np.float32([[obs]])}, jax.random.key(0), deterministic=True)
         np.testing.assert_allclose(got.action, action, atol=0.1)
     assert float(metrics["learner/skipped_updates"]) == 0
 
@@ -88,8 +91,8 @@ def test_variants_solve_the_hardest_probe(change: dict) -> None:
     agent = dataclasses.replace(SMALL, **change).build()
     learn = probes.make_learn(agent, updates=UPDATES // agent.utd_ratio, batch_size=BATCH)
     state, _ = learn(probes.obs_action_reward().steps, jax.random.key(1))
-    obs = {"state": jnp.array([[1.0], [-1.0]])}
-    q = agent.q_values(state, obs, jnp.array([[-0.5], [-0.5]]))
+    obs = {"state": np.float32([[1.0], [-1.0]])}
+    q = compiled(agent, "q_values")(state, obs, np.float32([[-0.5], [-0.5]]))
     np.testing.assert_allclose(q, np.broadcast_to([0.0, 1.0], q.shape), atol=0.1)
 
 
@@ -127,7 +130,7 @@ def test_update_makes_its_steps_and_can_be_donated() -> None:
 
 def test_target_follows_the_critic_at_rate_tau() -> None:
     agent, state = fresh(SMALL)
-    after, _ = jax.jit(agent.update)(state, batch_of(8), jax.random.key(1))
+    after, _ = compiled(agent, "update")(state, batch_of(8), jax.random.key(1))
     jax.tree.map(
         lambda old, new, got: np.testing.assert_allclose(got, 0.9 * old + 0.1 * new, atol=1e-6),
         state.target_params,
@@ -141,7 +144,7 @@ def test_target_follows_the_critic_at_rate_tau() -> None:
 )
 def test_adam_clocks(ticks: str, actor_count: int, critic_count: int) -> None:
     agent, state = fresh(dataclasses.replace(SMALL, utd_ratio=4, adam_ticks=ticks))
-    after, _ = jax.jit(agent.update)(state, batch_of(16), jax.random.key(1))
+    after, _ = compiled(agent, "update")(state, batch_of(16), jax.random.key(1))
 
     def count(opt_state: object) -> set[int]:
         return {int(x) for x in jax.tree.leaves(opt_state) if x.dtype == jnp.int32}
@@ -153,7 +156,7 @@ def test_adam_clocks(ticks: str, actor_count: int, critic_count: int) -> None:
 
 def test_bad_numbers_are_skipped_and_counted() -> None:
     agent, state = fresh(SMALL)
-    update = jax.jit(agent.update)
+    update = compiled(agent, "update")
     batch = batch_of(8)
     bad_reward = batch.replace(reward=batch.reward.at[3].set(jnp.nan))
     after, metrics = update(state, bad_reward, jax.random.key(1))
@@ -176,7 +179,7 @@ def test_numbers_of_a_learner_of_vectors_stay() -> None:
             adam_ticks="shared_apart",
         )
     )
-    update = jax.jit(agent.update)
+    update = compiled(agent, "update")
     metrics = {}
     for i in range(3):
         state, metrics = update(state, batch_of(32, i), jax.random.key(i + 1))
@@ -194,12 +197,12 @@ def test_numbers_of_a_learner_of_vectors_stay() -> None:
 
 def test_temperature_target_defaults_to_half_the_actions() -> None:
     agent, state = fresh(SMALL)
-    below, _ = jax.jit(agent.update)(state, batch_of(8), jax.random.key(1))
+    below, _ = compiled(agent, "update")(state, batch_of(8), jax.random.key(1))
     explicit = dataclasses.replace(SMALL, target_entropy=-1.0).build()
-    same, _ = jax.jit(explicit.update)(state, batch_of(8), jax.random.key(1))
+    same, _ = compiled(explicit, "update")(state, batch_of(8), jax.random.key(1))
     assert float(below.log_temperature.params) == float(same.log_temperature.params)
     higher = dataclasses.replace(SMALL, target_entropy=100.0).build()
-    up, _ = jax.jit(higher.update)(state, batch_of(8), jax.random.key(1))
+    up, _ = compiled(higher, "update")(state, batch_of(8), jax.random.key(1))
     assert float(up.log_temperature.params) > float(state.log_temperature.params)
 
 
@@ -209,7 +212,7 @@ def test_temperature_target_defaults_to_half_the_actions() -> None:
 def test_actions_are_bounded_random_and_deterministic_on_request() -> None:
     agent, state = fresh(SMALL)
     obs = batch_of(6).obs
-    act = jax.jit(agent.act, static_argnames="deterministic")
+    act = compiled(agent, "act")
     first, second = (act(state, obs, jax.random.key(i)).action for i in (0, 1))
     assert first.shape == (6, 1, 2) and float(jnp.abs(first).max()) <= 1.0
     assert float(jnp.abs(first - second).min()) > 0
@@ -221,9 +224,8 @@ def test_what_acts_needs_neither_critics_nor_optimisers() -> None:
     agent, state = fresh(SMALL)
     acting, obs = agent.acting(state), batch_of(6).obs
     key = jax.random.key(1)
-    np.testing.assert_array_equal(
-        agent.act(acting, obs, key).action, agent.act(state, obs, key).action
-    )
+    act = compiled(agent, "act")
+    np.testing.assert_array_equal(act(acting, obs, key).action, act(state, obs, key).action)
     kept = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(acting)}
     assert kept and all(path.startswith(".actor.params") for path in kept)
 
@@ -243,7 +245,7 @@ def test_the_agent_is_static_and_its_members_differ() -> None:
     agent, state = fresh(SMALL)
     assert agent == SMALL.build() and hash(agent) == hash(SMALL.build())
     obs = batch_of(6)
-    q = agent.q_values(state, obs.obs, obs.action)
+    q = compiled(agent, "q_values")(state, obs.obs, obs.action)
     assert float(jnp.abs(q[0] - q[1]).min()) > 0
 
 

@@ -191,6 +191,13 @@ def test_an_unknown_primitive_is_named():
         convert(lambda x: jnp.cosh(x))
 
 
+def test_a_policy_that_draws_is_told_what_to_leave_alone():
+    key = jax.random.key(0)
+    convert(lambda x: (jax.random.normal(key, (3,)), x)[1])  # what is not used does no harm
+    with pytest.raises(ValueError, match="draws random numbers, .* leave its key alone"):
+        convert(lambda x: x + jax.random.normal(key, x.shape))
+
+
 REFUSED = {
     "bits": (lambda x: x & 3, BYTES, "on booleans, not on bits"),
     "bfloat16": (lambda x: x.astype(jnp.bfloat16), X, "dtype bfloat16, allowed in a policy: float"),

@@ -1,8 +1,8 @@
-"""A policy through the bridge and through the environment, step by step: `lock_step.py TASK`.
+"""A policy through the bridge and through the environment, step by step: `lock_step.py TASK...`.
 
-Prints one JSON line: steps, the largest difference of any observation and of any action, how far
-the hand moved [m] and turned [rad]. A process of its own, because it is about rounding: XLA must
-compile it as it compiles training.
+Prints one JSON line for each task: steps, the largest difference of any observation and of any
+action, how far the hand moved [m] and turned [rad]. A process of its own, because it is about
+rounding: XLA must compile it as it compiles training.
 """
 
 import dataclasses
@@ -106,9 +106,9 @@ def through_the_bridge(observer: Observer, world: SimulatedArm) -> Recorded:
     return policy
 
 
-def main() -> None:
-    """Compare the two."""
-    observer = Observer(make_env(sys.argv[1], physics="native"))
+def compare(task: str) -> dict[str, float]:
+    """Play both."""
+    observer = Observer(make_env(task, physics="native"))
     world = SimulatedArm(observer, seed=5, episodes=2, governed=False)
     rows = through_the_bridge(observer, world).rows
     step, choose = jax.jit(observer.env.step), jax.jit(Act(observer))
@@ -126,9 +126,9 @@ def main() -> None:
     moved = float(np.linalg.norm(rows[-1][0]["ee_position"] - rows[0][0]["ee_position"]))
     # The trace of the rotation from the first to the last is 1 + 2 cos of its angle.
     turned = float(np.arccos(np.clip(0.5 * (hands[-1] @ hands[0] - 1.0), -1.0, 1.0)))
-    found = {"steps": len(rows), "moved": moved, "turned": turned, **worst}
-    sys.stdout.write(json.dumps(found) + "\n")
+    return {"steps": len(rows), "moved": moved, "turned": turned, **worst}
 
 
 if __name__ == "__main__":
-    main()
+    for name in sys.argv[1:]:
+        sys.stdout.write(json.dumps(compare(name)) + "\n")

@@ -21,26 +21,29 @@ from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig
 from mjx_serl.training.state import TrainState
 from mjx_serl.types import PyTree
 
+EPOCHS = 4
+HALF = 2
 
-def config(folder: Path, epochs: int) -> TrainConfig:
-    """Two worlds, two cameras, a small learner; `epochs` epochs of three steps."""
+
+def config(folder: Path) -> TrainConfig:
+    """Two worlds, two cameras, a small learner; a few epochs of three steps."""
     return TrainConfig(
         num_envs=2,
-        total_env_steps=6 * epochs,
-        pixels=PixelConfig(cameras=("front", "wrist"), size=32, splats=2000),
+        total_env_steps=6 * EPOCHS,
+        pixels=PixelConfig(cameras=("front", "wrist"), size=32, splats=1000),
         method=OffPolicyConfig(
             agent=SACConfig(hidden=(16,), encoder=EncoderConfig(features=8), n_step=2),
             loop=LoopConfig(
                 batch_size=8, updates_per_step=1, steps_per_epoch=3, warmup_steps=8, buffer_size=64
             ),
-            demos=DemoConfig(count=1),
+            demos=DemoConfig(count=0),
         ),
         eval=EvalConfig(every_epochs=100, check_episodes=2, episodes=2, stop_at=2.0),
         run=RunConfig(
             folder=folder,
             name="run",
             checkpoint_seconds=0.0,
-            keep_checkpoints=epochs,
+            keep_checkpoints=EPOCHS,
             video="off",
             tensorboard=False,
             bundle=False,
@@ -48,16 +51,34 @@ def config(folder: Path, epochs: int) -> TrainConfig:
     )
 
 
-def last_of(run: Run) -> PyTree:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run from start to end, each of its epochs one compiled function."""
+    root = tmp_path_factory.mktemp("pixels")
+    cfg = config(root)
+    folder = RunFolder.create(root, task=cfg.task, agent="drq", seed=0, name="run")
+    folder.write_config(cfg)
+    run = Run(cfg, folder)
+    run.train()
+    return run
+
+
+@pytest.fixture(scope="module")
+def shapes(whole: Run) -> TrainState:
+    """Of the state of each run here."""
+    return whole.trainer.state_shapes()
+
+
+def last_of(folder: RunFolder, shapes: TrainState) -> TrainState:
     """The newest checkpoint of a run."""
-    return CheckpointStore(run.folder.checkpoints).restore(run.trainer.state_shapes())[0]
+    return CheckpointStore(folder.checkpoints).restore(shapes)[0]
 
 
-def half_of(run: Run, epochs: int, folder: Path) -> RunFolder:
-    """A copy of a run as it was on disk after so many epochs."""
+def half_of(run: Run, folder: Path) -> RunFolder:
+    """A copy of a run as it was on disk half-way."""
     shutil.copytree(run.folder.path, folder)
     for step in (folder / "checkpoints").iterdir():
-        if int(step.name) > epochs:
+        if int(step.name) > HALF:
             shutil.rmtree(step)
     (folder / "summary.json").unlink(missing_ok=True)
     return RunFolder.open(folder)
@@ -71,18 +92,18 @@ def assert_equal(one: PyTree, other: PyTree) -> None:
 
 
 @pytest.mark.slow
-def test_resuming_a_pixel_run_is_exact(tmp_path: Path) -> None:
+def test_resuming_a_pixel_run_is_exact(
+    whole: Run, shapes: TrainState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Images in the buffer, pictures of the worlds and the encoder included."""
-    cfg = config(tmp_path, 4)
-    folder = RunFolder.create(tmp_path, task=cfg.task, agent="drq", seed=0, name="run")
-    folder.write_config(cfg)
-    whole = Run(cfg, folder)
-    whole.train()
-    second = Run(cfg, half_of(whole, 2, tmp_path / "half"))
-    assert int(last_of(second).epoch) == 2
+    second = Run(whole.cfg, half_of(whole, tmp_path / "half"))
+    assert int(last_of(second.folder, shapes).epoch) == HALF
+    # An evaluation knows nothing of resuming.
+    monkeypatch.setattr(second, "_finish", lambda *args: None)
+    monkeypatch.setattr(second, "_compile_eval", lambda *args: None)
     second.train(resume=True)
-    straight, resumed = last_of(whole), last_of(second)
-    assert int(straight.epoch) == 4
+    straight, resumed = last_of(whole.folder, shapes), last_of(second.folder, shapes)
+    assert int(straight.epoch) == EPOCHS
     assert straight.data["online"].data.obs["front"].dtype == np.uint8
     assert np.asarray(straight.data["online"].data.obs["wrist"]).any()
     assert_equal(straight, resumed)
@@ -106,23 +127,19 @@ class HostObserver(Observer):
 
 
 @pytest.mark.slow
-def test_staged_and_fused_epochs_agree(tmp_path: Path) -> None:
-    cfg = config(tmp_path, 1)
-    method = dataclasses.replace(cfg.method, demos=DemoConfig(count=0))
-    fused_seen = cfg.build_observer()
-    cameras = fused_seen.cameras
+def test_staged_and_fused_epochs_agree(whole: Run, shapes: TrainState, tmp_path: Path) -> None:
+    """Two epochs from the start of the run, whose own are fused."""
+    cfg, cameras = whole.cfg, whole.observer.cameras
     assert cameras is not None
-    staged_seen = HostObserver(fused_seen.env, HostCameras(cameras.config, cameras.renderer))
-    states = []
-    for seen in (fused_seen, staged_seen):
-        trainer = method.build(seen, num_envs=cfg.num_envs)
-        state: TrainState = trainer.init(jax.random.key(1))
-        epoch = jax.jit(trainer.epoch) if trainer.traceable else trainer.epoch
-        for _ in range(2):
-            state, _ = epoch(state)
-        states.append(jax.device_get(state.replace(key=jax.random.key_data(state.key))))
-    fused, staged = states
-    rings = [state.data["online"].data for state in states]
+    seen = HostObserver(whole.observer.env, HostCameras(cameras.config, cameras.renderer))
+    trainer = cfg.method.build(seen, num_envs=cfg.num_envs)
+    assert whole.trainer.traceable and not trainer.traceable
+    staged: TrainState = trainer.init(jax.random.key(cfg.seed))
+    for _ in range(HALF):
+        staged, _ = trainer.epoch(staged)
+    fused = last_of(half_of(whole, tmp_path / "half"), shapes)
+    assert int(fused.epoch) == int(staged.epoch) == HALF
+    rings = [jax.device_get(state.data["online"].data) for state in (fused, staged)]
     np.testing.assert_array_equal(rings[0].reward, rings[1].reward)
     for camera in ("front", "wrist"):
         a, b = (np.int32(ring.obs[camera]) for ring in rings)

@@ -33,14 +33,23 @@ def test_the_tasks_are_what_the_comparison_is_about() -> None:
     assert SPARSE.control.action_spec().dim == 4 and TURNED.control.action_spec().dim == 7
 
 
-@pytest.mark.parametrize("task", TURNS)
-def test_the_bridge_and_the_environment_go_in_step(task: str) -> None:
-    """Twenty-five steps from the same start: every observation and action equal."""
-    command = [sys.executable, str(Path(__file__).with_name("lock_step.py")), task]
+@pytest.fixture(scope="module")
+def compared() -> dict[str, dict[str, float]]:
+    """What one process finds of all tasks."""
+    command = [sys.executable, str(Path(__file__).with_name("lock_step.py")), *TURNS]
     env = user_env() | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    return dict(zip(TURNS, rows, strict=True))
+
+
+@pytest.mark.parametrize("task", TURNS)
+def test_the_bridge_and_the_environment_go_in_step(
+    compared: dict[str, dict[str, float]], task: str
+) -> None:
+    """Twenty-five steps from the same start: every observation and action equal."""
+    found = compared[task]
     assert found["steps"] == 25 and found["moved"] > 0.05
     assert found["obs"] == 0.0 and found["action"] == 0.0
     assert (found["turned"] > 0.3) == TURNS[task]

@@ -120,9 +120,9 @@ def cloud(degree: int, **changes: Any) -> Case:
     return Case(splats, scenes.random_world(BODIES), scenes.cameras(size), size)
 
 
-def table(degree: int = 0, **changes: Any) -> Case:
+def table(degree: int = 0, *, count: int = 3000, **changes: Any) -> Case:
     size = scenes.config(**changes)
-    splats = scenes.table_scene(3000, degree=degree)
+    splats = scenes.table_scene(count, degree=degree)
     return Case(splats, scenes.table_poses(), scenes.table_camera(size), size)
 
 
@@ -247,7 +247,7 @@ PICTURES: dict[str, Callable[[], Case]] = {
     "cloud_on_gray": functools.partial(cloud, 0, color=(0.5, 0.4, 0.3)),
     "surface_sh0": table,
     "surface_sh3": functools.partial(table, 3),
-    "surface_128": functools.partial(table, 0, width=128, height=128),
+    "surface_128": functools.partial(table, 0, count=1000, width=128, height=128),
     "84x84": functools.partial(other_shape, 84, 84),
     "100x72": functools.partial(other_shape, 100, 72, stretch=1.3, offset=(7.5, -4.25)),
     "13x5": functools.partial(other_shape, 13, 5),
@@ -273,7 +273,7 @@ _EMPTY = ("facing_away", "no_splats", "faint")
 
 
 def bytes_are_the_floats_rounded(subject: Subject) -> None:
-    case = table()
+    case = table(count=1000)
     floats = np.asarray(subject.draw(case).rgb)
     frame = subject.draw(case._replace(config=scenes.config(rgb_dtype="uint8")))
     assert frame.rgb.dtype == jnp.uint8

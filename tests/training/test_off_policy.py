@@ -47,10 +47,19 @@ def flags(state: TrainState, name: str) -> np.ndarray:
 # -- warm-up -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("warmup", "rows"), [(60, 10), (61, 11), (0, 2)])
-def test_warm_up_plays_random_actions_before_learning(make_toy: Callable, warmup: int, rows: int):
+@pytest.fixture(scope="module")
+def alone(make_toy: Callable) -> Any:
+    """A toy trainer without demonstrations."""
+    return make_toy(demos=False, warmup_steps=61)
+
+
+@pytest.mark.parametrize(("warmup", "rows"), [(61, 11), (0, 2)])
+def test_warm_up_plays_random_actions_before_learning(
+    alone: Any, make_toy: Callable, warmup: int, rows: int
+):
     """Steps are counted over all worlds, rounded up to whole rows, and one row can be learned."""
-    state = make_toy(demos=False, warmup_steps=warmup).start()
+    toy = alone if warmup else make_toy(demos=False, warmup_steps=warmup)
+    state = toy.start()
     assert int(state.data["online"].filled) == rows
     assert int(state.epoch) == 0 and int(state.agent.step) == 0
     actions = np.asarray(state.data["online"].data.action[:rows])
@@ -61,6 +70,11 @@ def test_warm_up_plays_random_actions_before_learning(make_toy: Callable, warmup
 def test_warm_up_covers_an_n_step_span(make_toy: Callable):
     toy = make_toy(demos=False, warmup_steps=0, agent=SACConfig(hidden=(8,), n_step=4))
     assert int(toy.start().data["online"].filled) == 5
+
+
+def test_demonstrations_leave_the_warm_up_as_it_is(toy: Any):
+    """60 steps of six worlds are ten rows, not eleven."""
+    assert int(toy.start().data["online"].filled) == 10
 
 
 def test_a_buffer_holds_its_size_and_the_warm_up():
@@ -92,16 +106,17 @@ def test_half_of_a_batch_is_demonstrations(toy: Any):
 
 
 @pytest.mark.parametrize(("share", "experts"), [(0.0, 0), (0.25, 8), (1.0, 32)])
-def test_the_demonstrations_share_is_exact(make_toy: Callable, share: float, experts: int):
-    toy = make_toy(demo_fraction=share)
-    assert (draw(toy, toy.start()).expert.sum(-1) == experts).all()
+def test_the_demonstrations_share_is_exact(
+    toy: Any, make_toy: Callable, share: float, experts: int
+):
+    # The share changes no state.
+    assert (draw(make_toy(demo_fraction=share), toy.start()).expert.sum(-1) == experts).all()
 
 
-def test_without_demonstrations_nothing_is_expert(make_toy: Callable):
-    toy = make_toy(demos=False)
-    state = toy.start()
+def test_without_demonstrations_nothing_is_expert(alone: Any):
+    state = alone.start()
     assert "demos" not in state.data
-    assert not draw(toy, state).expert.any()
+    assert not draw(alone, state).expert.any()
 
 
 def test_demonstrations_are_stored_whole_and_stay(toy: Any):
@@ -116,24 +131,23 @@ def test_demonstrations_are_stored_whole_and_stay(toy: Any):
         np.testing.assert_array_equal(old, new)
 
 
-def test_padding_of_demonstrations_is_never_drawn(make_toy: Callable):
-    toy = make_toy(demo_fraction=1.0)
+def test_padding_of_demonstrations_is_never_drawn(toy: Any, make_toy: Callable):
     state = toy.start()
     valid = np.asarray(toy.demos.valid)
     assert not valid.all()
     ring = state.data["demos"].data.reward
     marks = jnp.where(toy.demos.valid, ring, jnp.nan)
     data = state.data["demos"].data.replace(reward=marks)
-    batch = draw(toy, with_ring(state, "demos", data))
+    batch = draw(make_toy(demo_fraction=1.0), with_ring(state, "demos", data))
     assert np.isfinite(batch.reward).all()
 
 
 # -- the epoch ---------------------------------------------------------------------------------
 
 
-def test_an_epoch_makes_the_steps_and_updates_it_says(make_toy: Callable):
+def test_an_epoch_makes_the_steps_and_updates_it_says(alone: Any, make_toy: Callable):
     toy = make_toy(demos=False, agent=SACConfig(hidden=(8, 8), utd_ratio=3))
-    state = toy.start()
+    state = alone.start()
     after, metrics = toy.epoch(state)
     assert toy.trainer.env_steps_per_epoch == 5 * NUM_ENVS
     assert toy.trainer.updates_per_epoch == 5 * 2 * 3
@@ -181,7 +195,7 @@ def test_other_seeds_train_other_agents(toy: Any):
 def test_the_epoch_reuses_its_input(make_toy: Callable):
     """Donated: the ring is written in place and the old state is gone."""
     toy = make_toy()
-    state = toy.start()
+    state = toy.trainer.init(jax.random.key(0))
     epoch = jax.jit(toy.trainer.epoch, donate_argnums=0).lower(state).compile()
     rings = jax.tree.leaves((state.data["online"].data, state.data["demos"].data))
     before = [x.unsafe_buffer_pointer() for x in rings]

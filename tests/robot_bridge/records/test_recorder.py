@@ -149,15 +149,21 @@ def test_a_killed_process_loses_nothing_that_was_written(tmp_path: Path):
     assert len(pictures) > 100 and all((picture == 7).all() for picture in pictures)
 
 
-@settings(deadline=None, max_examples=60)
-@given(st.data())
-def test_a_torn_or_damaged_tail_costs_only_itself(tmp_path_factory, data):
+@pytest.fixture(scope="module")
+def six_ticks(tmp_path_factory) -> tuple[Path, bytes]:
+    """The only part of a recording of six ticks, and what was written to it."""
     path = tmp_path_factory.mktemp("torn")
     with recorder(path) as made:
         for index in range(6):
             made.put(make_tick(index))
     part = path / "part-0000.rec"
-    whole = part.read_bytes()
+    return part, part.read_bytes()
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_a_torn_or_damaged_tail_costs_only_itself(six_ticks, data):
+    part, whole = six_ticks
     starts = frame_starts(whole)
     begin = starts[1]  # behind the header
     place = data.draw(st.integers(begin, len(whole) - 1))
@@ -167,7 +173,7 @@ def test_a_torn_or_damaged_tail_costs_only_itself(tmp_path_factory, data):
         flipped = bytearray(whole)
         flipped[place] ^= data.draw(st.integers(1, 255))
         part.write_bytes(bytes(flipped))
-    read = read_recording(path)
+    read = read_recording(part.parent)
     good = sum(end <= place for end in [*starts[2:], len(whole)])
     assert [tick.index for tick in read.ticks] == list(range(good))
     assert read.torn == part.stat().st_size - starts[1 + good]

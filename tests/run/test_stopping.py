@@ -1,0 +1,299 @@
+"""A run that is stopped, by a signal, kill -9 or a world that leaves the numbers, loses nothing."""
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from whole_runs import (
+    HALF,
+    Quiet,
+    Whole,
+    assert_same,
+    last_epoch,
+    quiet_run,
+    restored,
+    reusing,
+    rows_of,
+    start,
+    tiny,
+)
+
+from mjx_serl import commands
+from mjx_serl.config import TrainConfig
+from mjx_serl.run.checkpoint import CheckpointStore
+from mjx_serl.run.folder import RunFolder
+from mjx_serl.run.hooks import EpochRecord, JsonlHook
+from mjx_serl.run.loop import Run
+from mjx_serl.run.programs import Programs
+from mjx_serl.training.state import TrainState
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MuJoCo notes a NaN in MUJOCO_LOG.TXT of the working folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """A run that nothing disturbed."""
+    return quiet_run(tiny("native", tmp_path_factory.mktemp("quiet")))
+
+
+@pytest.fixture
+def quiet(trained: Whole) -> Iterator[Whole]:
+    """The same; the test's own runs are made of its programs."""
+    with reusing(trained):
+        yield trained
+
+
+# -- signals -----------------------------------------------------------------------------------
+
+
+class Interrupt(Quiet):
+    """Sends this process a signal after an epoch."""
+
+    def __init__(self, number: int, epoch: int) -> None:
+        self.number, self.epoch = number, epoch
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        if record.epoch == self.epoch:
+            os.kill(os.getpid(), self.number)
+            time.sleep(0.3)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_says_how_to_go_on(
+    quiet: Whole,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+):
+    cfg = tiny("native", tmp_path)
+    cfg = dataclasses.replace(cfg, run=dataclasses.replace(cfg.run, name="stopped"))
+    stop = Interrupt(number, HALF)
+    monkeypatch.setattr(commands, "default_hooks", lambda cfg, folder: [JsonlHook(folder), stop])
+    assert commands.guarded(lambda: commands.train(cfg, None)) == 0
+    said = capsys.readouterr().out
+    command = f"python train.py --resume {tmp_path / 'stopped'}"
+    assert said == f"Stopped and saved. Go on with:\n  {command}\n"
+    folder = RunFolder.open(tmp_path / "stopped")
+    assert HALF <= CheckpointStore(folder.checkpoints).steps()[-1] < 2 * HALF
+    assert folder.read_summary() is None
+    argv = command.split()[2:]
+    assert commands.guarded(lambda: commands.train(*commands.parse_train(argv))) == 0
+    assert "Stopped" not in capsys.readouterr().out
+    assert rows_of(folder) == rows_of(quiet.run.folder)
+    again = Run(cfg, folder)
+    assert_same(restored(again)[0], restored(quiet.run)[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_final_evaluation_waits_for_it_and_says_how_to_go_on(
+    quiet: Whole,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+):
+    cfg, folder, evaluate = quiet.run.cfg, quiet.run.folder, Run._evaluate
+
+    def interrupted(self: Run, *args: Any) -> Any:
+        result = evaluate(self, *args)
+        os.kill(os.getpid(), number)
+        time.sleep(0.3)
+        return result
+
+    monkeypatch.setattr(Run, "_evaluate", interrupted)
+    monkeypatch.setattr(commands, "default_hooks", lambda cfg, folder: [JsonlHook(folder)])
+    before = rows_of(folder)
+    (folder.path / "summary.json").unlink()
+    assert commands.guarded(lambda: commands.train(cfg, folder.path)) == 0
+    said = capsys.readouterr()
+    assert f"It goes on with: python train.py --resume {folder.path}\n" in said.err
+    assert "Stopped" not in said.out, "nothing is left to do"
+    assert folder.read_summary() is not None and rows_of(folder) == before
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_run_killed_before_its_first_checkpoint_starts_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run = start(tiny("native", tmp_path, total_env_steps=8), "early")
+    summary = run.train(resume=True)
+    assert summary.env_steps == 8
+    assert "stopped before its first checkpoint; it starts again" in capsys.readouterr().err
+
+
+# -- a world that leaves the numbers -----------------------------------------------------------
+
+
+def poison(state: TrainState, world: int, nq: int) -> TrainState:
+    """Put a NaN into a joint velocity of one world's float64 row."""
+    rows = np.array(state.worlds.envs.carry).view(np.float64)
+    rows[world, 1 + nq] = np.nan
+    worlds = state.worlds.envs.replace(carry=jnp.asarray(rows.view(np.uint32)))
+    return state.replace(worlds=state.worlds.replace(envs=worlds))
+
+
+@pytest.fixture
+def poisoned(quiet: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run with a NaN in world 2 before its first epoch."""
+    run = start(tiny("native", tmp_path), "sick")
+    prepare = run._prepare
+
+    def sick(*args: Any, **more: Any) -> tuple[TrainState, Programs]:
+        state, programs = prepare(*args, **more)
+        return poison(state, 2, run.env.scene.model.nq), programs
+
+    monkeypatch.setattr(run, "_prepare", sick)
+    return run
+
+
+def test_a_nan_world_is_counted_dumped_and_survived(poisoned: Run):
+    summary = poisoned.train()
+    assert summary.env_steps == 48
+    rows = [row for row in rows_of(poisoned.folder) if row["kind"] == "epoch"]
+    assert [row["env/nan_worlds"] for row in rows] == [1.0] + [0.0] * (2 * HALF - 1)
+    state, _, _ = restored(poisoned)
+    for leaf in jax.tree.leaves((state.agent, state.data["online"], state.worlds.envs.obs)):
+        assert np.isfinite(np.asarray(leaf, np.float64)).all()
+    warm = 2  # rows of warm-up
+    assert not state.data["online"].data.valid[warm, 2]
+    assert int((~state.data["online"].data.valid[: warm + 4]).sum()) == 1
+    with np.load(poisoned.folder.path / "nan_world.npz", allow_pickle=False) as dump:
+        assert int(dump["world"]) == 2
+        assert dump["qpos"].shape == (poisoned.env.scene.model.nq,)
+        assert np.isfinite(dump["qpos"]).all() and np.abs(dump["action"]).max() <= 1.0
+
+
+def test_a_dump_that_cannot_be_written_does_not_end_training(
+    poisoned: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def full(*args: Any, **more: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    assert poisoned.train() is not None
+    err = capsys.readouterr().err
+    assert "nan_world.npz was not written ([Errno 28] No space left on device)" in err
+
+
+# -- kill -9 -----------------------------------------------------------------------------------
+
+EPOCHS = 24
+SMALL = [
+    *("--num-envs", "4", "--total-env-steps", str(EPOCHS * 12), "--agent.hidden", "16", "16"),
+    *("--loop.steps-per-epoch", "3", "--loop.updates-per-step", "2", "--loop.batch-size", "16"),
+    *("--loop.warmup-steps", "24", "--loop.buffer-size", "400", "--demos.count", "2"),
+    *("--eval.every-epochs", "9", "--eval.check-episodes", "4", "--eval.episodes", "4"),
+    *("--run.checkpoint-seconds", "0", "--run.no-tensorboard", "--run.no-bundle"),
+]
+
+
+class Starter:
+    """Processes of train.py, one at a time; see start_again.py."""
+
+    def __init__(self, folder: Path) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("start_again.py"))]
+        pipe, env = subprocess.PIPE, os.environ | {"PYTHONPATH": str(ROOT)}
+        self.parent = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, text=True, env=env, cwd=folder
+        )
+        self.folder, self.pid, self.starts = folder, 0, 0
+
+    def train_py(self, *argv: str) -> None:
+        """Start the script."""
+        assert self.parent.stdin is not None and self.parent.stdout is not None
+        self.parent.stdin.write(json.dumps(argv) + "\n")
+        self.parent.stdin.flush()
+        self.pid, self.starts = int(self.parent.stdout.readline()), self.starts + 1
+
+    def said(self) -> str:
+        """What the last one printed."""
+        return (self.folder / f"start_{self.starts - 1}.txt").read_text()
+
+    def running(self) -> bool:
+        """Whether the last one has not ended."""
+        state = Path(f"/proc/{self.pid}/stat")
+        with_parent = f" {self.parent.pid} "
+        try:
+            text = state.read_text()
+        except FileNotFoundError:
+            return False
+        return with_parent in text and ") Z " not in text
+
+    def end(self, number: signal.Signals | None = None) -> int:
+        """Wait for the end of the last one, which a signal may bring about; its exit status."""
+        if number is not None:
+            assert self.running(), f"it ended before it was signalled: {self.said()}"
+            os.kill(self.pid, number)
+        assert self.parent.stdout is not None
+        return int(self.parent.stdout.readline())
+
+    def wait_for(self, ready: Callable[[], bool]) -> None:
+        """Return once something is so; it must happen while the last one runs."""
+        deadline = time.monotonic() + 120
+        while not ready():
+            assert self.running(), self.said()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+
+@pytest.fixture
+def starter(tmp_path: Path) -> Iterator[Starter]:
+    """Starts processes; the last one is killed with the test."""
+    starter = Starter(tmp_path)
+    yield starter
+    if starter.starts and starter.running():
+        os.kill(starter.pid, signal.SIGKILL)
+    starter.parent.communicate(timeout=60)
+
+
+@pytest.mark.slow
+def test_kill_9_at_random_moments_loses_nothing(tmp_path: Path, starter: Starter):
+    """Three kills and one SIGTERM; then every figure and every bit is that of a quiet run."""
+    rng = random.Random(4)
+    root = ["--run.folder", str(tmp_path)]
+    starter.train_py(*SMALL, *root, "--run.name", "quiet")
+    assert starter.end() == 0, starter.said()
+    folder = RunFolder(tmp_path / "killed")
+    targets = sorted(rng.sample(range(3, EPOCHS - 8), 2))
+    starter.train_py(*SMALL, *root, "--run.name", "killed")
+    starter.wait_for(lambda: (folder.path / "config.json").exists())
+    for target in [0, *targets]:
+        starter.wait_for(lambda t=target: last_epoch(folder) >= t)
+        time.sleep(rng.uniform(0.0, 0.15))
+        assert starter.end(signal.SIGKILL) == -signal.SIGKILL
+        starter.train_py("--resume", str(folder.path))
+        time.sleep(rng.uniform(0.0, 1.0))
+    starter.wait_for(lambda: last_epoch(folder) > targets[-1] + 2)
+    assert starter.end(signal.SIGTERM) == 0, starter.said()
+    assert f"--resume {folder.path}" in starter.said()
+    starter.train_py("--resume", str(folder.path))
+    assert starter.end() == 0, starter.said()
+    quiet = RunFolder(tmp_path / "quiet")
+    assert rows_of(folder) == rows_of(quiet)
+    assert last_epoch(quiet) == EPOCHS
+    runs = [Run(each.read_config(TrainConfig), each) for each in (folder, quiet)]
+    shapes = runs[0].trainer.state_shapes()
+    states = [run.store.restore(shapes) for run in runs]
+    assert [step for _, step, _ in states] == [EPOCHS, EPOCHS]
+    assert_same(*(state for state, _, _ in states))
+    ends = [json.loads((f.path / "summary.json").read_text()) for f in (folder, quiet)]
+    for name in ("success_rate", "env_steps", "updates", "episodes"):
+        assert ends[0][name] == ends[1][name]
