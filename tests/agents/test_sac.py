@@ -1,6 +1,7 @@
 """SAC: probes with known Q, the shape of one update, and what must not be learned from."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ SPEC = obs_spec_of(SHAPES)
 UPDATES, BATCH = 800, 64
 
 
+@partial(jax.jit, static_argnums=0)
 def batch_of(rows: int, seed: int = 0) -> Batch:
     key = iter(jax.random.split(jax.random.key(seed), 8))
     obs = {name: jax.random.normal(next(key), (rows, *s.shape)) for name, s in SHAPES.items()}
@@ -38,7 +40,7 @@ def batch_of(rows: int, seed: int = 0) -> Batch:
 
 def fresh(config: SACConfig) -> tuple:
     agent = config.build()
-    return agent, agent.init(jax.random.key(0), SPEC, action_spec_of(2))
+    return agent, jax.jit(lambda key: agent.init(key, SPEC, action_spec_of(2)))(jax.random.key(0))
 
 
 # -- what it learns ------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Trainers on the toy worlds, small enough to compile in a second."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +16,16 @@ from mjx_serl.training.collect import demonstrate
 from mjx_serl.training.demonstrations import DemoConfig, RecordedDemos
 from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig, Source
 from mjx_serl.training.state import TrainState
+from mjx_serl.types import Transition
 
 NUM_ENVS, DEMOS = 6, 5
+
+
+@functools.cache
+def demonstrations() -> Transition:
+    """Rows of the expert, played once."""
+    play = jax.jit(lambda key: demonstrate(Observer(ToyEnv()), key, episodes=DEMOS, noise=0.0))
+    return play(jax.random.key(9))[0]
 
 
 class Toy:
@@ -25,7 +34,7 @@ class Toy:
     def __init__(self, *, demos: bool = True, agent: SACConfig | None = None, **loop: Any) -> None:
         sizes = {"batch_size": 32, "updates_per_step": 2, "steps_per_epoch": 5}
         loop = sizes | {"warmup_steps": 60, "buffer_size": 600} | loop
-        rows, _ = demonstrate(Observer(ToyEnv()), jax.random.key(9), episodes=DEMOS, noise=0.0)
+        rows = demonstrations()
         self.demos = rows if demos else None
         method = OffPolicyConfig(
             agent=agent or SACConfig(hidden=(8, 8)),
@@ -41,10 +50,13 @@ class Toy:
             trainer = dataclasses.replace(trainer, sources=sources, demos=RecordedDemos(rows))
         self.trainer = trainer
         self.epoch = jax.jit(self.trainer.epoch)
+        self._started: dict[int, TrainState] = {}
 
     def start(self, seed: int = 0) -> TrainState:
-        """The state before the first epoch."""
-        return self.trainer.init(jax.random.key(seed))
+        """The state before the first epoch, made once per seed."""
+        if seed not in self._started:
+            self._started[seed] = self.trainer.init(jax.random.key(seed))
+        return self._started[seed]
 
 
 @pytest.fixture(scope="session")
