@@ -93,6 +93,8 @@ def build_renderer(config: PixelConfig, env: Env) -> "SceneRenderer":
     from splat_render.scene_renderer import build_scene_renderer
 
     scene, model = env.scene, env.scene.model
+    # Before anything is baked, so that a wrong name is told at once.
+    chosen = choose_backend(config.backend)
     specs = config.specs(scene.spec)
     home = pose(model)
     _check_in_the_open(model, home, specs)
@@ -102,7 +104,7 @@ def build_renderer(config: PixelConfig, env: Env) -> "SceneRenderer":
     with jax.ensure_compile_time_eval():
         splats = scene_splats(model, budget=config.splats)
         return build_scene_renderer(
-            choose_backend(config.backend),
+            chosen,
             RasterConfig(width=config.size, height=config.size, color=SKY),
             tinted(config.look, splats, seed=config.seed),
             jitter_rigs(config.look, rig, seed=config.seed),

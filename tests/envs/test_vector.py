@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import two_joints
 
-from mjx_serl.envs.env import Env
-from mjx_serl.envs.physics.mjx import MjxPhysics
+from mjx_serl.envs.env import Env, build_env
+from mjx_serl.envs.task import TASKS, TaskIn
 from mjx_serl.envs.vector import VecEnv, VecState, clear_stats, episode_metrics, vectorize
 from mjx_serl.types import Transition
 
@@ -178,7 +179,15 @@ class Poisoned:
 @pytest.fixture(scope="module", params=["native", pytest.param("mjx", marks=pytest.mark.slow)])
 def poisoned(request: pytest.FixtureRequest, sparse: Env) -> Poisoned:
     if request.param == "mjx":
-        return Poisoned(dataclasses.replace(sparse, physics=MjxPhysics(sparse.scene.model)))
+        # As many iterations as a real arm's: a NaN uses all of them up.
+        spec = sparse.scene.spec
+        with two_joints.registered() as name:
+            scene = dataclasses.replace(
+                TASKS[name].scene(),
+                solver_iterations=spec.solver_iterations,
+                line_search_iterations=spec.line_search_iterations,
+            )
+            return Poisoned(build_env(TaskIn(TASKS[name], scene), name=name, physics="mjx"))
     return Poisoned(sparse)
 
 
