@@ -29,8 +29,7 @@ SPEC = obs_spec_of(SHAPES)
 def transitions(lead: tuple[int, ...], seed: int = 0) -> Transition:
     rng = np.random.default_rng(seed)
     obs = {
-        name: rng.integers(0, 256, (*lead, *s.shape)).astype(s.dtype)
-        for name, s in SHAPES.items()
+        name: rng.integers(0, 256, (*lead, *s.shape)).astype(s.dtype) for name, s in SHAPES.items()
     }
     return Transition(
         obs=obs | {"state": obs["state"] / np.float32(255)},

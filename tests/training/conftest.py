@@ -24,9 +24,9 @@ NUM_ENVS, DEMOS = 6, 5
 @functools.cache
 def toy_demos() -> Transition:
     """Demonstrations [T, DEMOS] by the toy expert."""
-    return jax.jit(
-        lambda key: demonstrate(Observer(ToyEnv()), key, episodes=DEMOS, noise=0.0)[0]
-    )(jax.random.key(9))
+    return jax.jit(lambda key: demonstrate(Observer(ToyEnv()), key, episodes=DEMOS, noise=0.0)[0])(
+        jax.random.key(9)
+    )
 
 
 class Toy:
