@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import imageio_ffmpeg
 import matplotlib.image
 import numpy as np
 import pytest
 from tiny_bundle import drawn_policy, summary_of, tiny_run, with_changes
 from two_joints import registered
+from videos import frames
 
-from mjx_serl.commands import BAD_INPUT, guarded, parse_train, train
+from mjx_serl.commands import BAD_INPUT, guarded
 from mjx_serl.viewing.run_video import RunVideo
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,16 +27,6 @@ def play() -> Play:
     """The script's main, which is called with its options."""
     main = runpy.run_path(str(ROOT / "play.py"))["main"]
     return lambda *task, **options: guarded(lambda: main(*task, **options))
-
-
-def frames(path: Path) -> np.ndarray:
-    """First frames of a video, uint8 [T, H, W, 3]."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path)]
-    size = subprocess.run([*command[:1], "-i", str(path)], capture_output=True, text=True).stderr
-    width, height = size.split("yuv420p")[1].split("), ")[1].split(",")[0].split(" ")[0].split("x")
-    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
-    data = subprocess.run(command, capture_output=True, check=True).stdout
-    return np.frombuffer(data, np.uint8).reshape(-1, int(height), int(width), 3)
 
 
 def cube_pixels(picture: np.ndarray) -> int:
@@ -78,34 +68,6 @@ def test_what_cannot_be_played(
 ):
     assert play(task, **options) == BAD_INPUT
     assert text in one_line(capsys.readouterr().err)
-
-
-TINY = [
-    *("--num-envs", "4", "--total-env-steps", "24", "--agent.hidden", "16", "16"),
-    *("--loop.steps-per-epoch", "3", "--loop.updates-per-step", "2", "--loop.batch-size", "16"),
-    *("--loop.warmup-steps", "24", "--loop.buffer-size", "400", "--eval.check-episodes", "2"),
-    *("--eval.episodes", "2", "--eval.every-epochs", "1"),
-    *("--run.no-tensorboard", "--run.no-bundle"),
-]
-
-
-@pytest.mark.slow
-def test_a_run_with_cameras_leaves_its_video_and_can_be_played(
-    play: Play, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    folder = ["--run.folder", str(tmp_path), "--run.name", "mine", "--demos.count", "0"]
-    pictures = ["--pixels.cameras", "front", "wrist", "--pixels.size", "32"]
-    cfg, _ = parse_train([*TINY, *folder, *pictures, "--pixels.splats", "800"])
-    assert train(cfg, None) == 0
-    run = tmp_path / "mine"
-    assert f"video  {run / 'policy.mp4'}  " in capsys.readouterr().out
-    video = frames(run / "policy.mp4")
-    assert video.shape[1:] == (256, 3 * 256 + 2 * 4, 3)
-    worlds = matplotlib.image.imread(run / "worlds.png")
-    assert worlds.shape[:2] == (2 * 34 - 2, 2 * 66 - 2)
-    # As many episodes as policy.mp4 has, which are compiled already.
-    assert play(run=run, episodes=2, out=tmp_path) == 0
-    assert (tmp_path / "franka-pick_cube-trained.mp4").exists()
 
 
 @pytest.mark.slow

@@ -1,15 +1,19 @@
 """Runs that learn from pictures: resumed exactly, and the same whether fused or staged."""
 
 import dataclasses
+import runpy
 import shutil
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import matplotlib.image
 import numpy as np
 import pytest
+from videos import frames
 
 from mjx_serl.agents.sac import SACConfig
+from mjx_serl.commands import guarded, make_run
 from mjx_serl.config import EvalConfig, RunConfig, TrainConfig
 from mjx_serl.envs.observation import CameraView, Observer, PixelConfig
 from mjx_serl.nets.encoders import EncoderConfig
@@ -21,6 +25,7 @@ from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig
 from mjx_serl.training.state import TrainState
 from mjx_serl.types import PyTree
 
+ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = 4
 HALF = 2
 
@@ -44,7 +49,6 @@ def config(folder: Path) -> TrainConfig:
             name="run",
             checkpoint_seconds=0.0,
             keep_checkpoints=EPOCHS,
-            video="off",
             tensorboard=False,
             bundle=False,
         ),
@@ -54,11 +58,7 @@ def config(folder: Path) -> TrainConfig:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run from start to end, each of its epochs one compiled function."""
-    root = tmp_path_factory.mktemp("pixels")
-    cfg = config(root)
-    folder = RunFolder.create(root, task=cfg.task, agent="drq", seed=0, name="run")
-    folder.write_config(cfg)
-    run = Run(cfg, folder)
+    run = make_run(config(tmp_path_factory.mktemp("pixels")), None, hooks=[])
     run.train()
     return run
 
@@ -107,6 +107,25 @@ def test_resuming_a_pixel_run_is_exact(
     assert straight.data["online"].data.obs["front"].dtype == np.uint8
     assert np.asarray(straight.data["online"].data.obs["wrist"]).any()
     assert_equal(straight, resumed)
+
+
+@pytest.mark.slow
+def test_a_pixel_run_leaves_its_video_and_can_be_played(
+    whole: Run, shapes: TrainState, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = frames(whole.folder.path / "policy.mp4")
+    assert video.shape[1:] == (256, 3 * 256 + 2 * 4, 3)
+    for output in whole.outputs:
+        output.after_check(whole, last_of(whole.folder, shapes))
+    worlds = matplotlib.image.imread(whole.folder.path / "worlds.png")
+    assert worlds.shape[:2] == (2 * 34 - 2, 2 * 32), "two worlds of two cameras"
+    play = runpy.run_path(str(ROOT / "play.py"))["main"]
+    # As many episodes as policy.mp4 has, which are compiled already.
+    assert guarded(lambda: play(run=whole.folder.path, episodes=2, out=tmp_path)) == 0
+    said = capsys.readouterr().out
+    assert said == f"{tmp_path / 'franka-pick_cube-trained.mp4'}: 0 of 2 episodes solved\n"
+    again = frames(tmp_path / "franka-pick_cube-trained.mp4")
+    np.testing.assert_array_equal(again, video)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
