@@ -99,7 +99,7 @@ def test_physics_agree_with_plain_mujoco(scene: Scene, rollout, truth, name: str
 
 
 def test_mjx_sees_the_fr3_as_a_panda_with_other_numbers():
-    """Whatever MJX compiles in is equal, names aside: the Panda's program steps an FR3."""
+    """Shapes, and what MJX compiles in of the model itself, are equal but for names."""
     panda, other = (mjx.put_model(SCENES[name]().model) for name in ("franka/pick_cube", "fr3"))
     shapes = [[(x.shape, x.dtype) for x in jax.tree.leaves(model)] for model in (panda, other)]
     assert shapes[0] == shapes[1]
