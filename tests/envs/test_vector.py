@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +16,8 @@ from mjx_serl.types import Transition
 
 NUM_ENVS, STEPS = 6, 230
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MuJoCo notes a NaN in MUJOCO_LOG.TXT of the working folder."""
-    monkeypatch.chdir(tmp_path)
+# A NaN is noted in the working folder.
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.fixture(scope="module")

@@ -41,11 +41,8 @@ from mjx_serl.training.state import TrainState
 
 ROOT = Path(__file__).resolve().parents[2]
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MuJoCo notes a NaN in MUJOCO_LOG.TXT of the working folder."""
-    monkeypatch.chdir(tmp_path)
+# A NaN is noted in the working folder.
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.fixture(scope="module")
