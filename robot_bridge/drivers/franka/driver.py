@@ -236,7 +236,7 @@ class FrankaDriver:
             self._library.recover()
 
     def close(self) -> None:
-        """Hold, stop, and let go of the links."""
+        """Hold, stop, and let go of the links; a library that does not answer is left behind."""
         if self._links is None:
             return
         with contextlib.suppress(DriverError):
@@ -247,7 +247,9 @@ class FrankaDriver:
         (states, hand), self._links = self._links, None
         hand.close()
         states.close()
-        self._library.close()
+        # A library may wait for ever for the thread that controlled a robot which is gone.
+        with contextlib.suppress(DriverError):
+            within(_STOP, self._library.close, what="disconnect")
 
     # -- inside ----------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from driver_conformance import CHECKS, Rig, name_of, prompt, target_at, token
 from benchmarks.peers.franka_server import FrankaServer, SimulatorError, free_host, serve
 from robot_bridge.driver import ArmDriver, DriverError, Mode, Target
 from robot_bridge.drivers.franka.config import FrankaConfig
+from robot_bridge.drivers.franka.driver import FrankaDriver
 from robot_bridge.drivers.franka.frames import ToolFrame, invert, matrix_to_quat
 from robot_bridge.drivers.franka.franka_rs import franka_rs_driver
 from robot_bridge.drivers.franka.franky import franky_driver
@@ -41,7 +42,7 @@ def server():
         yield server
 
 
-def make_driver(kind: str, server: FrankaServer, **changes) -> ArmDriver:
+def make_driver(kind: str, server: FrankaServer, **changes) -> FrankaDriver:
     return DRIVERS[kind](FrankaConfig(host=server.host, realtime=False, **changes))
 
 
@@ -173,6 +174,20 @@ def test_a_robot_that_is_gone_is_noticed_and_nothing_hangs(kind):
         assert time.monotonic() - began < 0.1
         with pytest.raises(DriverError):
             driver.recover(token("recover"))
+
+
+@wire
+@both
+def test_a_library_that_does_not_let_go_is_left_behind(kind, server, monkeypatch):
+    driver, never = make_driver(kind, server), threading.Event()
+    driver.connect()
+    let_go = driver._library.close
+    monkeypatch.setattr(driver._library, "close", never.wait)
+    began = time.monotonic()
+    driver.close()
+    assert time.monotonic() - began < 5.0
+    never.set()
+    let_go()
 
 
 @wire
