@@ -2,7 +2,6 @@
 
 import gc
 import os
-import resource
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,12 +17,18 @@ if TYPE_CHECKING:
     from mjx_serl.envs.env import Env
     from scenes.build import Scene
 
+KEPT = Path(__file__).resolve().parent.parent / ".cache"
 # Compiled programs are kept between runs, workers and interpreters: most of a test's time is XLA.
-CACHE = Path(__file__).resolve().parent.parent / ".cache" / "jax"
+CACHE = KEPT / "jax"
+# So is bytecode, also where PYTHONDONTWRITEBYTECODE is set, as it is in many containers: every
+# process that imports jax would parse it anew, which takes four seconds.
+sys.dont_write_bytecode, sys.pycache_prefix = False, str(KEPT / "bytecode")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 # All of them: thousands take a few hundredths of a second each, again in every process.
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-# A worker that has been larger than this lets go of what it compiled after every file [bytes].
-LARGE = 3 << 30
+# A worker that is larger than this lets go of what it compiled [bytes].
+LARGE = 4 << 30
 # Off-screen drawing of curve.png, whatever DISPLAY says.
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {UNOPTIMISED}".strip()
@@ -60,12 +65,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="jax sees no accelerator here"))
 
 
+def resident_bytes() -> int:
+    """Memory of this process now; 0 where there is no /proc."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs() -> Iterator[None]:
     """Let go of what files compiled where it is much: a worker grew to 8 GB."""
     yield
-    # Linux counts in KiB.
-    if "jax" in sys.modules and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10 > LARGE:
+    if "jax" in sys.modules and resident_bytes() > LARGE:
         import jax
 
         jax.clear_caches()
