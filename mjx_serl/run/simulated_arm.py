@@ -7,7 +7,6 @@ the code that will run it on hardware while the physics is still the one it was 
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float64, UInt8
 
@@ -119,11 +118,11 @@ class SimulatedArm:
 
         Where the task's actions do not turn, the orientation stays the one of training.
         """
-        target = jnp.asarray(position, jnp.float32)
-        closure = jnp.asarray(self._read.closure(width), jnp.float32)
+        target = np.asarray(position, np.float32)
+        closure = np.asarray(self._read.closure(width), np.float32)
         self._command = self._command.replace(target=target, gripper=closure)
         if self._env.action_spec.turns:
-            turned = jnp.asarray(quat, jnp.float32)
+            turned = np.asarray(quat, np.float32)
             self._command = self._command.replace(target_quat=turned)
         if self._governed:
             self._command = self._command.replace(position=target, quat=self._command.target_quat)

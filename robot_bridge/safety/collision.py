@@ -93,8 +93,12 @@ class CollisionModel:
         """Distances [N, D] of D pairs of bodies [m], < 0 inside, at joint positions [N, J]."""
         frames = self._chain.frames(q)[:, self._owner]
         points = (frames[..., :3, :3] @ self._centers[:, :, None])[..., 0] + frames[..., :3, 3]
-        gaps = points[:, self._first] - points[:, self._second]
-        apart = np.sqrt(np.einsum("npi,npi->np", gaps, gaps)) - self._pair_radii
+        # One coordinate after the other: thousands of pairs, each of three numbers.
+        xyz = np.ascontiguousarray(np.moveaxis(points, 2, 0))
+        gaps = xyz.take(self._first, axis=2)
+        gaps -= xyz.take(self._second, axis=2)
+        gaps *= gaps
+        apart = np.sqrt(gaps[0] + gaps[2] + gaps[1]) - self._pair_radii
         above = points[:, self._over_table] @ self._up + self._height
         above -= self._radii[self._over_table]
         within = np.minimum.reduceat(apart, self._runs, axis=1)

@@ -333,7 +333,7 @@ class Governor:
 
     def _adopt(self, jerk: Array, jac: Array, lead: int, *, roaming: bool) -> Reason:
         """Go on with a constant jerk for `lead` ticks and then stop, if that passes the guard."""
-        start = np.stack([self._velocity, self._acceleration, jerk])
+        start = np.array((self._velocity, self._acceleration, jerk))
         acceleration = start[1] + lead * jerk
         velocity = start[0] + lead * start[1] + (0.5 * lead * (lead + 1)) * jerk
         shape = quickest(
@@ -401,7 +401,7 @@ class Governor:
         """Joint speeds per tick from which each joint still stops before its margin."""
         acceleration, jerk = _BRAKED * self._bounds.acceleration, _BRAKED * self._bounds.jerk
         ramp = 0.5 * acceleration**2 / jerk
-        rooms = np.maximum(np.stack([q - self._low, self._high - q]) - _SHORT, 0.0)
+        rooms = np.maximum(np.array((q - self._low, self._high - q)) - _SHORT, 0.0)
         speeds = np.sqrt(ramp**2 + 2.0 * acceleration * rooms) - ramp
         return -speeds[0], speeds[1]
 
@@ -424,7 +424,7 @@ class Governor:
 
     def _tool(self) -> _Tool:
         """Position of the tool, and its motion over the last two ticks."""
-        steps = np.diff(self._past, axis=0)
+        steps = self._past[1:] - self._past[:-1]
         turns = steps[:, :, :3] @ self._past[1:, :, :3].transpose(0, 2, 1)
         before, now = (_axial(turn) for turn in turns.tolist())
         rate, (first, second) = 1.0 / self._dt, steps[:, :, 3].tolist()

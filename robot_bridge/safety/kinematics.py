@@ -51,6 +51,7 @@ class Chain:
         front = self._base @ _coefficients(self._frames[:split])
         back = _coefficients(self._frames[split:]) @ tool
         self._split = split
+        self._joints = np.arange(self.num_joints)
         # The front's own position does not change with a joint of the back.
         self._shift = np.ones((self.num_joints + 1, 1))
         self._shift[split : self.num_joints] = 0.0
@@ -70,14 +71,17 @@ class Chain:
         cos, sin = np.cos(q), np.sin(q)
         terms = np.ones((count + 1, count, 3))
         terms[:, :, 1], terms[:, :, 2] = cos, sin
-        joints = np.arange(count)
-        terms[joints, joints] = np.stack([np.zeros(count), -sin, cos], axis=1)
+        derivatives = np.zeros((count, 3))
+        derivatives[:, 1], derivatives[:, 2] = -sin, cos
+        terms[self._joints, self._joints] = derivatives
         rows = self._evaluate(terms, self._shift)
         pose = rows[count]
         # dR R^T is the cross-product matrix of the joint's axis.
         turns = rows[:count, :, :3] @ pose[:, :3].T
-        linear = rows[:count, :, 3]
-        return pose, np.vstack([linear.T, turns[:, 2, 1], turns[:, 0, 2], turns[:, 1, 0]])
+        jac = np.empty((count, 6)).T
+        jac[:3] = rows[:count, :, 3].T
+        jac[3], jac[4], jac[5] = turns[:, 2, 1], turns[:, 0, 2], turns[:, 1, 0]
+        return pose, jac
 
     def forward(self, q: Sequence[float] | Array) -> tuple[Array, Array]:
         """Position [m] and quaternion (wxyz) of the tool centre."""

@@ -85,10 +85,10 @@ class Guard:
     def _joints(self, q: Array, path: Array, start: Array, shape: Shape) -> Reason:
         rows = table(shape)
         lead, braking = start[1] + shape.lead * start[2], rows.braking @ start
-        jerks = np.stack([start[2], (braking - lead) / shape.into, braking / shape.out])
+        jerks = np.array((start[2], (braking - lead) / shape.into, braking / shape.out))
         if (np.abs(jerks) > self._jerk).any():
             return Reason.JOINT_JERK
-        if (np.abs(np.stack([lead, braking])) > self._acceleration).any():
+        if (np.abs(np.array((lead, braking))) > self._acceleration).any():
             return Reason.JOINT_ACCELERATION
         steps = rows.velocities @ start
         if (np.abs(steps) > self._speed).any() or not self._below_curve(path, steps):

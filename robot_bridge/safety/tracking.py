@@ -7,6 +7,7 @@ acceleration is decided for `ticks` control ticks at once and grows linearly ove
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import mul
 
 # Halvings of the range of accelerations: 1 % of what the jerk allows.
 _HALVINGS = 7
@@ -135,7 +136,7 @@ class Tracker:
 
 
 def _dot(a: Sequence[float], b: Sequence[float]) -> float:
-    return sum(x * y for x, y in zip(a, b, strict=True))
+    return sum(map(mul, a, b))
 
 
 def _norm(a: Sequence[float]) -> float:

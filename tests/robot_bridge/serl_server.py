@@ -106,22 +106,19 @@ def _handler(arm: SerlServer) -> type[BaseHTTPRequestHandler]:
 
 def _spoilt(arm: SerlServer, answer: bytes) -> tuple[int, bytes, float]:
     """Status, bytes, and pause between them, as the server is told to misbehave."""
-    state = arm.state()
-    spoilt: dict[str | None, tuple[int, bytes, float]] = {
-        None: (200, answer, 0.0),
-        "garbage": (200, b"<html>Internal error</html>", 0.0),
-        "list": (200, b"[1, 2, 3]", 0.0),
-        "nan": (200, answer.replace(b'"dq": [0.0', b'"dq": [NaN'), 0.0),
-        "infinite": (200, answer.replace(b'"dq": [0.0', b'"dq": [1e999'), 0.0),
-        "short": (200, json.dumps(state | {"q": [0.0]}).encode(), 0.0),
-        "long": (200, b" " * 10_000_000 + answer, 0.0),
-        "error": (500, answer, 0.0),
-        "drip": (200, answer, 0.1),
+    spoil = {
+        "garbage": lambda: (200, b"<html>Internal error</html>", 0.0),
+        "list": lambda: (200, b"[1, 2, 3]", 0.0),
+        "nan": lambda: (200, answer.replace(b'"dq": [0.0', b'"dq": [NaN'), 0.0),
+        "infinite": lambda: (200, answer.replace(b'"dq": [0.0', b'"dq": [1e999'), 0.0),
+        "short": lambda: (200, json.dumps(arm.state() | {"q": [0.0]}).encode(), 0.0),
+        "long": lambda: (200, b" " * 10_000_000 + answer, 0.0),
+        "error": lambda: (500, answer, 0.0),
+        "drip": lambda: (200, answer, 0.1),
     }
     if arm.misbehave == "hang":
         time.sleep(3.0)
-        return spoilt[None]
-    return spoilt[arm.misbehave]
+    return spoil[arm.misbehave]() if arm.misbehave in spoil else (200, answer, 0.0)
 
 
 def pose_of(robot: RobotSpec, q: Vector) -> list[float]:

@@ -44,19 +44,19 @@ TORCH = PeerEnv(
 )
 
 
-def check_in(env: PeerEnv, checks: str, *, here: bool = False) -> None:
-    """Run a file of tests in an environment and fail with what it printed.
+def check_in(env: PeerEnv, *checks: str, here: bool = False) -> None:
+    """Run files of tests in an environment and fail with what it printed.
 
     Args:
         env: where.
-        checks: a file beside this one; not named test_*, so it is not collected by itself.
+        checks: files beside this one; not named test_*, so they are not collected by themselves.
         here: this interpreter has all that is needed, and maybe a GPU.
     """
     python = Path(sys.executable) if here else peer_python(env)
     done = subprocess.run(
         [
             *(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"),
-            Path("tests", "splat_render", checks),
+            *(Path("tests", "splat_render", name) for name in checks),
         ],
         cwd=ROOT,
         env=os.environ | ({} if here else {"JAX_PLATFORMS": "cpu"}),

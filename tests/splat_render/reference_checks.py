@@ -1,6 +1,6 @@
 """The reference against gsplat 1.5.3's own torch functions, which run on a CPU, in float64.
 
-`test_reference.py` runs this file where torch and gsplat are.
+`test_gsplat.py` runs this file where torch and gsplat are.
 """
 
 import numpy as np

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mjx_serl import tasks as tasks  # fills TASKS
@@ -37,9 +36,9 @@ class Expert:
         if self.newest is not None:
             goal = self.newest.goal
             command = command.replace(
-                target=jnp.asarray(goal.position, jnp.float32),
-                target_quat=jnp.asarray(goal.quat, jnp.float32),
-                gripper=jnp.asarray(goal.closure, jnp.float32),
+                target=np.asarray(goal.position, np.float32),
+                target_quat=np.asarray(goal.quat, np.float32),
+                gripper=np.asarray(goal.closure, np.float32),
             )
         action = self._choose(self.world._sim, command, self.world._task_state)
         return np.asarray(action)[None]

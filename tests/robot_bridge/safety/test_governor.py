@@ -88,8 +88,13 @@ class Rig:
             self.note(self.governor.brake(self.state))
 
     def home(self, q, ticks, speed=1.0):
+        """Until it has been at rest for a while."""
+        rested = 0
         for _ in range(ticks):
             self.note(self.governor.move_to(np.asarray(q), self.state, speed=speed))
+            rested = rested + 1 if self.governor.resting else 0
+            if rested == 30:
+                break
 
     def positions(self) -> np.ndarray:
         return np.array([t.position for t in self.targets])
@@ -282,13 +287,13 @@ class Adversary:
     def bad_goals(self):
         goal, quat = self.goal.copy(), self.quat.copy()
         values = goal if self.rng.random() < 0.6 else quat
-        values[self.rng.integers(len(values))] = self.rng.choice(BAD)
+        values[self.rng.integers(len(values))] = BAD[self.rng.integers(len(BAD))]
         self.send(goal, quat)
 
     def bad_states(self):
         state = self.rig.state
         values = (state.q, state.position, state.quat)[self.rng.integers(3)].copy()
-        values[self.rng.integers(len(values))] = self.rng.choice(BAD)
+        values[self.rng.integers(len(values))] = BAD[self.rng.integers(len(BAD))]
         name = {len(state.q): "q", 3: "position", 4: "quat"}[len(values)]
         self.send(state=replace(state, **{name: values}))
 

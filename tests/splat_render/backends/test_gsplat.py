@@ -10,8 +10,12 @@ INSTALLED = all(importlib.util.find_spec(name) for name in ("torch", "gsplat"))
 
 
 @pytest.mark.slow  # and once the time to install torch
-def test_arrays_and_pictures_change_hands_with_gsplat():
-    check_in(TORCH, "gsplat_checks.py", here=INSTALLED)
+def test_gsplat_is_given_and_gives_what_the_reference_does():
+    """How arrays and pictures change hands, and the reference against gsplat's own functions.
+
+    One process: importing torch beside jax takes seconds.
+    """
+    check_in(TORCH, "gsplat_checks.py", "reference_checks.py", here=INSTALLED)
 
 
 @pytest.mark.skipif(INSTALLED, reason="torch and gsplat are installed here")
