@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.train import read_run
 from mjx_serl import commands
 from mjx_serl.commands import (
     BAD_INPUT,
@@ -345,6 +346,10 @@ def test_training_with_a_recorded_file(
     assert not seen, "the scripted expert was asked although there is a file"
     summary = json.loads((tmp_path / "mine" / "summary.json").read_text())
     assert summary["agent"] == "rlpd" and summary["env_steps"] == 24
+    # The training benchmark reads the same folder.
+    row = read_run(tmp_path / "mine")
+    assert row["env_steps"] == 24 and row["updates_per_second"] > 0
+    assert row["wall_seconds"] == summary["wall_seconds"]
     run = commands.Run(cfg, loop.RunFolder(tmp_path / "mine"))
     state, step, _ = run.store.restore(run.trainer.state_shapes())
     assert step == 2

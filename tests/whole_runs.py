@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -155,6 +156,8 @@ def count_calls(patch: pytest.MonkeyPatch, owner: type, name: str) -> list[int]:
     calls: list[int] = []
     method = getattr(owner, name)
 
+    # A program is called after its function, and found by that in the compilation cache.
+    @functools.wraps(method)
     def counted(self: Any, *args: Any) -> Any:
         calls.append(1)
         return method(self, *args)
