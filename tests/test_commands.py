@@ -274,13 +274,6 @@ def test_what_the_disk_refuses_is_one_line(tmp_path: Path, capsys: pytest.Captur
     assert f"No such file or directory: '{tmp_path / 'none'}'" in one_line(capsys.readouterr().err)
 
 
-def test_the_whole_script_ends_with_status_2():
-    command = [sys.executable, "train.py", "--task", "franka/pick_cub"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == BAD_INPUT
-    assert "Did you mean 'franka/pick_cube'?" in one_line(done.stderr)
-
-
 # -- demonstrations ----------------------------------------------------------------------------
 
 
