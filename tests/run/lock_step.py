@@ -68,13 +68,13 @@ class Recorded:
 
     def __init__(self, observer: Observer) -> None:
         self.rows: list[tuple[dict, np.ndarray]] = []
-        self.choose = jax.jit(Act(observer))
+        self._act = jax.jit(Act(observer))
 
     def reset(self) -> None:
         self.rows.clear()
 
     def act(self, obs: dict) -> np.ndarray:
-        actions = np.asarray(self.choose(obs))[None]
+        actions = np.asarray(self._act(obs))[None]
         self.rows.append((dict(obs), actions))
         return actions
 
@@ -110,9 +110,9 @@ def compare(task: str) -> dict[str, float]:
     """Play both."""
     observer = Observer(make_env(task, physics="native"))
     world = SimulatedArm(observer, seed=5, episodes=2, governed=False)
-    bridged = through_the_bridge(observer, world)
-    rows, choose = bridged.rows, bridged.choose
-    step, state = jax.jit(observer.env.step), world._reset(world._starts[1])
+    rows = through_the_bridge(observer, world).rows
+    step, choose = jax.jit(observer.env.step), jax.jit(Act(observer))
+    state = jax.jit(observer.env.reset)(world._starts[1])
     hands: list[np.ndarray] = []
     worst = {"obs": 0.0, "action": 0.0}
     for seen, actions in rows:
