@@ -72,7 +72,7 @@ def test_what_cannot_be_played(
 
 @pytest.mark.slow
 def test_a_run_without_cameras_is_recorded_if_asked(tmp_path: Path):
-    with registered() as task:
+    with registered(episode_steps=4) as task:
         run = tiny_run(tmp_path, task=task)
         for video, written in (("off", False), ("auto", False), ("on", True)):
             run.cfg = with_changes(run.cfg, video=video)

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from mjx_serl.envs.task import TASKS
 from mjx_serl.tasks.pick_cube import SPARSE, PickCubeConfig
@@ -83,10 +84,10 @@ class TwoJoints(PickCubeConfig):
 
 
 @contextlib.contextmanager
-def registered() -> Iterator[str]:
-    """File the task under a name while the context lasts; yields the name."""
+def registered(**changes: Any) -> Iterator[str]:
+    """File the task, with `changes`, under a name while the context lasts; yields the name."""
     fields = {field.name: getattr(SPARSE, field.name) for field in dataclasses.fields(SPARSE)}
-    TASKS.register(NAME)(TwoJoints(**fields | {"home": (0.0, 0.0)}))
+    TASKS.register(NAME)(TwoJoints(**fields | {"home": (0.0, 0.0)} | changes))
     try:
         yield NAME
     finally:

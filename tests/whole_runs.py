@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.config import EvalConfig, RunConfig, TrainConfig
 from mjx_serl.envs.env import Env
+from mjx_serl.run.checkpoint import CheckpointStore
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import EpochRecord, JsonlHook
 from mjx_serl.run.loop import Run
@@ -24,6 +26,7 @@ from mjx_serl.run.summary import Summary
 from mjx_serl.training.demonstrations import DemoConfig
 from mjx_serl.training.off_policy import LoopConfig, OffPolicy, OffPolicyConfig
 from mjx_serl.training.state import TrainState
+from mjx_serl.types import PyTree
 
 HALF = 3  # epochs before and after the checkpoint
 WORLDS = 4
@@ -67,7 +70,7 @@ def restored(run: Run) -> tuple[TrainState, int, dict]:
     return run.store.restore(run.trainer.state_shapes())
 
 
-def assert_same(one: TrainState, other: TrainState) -> None:
+def assert_same(one: PyTree, other: PyTree) -> None:
     """Every leaf, bit for bit."""
     named, others = jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(other)
     assert jax.tree.structure(one) == jax.tree.structure(other)
@@ -155,6 +158,8 @@ def count_calls(patch: pytest.MonkeyPatch, owner: type, name: str) -> list[int]:
     calls: list[int] = []
     method = getattr(owner, name)
 
+    # A program is called after its function, and found by that in the compilation cache.
+    @functools.wraps(method)
     def counted(self: Any, *args: Any) -> Any:
         calls.append(1)
         return method(self, *args)
@@ -195,13 +200,19 @@ def quiet_run(cfg: TrainConfig) -> Whole:
     return train_whole(start(cfg, "whole", counter), counter)
 
 
+def half_way(run: Run, folder: Path) -> RunFolder:
+    """A copy of a run that has ended as it was on disk when half of its epochs were over."""
+    shutil.copytree(run.folder.path, folder)
+    store = CheckpointStore(folder / "checkpoints")
+    for step in store.steps()[-(run.progress.epoch // 2) :]:
+        shutil.rmtree(store.folder / f"{step:010d}")
+    (folder / "summary.json").unlink(missing_ok=True)
+    return RunFolder.open(folder)
+
+
 def second_half(whole: Whole, folder: Path) -> Whole:
     """A copy of a run as it was on disk half-way, taken on to its end."""
-    shutil.copytree(whole.run.folder.path, folder)
-    for step in range(HALF + 1, 2 * HALF + 1):
-        shutil.rmtree(folder / "checkpoints" / f"{step:010d}")
-    (folder / "summary.json").unlink()
-    opened = RunFolder.open(folder)
+    opened = half_way(whole.run, folder)
     resumed = Run(opened.read_config(TrainConfig), opened, [JsonlHook(opened)])
     return train_whole(resumed, resume=True)
 

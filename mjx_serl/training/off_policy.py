@@ -179,6 +179,16 @@ class OffPolicy:
         worlds = self.vec_env.reset(k_worlds)
         k_agent, k_warm, key = jax.random.split(key, 3)
         worlds, steps = self._warm_up(worlds, k_warm)
+        return self._jit_gather(worlds, steps, demos, k_agent, key)
+
+    def _gather(
+        self,
+        worlds: VecState,
+        steps: Transition,
+        demos: Transition | None,
+        k_agent: PRNGKey,
+        key: PRNGKey,
+    ) -> TrainState:
         example = jax.tree.map(lambda x: x[0, 0], steps)
         data = {}
         for name, rows in {ONLINE: steps, DEMOS: demos}.items():
@@ -256,8 +266,11 @@ class OffPolicy:
         state, step = self._jit_advance(state)
         return self._jit_learn(state.replace(worlds=self.vec_env.draw(state.worlds)), step)
 
-    # Compiled pieces for an epoch that is not traced as a whole; inside another jit they are
-    # plain calls.
+    # Compiled pieces for what is not traced as a whole; inside another jit they are plain calls.
+
+    @cached_property
+    def _jit_gather(self) -> Callable[..., TrainState]:
+        return jax.jit(self._gather, inline=True)
 
     @cached_property
     def _jit_begin(self) -> Callable[[VecState], VecState]:

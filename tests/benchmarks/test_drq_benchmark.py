@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks import drq
 from benchmarks.results import Recorder
+from benchmarks.workers import encoder
 from mjx_serl.nets import convolution
 
 
@@ -12,6 +13,8 @@ from mjx_serl.nets import convolution
 def test_updates_and_passes_are_measured(monkeypatch: pytest.MonkeyPatch):
     # A worker replaces it, as is right in a process of its own; here it comes back.
     monkeypatch.setattr(convolution, "convolve", convolution.convolve)
+    for size, small in {"ROWS": 16, "WORLDS": 2, "REPEATS": 2}.items():
+        monkeypatch.setattr(encoder, size, small)
     recorder = Recorder("drq")
     cfg = drq.DrqConfig(
         encoders=("small",),

@@ -11,8 +11,12 @@ from benchmarks import gpu, harness, learner, physics, pixels, render, train
 from benchmarks.peers import venvs
 from benchmarks.process import ROOT
 from benchmarks.results import Recorder
+from benchmarks.workers import sac
 from benchmarks.workers.profile import table
 from mjx_serl import commands
+from mjx_serl.run.folder import RunFolder
+from mjx_serl.run.hooks import EpochRecord, EvalRecord, JsonlHook
+from mjx_serl.run.summary import Summary
 
 TASK = "franka/pick_cube"
 
@@ -22,12 +26,25 @@ def values(recorder):
 
 
 @pytest.fixture
-def train_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the training benchmark train in this process; test_train.py shows that it starts one."""
+def trained_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the training benchmark find what a run of its options would leave, without training.
+
+    What a real run leaves is read in test_commands.py; that it is started, in test_train.py.
+    """
 
     def finish(command: list[str], timeout: float) -> str | None:
         assert command[:2] == [sys.executable, str(ROOT / "train.py")]
-        commands.train(*commands.parse_train(command[2:]))
+        cfg, _ = commands.parse_train(command[2:])
+        said = {"task": cfg.task, "agent": cfg.agent_name, "seed": cfg.seed}
+        folder = RunFolder.create(cfg.run.folder, **said, name=cfg.run.name)
+        hook, episodes = JsonlHook(folder), cfg.eval.episodes
+        for n in (1, 2):
+            hook.on_epoch(EpochRecord(epoch=n, env_steps=20 * n, grad_steps=5 * n, elapsed_s=n))
+        done = {"env_steps": 40, "episodes": episodes}
+        hook.on_eval(EvalRecord(epoch=2, elapsed_s=3.0, successes=0, final=True, **done))
+        rates = {"success_rate": 0.0, "success_ci95": (0.0, 0.7)}
+        times = {"wall_seconds": 3.0, "compile_seconds": 1.0}
+        hook.on_end(Summary(**said, **rates, **times, **done, updates=10, device="cpu"))
         return None
 
     monkeypatch.setattr(train, "_finish", finish)
@@ -49,7 +66,7 @@ def test_physics_measures_ours_beside_the_raw_engines():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("in_process", "train_here")
+@pytest.mark.usefixtures("in_process", "trained_elsewhere")
 def test_the_gpu_path_runs_on_a_cpu_at_tiny_sizes():
     recorder = Recorder("physics_gpu")
     with registered() as task:
@@ -101,7 +118,9 @@ def test_drawing_on_a_gpu_lists_what_cannot_run_and_measures_the_rest():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
-def test_the_learner_is_measured_scanned_and_one_call_at_a_time():
+def test_the_learner_is_measured_scanned_and_one_call_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    for size, small in {"BATCH": 8, "STORED": 64}.items():
+        monkeypatch.setattr(sac, size, small)
     recorder = Recorder("learner")
     learner.run(learner.smoke(), recorder)
     found = values(recorder)

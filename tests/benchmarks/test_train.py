@@ -1,11 +1,15 @@
 """What the training benchmark reads out of a run folder."""
 
 import json
+import subprocess
+from typing import Any
 
 import pytest
 
+from benchmarks import train
 from benchmarks.results import Recorder
 from benchmarks.train import TrainBenchConfig, read_run, run_seed
+from mjx_serl.commands import BAD_INPUT
 
 SUMMARY = {
     "task": "franka/pick_cube",
@@ -51,9 +55,21 @@ def test_rates_and_first_success_come_from_the_run_folder(folder):
     assert row["wall_seconds"] == 80.0
 
 
-def test_a_run_that_fails_is_recorded_with_its_last_word():
+def test_a_run_that_fails_is_recorded_with_its_last_word(monkeypatch: pytest.MonkeyPatch):
+    """Here the whole script train.py is started: bad input is one line and exit status 2."""
+    ended, start = [], subprocess.run
+
+    def noted(*args: Any, **more: Any) -> subprocess.CompletedProcess[str]:
+        ended.append(start(*args, **more))
+        return ended[-1]
+
+    monkeypatch.setattr(train.subprocess, "run", noted)
     recorder = Recorder("train")
-    cfg = TrainBenchConfig(preset="no-such-preset")
+    cfg = TrainBenchConfig(args=("--task", "franka/pick_cub"))
     assert run_seed(cfg, 0, recorder) is None
     assert recorder.results[0].value is None
-    assert "no-such-preset" in recorder.results[0].params["reason"]
+    (script,) = (done for done in ended if str(train.ROOT / "train.py") in done.args)
+    assert script.returncode == BAD_INPUT
+    assert script.stderr.startswith("error: ") and script.stderr.count("\n") == 1
+    assert "Did you mean 'franka/pick_cube'?" in script.stderr
+    assert recorder.results[0].params["reason"] == f"exit 2: {script.stderr.strip()[:200]}"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -259,35 +260,42 @@ def shutil_usage(free):
     return type("Usage", (), {"free": free})()
 
 
-RLIMIT = """
-    import resource, sys
+# One process imports everything (no backend yet, so forking is safe). Its children are one whose
+# files may not grow large, what it says in a file, and then the five victims of kill -9.
+PARENT = """
+    import json, os, random, resource, sys, time
     from pathlib import Path
-    import jax.numpy as jnp
-    from mjx_serl.run.checkpoint import CheckpointStore
-    store = CheckpointStore(Path(sys.argv[1]))
-    store.save(1, {"x": jnp.ones(1000)}, {})
-    store.wait()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
-    for step in (2, 3):
-        store.save(step, {"x": jnp.arange(1_000_000.0)}, {})
-        store.wait()
-    print(store.steps(), [p.name for p in Path(sys.argv[1]).iterdir()])
-    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
-    store.save(4, {"x": jnp.arange(1_000_000.0)}, {})
-    store.wait()
-    print(store.steps())
-"""
+    import mjx_serl.run.hooks, mjx_serl.run.checkpoint, mjx_serl.run.console
+    from mjx_serl.run.folder import RunFolder
+    mjx_serl.run.hooks.CurveHook(RunFolder(Path(".")))
+    heavy = ("orbax.checkpoint", "matplotlib", "tensorboardX", "torch", "mujoco")
+    print(json.dumps([name for name in heavy if name in sys.modules]), flush=True)
 
-# One parent imports everything (no backend yet, so forking is safe) and forks the five victims.
-VICTIMS = """
-    import os, random, sys, time
-    from pathlib import Path
     import jax.numpy as jnp
     import orbax.checkpoint
     from mjx_serl.run.checkpoint import CheckpointStore
 
+    LIMITED, KILLED = map(Path, sys.argv[1:])
+
+    def limited():
+        for number, name in ((1, "out.txt"), (2, "err.txt")):
+            os.dup2(os.open(LIMITED.with_name(name), os.O_WRONLY | os.O_CREAT), number)
+        store = CheckpointStore(LIMITED)
+        store.save(1, {"x": jnp.ones(1000)}, {})
+        store.wait()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+        for step in (2, 3):
+            store.save(step, {"x": jnp.arange(1_000_000.0)}, {})
+            store.wait()
+        print(store.steps(), [p.name for p in LIMITED.iterdir()])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        store.save(4, {"x": jnp.arange(1_000_000.0)}, {})
+        store.wait()
+        print(store.steps(), flush=True)
+        os._exit(0)
+
     def victim():
-        store = CheckpointStore(Path(sys.argv[1]))
+        store = CheckpointStore(KILLED)
         template = {"x": jnp.zeros(300_000), "n": jnp.int32(0)}
         try:
             state, step, meta = store.restore(template)
@@ -303,6 +311,9 @@ VICTIMS = """
             store.wait()
             print("saved", step, flush=True)
 
+    if os.fork() == 0:
+        limited()
+    assert os.wait()[1] == 0
     for _ in range(5):
         pid = os.fork()
         if pid == 0:
@@ -312,27 +323,37 @@ VICTIMS = """
 """
 
 
-def start(code, *args):
-    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, args)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+    """The process above; its checkpoints lie in the folders `limited` and `killed` of `args`."""
+    folder = tmp_path_factory.mktemp("processes")
+    args = [str(folder / name) for name in ("limited", "killed")]
+    command = [sys.executable, "-c", textwrap.dedent(PARENT), *args]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        yield process
+        process.kill()
 
 
-def test_real_write_errors_do_not_escape(tmp_path):
-    out, err = start(RLIMIT, tmp_path).communicate(timeout=60)
-    assert out.splitlines()[0] == "[1] ['0000000001']", out + err
-    assert out.splitlines()[1] == "[1, 4]"
-    lines = err.splitlines()
-    assert len(lines) == 2, "one line per event, no traceback of orbax"
-    assert "step 2 was not saved" in lines[0] and "too large" in lines[0] and len(lines[0]) < 300
-    assert "work again: step 4" in lines[1]
+@pytest.fixture(scope="module")
+def heavy(parent: subprocess.Popen[str]) -> list[str]:
+    """Large packages that had been imported with the room."""
+    assert parent.stdout is not None and parent.stderr is not None
+    line = parent.stdout.readline()
+    return json.loads(line or parent.stderr.read())
 
 
-def test_kill_9_during_saves_always_leaves_a_whole_step(tmp_path):
+def test_importing_the_room_loads_no_heavy_package(heavy: list[str]):
+    assert heavy == []
+
+
+@pytest.fixture(scope="module")
+def confirmed(parent: subprocess.Popen[str], heavy: list[str]) -> int:
+    """Kill five children while they save; the newest step that one has said to be saved."""
     rng, confirmed, kills, fresh = random.Random(5), 0, 0, False
-    process = start(VICTIMS, tmp_path)
-    assert process.stdout is not None
+    assert parent.stdout is not None
     pid = 0
-    for line in process.stdout:
+    for line in parent.stdout:
         word, number = line.split()
         if word == "pid":
             pid, fresh = int(number), True
@@ -344,11 +365,29 @@ def test_kill_9_during_saves_always_leaves_a_whole_step(tmp_path):
                 time.sleep(rng.uniform(0.0, 0.15))
                 os.kill(pid, signal.SIGKILL)
                 kills, fresh = kills + 1, False
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 0 and kills == 5, err
+    _, err = parent.communicate(timeout=30)
+    assert parent.returncode == 0 and kills == 5, err
+    return confirmed
+
+
+def test_kill_9_during_saves_always_leaves_a_whole_step(
+    parent: subprocess.Popen[str], confirmed: int
+):
     template = {"x": jnp.zeros(300_000), "n": jnp.int32(0)}
-    state, step, _ = CheckpointStore(tmp_path).restore(template)
+    state, step, _ = CheckpointStore(Path(parent.args[-1])).restore(template)
     assert step >= confirmed >= 5 and (np.asarray(state["x"]) == step).all()
+
+
+@pytest.mark.usefixtures("confirmed")
+def test_real_write_errors_do_not_escape(parent: subprocess.Popen[str]):
+    limited = Path(parent.args[-2])
+    out, err = (limited.with_name(name).read_text() for name in ("out.txt", "err.txt"))
+    assert out.splitlines()[0] == "[1] ['0000000001']", out + err
+    assert out.splitlines()[1] == "[1, 4]"
+    lines = err.splitlines()
+    assert len(lines) == 2, "one line per event, no traceback of orbax"
+    assert "step 2 was not saved" in lines[0] and "too large" in lines[0] and len(lines[0]) < 300
+    assert "work again: step 4" in lines[1]
 
 
 def test_save_blocks_only_for_the_copy(tmp_path):

@@ -2,37 +2,41 @@
 
 import dataclasses
 import runpy
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
 import pytest
 from videos import frames
+from whole_runs import assert_same, half_way
 
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.commands import guarded, make_run
 from mjx_serl.config import EvalConfig, RunConfig, TrainConfig
 from mjx_serl.envs.observation import CameraView, Observer, PixelConfig
+from mjx_serl.envs.task import TASKS
 from mjx_serl.nets.encoders import EncoderConfig
 from mjx_serl.run.checkpoint import CheckpointStore
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.loop import Run
+from mjx_serl.tasks.pick_cube import SPARSE
 from mjx_serl.training.demonstrations import DemoConfig
 from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig
 from mjx_serl.training.state import TrainState
-from mjx_serl.types import PyTree
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = 4
 HALF = 2
+SHORT = "test/short"
+STEPS = 8  # of an episode
 
 
 def config(folder: Path) -> TrainConfig:
     """Two worlds, two cameras, a small learner; a few epochs of three steps."""
     return TrainConfig(
+        task=SHORT,
         num_envs=2,
         total_env_steps=6 * EPOCHS,
         pixels=PixelConfig(cameras=("front", "wrist"), size=32, splats=1000),
@@ -55,6 +59,14 @@ def config(folder: Path) -> TrainConfig:
     )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short_task() -> Iterator[None]:
+    """The sparse task in episodes that end within the run; every step of each is drawn."""
+    TASKS.register(SHORT)(dataclasses.replace(SPARSE, episode_steps=STEPS))
+    yield
+    TASKS._entries.pop(SHORT)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run from start to end, each of its epochs one compiled function."""
@@ -74,29 +86,12 @@ def last_of(folder: RunFolder, shapes: TrainState) -> TrainState:
     return CheckpointStore(folder.checkpoints).restore(shapes)[0]
 
 
-def half_of(run: Run, folder: Path) -> RunFolder:
-    """A copy of a run as it was on disk half-way."""
-    shutil.copytree(run.folder.path, folder)
-    for step in (folder / "checkpoints").iterdir():
-        if int(step.name) > HALF:
-            shutil.rmtree(step)
-    (folder / "summary.json").unlink(missing_ok=True)
-    return RunFolder.open(folder)
-
-
-def assert_equal(one: PyTree, other: PyTree) -> None:
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-            a, b = jax.random.key_data(a), jax.random.key_data(b)
-        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
-
-
 @pytest.mark.slow
 def test_resuming_a_pixel_run_is_exact(
     whole: Run, shapes: TrainState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Images in the buffer, pictures of the worlds and the encoder included."""
-    second = Run(whole.cfg, half_of(whole, tmp_path / "half"))
+    second = Run(whole.cfg, half_way(whole, tmp_path / "half"))
     assert int(last_of(second.folder, shapes).epoch) == HALF
     # An evaluation knows nothing of resuming.
     monkeypatch.setattr(second, "_finish", lambda *args: None)
@@ -106,7 +101,7 @@ def test_resuming_a_pixel_run_is_exact(
     assert int(straight.epoch) == EPOCHS
     assert straight.data["online"].data.obs["front"].dtype == np.uint8
     assert np.asarray(straight.data["online"].data.obs["wrist"]).any()
-    assert_equal(straight, resumed)
+    assert_same(straight, resumed)
 
 
 @pytest.mark.slow
@@ -123,8 +118,8 @@ def test_a_pixel_run_leaves_its_video_and_can_be_played(
     # As many episodes as policy.mp4 has, which are compiled already.
     assert guarded(lambda: play(run=whole.folder.path, episodes=2, out=tmp_path)) == 0
     said = capsys.readouterr().out
-    assert said == f"{tmp_path / 'franka-pick_cube-trained.mp4'}: 0 of 2 episodes solved\n"
-    again = frames(tmp_path / "franka-pick_cube-trained.mp4")
+    assert said == f"{tmp_path / 'test-short-trained.mp4'}: 0 of 2 episodes solved\n"
+    again = frames(tmp_path / "test-short-trained.mp4")
     np.testing.assert_array_equal(again, video)
 
 
@@ -156,7 +151,7 @@ def test_staged_and_fused_epochs_agree(whole: Run, shapes: TrainState, tmp_path:
     staged: TrainState = trainer.init(jax.random.key(cfg.seed))
     for _ in range(HALF):
         staged, _ = trainer.epoch(staged)
-    fused = last_of(half_of(whole, tmp_path / "half"), shapes)
+    fused = last_of(half_way(whole, tmp_path / "half"), shapes)
     assert int(fused.epoch) == int(staged.epoch) == HALF
     rings = [jax.device_get(state.data["online"].data) for state in (fused, staged)]
     np.testing.assert_array_equal(rings[0].reward, rings[1].reward)

@@ -57,13 +57,13 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Straight:
 
 @pytest.fixture(scope="module")
 def mjx(tmp_path_factory: pytest.TempPathFactory) -> Straight:
-    """Twice with MJX, on the arm that it compiles soonest.
+    """Twice with MJX, on the arm that it compiles soonest; episodes end within the run.
 
     The second has the same worlds and evaluates with the same program (an evaluation knows
     nothing of resuming), and makes its own epoch.
     """
     root = tmp_path_factory.mktemp("mjx")
-    with registered() as task, pytest.MonkeyPatch.context() as patch:
+    with registered(episode_steps=8) as task, pytest.MonkeyPatch.context() as patch:
         whole = quiet_run(tiny("mjx", root, task=task))
         patch.setattr(TrainConfig, "build_observer", lambda cfg: whole.run.observer)
         patch.setattr(Run, "_compile_eval", lambda *args: whole.programs.check)
