@@ -47,18 +47,28 @@ def flags(state: TrainState, name: str) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def alone(make_idle: Callable) -> Any:
-    """A toy trainer without demonstrations."""
-    return make_idle(demos=False, warmup_steps=61)
+def warmed_up(make_idle: Callable) -> dict[str, tuple[Any, TrainState]]:
+    """Toy trainers without demonstrations and their first states, which one program makes."""
+    changes = {
+        "61 steps": {"warmup_steps": 61},
+        "none": {"warmup_steps": 0},
+        "span of 4": {"warmup_steps": 0, "n_step": 4},
+        "long": {"warmup_steps": 240},
+    }
+    toys = {name: make_idle(demos=False, **change) for name, change in changes.items()}
+
+    @jax.jit
+    def start(key: jax.Array) -> dict[str, TrainState]:
+        return {name: toy.trainer._first_state(key, None) for name, toy in toys.items()}
+
+    states = start(jax.random.key(0))
+    return {name: (toy, states[name]) for name, toy in toys.items()}
 
 
-@pytest.mark.parametrize(("warmup", "rows"), [(61, 11), (0, 2)])
-def test_warm_up_plays_random_actions_before_learning(
-    alone: Any, make_idle: Callable, warmup: int, rows: int
-):
+@pytest.mark.parametrize(("warmup", "rows"), [("61 steps", 11), ("none", 2)])
+def test_warm_up_plays_random_actions_before_learning(warmed_up: dict, warmup: str, rows: int):
     """Steps are counted over all worlds, rounded up to whole rows, and one row can be learned."""
-    toy = alone if warmup else make_idle(demos=False, warmup_steps=warmup)
-    state = toy.start()
+    _, state = warmed_up[warmup]
     assert int(state.data["online"].filled) == rows
     assert int(state.epoch) == 0 and int(state.agent.step) == 0
     actions = np.asarray(state.data["online"].data.action)[:rows]
@@ -66,9 +76,9 @@ def test_warm_up_plays_random_actions_before_learning(
     assert len(np.unique(actions)) == actions.size
 
 
-def test_warm_up_covers_an_n_step_span(make_idle: Callable):
-    toy = make_idle(demos=False, warmup_steps=0, n_step=4)
-    assert int(toy.start().data["online"].filled) == 5
+def test_warm_up_covers_an_n_step_span(warmed_up: dict):
+    _, state = warmed_up["span of 4"]
+    assert int(state.data["online"].filled) == 5
 
 
 def test_demonstrations_leave_the_warm_up_as_it_is(toy: Any):
@@ -86,9 +96,9 @@ def test_a_buffer_holds_its_size_and_the_warm_up():
 # -- batches -----------------------------------------------------------------------------------
 
 
-def test_time_outs_never_enter_a_batch_and_terminations_do(make_idle: Callable):
-    toy = make_idle(demos=False, warmup_steps=240)
-    state = mark_rows(toy.start())
+def test_time_outs_never_enter_a_batch_and_terminations_do(warmed_up: dict):
+    toy, state = warmed_up["long"]
+    state = mark_rows(state)
     terminated, truncated = flags(state, "terminated"), flags(state, "truncated")
     assert truncated.sum() > 5 and terminated.sum() > 5
     batch = draw(toy, state)
@@ -119,10 +129,10 @@ def test_the_demonstrations_share_is_exact(
     assert (draw(sharing, toy.start()).expert.sum(-1) == experts).all()
 
 
-def test_without_demonstrations_nothing_is_expert(alone: Any):
-    state = alone.start()
+def test_without_demonstrations_nothing_is_expert(warmed_up: dict):
+    toy, state = warmed_up["long"]
     assert "demos" not in state.data
-    assert not draw(alone, state).expert.any()
+    assert not draw(toy, state).expert.any()
 
 
 def test_demonstrations_are_stored_whole_and_stay(toy: Any):
@@ -151,9 +161,9 @@ def test_padding_of_demonstrations_is_never_drawn(toy: Any, only_demos: Any):
 # -- the epoch ---------------------------------------------------------------------------------
 
 
-def test_an_epoch_makes_the_steps_and_updates_it_says(alone: Any, make_idle: Callable):
+def test_an_epoch_makes_the_steps_and_updates_it_says(warmed_up: dict, make_idle: Callable):
     toy = make_idle(demos=False, utd_ratio=3)
-    state = alone.start()
+    _, state = warmed_up["61 steps"]
     after, metrics = toy.epoch(state)
     assert toy.trainer.env_steps_per_epoch == 5 * NUM_ENVS
     assert toy.trainer.updates_per_epoch == 5 * 2 * 3
@@ -201,11 +211,17 @@ def test_other_seeds_train_other_agents(toy: Any):
     assert (kernels[0] != kernels[1]).any()
 
 
-def test_the_epoch_reuses_its_input(make_idle: Callable):
+@pytest.fixture(scope="module")
+def running(make_idle: Callable) -> tuple[Any, Callable]:
+    """A toy trainer whose statistics run until step 60, and its epoch, which takes its input."""
+    toy = make_idle(normalize_steps=60)
+    return toy, jax.jit(toy.trainer.epoch, donate_argnums=0).lower(toy.start()).compile()
+
+
+def test_the_epoch_reuses_its_input(running: tuple[Any, Callable]):
     """Donated: the ring is written in place and the old state is gone."""
-    toy = make_idle()
-    state = toy.trainer.init(jax.random.key(0))
-    epoch = jax.jit(toy.trainer.epoch, donate_argnums=0).lower(state).compile()
+    toy, epoch = running
+    state = toy.start()
     rings = jax.tree.leaves((state.data["online"].data, state.data["demos"].data))
     before = [x.unsafe_buffer_pointer() for x in rings]
     after, _ = epoch(state)
@@ -260,9 +276,9 @@ def moments(toy: Any, state: TrainState, rows: int) -> tuple[np.ndarray, np.ndar
     return both.mean(0), both.var(0)
 
 
-def test_running_statistics_take_in_everything_then_freeze(make_idle: Callable):
+def test_running_statistics_take_in_everything_then_freeze(running: tuple[Any, Callable]):
     """30 env steps per epoch: the second epoch ends at 60, after which nothing moves."""
-    toy = make_idle(normalize_steps=60)
+    toy, epoch = running
     state = toy.start()
     warm = int(state.data["online"].filled)
     for epochs in range(4):
@@ -273,7 +289,7 @@ def test_running_statistics_take_in_everything_then_freeze(make_idle: Callable):
         np.testing.assert_allclose(found, variance, rtol=1e-3)
         shown = int(np.asarray(toy.demos.valid).sum())
         assert float(state.normalizer.count) == rows * NUM_ENVS + shown
-        state, _ = toy.epoch(state)
+        state, _ = epoch(state)
 
 
 def test_the_agent_sees_scaled_batches_and_raw_observations_alike(toy: Any):
