@@ -27,15 +27,24 @@ def play(vec_env: VecEnv) -> tuple[list[VecState], Transition, list]:
     return states, jax.tree.map(lambda *x: np.stack(x), *rows), lasts
 
 
-def test_what_the_agent_keeps_and_who_chose_are_stored():
-    _, rows, _ = play(vectorize(ToyEnv(), num_envs=WORLDS))
+@pytest.fixture(scope="module")
+def pooled() -> VecEnv:
+    return vectorize(ToyEnv(), num_envs=WORLDS)
+
+
+@pytest.fixture(scope="module")
+def played(pooled: VecEnv) -> tuple[list[VecState], Transition, list]:
+    return play(pooled)
+
+
+def test_what_the_agent_keeps_and_who_chose_are_stored(played: tuple):
+    _, rows, _ = played
     np.testing.assert_array_equal(rows.extras["log_prob"][:, 0], np.arange(LENGTH))
     np.testing.assert_array_equal(rows.expert, np.tile(np.arange(WORLDS) == 1, (LENGTH, 1)))
 
 
-def test_the_last_observation_of_a_time_out_is_kept():
-    vec_env = vectorize(ToyEnv(), num_envs=WORLDS)
-    states, rows, lasts = play(vec_env)
+def test_the_last_observation_of_a_time_out_is_kept(pooled: VecEnv, played: tuple):
+    vec_env, (states, rows, lasts) = pooled, played
     assert rows.truncated.any()
     for t, n in np.argwhere(rows.truncated):
         seen = vec_env.observe_last(lasts[t], states[t].look)
