@@ -50,16 +50,12 @@ def tiny_run(root: Path, *, name: str = "run", **changes: Any) -> Run:
 def drawn_policy(run: Run, *, seed: int = 0) -> PolicyParams:
     """Parameters drawn so that biases and norms count, and statistics of no particular scale."""
     spec = run.observer.obs_spec
+    init = lambda key: run.trainer.agent.init(key, spec, run.env.action_spec)  # noqa: E731
     rng = np.random.default_rng(seed)
-
-    def draw(path: tuple, x: jax.ShapeDtypeStruct) -> np.ndarray:
-        # By numpy: compiling the agent's own start costs up to two seconds.
-        around = 1.0 if "scale" in jax.tree_util.keystr(path[-1:]) else 0.0
-        spread = max(0.05, np.prod(x.shape[:-1]) ** -0.5) if len(x.shape) > 1 else 0.05
-        return (around + spread * rng.normal(size=x.shape)).astype(x.dtype)
-
-    start = lambda key: run.trainer.agent.init(key, spec, run.env.action_spec)  # noqa: E731
-    agent = jax.tree_util.tree_map_with_path(draw, jax.eval_shape(start, jax.random.key(seed)))
+    agent = jax.tree.map(
+        lambda x: x + (0.05 * rng.normal(size=x.shape)).astype(x.dtype),
+        jax.device_get(jax.jit(init)(jax.random.key(seed))),
+    )
     statistics = normalize.init(spec, scaled=True)
     moved = jax.tree.map(lambda x: x + np.float32(0.01), statistics.mean)
     return PolicyParams(run.trainer.agent.acting(agent), statistics.replace(mean=moved))
