@@ -1,7 +1,6 @@
 """What follows an episode's end: a reset from the pool, one a step later, or none."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from toy_env import STEPS, ToyEnv
@@ -18,24 +17,34 @@ def play(vec_env: VecEnv) -> tuple[list[VecState], Transition, list]:
     advance = jax.jit(vec_env.advance)
     states, rows, lasts = [state], [], []
     for i in range(LENGTH):
-        push = jnp.full((WORLDS, 1, 2), 0.5)
-        chosen = Choice(push, {"log_prob": jnp.full(WORLDS, float(i))}, jnp.arange(WORLDS) == 1)
+        push = np.full((WORLDS, 1, 2), 0.5, np.float32)
+        log_prob = np.full(WORLDS, i, np.float32)
+        chosen = Choice(push, {"log_prob": log_prob}, np.arange(WORLDS) == 1)
         state, row, last = advance(state, chosen)
         states.append(state)
         rows.append(row)
         lasts.append(last)
-    return states, jax.tree.map(lambda *x: np.stack(x), *rows), lasts
+    return states, jax.tree.map(lambda *x: np.stack(x), *jax.device_get(rows)), lasts
 
 
-def test_what_the_agent_keeps_and_who_chose_are_stored():
-    _, rows, _ = play(vectorize(ToyEnv(), num_envs=WORLDS))
+@pytest.fixture(scope="module")
+def pooled() -> VecEnv:
+    return vectorize(ToyEnv(), num_envs=WORLDS)
+
+
+@pytest.fixture(scope="module")
+def played(pooled: VecEnv) -> tuple[list[VecState], Transition, list]:
+    return play(pooled)
+
+
+def test_what_the_agent_keeps_and_who_chose_are_stored(played: tuple):
+    _, rows, _ = played
     np.testing.assert_array_equal(rows.extras["log_prob"][:, 0], np.arange(LENGTH))
     np.testing.assert_array_equal(rows.expert, np.tile(np.arange(WORLDS) == 1, (LENGTH, 1)))
 
 
-def test_the_last_observation_of_a_time_out_is_kept():
-    vec_env = vectorize(ToyEnv(), num_envs=WORLDS)
-    states, rows, lasts = play(vec_env)
+def test_the_last_observation_of_a_time_out_is_kept(pooled: VecEnv, played: tuple):
+    vec_env, (states, rows, lasts) = pooled, played
     assert rows.truncated.any()
     for t, n in np.argwhere(rows.truncated):
         seen = vec_env.observe_last(lasts[t], states[t].look)
@@ -72,12 +81,14 @@ def test_never_still_restarts_a_world_whose_physics_failed():
     vec_env = vectorize(ToyEnv(), num_envs=WORLDS, autoreset="never")
     state = jax.jit(vec_env.reset)(jax.random.key(0))
     inner = state.envs
-    sick = inner.replace(carry=inner.carry.at[2].set(jnp.nan))
+    carry = np.array(inner.carry)
+    carry[2] = np.nan
+    sick = inner.replace(carry=carry)
     state, row, _ = jax.jit(vec_env.advance)(
-        state.replace(envs=sick), Choice(jnp.zeros((WORLDS, 1, 2)))
+        state.replace(envs=sick), Choice(np.zeros((WORLDS, 1, 2), np.float32))
     )
-    assert not row.valid[2] and row.valid[jnp.arange(WORLDS) != 2].all()
-    assert bool(jnp.isfinite(state.envs.carry).all())
+    np.testing.assert_array_equal(row.valid, np.arange(WORLDS) != 2)
+    assert np.isfinite(state.envs.carry).all()
 
 
 def test_an_unknown_mode_is_refused():

@@ -1,6 +1,7 @@
 """Pictures in the environment: what is drawn when, and who sees what."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,13 @@ import pytest
 from mjx_serl.envs.appearance import LookConfig, apply_look, draw_looks
 from mjx_serl.envs.env import Env, make_env
 from mjx_serl.envs.observation import Observer, PixelConfig
-from mjx_serl.envs.vector import VecEnv, vectorize
+from mjx_serl.envs.vector import VecEnv, VecState, vectorize
 from mjx_serl.training.collect import rollout
 from mjx_serl.training.policies import random_policy
+from mjx_serl.types import Transition
 
-WORLDS, SIZE = 4, 32
-CONFIG = PixelConfig(cameras=("front", "wrist"), size=SIZE, splats=2000)
+WORLDS, SIZE = 3, 32
+CONFIG = PixelConfig(cameras=("front", "wrist"), size=SIZE, splats=800)
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +30,22 @@ def worlds(env: Env) -> VecEnv:
     return vectorize(CONFIG.build(env), num_envs=WORLDS, pool_size=2)
 
 
+@pytest.fixture(scope="module")
+def reset(worlds: VecEnv) -> Callable[[jax.Array], VecState]:
+    return jax.jit(worlds.reset)
+
+
+Played = tuple[VecState, VecState, Transition]
+
+
+@pytest.fixture(scope="module")
+def played(worlds: VecEnv, reset: Callable[[jax.Array], VecState]) -> Played:
+    """The worlds before and after three steps, and the rows, from one program."""
+    start = reset(jax.random.key(1))
+    policy = random_policy(worlds.env.action_dim)
+    return start, *jax.jit(lambda s: rollout(worlds, policy, s, jax.random.key(2), 3))(start)
+
+
 def test_policies_with_cameras_do_not_see_what_only_a_simulator_knows(
     env: Env, worlds: VecEnv
 ) -> None:
@@ -37,8 +55,10 @@ def test_policies_with_cameras_do_not_see_what_only_a_simulator_knows(
     assert "cube_position" in PixelConfig().build(env).obs_spec.names
 
 
-def test_observations_are_as_declared_and_show_something(worlds: VecEnv) -> None:
-    state = jax.jit(worlds.reset)(jax.random.key(0))
+def test_observations_are_as_declared_and_show_something(
+    worlds: VecEnv, reset: Callable[[jax.Array], VecState]
+) -> None:
+    state = reset(jax.random.key(0))
     obs = worlds.observe(state)
     spec = worlds.observer.obs_spec
     assert set(obs) == set(spec.names)
@@ -50,22 +70,23 @@ def test_observations_are_as_declared_and_show_something(worlds: VecEnv) -> None
 
 
 def test_a_transition_holds_the_picture_of_before_and_the_next_row_that_of_after(
-    worlds: VecEnv,
+    worlds: VecEnv, played: Played
 ) -> None:
-    state = jax.jit(worlds.reset)(jax.random.key(1))
-    last, rows = jax.jit(
-        lambda s: rollout(worlds, random_policy(worlds.env.action_dim), s, jax.random.key(2), 3)
-    )(state)
+    state, last, rows = played
     np.testing.assert_array_equal(rows.obs["wrist"][0], state.pictures["wrist"])
     drawn = worlds.observer.pictures(last.envs, last.look)
     np.testing.assert_array_equal(last.pictures["front"], drawn["front"])
     assert np.any(np.asarray(rows.obs["wrist"][1]) != np.asarray(rows.obs["wrist"][2]))
 
 
-def test_a_restarted_world_is_drawn_as_it_starts(worlds: VecEnv) -> None:
-    state = jax.jit(worlds.reset)(jax.random.key(3))
+def test_a_restarted_world_is_drawn_as_it_starts(
+    worlds: VecEnv, reset: Callable[[jax.Array], VecState]
+) -> None:
+    state = reset(jax.random.key(3))
     limit = worlds.env.task.episode_steps
-    late = state.envs.replace(t=state.envs.t.at[1].set(limit - 1))
+    t = np.array(state.envs.t)
+    t[1] = limit - 1
+    late = state.envs.replace(t=t)
     step = jax.jit(worlds.step)
     after, row = step(state.replace(envs=late), jnp.zeros((WORLDS, worlds.env.action_dim)))
     assert bool(row.truncated[1]) and int(after.envs.t[1]) == 0
@@ -81,9 +102,8 @@ def test_looks_differ_between_episodes_and_stay_within_one(env: Env) -> None:
         pool_size=2,
     )
     state = jax.jit(varied.reset)(jax.random.key(5))
-    same = state.envs.replace(
-        sim=jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), state.envs.sim)
-    )
+    sim = jax.device_get(state.envs.sim)
+    same = state.envs.replace(sim=jax.tree.map(lambda x: np.repeat(x[:1], WORLDS, 0), sim))
     pictures = np.asarray(varied.observer.pictures(same, state.look)["front"], int)
     assert all(np.abs(pictures[0] - pictures[i]).mean() > 1 for i in range(1, WORLDS))
     after, _ = jax.jit(varied.step)(state, jnp.zeros((WORLDS, varied.env.action_dim)))
@@ -125,23 +145,19 @@ def test_a_camera_inside_the_table_is_refused(env: Env) -> None:
         CONFIG.build(dataclasses.replace(env, scene=scene))
 
 
-def test_staged_equals_fused(env: Env) -> None:
+def test_staged_equals_fused(env: Env, worlds: VecEnv, played: Played) -> None:
     """The same functions, traced as a whole or called piece by piece."""
-    observer = CONFIG.build(env)
 
     class Untraceable(Observer):
         @property
         def traceable(self) -> bool:
             return False
 
-    def play(seen: Observer) -> jax.Array:
-        vec_env = vectorize(seen, num_envs=WORLDS, pool_size=2)
-        start = jax.jit(vec_env.reset)(jax.random.key(7))
-        policy = random_policy(env.action_dim)
-        return rollout(vec_env, policy, start, jax.random.key(8), 3)[1].obs
-
-    fused, staged = jax.jit(lambda: play(observer))(), play(Untraceable(env, observer.cameras))
-    for name, want in fused.items():
+    start, _, fused = played
+    in_pieces = Untraceable(env, worlds.observer.cameras)
+    vec_env = vectorize(in_pieces, num_envs=WORLDS, pool_size=2)
+    _, staged = rollout(vec_env, random_policy(env.action_dim), start, jax.random.key(2), 3)
+    for name, want in fused.obs.items():
         # A float that rounds the other way is one step of a uint8.
         atol = 1.0 if name in CONFIG.cameras else 1e-5
-        np.testing.assert_allclose(np.float64(staged[name]), np.float64(want), atol=atol)
+        np.testing.assert_allclose(np.float64(staged.obs[name]), np.float64(want), atol=atol)

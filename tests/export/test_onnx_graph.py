@@ -286,7 +286,9 @@ def _drawn(rng: np.random.Generator, x: jax.ShapeDtypeStruct) -> np.ndarray:
 @pytest.mark.parametrize("name", [*POLICIES])
 def test_a_policy_is_jax_s(name: str):
     seen = name in ENCODERS or name.startswith("one encoder")
-    act, params, obs = policy(name, ("front", "wrist") if seen else ())
+    cameras = ("front", "wrist") if seen else ()
+    # What the second camera adds is seen of the small ones; ResNet-10 takes seconds to compile.
+    act, params, obs = policy(name, cameras[:1] if name == "resnet10" else cameras)
     found, kept = run_onnx(act, params, obs)
     wanted = np.asarray(jax.jit(act)(params, obs))
     np.testing.assert_allclose(found, wanted, atol=2e-5)

@@ -11,11 +11,16 @@ from specs_of import obs_spec_of
 from mjx_serl.nets.convolution import Conv, Convolution, by_library, by_product, convolve
 from mjx_serl.nets.encoders import ENCODERS, EncoderConfig, ObsEncoder, SpatialEmbeddings
 from mjx_serl.nets.mlp import MLP
+from mjx_serl.types import Obs
 
 
-def images(size: int, count: int = 2, seed: int = 0) -> jax.Array:
+def images(size: int, count: int = 2, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    return jnp.asarray(rng.integers(0, 256, (count, size, size, 3)), jnp.uint8)
+    return rng.integers(0, 256, (count, size, size, 3)).astype(np.uint8)
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def spec(*shape: int, dtype: type = jnp.uint8) -> jax.ShapeDtypeStruct:
@@ -31,39 +36,47 @@ def obs_encoder(config: EncoderConfig, **shapes: jax.ShapeDtypeStruct) -> ObsEnc
 
 @pytest.mark.parametrize("size, stride", [(4, 4), (8, 4), (3, 2), (3, 1), (1, 2), (2, 3)])
 def test_the_chosen_convolution_is_xlas_own(size: int, stride: int) -> None:
-    keys = jax.random.split(jax.random.key(0), 3)
-    x = jax.random.normal(keys[0], (2, 13, 17, 3))
-    kernel = jax.random.normal(keys[1], (size, size, 3, 5))
+    x, kernel = normal(2, 13, 17, 3), normal(size, size, 3, 5, seed=1)
     library = partial(by_library, stride, "float32")
-    weight = jax.random.normal(keys[2], library(x, kernel).shape)
+    weight = normal(*jax.eval_shape(library, x, kernel).shape, seed=2)
 
-    @partial(jax.jit, static_argnums=0)
     def value_and_grads(convolution: Convolution, x: jax.Array, kernel: jax.Array) -> tuple:
         y, pull = jax.vjp(convolution, x, kernel)
-        return y, *pull(weight)
+        return y, *pull(jnp.asarray(weight))
 
-    want = value_and_grads(library, x, kernel)
-    for way in (partial(convolve, stride, "float32"), partial(by_product, stride)):
-        for got, exact in zip(value_and_grads(way, x, kernel), want, strict=True):
+    @jax.jit
+    def by_each(x: jax.Array, kernel: jax.Array) -> list[tuple]:
+        ways = (library, partial(convolve, stride, "float32"), partial(by_product, stride))
+        return [value_and_grads(way, x, kernel) for way in ways]
+
+    want, *found = by_each(x, kernel)
+    for way in found:
+        for got, exact in zip(way, want, strict=True):
             np.testing.assert_allclose(got, exact, rtol=1e-4, atol=1e-4)
 
 
 def test_bfloat16_rounds_and_keeps_float32_outside() -> None:
-    x, kernel = images(9).astype(jnp.float32), jnp.full((3, 3, 3, 4), 1 / 3)
-    exact = by_library(2, "float32", x, kernel)
+    x, kernel = images(9).astype(np.float32), np.full((3, 3, 3, 4), 1 / 3, np.float32)
+    exact = np.asarray(by_library(2, "float32", x, kernel))
     rounded = by_library(2, "bfloat16", x, kernel)
     assert rounded.dtype == jnp.float32
-    assert 0 < float(jnp.max(jnp.abs(rounded - exact) / exact)) < 0.01
+    assert 0 < np.max(np.abs(np.asarray(rounded) - exact) / exact) < 0.01
 
 
 def test_padding_is_zeros_on_each_side() -> None:
-    x = jax.random.normal(jax.random.key(0), (1, 6, 6, 2))
+    x = normal(1, 6, 6, 2)
     conv = Conv(3, 3, 2, padding=1)
-    params = conv.init(jax.random.key(1), x)
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    want = by_library(2, "float32", padded, params["params"]["kernel"])
+
+    @jax.jit
+    def run(key: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        params = conv.init(key, x)
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        want = by_library(2, "float32", padded, params["params"]["kernel"])
+        return conv.apply(params, x), want
+
+    got, want = run(jax.random.key(1), x)
     assert want.shape == (1, 3, 3, 3)
-    np.testing.assert_allclose(conv.apply(params, x), want, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
 # -- encoders ------------------------------------------------------------------------------------
@@ -88,17 +101,22 @@ def test_any_size_becomes_features(name: str, size: int) -> None:
 def test_every_parameter_matters_and_the_images_are_told_apart(name: str) -> None:
     encoder = EncoderConfig(name=name, features=8).build()
     pair = images(40)
-    params = encoder.init(jax.random.key(0), pair)
-    # Away from the zeros of the last norm in each residual block, which hide what is before it.
-    params = jax.tree.map(lambda leaf: leaf + 0.05, params)
-    features = jax.jit(encoder.apply)(params, pair)
-    assert float(jnp.abs(features[0] - features[1]).max()) > 1e-3
-    assert float(jnp.abs(features).max()) <= 1.0
-    grads = jax.jit(jax.grad(lambda p: jnp.sum(encoder.apply(p, pair)[:, 0])))(params)
+
+    @jax.jit
+    def run(key: jax.Array, pair: jax.Array) -> tuple:
+        # Away from the zeros of the last norm in each residual block, which hide what is before
+        # it.
+        params = jax.tree.map(lambda leaf: leaf + 0.05, encoder.init(key, pair))
+        features, pull = jax.vjp(lambda p: encoder.apply(p, pair), params)
+        return features, pull(jnp.zeros_like(features).at[:, 0].set(1.0))[0]
+
+    features, grads = jax.device_get(run(jax.random.key(0), pair))
+    assert np.abs(features[0] - features[1]).max() > 1e-3
+    assert np.abs(features).max() <= 1.0
     silent = [
         jax.tree_util.keystr(path)
         for path, leaf in jax.tree_util.tree_leaves_with_path(grads)
-        if not float(jnp.abs(leaf).max()) > 0
+        if not np.abs(leaf).max() > 0
     ]
     assert silent == []
 
@@ -118,12 +136,12 @@ def test_layouts_are_serls() -> None:
 
 
 def test_spatial_embeddings_are_weighted_sums_over_the_image() -> None:
-    x = jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
+    x = normal(2, 3, 4, 5)
     module = SpatialEmbeddings(count=2)
-    params = module.init(jax.random.key(1), x)
+    found, params = jax.jit(module.init_with_output)(jax.random.key(1), x)
     kernel = np.asarray(params["params"]["kernel"])
-    want = [[np.sum(np.asarray(x)[b] * kernel[..., e], (0, 1)) for e in (0, 1)] for b in (0, 1)]
-    got = np.asarray(module.apply(params, x)).reshape(2, 5, 2)
+    want = [[np.sum(x[b] * kernel[..., e], (0, 1)) for e in (0, 1)] for b in (0, 1)]
+    got = np.asarray(found).reshape(2, 5, 2)
     np.testing.assert_allclose(got.transpose(0, 2, 1), want, rtol=1e-4, atol=1e-5)
 
 
@@ -154,19 +172,24 @@ def test_images_come_first_then_vectors() -> None:
     )
     assert encoder.cameras == ("front", "wrist")
     assert (encoder.image_dim, encoder.dim) == (10, 12)
-    params = encoder.init(jax.random.key(0))
     obs = {
-        "arm": jnp.array([[1.0, 2.0], [3.0, 4.0]]),
+        "arm": np.float32([[1.0, 2.0], [3.0, 4.0]]),
         "front": images(32)[:, :, :28],
         "wrist": images(28, seed=1),
     }
-    out = encoder(params, obs)
+    alone = config.build()
+
+    @jax.jit
+    def run(key: jax.Array, obs: Obs) -> tuple[jax.Array, dict]:
+        params = encoder.init(key)
+        owns = {name: {"params": params["params"][f"camera_{name}"]} for name in encoder.cameras}
+        return encoder(params, obs), {name: alone.apply(owns[name], obs[name]) for name in owns}
+
+    out, seen = jax.device_get(run(jax.random.key(0), obs))
     assert out.shape == (2, 12)
     np.testing.assert_array_equal(out[:, 10:], obs["arm"])
-    alone = config.build()
     for camera, columns in (("front", out[:, :5]), ("wrist", out[:, 5:10])):
-        own = {"params": params["params"][f"camera_{camera}"]}
-        np.testing.assert_allclose(alone.apply(own, obs[camera]), columns, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(seen[camera], columns, rtol=1e-5, atol=1e-6)
 
 
 def test_cameras_share_an_encoder_when_told() -> None:
@@ -175,12 +198,18 @@ def test_cameras_share_an_encoder_when_told() -> None:
     apart, shared = (
         obs_encoder(EncoderConfig(features=6, shared=shared), **shapes) for shared in (False, True)
     )
-    params, one = apart.init(jax.random.key(0)), shared.init(jax.random.key(0))
+
+    @jax.jit
+    def run(key: jax.Array, obs: Obs) -> tuple:
+        params, one = apart.init(key), shared.init(key)
+        return params, one, apart(params, obs), shared(one, obs)
+
+    params, one, by_two, by_one = jax.device_get(run(jax.random.key(0), obs))
     assert len(jax.tree.leaves(params)) == 2 * len(jax.tree.leaves(one))
-    front, wrist = jnp.split(shared(one, obs), 2, axis=-1)
+    front, wrist = np.split(by_one, 2, axis=-1)
     np.testing.assert_array_equal(front, wrist)
-    front, wrist = jnp.split(apart(params, obs), 2, axis=-1)
-    assert float(jnp.abs(front - wrist).max()) > 1e-3
+    front, wrist = np.split(by_two, 2, axis=-1)
+    assert np.abs(front - wrist).max() > 1e-3
 
 
 def test_an_image_without_channels_is_refused() -> None:
@@ -191,23 +220,23 @@ def test_an_image_without_channels_is_refused() -> None:
 def test_without_images_there_is_nothing_to_learn() -> None:
     encoder = obs_encoder(EncoderConfig(), state=spec(3, dtype=jnp.float32))
     assert encoder.init(jax.random.key(0)) == {} and (encoder.image_dim, encoder.dim) == (0, 3)
-    x = jnp.arange(6.0).reshape(2, 3)
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
     np.testing.assert_array_equal(encoder({}, {"state": x}), x)
 
 
 @pytest.mark.parametrize("members", [None, 2])
 def test_embedded_columns_pass_a_block_of_their_own(members: int | None) -> None:
     net = MLP((6,), 3, members=members, embedded=(4, 6))
-    x = jax.random.normal(jax.random.key(0), (5, 7))
-    params = net.init(jax.random.key(1), x)
+    x = normal(5, 7)
+    found, params = jax.device_get(jax.jit(net.init_with_output)(jax.random.key(1), x))
     inside = params["params"]
     assert inside["dense_embed"].shape[-2:] == (2, 64)
     assert inside["dense_0"].shape[-2:] == (4 + 64 + 1, 6)
     if members is None:
-        h = jnp.matmul(x[:, 4:6], inside["dense_embed"])
+        h = np.matmul(x[:, 4:6], inside["dense_embed"])
         h = h - h.mean(-1, keepdims=True)
-        h = jnp.tanh(h / jnp.sqrt((h * h).mean(-1, keepdims=True) + 1e-6))
+        h = np.tanh(h / np.sqrt((h * h).mean(-1, keepdims=True) + 1e-6))
         rest = {k: v for k, v in inside.items() if "embed" not in k}
-        joined = jnp.concatenate([x[:, :4], h, x[:, 6:]], axis=-1)
-        want = MLP((6,), 3).apply({"params": rest}, joined)
-        np.testing.assert_allclose(net.apply(params, x), want, rtol=1e-5, atol=1e-5)
+        joined = np.concatenate([x[:, :4], h, x[:, 6:]], axis=-1)
+        want = jax.jit(MLP((6,), 3).apply)({"params": rest}, joined)
+        np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)

@@ -40,10 +40,10 @@ def numpy_mlp(params: dict, x: np.ndarray, activation: str, layer_norm: bool) ->
 
 def shaken(params: dict) -> dict:
     """Parameters away from their ones and zeros, so that each of them matters."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(9), len(leaves))
-    noisy = [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(tree, noisy)
+    rng = np.random.default_rng(9)
+    return jax.tree.map(
+        lambda x: x + (0.3 * rng.normal(size=x.shape)).astype(np.float32), jax.device_get(params)
+    )
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "swish"])
@@ -52,16 +52,20 @@ def test_ensemble_is_its_members_and_they_are_the_plain_network(
     activation: str, layer_norm: bool
 ) -> None:
     net = MLP((16, 24), 1, activation=activation, layer_norm=layer_norm, members=3)
-    params = shaken(net.init(jax.random.key(0), jnp.zeros((1, 7))))
-    x = jax.random.normal(jax.random.key(1), (5, 7)) + 2.0
-    q = ensemble_q(net, params, x[:, :4], x[:, 4:])
+    params = shaken(jax.jit(net.init)(jax.random.key(0), np.zeros((1, 7), np.float32)))
+    x = np.random.default_rng(1).normal(2.0, size=(5, 7)).astype(np.float32)
+    members = [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(3)]
+
+    @jax.jit
+    def run(params: dict, members: list[dict], x: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+        plain = net.clone(members=None)
+        return ensemble_q(net, params, x[:, :4], x[:, 4:]), [plain.apply(m, x) for m in members]
+
+    q, apart = jax.device_get(run(params, members, x))
     for i in range(3):
-        member = jax.tree.map(lambda leaf, i=i: leaf[i], params)
-        want = numpy_mlp(member, np.asarray(x, np.float64), activation, layer_norm)[:, 0]
+        want = numpy_mlp(members[i], np.asarray(x, np.float64), activation, layer_norm)[:, 0]
         np.testing.assert_allclose(q[i], want, rtol=2e-4, atol=2e-5)
-        np.testing.assert_allclose(
-            net.clone(members=None).apply(member, x)[:, 0], want, rtol=2e-4, atol=2e-5
-        )
+        np.testing.assert_allclose(apart[i][:, 0], want, rtol=2e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "swish"])
@@ -72,41 +76,49 @@ def test_hand_written_gradient_is_autodiffs(activation: str, lead: tuple[int, ..
         xhat = (h - h.mean(-1, keepdims=True)) / jnp.sqrt(h.var(-1, keepdims=True) + 1e-6)
         return ACTIVATIONS[activation](xhat * scale[..., None, :] + shift[..., None, :])
 
-    keys = jax.random.split(jax.random.key(0), 5)
+    rng = np.random.default_rng(0)
     shapes = [(*lead, 6, 10)] + [(*lead, 10)] * 3
-    args = [1 + jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=False)]
-    weight = jax.random.normal(keys[4], shapes[0])
+    args = [rng.normal(1.0, size=shape).astype(np.float32) for shape in shapes]
+    weight = rng.normal(size=shapes[0]).astype(np.float32)
 
-    def grads(block: Callable) -> list[jax.Array]:
-        return jax.grad(lambda a: jnp.sum(weight * block(*a)))(args)
+    @jax.jit
+    def grads(args: list[jax.Array]) -> list[list[jax.Array]]:
+        return [
+            jax.grad(lambda a, block=block: jnp.sum(weight * block(*a)))(args)
+            for block in (partial(norm_activate, activation), plain)
+        ]
 
-    for got, want in zip(grads(partial(norm_activate, activation)), grads(plain), strict=True):
+    for got, want in zip(*grads(args), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("lead", [(), (2,)])
 def test_bfloat16_product_and_its_gradients_round_only_their_factors(lead: tuple[int, ...]) -> None:
-    keys = jax.random.split(jax.random.key(0), 3)
+    rng = np.random.default_rng(0)
     # Whole numbers up to 8 are exact in bfloat16, and their sums in float32.
     x, kernel, weight = (
-        jax.random.randint(k, (*lead, *shape), -8, 9).astype(jnp.float32)
-        for k, shape in zip(keys, ((6, 10), (10, 4), (6, 4)), strict=True)
+        rng.integers(-8, 9, (*lead, *shape)).astype(np.float32)
+        for shape in ((6, 10), (10, 4), (6, 4))
     )
 
-    def grads(product: Callable) -> tuple[jax.Array, ...]:
-        return jax.grad(lambda *a: jnp.sum(weight * product(*a)), (0, 1))(x, kernel)
+    @partial(jax.jit, static_argnums=0)
+    def value_and_grads(product: Callable, x: jax.Array, kernel: jax.Array) -> tuple:
+        y, pull = jax.vjp(product, x, kernel)
+        return y, *pull(jnp.asarray(weight))
 
-    assert bfloat16_product(x, kernel).dtype == jnp.float32
-    np.testing.assert_array_equal(bfloat16_product(x, kernel), x @ kernel)
-    for got, want in zip(grads(bfloat16_product), grads(jnp.matmul), strict=True):
+    found = value_and_grads(bfloat16_product, x, kernel)
+    assert found[0].dtype == jnp.float32
+    np.testing.assert_array_equal(found[0], x @ kernel)
+    for got, want in zip(found[1:], value_and_grads(jnp.matmul, x, kernel)[1:], strict=True):
         np.testing.assert_array_equal(got, want)
-    rounded = bfloat16_product(x + 0.3, kernel)
-    assert 0.0 < float(jnp.max(jnp.abs(rounded - (x + 0.3) @ kernel))) < 1.0
+    x = x + np.float32(0.3)
+    rounded = np.asarray(value_and_grads(bfloat16_product, x, kernel)[0])
+    assert 0.0 < np.max(np.abs(rounded - x @ kernel)) < 1.0
 
 
 def test_weights_start_xavier_uniform() -> None:
     net = MLP((256, 256), 1, members=2)
-    params = net.init(jax.random.key(0), jnp.zeros((1, 33)))["params"]
+    params = jax.jit(net.init)(jax.random.key(0), np.zeros((1, 33), np.float32))["params"]
     for name, fan in (("dense_0", 33 + 256), ("dense_1", 512), ("head", 257)):
         limit = np.sqrt(6 / fan)
         kernel = np.asarray(params[name])
@@ -117,21 +129,22 @@ def test_weights_start_xavier_uniform() -> None:
 
 def test_random_members_are_different_and_all_can_be_drawn() -> None:
     params = {"w": jnp.arange(5.0)}
-    draws = [random_members(params, jax.random.key(i), 2)["w"] for i in range(40)]
+    draw = jax.jit(lambda key: random_members(params, key, 2)["w"])
+    draws = [np.asarray(draw(jax.random.key(i))) for i in range(40)]
     assert all(float(d[0]) != float(d[1]) for d in draws)
     assert {float(x) for d in draws for x in d} == {0.0, 1.0, 2.0, 3.0, 4.0}
 
 
 def test_density_integrates_to_one_and_matches_the_samples() -> None:
-    mean, std = jnp.array([0.4]), jnp.array([0.7])
+    mean, std = np.float32([0.4]), np.float32([0.7])
     grid = np.linspace(-1, 1, 200_001)[1:-1]
-    density = np.exp(np.asarray(tanh_normal_log_prob(jnp.asarray(grid)[:, None], mean, std)))
+    log_prob_of = jax.jit(tanh_normal_log_prob)
+    density = np.exp(np.asarray(log_prob_of(grid.astype(np.float32)[:, None], mean, std)))
     assert np.sum(density) * (grid[1] - grid[0]) == pytest.approx(1.0, abs=1e-3)
     shape = (1000, 3)
-    action, log_prob = tanh_normal_sample(
-        jax.random.key(0), jnp.full(shape, 0.3), jnp.full(shape, 0.5)
-    )
-    again = tanh_normal_log_prob(action, jnp.full(shape, 0.3), jnp.full(shape, 0.5))
+    mean, std = np.full(shape, 0.3, np.float32), np.full(shape, 0.5, np.float32)
+    action, log_prob = jax.jit(tanh_normal_sample)(jax.random.key(0), mean, std)
+    again = log_prob_of(action, mean, std)
     np.testing.assert_allclose(log_prob, again, atol=2e-3)
 
 
@@ -161,4 +174,5 @@ def test_vectors_are_joined_in_the_order_of_their_names() -> None:
     }
     fields = obs_spec_of(shapes).of_kind("vector")
     assert vector_dim(fields) == 7
-    np.testing.assert_array_equal(encode_vectors(obs, fields), [[0, 1, 2, 3, 4, 5, 6]])
+    encode = jax.jit(lambda obs: encode_vectors(obs, fields))
+    np.testing.assert_array_equal(encode(obs), [[0, 1, 2, 3, 4, 5, 6]])

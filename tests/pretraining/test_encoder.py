@@ -28,7 +28,7 @@ SIZE = 32
 CONFIG = PretrainConfig(
     rounds=1,
     episodes=4,
-    updates=300,
+    updates=100,
     batch_size=32,
     encoder=EncoderConfig(name="small", features=16),
     hidden=16,

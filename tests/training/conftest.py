@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import pytest
+from flax import struct
 from toy_env import ToyEnv
 
 from mjx_serl.agents.sac import SACConfig
@@ -16,9 +18,47 @@ from mjx_serl.training.collect import demonstrate
 from mjx_serl.training.demonstrations import DemoConfig, RecordedDemos
 from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig, Source
 from mjx_serl.training.state import TrainState
-from mjx_serl.types import Transition
+from mjx_serl.types import Batch, Choice, Metrics, Obs, Transition, choice
+from scenes.contract.specs import ActionSpec, ObsSpec
 
 NUM_ENVS, DEMOS = 6, 5
+
+
+@struct.dataclass
+class Counted:
+    """All that `Idle` knows: how many critic steps it would have made."""
+
+    step: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Idle:
+    """An agent that plays at random and learns nothing: its epoch compiles in a third of the time.
+
+    For what the loop does whoever learns. It reads all of a batch, as a learner does.
+    """
+
+    utd_ratio: int = 1
+    n_step: int = 1
+    gamma: float = 0.9
+
+    def build(self) -> "Idle":
+        return self
+
+    def init(self, key: jax.Array, obs: ObsSpec, action: ActionSpec) -> Counted:
+        return Counted(jnp.int32(0))
+
+    def act(
+        self, state: Counted, obs: Obs, key: jax.Array, *, deterministic: bool = False
+    ) -> Choice:
+        return choice(jax.random.uniform(key, (len(obs["x"]), 2), minval=-1.0))
+
+    def acting(self, state: Counted) -> Counted:
+        return state
+
+    def update(self, state: Counted, batch: Batch, key: jax.Array) -> tuple[Counted, Metrics]:
+        seen = sum(jnp.mean(x) for x in jax.tree.leaves(batch))
+        return Counted(state.step + self.utd_ratio), {"learner/seen": seen}
 
 
 @functools.cache
@@ -32,7 +72,7 @@ def toy_demos() -> Transition:
 class Toy:
     """A trainer on toy worlds, its first state and its compiled epoch."""
 
-    def __init__(self, *, demos: bool = True, agent: SACConfig | None = None, **loop: Any) -> None:
+    def __init__(self, *, demos: bool = True, agent: Any = None, **loop: Any) -> None:
         sizes = {"batch_size": 32, "updates_per_step": 2, "steps_per_epoch": 5}
         loop = sizes | {"warmup_steps": 60, "buffer_size": 600} | loop
         rows = toy_demos()
@@ -53,6 +93,7 @@ class Toy:
         self.epoch = jax.jit(self.trainer.epoch)
         # What `init` compiles anew at every call.
         self._init = jax.jit(self.trainer._first_state)
+        self.sample = jax.jit(self.trainer._sample, static_argnums=2)
 
     def start(self, seed: int = 0) -> TrainState:
         """The state before the first epoch."""
@@ -63,6 +104,16 @@ class Toy:
 def make_toy() -> Callable[..., Toy]:
     """Return the maker of toy trainers."""
     return Toy
+
+
+@pytest.fixture(scope="session")
+def make_idle() -> Callable[..., Toy]:
+    """Return the maker of toy trainers whose agent does not learn."""
+
+    def make(*, utd_ratio: int = 1, n_step: int = 1, **changes: Any) -> Toy:
+        return Toy(agent=Idle(utd_ratio=utd_ratio, n_step=n_step), **changes)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Rollouts, random actions and what a scripted expert leaves behind."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from toy_env import STEPS, ToyEnv, ToyState, toy_worlds
 
@@ -14,12 +13,16 @@ from mjx_serl.types import Transition
 WORLDS = 40
 
 
+@jax.jit
+def _play(key: jax.Array, noise: float) -> tuple[ToyState, Transition, jax.Array]:
+    k_start, _ = jax.random.split(key)
+    starts = jax.vmap(ToyEnv().reset)(split_keys(k_start, WORLDS))
+    return starts, *demonstrate(Observer(ToyEnv()), key, episodes=WORLDS, noise=noise)
+
+
 def play(noise: float) -> tuple[ToyState, Transition, np.ndarray]:
     """The expert's starts, rows [STEPS, WORLDS] and which episodes it solved."""
-    k_start, _ = jax.random.split(jax.random.key(2))
-    starts = jax.vmap(ToyEnv().reset)(split_keys(k_start, WORLDS))
-    rows, solved = demonstrate(Observer(ToyEnv()), jax.random.key(2), episodes=WORLDS, noise=noise)
-    return starts, rows, np.asarray(solved)
+    return jax.device_get(_play(jax.random.key(2), noise))
 
 
 def test_rows_after_the_end_of_an_episode_are_not_valid():
@@ -57,7 +60,8 @@ def test_noise_is_in_metres_and_spares_the_gripper():
 
 
 def test_random_actions_fill_the_cube():
-    actions = random_policy(3)({"x": jnp.zeros((2000, 5))}, jax.random.key(0))
+    act = jax.jit(random_policy(3))
+    actions = np.asarray(act({"x": np.zeros((2000, 5), np.float32)}, jax.random.key(0)))
     assert actions.shape == (2000, 3)
     assert np.abs(actions).max() <= 1.0
     np.testing.assert_allclose(actions.mean(0), 0.0, atol=0.06)
@@ -66,12 +70,14 @@ def test_random_actions_fill_the_cube():
 
 def test_a_rollout_shows_the_policy_what_the_worlds_show():
     worlds = toy_worlds(4)
-    start = worlds.reset(jax.random.key(0))
+    start = jax.jit(worlds.reset)(jax.random.key(0))
 
     def echo(obs: dict, key: jax.Array) -> jax.Array:
         return obs["x"] / 10
 
-    end, rows = rollout(worlds, echo, start, jax.random.key(1), 12)
+    play = jax.jit(lambda start, key: rollout(worlds, echo, start, key, 12))
+    end, rows = play(start, jax.random.key(1))
+    rows = jax.device_get(rows)
     assert rows.reward.shape == (12, 4)
     np.testing.assert_allclose(rows.action, rows.obs["x"] / 10, rtol=1e-6)
     np.testing.assert_array_equal(rows.obs["x"][0], start.envs.obs["x"])

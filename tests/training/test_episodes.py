@@ -1,12 +1,20 @@
 """One loop for every episode: what is kept belongs to its step, and streams are told apart."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 from toy_env import STEPS, ToyEnv
 
 from mjx_serl.envs.observation import Observer
-from mjx_serl.training.episodes import EpisodeStep, episode_keys, play_episodes
+from mjx_serl.training.episodes import (
+    EpisodeKeys,
+    EpisodeResult,
+    EpisodeStep,
+    episode_keys,
+    play_episodes,
+)
 
 KEY = jax.random.key(3)
 
@@ -15,9 +23,15 @@ def push(worlds, pictures, key):
     return jax.random.uniform(key, (worlds.t.shape[0], 2))
 
 
+def play(keys: EpisodeKeys, keep: Callable[[EpisodeStep], Any]) -> tuple[EpisodeResult, Any]:
+    """Episodes as numpy, from one program."""
+    run = jax.jit(lambda keys: play_episodes(Observer(ToyEnv()), push, keys, keep=keep))
+    return jax.device_get(run(keys))
+
+
 def test_what_is_kept_belongs_to_its_step():
     keys = episode_keys(KEY, episodes=30, steps=STEPS)
-    result, kept = play_episodes(Observer(ToyEnv()), push, keys, keep=lambda step: step)
+    result, kept = play(keys, lambda step: step)
     assert isinstance(kept, EpisodeStep)
     np.testing.assert_array_equal(kept.before.t, np.arange(STEPS)[:, None].repeat(30, 1))
     np.testing.assert_array_equal(kept.after.t[:-1], kept.before.t[1:])
@@ -31,8 +45,8 @@ def test_what_is_kept_belongs_to_its_step():
 
 def test_actions_are_drawn_from_the_keys_of_the_steps():
     keys = episode_keys(KEY, episodes=4, steps=STEPS)
-    _, actions = play_episodes(Observer(ToyEnv()), push, keys, keep=lambda step: step.action)
-    want = jnp.stack([jax.random.uniform(key, (4, 2)) for key in keys.steps])
+    _, actions = play(keys, lambda step: step.action)
+    want = jax.vmap(lambda key: jax.random.uniform(key, (4, 2)))(keys.steps)
     np.testing.assert_array_equal(actions, want)
 
 
@@ -45,6 +59,6 @@ def test_starts_do_not_depend_on_the_number_of_episodes_or_steps():
 
 def test_a_shorter_play_leaves_episodes_running():
     keys = episode_keys(KEY, episodes=50, steps=2)
-    result, running = play_episodes(Observer(ToyEnv()), push, keys, keep=lambda step: step.running)
+    result, running = play(keys, lambda step: step.running)
     assert running.shape == (2, 50) and (result.steps <= 2).all()
     assert (result.returns == result.steps).all()

@@ -1,12 +1,14 @@
 """Evaluation counts each world's first episode, and no two streams share a start."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from toy_env import STEPS, ToyEnv, ToyState
 
-from mjx_serl.envs.env import Env, make_env
+from mjx_serl.envs.env import Env
 from mjx_serl.envs.observation import Observer
 from mjx_serl.envs.task import split_keys
 from mjx_serl.envs.vector import vectorize
@@ -26,12 +28,13 @@ def zero_policy(obs: dict, key: jax.Array) -> jax.Array:
 def plan() -> ToyState:
     """The starts that `evaluate` draws from key 3, with the ends written in them."""
     k_start, _ = jax.random.split(jax.random.key(3))
-    return jax.vmap(ToyEnv().reset)(split_keys(k_start, EPISODES))
+    return jax.device_get(jax.jit(jax.vmap(ToyEnv().reset))(split_keys(k_start, EPISODES)))
 
 
 @pytest.fixture(scope="module")
 def result() -> EpisodeResult:
-    return evaluate(Observer(ToyEnv()), zero_policy, jax.random.key(3), episodes=EPISODES)
+    play = partial(evaluate, Observer(ToyEnv()), zero_policy, episodes=EPISODES)
+    return jax.device_get(jax.jit(play)(jax.random.key(3)))
 
 
 def test_each_world_plays_exactly_one_episode(plan: ToyState, result: EpisodeResult):
@@ -63,11 +66,6 @@ def test_the_policy_sees_raw_observations_and_new_keys_each_step():
     jax.effects_barrier()
     assert sorted(float(age[0, 0]) for age, _ in seen) == list(range(STEPS))
     assert len({tuple(np.ravel(key).tolist()) for _, key in seen}) == STEPS
-
-
-@pytest.fixture(scope="module")
-def dense() -> Env:
-    return make_env("franka/pick_cube_dense", physics="native")
 
 
 def test_an_idle_arm_fails_for_the_full_time(dense: Env):

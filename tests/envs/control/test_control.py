@@ -1,5 +1,8 @@
 """The hand goes where it is told, no further than its box, and the gripper obeys its sign."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import mujoco
@@ -9,7 +12,7 @@ import pytest
 from mjx_serl.envs.control.controller import ControlConfig
 from mjx_serl.envs.control.operational_space import OperationalSpace
 from mjx_serl.envs.control.registry import build_controller
-from mjx_serl.envs.env import Env, EnvState, make_env
+from mjx_serl.envs.env import Env, EnvState
 from mjx_serl.envs.physics.mjx import MjxPhysics
 from mjx_serl.envs.physics.protocol import Physics
 from mjx_serl.tasks.pick_cube import OSC, SPARSE
@@ -22,16 +25,24 @@ SETTLED = {"dls": 1e-3, "osc": 2e-3}
 def drive(env: Env, goal: np.ndarray, *, steps: int, cap: float) -> list[EnvState]:
     """Step the target towards `goal` [m], at most `cap` [m] per step, gripper open."""
 
+    reset, step, _ = programs(env)
+    states = [reset(jax.random.key(0))]
+    for _ in range(steps):
+        states.append(step(states[-1], goal, cap))
+    return jax.device_get(states)
+
+
+@functools.cache
+def programs(env: Env) -> tuple[Callable, Callable, Callable]:
+    """Of an environment: its reset, a step towards a goal, its step."""
+
     @jax.jit
-    def step(state: EnvState) -> EnvState:
+    def step(state: EnvState, goal: jax.Array, cap: float) -> EnvState:
         lead = goal - state.command.target
         lead = lead * jnp.minimum(1.0, cap / (jnp.linalg.norm(lead) + 1e-9))
         return env.step(state, jnp.append(lead / env.task.control.scale, -1.0))
 
-    states = [jax.jit(env.reset)(jax.random.key(0))]
-    for _ in range(steps):
-        states.append(step(states[-1]))
-    return states
+    return jax.jit(env.reset), step, jax.jit(env.step)
 
 
 def tool(env: Env, state: EnvState) -> np.ndarray:
@@ -49,62 +60,64 @@ def test_reaches_commanded_points_with_the_hand_down(sparse: Env, goal: tuple[fl
 
 
 def test_one_full_action_is_one_scale(sparse: Env):
-    state = jax.jit(sparse.reset)(jax.random.key(0))
-    after = jax.jit(sparse.step)(state, jnp.array([0.0, 1.0, 0.0, 0.0]))
+    reset, _, step = programs(sparse)
+    state = reset(jax.random.key(0))
+    after = step(state, np.float32([0.0, 1.0, 0.0, 0.0]))
     moved = after.command.target - state.command.target
     np.testing.assert_allclose(moved, [0.0, 0.025, 0.0], atol=1e-6)
 
 
 def test_actions_beyond_one_are_clipped(sparse: Env):
-    state, step = jax.jit(sparse.reset)(jax.random.key(0)), jax.jit(sparse.step)
-    wild, full = (step(state, jnp.array([s * 1.0, 0, 0, 0])) for s in (7.0, 1.0))
+    reset, _, step = programs(sparse)
+    state = reset(jax.random.key(0))
+    wild, full = (step(state, np.float32([s, 0, 0, 0])) for s in (7.0, 1.0))
     np.testing.assert_array_equal(wild.command.target, full.command.target)
 
 
 def test_the_target_stays_in_the_workspace(sparse: Env):
-    robot, step = sparse.scene.spec.robot, jax.jit(sparse.step)
+    robot, (reset, _, step) = sparse.scene.spec.robot, programs(sparse)
     for sign in (1.0, -1.0):
-        state = jax.jit(sparse.reset)(jax.random.key(0))
+        state = reset(jax.random.key(0))
         for _ in range(30):
-            state = step(state, jnp.array([sign, sign, sign, 0.0]))
+            state = step(state, np.float32([sign, sign, sign, 0.0]))
         edge = robot.workspace_high if sign > 0 else robot.workspace_low
         np.testing.assert_allclose(state.command.target, edge, atol=1e-6)
 
 
 @pytest.mark.parametrize("base", ["target", "measured"])
-def test_base_of_a_step(panda_scene: Scene, base: str):
+def test_base_of_a_step(panda_scene: Scene, sparse: Env, base: str):
     """After a step the arm lags; a zero action keeps the target, or drops it to where it is."""
     control = ControlConfig(base=base)
     controller = build_controller(control, panda_scene)
-    env = make_env("franka/pick_cube", physics="native")
-    state = jax.jit(env.reset)(jax.random.key(0))
-    last = controller.start(state.sim).replace(target=jnp.array([0.5, 0.1, 0.2]))
-    got = controller.command(last, state.sim, jnp.zeros(4)).target
-    expected = last.target if base == "target" else tool(env, state)
+    state = programs(sparse)[0](jax.random.key(0))
+    last = controller.start(state.sim).replace(target=np.float32([0.5, 0.1, 0.2]))
+    got = jax.jit(controller.command)(last, state.sim, np.zeros(4, np.float32)).target
+    expected = last.target if base == "target" else tool(sparse, state)
     np.testing.assert_allclose(got, expected, atol=1e-6)
     assert control.action_spec().base == base
 
 
 def test_plus_closes_the_gripper(sparse: Env):
-    arm, step = sparse.scene.arm, jax.jit(sparse.step)
-    state = jax.jit(sparse.reset)(jax.random.key(0))
+    arm, (reset, _, step) = sparse.scene.arm, programs(sparse)
+    state = reset(jax.random.key(0))
     widths = []
     for gripper in (0.0, 1.0, 0.0, -1.0):
         for _ in range(4):
-            state = step(state, jnp.array([0.0, 0.0, 0.0, gripper]))
-        widths.append(float(state.sim.qpos[arm.finger_qpos_ids].sum()))
+            state = step(state, np.float32([0.0, 0.0, 0.0, gripper]))
+        widths.append(float(np.asarray(state.sim.qpos)[arm.finger_qpos_ids].sum()))
     assert widths[0] == pytest.approx(0.08, abs=1e-3)
     assert widths[1:3] == pytest.approx([0.0, 0.0], abs=1e-3)
     assert widths[3] == pytest.approx(0.08, abs=1e-3)
 
 
 def test_controls_stay_in_the_actuators_ranges(sparse: Env):
-    limits, step = sparse.scene.model.actuator_ctrlrange, jax.jit(sparse.step)
-    state = jax.jit(sparse.reset)(jax.random.key(0))
-    for key in jax.random.split(jax.random.key(1), 30):
-        state = step(state, jax.random.uniform(key, (4,), minval=-1.0, maxval=1.0).round())
-        assert (state.sim.ctrl >= limits[:, 0].astype(np.float32)).all()
-        assert (state.sim.ctrl <= limits[:, 1].astype(np.float32)).all()
+    limits, (reset, _, step) = sparse.scene.model.actuator_ctrlrange, programs(sparse)
+    state = reset(jax.random.key(0))
+    for action in np.random.default_rng(1).uniform(-1.0, 1.0, (30, 4)).round():
+        state = step(state, action.astype(np.float32))
+        ctrl = np.asarray(state.sim.ctrl)
+        assert (ctrl >= limits[:, 0].astype(np.float32)).all()
+        assert (ctrl <= limits[:, 1].astype(np.float32)).all()
 
 
 @pytest.mark.parametrize(
@@ -121,8 +134,8 @@ def test_rates_that_do_not_divide_raise(panda_scene: Scene, rates: dict, message
 
 
 @pytest.fixture(scope="module")
-def osc() -> Env:
-    return make_env("franka/pick_cube_dense_osc", physics="native")
+def osc(make_native: Callable[[str], Env]) -> Env:
+    return make_native("franka/pick_cube_dense_osc")
 
 
 class TestOperationalSpace:
@@ -132,7 +145,8 @@ class TestOperationalSpace:
         """Arm block of mj_fullM with the fingers open, within 2e-4 kg m^2 (largest entry 1.7)."""
         model, arm = osc.scene.model, osc.scene.arm
         assert isinstance(osc.controller, OperationalSpace)
-        mass_matrix = jax.jit(osc.controller.mass_matrix)
+        mass_matrix = osc.controller.mass_matrix
+        at = jax.jit(lambda qpos: mass_matrix(osc.physics.reset(qpos, jnp.zeros(model.nv))[1]))
         data, rng = mujoco.MjData(model), np.random.default_rng(0)
         for _ in range(20):
             data.qpos[:] = model.key_qpos[0]
@@ -140,9 +154,8 @@ class TestOperationalSpace:
             mujoco.mj_forward(model, data)
             full = np.zeros((model.nv, model.nv))
             mujoco.mj_fullM(model, data, full)
-            _, sim = osc.physics.reset(jnp.asarray(data.qpos, jnp.float32), jnp.zeros(model.nv))
             expected = full[np.ix_(arm.dof_ids, arm.dof_ids)]
-            np.testing.assert_allclose(mass_matrix(sim), expected, atol=2e-4)
+            np.testing.assert_allclose(at(np.float32(data.qpos)), expected, atol=2e-4)
 
     def test_tracks_a_target(self, osc: Env):
         env = osc
