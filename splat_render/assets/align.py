@@ -22,7 +22,7 @@ from scipy.spatial import cKDTree
 from scenes.contract.command_line import guarded
 from scenes.contract.errors import InputError
 from splat_render.assets.bake import DEFAULT_BUDGET, pose, scene_samples, scene_splats
-from splat_render.assets.ply import load_ply
+from splat_render.assets.load import load_splats
 from splat_render.assets.scan import save_scan
 from splat_render.assets.similarity import Similarity, fit_similarity
 from splat_render.assets.splat_sets import concatenate, move_splats, take
@@ -220,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _align(options: AlignOptions) -> int:
     model = _load_model(options.model)
     done = align_scan(
-        load_ply(options.scan),
+        load_splats(options.scan),
         np.array(options.pair).reshape(-1, 6),
         model,
         pose(model, joints_to_qpos(model, options.joints)),

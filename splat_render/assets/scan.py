@@ -9,7 +9,8 @@ import numpy as np
 
 from scenes.contract.errors import UnknownNameError
 from scenes.contract.names import unknown_name
-from splat_render.assets.ply import load_ply, save_ply
+from splat_render.assets.formats.ply import save_ply
+from splat_render.assets.load import load_splats
 from splat_render.assets.splat_sets import concatenate, take
 from splat_render.types import GaussianSet
 
@@ -44,6 +45,6 @@ def load_scan(folder: Path, model: mujoco.MjModel) -> GaussianSet:
         name = unquote(file.stem)
         if name not in names:
             raise UnknownNameError(unknown_name(f"body (of {file})", name, names))
-        part = load_ply(file)
+        part = load_splats(file)
         parts.append(part.replace(body_id=jnp.full_like(part.body_id, names.index(name))))
     return concatenate(parts)

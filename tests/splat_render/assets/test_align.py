@@ -18,7 +18,7 @@ from scenes.layouts import pick_cube
 from scenes.mjcf import to_mjspec
 from splat_render.assets import align
 from splat_render.assets.bake import pose, scene_splats
-from splat_render.assets.ply import save_ply
+from splat_render.assets.formats.ply import save_ply
 from splat_render.assets.scan import load_scan, save_scan
 from splat_render.assets.similarity import Similarity, fit_similarity
 from splat_render.assets.splat_sets import concatenate, move_splats, take, turn_harmonics
