@@ -58,6 +58,6 @@ def smallest_three(
     rest = np.sqrt(np.maximum(0.0, 1.0 - np.sum(others**2, axis=1)))
     for index in range(4):
         rows = np.flatnonzero(largest == index)
-        quats[np.ix_(rows, [k for k in range(4) if k != index])] = others[rows]
+        quats[rows[:, None], np.delete(np.arange(4), index)] = others[rows]
         quats[rows, index] = rest[rows]
     return quats
