@@ -70,6 +70,8 @@ def make_run(
         hooks: who listens; None is the console and the folder's files.
         outputs: what it leaves beside its logs.
     """
+    if resume is None:
+        cfg = dataclasses.replace(cfg, pixels=cfg.pixels.pinned())
     folder = RunFolder.open(resume) if resume else _new_folder(cfg)
     hooks = default_hooks(cfg, folder) if hooks is None else hooks
     try:

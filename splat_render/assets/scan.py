@@ -30,15 +30,21 @@ def save_scan(folder: Path, splats: GaussianSet, model: mujoco.MjModel) -> None:
         save_ply(folder / f"{name}.ply", take(splats, own))
 
 
+def scan_files(folder: Path) -> list[Path]:
+    """Return a scan's files in order; FileNotFoundError without any."""
+    files = sorted(Path(folder).glob("*.ply"))
+    if not files:
+        raise FileNotFoundError(f"{folder} has no .ply files; docs/scans.md says how to make them")
+    return files
+
+
 def load_scan(folder: Path, model: mujoco.MjModel) -> GaussianSet:
     """Return the splats of a folder of `<body>.ply`, sorted by body.
 
     Raises FileNotFoundError without any, KeyError for a file that names no body of the model,
     ValueError for a faulty file.
     """
-    files = sorted(Path(folder).glob("*.ply"))
-    if not files:
-        raise FileNotFoundError(f"{folder} has no .ply files; docs/scans.md says how to make them")
+    files = scan_files(folder)
     names = [model.body(body).name for body in range(model.nbody)]
     parts = []
     for file in files:
