@@ -21,8 +21,10 @@ from scipy.spatial import cKDTree
 
 from scenes.contract.command_line import guarded
 from scenes.contract.errors import InputError
+from splat_render.assets.alignment_checks import FitQuality, check_fit, pair_rms
 from splat_render.assets.bake import DEFAULT_BUDGET, pose, scene_samples, scene_splats
 from splat_render.assets.load import load_splats
+from splat_render.assets.overlay import draw_overlay
 from splat_render.assets.scan import save_scan
 from splat_render.assets.similarity import Similarity, fit_similarity
 from splat_render.assets.splat_sets import concatenate, move_splats, take
@@ -36,6 +38,7 @@ _ROUNDS = 100
 _TRIM = 0.8  # share of the closest pairs that count: noise, floaters, what the model lacks
 _REACH = 0.1  # [m] pairs further apart are wrong whatever their share
 _SETTLED = 1e-7  # [m] change of the residual between rounds
+OVERLAY = "overlay.png"  # beside the .ply files that are written
 _SEEN = 0.1  # opacity of a splat that lies on a surface
 
 
@@ -49,6 +52,7 @@ class Alignment:
         splats: sorted by body, in body frames.
         dropped: number of scan splats near no surface.
         filled: number of baked splats added.
+        quality: how well the pairs, the points and each link fit.
     """
 
     motion: Similarity
@@ -56,6 +60,7 @@ class Alignment:
     splats: GaussianSet
     dropped: int
     filled: int
+    quality: FitQuality
 
 
 def align_scan(
@@ -79,13 +84,16 @@ def align_scan(
         budget: splats to bake for the gaps; 0 leaves them.
 
     Raises:
-        ValueError: too few pairs, pairs on a line, or a scan that is nowhere near the model.
+        InputError: too few pairs, pairs on a line or that do not fit each other, or a scan that
+            does not lie on the model.
     """
+    rms = pair_rms(pairs)
     samples = scene_samples(model, data, points=_SURFACE_POINTS)
     surface = in_world(samples.points, samples.body_id, data)
     centres = np.asarray(scan.means, np.float64)
     solid = centres[np.asarray(scan.opacities) > _SEEN]
     motion, residual = register(solid, surface, pairs)
+    quality = check_fit(motion.apply(solid), surface, samples.body_id, model, rms=rms)
     body_id = segment(motion.apply(centres), samples, data, gate=gate)
     unknown = body_id < 0
     body_id[unknown] = 0
@@ -99,6 +107,7 @@ def align_scan(
         splats=splats if missing is None else concatenate([splats, missing]),
         dropped=len(centres) - len(kept),
         filled=0 if missing is None else len(missing.means),
+        quality=quality,
     )
 
 
@@ -191,7 +200,7 @@ class AlignOptions:
     """Put a scan onto the bodies of a MuJoCo model; docs/scans.md goes through it.
 
     Attributes:
-        scan: 3DGS .ply.
+        scan: .ply (3DGS, plain or compressed), .spz or .splat.
         model: MJCF or .mjb of the scene.
         joints: one value per hinge and slide of the model, in its order [rad], [m].
         pair: a point in the scan, and the same point in the world [m]; at least three times.
@@ -199,6 +208,7 @@ class AlignOptions:
         gate: distance to the nearest surface beyond which a splat belongs to none [m].
         keep_unknown: keep what lies beyond the gate.
         fill: baked splats for what the scan lacks; 0 adds none.
+        strict: refuse a scan of which splats would be left out or mended.
     """
 
     scan: tyro.conf.Positional[Path]
@@ -209,6 +219,7 @@ class AlignOptions:
     gate: float = GATE
     keep_unknown: tyro.conf.FlagCreatePairsOff[bool] = False
     fill: int = DEFAULT_BUDGET
+    strict: tyro.conf.FlagCreatePairsOff[bool] = False
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -219,17 +230,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _align(options: AlignOptions) -> int:
     model = _load_model(options.model)
+    data = pose(model, joints_to_qpos(model, options.joints))
+    scan = load_splats(options.scan, strict=options.strict)
     done = align_scan(
-        load_splats(options.scan),
+        scan,
         np.array(options.pair).reshape(-1, 6),
         model,
-        pose(model, joints_to_qpos(model, options.joints)),
+        data,
         gate=options.gate,
         keep_unknown=options.keep_unknown,
         budget=options.fill,
     )
     save_scan(options.out, done.splats, model)
-    sys.stdout.write(_summary(done, model))
+    picture = options.out / OVERLAY
+    draw_overlay(picture, move_splats(scan, done.motion), model, data)
+    sys.stdout.write(
+        _summary(done, model) + f"{picture}: the model's edges on the scan, look at it\n"
+    )
     return 0
 
 
@@ -259,13 +276,28 @@ def _load_model(path: Path) -> mujoco.MjModel:
 def _summary(done: Alignment, model: mujoco.MjModel) -> str:
     bodies, counts = np.unique(np.asarray(done.splats.body_id), return_counts=True)
     rows = [
-        f"{model.body(int(body)).name}: {count} splats\n"
+        _describe(model.body(int(body)).name, int(count), done.quality)
         for body, count in zip(bodies, counts, strict=True)
     ]
+    suspects = done.quality.suspects
+    if suspects:
+        rows.append(
+            f"LOOK AT {', '.join(suspects)}: not where the model has it; is a joint angle wrong, "
+            "or has something been moved since?\n"
+        )
     return (
         f"scale {done.motion.scale:.5f}, residual {1e3 * done.residual:.2f} mm, "
-        f"{done.dropped} splats dropped, {done.filled} baked ones added\n{''.join(rows)}"
+        f"pairs {1e3 * done.quality.pair_rms:.1f} mm rms, {done.quality.inliers:.1%} of the points "
+        f"near the model on it, {done.dropped} splats dropped, {done.filled} baked ones added\n"
+        f"{''.join(rows)}"
     )
+
+
+def _describe(body: str, count: int, quality: FitQuality) -> str:
+    link = quality.links.get(body)
+    if link is None:
+        return f"{body}: {count} splats\n"
+    return f"{body}: {count} splats, {1e3 * link.offset:.1f} mm off, {link.cover:.0%} covered\n"
 
 
 if __name__ == "__main__":

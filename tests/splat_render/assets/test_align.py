@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
+from matplotlib.image import imread
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
@@ -19,6 +20,7 @@ from scenes.mjcf import to_mjspec
 from splat_render.assets import align
 from splat_render.assets.bake import pose, scene_splats
 from splat_render.assets.formats.ply import save_ply
+from splat_render.assets.overlay import draw_overlay
 from splat_render.assets.scan import load_scan, save_scan
 from splat_render.assets.similarity import Similarity, fit_similarity
 from splat_render.assets.splat_sets import concatenate, move_splats, take, turn_harmonics
@@ -144,7 +146,8 @@ def test_the_command_writes_a_scene_in_body_frames(
     aligned: tuple[GaussianSet, str], scan: Scan, model: mujoco.MjModel, data: mujoco.MjData
 ) -> None:
     splats, said = aligned
-    assert "residual" in said and "link3:" in said
+    assert "residual" in said and "link3:" in said and "LOOK AT" not in said
+    assert "pairs 11.7 mm rms" in said and "near the model on it" in said
     body_id = np.asarray(splats.body_id)
     assert (np.diff(body_id) >= 0).all()
     assert set(np.unique(body_id)) == set(np.unique(scan.body_id[scan.body_id >= 0]))
@@ -164,6 +167,49 @@ def test_segmentation_gate_is_wider_along_a_coarse_surface_than_off_it(
     floor = -pick_cube().table.height
     points = np.array([[2.5, 2.5, floor + 0.02], [2.5, 2.5, floor + 0.04], [0.6, 0.3, 0.031]])
     assert align.segment(points, samples, data).tolist() == [0, -1, -1]
+
+
+def test_swapped_pairs_and_a_scan_elsewhere_are_refused(
+    scan: Scan, model: mujoco.MjModel, data: mujoco.MjData
+) -> None:
+    swapped = scan.pairs.copy()
+    swapped[[0, 1], 3:] = swapped[[1, 0], 3:]
+    # ICP finds the right place all the same, so that its residual says nothing.
+    with pytest.raises(ValueError, match=r"the pairs do not fit each other: 2\d\d mm rms"):
+        align.align_scan(scan.splats, swapped, model, data, budget=0)
+    # Pairs that agree with each other and not with the model: all 30 cm too far to the side.
+    elsewhere = scan.pairs + np.array([0, 0, 0, 0.0, 0.3, 0.3])
+    with pytest.raises(ValueError, match="of the scan points near the model lie on it"):
+        align.align_scan(scan.splats, elsewhere, model, data, budget=0)
+
+
+@pytest.mark.parametrize(
+    ("joint", "by", "moved"), [(3, 0.1, "hand"), (5, 0.1, "hand"), (0, 0.1, "cube"), (1, 0.0, None)]
+)
+def test_a_wrong_joint_angle_is_noticed_at_its_links(
+    scan: Scan, model: mujoco.MjModel, joint: int, by: float, moved: str | None
+) -> None:
+    joints = list(JOINTS)
+    joints[joint] += by
+    wrong = pose(model, align.joints_to_qpos(model, joints))
+    quality = align.align_scan(scan.splats, scan.pairs, model, wrong, budget=0).quality
+    assert quality.pair_rms < 0.02 and quality.inliers > 0.9
+    assert (moved in quality.suspects) if moved else (quality.suspects == ())
+    assert "link0" not in quality.suspects and "link1" not in quality.suspects
+
+
+def test_the_overlay_shows_edges_where_the_robot_is(
+    tmp_path: Path, scan: Scan, model: mujoco.MjModel, data: mujoco.MjData
+) -> None:
+    placed = move_splats(scan.splats, scan.to_world)
+    draw_overlay(tmp_path / "a.png", placed, model, data)
+    picture = imread(tmp_path / "a.png")[..., :3]
+    assert picture.shape == (640, 1280, 3)
+    edges = (picture[..., 0] > 0.99) & (picture[..., 1] < 0.01) & (picture[..., 2] > 0.99)
+    for half in (edges[:, :640], edges[:, 640:]):
+        rows, columns = np.nonzero(half)
+        assert 500 < len(rows) < 30_000
+        assert np.ptp(rows) > 200 and np.ptp(columns) > 100  # around the arm, not at one spot
 
 
 @pytest.mark.parametrize("degree", [1, 2, 3])
