@@ -204,6 +204,7 @@ class AlignOptions:
         model: MJCF or .mjb of the scene.
         joints: one value per hinge and slide of the model, in its order [rad], [m].
         pair: a point in the scan, and the same point in the world [m]; at least three times.
+        pairs: file of such pairs, one per line, as `splat_render.assets.pick_pairs` writes it.
         out: folder to write.
         gate: distance to the nearest surface beyond which a splat belongs to none [m].
         keep_unknown: keep what lies beyond the gate.
@@ -215,6 +216,7 @@ class AlignOptions:
     model: Path
     joints: tuple[float, ...]
     pair: tyro.conf.UseAppendAction[tuple[Pair, ...]] = ()
+    pairs: Path | None = None
     out: Path
     gate: float = GATE
     keep_unknown: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -229,12 +231,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _align(options: AlignOptions) -> int:
-    model = _load_model(options.model)
+    model = load_model(options.model)
     data = pose(model, joints_to_qpos(model, options.joints))
     scan = load_splats(options.scan, strict=options.strict)
     done = align_scan(
         scan,
-        np.array(options.pair).reshape(-1, 6),
+        _pairs(options),
         model,
         data,
         gate=options.gate,
@@ -248,6 +250,21 @@ def _align(options: AlignOptions) -> int:
         _summary(done, model) + f"{picture}: the model's edges on the scan, look at it\n"
     )
     return 0
+
+
+def _pairs(options: AlignOptions) -> Float[np.ndarray, "P 6"]:
+    given = [list(pair) for pair in options.pair]
+    lines = [] if options.pairs is None else options.pairs.read_text().splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            given.append([float(word) for word in line.split()])
+        except ValueError:
+            given.append([])
+        if len(given[-1]) != 6:
+            raise InputError(
+                f"{options.pairs}, line {number}: got '{line[:60]}', needed: SX SY SZ X Y Z"
+            )
+    return np.array(given).reshape(-1, 6)
 
 
 def joints_to_qpos(model: mujoco.MjModel, joints: Sequence[float]) -> Float[np.ndarray, " Q"]:
@@ -265,7 +282,8 @@ def joints_to_qpos(model: mujoco.MjModel, joints: Sequence[float]) -> Float[np.n
     return qpos
 
 
-def _load_model(path: Path) -> mujoco.MjModel:
+def load_model(path: Path) -> mujoco.MjModel:
+    """Return a model from MJCF or .mjb; FileNotFoundError with what to do."""
     if not path.is_file():
         raise FileNotFoundError(f"no model file {path}; docs/scans.md says how to write one")
     if path.suffix == ".mjb":
