@@ -16,13 +16,14 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 import tyro
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.spatial import cKDTree
 
 from scenes.contract.command_line import guarded
 from scenes.contract.errors import InputError
-from splat_render.assets.alignment_checks import FitQuality, check_fit, pair_rms
+from splat_render.assets.alignment_checks import FitQuality, check_drift, check_fit, pair_rms
 from splat_render.assets.bake import DEFAULT_BUDGET, pose, scene_samples, scene_splats
+from splat_render.assets.clean_scan import MARGIN, fill_holes, solid_part
 from splat_render.assets.load import load_splats
 from splat_render.assets.overlay import draw_overlay
 from splat_render.assets.scan import save_scan
@@ -50,14 +51,18 @@ class Alignment:
         motion: scan to world.
         residual: root mean square of the trimmed pairs [m].
         splats: sorted by body, in body frames.
-        dropped: number of scan splats near no surface.
-        filled: number of baked splats added.
+        floaters: number of scan splats that are faint, alone or outside the box.
+        remnants: number of the world's around what can move.
+        dropped: number of the others that are near no surface.
+        filled: number of splats added.
         quality: how well the pairs, the points and each link fit.
     """
 
     motion: Similarity
     residual: float
     splats: GaussianSet
+    floaters: int
+    remnants: int
     dropped: int
     filled: int
     quality: FitQuality
@@ -72,6 +77,7 @@ def align_scan(
     gate: float = GATE,
     keep_unknown: bool = False,
     budget: int = DEFAULT_BUDGET,
+    box: tuple[float, ...] | None = None,
 ) -> Alignment:
     """Return a scan registered, cut into bodies, its gaps filled with baked splats.
 
@@ -82,31 +88,44 @@ def align_scan(
         gate: [m] from the nearest surface.
         keep_unknown: give splats beyond the gate to the world (a room) instead of dropping them.
         budget: splats to bake for the gaps; 0 leaves them.
+        box: low and high corner of what to take of the scan, in its frame; None takes all.
 
     Raises:
         InputError: too few pairs, pairs on a line or that do not fit each other, or a scan that
             does not lie on the model.
     """
     rms = pair_rms(pairs)
+    whole, scan = len(scan.means), take(scan, np.flatnonzero(solid_part(scan, box=box)))
     samples = scene_samples(model, data, points=_SURFACE_POINTS)
     surface = in_world(samples.points, samples.body_id, data)
     centres = np.asarray(scan.means, np.float64)
     solid = centres[np.asarray(scan.opacities) > _SEEN]
     motion, residual = register(solid, surface, pairs)
+    check_drift(pairs, motion)
     quality = check_fit(motion.apply(solid), surface, samples.body_id, model, rms=rms)
     body_id = segment(motion.apply(centres), samples, data, gate=gate)
-    unknown = body_id < 0
-    body_id[unknown] = 0
-    kept = np.flatnonzero(~unknown | keep_unknown)
+    # What is near a body and not of it is its shadow, its fog or its rim: it would stay behind.
+    moving = surface[samples.body_id > 0]
+    remnant = (body_id <= 0) & _near(
+        moving, motion.apply(centres), np.where(body_id, 2 * gate, MARGIN)
+    )
+    kept = np.flatnonzero(~remnant & ((body_id >= 0) | keep_unknown))
     placed = move_splats(take(scan, kept), motion)
-    splats = attach(placed, body_id[kept], data)
+    owner = body_id[kept].clip(min=0)
+    splats = attach(placed, owner, data)
+    room = take(placed, np.flatnonzero(owner == 0))
+    floor = fill_holes(room, moving, model, data) if budget else None
+    if floor is not None:
+        splats = concatenate([splats, floor])
     missing = _unseen(splats, scene_splats(model, data.qpos, budget=budget)) if budget else None
     return Alignment(
         motion=motion,
         residual=residual,
         splats=splats if missing is None else concatenate([splats, missing]),
-        dropped=len(centres) - len(kept),
-        filled=0 if missing is None else len(missing.means),
+        floaters=whole - len(centres),
+        remnants=int(remnant.sum()),
+        dropped=len(centres) - len(kept) - int(remnant.sum()),
+        filled=sum(0 if part is None else len(part.means) for part in (missing, floor)),
         quality=quality,
     )
 
@@ -180,6 +199,16 @@ def in_world(
     return np.einsum("nij,nj->ni", rotation, points) + data.xpos[body_id]
 
 
+def _near(
+    surface: Float[np.ndarray, "M 3"],
+    points: Float[np.ndarray, "N 3"],
+    within: Float[np.ndarray, " N"],
+) -> Bool[np.ndarray, " N"]:
+    return (
+        cKDTree(surface).query(points)[0] < within if len(surface) else np.zeros(len(points), bool)
+    )
+
+
 def _unseen(scan: GaussianSet, baked: GaussianSet) -> GaussianSet:
     """Return baked splats that cover what no scan splat of the same body does."""
     at, owner = np.asarray(baked.means), np.asarray(baked.body_id)
@@ -206,6 +235,7 @@ class AlignOptions:
         pair: a point in the scan, and the same point in the world [m]; at least three times.
         pairs: file of such pairs, one per line, as `splat_render.assets.pick_pairs` writes it.
         out: folder to write.
+        box: low and high corner of what to take of the scan, in its frame.
         gate: distance to the nearest surface beyond which a splat belongs to none [m].
         keep_unknown: keep what lies beyond the gate.
         fill: baked splats for what the scan lacks; 0 adds none.
@@ -218,6 +248,7 @@ class AlignOptions:
     pair: tyro.conf.UseAppendAction[tuple[Pair, ...]] = ()
     pairs: Path | None = None
     out: Path
+    box: tuple[float, float, float, float, float, float] | None = None
     gate: float = GATE
     keep_unknown: tyro.conf.FlagCreatePairsOff[bool] = False
     fill: int = DEFAULT_BUDGET
@@ -240,6 +271,7 @@ def _align(options: AlignOptions) -> int:
         model,
         data,
         gate=options.gate,
+        box=options.box,
         keep_unknown=options.keep_unknown,
         budget=options.fill,
     )
@@ -306,7 +338,8 @@ def _summary(done: Alignment, model: mujoco.MjModel) -> str:
     return (
         f"scale {done.motion.scale:.5f}, residual {1e3 * done.residual:.2f} mm, "
         f"pairs {1e3 * done.quality.pair_rms:.1f} mm rms, {done.quality.inliers:.1%} of the points "
-        f"near the model on it, {done.dropped} splats dropped, {done.filled} baked ones added\n"
+        f"near the model on it\n{done.floaters} floaters, {done.remnants} remnants around what "
+        f"can move and {done.dropped} splats near no surface left out, {done.filled} added\n"
         f"{''.join(rows)}"
     )
 

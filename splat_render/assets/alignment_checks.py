@@ -8,10 +8,11 @@ from jaxtyping import Float, Int
 from scipy.spatial import cKDTree
 
 from scenes.contract.errors import InputError
-from splat_render.assets.similarity import fit_similarity
+from splat_render.assets.similarity import Similarity, fit_similarity
 
 # Clicks may be 2 cm off in each direction; a swapped pair of ours was 230 to 645 mm off.
 PAIR_LIMIT = 0.05  # [m] root mean square of the pairs, fitted to each other alone
+DRIFT_LIMIT = 0.1  # [m] of the pairs from where the surfaces fit best; right ones: 15 to 38 mm
 # Right scans of ours have 0.95 to 0.99, scans in a wrong place 0.53.
 INLIER_LIMIT = 0.8  # share
 _REACH, _INLIER = 0.1, 0.03  # [m] points further from the model are a room's; those that lie on it
@@ -69,6 +70,18 @@ def pair_rms(pairs: Float[np.ndarray, "P 6"]) -> float:
             f"{1e3 * PAIR_LIMIT:.0f} mm; are two of them swapped, or one clicked in another place?"
         )
     return rms
+
+
+def check_drift(pairs: Float[np.ndarray, "P 6"], motion: Similarity) -> None:
+    """Raise InputError where a scan was registered far from where the pairs say."""
+    drift = np.linalg.norm(motion.apply(pairs[:, :3]) - pairs[:, 3:], axis=1)
+    rms = float(np.sqrt(np.mean(drift**2)))
+    if rms > DRIFT_LIMIT:
+        raise InputError(
+            f"the scan fits the model best {1e3 * rms:.0f} mm away from the pairs, allowed: "
+            f"{1e3 * DRIFT_LIMIT:.0f} mm; check the pairs (scan first, then world in metres) and "
+            "the joint angles"
+        )
 
 
 def check_fit(
