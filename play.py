@@ -21,6 +21,8 @@ def main(
     out: Path = Path(),
     view: bool = False,
     port: int = 8080,
+    scan: Path | None = None,
+    looks: tuple[Path, ...] = (),
 ) -> int:
     """Show how a policy plays, as the cameras see it and from the side.
 
@@ -34,15 +36,21 @@ def main(
         out: the .mp4 file to write, a .png file for a picture of the start, or a folder.
         view: serve a page on this machine instead of writing a video.
         port: of the page; the next free one if it is taken.
+        scan: a scanned scene, a folder of one .ply per body; a run brings its own.
+        looks: .npz files of robot surfaces beyond the shipped ones; a run brings its own.
     """
     prepare_platform(
         mjx_on_cpu=needs_mjx(run=run),
         cache_dir=Path(__file__).resolve().parent / ".cache" / "jax",
     )
     # JAX must start after the platform is prepared.
+    from mjx_serl.envs.observation import PixelConfig
     from mjx_serl.viewing.play import build_playable, save_play
 
-    recorded, policies, name = build_playable(task, run, policy, size=size, episodes=episodes)
+    pixels = PixelConfig(scan=scan, surfaces=looks)
+    recorded, policies, name = build_playable(
+        task, run, policy, size=size, episodes=episodes, pixels=pixels
+    )
     if view:
         from mjx_serl.viewing.browser import serve
 

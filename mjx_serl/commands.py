@@ -18,6 +18,7 @@ from mjx_serl.run.console import ConsoleHook
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import CurveHook, Hook, JsonlHook, TensorBoardHook
 from mjx_serl.run.loop import Output, Run
+from mjx_serl.run.run_lock import LOCK, require_unlocked
 from mjx_serl.training.trainer import METHODS
 from mjx_serl.viewing.run_video import RunVideo
 from scenes.contract.command_line import BAD_INPUT as BAD_INPUT
@@ -70,7 +71,10 @@ def make_run(
         hooks: who listens; None is the console and the folder's files.
         outputs: what it leaves beside its logs.
     """
+    if resume is None:
+        cfg = dataclasses.replace(cfg, pixels=cfg.pixels.pinned())
     folder = RunFolder.open(resume) if resume else _new_folder(cfg)
+    require_unlocked(folder.path)
     hooks = default_hooks(cfg, folder) if hooks is None else hooks
     try:
         return Run(cfg, folder, hooks, outputs)
@@ -104,8 +108,10 @@ def _new_folder(cfg: TrainConfig) -> RunFolder:
 
 def _remove_unused(folder: RunFolder) -> None:
     """Give the name back where a run failed before its first epoch: no more than its config."""
-    if [path.name for path in folder.path.iterdir()] == ["config.json"]:
-        (folder.path / "config.json").unlink()
+    files = list(folder.path.iterdir())
+    if {path.name for path in files} <= {"config.json", LOCK}:
+        for path in files:
+            path.unlink()
         folder.path.rmdir()
 
 

@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
+import tyro
 from jaxtyping import Array, Float
 
 from mjx_serl.envs.appearance import Look, LookConfig, apply_look, draw_looks, jitter_rigs, tinted
@@ -15,10 +17,11 @@ from mjx_serl.envs.env import Env, EnvState
 from mjx_serl.types import Obs, PRNGKey, PyTree
 from scenes.contract.errors import InputError
 from scenes.contract.policy_contract import Contract
+from scenes.contract.serialize import later_field
 from scenes.contract.specs import CameraSpec, ObsField, ObsSpec
 from scenes.specs import SceneSpec
 from splat_render.cameras import make_rig
-from splat_render.types import BodyPoses, RasterConfig
+from splat_render.types import BodyPoses, GaussianSet, RasterConfig
 
 if TYPE_CHECKING:
     from splat_render.scene_renderer import SceneRenderer
@@ -43,6 +46,11 @@ class PixelConfig:
         frozen: name or file of a trained encoder whose features are observed instead of the
             pictures, so that the learner never sees a pixel; None observes pictures.
         privileged: also observe what only a simulator knows.
+        scan: a scanned scene, a folder of one .ply per body (docs/scans.md); what it lacks is
+            baked. None bakes all.
+        surfaces: .npz files of robot surfaces beyond the shipped ones, also `--pixels.looks`.
+        assets: digest of those files, which a run fills in when it begins; a run whose files have
+            changed since is refused.
     """
 
     cameras: tuple[str, ...] = ()
@@ -54,6 +62,11 @@ class PixelConfig:
     seed: int = 0
     frozen: str | None = None
     privileged: bool = False
+    scan: Path | None = later_field(None)
+    surfaces: Annotated[tuple[Path, ...], tyro.conf.arg(aliases=("--pixels.looks",))] = later_field(
+        ()
+    )
+    assets: tyro.conf.Suppress[str] = later_field("")
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= 4096:
@@ -70,6 +83,31 @@ class PixelConfig:
             for name in self.cameras
         )
 
+    def pinned(self) -> "PixelConfig":
+        """Return it with absolute paths and the digest of their files.
+
+        Raises FileNotFoundError, and InputError where there is a digest that differs.
+        """
+        from splat_render.assets.scene import digest_of  # imported late, as in `build_renderer`
+
+        found = digest_of(self.scan, self.surfaces)
+        if self.assets not in ("", found):
+            raise InputError(
+                f"The scan or surfaces have changed since the run began (digest {found[:12]}..., "
+                f"then {self.assets[:12]}...): put the old files back, or begin a new run"
+            )
+        scan = None if self.scan is None else self.scan.resolve()
+        surfaces = tuple(path.resolve() for path in self.surfaces)
+        return dataclasses.replace(self, scan=scan, surfaces=surfaces, assets=found)
+
+    def splats_of(self, model: mujoco.MjModel, *, budget: int | None = None) -> GaussianSet:
+        """Return the splats of a scene, about `budget` baked ones; None is `splats`."""
+        from splat_render.assets.scene import scanned_scene
+
+        return scanned_scene(
+            model, scan=self.scan, surfaces=self.surfaces, budget=budget or self.splats
+        )
+
     def build(self, env: Env, encoder: "PictureEncoder | None" = None) -> "Observer":
         """Return the observer with its renderer.
 
@@ -81,13 +119,14 @@ class PixelConfig:
         """
         if not self.cameras:
             return Observer(env)
-        return Observer(env, CameraView(self, build_renderer(self, env), encoder))
+        pinned = self.pinned()
+        return Observer(env, CameraView(pinned, build_renderer(pinned, env), encoder))
 
 
 def build_renderer(config: PixelConfig, env: Env) -> "SceneRenderer":
     """Return the renderer: the scene baked, its cameras mounted, the backgrounds drawn."""
     # Imported here: without cameras they would only delay the start.
-    from splat_render.assets.bake import pose, scene_splats
+    from splat_render.assets.bake import pose
     from splat_render.backend import choose_backend
     from splat_render.background import static_bodies
     from splat_render.scene_renderer import build_scene_renderer
@@ -102,7 +141,7 @@ def build_renderer(config: PixelConfig, env: Env) -> "SceneRenderer":
     rig = make_rig(specs, bodies, width=config.size, height=config.size)
     # The same numbers whatever traces: what is prepared here is concrete.
     with jax.ensure_compile_time_eval():
-        splats = scene_splats(model, budget=config.splats)
+        splats = config.splats_of(model)
         return build_scene_renderer(
             chosen,
             RasterConfig(width=config.size, height=config.size, color=SKY),
@@ -236,6 +275,7 @@ class Observer:
             orientation=control.orientation,
             cameras=() if cameras is None else cameras.config.specs(spec),
             pace=control.pace,
+            assets="" if cameras is None else cameras.config.assets,
         )
 
     def looks(self, key: PRNGKey, num: int) -> PyTree:

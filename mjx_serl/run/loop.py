@@ -26,6 +26,7 @@ from mjx_serl.run.hooks import (
 )
 from mjx_serl.run.memory_check import available_bytes, check_memory
 from mjx_serl.run.programs import EvalFn, Programs, compile_epoch, compile_eval
+from mjx_serl.run.run_lock import locked
 from mjx_serl.run.signals import StopSignal, note_stop
 from mjx_serl.run.summary import Summary
 from mjx_serl.training.episodes import EpisodeResult
@@ -81,7 +82,14 @@ class Run:
         self._nan_dumped = False
 
     def train(self, *, resume: bool = False) -> Summary | None:
-        """Train to the end and return the summary; None where a signal stopped the run."""
+        """Train to the end and return the summary; None where a signal stopped the run.
+
+        Raises InputError where another process is training in the folder.
+        """
+        with locked(self.folder.path):
+            return self._train(resume=resume)
+
+    def _train(self, *, resume: bool) -> Summary | None:
         started = time.monotonic()
         shapes = self.trainer.state_shapes()
         check_memory(shapes, self.trainer.memory(shapes), available=available_bytes())

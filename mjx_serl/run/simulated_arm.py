@@ -193,6 +193,11 @@ def build_world(task: str, contract: Contract, *, seed: int, episodes: int) -> S
     pixels = PixelConfig(cameras=names, privileged=privileged and bool(names))
     if names:
         pixels = dataclasses.replace(pixels, size=contract.cameras[0].width)
+    if contract.assets:
+        raise InputError(
+            "This policy was trained on pictures of a scan or surfaces, which its bundle does not "
+            "hold: evaluate or play its run instead"
+        )
     observer = pixels.build(make_env(task))
     if digest(observer.contract) != digest(contract):
         raise InputError(

@@ -259,12 +259,10 @@ def serve(
         seed: of the starts and the policies' noise.
         port: to serve on; the next free one if it is taken.
     """
-    from splat_render.assets.bake import scene_splats
-
     require("viser", "viz", purpose="The viewer")
     names = [first, *(name for name in policies if policies[name] is not policies[first])]
     world = LiveWorld(recorded, policies, seed=seed)
-    splats = scene_splats(recorded.env.scene.model)
+    splats = recorded.splats()
     title = recorded.env.name
     # The page itself is a view from the side.
     cameras = [name for name in world.cameras if name != SIDE]

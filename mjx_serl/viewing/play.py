@@ -15,7 +15,13 @@ from scenes.contract.errors import InputError
 
 
 def build_playable(
-    task: str, run: Path | None, name: str | None, *, size: int, episodes: int = 1
+    task: str,
+    run: Path | None,
+    name: str | None,
+    *,
+    size: int,
+    episodes: int = 1,
+    pixels: PixelConfig | None = None,
 ) -> tuple[RecordedEnv, Registry[WorldPolicy], str]:
     """Return a task with all its cameras, the policies it can be played by, and the chosen one.
 
@@ -26,11 +32,12 @@ def build_playable(
             names the allowed ones.
         size: width and height of all other cameras [px].
         episodes: worlds that will be played at once, at least 1.
+        pixels: what a task without a run is drawn from; a run brings its own.
     """
     if episodes < 1:
         raise InputError(f"episodes {episodes}, allowed: at least 1")
     if run is None:
-        observer, pixels = Observer(make_env(task, max_worlds=episodes)), PixelConfig()
+        observer, pixels = Observer(make_env(task, max_worlds=episodes)), pixels or PixelConfig()
         policies = build_policies(observer.env)
     else:
         loaded, params = load_policy(run)

@@ -16,6 +16,7 @@ from mjx_serl.types import Obs, PRNGKey, PyTree
 from mjx_serl.viewing.policies import WorldPolicy
 from scenes.contract.rotations import Quat, Vec3
 from scenes.contract.specs import CameraSpec
+from splat_render.types import GaussianSet
 
 SIDE = "side"
 SIDE_SIZE = 256  # of the side view beside cameras that may be small [px]
@@ -50,6 +51,12 @@ class RecordedEnv:
     def env(self) -> Env:
         """One world."""
         return self.observer.env
+
+    def splats(self) -> GaussianSet:
+        """Return what the pictures are drawn from."""
+        rig = self.further.cameras or self.observer.cameras
+        config = PixelConfig() if rig is None else rig.config
+        return config.splats_of(self.env.scene.model)
 
     @property
     def cameras(self) -> tuple[str, ...]:

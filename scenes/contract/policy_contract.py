@@ -95,6 +95,8 @@ class Contract:
         camera_latency: age of the pictures when they were acted on in training [s]; the bridge
             shows the policy pictures of this age.
         pace: at which targets were followed in training, None where they were jumped to.
+        assets: digest of the scan and robot surfaces that the pictures were drawn from; "" where
+            all was baked from the scene itself.
     """
 
     robot: RobotSpec
@@ -107,6 +109,7 @@ class Contract:
     cameras: tuple[CameraSpec, ...] = ()
     camera_latency: float = 0.0
     pace: Pace | None = None
+    assets: str = later_field("")
 
     @property
     def workspace(self) -> tuple[Vec3, Vec3]:

@@ -16,13 +16,16 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 import tyro
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.spatial import cKDTree
 
 from scenes.contract.command_line import guarded
 from scenes.contract.errors import InputError
+from splat_render.assets.alignment_checks import FitQuality, check_drift, check_fit, pair_rms
 from splat_render.assets.bake import DEFAULT_BUDGET, pose, scene_samples, scene_splats
-from splat_render.assets.ply import load_ply
+from splat_render.assets.clean_scan import MARGIN, fill_holes, solid_part
+from splat_render.assets.load import load_splats
+from splat_render.assets.overlay import draw_overlay
 from splat_render.assets.scan import save_scan
 from splat_render.assets.similarity import Similarity, fit_similarity
 from splat_render.assets.splat_sets import concatenate, move_splats, take
@@ -36,6 +39,7 @@ _ROUNDS = 100
 _TRIM = 0.8  # share of the closest pairs that count: noise, floaters, what the model lacks
 _REACH = 0.1  # [m] pairs further apart are wrong whatever their share
 _SETTLED = 1e-7  # [m] change of the residual between rounds
+OVERLAY = "overlay.png"  # beside the .ply files that are written
 _SEEN = 0.1  # opacity of a splat that lies on a surface
 
 
@@ -47,15 +51,21 @@ class Alignment:
         motion: scan to world.
         residual: root mean square of the trimmed pairs [m].
         splats: sorted by body, in body frames.
-        dropped: number of scan splats near no surface.
-        filled: number of baked splats added.
+        floaters: number of scan splats that are faint, alone or outside the box.
+        remnants: number of the world's around what can move.
+        dropped: number of the others that are near no surface.
+        filled: number of splats added.
+        quality: how well the pairs, the points and each link fit.
     """
 
     motion: Similarity
     residual: float
     splats: GaussianSet
+    floaters: int
+    remnants: int
     dropped: int
     filled: int
+    quality: FitQuality
 
 
 def align_scan(
@@ -67,6 +77,7 @@ def align_scan(
     gate: float = GATE,
     keep_unknown: bool = False,
     budget: int = DEFAULT_BUDGET,
+    box: tuple[float, ...] | None = None,
 ) -> Alignment:
     """Return a scan registered, cut into bodies, its gaps filled with baked splats.
 
@@ -77,28 +88,45 @@ def align_scan(
         gate: [m] from the nearest surface.
         keep_unknown: give splats beyond the gate to the world (a room) instead of dropping them.
         budget: splats to bake for the gaps; 0 leaves them.
+        box: low and high corner of what to take of the scan, in its frame; None takes all.
 
     Raises:
-        ValueError: too few pairs, pairs on a line, or a scan that is nowhere near the model.
+        InputError: too few pairs, pairs on a line or that do not fit each other, or a scan that
+            does not lie on the model.
     """
+    rms = pair_rms(pairs)
+    whole, scan = len(scan.means), take(scan, np.flatnonzero(solid_part(scan, box=box)))
     samples = scene_samples(model, data, points=_SURFACE_POINTS)
     surface = in_world(samples.points, samples.body_id, data)
     centres = np.asarray(scan.means, np.float64)
     solid = centres[np.asarray(scan.opacities) > _SEEN]
     motion, residual = register(solid, surface, pairs)
+    check_drift(pairs, motion)
+    quality = check_fit(motion.apply(solid), surface, samples.body_id, model, rms=rms)
     body_id = segment(motion.apply(centres), samples, data, gate=gate)
-    unknown = body_id < 0
-    body_id[unknown] = 0
-    kept = np.flatnonzero(~unknown | keep_unknown)
+    # What is near a body and not of it is its shadow, its fog or its rim: it would stay behind.
+    moving = surface[samples.body_id > 0]
+    remnant = (body_id <= 0) & _near(
+        moving, motion.apply(centres), np.where(body_id, 2 * gate, MARGIN)
+    )
+    kept = np.flatnonzero(~remnant & ((body_id >= 0) | keep_unknown))
     placed = move_splats(take(scan, kept), motion)
-    splats = attach(placed, body_id[kept], data)
+    owner = body_id[kept].clip(min=0)
+    splats = attach(placed, owner, data)
+    room = take(placed, np.flatnonzero(owner == 0))
+    floor = fill_holes(room, moving, model, data) if budget else None
+    if floor is not None:
+        splats = concatenate([splats, floor])
     missing = _unseen(splats, scene_splats(model, data.qpos, budget=budget)) if budget else None
     return Alignment(
         motion=motion,
         residual=residual,
         splats=splats if missing is None else concatenate([splats, missing]),
-        dropped=len(centres) - len(kept),
-        filled=0 if missing is None else len(missing.means),
+        floaters=whole - len(centres),
+        remnants=int(remnant.sum()),
+        dropped=len(centres) - len(kept) - int(remnant.sum()),
+        filled=sum(0 if part is None else len(part.means) for part in (missing, floor)),
+        quality=quality,
     )
 
 
@@ -171,6 +199,16 @@ def in_world(
     return np.einsum("nij,nj->ni", rotation, points) + data.xpos[body_id]
 
 
+def _near(
+    surface: Float[np.ndarray, "M 3"],
+    points: Float[np.ndarray, "N 3"],
+    within: Float[np.ndarray, " N"],
+) -> Bool[np.ndarray, " N"]:
+    return (
+        cKDTree(surface).query(points)[0] < within if len(surface) else np.zeros(len(points), bool)
+    )
+
+
 def _unseen(scan: GaussianSet, baked: GaussianSet) -> GaussianSet:
     """Return baked splats that cover what no scan splat of the same body does."""
     at, owner = np.asarray(baked.means), np.asarray(baked.body_id)
@@ -191,24 +229,30 @@ class AlignOptions:
     """Put a scan onto the bodies of a MuJoCo model; docs/scans.md goes through it.
 
     Attributes:
-        scan: 3DGS .ply.
+        scan: .ply (3DGS, plain or compressed), .spz or .splat.
         model: MJCF or .mjb of the scene.
         joints: one value per hinge and slide of the model, in its order [rad], [m].
         pair: a point in the scan, and the same point in the world [m]; at least three times.
+        pairs: file of such pairs, one per line, as `splat_render.assets.pick_pairs` writes it.
         out: folder to write.
+        box: low and high corner of what to take of the scan, in its frame.
         gate: distance to the nearest surface beyond which a splat belongs to none [m].
         keep_unknown: keep what lies beyond the gate.
         fill: baked splats for what the scan lacks; 0 adds none.
+        strict: refuse a scan of which splats would be left out or mended.
     """
 
     scan: tyro.conf.Positional[Path]
     model: Path
     joints: tuple[float, ...]
     pair: tyro.conf.UseAppendAction[tuple[Pair, ...]] = ()
+    pairs: Path | None = None
     out: Path
+    box: tuple[float, float, float, float, float, float] | None = None
     gate: float = GATE
     keep_unknown: tyro.conf.FlagCreatePairsOff[bool] = False
     fill: int = DEFAULT_BUDGET
+    strict: tyro.conf.FlagCreatePairsOff[bool] = False
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -218,19 +262,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _align(options: AlignOptions) -> int:
-    model = _load_model(options.model)
+    model = load_model(options.model)
+    data = pose(model, joints_to_qpos(model, options.joints))
+    scan = load_splats(options.scan, strict=options.strict)
     done = align_scan(
-        load_ply(options.scan),
-        np.array(options.pair).reshape(-1, 6),
+        scan,
+        _pairs(options),
         model,
-        pose(model, joints_to_qpos(model, options.joints)),
+        data,
         gate=options.gate,
+        box=options.box,
         keep_unknown=options.keep_unknown,
         budget=options.fill,
     )
     save_scan(options.out, done.splats, model)
-    sys.stdout.write(_summary(done, model))
+    picture = options.out / OVERLAY
+    draw_overlay(picture, move_splats(scan, done.motion), model, data)
+    sys.stdout.write(
+        _summary(done, model) + f"{picture}: the model's edges on the scan, look at it\n"
+    )
     return 0
+
+
+def _pairs(options: AlignOptions) -> Float[np.ndarray, "P 6"]:
+    given = [list(pair) for pair in options.pair]
+    lines = [] if options.pairs is None else options.pairs.read_text().splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            given.append([float(word) for word in line.split()])
+        except ValueError:
+            given.append([])
+        if len(given[-1]) != 6:
+            raise InputError(
+                f"{options.pairs}, line {number}: got '{line[:60]}', needed: SX SY SZ X Y Z"
+            )
+    return np.array(given).reshape(-1, 6)
 
 
 def joints_to_qpos(model: mujoco.MjModel, joints: Sequence[float]) -> Float[np.ndarray, " Q"]:
@@ -248,7 +314,8 @@ def joints_to_qpos(model: mujoco.MjModel, joints: Sequence[float]) -> Float[np.n
     return qpos
 
 
-def _load_model(path: Path) -> mujoco.MjModel:
+def load_model(path: Path) -> mujoco.MjModel:
+    """Return a model from MJCF or .mjb; FileNotFoundError with what to do."""
     if not path.is_file():
         raise FileNotFoundError(f"no model file {path}; docs/scans.md says how to write one")
     if path.suffix == ".mjb":
@@ -259,13 +326,29 @@ def _load_model(path: Path) -> mujoco.MjModel:
 def _summary(done: Alignment, model: mujoco.MjModel) -> str:
     bodies, counts = np.unique(np.asarray(done.splats.body_id), return_counts=True)
     rows = [
-        f"{model.body(int(body)).name}: {count} splats\n"
+        _describe(model.body(int(body)).name, int(count), done.quality)
         for body, count in zip(bodies, counts, strict=True)
     ]
+    suspects = done.quality.suspects
+    if suspects:
+        rows.append(
+            f"LOOK AT {', '.join(suspects)}: not where the model has it; is a joint angle wrong, "
+            "or has something been moved since?\n"
+        )
     return (
         f"scale {done.motion.scale:.5f}, residual {1e3 * done.residual:.2f} mm, "
-        f"{done.dropped} splats dropped, {done.filled} baked ones added\n{''.join(rows)}"
+        f"pairs {1e3 * done.quality.pair_rms:.1f} mm rms, {done.quality.inliers:.1%} of the points "
+        f"near the model on it\n{done.floaters} floaters, {done.remnants} remnants around what "
+        f"can move and {done.dropped} splats near no surface left out, {done.filled} added\n"
+        f"{''.join(rows)}"
     )
+
+
+def _describe(body: str, count: int, quality: FitQuality) -> str:
+    link = quality.links.get(body)
+    if link is None:
+        return f"{body}: {count} splats\n"
+    return f"{body}: {count} splats, {1e3 * link.offset:.1f} mm off, {link.cover:.0%} covered\n"
 
 
 if __name__ == "__main__":

@@ -25,11 +25,17 @@ from scipy.spatial.transform import Rotation
 from scenes.contract.command_line import guarded
 from scenes.contract.errors import InputError
 from splat_render.assets.robot_models import model_from_menagerie, model_from_wheel
-from splat_render.assets.robot_surfaces import load_surface, make_surface, save_surface
+from splat_render.assets.robot_surfaces import (
+    RobotSurface,
+    load_surface,
+    make_surface,
+    save_surface,
+)
 from splat_render.assets.surface import Samples, drawn_geoms, is_plane, join, openness, sample_geom
 from splat_render.types import SH_C0, GaussianSet
 
 DEFAULT_BUDGET = 3000  # splats of a scene: cheap at 64 px, recognised at 128 px
+SHIPPED = ("panda",)  # surfaces of robots that come with us
 SURFACE_POINTS = 32_000  # of a robot surface before the hidden ones are dropped
 
 _PILOT = 200  # points per geom that say where the others should go
@@ -81,7 +87,7 @@ def scene_splats(
     model: mujoco.MjModel,
     qpos: Float[np.ndarray, " Q"] | None = None,
     *,
-    surfaces: Sequence[str] = ("panda",),
+    surfaces: Sequence[str] = SHIPPED,
     budget: int = DEFAULT_BUDGET,
     seed: int = 0,
 ) -> GaussianSet:
@@ -102,13 +108,20 @@ def scene_samples(
     model: mujoco.MjModel,
     data: mujoco.MjData,
     *,
-    surfaces: Sequence[str] = ("panda",),
+    surfaces: Sequence[str] = SHIPPED,
     points: int,
     seed: int = 0,
 ) -> Samples:
-    """Return points on the surfaces that fit the model, and on the geoms of all other bodies."""
-    fitting = [surface for surface in map(load_surface, surfaces) if surface.fits(model)]
-    covered = {name for surface in fitting for name in surface.bodies}
+    """Return points on the surfaces that fit the model, and on the geoms of all other bodies.
+
+    Of two surfaces with the same bodies the first is taken.
+    """
+    fitting: list[RobotSurface] = []
+    covered: set[str] = set()
+    for surface in map(load_surface, surfaces):
+        if surface.fits(model) and covered.isdisjoint(surface.bodies):
+            fitting.append(surface)
+            covered.update(surface.bodies)
     parts = [
         surface.samples_for(model, first_geom=model.ngeom + 256 * i)
         for i, surface in enumerate(fitting)

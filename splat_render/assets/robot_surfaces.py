@@ -117,7 +117,7 @@ def load_surface(name: str) -> RobotSurface:
     Raises KeyError for an unknown name and FileNotFoundError for a missing file.
     """
     path = Path(name)
-    if path.suffix != ".npz":
+    if path.suffix != ".npz" and not path.exists():
         if name not in surface_names():
             raise UnknownNameError(unknown_name("robot surface", name, surface_names()))
         path = _DATA / f"{name}.npz"

@@ -9,7 +9,8 @@ import numpy as np
 
 from scenes.contract.errors import UnknownNameError
 from scenes.contract.names import unknown_name
-from splat_render.assets.ply import load_ply, save_ply
+from splat_render.assets.formats.ply import save_ply
+from splat_render.assets.load import load_splats
 from splat_render.assets.splat_sets import concatenate, take
 from splat_render.types import GaussianSet
 
@@ -29,21 +30,27 @@ def save_scan(folder: Path, splats: GaussianSet, model: mujoco.MjModel) -> None:
         save_ply(folder / f"{name}.ply", take(splats, own))
 
 
+def scan_files(folder: Path) -> list[Path]:
+    """Return a scan's files in order; FileNotFoundError without any."""
+    files = sorted(Path(folder).glob("*.ply"))
+    if not files:
+        raise FileNotFoundError(f"{folder} has no .ply files; docs/scans.md says how to make them")
+    return files
+
+
 def load_scan(folder: Path, model: mujoco.MjModel) -> GaussianSet:
     """Return the splats of a folder of `<body>.ply`, sorted by body.
 
     Raises FileNotFoundError without any, KeyError for a file that names no body of the model,
     ValueError for a faulty file.
     """
-    files = sorted(Path(folder).glob("*.ply"))
-    if not files:
-        raise FileNotFoundError(f"{folder} has no .ply files; docs/scans.md says how to make them")
+    files = scan_files(folder)
     names = [model.body(body).name for body in range(model.nbody)]
     parts = []
     for file in files:
         name = unquote(file.stem)
         if name not in names:
             raise UnknownNameError(unknown_name(f"body (of {file})", name, names))
-        part = load_ply(file)
+        part = load_splats(file)
         parts.append(part.replace(body_id=jnp.full_like(part.body_id, names.index(name))))
     return concatenate(parts)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
+from matplotlib.image import imread
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
@@ -17,8 +18,11 @@ from scenes.contract.command_line import BAD_INPUT
 from scenes.layouts import pick_cube
 from scenes.mjcf import to_mjspec
 from splat_render.assets import align
-from splat_render.assets.bake import pose, scene_splats
-from splat_render.assets.ply import save_ply
+from splat_render.assets.alignment_checks import check_fit
+from splat_render.assets.bake import bake, pose, scene_splats
+from splat_render.assets.clean_scan import solid_part
+from splat_render.assets.formats.ply import save_ply
+from splat_render.assets.overlay import draw_overlay
 from splat_render.assets.scan import load_scan, save_scan
 from splat_render.assets.similarity import Similarity, fit_similarity
 from splat_render.assets.splat_sets import concatenate, move_splats, take, turn_harmonics
@@ -144,7 +148,8 @@ def test_the_command_writes_a_scene_in_body_frames(
     aligned: tuple[GaussianSet, str], scan: Scan, model: mujoco.MjModel, data: mujoco.MjData
 ) -> None:
     splats, said = aligned
-    assert "residual" in said and "link3:" in said
+    assert "residual" in said and "link3:" in said and "LOOK AT" not in said
+    assert "pairs 11.7 mm rms" in said and "near the model on it" in said
     body_id = np.asarray(splats.body_id)
     assert (np.diff(body_id) >= 0).all()
     assert set(np.unique(body_id)) == set(np.unique(scan.body_id[scan.body_id >= 0]))
@@ -164,6 +169,104 @@ def test_segmentation_gate_is_wider_along_a_coarse_surface_than_off_it(
     floor = -pick_cube().table.height
     points = np.array([[2.5, 2.5, floor + 0.02], [2.5, 2.5, floor + 0.04], [0.6, 0.3, 0.031]])
     assert align.segment(points, samples, data).tolist() == [0, -1, -1]
+
+
+def test_floaters_are_left_out_and_surfaces_are_not(scan: Scan) -> None:
+    kept = solid_part(scan.splats)
+    real = scan.body_id >= 0
+    assert kept[real].mean() > 0.99 and kept[~real].mean() < 0.05
+    low, high = (np.asarray(scan.splats.means)[real].min(0), np.asarray(scan.splats.means).max(0))
+    boxed = solid_part(scan.splats, box=(*low, *high))
+    assert (np.asarray(scan.splats.means)[boxed] >= low).all() and boxed.sum() > 0.9 * kept.sum()
+    with pytest.raises(ValueError, match="no splat lies in the box"):
+        solid_part(scan.splats, box=(99, 99, 99, 100, 100, 100))
+
+
+def test_nothing_of_an_object_stays_where_it_stood(
+    model: mujoco.MjModel, data: mujoco.MjData
+) -> None:
+    """A scan whose table ends under the cube and is black around it, as shadows leave it."""
+    made = bake(model, data.qpos, budget=6000)
+    body_id, cube = np.asarray(made.body_id), model.body("cube").id
+    world = in_world(made, data)
+    gap = cKDTree(world[body_id == cube]).query(world)[0]
+    fine = np.random.default_rng(0).uniform(-0.08, 0.08, (3000, 2)) + data.xpos[cube][:2]
+    table = np.concatenate([fine, np.full((3000, 1), -0.0005)], axis=1)
+    from_cube = cKDTree(world[body_id == cube]).query(table)[0]
+    inside = (np.abs(table[:, :2] - data.xpos[cube][:2]) < 0.019).all(axis=1)
+    template = take(made, np.flatnonzero(body_id == 0)[:1])
+    patch = take(template, np.zeros((~inside).sum(), int))
+    dark = from_cube[~inside] < 0.012
+    sh = np.asarray(patch.sh).copy()
+    sh[:, 0] = np.where(dark[:, None], -1.7, (np.array([0.8, 0.65, 0.5]) - 0.5) / 0.28209)
+    patch = patch.replace(
+        means=jnp.asarray(table[~inside], jnp.float32),
+        scales=jnp.full((len(sh), 3), 0.004, jnp.float32),
+        sh=jnp.asarray(sh),
+    )
+    flat = made.replace(means=jnp.asarray(world, jnp.float32), body_id=jnp.zeros_like(made.body_id))
+    away = np.flatnonzero((body_id > 0) | (gap > 0.1))
+    scan = concatenate([take(flat, away), patch])
+    pairs = np.repeat(np.array([[0.0, 0, 0], [0.5, 0, 0], [0, 0.5, 0], [0, 0, 0.5]]), 2, axis=1)
+    pairs = np.concatenate([pairs[:, ::2], pairs[:, ::2]], axis=1)
+    done = align.align_scan(scan, pairs, model, data)
+    assert done.remnants > 100
+    left = np.asarray(done.splats.body_id) == 0
+    at = np.asarray(done.splats.means)[left]
+    here = (np.abs(at[:, :2] - data.xpos[cube][:2]) < 0.03).all(axis=1) & (np.abs(at[:, 2]) < 0.01)
+    colour = 0.5 + 0.28209 * np.asarray(done.splats.sh)[left][here, 0]
+    assert colour.min() > 0.3  # nothing black
+    # The table is closed where the cube stood: no point of it is far from a splat.
+    grid = np.stack(np.meshgrid(*[np.linspace(-0.02, 0.02, 9)] * 2), axis=-1).reshape(-1, 2)
+    spots = np.concatenate([grid + data.xpos[cube][:2], np.zeros((len(grid), 1))], axis=1)
+    assert cKDTree(at[here]).query(spots)[0].max() < 0.012
+
+
+def test_swapped_pairs_and_a_scan_elsewhere_are_refused(
+    scan: Scan, model: mujoco.MjModel, data: mujoco.MjData
+) -> None:
+    swapped = scan.pairs.copy()
+    swapped[[0, 1], 3:] = swapped[[1, 0], 3:]
+    # ICP finds the right place all the same, so that its residual says nothing.
+    with pytest.raises(ValueError, match=r"the pairs do not fit each other: 2\d\d mm rms"):
+        align.align_scan(scan.splats, swapped, model, data, budget=0)
+    # Pairs that agree with each other and not with the model: all 42 cm aside.
+    elsewhere = scan.pairs + np.array([0, 0, 0, 0.0, 0.3, 0.3])
+    with pytest.raises(ValueError, match=r"fits the model best \d{3} mm away from the pairs"):
+        align.align_scan(scan.splats, elsewhere, model, data, budget=0)
+    samples = align.scene_samples(model, data, points=5000)
+    surface = align.in_world(samples.points, samples.body_id, data)
+    with pytest.raises(ValueError, match="0% of the scan points near the model lie on it"):
+        check_fit(surface[:100] + 0.06, surface[:100], samples.body_id[:100], model, rms=0.01)
+
+
+@pytest.mark.parametrize(
+    ("joint", "by", "moved"), [(3, 0.1, "hand"), (5, 0.1, "hand"), (0, 0.1, "cube"), (1, 0.0, None)]
+)
+def test_a_wrong_joint_angle_is_noticed_at_its_links(
+    scan: Scan, model: mujoco.MjModel, joint: int, by: float, moved: str | None
+) -> None:
+    joints = list(JOINTS)
+    joints[joint] += by
+    wrong = pose(model, align.joints_to_qpos(model, joints))
+    quality = align.align_scan(scan.splats, scan.pairs, model, wrong, budget=0).quality
+    assert quality.pair_rms < 0.02 and quality.inliers > 0.9
+    assert (moved in quality.suspects) if moved else (quality.suspects == ())
+    assert "link0" not in quality.suspects and "link1" not in quality.suspects
+
+
+def test_the_overlay_shows_edges_where_the_robot_is(
+    tmp_path: Path, scan: Scan, model: mujoco.MjModel, data: mujoco.MjData
+) -> None:
+    placed = move_splats(scan.splats, scan.to_world)
+    draw_overlay(tmp_path / "a.png", placed, model, data)
+    picture = imread(tmp_path / "a.png")[..., :3]
+    assert picture.shape == (640, 1280, 3)
+    edges = (picture[..., 0] > 0.99) & (picture[..., 1] < 0.01) & (picture[..., 2] > 0.99)
+    for half in (edges[:, :640], edges[:, 640:]):
+        rows, columns = np.nonzero(half)
+        assert 500 < len(rows) < 30_000
+        assert np.ptp(rows) > 200 and np.ptp(columns) > 100  # around the arm, not at one spot
 
 
 @pytest.mark.parametrize("degree", [1, 2, 3])

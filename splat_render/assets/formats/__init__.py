@@ -1,0 +1,1 @@
+"""Layouts of files of splats, one module each; `assets.load` reads any of them."""

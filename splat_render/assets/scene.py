@@ -1,0 +1,66 @@
+"""A scene's splats from all that there is: a scan, robot surfaces, baking for the rest."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import mujoco
+import numpy as np
+
+from scenes.contract.errors import InputError
+from splat_render.assets.bake import DEFAULT_BUDGET, SHIPPED, scene_splats
+from splat_render.assets.robot_surfaces import load_surface
+from splat_render.assets.scan import load_scan, scan_files
+from splat_render.assets.splat_sets import concatenate, take
+from splat_render.types import GaussianSet
+
+
+def scanned_scene(
+    model: mujoco.MjModel,
+    *,
+    scan: Path | None = None,
+    surfaces: Sequence[Path] = (),
+    budget: int = DEFAULT_BUDGET,
+) -> GaussianSet:
+    """Return the splats of a scan, and baked ones on the bodies that it has none of.
+
+    Args:
+        model: of the scene.
+        scan: a folder of one .ply per body, None without a scan.
+        surfaces: .npz files of robot surfaces, used before the shipped ones.
+        budget: about how many splats the whole scene is baked into.
+
+    Raises:
+        FileNotFoundError, InputError, UnknownNameError: as `load_scan` and `load_surface`.
+        InputError: a surface is of no robot in the scene.
+    """
+    for path in surfaces:
+        if not load_surface(str(path)).fits(model):
+            raise InputError(
+                f"{path} is the surface of no robot in this scene: its bodies are not there by "
+                "name, or stand elsewhere; docs/scans.md says when one fits"
+            )
+    chosen = (*map(str, surfaces), *SHIPPED)
+    baked = scene_splats(model, surfaces=chosen, budget=budget)
+    if scan is None:
+        return baked
+    scanned = load_scan(scan, model)
+    missing = ~np.isin(np.asarray(baked.body_id), np.asarray(scanned.body_id))
+    return concatenate([scanned, take(baked, np.flatnonzero(missing))])
+
+
+def digest_of(scan: Path | None, surfaces: Sequence[Path]) -> str:
+    """Return the sha256 of a scan's and surfaces' files and names; "" without any.
+
+    Raises FileNotFoundError for what is not there.
+    """
+    files = [*(scan_files(scan) if scan is not None else ()), *surfaces]
+    if not files:
+        return ""
+    total = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+        # Of a scan, whose file names are its bodies; a surface may be called anything.
+        total.update(path.name.encode() if path not in surfaces else b"")
+    return total.hexdigest()
