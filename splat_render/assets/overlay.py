@@ -18,6 +18,7 @@ _SIDES = ((1.0, -1.0, 0.6), (-0.2, 1.4, 0.9))  # from where it is looked at: rig
 _POINTS = 60_000  # on the model
 _STAMP = 3  # [px] half the side of a point
 _EDGE = (1.0, 0.0, 1.0)  # a colour that no cell has
+_ROOM = 1.3  # of the points' radius: what stands further out is not drawn before them
 _SKY = (0.1, 0.1, 0.1)
 
 
@@ -29,9 +30,9 @@ def draw_overlay(path: Path, scan: GaussianSet, model: mujoco.MjModel, data: muj
     moving = samples.body_id > 0 if (samples.body_id > 0).any() else samples.body_id >= 0
     owner, turn = samples.body_id[moving], data.xmat.reshape(-1, 3, 3)
     points = np.einsum("nij,nj->ni", turn[owner], samples.points[moving]) + data.xpos[owner]
-    cameras = _cameras(points)
+    cameras, near = _cameras(points)
     still = BodyPoses(jnp.zeros((1, 3)), jnp.array([[1.0, 0, 0, 0]]))
-    config = RasterConfig(width=_SIZE, height=_SIZE, color=_SKY, rgb_dtype="float32")
+    config = RasterConfig(width=_SIZE, height=_SIZE, color=_SKY, rgb_dtype="float32", near=near)
     pictures = np.array(choose_backend().backend.rasterize(scan, still, cameras, config).rgb)
     for picture, viewmat, K in zip(
         pictures, *map(np.asarray, (cameras.viewmats, cameras.Ks)), strict=True
@@ -40,14 +41,18 @@ def draw_overlay(path: Path, scan: GaussianSet, model: mujoco.MjModel, data: muj
     imsave(path, np.concatenate(list(np.clip(pictures, 0, 1)), axis=1))
 
 
-def _cameras(points: Float[np.ndarray, "N 3"]) -> CameraBatch:
-    """Cameras that have all the points in their pictures."""
+def _cameras(points: Float[np.ndarray, "N 3"]) -> tuple[CameraBatch, float]:
+    """Cameras that have all the points in their pictures, and from where on they see [m].
+
+    A wall between them and the points is not drawn.
+    """
     centre = (points.min(axis=0) + points.max(axis=0)) / 2
     radius = np.linalg.norm(points - centre, axis=1).max()
     distance = 1.1 * radius / np.sin(np.radians(_FOVY / 2))
     viewmats = np.stack([_look(centre, np.array(side), distance) for side in _SIDES])
     Ks = np.tile(intrinsics(_FOVY, _SIZE, _SIZE), (len(_SIDES), 1, 1))
-    return CameraBatch(jnp.asarray(viewmats, jnp.float32), jnp.asarray(Ks))
+    batch = CameraBatch(jnp.asarray(viewmats, jnp.float32), jnp.asarray(Ks))
+    return batch, float(distance - _ROOM * radius)
 
 
 def _look(
