@@ -71,6 +71,7 @@ def make_run(
         hooks: who listens; None is the console and the folder's files.
         outputs: what it leaves beside its logs.
     """
+    cfg.check()
     if resume is None:
         cfg = dataclasses.replace(cfg, pixels=cfg.pixels.pinned())
     folder = RunFolder.open(resume) if resume else _new_folder(cfg)

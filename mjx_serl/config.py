@@ -12,8 +12,9 @@ from mjx_serl.envs.observation import Observer, PixelConfig
 from mjx_serl.envs.vector import default_pool
 from mjx_serl.nets.frozen import FrozenEncoder, load_encoder
 from mjx_serl.training.off_policy import OffPolicyConfig
-from mjx_serl.training.trainer import METHODS, Trainer, require_least
+from mjx_serl.training.trainer import METHODS, Trainer
 from scenes.contract.plugins import load_plugins
+from scenes.contract.ranges import check_ranges, ranged
 from scenes.contract.serialize import open_field
 
 
@@ -30,11 +31,11 @@ class EvalConfig:
         stop_checks: see `stop_at`.
     """
 
-    every_epochs: int = 5
-    check_episodes: int = 100
-    episodes: int = 100
-    stop_at: float = 0.99
-    stop_checks: int = 2
+    every_epochs: int = ranged(5, least=1)
+    check_episodes: int = ranged(100, least=1)
+    episodes: int = ranged(100, least=1)
+    stop_at: float = ranged(0.99, above=0)
+    stop_checks: int = ranged(2, least=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,8 +55,8 @@ class RunConfig:
 
     folder: Path = Path("runs")
     name: str | None = None
-    checkpoint_seconds: float = 20.0
-    keep_checkpoints: int = 2
+    checkpoint_seconds: float = ranged(20.0, least=0)
+    keep_checkpoints: int = ranged(2, least=1)
     tensorboard: bool = True
     video: Literal["auto", "on", "off"] = "auto"
     bundle: bool = True
@@ -81,12 +82,13 @@ class TrainConfig:
 
     preset: str = "laptop"
     task: str = "franka/pick_cube"
-    seed: int = 0
+    # JAX's keys are made of 32 bits: 2^32 would be 0 again.
+    seed: int = ranged(0, least=0, most=2**32 - 1)
     physics: Literal["auto", "native", "mjx", "warp"] = "auto"
     pixels: PixelConfig = dataclasses.field(default_factory=PixelConfig)
     plugins: tyro.conf.Suppress[tuple[str, ...]] = ()
-    num_envs: int = 8
-    total_env_steps: int = 100_000
+    num_envs: int = ranged(8, least=1)
+    total_env_steps: int = ranged(100_000, least=1)
     # Of any registered class. Without a prefix its options are --agent.lr, not --method.agent.lr.
     method: Annotated[Any, tyro.conf.arg(name="")] = open_field(METHODS, OffPolicyConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
@@ -113,12 +115,17 @@ class TrainConfig:
         rest = {k: v for k, v in data.items() if k not in ("agent", "loop", "demos")}
         return rest | {"method": method}
 
+    def check(self) -> None:
+        """Raise InputError for a number out of range, or options that do not go together."""
+        check_ranges(self, flat=("method",))
+        self.method.check(num_envs=self.num_envs)
+
     def build_observer(self) -> Observer:
         """Compile the task's scene and prepare its cameras.
 
         Raises KeyError, ValueError or RuntimeError with the allowed values.
         """
-        _check(self)
+        self.check()
         episodes = max(self.eval.check_episodes, self.eval.episodes)
         most = max(self.num_envs, episodes, default_pool(self.num_envs))
         physics = None if self.physics == "auto" else self.physics
@@ -136,16 +143,3 @@ def _frozen_encoder(pixels: PixelConfig) -> FrozenEncoder | None:
     encoder = load_encoder(pixels.frozen)
     encoder.check(pixels.cameras, pixels.size)
     return encoder
-
-
-def _check(cfg: TrainConfig) -> None:
-    require_least(
-        {
-            "num_envs": (cfg.num_envs, 1),
-            "total_env_steps": (cfg.total_env_steps, 1),
-            "eval.every_epochs": (cfg.eval.every_epochs, 1),
-            "eval.check_episodes": (cfg.eval.check_episodes, 1),
-            "eval.episodes": (cfg.eval.episodes, 1),
-        }
-    )
-    cfg.method.check(num_envs=cfg.num_envs)

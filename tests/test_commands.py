@@ -112,11 +112,16 @@ def test_an_option_without_its_value(refuse: Refuse, option: str):
 @pytest.mark.parametrize(
     ("option", "text"),
     [
-        (("--agent.gamma", "1.5"), "gamma 1.5, allowed: [0, 1)"),
+        (("--agent.gamma", "1.5"), "gamma 1.5, allowed: at least 0, below 1"),
         (("--num-envs", "0"), "num_envs 0, allowed: at least 1"),
         (("--eval.every-epochs", "0"), "eval.every_epochs 0, allowed: at least 1"),
         (("--demos.count", "-1"), "demos.count -1, allowed: at least 0"),
-        (("--run.keep-checkpoints", "0"), "keep must be at least 1 checkpoint, got 0"),
+        (("--run.keep-checkpoints", "0"), "run.keep_checkpoints 0, allowed: at least 1"),
+        (("--run.checkpoint-seconds", "-1"), "run.checkpoint_seconds -1.0, allowed: at least 0"),
+        (("--agent.target-entropy", "nan"), "agent.target_entropy nan, allowed: finite"),
+        (("--loop.batch-size", "300000"), "batch_size 300000, allowed: at most loop.buffer_size"),
+        (("--seed", str(2**32)), "seed 4294967296, allowed: 0 to 4294967295"),
+        (("--seed", str(10**20)), "seed 100000000000000000000, allowed: 0 to 4294967295"),
     ],
 )
 def test_a_value_out_of_range(refuse: Refuse, tmp_path: Path, option: tuple[str, str], text: str):

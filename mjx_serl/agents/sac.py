@@ -35,6 +35,7 @@ from mjx_serl.nets.ensemble import random_members
 from mjx_serl.nets.mlp import ACTIVATIONS, COMPUTE_DTYPES, MLP, Activation, ComputeDtype
 from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey, PyTree, choice
 from scenes.contract.errors import InputError
+from scenes.contract.ranges import check_ranges, ranged
 from scenes.contract.specs import ActionSpec, ObsSpec
 
 AdamTicks = Literal["own", "shared", "shared_apart"]
@@ -76,26 +77,26 @@ class SACConfig(AgentConfig):
             `update_high_utd`, where the actor's step is a call of its own (utd_ratio + 1 ticks).
     """
 
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: tuple[int, ...] = ranged((256, 256), least=1, filled=True)
     activation: Activation = "tanh"
     layer_norm: bool = True
     compute_dtype: ComputeDtype = "float32"
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    crop: int = 4
-    critic_ensemble_size: int = 2
-    critic_subsample_size: int | None = None
-    gamma: float = 0.97
-    n_step: int = 1
-    tau: float = 0.005
-    lr: float = 3e-4
-    lr_warmup_steps: int = 0
-    clip_norm: float | None = None
-    init_temperature: float = 0.01
+    crop: int = ranged(4, least=0)
+    critic_ensemble_size: int = ranged(2, least=1)
+    critic_subsample_size: int | None = ranged(None, least=1)
+    gamma: float = ranged(0.97, least=0, below=1)
+    n_step: int = ranged(1, least=1)
+    tau: float = ranged(0.005, above=0, most=1)
+    lr: float = ranged(3e-4, above=0)
+    lr_warmup_steps: int = ranged(0, least=0)
+    clip_norm: float | None = ranged(None, above=0)
+    init_temperature: float = ranged(0.01, above=0)
     target_entropy: float | None = None
     backup_entropy: bool = False
-    utd_ratio: int = 1
+    utd_ratio: int = ranged(1, least=1)
     actor_q: Literal["mean", "min"] = "mean"
-    bc_weight: float = 0.0
+    bc_weight: float = ranged(0.0, least=0)
     adam_ticks: AdamTicks = "own"
 
     def label(self, *, images: bool, demos: bool) -> str:
@@ -105,14 +106,14 @@ class SACConfig(AgentConfig):
     def build(self) -> "SAC":
         """Return the agent; raises ValueError on a field outside its range, KeyError on a name."""
         _ = ENCODERS[self.encoder.name]
+        check_ranges(self)
         for message in _config_errors(self):
             raise InputError(f"SACConfig: {message}")
         return SAC(self)
 
 
 def _config_errors(cfg: SACConfig) -> list[str]:
-    subsample = cfg.critic_subsample_size
-    size = cfg.critic_ensemble_size
+    subsample, size = cfg.critic_subsample_size, cfg.critic_ensemble_size
     checks = [
         (
             cfg.activation in ACTIVATIONS,
@@ -123,22 +124,9 @@ def _config_errors(cfg: SACConfig) -> list[str]:
             f"compute_dtype '{cfg.compute_dtype}', allowed: {[*COMPUTE_DTYPES]}",
         ),
         (
-            cfg.encoder.features >= 1,
-            f"encoder.features {cfg.encoder.features}, allowed: >= 1",
-        ),
-        (cfg.crop >= 0, f"crop {cfg.crop}, allowed: >= 0"),
-        (size >= 1, f"critic_ensemble_size {size}, allowed: >= 1"),
-        (
-            subsample is None or 1 <= subsample <= size,
+            subsample is None or subsample <= size,
             f"critic_subsample_size {subsample}, allowed: None or 1..{size} (the ensemble size)",
         ),
-        (0.0 <= cfg.gamma < 1.0, f"gamma {cfg.gamma}, allowed: [0, 1)"),
-        (cfg.n_step >= 1, f"n_step {cfg.n_step}, allowed: >= 1"),
-        (0.0 < cfg.tau <= 1.0, f"tau {cfg.tau}, allowed: (0, 1]"),
-        (cfg.lr > 0.0, f"lr {cfg.lr}, allowed: > 0"),
-        (cfg.init_temperature > 0.0, f"init_temperature {cfg.init_temperature}, allowed: > 0"),
-        (cfg.utd_ratio >= 1, f"utd_ratio {cfg.utd_ratio}, allowed: >= 1"),
-        (cfg.bc_weight >= 0.0, f"bc_weight {cfg.bc_weight}, allowed: >= 0"),
         (cfg.actor_q in ("mean", "min"), f"actor_q '{cfg.actor_q}', allowed: mean, min"),
         (
             cfg.adam_ticks in ("own", "shared", "shared_apart"),

@@ -14,7 +14,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int, UInt8
 
 from mjx_serl.types import PRNGKey
-from scenes.contract.errors import InputError
+from scenes.contract.ranges import check_ranges, ranged
 from scenes.contract.rotations import multiply_quats
 from splat_render.cameras import CameraRig
 from splat_render.types import SH_C0, GaussianSet
@@ -33,19 +33,15 @@ class LookConfig:
         light: half-width of each world's brightness slope across the picture [1].
     """
 
-    variants: int = 1
-    background: float = 0.0
-    camera_position: float = 0.0
-    camera_angle: float = 0.0
-    color: float = 0.0
-    light: float = 0.0
+    variants: int = ranged(1, least=1, most=1024)
+    background: float = ranged(0.0, least=0, below=90)
+    camera_position: float = ranged(0.0, least=0, below=90)
+    camera_angle: float = ranged(0.0, least=0, below=90)
+    color: float = ranged(0.0, least=0, below=90)
+    light: float = ranged(0.0, least=0, below=90)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.variants <= 1024:
-            raise InputError(f"LookConfig: variants {self.variants}, allowed: 1 to 1024")
-        for field in ("background", "camera_position", "camera_angle", "color", "light"):
-            if not 0.0 <= getattr(self, field) < 90.0:
-                raise InputError(f"LookConfig: {field} {getattr(self, field)}, allowed: >= 0")
+        check_ranges(self)
 
 
 @struct.dataclass

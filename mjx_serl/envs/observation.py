@@ -17,6 +17,7 @@ from mjx_serl.envs.env import Env, EnvState
 from mjx_serl.types import Obs, PRNGKey, PyTree
 from scenes.contract.errors import InputError
 from scenes.contract.policy_contract import Contract
+from scenes.contract.ranges import check_ranges, ranged
 from scenes.contract.serialize import later_field
 from scenes.contract.specs import CameraSpec, ObsField, ObsSpec
 from scenes.specs import SceneSpec
@@ -54,12 +55,12 @@ class PixelConfig:
     """
 
     cameras: tuple[str, ...] = ()
-    size: int = 64
+    size: int = ranged(64, least=1, most=4096)
     backend: str = "auto"
-    splats: int = 3000
+    splats: int = ranged(3000, least=1)
     cached: bool = True
     look: LookConfig = dataclasses.field(default_factory=LookConfig)
-    seed: int = 0
+    seed: int = ranged(0, least=0, most=2**32 - 1)
     frozen: str | None = None
     privileged: bool = False
     scan: Path | None = later_field(None)
@@ -69,10 +70,7 @@ class PixelConfig:
     assets: tyro.conf.Suppress[str] = later_field("")
 
     def __post_init__(self) -> None:
-        if not 1 <= self.size <= 4096:
-            raise InputError(f"PixelConfig: size {self.size}, allowed: 1 to 4096 px")
-        if self.splats < 1:
-            raise InputError(f"PixelConfig: splats {self.splats}, allowed: >= 1")
+        check_ranges(self)
         if len(set(self.cameras)) < len(self.cameras):
             raise InputError(f"PixelConfig: cameras {self.cameras} names one twice")
 

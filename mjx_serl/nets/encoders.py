@@ -20,6 +20,7 @@ from mjx_serl.nets.mlp import MLP, ComputeDtype
 from mjx_serl.registry import Registry
 from mjx_serl.types import Obs, PRNGKey, PyTree
 from scenes.contract.errors import InputError
+from scenes.contract.ranges import ranged
 from scenes.contract.specs import ObsField, ObsSpec
 
 Images: TypeAlias = UInt8[Array, "B H W C"]
@@ -53,7 +54,7 @@ class EncoderConfig:
 
     name: str = "small"
     shared: bool = False
-    features: int = 64
+    features: int = ranged(64, least=1)
 
     def build(
         self, *, compute_dtype: ComputeDtype = "float32", name: str | None = None

@@ -22,6 +22,7 @@ from mjx_serl.training.collect import demonstrate, rollout
 from mjx_serl.training.policies import random_policy
 from mjx_serl.types import Obs, PRNGKey, PyTree
 from scenes.contract.errors import InputError
+from scenes.contract.ranges import ranged
 
 # Noise on the expert's steps [m]: from its own track to one that mostly wanders.
 NOISES = (0.0075, 0.03, 0.1)
@@ -42,15 +43,15 @@ class PretrainConfig:
         hidden: width of the joint features [units].
     """
 
-    rounds: int = 6
-    episodes: int = 64
-    updates: int = 10_000
-    batch_size: int = 128
-    lr: float = 1e-3
+    rounds: int = ranged(6, least=1)
+    episodes: int = ranged(64, least=1)
+    updates: int = ranged(10_000, least=1)
+    batch_size: int = ranged(128, least=1)
+    lr: float = ranged(1e-3, above=0)
     encoder: EncoderConfig = dataclasses.field(
         default_factory=lambda: EncoderConfig(name="medium", features=64)
     )
-    hidden: int = 64
+    hidden: int = ranged(64, least=1)
 
 
 @struct.dataclass

@@ -13,6 +13,7 @@ from mjx_serl.training.collect import demonstrate
 from mjx_serl.training.evaluate import DEMOS
 from mjx_serl.training.scan import run_once
 from mjx_serl.types import PRNGKey, Transition
+from scenes.contract.ranges import ranged
 
 # Experts fail now and then: this many more episodes are played than are wanted.
 SPARE_DEMOS = 1.5
@@ -28,8 +29,8 @@ class DemoConfig:
         file: a file of recorded demonstrations (.npz) to use instead of scripted ones.
     """
 
-    count: int = 20
-    noise: float = 0.0075
+    count: int = ranged(20, least=0)
+    noise: float = ranged(0.0075, least=0)
     file: Path | None = None
 
     def build(self, observer: Observer) -> "Demonstrations | None":

@@ -22,9 +22,10 @@ from mjx_serl.training.evaluate import TRAIN
 from mjx_serl.training.policies import random_policy
 from mjx_serl.training.scan import run_once, scan
 from mjx_serl.training.state import PolicyParams, TrainState, tree_bytes
-from mjx_serl.training.trainer import METHODS, Share, require_least
+from mjx_serl.training.trainer import METHODS, Share
 from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey, Transition
 from scenes.contract.errors import InputError
+from scenes.contract.ranges import check_ranges, ranged
 from scenes.contract.serialize import open_field
 
 ONLINE, DEMOS = "online", "demos"
@@ -46,13 +47,13 @@ class LoopConfig:
             that a trained network's inputs stop moving; 0 uses the scales that the task declares.
     """
 
-    batch_size: int = 256
-    updates_per_step: int = 16
-    demo_fraction: float = 0.5
-    steps_per_epoch: int = 25
-    warmup_steps: int = 1000
-    buffer_size: int = 200_000
-    normalize_steps: int = 0
+    batch_size: int = ranged(256, least=2)
+    updates_per_step: int = ranged(16, least=1)
+    demo_fraction: float = ranged(0.5, least=0, most=1)
+    steps_per_epoch: int = ranged(25, least=1)
+    warmup_steps: int = ranged(1000, least=0)
+    buffer_size: int = ranged(200_000, least=2)
+    normalize_steps: int = ranged(0, least=0)
 
 
 @METHODS.register("off_policy")
@@ -72,22 +73,17 @@ class OffPolicyConfig:
 
     def check(self, *, num_envs: int) -> None:
         """Raise ValueError, with what is allowed, for options that do not go together."""
+        check_ranges(self)
         loop = self.loop
-        least = {
-            "loop.batch_size": (loop.batch_size, 2),
-            "loop.updates_per_step": (loop.updates_per_step, 1),
-            "loop.steps_per_epoch": (loop.steps_per_epoch, 1),
-            "loop.warmup_steps": (loop.warmup_steps, 0),
-            "loop.normalize_steps": (loop.normalize_steps, 0),
-            "demos.count": (self.demos.count, 0),
-        }
-        require_least(least)
-        if not 0 <= loop.demo_fraction <= 1:
-            raise InputError(f"loop.demo_fraction {loop.demo_fraction}, allowed: 0 to 1")
         if loop.buffer_size < 2 * num_envs:
             raise InputError(
                 f"loop.buffer_size {loop.buffer_size}, allowed: at least two rows of num_envs "
                 f"{num_envs}"
+            )
+        if loop.batch_size > loop.buffer_size:
+            raise InputError(
+                f"loop.batch_size {loop.batch_size}, allowed: at most loop.buffer_size "
+                f"{loop.buffer_size}"
             )
 
     def label(self, *, images: bool) -> str:

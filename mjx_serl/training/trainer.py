@@ -1,6 +1,6 @@
 """The seam between the host loop and every way to train."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,7 +9,6 @@ from mjx_serl.nets.mlp import ComputeDtype
 from mjx_serl.registry import Registry
 from mjx_serl.training.state import PolicyParams, TrainState
 from mjx_serl.types import Choice, Metrics, Obs, PRNGKey
-from scenes.contract.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -103,13 +102,6 @@ class MethodConfig(Protocol):
     def build(self, observer: Observer, *, num_envs: int) -> Trainer:
         """Return the trainer of an observer's task."""
         ...
-
-
-def require_least(values: Mapping[str, tuple[int, int]]) -> None:
-    """Raise ValueError for the first option, got and least value, that is too small."""
-    for name, (got, least) in values.items():
-        if got < least:
-            raise InputError(f"{name} {got}, allowed: at least {least}")
 
 
 # Config classes by name; `--method NAME` starts from one's defaults.

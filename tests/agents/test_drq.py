@@ -215,8 +215,12 @@ def test_a_high_update_ratio_copies_no_whole_batch_of_images() -> None:
     "change, error, message",
     [
         ({"encoder": EncoderConfig(name="smal")}, KeyError, "'smal'. Did you mean 'small'"),
-        ({"encoder": EncoderConfig(features=0)}, ValueError, "encoder.features 0, allowed: >= 1"),
-        ({"crop": -1}, ValueError, "crop -1, allowed: >= 0"),
+        (
+            {"encoder": EncoderConfig(features=0)},
+            ValueError,
+            "features 0, allowed: at least 1",
+        ),
+        ({"crop": -1}, ValueError, "crop -1, allowed: at least 0"),
     ],
 )
 def test_bad_config_is_named(change: dict, error: type[Exception], message: str) -> None:

@@ -72,7 +72,7 @@ def make_scan(*, budget: int = 12_000, seed: int = 3) -> PhoneScan:
     splats = concatenate([noisy, _floaters(noisy, rng)])
     turn = Rotation.random(random_state=seed).as_matrix()
     to_scan = Similarity(SCALE, turn, _SHIFT)
-    robot = _in_world(take(bake(model, data.qpos, budget=3000), slice(None)), data)
+    robot = _in_world(bake(model, data.qpos, budget=3000), data)
     corners = np.asarray(robot.means, np.float64)[rng.choice(len(robot.means), 4, replace=False)]
     clicks = corners + CLICK * rng.uniform(-1, 1, corners.shape)
     return PhoneScan(
@@ -114,10 +114,10 @@ def _floaters(splats: GaussianSet, rng: np.random.Generator) -> GaussianSet:
     )
 
 
-def write_scan(folder: Path) -> None:
+def write_scan(folder: Path, scan: PhoneScan) -> None:
     """Write what a user has after filming: the splats, the model and the clicked pairs."""
     folder.mkdir(parents=True, exist_ok=True)
-    scan, builder = make_scan(), to_mjspec(pick_cube())
+    builder = to_mjspec(pick_cube())
     builder.compile()
     save_ply(folder / "scan.ply", scan.splats)
     (folder / "scene.xml").write_text(builder.to_xml())
@@ -125,4 +125,4 @@ def write_scan(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_scan(Path(sys.argv[1]))
+    write_scan(Path(sys.argv[1]), make_scan())

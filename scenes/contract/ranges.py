@@ -1,0 +1,114 @@
+"""Ranges of a config's numbers, each written beside its field, and one check of them all.
+
+@dataclass(frozen=True)
+class LoopConfig:
+    batch_size: int = ranged(256, least=2)
+
+check_ranges(config)  # InputError: batch_size 1, allowed: at least 2
+"""
+
+import dataclasses
+import math
+from collections.abc import Collection
+from typing import Any
+
+from scenes.contract.errors import InputError
+
+_RANGE = "range"
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`; an open end is not one of them.
+
+    Attributes:
+        low, high: ends, infinite where there is none.
+        low_open, high_open: whether the end itself is left out.
+        filled: for tuples, whose every item is in the range: it may not be empty.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+    filled: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether a number is finite and in the range."""
+        above = value > self.low if self.low_open else value >= self.low
+        below = value < self.high if self.high_open else value <= self.high
+        return math.isfinite(value) and above and below
+
+    def __str__(self) -> str:
+        low = f"above {self.low:g}" if self.low_open else f"at least {self.low:g}"
+        high = f"below {self.high:g}" if self.high_open else f"at most {self.high:g}"
+        if math.isinf(self.low) and math.isinf(self.high):
+            return "finite"
+        if math.isinf(self.high):
+            return low
+        if math.isinf(self.low):
+            return high
+        return f"{low}, {high}" if self.low_open or self.high_open else _span(self.low, self.high)
+
+
+def ranged(
+    default: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    filled: bool = False,
+) -> Any:
+    """Dataclass field of numbers in a range: a number, None, or a tuple of which each is in it.
+
+    Args:
+        default: of the field.
+        least, above: low end, in the range or left out.
+        most, below: high end, likewise.
+        filled: a tuple may not be empty.
+    """
+    low = least if above is None else above
+    high = most if below is None else below
+    allowed = Range(
+        -math.inf if low is None else low,
+        math.inf if high is None else high,
+        above is not None,
+        below is not None,
+        filled,
+    )
+    return dataclasses.field(default=default, metadata={_RANGE: allowed})
+
+
+def check_ranges(config: Any, *, path: str = "", flat: Collection[str] = ()) -> None:
+    """Raise InputError for the first number of a config, or of the configs in it, out of range.
+
+    Floats without a range have to be finite.
+
+    Args:
+        config: a dataclass.
+        path: of it, what messages begin with.
+        flat: fields whose name is not part of the path.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        name = path if field.name in flat else f"{path}.{field.name}".lstrip(".")
+        if dataclasses.is_dataclass(value):
+            check_ranges(value, path=name)
+        else:
+            _check(name, value, field.metadata.get(_RANGE, Range()))
+
+
+def _check(name: str, value: Any, allowed: Range) -> None:
+    items = value if isinstance(value, tuple) else (value,)
+    if allowed.filled and not items:
+        raise InputError(f"{name} is empty, allowed: one or more numbers, each {allowed}")
+    for item in items:
+        number = isinstance(item, (int, float)) and not isinstance(item, bool)
+        if number and not allowed.holds(item):
+            raise InputError(f"{name} {item}, allowed: {allowed}")
+
+
+def _span(low: float, high: float) -> str:
+    # Written in full: 4294967295 rather than 4.29497e+09.
+    return " to ".join(f"{end:.17g}" for end in (low, high))
