@@ -9,7 +9,7 @@ model make a pair. Served on this machine only; see docs/scans.md.
 
 import dataclasses
 import sys
-import time
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -146,12 +146,12 @@ class PickPage:
     Attributes:
         url: its address.
         picker: what has been clicked.
-        finished: whether the visitor has pressed the button.
+        finished: set when the visitor has pressed the button.
     """
 
     def __init__(self, scan: Shown, model: Shown, *, port: int = 8080) -> None:
         viser = require("viser", "viz", purpose="The page for pairs")
-        self.picker, self.finished = PairPicker(), False
+        self.picker, self.finished = PairPicker(), threading.Event()
         self._scan, self._model = scan, model
         self._server = viser.ViserServer(host=HOST, port=port, label="pairs", verbose=False)
         self.url = f"http://{HOST}:{self._server.get_port()}"
@@ -197,7 +197,7 @@ class PickPage:
         self._show()
 
     def _finish(self, _: Any) -> None:
-        self.finished = True
+        self.finished.set()
 
     def _show(self) -> None:
         self._text.content = self.picker.describe()
@@ -246,8 +246,7 @@ def _pick(options: PickOptions) -> int:
     sys.stdout.write(f"{page.url} (the button Done or Ctrl-C ends)\n")
     sys.stdout.flush()
     try:
-        while not page.finished:
-            time.sleep(0.05)
+        page.finished.wait()
     except KeyboardInterrupt:
         sys.stdout.write("\n")
     finally:
