@@ -6,6 +6,7 @@ from pathlib import Path
 import tyro
 
 from mjx_serl.platform import needs_mjx, prepare_platform
+from mjx_serl.run.signals import QuitSignal
 from scenes.contract.command_line import guarded
 
 
@@ -30,4 +31,5 @@ def main(run: tyro.conf.Positional[Path], /, episodes: int = 100, seed: int = 0)
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: tyro.cli(main)))
+    with QuitSignal():
+        sys.exit(guarded(lambda: tyro.cli(main)))

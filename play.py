@@ -7,6 +7,7 @@ from typing import Literal
 import tyro
 
 from mjx_serl.platform import needs_mjx, prepare_platform
+from mjx_serl.run.signals import QuitSignal
 from scenes.contract.command_line import guarded
 
 
@@ -60,4 +61,5 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: tyro.cli(main)))
+    with QuitSignal():
+        sys.exit(guarded(lambda: tyro.cli(main)))

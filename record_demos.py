@@ -6,6 +6,7 @@ from pathlib import Path
 import tyro
 
 from mjx_serl.platform import prepare_platform
+from mjx_serl.run.signals import QuitSignal
 from scenes.contract.command_line import guarded
 
 
@@ -46,4 +47,5 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: tyro.cli(main)))
+    with QuitSignal():
+        sys.exit(guarded(lambda: tyro.cli(main)))

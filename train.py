@@ -3,11 +3,13 @@
 import sys
 from pathlib import Path
 
-from mjx_serl.platform import needs_mjx, parse_start, prepare_platform
+from mjx_serl.run.signals import QuitSignal
 
 
 def main() -> int:
     """Parse, prepare the platform before JAX starts, train."""
+    from mjx_serl.platform import needs_mjx, parse_start, prepare_platform
+
     argv = sys.argv[1:]
     start, _ = parse_start(argv)
     prepare_platform(
@@ -21,4 +23,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Before anything is imported that takes its time.
+    with QuitSignal():
+        sys.exit(main())

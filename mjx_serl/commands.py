@@ -1,8 +1,11 @@
 """What the command lines share: presets, readable errors, resuming, the default hooks."""
 
+import contextlib
 import dataclasses
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +21,13 @@ from mjx_serl.run.console import ConsoleHook
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import CurveHook, Hook, JsonlHook, TensorBoardHook
 from mjx_serl.run.loop import Output, Run
-from mjx_serl.run.run_lock import LOCK, require_unlocked
+from mjx_serl.run.run_lock import require_unlocked
+from mjx_serl.run.signals import undo_on_quit
 from mjx_serl.training.trainer import METHODS
 from mjx_serl.viewing.run_video import RunVideo
 from scenes.contract.command_line import BAD_INPUT as BAD_INPUT
+from scenes.contract.command_line import FAILED, SHOW_TRACEBACK
 from scenes.contract.command_line import INTERRUPTED as INTERRUPTED
-from scenes.contract.command_line import SHOW_TRACEBACK
 from scenes.contract.command_line import guarded as guarded
 from scenes.contract.plugins import load_plugins
 
@@ -75,25 +79,22 @@ def make_run(
     if resume is None:
         cfg = dataclasses.replace(cfg, pixels=cfg.pixels.pinned())
     folder = RunFolder.open(resume) if resume else _new_folder(cfg)
+    if resume is None:
+        undo_on_quit(partial(_remove_unused, folder))
     require_unlocked(folder.path)
     hooks = default_hooks(cfg, folder) if hooks is None else hooks
-    try:
+    with _removed_unused(folder, new=resume is None):
         return Run(cfg, folder, hooks, outputs)
-    except BaseException:
-        _remove_unused(folder)
-        raise
 
 
 def train(cfg: TrainConfig, resume: Path | None) -> int:
-    """Train and report; returns the exit status."""
+    """Train and report; returns the exit status, a failure where the end is not on disk."""
     run = make_run(cfg, resume)
-    try:
+    with _removed_unused(run.folder, new=resume is None):
         summary = run.train(resume=resume is not None)
-    except BaseException:
-        _remove_unused(run.folder)
-        raise
     if not run.saved:
         warn_line(f"epoch {run.progress.epoch} is not on disk; resuming goes back to the last save")
+        return FAILED
     if summary is None:
         sys.stdout.write(f"Stopped and saved. Go on with:\n  {run.folder.resume_command()}\n")
     return 0
@@ -107,13 +108,21 @@ def _new_folder(cfg: TrainConfig) -> RunFolder:
     return folder
 
 
+@contextlib.contextmanager
+def _removed_unused(folder: RunFolder, *, new: bool) -> Iterator[None]:
+    """Give a new run's name back where it fails before its first epoch."""
+    try:
+        yield
+    except BaseException:
+        if new:
+            _remove_unused(folder)
+        raise
+
+
 def _remove_unused(folder: RunFolder) -> None:
-    """Give the name back where a run failed before its first epoch: no more than its config."""
-    files = list(folder.path.iterdir())
-    if {path.name for path in files} <= {"config.json", LOCK}:
-        for path in files:
-            path.unlink()
-        folder.path.rmdir()
+    """Delete a run of this process in which nothing has been trained."""
+    if not folder.read_metrics() and not any(folder.checkpoints.glob("*")):
+        shutil.rmtree(folder.path)
 
 
 def default_hooks(cfg: TrainConfig, folder: RunFolder) -> list[Hook]:

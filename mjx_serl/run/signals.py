@@ -1,4 +1,9 @@
-"""Ctrl-C and SIGTERM: the first asks the loop to stop, the second ends the process now."""
+"""Ctrl-C and SIGTERM, from the first line of a script to its last.
+
+While there is something to finish, the first asks for it and the second ends the process now
+(`StopSignal`); before and after, where everything is on disk, the first does (`QuitSignal`).
+Python's own way, an exception in the main thread, is swallowed by what is imported or compiled.
+"""
 
 import contextlib
 import os
@@ -12,6 +17,7 @@ from typing import Any
 
 _NOTE = "Stopping: what is running is finished and saved first. Once more to quit at once."
 _SHOW_CURSOR = b"\x1b[?25h\n"
+_undoing: list[Callable[[], object]] = []
 
 
 def note_stop(resume: str = "") -> None:
@@ -28,7 +34,8 @@ class StopSignal:
 
     The second one ends the process at once with 128 + signal number, even while the main thread
     waits in a compiled call, where Python runs no signal handler: a thread reads the signals
-    from the wake-up descriptor that C writes to. Main thread only (ValueError elsewhere).
+    from the wake-up descriptor that C writes to. Off the main thread nothing is changed: signals
+    are then the business of whoever runs that.
     """
 
     def __init__(self, *, on_first: Callable[[], None] | None = None) -> None:
@@ -42,6 +49,8 @@ class StopSignal:
         return self._event.is_set()
 
     def __enter__(self) -> "StopSignal":
+        if threading.current_thread() is not threading.main_thread():
+            return self
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -56,6 +65,8 @@ class StopSignal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if not self._previous:
+            return
         signal.set_wakeup_fd(self._previous_fd)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
@@ -67,14 +78,37 @@ class StopSignal:
     def _watch(self) -> None:
         with self._reader:
             while number := self._reader.recv(1):
-                if number[0] not in self._previous:
-                    continue
-                if self.requested:
-                    self._quit(number[0])
-                self._event.set()
-                self._on_first()
+                if number[0] in self._previous:
+                    self._signalled(number[0])
+
+    def _signalled(self, number: int) -> None:
+        if self.requested:
+            self._quit(number)
+        self._event.set()
+        self._on_first()
 
     def _quit(self, number: int) -> None:
         if sys.stderr.isatty():
             os.write(2, _SHOW_CURSOR)
         os._exit(128 + number)
+
+
+class QuitSignal(StopSignal):
+    """Context manager in which the first SIGINT or SIGTERM ends the process at once.
+
+    With 128 + signal number, after `undo_on_quit`'s functions, whatever the main thread is doing.
+    """
+
+    def _signalled(self, number: int) -> None:
+        for undo in reversed(_undoing):
+            with contextlib.suppress(Exception):  # nothing may keep the process from ending
+                undo()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write("\nInterrupted.\n")
+            sys.stderr.flush()
+        self._quit(number)
+
+
+def undo_on_quit(undo: Callable[[], object]) -> None:
+    """Have a function called, on another thread, before `QuitSignal` ends the process."""
+    _undoing.append(undo)

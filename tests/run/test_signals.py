@@ -93,3 +93,44 @@ def test_request_is_seen_in_process():
         while not stop.requested and time.monotonic() < deadline:
             time.sleep(0.01)
     assert stop.requested and seen in ([], [1])
+
+
+def test_a_thread_of_its_own_trains_without_handling_signals():
+    before, seen = signal.getsignal(signal.SIGINT), []
+
+    def use() -> None:
+        with StopSignal() as stop:
+            seen.append((signal.getsignal(signal.SIGINT), stop.requested))
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert seen == [(before, False)] and signal.getsignal(signal.SIGINT) is before
+
+
+# Importing swallows exceptions that are raised in it, as some packages do; then nothing is asked.
+SWALLOWS = """
+    import sys, time
+    from mjx_serl.run.signals import QuitSignal, StopSignal, undo_on_quit
+    with QuitSignal():
+        undo_on_quit(lambda: 1 / 0)
+        undo_on_quit(lambda: print("undone", flush=True))
+        {inside}
+        print("ready", flush=True)
+        while True:
+            try:
+                time.sleep(60)
+            except BaseException:
+                pass
+"""
+AFTER_A_LOOP = "with StopSignal() as stop: pass"
+
+
+@pytest.mark.parametrize("inside", ["pass", AFTER_A_LOOP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_where_there_is_nothing_to_finish_the_first_signal_is_the_end(number, inside):
+    process = start(SWALLOWS.replace("{inside}", inside))
+    process.send_signal(number)
+    out, err = process.communicate(timeout=10)
+    assert process.returncode == 128 + number
+    assert out == "undone\n" and "Interrupted." in err and "Traceback" not in err
