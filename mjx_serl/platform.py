@@ -11,6 +11,8 @@ from pathlib import Path
 
 import tyro
 
+from scenes.contract.files import usable_cache
+
 # MJX on a CPU is over 100 times too slow with XLA's fusion emitters (jax >= 0.7), see
 # github.com/google-deepmind/mujoco/issues/2957. The learner is a third faster with them, so they
 # are switched off only when MJX is what steps the worlds.
@@ -22,7 +24,8 @@ def prepare_platform(*, mjx_on_cpu: bool = False, cache_dir: Path | None = None)
 
     Args:
         mjx_on_cpu: the worlds are stepped by MJX (`jax` or `warp`) on a CPU.
-        cache_dir: folder of compiled programs, kept between runs; None leaves caching off.
+        cache_dir: folder of compiled programs, kept between runs, a temporary one where it cannot
+            be written; None leaves caching off.
     """
     wanted: dict[str, str] = {
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
@@ -33,8 +36,8 @@ def prepare_platform(*, mjx_on_cpu: bool = False, cache_dir: Path | None = None)
     flags = os.environ.get("XLA_FLAGS", "")
     if mjx_on_cpu and "xla_cpu_use_fusion_emitters" not in flags:
         wanted["XLA_FLAGS"] = f"{flags} {MJX_CPU_FLAG}".strip()
-    if cache_dir is not None:
-        wanted["JAX_COMPILATION_CACHE_DIR"] = str(cache_dir)
+    if cache_dir is not None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        wanted["JAX_COMPILATION_CACHE_DIR"] = str(usable_cache(cache_dir))
         wanted["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
     changed = {k: v for k, v in wanted.items() if k == "XLA_FLAGS" or k not in os.environ}
     if changed and "jax" in sys.modules:

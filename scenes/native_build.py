@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from scenes.contract.files import new_file
+from scenes.contract.files import new_file, usable_cache
 
 
 class NativeBuildError(RuntimeError):
@@ -52,7 +52,6 @@ def build(library: NativeLibrary) -> Path:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         raise NativeBuildError(f"no C++ compiler (g++ or clang++): {library.otherwise}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Another process may build at the same time: each writes its own file, the rename decides.
     with new_file(path, mode=0o777) as part:
         command = [compiler, *_arguments(library), str(library.sources[0]), "-o", str(part)]
@@ -75,9 +74,12 @@ def announce(what: str, build_now: Callable[[], Path]) -> int:
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels are kept: $XDG_CACHE_HOME/mjx_serl, else ~/.cache/mjx_serl."""
+    """Where compiled kernels are kept: $XDG_CACHE_HOME/mjx_serl, else ~/.cache/mjx_serl.
+
+    A temporary folder where that cannot be written.
+    """
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "mjx_serl"
+    return usable_cache(Path(root) / "mjx_serl")
 
 
 def _run(command: list[str]) -> str:

@@ -1,8 +1,11 @@
 """Files and folders that appear whole or not at all, whatever happens to process or disk."""
 
+import functools
 import os
 import secrets
 import shutil
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +17,32 @@ def write_atomically(
     """Write a file; see `new_file`."""
     with new_file(path, overwrite=overwrite, mode=mode) as part:
         part.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@functools.cache
+def usable_cache(path: Path) -> Path:
+    """Return a folder to keep things in, made now: `path`, else one in the temporary folder.
+
+    That it is another one is said on stderr, once. It belongs to this user alone: what is kept may
+    be programs.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        other = _own_temporary(path.name)
+        sys.stderr.write(f"Cannot write in {path} ({error.strerror}): using {other}\n")
+        return other
+
+
+def _own_temporary(name: str) -> Path:
+    path = Path(tempfile.gettempdir()) / f"mjx_serl-{os.getuid()}-{name}"
+    path.mkdir(mode=0o700, exist_ok=True)
+    found = path.lstat()
+    if path.is_symlink() or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        return Path(tempfile.mkdtemp(prefix="mjx_serl-"))
+    return path
 
 
 @contextmanager

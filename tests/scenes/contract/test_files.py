@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scenes.contract.files import new_file, new_folder, write_atomically
+from scenes.contract.files import new_file, new_folder, usable_cache, write_atomically
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -71,3 +71,22 @@ def test_a_folder_appears_with_all_its_files(tmp_path: Path) -> None:
     assert (path / "inside" / "a").read_text() == "whole" and list(tmp_path.iterdir()) == [path]
     with pytest.raises(FileExistsError, match="never overwritten"), new_folder(path):
         raise AssertionError("not reached")
+
+
+def test_a_cache_that_cannot_be_written_gives_way_to_one_of_this_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert usable_cache(tmp_path / "home" / "kernels") == tmp_path / "home" / "kernels"
+    assert capsys.readouterr().err == ""
+    (tmp_path / "file").write_text("no folder")
+    wanted = tmp_path / "file" / "kernels"
+    other = usable_cache(wanted)
+    said = capsys.readouterr().err
+    assert said.startswith(f"Cannot write in {wanted}") and str(other) in said
+    assert usable_cache(wanted) == other and capsys.readouterr().err == ""  # said once
+    assert stat.S_IMODE(other.stat().st_mode) == 0o700
+    # One that somebody else could have filled is not used.
+    other.chmod(0o777)
+    usable_cache.cache_clear()
+    assert usable_cache(wanted) != other
