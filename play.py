@@ -12,7 +12,7 @@ from scenes.contract.command_line import guarded
 
 
 def main(
-    task: tyro.conf.Positional[str] = "franka/pick_cube",
+    task: tyro.conf.Positional[str | None] = None,
     /,
     policy: Literal["expert", "random", "zero", "trained"] | None = None,
     run: Path | None = None,
@@ -28,7 +28,7 @@ def main(
     """Show how a policy plays, as the cameras see it and from the side.
 
     Args:
-        task: a registered task; a run brings its own.
+        task: a registered task, franka/pick_cube if none is named; a run brings its own.
         policy: what plays; the run's own if there is a run, else the scripted expert.
         run: a run folder, whose latest good checkpoint plays.
         episodes: in the video, from starts that training never saw.

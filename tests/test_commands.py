@@ -308,6 +308,22 @@ def test_recording_never_overwrites(recorded: Path, capsys: pytest.CaptureFixtur
     assert recorded.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "text"),
+    [
+        ("a.hdf5", {}, "Demonstrations are .npz files, got"),
+        ("a.npz", {"episodes": 0}, "episodes 0, allowed: at least 1"),
+    ],
+)
+def test_what_cannot_be_recorded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, options: dict, text: str
+):
+    main = runpy.run_path(str(ROOT / "record_demos.py"))["main"]
+    assert guarded(lambda: main(tmp_path / name, task=TASK, **options)) == BAD_INPUT
+    assert text in one_line(capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_demonstrations_of_another_task(refuse: Refuse, recorded: Path, tmp_path: Path):
     """One line for each thing that differs: rate and scale."""
     text = refuse("--demos.file", str(recorded), "--task", "franka/pick_cube_dense")

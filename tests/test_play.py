@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib.image
@@ -15,6 +16,7 @@ from two_joints import registered
 from videos import frames
 
 from mjx_serl.commands import BAD_INPUT, guarded
+from mjx_serl.viewing import play as playing
 from mjx_serl.viewing.run_video import RunVideo
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,7 +59,18 @@ def test_the_expert_is_recorded_by_all_cameras(
     ("task", "options", "text"),
     [
         ("franka/pick_cub", {}, "Unknown task 'franka/pick_cub'. Did you mean"),
-        ("franka/pick_cube", {"policy": "trained"}, "Unknown policy 'trained'"),
+        ("franka/pick_cube", {"policy": "trained"}, "name it with --run RUN_FOLDER"),
+        ("franka/pick_cube", {"policy": "experd"}, "Unknown policy 'experd'. Did you mean"),
+        (
+            "franka/pick_cube",
+            {"view": True, "port": 99999},
+            "port 99999, allowed: 1 to 65535",
+        ),
+        (
+            "franka/pick_cube",
+            {"out": Path("x.gif")},
+            "Cannot write 'x.gif', allowed: .mp4, .png, or a",
+        ),
         ("franka/pick_cube", {"episodes": 0}, "episodes 0, allowed: at least 1"),
         ("franka/pick_cube", {"size": 0}, "size 0, allowed: 1 to 4096"),
         ("franka/pick_cube", {"run": Path("nowhere")}, "Run folder 'nowhere' does not exist"),
@@ -68,6 +81,13 @@ def test_what_cannot_be_played(
 ):
     assert play(task, **options) == BAD_INPUT
     assert text in one_line(capsys.readouterr().err)
+
+
+def test_a_run_is_of_one_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    run = SimpleNamespace(cfg=SimpleNamespace(task="franka/pick_cube", pixels=None), observer=None)
+    monkeypatch.setattr(playing, "load_policy", lambda path: (run, None))
+    with pytest.raises(ValueError, match=r"is of task 'franka/pick_cube', got 'other': drop one"):
+        playing.build_playable("other", tmp_path, None, size=64)
 
 
 @pytest.mark.slow

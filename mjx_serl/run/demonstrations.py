@@ -11,6 +11,7 @@ from mjx_serl.envs.observation import PixelConfig
 from mjx_serl.training.collect import demonstrate
 from mjx_serl.training.demonstrations import demo_contract
 from scenes.contract.demonstrations import check_absent
+from scenes.contract.errors import InputError
 
 
 def record_scripted(
@@ -18,8 +19,13 @@ def record_scripted(
 ) -> int:
     """Write `episodes` solved episodes of a task's scripted expert; returns their steps.
 
-    Raises FileExistsError where the file exists, ValueError where the expert fails too often.
+    Raises InputError for another kind of file or where the expert fails too often,
+    FileExistsError where the file exists.
     """
+    if path.suffix != ".npz":
+        raise InputError(f"Demonstrations are .npz files, got '{path}'")
+    if episodes < 1:
+        raise InputError(f"episodes {episodes}, allowed: at least 1")
     check_absent(path)
     observer = pixels.build(make_env(task, max_worlds=2 * episodes))
     play = jax.jit(partial(demonstrate, observer, episodes=2 * episodes, noise=noise))

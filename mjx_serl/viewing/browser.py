@@ -20,6 +20,7 @@ from mjx_serl.viewing.episode_video import HOLD_S
 from mjx_serl.viewing.policies import WorldPolicy
 from mjx_serl.viewing.recorded_env import SIDE, RecordedEnv, Views
 from mjx_serl.viewing.video import side_by_side
+from scenes.contract.command_line import require_port
 from scenes.contract.extras import require
 from scenes.contract.rotations import quats_to_matrices
 from splat_render.types import SH_C0, GaussianSet
@@ -259,6 +260,7 @@ def serve(
         seed: of the starts and the policies' noise.
         port: to serve on; the next free one if it is taken.
     """
+    require_port(port)
     require("viser", "viz", purpose="The viewer")
     names = [first, *(name for name in policies if policies[name] is not policies[first])]
     world = LiveWorld(recorded, policies, seed=seed)

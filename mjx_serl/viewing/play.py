@@ -13,9 +13,12 @@ from mjx_serl.viewing.recorded_env import RecordedEnv, build_recorded_env
 from mjx_serl.viewing.run_video import trained
 from scenes.contract.errors import InputError
 
+DEFAULT_TASK = "franka/pick_cube"
+_FILES = (".mp4", ".png")
+
 
 def build_playable(
-    task: str,
+    task: str | None,
     run: Path | None,
     name: str | None,
     *,
@@ -26,7 +29,7 @@ def build_playable(
     """Return a task with all its cameras, the policies it can be played by, and the chosen one.
 
     Args:
-        task: a registered task; ignored where there is a run.
+        task: a registered task; None is the run's, else `DEFAULT_TASK`.
         run: a run folder: its own cameras keep their size, its policy is "trained".
         name: of the policy; None is "trained" where there is a run, else "expert". KeyError
             names the allowed ones.
@@ -37,14 +40,19 @@ def build_playable(
     if episodes < 1:
         raise InputError(f"episodes {episodes}, allowed: at least 1")
     if run is None:
-        observer, pixels = Observer(make_env(task, max_worlds=episodes)), pixels or PixelConfig()
+        env = make_env(task or DEFAULT_TASK, max_worlds=episodes)
+        observer, pixels = Observer(env), pixels or PixelConfig()
         policies = build_policies(observer.env)
     else:
         loaded, params = load_policy(run)
+        if task not in (None, loaded.cfg.task):
+            raise InputError(f"Run '{run}' is of task '{loaded.cfg.task}', got '{task}': drop one")
         observer, pixels = loaded.observer, loaded.cfg.pixels
         policies = build_policies(loaded.env)
         policies.register("trained")(trained(loaded, params))
     chosen = name or ("trained" if run else "expert")
+    if chosen == "trained" and run is None:
+        raise InputError("Policy 'trained' is a run's: name it with --run RUN_FOLDER")
     policies[chosen]  # an unknown name is refused before anything is drawn
     return build_recorded_env(observer, pixels, size=size), policies, chosen
 
@@ -70,7 +78,9 @@ def save_play(
         seed: picks the starts, which training never saw.
     """
     policy, key = policies[name], stream_key(seed, ON_DEMAND)
-    single = out.suffix in (".mp4", ".png")
+    single = out.suffix in _FILES
+    if out.suffix and not single and not out.is_dir():
+        raise InputError(f"Cannot write '{out}', allowed: {', '.join(_FILES)}, or a folder")
     path = out if single else out / f"{recorded.env.name.replace('/', '-')}-{name}.mp4"
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".png":

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from scenes.contract.errors import UserError
+from scenes.contract.errors import InputError, UserError
 
 # Exit status of a command that was asked for something impossible, as argparse uses it.
 BAD_INPUT = 2
@@ -50,3 +50,9 @@ def guarded(
 def _refuse(error: Exception, status: int) -> int:
     sys.stderr.write(f"error: {error}\n")
     return status
+
+
+def require_port(port: int) -> None:
+    """Raise InputError for what is no TCP port."""
+    if not 1 <= port <= 65535:
+        raise InputError(f"port {port}, allowed: 1 to 65535")

@@ -19,7 +19,7 @@ import numpy as np
 import tyro
 from jaxtyping import Float
 
-from scenes.contract.command_line import guarded
+from scenes.contract.command_line import guarded, require_port
 from scenes.contract.errors import InputError
 from scenes.contract.extras import require
 from scenes.contract.files import write_atomically
@@ -240,6 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _pick(options: PickOptions) -> int:
+    require_port(options.port)
     model = load_model(options.model)
     data = pose(model, joints_to_qpos(model, options.joints))
     page = PickPage(*beside(load_splats(options.scan), model, data), port=options.port)
