@@ -41,6 +41,10 @@ class ConsoleHook:
         self._last_line = -float("inf")
         self._board: Board
 
+    def on_stage(self, text: str) -> None:
+        """Print what takes long before the first epoch."""
+        self._print(text)
+
     def on_start(self, info: RunInfo) -> None:
         """Print the resolved config, the device and the bytes of state and buffer."""
         self._board = Board(info)

@@ -75,7 +75,10 @@ class EvalRecord:
 
 
 class Hook(Protocol):
-    """Listens to a run on the host; never touches the training state."""
+    """Listens to a run on the host; never touches the training state.
+
+    One that has a method `on_stage(text)` is told what takes long before the first epoch.
+    """
 
     def on_start(self, info: RunInfo) -> None:
         """Called once, before the first epoch."""
@@ -102,6 +105,10 @@ class GuardedHooks:
         self._warn = warn
         self._failed: set[int] = set()
 
+    def on_stage(self, text: str) -> None:
+        """Pass on to those that want it: what takes long now, before the first epoch."""
+        self._call("on_stage", text, asked=False)
+
     def on_start(self, info: RunInfo) -> None:
         """Pass on."""
         self._call("on_start", info)
@@ -118,8 +125,10 @@ class GuardedHooks:
         """Pass on."""
         self._call("on_end", summary)
 
-    def _call(self, event: str, argument: object) -> None:
+    def _call(self, event: str, argument: object, *, asked: bool = True) -> None:
         for index, hook in enumerate(self._hooks):
+            if not asked and not hasattr(hook, event):
+                continue
             # Everything is caught: no logger is worth the run.
             try:
                 getattr(hook, event)(argument)

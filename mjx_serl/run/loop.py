@@ -61,6 +61,18 @@ class Output(Protocol):
         ...
 
 
+# Times of two CPU cores; MJX on a CPU and a GPU's first time are the slow ones.
+_COMPILING = (
+    "compiling the epoch and the evaluations (the first time 10 to 60 s, then from the cache), "
+    "playing demonstrations and first steps"
+)
+
+
+def _building(cfg: TrainConfig) -> str:
+    drawn = f", drawing them from {cfg.pixels.splats} splats" if cfg.pixels.cameras else ""
+    return f"building {cfg.num_envs} worlds of {cfg.task}{drawn}"
+
+
 class Run:
     """One training run on disk and in memory."""
 
@@ -77,6 +89,7 @@ class Run:
         self.outputs = outputs
         self.store = CheckpointStore(folder.checkpoints, keep=cfg.run.keep_checkpoints)
         self.progress = Progress()
+        self.hooks.on_stage(_building(cfg))
         self.observer = cfg.build_observer()
         self.trainer = cfg.build(self.observer)
         self._nan_dumped = False
@@ -131,6 +144,7 @@ class Run:
     ) -> tuple[TrainState, Programs]:
         """State and programs; what can be compiled at the same time is."""
         started = time.monotonic()
+        self.hooks.on_stage(_COMPILING)
         with ThreadPoolExecutor(2) as pool:
             epoch = pool.submit(compile_epoch, self.trainer, shapes)
             check = pool.submit(self._compile_eval, shapes, self.cfg.eval.check_episodes)
@@ -140,7 +154,9 @@ class Run:
         if self.cfg.eval.episodes != self.cfg.eval.check_episodes:
             final = self._compile_eval(shapes, self.cfg.eval.episodes)
             programs = dataclasses.replace(programs, final=final)
-        self.progress.compile_s += time.monotonic() - started
+        took = time.monotonic() - started
+        self.progress.compile_s += took
+        self.hooks.on_stage(f"ready after {took:.0f} s")
         return state, programs
 
     def _restore(self, shapes: TrainState) -> TrainState | None:
