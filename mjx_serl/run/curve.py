@@ -1,7 +1,7 @@
-"""The learning curve of a run as a PNG: success over wall time and over env steps."""
+"""Learning curves as a PNG: success over wall time and over env steps, of one run or several."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ from scenes.contract.files import new_file
 
 _INK, _MUTED, _GRID = "#22272e", "#6b7280", "#e5e7eb"
 _EVAL, _TRAIN = "#2563eb", "#9db8ee"
+
+_LEGEND_COLUMNS = 4
 
 Row = dict[str, Any]
 """One line of `metrics.jsonl`."""
@@ -23,20 +25,43 @@ def draw_curve(rows: Sequence[Row], path: Path, *, title: str = "") -> None:
     """
     if not rows:
         return
+    figure, left, right, scale = _panels(rows)
+    _draw_panel(left, rows, "elapsed_s", scale)
+    _draw_panel(right, rows, "env_steps", 1.0)
+    _draw_legend(figure, left, right)
+    figure.suptitle(headline(rows, title), x=0.01, ha="left", color=_INK, fontsize=11)
+    with new_file(path) as part:
+        figure.savefig(part, format="png", facecolor="white")
+
+
+def draw_comparison(runs: Mapping[str, Sequence[Row]], path: Path) -> None:
+    """Draw the evaluations of several runs, by name, and replace `path` atomically."""
+    figure, left, right, scale = _panels([row for rows in runs.values() for row in rows])
+    for name, rows in runs.items():
+        evals = [row for row in rows if row["kind"] in ("eval", "final")]
+        for axes, x_name, x_scale in ((left, "elapsed_s", scale), (right, "env_steps", 1.0)):
+            xs = [row[x_name] * x_scale for row in evals]
+            (line,) = axes.plot(xs, [row["success_rate"] for row in evals], "o-", ms=3, label=name)
+            low, high = ([row["success_ci95"][i] for row in evals] for i in (0, 1))
+            axes.fill_between(xs, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
+    for axes in (left, right):
+        _style(axes)
+    _draw_legend(figure, left, right)
+    with new_file(path) as part:
+        figure.savefig(part, format="png", facecolor="white")
+
+
+def _panels(rows: Sequence[Row]) -> tuple[Any, Any, Any, float]:
+    """Figure, panel over wall time, panel over env steps, and what seconds are multiplied by."""
     # Without pyplot: no global figure list, no display, safe beside a user's own plots.
     figure = _require("matplotlib.figure").Figure(figsize=(9.6, 3.9), dpi=120, layout="constrained")
     _require("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
     scale, unit = _time_unit(rows)
     left, right = figure.subplots(1, 2, sharey=True)
-    _draw_panel(left, rows, "elapsed_s", 1 / scale)
-    _draw_panel(right, rows, "env_steps", 1.0)
     left.set(xlabel=f"wall time [{unit}]", ylabel="success rate")
     right.set(xlabel="environment steps")
     right.xaxis.set_major_formatter(_require("matplotlib.ticker").EngFormatter(sep=""))
-    _draw_legend(figure, left, right)
-    figure.suptitle(headline(rows, title), x=0.01, ha="left", color=_INK, fontsize=11)
-    with new_file(path) as part:
-        figure.savefig(part, format="png", facecolor="white")
+    return figure, left, right, 1 / scale
 
 
 def _draw_panel(axes: Any, rows: Sequence[Row], x_name: str, x_scale: float) -> None:
@@ -86,7 +111,7 @@ def _draw_legend(figure: Any, *panels: Any) -> None:
             found.values(),
             found.keys(),
             loc="outside lower center",
-            ncols=len(found),
+            ncols=min(len(found), _LEGEND_COLUMNS),
             frameon=False,
             labelcolor=_MUTED,
             fontsize=9,

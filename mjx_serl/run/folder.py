@@ -89,12 +89,15 @@ class RunFolder:
 
     def read_config(self, kind: type[T], *, allow_missing: bool = False) -> T:
         """Read `config.json` as a `kind`; errors as in `from_json`."""
+        return from_json(kind, self.read_json(), allow_missing=allow_missing)
+
+    def read_json(self) -> Any:
+        """`config.json` as it is, whatever version wrote it."""
         path = self.path / "config.json"
         try:
-            data = json.loads(path.read_text())
+            return json.loads(path.read_text())
         except json.JSONDecodeError as error:
             raise InputError(f"{path} is not JSON: {error}") from error
-        return from_json(kind, data, allow_missing=allow_missing)
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Append one line to `metrics.jsonl` and flush it; non-finite numbers become null."""
