@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from robot_bridge.clock import MonotonicClock
@@ -22,9 +22,11 @@ from robot_bridge.policy.bundle import load_bundle
 from robot_bridge.policy.observation import ObservationBuilder
 from robot_bridge.policy.policy_loop import PolicyLoop
 from robot_bridge.safety.limits import Limits
+from scenes.contract.errors import InputError
 from scenes.contract.serialize import digest, from_json, to_json
 
 READY = "ready"
+PROCESS = "policy"  # what it calls itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +35,17 @@ class PolicyTask:
 
     Attributes:
         bundle: its folder.
+        digest: of the bundle that a person consents to; another one there is refused.
         sockets: folder of the ipc sockets.
+        ticket: by which the bridge knows this process from all others.
         rig: for its cameras and objects.
         limits: the control loop's, which checks them again.
     """
 
     bundle: str
+    digest: str
     sockets: str
+    ticket: str = field(repr=False)
     rig: RigConfig
     limits: Limits
 
@@ -102,13 +108,24 @@ def main() -> int:
     """Run the policy until standard input closes."""
     task = from_json(PolicyTask, json.loads(sys.stdin.readline()))
     bundle, clock = load_bundle(task.bundle), MonotonicClock()
+    if bundle.digest != task.digest:
+        raise InputError(
+            f"The bundle in '{task.bundle}' has changed since it was checked: "
+            f"got {bundle.digest[:8]}, allowed: {task.digest[:8]}"
+        )
     contract = bundle.contract
     period = 1.0 / contract.action.rate
     endpoint = Endpoint.ipc(Path(task.sockets))
     with (
         closing(open_senses(task.rig, contract, clock)) as senses,
         closing(
-            BridgeClient(endpoint, name="policy", want=("policy",), contract=digest(contract))
+            BridgeClient(
+                endpoint,
+                name=PROCESS,
+                want=("policy",),
+                contract=digest(contract),
+                ticket=task.ticket,
+            )
         ) as client,
     ):
         builder = ObservationBuilder(contract, objects=senses.objects, eyes=senses.eyes)

@@ -1,5 +1,7 @@
 """Arms by name, their senses, loops in real time, the policy in a process of its own."""
 
+import io
+import json
 import os
 import signal
 import time
@@ -14,6 +16,7 @@ from tiny_bundle import tiny_bundle
 
 from robot_bridge.clock import ManualClock, MonotonicClock
 from robot_bridge.control.pacing import Pacer
+from robot_bridge.deploy import policy_process
 from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk
 from robot_bridge.deploy.policy_process import PolicyProcess, PolicyTask
 from robot_bridge.deploy.rig import RigConfig
@@ -30,6 +33,8 @@ from robot_bridge.operators.operator import OperatorInput
 from robot_bridge.operators.operator_loop import OperatorLoop
 from robot_bridge.policy.bundle import Bundle, load_bundle
 from robot_bridge.reasons import Phase, Reason
+from robot_bridge.safety.limits import default_limits
+from scenes.contract.serialize import to_json
 
 PLACE = ("cube=0.4,0.05,0.02",)
 
@@ -217,14 +222,33 @@ def process_of(deployment: Deployment) -> int:
 
 
 def test_a_policy_process_that_cannot_start_says_why(tmp_path: Path) -> None:
-    from robot_bridge.safety.limits import default_limits
-
     limits = default_limits(bench_contract().robot)
     task = PolicyTask(
-        bundle=str(tmp_path / "none"), sockets=str(tmp_path), rig=RigConfig(), limits=limits
+        bundle=str(tmp_path / "none"),
+        digest="0" * 64,
+        sockets=str(tmp_path),
+        ticket="",
+        rig=RigConfig(),
+        limits=limits,
     )
     with pytest.raises(RuntimeError, match="did not start: .*none"):
         PolicyProcess(task)
+
+
+def test_a_bundle_that_was_changed_after_the_check_is_not_run(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = PolicyTask(
+        bundle=str(bundle.path),
+        digest="f" * 64,  # of what a person consents to
+        sockets=str(tmp_path),
+        ticket="",
+        rig=RigConfig(),
+        limits=default_limits(bench_contract().robot),
+    )
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(to_json(task)) + "\n"))
+    with pytest.raises(ValueError, match="has changed since it was checked: got .* allowed: ffff"):
+        policy_process.main()
 
 
 def test_clocks_move_on() -> None:
