@@ -21,7 +21,7 @@ from robot_bridge.driver import ArmDriver, ArmState, DriverError, Target
 from robot_bridge.messages import Command, Goal, Notice, Tick
 from robot_bridge.reasons import Phase, Reason
 from robot_bridge.safety.limits import Limits
-from robot_bridge.safety.state_check import StateWatch
+from robot_bridge.safety.state_check import FollowWatch, StateWatch
 from robot_bridge.safety.supervisor import CONTROLLED, Supervisor
 from scenes.contract.policy_contract import Contract
 
@@ -128,7 +128,9 @@ class ControlLoop:
         self.clock, self.limits = parts.clock, parts.limits
         self.episode = Episode()
         self._player = Player(parts.gate, parts.limits)
-        self._watch = StateWatch(parts.limits)
+        self._watch = StateWatch(parts.limits, parts.contract.robot)
+        self._following = FollowWatch(parts.limits)
+        parts.supervisor.require(self._watch.mismatch)
         self.enabled = enabled or (lambda: True)
         self._index = 0
         self._latest: Tick | None = None
@@ -242,6 +244,7 @@ class ControlLoop:
             self._send(governor.brake(state))
         else:
             self._send(governor.move_to(q, state, speed=self.speed))
+            self._require_motion(state)
 
     def _do_wanted(self, state: ArmState) -> None:
         """Do what another thread has asked for, in this one."""
@@ -349,6 +352,16 @@ class ControlLoop:
             turn.reasons |= Reason.SPEED_RAMP
         self._send(self.parts.governor.step(goal, state, speed=self.speed))
         self._grip(goal.closure)
+        self._require_motion(state)
+
+    def _require_motion(self, state: ArmState) -> None:
+        """Fault where the arm stands still behind what it was just sent."""
+        target = self._turn.target
+        if target is None or self.parts.driver.info.takes == "nothing":
+            return
+        stands = self._following.check(target, state, self._turn.now)
+        if stands:
+            self._fault(stands)
 
     def _stand(self, state: ArmState) -> None:
         """Come to rest; what was wanted before is forgotten, the gripper keeps what it has."""
@@ -372,6 +385,7 @@ class ControlLoop:
 
     def _anchor(self, state: ArmState) -> None:
         self.parts.governor.anchor(state)
+        self._following.reset()
         self._width = None
 
     def _hold(self, cause: Reason) -> None:

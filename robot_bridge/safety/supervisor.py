@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from robot_bridge.clock import Clock
-from robot_bridge.driver import ArmDriver, ArmToken, DriverError
+from robot_bridge.driver import ArmDriver, ArmState, ArmToken, DriverError
 from robot_bridge.reasons import Phase, Reason, describe
 
 CONTROLLED = (Phase.RUN, Phase.HOLD)
@@ -52,6 +52,7 @@ class Supervisor:
         self._audit = audit or (lambda event, **facts: None)
         self._recovered: collections.deque[float] = collections.deque(maxlen=recoveries)
         self._tokens: set[str] = set()
+        self._conditions: list[Callable[[ArmState], str | None]] = []
         # Emergency stops come from other threads than ticks.
         self._lock = threading.RLock()
 
@@ -63,11 +64,23 @@ class Supervisor:
         self._tokens.add(token.nonce)
         return token
 
+    def require(self, condition: Callable[[ArmState], str | None]) -> None:
+        """Arm only where this says None of the arm's state, and not why it must not be armed."""
+        self._conditions.append(condition)
+
     def arm(self, token: ArmToken) -> None:
-        """DISARMED -> ARMED; NotAllowedError without a fresh token, DriverError from the arm."""
+        """DISARMED -> ARMED; NotAllowedError without a fresh token or where a condition is not met.
+
+        DriverError from the arm.
+        """
         with self._lock:
             self._require("arm", Phase.DISARMED)
             self._use(token, "arm")
+            state = self._driver.state()
+            for condition in self._conditions:
+                why_not = condition(state)
+                if why_not is not None:
+                    raise NotAllowedError(why_not)
             self._driver.arm(token)
             self._driver.hold()
             self._enter(Phase.ARMED, Reason.NONE)

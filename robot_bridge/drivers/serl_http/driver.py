@@ -30,7 +30,6 @@ from robot_bridge.driver import (
 from robot_bridge.drivers.polling import Poller, Worker
 from robot_bridge.drivers.serl_http.json_server import HttpError, JsonServer
 from robot_bridge.drivers.serl_http.state import SerlState, parse_state
-from robot_bridge.safety.kinematics import Chain
 from scenes.contract.robot import RobotSpec
 
 # A loopback request takes 2 ms; a server that needs longer than the first two is in trouble [s].
@@ -38,8 +37,6 @@ _STATE_TIMEOUT, _POSE_TIMEOUT, _SLOW_TIMEOUT = 0.25, 0.25, 10.0
 _PERIOD = 0.002
 _PATIENCE = 0.5
 _START = 3.0
-# How far the server's end effector may lie from the tool centre of its joints [m].
-_TOOL_ERROR = 0.01
 # Readings over which the link is judged.
 _WINDOW = 50
 
@@ -80,18 +77,11 @@ class SerlHttpDriver:
         return self._info
 
     def connect(self) -> None:
-        """Begin to ask for states; DriverError where the server's tool centre is another."""
+        """Begin to ask for states; DriverError where no server answers."""
         states = Poller(self._read, period=_PERIOD, patience=_PATIENCE)
         self._links = states, Worker(), Worker()
         try:
-            state = states.first(_START).value
-            expected, _ = Chain(self.robot).forward(state.q)
-            error = float(np.linalg.norm(expected - state.pose[:3]))
-            if error > _TOOL_ERROR:
-                raise DriverError(
-                    f"The server's end effector is {error:.3f} m from {self.robot.name}'s tool "
-                    "centre; set the hand in Desk, or take the right robot"
-                )
+            states.first(_START)
         except DriverError:
             self.close()
             raise

@@ -16,7 +16,9 @@ from robot_bridge.control.session import Session, Tally
 from robot_bridge.driver import ArmState, ArmToken, DriverError, Mode
 from robot_bridge.messages import Command
 from robot_bridge.reasons import Phase, Reason
+from robot_bridge.safety.kinematics import Chain
 from robot_bridge.safety.supervisor import NotAllowedError
+from scenes.contract.rotations import multiply_quats
 
 FINE = np.array([[0.0, 0.4, 0.0, 0.0]], np.float32)
 
@@ -222,12 +224,23 @@ def test_a_covered_lens_holds() -> None:
 
 # -- the arm -----------------------------------------------------------------------------------
 
+UP = np.array([0.0, 0.0, 1.0])
+TILTED = np.array([np.cos(0.02), np.sin(0.02), 0.0, 0.0])  # by 0.04 rad
+
 STATE_FAULTS = {
     "reflex": (REFLEX, Reason.ROBOT_FAULT),
     "user stop": (changed(mode=Mode.USER_STOPPED), Reason.ROBOT_FAULT),
     "taught by hand": (changed(mode=Mode.GUIDING), Reason.ROBOT_FAULT),
     "nan joints": (changed(q=np.full(7, np.nan)), Reason.NOT_FINITE),
     "nan pose": (changed(position=np.full(3, np.inf)), Reason.NOT_FINITE),
+    "another tool": (
+        lambda state: replace(state, position=state.position + 0.006 * UP),
+        Reason.KINEMATICS_MISMATCH,
+    ),
+    "a turned tool": (
+        lambda state: replace(state, quat=multiply_quats(state.quat, TILTED)),
+        Reason.KINEMATICS_MISMATCH,
+    ),
     "torque": (changed(tau=np.array([0.0, 80.0, 0, 0, 0, 0, 0])), Reason.TORQUE),
 }
 
@@ -267,6 +280,76 @@ def test_a_poor_link_holds_until_it_is_good_again() -> None:
     bench.run_until(Phase.HOLD, within=0.1)
     bench.arm.spoil = None
     bench.run_until(Phase.RUN, within=0.3)
+
+
+def stuck(state: ArmState) -> Callable[[ArmState], ArmState]:
+    """Fresh readings of an arm that does not move."""
+    here = {name: getattr(state, name) for name in ("q", "dq", "position", "quat")}
+    return changed(**here)
+
+
+def test_an_arm_that_stands_behind_its_target_faults_after_two_seconds() -> None:
+    bench = Bench()
+    bench.arm.spoil = stuck(bench.arm.state())
+    took = bench.run_until(Phase.FAULT, within=4.0)
+    # Until its target is a leash away, and then as long as an arm may stand.
+    assert 2.0 <= took <= 3.0
+    assert bench.supervisor.cause & Reason.NOT_FOLLOWING
+    assert bench.arm.calls[-1] == "stop soft"
+
+
+def test_a_slow_arm_is_not_a_stuck_one() -> None:
+    bench = Bench()
+    q = bench.arm.state().q.copy()
+
+    def crawl(state: ArmState) -> ArmState:
+        q[0] += 1e-4  # 0.01 rad/s: far behind, on its way
+        position, quat = chain.forward(q)
+        return replace(state, q=q.copy(), position=position, quat=quat)
+
+    chain = Chain(bench.contract.robot)
+    bench.arm.spoil = crawl
+    ticks = bench.run(4.0)
+    assert bench.phase is Phase.RUN and Reason.LEASH & reasons_of(ticks)
+
+
+def test_an_arm_that_is_not_asked_to_move_may_stand() -> None:
+    bench = Bench(lambda _: np.zeros((1, 4), np.float32))
+    bench.arm.spoil = stuck(bench.arm.state())
+    bench.run(4.0)
+    assert bench.phase is Phase.RUN
+
+
+def test_time_in_which_nothing_was_asked_does_not_count() -> None:
+    held = [True]
+    bench = Bench(enabled=lambda: held[0])
+    bench.arm.spoil = stuck(bench.arm.state())
+    bench.run(1.5)
+    held[0] = False  # a person lets go of the key for a while
+    bench.run(5.0)
+    assert bench.phase is Phase.HOLD
+    held[0] = True
+    bench.run(0.3)
+    assert bench.phase is Phase.RUN
+
+
+def test_an_arm_that_stands_on_its_way_home_faults() -> None:
+    bench = Bench(running=False)
+    bench.arm_it()
+    bench.arm.spoil = stuck(bench.arm.state())
+    bench.control.home(np.array(bench.contract.home) + 0.3)
+    assert bench.run_until(Phase.FAULT, within=4.0) <= 3.0
+    assert bench.supervisor.cause & Reason.NOT_FOLLOWING
+
+
+def test_an_arm_whose_tool_is_another_is_not_armed() -> None:
+    bench = Bench(running=False)
+    bench.arm.spoil = STATE_FAULTS["another tool"][0]
+    with pytest.raises(NotAllowedError, match=r"0\.006 m and 0\.00 rad .*allowed 0\.005 m"):
+        bench.arm_it()
+    assert bench.phase is Phase.DISARMED and "servo" not in bench.arm.calls
+    bench.arm.spoil = None
+    bench.arm_it()
 
 
 def test_a_dead_driver_faults() -> None:

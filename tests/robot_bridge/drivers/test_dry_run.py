@@ -1,12 +1,19 @@
 """Arms without an arm pass the checks of every driver."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
-from driver_conformance import CHECKS, Rig, name_of
+from driver_conformance import (
+    CHECKS,
+    Rig,
+    check_an_arm_that_is_told_to_move_and_stands_faults,
+    name_of,
+)
 
 from robot_bridge.clock import ManualClock
 from robot_bridge.driver import ArmDriver
-from robot_bridge.drivers.dry_run import NullDriver
+from robot_bridge.drivers.dry_run import DryRun, NullDriver
 from robot_bridge.drivers.simulated import SimDriver
 from scenes.robots import robot_named
 
@@ -57,14 +64,21 @@ class PointWorld:
 
 def make_rig(kind: str) -> Rig:
     clock, robot = ManualClock(), robot_named("panda")
-
-    def make() -> ArmDriver:
-        return NullDriver(robot, HOME, clock) if kind == "null" else SimDriver(PointWorld(), clock)
-
-    return Rig(make=make, robot=robot, wait=clock.advance)
+    makers: dict[str, Callable[[], ArmDriver]] = {
+        "null": lambda: NullDriver(robot, HOME, clock),
+        "sim": lambda: SimDriver(PointWorld(), clock),
+        "dry": lambda: DryRun(NullDriver(robot, HOME, clock)),
+    }
+    return Rig(
+        make=makers[kind], robot=robot, wait=clock.advance, clock=clock, follows=kind != "dry"
+    )
 
 
 @pytest.mark.parametrize("kind", ["null", "sim"])
 @pytest.mark.parametrize("check", CHECKS, ids=name_of)
 def test_conforms(check, kind: str) -> None:
     check(make_rig(kind))
+
+
+def test_nothing_is_expected_of_an_arm_that_is_sent_nothing() -> None:
+    check_an_arm_that_is_told_to_move_and_stands_faults(make_rig("dry"))

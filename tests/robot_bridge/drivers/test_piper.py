@@ -91,7 +91,7 @@ def until(condition: Callable[[], bool], seconds: float = 2.0) -> float:
 
 def judged(state: ArmState) -> tuple[Reason, Reason]:
     """What the control loop makes of a single reading: reasons to hold and to fault."""
-    return StateWatch(default_limits(ROBOT)).check(state, time.monotonic())
+    return StateWatch(default_limits(ROBOT), ROBOT).check(state, time.monotonic())
 
 
 def held(driver: PiperDriver) -> bool:

@@ -5,11 +5,12 @@ import time
 
 import numpy as np
 import pytest
-from driver_conformance import CHECKS, Rig, name_of, prompt, target_at, token
+from driver_conformance import CHECKS, Rig, confirm, governed, name_of, prompt, target_at, token
 from serl_server import SerlServer, pose_of, serve_serl
 
 from robot_bridge.driver import ArmDriver, DriverError, Mode
 from robot_bridge.drivers.serl_http.driver import SerlHttpDriver
+from robot_bridge.safety.supervisor import NotAllowedError
 from scenes.robots.panda import panda
 
 ROBOT = panda()
@@ -147,8 +148,12 @@ def test_another_tool_is_refused_before_anything_moves(server):
     state = arm.state()
     state["pose"][2] += 0.1034  # the flange, not the hand
     arm.state = lambda: state
-    with pytest.raises(DriverError, match=r"0\.103 m from panda's tool centre"):
-        SerlHttpDriver(url, robot=ROBOT).connect()
+    rig = Rig(make=lambda: SerlHttpDriver(url, robot=ROBOT), robot=ROBOT)
+    with (
+        rig.connected() as driver,
+        pytest.raises(NotAllowedError, match=r"0\.103 m and 0\.00 rad .* a panda's"),
+    ):
+        confirm(governed(rig, driver), rig)
     assert arm.seen == []
 
 
