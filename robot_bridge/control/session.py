@@ -15,13 +15,18 @@ import numpy as np
 from robot_bridge.clock import Clock, ManualClock
 from robot_bridge.control.control_loop import ControlLoop
 from robot_bridge.control.pacing import Pacer, Timing
+from robot_bridge.driver import ArmState
 from robot_bridge.messages import Ending, Tick
 from robot_bridge.reasons import Phase, Reason, describe
+from robot_bridge.safety.kinematics import Chain
 
 CONTROL_PERIOD = 0.01  # of the control loop [s]; reference robot_bridge.md section 2
 SETTLE_SECONDS = 1.0  # longer than the governor takes to brake from full speed [s]
 REST_SPEED = 0.02  # of a joint that stands [rad/s]
 HOME_TOLERANCE = 0.02  # joint error at which an arm counts as home [rad]; about 1 degree
+# An arm that goes to poses keeps its elbow near where it was: franka-rs 0.1 rad away from a home
+# that it reaches within 0.4 mm. Its tool has to be this near [m], its joints not far [rad].
+HOME_POSITION, HOME_ELBOW = 0.005, 0.25
 
 
 class Stepper(Protocol):
@@ -197,17 +202,32 @@ class Session:
     def home(self, q: Sequence[float], *, timeout: float = 30.0) -> None:
         """Bring the arm to joint positions [rad]; TimeoutError says which joint did not arrive."""
         wanted = np.asarray(q, np.float64)
+        near = self._home_test(wanted)
 
         def there() -> bool:
             tick = self._control.latest
-            near = tick is not None and np.abs(tick.state.q - wanted).max() < HOME_TOLERANCE
-            return self._faulted() or bool(near)
+            return self._faulted() or (tick is not None and near(tick.state))
 
         self._control.home(wanted)
         arrived = self._stepper.run(there, timeout=timeout) and not self._faulted()
         if not arrived:
             raise TimeoutError(self._why_not_home(wanted, timeout))
         self._control.home(None)
+
+    def _home_test(self, wanted: np.ndarray) -> Callable[[ArmState], bool]:
+        """What says whether an arm is at joint positions [rad], as near as it can come."""
+        parts = self._control.parts
+        if parts.driver.info.takes != "pose":
+            return lambda state: _apart(state.q, wanted) < HOME_TOLERANCE
+        position, quat = Chain(parts.contract.robot).forward(wanted)
+
+        def near(state: ArmState) -> bool:
+            joints = _apart(state.q, wanted)
+            placed = float(np.linalg.norm(state.position - position)) < HOME_POSITION
+            turned = 2.0 * np.arccos(min(1.0, abs(float(state.quat @ quat)))) < HOME_TOLERANCE
+            return joints < HOME_TOLERANCE or bool(joints < HOME_ELBOW and placed and turned)
+
+        return near
 
     def episode(self, seconds: float) -> EpisodeReport:
         """Run the policy for at most `seconds` [s] from ARMED; call `settle` afterwards."""
@@ -257,3 +277,8 @@ class Session:
             f"The arm is not home after {timeout:g} s: {joint} is {error.max():.3f} rad away "
             f"({describe(tick.reasons)}); is something in its way?"
         )
+
+
+def _apart(q: np.ndarray, wanted: np.ndarray) -> float:
+    """Largest joint error [rad]."""
+    return float(np.abs(q - wanted).max())

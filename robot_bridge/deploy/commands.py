@@ -1,5 +1,6 @@
 """What deploy.py does besides reading its command line: talking, errors in one line, the result."""
 
+import contextlib
 import dataclasses
 import signal
 import sys
@@ -39,7 +40,7 @@ def deploy(
         ledger=options.ledger or state / "ledger.json",
         audit=options.audit or state / "audit.jsonl",
     )
-    talk = Talk(_say, input)
+    talk = Talk(_say, _ask)
     deployment = Deployment(options, bundle, build_rig(rig, bundle.contract, robots), talk)
     with Interruptible(_say):
         reports = deployment.run()
@@ -55,8 +56,15 @@ def deploy(
     return int(any(report.ending == "fault" for report in reports))
 
 
+# Ctrl-C, kill, and a terminal or an ssh connection that has gone: nobody is there any more to see
+# what the arm does.
+_ENDING = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+
+
 class Interruptible:
-    """The first Ctrl-C or SIGTERM ends the session, later ones only say that it is ending.
+    """The first Ctrl-C, SIGTERM or SIGHUP ends the session, later ones only say that it is ending.
 
     Letting go of an arm takes moments, and must not be cut short by an impatient person.
     """
@@ -66,7 +74,9 @@ class Interruptible:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruptible":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _ENDING:
+            if signal.getsignal(number) is signal.SIG_IGN:
+                continue  # as nohup asks
             self._before[number] = signal.signal(number, self._interrupt)
         return self
 
@@ -77,7 +87,8 @@ class Interruptible:
 
     def _interrupt(self, number: int, frame: object) -> None:
         if self._asked:
-            self._say("The arm is being let go; a moment.")
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                self._say("The arm is being let go; a moment.")
             return
         self._asked = True
         raise KeyboardInterrupt
@@ -88,6 +99,15 @@ def guarded(main: Callable[[], int]) -> int:
     return refusals.guarded(
         main, failures=_FAILURES, interrupted="Interrupted; nothing is commanded any more."
     )
+
+
+def _ask(prompt: str) -> str:
+    try:
+        return input(prompt)
+    except EOFError:
+        raise NotAllowedError(
+            "Nobody answers at this terminal; a real arm needs a person"
+        ) from None
 
 
 def _say(line: str) -> None:

@@ -19,6 +19,10 @@ _MOVED = 0.01
 _TICK = 0.05
 
 
+# A reading may be this much newer than the tick that judges it [s]; its clock is ours.
+_AHEAD = 0.02
+
+
 class StateWatch:
     """Compares each reading with the limits, the robot's kinematics and the reading before it."""
 
@@ -38,7 +42,9 @@ class StateWatch:
             self._seq, self._changed = state.seq, now
         # A frozen source repeats its reading, a broken one stamps it with an old time.
         age = max(now - self._changed, now - state.t)
-        if age > self._limits.state_max_age or state.link_quality < self._limits.link_quality_min:
+        poor = state.link_quality < self._limits.link_quality_min
+        # One from the future is as old as nobody knows.
+        if age > self._limits.state_max_age or state.t - now > _AHEAD or poor:
             hold |= Reason.STATE_STALE
         if age > self._limits.command_fault_age:
             fault |= Reason.STATE_STALE

@@ -266,6 +266,18 @@ def test_a_frozen_arm_holds_then_faults() -> None:
     assert bench.run_until(Phase.FAULT, within=3.0) <= 2.1
 
 
+def test_readings_and_pictures_from_the_future_hold(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.arm.spoil = lambda state: replace(state, t=state.t + 0.03)
+    assert bench.run_until(Phase.HOLD, within=0.2) <= 0.05
+    bench = Bench(camera=True)
+    bench.eye.age = -0.2
+    bench.run_until(Phase.HOLD, within=0.4)
+    assert Reason.OBSERVATION_STALE & reasons_of(bench.ticks)
+    # Half a second of it is one line, which names the camera.
+    assert caplog.text.count("Camera 'front' stamps its readings") == 1
+
+
 def test_a_repeating_source_is_seen_through_its_stamps() -> None:
     """Readings that are stamped anew but whose number stands still are old."""
     bench = Bench()

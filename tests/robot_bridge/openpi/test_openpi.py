@@ -23,6 +23,7 @@ from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from robot_bridge.deploy.serve import read_renaming
 from robot_bridge.network.codec import DTYPES, CodecError
 from robot_bridge.network.endpoints import UnsafeBindError
 from robot_bridge.openpi import client as openpi_client
@@ -311,6 +312,27 @@ def test_names_of_clients_are_ours_by_config():
         connection.recv()
         connection.send(pack(sent))
         assert unpack(connection.recv())["actions"].shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["front"], "'front' is not THEIRS=OURS"),
+        (["=front"], "is not THEIRS=OURS"),
+        (["cam=fornt"], "Unknown observation 'fornt'. Did you mean 'front'"),
+        (["cam="], "Unknown observation ''"),
+        (["cam=front", "cam2=front"], "renamed twice"),
+        (["cam=front", "cam=ee_position"], "renamed twice"),
+    ],
+)
+def test_names_on_the_command_line_are_checked(words, line):
+    with pytest.raises((ValueError, KeyError), match=line):
+        read_renaming(words, CONTRACT.obs.names)
+
+
+def test_names_on_the_command_line():
+    read = read_renaming(["images/cam=front", "s=ee_position"], CONTRACT.obs.names)
+    assert read == {"images/cam": "front", "s": "ee_position"}
 
 
 def test_beyond_loopback_needs_a_token():
