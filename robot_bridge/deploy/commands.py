@@ -83,7 +83,7 @@ class Interruptible:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             # Nothing is left to interrupt but the exit.
-            signal.signal(number, signal.SIG_IGN if self._asked else handler)
+            signal.signal(number, signal.SIG_IGN if self._asked else handler or signal.SIG_DFL)
 
     def _interrupt(self, number: int, frame: object) -> None:
         if self._asked:

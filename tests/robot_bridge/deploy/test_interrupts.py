@@ -26,11 +26,8 @@ def test_the_first_signal_ends_the_session_and_the_others_wait(number: signal.Si
             signal.raise_signal(number)
             released = True
     assert released
-    signal.signal(number, before)
-    for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(
-            other, signal.default_int_handler if other is signal.SIGINT else signal.SIG_DFL
-        )
+    for other, handler in before.items():
+        signal.signal(other, handler or signal.SIG_DFL)
 
 
 def test_who_asked_not_to_be_hung_up_is_not() -> None:
