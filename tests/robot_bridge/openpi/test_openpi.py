@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import socket
 import subprocess
 import threading
 import time
@@ -366,6 +367,41 @@ def test_too_many_clients_are_turned_away():
         with pytest.raises(InvalidStatus) as refused:
             connect(uri(server))
         assert refused.value.response.status_code == 503
+
+
+def test_sixteen_idle_clients_keep_nobody_out():
+    with served(Linear(), idle_after=0.1) as server, contextlib.ExitStack() as stack:
+        busy = stack.enter_context(connect(uri(server)))
+        busy.recv()
+        idle = [stack.enter_context(connect(uri(server))) for _ in range(7)]
+        time.sleep(0.15)
+        for _ in range(9):  # as many again
+            busy.send(pack(OBS))
+            assert unpack(busy.recv(timeout=2.0))["actions"].shape == (2, 4)
+            idle.append(stack.enter_context(connect(uri(server))))
+            time.sleep(0.12)
+        idle[0].recv()  # the metadata that it was told
+        with pytest.raises(ConnectionClosed) as closed:
+            idle[0].recv(timeout=2.0)
+        assert closed.value.rcvd.code == 1013
+        with remote(server) as policy:
+            np.testing.assert_allclose(policy.act(OBS), np.full((2, 4), 0.1235), atol=1e-6)
+        busy.send(pack(OBS))  # who works is never asked to leave
+        assert unpack(busy.recv(timeout=2.0))["actions"].shape == (2, 4)
+
+
+def test_one_machine_leaves_room_for_others():
+    with served(Linear(), max_per_peer=1) as server, connect(uri(server)):
+        with pytest.raises(InvalidStatus) as refused:
+            connect(uri(server))
+        assert refused.value.response.status_code == 503
+        # Another address of this machine stands for another machine.
+        there, elsewhere = ("127.0.0.1", server.port), ("127.0.0.9", 0)
+        with (
+            socket.create_connection(there, source_address=elsewhere) as other,
+            connect(uri(server), sock=other) as connection,
+        ):
+            assert unpack(connection.recv())["action_dim"] == 4
 
 
 def test_oversized_frames_end_the_connection(server):
