@@ -176,6 +176,11 @@ class ControlLoop:
         self.parts.supervisor.require_armed()
         self._wanted = partial(self._set_home, q)
 
+    def grip(self, width: float) -> None:
+        """Ask for an opening of the gripper [m] while ARMED, at the next tick."""
+        self.parts.supervisor.require_armed()
+        self._wanted = partial(self._set_width, width)
+
     def tick(self, deadline: float | None = None) -> Tick:
         """Make one turn; `deadline` [s] is when it should have begun."""
         self.sense(deadline)
@@ -211,7 +216,10 @@ class ControlLoop:
             self._fault(Reason.DRIVER_ERROR)
         else:
             self._judge(self._state)
-            self._do_wanted(self._state)
+            try:
+                self._do_wanted(self._state)
+            except DriverError:
+                self._fault(Reason.DRIVER_ERROR)
         if self._state is not None:
             self._latest = self._publishable()
         return self._latest
@@ -265,6 +273,11 @@ class ControlLoop:
     def _set_home(self, q: NDArray[np.float64] | None, state: ArmState) -> None:
         self._anchor(state)
         self._homing = q
+
+    def _set_width(self, width: float, state: ArmState) -> None:
+        del state
+        self._width = None
+        self.parts.driver.gripper(width, self.parts.limits.gripper_force)
 
     def _judge(self, state: ArmState) -> None:
         """Hold or fault on what the arm's state says."""

@@ -19,6 +19,7 @@ from robot_bridge.driver import ArmState
 from robot_bridge.messages import Ending, Tick
 from robot_bridge.reasons import Phase, Reason, describe
 from robot_bridge.safety.kinematics import Chain
+from robot_bridge.safety.supervisor import NotAllowedError
 
 CONTROL_PERIOD = 0.01  # of the control loop [s]; reference robot_bridge.md section 2
 SETTLE_SECONDS = 1.0  # longer than the governor takes to brake from full speed [s]
@@ -27,6 +28,10 @@ HOME_TOLERANCE = 0.02  # joint error at which an arm counts as home [rad]; about
 # An arm that goes to poses keeps its elbow near where it was: franka-rs 0.1 rad away from a home
 # that it reaches within 0.4 mm. Its tool has to be this near [m], its joints not far [rad].
 HOME_POSITION, HOME_ELBOW = 0.005, 0.25
+# Share of a gripper's range by which its reading may be off, and by which it must at least move.
+_GRIPPER_OFF = 0.15
+# A reading that has changed by less than this [m] for so long [s] is one of a gripper at rest.
+_GRIPPER_RESTS, _GRIPPER_SECONDS = 5e-4, 0.8
 
 
 class Stepper(Protocol):
@@ -228,6 +233,43 @@ class Session:
             return joints < HOME_TOLERANCE or bool(joints < HOME_ELBOW and placed and turned)
 
         return near
+
+    def check_gripper(self, *, timeout: float = 4.0) -> None:
+        """Close the gripper and open it; NotAllowedError where its readings are not its openings.
+
+        A policy sees the opening: one in another unit, or one that never changes, is another
+        gripper than the one that it was trained with. What is between the fingers may stop them.
+        """
+        closed, opened = self._control.parts.contract.robot.parallel_gripper.width_range
+        near = _GRIPPER_OFF * (opened - closed)
+        shut, wide = (self._gripped(width, timeout) for width in (closed, opened))
+        if self._faulted():
+            return
+        if not (abs(wide - opened) < near and wide - shut > near):
+            raise NotAllowedError(
+                f"The gripper reads {wide:.4f} m open and {shut:.4f} m closed, this robot's is "
+                f"{opened:g} m and {closed:g} m; a SERL server's own numbers for closed and open "
+                "are given with --gripper-readings, e.g. 0 0.08"
+            )
+
+    def _gripped(self, width: float, timeout: float) -> float:
+        """The opening that is read once the gripper was told `width` and has come to rest [m]."""
+        clock = self._control.clock
+        last, since = self._opening(), clock.now()
+
+        def rests() -> bool:
+            nonlocal last, since
+            if abs(self._opening() - last) > _GRIPPER_RESTS:
+                last, since = self._opening(), clock.now()
+            return self._faulted() or clock.now() - since > _GRIPPER_SECONDS
+
+        self._control.grip(width)
+        self._stepper.run(rests, timeout=timeout)
+        return self._opening()
+
+    def _opening(self) -> float:
+        tick = self._control.latest
+        return np.nan if tick is None else tick.state.gripper_width
 
     def episode(self, seconds: float) -> EpisodeReport:
         """Run the policy for at most `seconds` [s] from ARMED; call `settle` afterwards."""

@@ -433,6 +433,7 @@ class Deployment:
         typed = supervisor.phrase
         if not line.info.simulated:
             self.talk.say("Clear the workspace, stand clear, keep the stop button at hand.")
+            self.talk.say("Once armed, the gripper closes and opens: take out what is in it.")
             typed = self.talk.ask(f"To arm, type '{supervisor.phrase}': ")
         supervisor.arm(supervisor.confirm("arm", by=person(), typed=typed))
 
@@ -455,6 +456,8 @@ class Deployment:
         judge = self.rig.judge or (lambda: None if operator is None else operator.take_ending())
         session = Session(line.control, stepper, self.tally, judge)
         began = self.rig.clock.now()
+        if not (line.info.simulated or line.dry):
+            session.check_gripper()
         for number in range(self.cfg.episodes):
             if self.rig.clock.now() - began > line.limits.session_seconds:
                 self.talk.say("The session's time is up; start another after a look at the arm.")

@@ -30,6 +30,7 @@ from robot_bridge.driver import (
 from robot_bridge.drivers.polling import Poller, Worker
 from robot_bridge.drivers.serl_http.json_server import HttpError, JsonServer
 from robot_bridge.drivers.serl_http.state import SerlState, parse_state
+from scenes.contract.errors import InputError
 from scenes.contract.robot import RobotSpec
 
 # A loopback request takes 2 ms; a server that needs longer than the first two is in trouble [s].
@@ -61,6 +62,11 @@ class SerlHttpDriver:
         allow_remote: bool = False,
     ) -> None:
         self.robot = robot
+        closed, opened = gripper_readings
+        if not (np.isfinite((closed, opened)).all() and closed != opened):
+            raise InputError(
+                f"gripper_readings {closed:g} {opened:g}, allowed: two different numbers"
+            )
         self._server = JsonServer(url, allow_remote)
         self._readings = gripper_readings
         self._arrived: collections.deque[bool] = collections.deque(maxlen=_WINDOW)

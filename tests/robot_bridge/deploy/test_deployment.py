@@ -136,6 +136,38 @@ def test_a_released_key_keeps_a_new_bundle_still(tmp_path: Path) -> None:
     assert stage.arm.way() < 1e-3
 
 
+@pytest.mark.parametrize(
+    ("scale", "offset", "line"),
+    [
+        (0.08, 0.0, r"reads 0\.0064 m open and 0\.0000 m closed, this robot's is 0\.08 m and 0 m"),
+        (1000.0, 0.0, "reads 80.0000 m open"),  # millimetres
+        (-1.0, 0.08, "reads 0.0000 m open and 0.0800 m closed"),
+        (0.0, 0.08, "reads 0.0800 m open and 0.0800 m closed"),  # it does not move
+        (float("nan"), 0.0, "reads nan m open"),
+    ],
+)
+def test_a_gripper_that_reads_another_unit_ends_it_before_the_arm_moves(
+    tmp_path: Path, scale: float, offset: float, line: str
+) -> None:
+    Ledger(tmp_path / "ledger.json").note(DIGEST, "A7", dry=1, episodes=5)
+    stage = Stage(tmp_path)
+    stage.arm.spoil = lambda state: dataclasses.replace(
+        state, gripper_width=scale * state.gripper_width + offset
+    )
+    with pytest.raises(NotAllowedError, match=line):
+        stage.run()
+    assert "servo" not in stage.arm.calls and stage.arm.calls[-1] == "stop soft"
+
+
+def test_something_in_the_gripper_is_no_reason_not_to_begin(tmp_path: Path) -> None:
+    Ledger(tmp_path / "ledger.json").note(DIGEST, "A7", dry=1, episodes=5)
+    stage = Stage(tmp_path)
+    stage.arm.spoil = lambda state: dataclasses.replace(
+        state, gripper_width=max(0.04, state.gripper_width)
+    )
+    assert stage.run()[0].ending == "timeout"
+
+
 @pytest.mark.parametrize("typed", ["", "yes", PHRASE[:-1]])
 def test_nothing_is_armed_without_the_phrase(tmp_path: Path, typed: str) -> None:
     stage = Stage(tmp_path, typed=typed)

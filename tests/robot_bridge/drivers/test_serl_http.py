@@ -5,15 +5,19 @@ import time
 
 import numpy as np
 import pytest
+from bench_arm import bench_contract
 from driver_conformance import CHECKS, Rig, confirm, governed, name_of, prompt, target_at, token
 from serl_server import SerlServer, pose_of, serve_serl
 
+from robot_bridge.deploy.rig import RigConfig
+from robot_bridge.deploy.rigs import build_rig, rig_makers
 from robot_bridge.driver import ArmDriver, DriverError, Mode
 from robot_bridge.drivers.serl_http.driver import SerlHttpDriver
 from robot_bridge.safety.supervisor import NotAllowedError
 from scenes.robots.panda import panda
 
 ROBOT = panda()
+PLACE = ("cube=0.4,0,0.02",)
 
 
 @pytest.fixture
@@ -134,6 +138,21 @@ def test_a_server_that_dies_is_lost_and_targets_are_reported_as_not_sent():
         wait_until(lambda: any("not_sent" in f for f in driver.state().faults), seconds=0.4)
     with pytest.raises(DriverError):
         driver.state()
+
+
+def test_a_franka_hand_behind_a_server_has_its_own_readings(server):
+    arm, url = server
+    arm.gripper = 0.08  # serl_robot_infra's gripper_type Franka: the width [m]
+    config = RigConfig(robot="serl-http", address=url, gripper_readings=(0.0, 0.08), objects=PLACE)
+    rig = build_rig(config, bench_contract(), rig_makers())
+    rig.driver.connect()
+    try:
+        assert rig.driver.state().gripper_width == pytest.approx(0.08)
+    finally:
+        rig.driver.close()
+    for wrong in ((0.0, 0.0), (0.0, float("nan"))):
+        with pytest.raises(ValueError, match="allowed: two different numbers"):
+            SerlHttpDriver(url, robot=ROBOT, gripper_readings=wrong)
 
 
 def test_nobody_there_is_one_line():
