@@ -203,8 +203,9 @@ class ControlLoop:
         """Stop the arm before anything is raised that nobody has foreseen."""
         try:
             yield
-        except Exception:
-            self.parts.supervisor.fault(Reason.WATCHDOG)
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+            self.parts.supervisor.fault(Reason.WATCHDOG, detail=said)
             raise
 
     def _sense(self, deadline: float | None) -> Tick | None:
@@ -212,14 +213,14 @@ class ControlLoop:
         self._turn = _Turn(now, 0.0 if deadline is None else max(0.0, now - deadline), self._sunk)
         try:
             self._state = self.parts.driver.state()
-        except DriverError:
-            self._fault(Reason.DRIVER_ERROR)
+        except DriverError as error:
+            self._fault(Reason.DRIVER_ERROR, str(error))
         else:
             self._judge(self._state)
             try:
                 self._do_wanted(self._state)
-            except DriverError:
-                self._fault(Reason.DRIVER_ERROR)
+            except DriverError as error:
+                self._fault(Reason.DRIVER_ERROR, str(error))
         if self._state is not None:
             self._latest = self._publishable()
         return self._latest
@@ -234,8 +235,8 @@ class ControlLoop:
                 self._control(state)
             elif phase is Phase.ARMED and self._homing is not None:
                 self._go_home(self._homing, state)
-        except DriverError:
-            self._fault(Reason.DRIVER_ERROR)
+        except DriverError as error:
+            self._fault(Reason.DRIVER_ERROR, str(error))
         self._index += 1
         self._latest = self._publishable()
         self._sunk = Reason.NONE
@@ -291,7 +292,7 @@ class ControlLoop:
             turn.reasons |= hold | fault  # nothing moves: shown, not acted upon
             return
         if fault:
-            self._fault(fault)
+            self._fault(fault, self._watch.explain(fault, state))
         elif hold:
             self._hold(hold)
 
@@ -409,10 +410,10 @@ class ControlLoop:
         elif supervisor.phase is Phase.HOLD:
             supervisor.hold(supervisor.cause | cause)
 
-    def _fault(self, cause: Reason) -> None:
+    def _fault(self, cause: Reason, detail: str = "") -> None:
         self._turn.reasons |= cause
         self._player.stop()
-        self.parts.supervisor.fault(cause)
+        self.parts.supervisor.fault(cause, detail=detail)
 
     def _publishable(self) -> Tick:
         turn, state, clock = self._turn, self._state, self.parts.clock

@@ -149,12 +149,14 @@ class EpisodeReport:
         seconds: how long it took [s].
         ticks: of the control loop.
         reasons: in how many ticks each reason was given, by name.
+        fault: why it ended where it ended so, in the arm's or its driver's own words.
     """
 
     ending: Ending
     seconds: float
     ticks: int
     reasons: dict[str, int] = field(default_factory=dict)
+    fault: str = ""
 
     @property
     def success(self) -> bool:
@@ -293,6 +295,7 @@ class Session:
             seconds=clock.now() - began,
             ticks=self._tally.ticks,
             reasons=self._tally.names(),
+            fault=control.parts.supervisor.why if ending == "fault" else "",
         )
 
     def settle(self) -> None:
@@ -312,7 +315,7 @@ class Session:
     def _why_not_home(self, wanted: np.ndarray, timeout: float) -> str:
         tick, supervisor = self._control.latest, self._control.parts.supervisor
         if self._faulted() or tick is None:
-            return f"The arm did not reach home: {describe(supervisor.cause)}"
+            return f"The arm did not reach home: {supervisor.why}"
         error = np.abs(tick.state.q - wanted)
         joint = self._control.parts.contract.robot.joint_names[int(error.argmax())]
         return (

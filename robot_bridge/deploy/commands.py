@@ -53,7 +53,9 @@ def deploy(
         )
     for name, timing in deployment.timings.items():
         _say(f"{name} loop: {timing.describe()}")
-    return int(any(report.ending == "fault" for report in reports))
+    if deployment.lost is not None:
+        _say(f"CAUTION  {deployment.lost}")
+    return int(deployment.lost is not None or any(report.ending == "fault" for report in reports))
 
 
 # Ctrl-C, kill, and a terminal or an ssh connection that has gone: nobody is there any more to see

@@ -193,6 +193,7 @@ class Deployment:
         self.reports: list[EpisodeReport] = []
         self.timings: dict[str, Timing] = {}
         self.policy_process: PolicyProcess | None = None
+        self.recorder: Recorder | None = None
         self._ledger = None if cfg.ledger is None else Ledger(cfg.ledger)
 
     def run(self) -> Sequence[EpisodeReport]:
@@ -298,6 +299,7 @@ class Deployment:
         )
         recorder = Recorder(new_session(self.cfg.record, info.robot), header, clock=self.rig.clock)
         stack.callback(recorder.close)
+        self.recorder = recorder
         self.talk.say(f"record   {recorder.path}")
         return recorder
 
@@ -506,3 +508,16 @@ class Deployment:
             f"episode {len(self.reports)}: {report.ending} after {report.seconds:.1f} s"
             + (f"  (ticks {report.ticks}: {why})" if why else "")
         )
+        if report.ending == "fault":
+            process = self.policy_process
+            ended = "" if process is None or process.alive else f"; {process.ending}"
+            self.talk.say(f"fault    {report.fault}{ended}")
+
+    @property
+    def lost(self) -> str | None:
+        """What the recording lacks of what happened, None where it lacks nothing."""
+        recorder = self.recorder
+        if recorder is None or not recorder.dropped:
+            return None
+        why = recorder.trouble or "its queue was full"
+        return f"{recorder.dropped} records of {recorder.path} are lost: {why}"

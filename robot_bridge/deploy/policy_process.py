@@ -5,7 +5,9 @@ the arm. It loads the bundle again, opens the cameras, and commands through ipc 
 folder. It ends when its parent does: when its standard input closes.
 """
 
+import contextlib
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -71,13 +73,24 @@ class PolicyProcess:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(to_json(task)) + "\n")
         self._process.stdin.flush()
-        timer = threading.Timer(timeout, self._process.kill)
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self._process.kill()
+
+        timer = threading.Timer(timeout, give_up)
         timer.start()
         said = self._process.stdout.readline().strip() if self._process.stdout else ""
         timer.cancel()
         if said != READY:
-            _, errors = self._process.communicate(timeout=5.0)
-            last = (errors.strip().splitlines() or ["it took too long"])[-1]
+            # Its pipes close as it ends; one that said something else is ended here.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=1.0)
+            self._process.kill()
+            _, errors = self._process.communicate()
+            ended = f"it took longer than {timeout:g} s" if late.is_set() else self.ending
+            last = (errors.strip().splitlines() or [ended])[-1]
             raise PolicyProcessError(f"The policy's process did not start: {last}")
 
     @property
@@ -89,6 +102,15 @@ class PolicyProcess:
     def alive(self) -> bool:
         """Whether it runs."""
         return self._process.poll() is None
+
+    @property
+    def ending(self) -> str:
+        """How it ended, for people."""
+        status = self._process.poll()
+        if status is None:
+            return "the policy's process runs"
+        how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+        return f"the policy's process was ended {how}"
 
     def close(self) -> None:
         """End it; kill it if it does not listen."""

@@ -59,6 +59,20 @@ class StateWatch:
             fault |= Reason.KINEMATICS_MISMATCH
         return hold, fault
 
+    def explain(self, fault: Reason, state: ArmState) -> str:
+        """What the arm says of reasons to fault, in its own words where it has some."""
+        said: list[str] = []
+        if fault & Reason.ROBOT_FAULT:
+            said.append(f"the arm is {state.mode.value}")
+            said += state.faults
+        if fault & Reason.TORQUE and state.tau is not None and self._limits.torque_max is not None:
+            joint = int(np.argmax(np.abs(state.tau) / np.asarray(self._limits.torque_max)))
+            name, most = self._robot.joint_names[joint], self._limits.torque_max[joint]
+            said.append(f"{name} has {state.tau[joint]:.1f} N m, allowed {most:g}")
+        if fault & Reason.KINEMATICS_MISMATCH:
+            said.append(self.mismatch(state) or "")
+        return "; ".join(said)
+
     def mismatch(self, state: ArmState) -> str | None:
         """How the arm's pose differs from that of its joints, None where it does not.
 

@@ -47,6 +47,7 @@ class Supervisor:
         self.phrase = phrase
         self.phase = Phase.DISARMED
         self.cause = Reason.NOT_CONFIRMED
+        self.detail = ""
         self._driver, self._clock = driver, clock
         self._window = recovery_window
         self._audit = audit or (lambda event, **facts: None)
@@ -115,19 +116,26 @@ class Supervisor:
             if self.phase is Phase.HOLD:
                 self._enter(Phase.RUN, Reason.NONE)
 
-    def fault(self, cause: Reason, *, protective: bool = False) -> None:
+    @property
+    def why(self) -> str:
+        """The cause of the phase in words, with what the arm or its driver said of it."""
+        return f"{describe(self.cause)}: {self.detail}" if self.detail else describe(self.cause)
+
+    def fault(self, cause: Reason, *, protective: bool = False, detail: str = "") -> None:
         """Stop the arm and stay stopped, from any phase; the first cause is kept.
 
         Args:
             cause: why.
             protective: use the arm's own stop (an emergency) rather than a powered standstill.
+            detail: what the arm or its driver said, in its own words; the first is kept.
         """
         with self._lock:
             known = self.phase is Phase.FAULT
             self._enter(Phase.FAULT, self.cause | cause if known else cause)
+            self.detail = self.detail or _one_line(detail)
             self._tokens.clear()
             if not known:
-                self._audit("fault", cause=describe(cause))
+                self._audit("fault", cause=describe(cause), detail=self.detail)
             if not known or protective:
                 self._stop("protective" if protective else "soft")
 
@@ -162,13 +170,14 @@ class Supervisor:
 
     def _enter(self, phase: Phase, cause: Reason) -> None:
         self.phase, self.cause = phase, cause
+        if phase is not Phase.FAULT:
+            self.detail = ""
 
     def _require(self, what: str, *allowed: Phase) -> None:
         if self.phase not in allowed:
             names = " or ".join(phase.value for phase in allowed)
             raise NotAllowedError(
-                f"Cannot {what} while {self.phase.value} ({describe(self.cause)}); "
-                f"the arm must be {names}"
+                f"Cannot {what} while {self.phase.value} ({self.why}); the arm must be {names}"
             )
 
     def _use(self, token: ArmToken, purpose: str) -> None:
@@ -183,3 +192,8 @@ class Supervisor:
         except DriverError:
             # The arm is out of reach: its own watchdogs stop it, and the phase is already FAULT.
             self.cause |= Reason.DRIVER_ERROR
+
+
+def _one_line(text: str) -> str:
+    """What a log and a terminal can show of words that come from outside."""
+    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))[:300]

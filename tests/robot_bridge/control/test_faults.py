@@ -257,6 +257,42 @@ def test_what_the_arm_complains_about_faults_at_once(name: str) -> None:
     assert bench.phase is Phase.FAULT and bench.arm.calls[-1] == "stop soft"
 
 
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (REFLEX, "robot_fault: the arm is reflex; joint_velocity_violation"),
+        (
+            STATE_FAULTS["another tool"][0],
+            "kinematics_mismatch: The arm says that its tool is 0.006",
+        ),
+        (STATE_FAULTS["torque"][0], "torque: joint2 has 80.0 N m, allowed "),
+    ],
+)
+def test_a_fault_says_why_in_the_arms_own_words(spoil: Any, why: str) -> None:
+    bench = Bench()
+    noted: list[dict[str, Any]] = []
+    bench.supervisor._audit = lambda event, **facts: noted.append(facts)
+    session = Session(bench.control, bench.stepper, Tally(), lambda: None)
+    bench.supervisor.pause()
+    bench.arm.spoil = spoil
+    report = session.episode(1.0)
+    assert report.ending == "fault" and report.fault.startswith(why), report.fault
+    assert noted[0]["detail"] == bench.supervisor.detail
+    bench.arm.spoil, bench.arm.broken = None, True
+    bench.run(0.1)
+    assert report.fault.startswith(why)  # what came first is what is wanted
+    bench.arm.broken = False
+    bench.supervisor.recover(bench.supervisor.confirm("recover", by="t", typed=PHRASE))
+    assert bench.supervisor.detail == ""
+
+
+def test_words_from_outside_are_one_line_that_a_terminal_can_show() -> None:
+    bench = Bench()
+    bench.arm.spoil = changed(mode=Mode.REFLEX, faults=("a\nb\x1b[2J" + "x" * 1000,))
+    bench.run_until(Phase.FAULT, within=0.1)
+    assert bench.supervisor.detail.isprintable() and len(bench.supervisor.detail) <= 300
+
+
 def test_a_frozen_arm_holds_then_faults() -> None:
     bench = Bench()
     still = bench.arm.state()

@@ -18,7 +18,7 @@ from robot_bridge.clock import ManualClock, MonotonicClock
 from robot_bridge.control.pacing import Pacer
 from robot_bridge.deploy import policy_process
 from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk
-from robot_bridge.deploy.policy_process import PolicyProcess, PolicyTask
+from robot_bridge.deploy.policy_process import PolicyProcess, PolicyProcessError, PolicyTask
 from robot_bridge.deploy.rig import RigConfig
 from robot_bridge.deploy.rigs import (
     build_rig,
@@ -233,6 +233,35 @@ def test_a_policy_process_that_cannot_start_says_why(tmp_path: Path) -> None:
     )
     with pytest.raises(RuntimeError, match="did not start: .*none"):
         PolicyProcess(task)
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("kill -9 $$", "the policy's process was ended by SIGKILL"),
+        ("exit 3", "the policy's process was ended with status 3"),
+        ("echo no bundle >&2; exit 1", "no bundle"),
+        ("exec sleep 5", "it took longer than 0.1 s"),
+        ("echo hello; exec sleep 5", "by SIGKILL"),
+    ],
+)
+def test_how_a_policy_process_ended_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
+) -> None:
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\nread line\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(policy_process.sys, "executable", str(program))
+    task = PolicyTask(
+        bundle="",
+        digest="",
+        sockets="",
+        ticket="",
+        rig=RigConfig(),
+        limits=default_limits(bench_contract().robot),
+    )
+    with pytest.raises(PolicyProcessError, match=f"did not start: .*{said}"):
+        PolicyProcess(task, timeout=0.1 if said.startswith("it took") else 10.0)
 
 
 def test_a_bundle_that_was_changed_after_the_check_is_not_run(
