@@ -12,7 +12,7 @@ from robot_bridge.drivers.piper.link import PiperLink
 OLDEST_FIRMWARE = (1, 6, 3)
 # Firmwares that must not be driven, and why, with where it was reported. Nothing that the arm says
 # of itself would show it.
-BAD_FIRMWARE = {
+BAD_FIRMWARE: dict[tuple[int, ...], str] = {
     (1, 8, 6): "the arm's real pose leaves the one that it reports (piper_sdk issues 119 and 120)",
 }
 _POLL = 0.005  # [s]
@@ -40,7 +40,7 @@ def identify(link: PiperLink) -> ArmInfo:
         )
     if numbers in BAD_FIRMWARE:
         raise DriverError(
-            f"Piper firmware {firmware}: {BAD_FIRMWARE[numbers]}, and every limit of place with it; "
+            f"Piper firmware {firmware}: {BAD_FIRMWARE[numbers]}, which no limit of ours sees; "
             "install another one with AgileX's tool, e.g. S-V1.8-2"
         )
     limits = _read_limits(link)
