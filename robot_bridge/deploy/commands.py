@@ -13,6 +13,7 @@ from robot_bridge.deploy.ledger import state_folder
 from robot_bridge.deploy.policy_process import PolicyProcessError
 from robot_bridge.deploy.rigs import RigConfig, RigMaker, build_rig
 from robot_bridge.driver import DriverError
+from robot_bridge.openpi.client import RemotePolicyError
 from robot_bridge.operators.operator import OperatorError
 from robot_bridge.policy.bundle import Bundle
 from robot_bridge.safety.supervisor import NotAllowedError
@@ -26,6 +27,7 @@ _FAILURES = (
     OperatorError,
     CameraError,
     PolicyProcessError,
+    RemotePolicyError,
     TimeoutError,
 )
 

@@ -40,7 +40,7 @@ from robot_bridge.network.codec import MAX_BYTES
 from robot_bridge.network.endpoints import Endpoint, parse_endpoint
 from robot_bridge.network.keys import Keyring, default_folder
 from robot_bridge.network.server import BridgeServer, Callbacks
-from robot_bridge.openpi.client import RemotePolicy, RemotePolicyConfig
+from robot_bridge.openpi.client import GripperConvention, RemotePolicy, RemotePolicyConfig
 from robot_bridge.operators.operator_loop import POLL_PERIOD, OperatorLoop
 from robot_bridge.policy.bundle import Bundle
 from robot_bridge.policy.observation import ObservationBuilder
@@ -67,6 +67,14 @@ class DeployConfig:
         seconds: time limit of an episode [s]; None is the contract's.
         policy_server: URI of an openpi server (ws:// or wss://) that chooses the actions in place
             of the bundle's own policy; a token is read from MJX_SERL_POLICY_TOKEN.
+        policy_names: OURS=THEIRS for each observation that the server calls otherwise, for example
+            front=observation/image.
+        policy_prompt: sent to the server with each observation, where it is one of words.
+        policy_timeout: of an answer of the server [s].
+        policy_gripper: its actions' gripper: same as ours (1 closes, -1 opens, 0 keeps), unit
+            (0 open, 1 closed), or opposite (1 open, -1 closed).
+        policy_foreign: take a server that does not tell what its policy was trained for, as
+            openpi's own do not.
         separate: run the policy in a process of its own. None: for real arms.
         dry_run: read the arm and run everything, but send nothing. None: for a bundle's first
             run on a real arm only.
@@ -86,6 +94,11 @@ class DeployConfig:
     episodes: int = 1
     seconds: float | None = None
     policy_server: str | None = None
+    policy_names: tuple[str, ...] = ()
+    policy_prompt: str = ""
+    policy_timeout: float = 0.15
+    policy_gripper: GripperConvention = "same"
+    policy_foreign: bool = False
     separate: bool | None = None
     dry_run: bool | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
@@ -104,6 +117,8 @@ class DeployConfig:
         for source, name in (("policy", self.policy_source), ("operator", self.operator_source)):
             if name is not None and (self.listen is None or not name.strip()):
                 raise InputError(f"{source}-source '{name}' names a client; it needs --listen")
+        if self.separate and self.policy_server is not None:
+            raise InputError("A policy-server runs elsewhere already; leave out --separate")
         if self.policy_source is not None and self.policy_server is not None:
             raise InputError("Either policy-source or policy-server chooses the actions, not both")
 
@@ -124,6 +139,8 @@ class DeployConfig:
 
 
 POLICY_TOKEN = "MJX_SERL_POLICY_TOKEN"
+# Actions of a policy of ours leave [-1, 1] by a little; those of other units by much.
+_TOO_LARGE = 1.5
 # Who is to command has to be there before anything is armed, within this [s].
 _GUEST_PATIENCE = 60.0
 
@@ -352,11 +369,38 @@ class Deployment:
     def _chosen_policy(self, stack: ExitStack) -> Policy:
         if self.cfg.policy_server is None:
             return self.bundle.policy
-        token = os.environ.get(POLICY_TOKEN, "")
-        config = RemotePolicyConfig(uri=self.cfg.policy_server, token=token)
+        cfg, words = self.cfg, self.cfg.policy_names
+        pairs = [word.partition("=") for word in words]
+        if not all(ours and theirs for ours, _, theirs in pairs):
+            raise InputError(f"policy-names {words}, allowed: OURS=THEIRS, e.g. front=images/cam")
+        config = RemotePolicyConfig(
+            uri=self.cfg.policy_server,
+            token=os.environ.get(POLICY_TOKEN, ""),
+            timeout=cfg.policy_timeout,
+            names={ours: theirs for ours, _, theirs in pairs},
+            extras={"prompt": cfg.policy_prompt} if cfg.policy_prompt else {},
+            gripper=cfg.policy_gripper,
+            require_contract=not cfg.policy_foreign,
+        )
         remote = RemotePolicy(self.contract, config)
         stack.callback(remote.close)
+        self._greet(remote)
         return remote
+
+    def _greet(self, remote: RemotePolicy) -> None:
+        """Ask a server before anything is armed, and say what its actions are taken for."""
+        action, met = self.contract.action, remote.handshake()
+        say = self.talk.say
+        say(
+            f"server   {met.horizon} actions per observation, one every {self.period:g} s; answers "
+            f"in {met.seconds * 1e3:.0f} ms, allowed {self.cfg.policy_timeout * 1e3:.0f} ms"
+        )
+        units = ", ".join(f"{n} {s:g}" for n, s in zip(action.names, action.scale, strict=True))
+        say(f"actions  {action.mode}, what 1 is worth [m], [rad]: {units}")
+        if met.largest > _TOO_LARGE:
+            say(
+                f"CAUTION  its actions reach {met.largest:.2f}, allowed 1: are they of other units?"
+            )
 
     def _listen(self, line: _Line, endpoint: Endpoint, stack: ExitStack) -> None:
         """Let others observe, and those that a person has named command once they have come."""

@@ -269,6 +269,8 @@ def test_an_arm_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [{"episodes": 0}, {"seconds": 0.0}, {"seconds": 1e9}])
 def test_nonsense_is_refused_before_anything_is_opened(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="leave out --separate"):
+        DeployConfig(separate=True, policy_server="ws://127.0.0.1:1")
     with pytest.raises(ValueError, match="allowed"):
         DeployConfig(**options)
 

@@ -537,6 +537,81 @@ def test_servers_of_openpis_own_are_admitted_in_so_many_words():
             assert client.act(OBS).shape == (50, 4)
 
 
+def test_a_server_of_openpis_own_is_asked_before_it_is_needed():
+    actions = np.tile(np.array([0.5, 0.0, 0.0, 1.0]), (50, 1))
+    with foreign([{"actions": actions}] * 3, {}) as where:
+        config = RemotePolicyConfig(
+            uri=where, timeout=1.0, require_contract=False, extras={"prompt": "pick"},
+            gripper="opposite",
+        )  # fmt: skip
+        with RemotePolicy(CONTRACT, config) as client:
+            met = client.handshake(seconds=5.0)
+            assert (met.horizon, met.largest) == (50, 1.0) and met.seconds < 1.0
+            assert client.act(OBS)[0].tolist() == [0.5, 0.0, 0.0, -1.0]
+
+
+@pytest.mark.parametrize(
+    ("reply", "metadata", "said"),
+    [
+        ({"actions": np.zeros((50, 7))}, {}, r"Actions: got \(50, 7\)"),
+        ({"actions": np.full((50, 4), np.nan)}, {}, "are not finite"),
+        ({"actions": np.zeros((5, 4))}, {"action_rate": 15.0}, "got 15.0 Hz, allowed: 10.0 Hz"),
+        ("KeyError: 'observation/state'", {}, "server failed: KeyError: 'observation/state'"),
+    ],
+)
+def test_a_server_that_does_not_fit_is_told_before_it_is_needed(reply, metadata, said):
+    with foreign([reply] * 2, metadata) as where:
+        config = RemotePolicyConfig(uri=where, timeout=1.0, require_contract=False)
+        with (
+            RemotePolicy(CONTRACT, config) as client,
+            pytest.raises(RemotePolicyError, match=said),
+        ):
+            client.handshake(seconds=0.5)
+
+
+def test_a_server_that_is_too_slow_is_told_before_it_is_needed():
+    policy = Linear()
+    act = policy.act
+    policy.act = lambda obs: time.sleep(0.1) or act(obs)
+    with served(policy) as server:
+        config = RemotePolicyConfig(uri=uri(server), timeout=0.05)
+        with (
+            RemotePolicy(CONTRACT, config) as client,
+            pytest.raises(RemotePolicyError, match=r"needs 0\.1.. s, allowed: 0\.05 s"),
+        ):
+            client.handshake(seconds=5.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"uri": "127.0.0.1:8000"}, "allowed: ws://HOST:PORT"),
+        ({"uri": "http://x:1"}, "allowed: ws://HOST:PORT"),
+        ({"timeout": 0.0}, "at most 2"),
+        ({"timeout": float("nan")}, "at most 2"),
+        ({"gripper": "open"}, "Unknown gripper convention 'open'"),
+        ({"names": {"fornt": "x"}}, "Unknown observation 'fornt'. Did you mean 'front'"),
+    ],
+)
+def test_options_of_a_server_are_checked(options, said):
+    with pytest.raises((ValueError, KeyError), match=said):
+        RemotePolicy(CONTRACT, RemotePolicyConfig(**{"uri": "ws://127.0.0.1:9"} | options))
+
+
+@pytest.mark.parametrize(
+    ("gripper", "open_", "closed"), [("same", -1, 1), ("unit", 0, 1), ("opposite", 1, -1)]
+)
+def test_a_servers_gripper_becomes_ours(gripper, open_, closed):
+    reply = {"actions": np.array([[0.1, 0.2, 0.3, open_], [0.1, 0.2, 0.3, closed]], float)}
+    with foreign([reply], {}) as where:
+        config = RemotePolicyConfig(uri=where, timeout=2.0, require_contract=False, gripper=gripper)
+        with RemotePolicy(CONTRACT, config) as client:
+            client.wait(5.0)
+            np.testing.assert_allclose(
+                client.act(OBS), [[0.1, 0.2, 0.3, -1.0], [0.1, 0.2, 0.3, 1.0]]
+            )
+
+
 @pytest.mark.parametrize(
     ("reply", "said"),
     [
