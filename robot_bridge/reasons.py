@@ -52,6 +52,9 @@ class Reason(IntFlag):
     TURN_SPEED = auto()
     TURN_ACCELERATION = auto()
     TURN_JERK = auto()
+    # ... and what has stopped it since
+    KINEMATICS_MISMATCH = auto()  # the arm's pose is not where its joints put our tool centre
+    NOT_FOLLOWING = auto()  # the arm stands, far behind its target, and says nothing of a fault
 
 
 def describe(reasons: Reason) -> str:

@@ -21,7 +21,7 @@ from scenes.contract.errors import InputError
 
 MAX_DEPTH = 32
 MAX_VALUES = 500_000
-MAX_ARRAY_BYTES = 64 * 2**20  # of all arrays together [bytes]
+MAX_ARRAY_BYTES = 512 * 2**20  # of all arrays together [bytes]; see server.MAX_BYTES
 _MAX_NDIM = 8
 _MAX_INT_BYTES = 9  # a uint64 and its sign
 

@@ -2,16 +2,25 @@
 
 agentlace sends pickles and knows no keys. Here they are read by `plain_pickle`, which admits plain
 containers and numpy arrays and runs nothing; but anybody who reaches the port can send data, so it
-is open to this machine only unless `listen_beyond_loopback=True` is said. One actor at a time.
+is open to this machine only unless `listen_beyond_loopback=True` is said.
+
+An actor counts its rows from 0 and sends what is newer than the id that it is told; it does not
+say who it is, and comes on another connection after each time-out. So every connection has ids of
+its own, one that is not known is told an id that is too low rather than too high, and a row that
+comes again is known by its id and its content together: nothing is lost and nothing comes twice,
+whichever side starts anew and however many actors fill a store.
 
 Its messages (reference serl_family.md 4): REQ/REP of lz4(pickle) with "hash",
 "get_last_update_id", "datastore" and the custom types; PUB of parameters.
 """
 
+import collections
+import hashlib
 import json
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +31,16 @@ from robot_bridge.network.wake import Wake
 from scenes.contract.extras import require
 
 _LOG = logging.getLogger(__name__)
-MAX_BYTES = 64 * 2**20  # of a frame, packed and unpacked [bytes]
-REJECTIONS: tuple[str, ...] = ("malformed", "refused_pickle", "unknown", "duplicate", "internal")
+# Of a frame, packed and unpacked [bytes]. An actor whose learner starts anew sends all that it
+# holds in one: 2000 transitions of two 128 px pictures are 390 MB.
+MAX_BYTES = 512 * 2**20
+MAX_ID = 2**40  # of a row; more than a robot will ever count
+REJECTIONS: tuple[str, ...] = (
+    *("malformed", "refused_pickle", "unknown", "duplicate", "refused_row", "internal"),
+)
+_CONNECTIONS = 64  # whose ids are remembered
+_ROWS = 100_000  # that are known again
+_SAID = 1.0  # between two lines of the log [s]
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -90,7 +107,11 @@ class AgentlaceServer:
             )
         self._config, self._deliver = config, deliver
         self._answer_custom = answer or (lambda kind, payload: {})
-        self._last = dict.fromkeys(stores, -1)
+        self._stores = tuple(stores)
+        # Last ids by connection, those that have been silent the longest first.
+        self._ids: collections.OrderedDict[bytes, dict[str, int]] = collections.OrderedDict()
+        self._seen: collections.OrderedDict[bytes, None] = collections.OrderedDict()
+        self._said = -_SAID
         self._counters = dict.fromkeys(REJECTIONS, 0)
         self._parameters: Any = None
         self._stopping = threading.Event()
@@ -136,7 +157,8 @@ class AgentlaceServer:
         try:
             for socket, port in zip((self._requests, self._broadcast), ports, strict=True):
                 socket.linger, socket.sndhwm, socket.rcvhwm = 0, 3, 3
-                socket.maxmsgsize, socket.handshake_ivl = MAX_BYTES, 2000
+                # A frame up to twice as long as allowed is still answered, with the reason.
+                socket.maxmsgsize, socket.handshake_ivl = 2 * MAX_BYTES, 2000
                 socket.bind(f"tcp://{host}:{port}")
         except zmq.ZMQError as error:
             self._context.destroy(linger=0)
@@ -170,9 +192,10 @@ class AgentlaceServer:
             self._count("malformed")
             return
         try:
-            reply: Mapping[str, Any] = self._reply(decompress(frames[2]))
+            reply: Mapping[str, Any] = self._reply(frames[0], decompress(frames[2]))
         except (CodecError, PickleRefusedError) as error:
             self._count("malformed" if isinstance(error, CodecError) else "refused_pickle")
+            self._say(str(error))
             reply = _failure(str(error))
         except Exception:  # our own side must not take the link down with it
             self._count("internal")
@@ -180,46 +203,87 @@ class AgentlaceServer:
             reply = _failure("the learner failed")
         self._requests.send_multipart([frames[0], b"", compress(reply)])
 
-    def _reply(self, message: Any) -> Mapping[str, Any]:
+    def _reply(self, address: bytes, message: Any) -> Mapping[str, Any]:
         if not isinstance(message, dict):
             raise CodecError(f"Message: got {type(message).__name__}, allowed: a dict")
         kind, payload = _field(message, "type", str), message.get("payload")
         if kind == "hash":
-            # Sent by an actor that starts: its ids begin again, and ours with them.
-            self._last = dict.fromkeys(self._last, -1)
+            # Sent by an actor that starts: its ids begin at 0.
+            self._ids[address] = dict.fromkeys(self._stores, -1)
             return {"success": True, "payload": self._config.as_json()}
         if kind == "get_last_update_id":
             name = _field(payload, "store_name", str)
-            return {"success": True, "payload": self._last[self._known(name)]}
+            return {"success": True, "payload": self._last(address)[self._known(name)]}
         if kind == "datastore":
-            return self._insert(self._known(message.get("store_name")), payload)
+            return self._insert(address, self._known(message.get("store_name")), payload)
         if kind in self._config.request_types:
             return dict(self._answer_custom(kind, payload))
         return self._unknown("type", kind)
 
-    def _insert(self, store: str, payload: Any) -> Mapping[str, Any]:
+    def _last(self, address: bytes) -> dict[str, int]:
+        """The ids of a connection, by store; of a new one the lowest of all that are known."""
+        ids = self._ids.pop(address, None)
+        if ids is None:
+            every = self._ids.values()
+            ids = {s: min((known[s] for known in every), default=-1) for s in self._stores}
+        self._ids[address] = ids
+        if len(self._ids) > _CONNECTIONS:
+            self._ids.popitem(last=False)
+        return ids
+
+    def _insert(self, address: bytes, store: str, payload: Any) -> Mapping[str, Any]:
+        """Take the rows that are new and whole; the answer says of each whether it is ours."""
         rows, last = _field(payload, "data", list), _field(payload, "last_id", int)
-        if not all(isinstance(row, dict) for row in rows):
-            raise CodecError("Rows of a data store: allowed: dicts")
-        # An actor whose answer was lost asks for our id first, so a repeat is a repeat of all.
-        if last <= self._last[store]:
-            self._count("duplicate")
-            return {"success": True}
-        self._deliver(store, rows)
-        self._last[store] = last
-        return {"success": True}
+        # They are numbered without gaps, so there are no more than there are ids.
+        if not len(rows) - 1 <= last <= MAX_ID:
+            allowed = f"{len(rows) - 1} to {MAX_ID}"
+            raise CodecError(f"last_id of {len(rows)} rows: got {last}, allowed: {allowed}")
+        accepted = [isinstance(row, dict) for row in rows]
+        fresh: dict[bytes, Mapping[str, Any]] = {}
+        for index, row in enumerate(rows):
+            if accepted[index]:
+                fresh.setdefault(_row_key(store, last - len(rows) + 1 + index, row), row)
+        new = {key: row for key, row in fresh.items() if key not in self._seen}
+        if new:
+            self._deliver(store, list(new.values()))
+        self._remember(new)
+        self._count("duplicate", sum(accepted) - len(new))
+        ids = self._last(address)
+        ids[store] = max(ids[store], last)
+        taken = any(accepted) or not rows
+        reply: dict[str, Any] = {"success": taken, "accepted": accepted}
+        if not all(accepted):
+            text = f"{accepted.count(False)} of {len(rows)} rows of '{store}': allowed: dicts"
+            self._count("refused_row", accepted.count(False))
+            self._say(text)
+            reply["message"] = text
+        return reply
+
+    def _remember(self, keys: Iterable[bytes]) -> None:
+        self._seen.update(dict.fromkeys(keys))
+        while len(self._seen) > _ROWS:
+            self._seen.popitem(last=False)
+
+    def _say(self, text: str) -> None:
+        """Log why something was refused, once a second: an actor tries again and again."""
+        now = time.monotonic()
+        if now - self._said >= _SAID:
+            self._said = now
+            _LOG.warning("An actor's message was refused: %s", text)
 
     def _known(self, store: Any) -> str:
-        if not isinstance(store, str) or store not in self._last:
-            raise CodecError(f"Data store: got {store!r:.60}, allowed: {', '.join(self._last)}")
+        if not isinstance(store, str) or store not in self._stores:
+            raise CodecError(f"Data store: got {store!r:.60}, allowed: {', '.join(self._stores)}")
         return store
 
     def _unknown(self, what: str, got: Any) -> Mapping[str, Any]:
         self._count("unknown")
-        return _failure(f"Unknown {what}: {got!r:.60}")
+        text = f"Unknown {what}: {got!r:.60}"
+        self._say(text)
+        return _failure(text)
 
-    def _count(self, kind: str) -> None:
-        self._counters[kind] += 1
+    def _count(self, kind: str, times: int = 1) -> None:
+        self._counters[kind] += times
 
 
 def compress(value: Any) -> bytes:
@@ -242,6 +306,13 @@ def decompress(frame: bytes) -> Any:
     if not reader.eof or reader.unused_data:
         raise CodecError(f"lz4 frame: truncated, followed by more, or over {MAX_BYTES} bytes")
     return loads(data)
+
+
+def _row_key(store: str, number: int, row: Mapping[str, Any]) -> bytes:
+    """What tells a row from all others, of other actors too: its store, its id, its content."""
+    key = hashlib.blake2b(f"{store} {number} ".encode(), digest_size=16)
+    key.update(dumps(row))
+    return key.digest()
 
 
 def _failure(text: str) -> dict[str, Any]:

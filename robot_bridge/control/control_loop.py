@@ -21,7 +21,7 @@ from robot_bridge.driver import ArmDriver, ArmState, DriverError, Target
 from robot_bridge.messages import Command, Goal, Notice, Tick
 from robot_bridge.reasons import Phase, Reason
 from robot_bridge.safety.limits import Limits
-from robot_bridge.safety.state_check import StateWatch
+from robot_bridge.safety.state_check import FollowWatch, StateWatch
 from robot_bridge.safety.supervisor import CONTROLLED, Supervisor
 from scenes.contract.policy_contract import Contract
 
@@ -128,7 +128,9 @@ class ControlLoop:
         self.clock, self.limits = parts.clock, parts.limits
         self.episode = Episode()
         self._player = Player(parts.gate, parts.limits)
-        self._watch = StateWatch(parts.limits)
+        self._watch = StateWatch(parts.limits, parts.contract.robot)
+        self._following = FollowWatch(parts.limits)
+        parts.supervisor.require(self._watch.mismatch)
         self.enabled = enabled or (lambda: True)
         self._index = 0
         self._latest: Tick | None = None
@@ -174,6 +176,11 @@ class ControlLoop:
         self.parts.supervisor.require_armed()
         self._wanted = partial(self._set_home, q)
 
+    def grip(self, width: float) -> None:
+        """Ask for an opening of the gripper [m] while ARMED, at the next tick."""
+        self.parts.supervisor.require_armed()
+        self._wanted = partial(self._set_width, width)
+
     def tick(self, deadline: float | None = None) -> Tick:
         """Make one turn; `deadline` [s] is when it should have begun."""
         self.sense(deadline)
@@ -196,8 +203,9 @@ class ControlLoop:
         """Stop the arm before anything is raised that nobody has foreseen."""
         try:
             yield
-        except Exception:
-            self.parts.supervisor.fault(Reason.WATCHDOG)
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+            self.parts.supervisor.fault(Reason.WATCHDOG, detail=said)
             raise
 
     def _sense(self, deadline: float | None) -> Tick | None:
@@ -205,11 +213,14 @@ class ControlLoop:
         self._turn = _Turn(now, 0.0 if deadline is None else max(0.0, now - deadline), self._sunk)
         try:
             self._state = self.parts.driver.state()
-        except DriverError:
-            self._fault(Reason.DRIVER_ERROR)
+        except DriverError as error:
+            self._fault(Reason.DRIVER_ERROR, str(error))
         else:
             self._judge(self._state)
-            self._do_wanted(self._state)
+            try:
+                self._do_wanted(self._state)
+            except DriverError as error:
+                self._fault(Reason.DRIVER_ERROR, str(error))
         if self._state is not None:
             self._latest = self._publishable()
         return self._latest
@@ -224,8 +235,8 @@ class ControlLoop:
                 self._control(state)
             elif phase is Phase.ARMED and self._homing is not None:
                 self._go_home(self._homing, state)
-        except DriverError:
-            self._fault(Reason.DRIVER_ERROR)
+        except DriverError as error:
+            self._fault(Reason.DRIVER_ERROR, str(error))
         self._index += 1
         self._latest = self._publishable()
         self._sunk = Reason.NONE
@@ -242,6 +253,7 @@ class ControlLoop:
             self._send(governor.brake(state))
         else:
             self._send(governor.move_to(q, state, speed=self.speed))
+            self._require_motion(state)
 
     def _do_wanted(self, state: ArmState) -> None:
         """Do what another thread has asked for, in this one."""
@@ -263,6 +275,11 @@ class ControlLoop:
         self._anchor(state)
         self._homing = q
 
+    def _set_width(self, width: float, state: ArmState) -> None:
+        del state
+        self._width = None
+        self.parts.driver.gripper(width, self.parts.limits.gripper_force)
+
     def _judge(self, state: ArmState) -> None:
         """Hold or fault on what the arm's state says."""
         turn, limits = self._turn, self.parts.limits
@@ -275,7 +292,7 @@ class ControlLoop:
             turn.reasons |= hold | fault  # nothing moves: shown, not acted upon
             return
         if fault:
-            self._fault(fault)
+            self._fault(fault, self._watch.explain(fault, state))
         elif hold:
             self._hold(hold)
 
@@ -349,6 +366,16 @@ class ControlLoop:
             turn.reasons |= Reason.SPEED_RAMP
         self._send(self.parts.governor.step(goal, state, speed=self.speed))
         self._grip(goal.closure)
+        self._require_motion(state)
+
+    def _require_motion(self, state: ArmState) -> None:
+        """Fault where the arm stands still behind what it was just sent."""
+        target = self._turn.target
+        if target is None or self.parts.driver.info.takes == "nothing":
+            return
+        stands = self._following.check(target, state, self._turn.now)
+        if stands:
+            self._fault(stands)
 
     def _stand(self, state: ArmState) -> None:
         """Come to rest; what was wanted before is forgotten, the gripper keeps what it has."""
@@ -372,6 +399,7 @@ class ControlLoop:
 
     def _anchor(self, state: ArmState) -> None:
         self.parts.governor.anchor(state)
+        self._following.reset()
         self._width = None
 
     def _hold(self, cause: Reason) -> None:
@@ -382,10 +410,10 @@ class ControlLoop:
         elif supervisor.phase is Phase.HOLD:
             supervisor.hold(supervisor.cause | cause)
 
-    def _fault(self, cause: Reason) -> None:
+    def _fault(self, cause: Reason, detail: str = "") -> None:
         self._turn.reasons |= cause
         self._player.stop()
-        self.parts.supervisor.fault(cause)
+        self.parts.supervisor.fault(cause, detail=detail)
 
     def _publishable(self) -> Tick:
         turn, state, clock = self._turn, self._state, self.parts.clock

@@ -15,13 +15,23 @@ import numpy as np
 from robot_bridge.clock import Clock, ManualClock
 from robot_bridge.control.control_loop import ControlLoop
 from robot_bridge.control.pacing import Pacer, Timing
+from robot_bridge.driver import ArmState
 from robot_bridge.messages import Ending, Tick
 from robot_bridge.reasons import Phase, Reason, describe
+from robot_bridge.safety.kinematics import Chain
+from robot_bridge.safety.supervisor import NotAllowedError
 
 CONTROL_PERIOD = 0.01  # of the control loop [s]; reference robot_bridge.md section 2
 SETTLE_SECONDS = 1.0  # longer than the governor takes to brake from full speed [s]
 REST_SPEED = 0.02  # of a joint that stands [rad/s]
 HOME_TOLERANCE = 0.02  # joint error at which an arm counts as home [rad]; about 1 degree
+# An arm that goes to poses keeps its elbow near where it was: franka-rs 0.1 rad away from a home
+# that it reaches within 0.4 mm. Its tool has to be this near [m], its joints not far [rad].
+HOME_POSITION, HOME_ELBOW = 0.005, 0.25
+# Share of a gripper's range by which its reading may be off, and by which it must at least move.
+_GRIPPER_OFF = 0.15
+# A reading that has changed by less than this [m] for so long [s] is one of a gripper at rest.
+_GRIPPER_RESTS, _GRIPPER_SECONDS = 5e-4, 0.8
 
 
 class Stepper(Protocol):
@@ -139,12 +149,14 @@ class EpisodeReport:
         seconds: how long it took [s].
         ticks: of the control loop.
         reasons: in how many ticks each reason was given, by name.
+        fault: why it ended where it ended so, in the arm's or its driver's own words.
     """
 
     ending: Ending
     seconds: float
     ticks: int
     reasons: dict[str, int] = field(default_factory=dict)
+    fault: str = ""
 
     @property
     def success(self) -> bool:
@@ -197,17 +209,69 @@ class Session:
     def home(self, q: Sequence[float], *, timeout: float = 30.0) -> None:
         """Bring the arm to joint positions [rad]; TimeoutError says which joint did not arrive."""
         wanted = np.asarray(q, np.float64)
+        near = self._home_test(wanted)
 
         def there() -> bool:
             tick = self._control.latest
-            near = tick is not None and np.abs(tick.state.q - wanted).max() < HOME_TOLERANCE
-            return self._faulted() or bool(near)
+            return self._faulted() or (tick is not None and near(tick.state))
 
         self._control.home(wanted)
         arrived = self._stepper.run(there, timeout=timeout) and not self._faulted()
         if not arrived:
             raise TimeoutError(self._why_not_home(wanted, timeout))
         self._control.home(None)
+
+    def _home_test(self, wanted: np.ndarray) -> Callable[[ArmState], bool]:
+        """What says whether an arm is at joint positions [rad], as near as it can come."""
+        parts = self._control.parts
+        if parts.driver.info.takes != "pose":
+            return lambda state: _apart(state.q, wanted) < HOME_TOLERANCE
+        position, quat = Chain(parts.contract.robot).forward(wanted)
+
+        def near(state: ArmState) -> bool:
+            joints = _apart(state.q, wanted)
+            placed = float(np.linalg.norm(state.position - position)) < HOME_POSITION
+            turned = 2.0 * np.arccos(min(1.0, abs(float(state.quat @ quat)))) < HOME_TOLERANCE
+            return joints < HOME_TOLERANCE or bool(joints < HOME_ELBOW and placed and turned)
+
+        return near
+
+    def check_gripper(self, *, timeout: float = 4.0) -> None:
+        """Close the gripper and open it; NotAllowedError where its readings are not its openings.
+
+        A policy sees the opening: one in another unit, or one that never changes, is another
+        gripper than the one that it was trained with. What is between the fingers may stop them.
+        """
+        closed, opened = self._control.parts.contract.robot.parallel_gripper.width_range
+        near = _GRIPPER_OFF * (opened - closed)
+        shut, wide = (self._gripped(width, timeout) for width in (closed, opened))
+        if self._faulted():
+            return
+        if not (abs(wide - opened) < near and wide - shut > near):
+            raise NotAllowedError(
+                f"The gripper reads {wide:.4f} m open and {shut:.4f} m closed, this robot's is "
+                f"{opened:g} m and {closed:g} m; a SERL server's own numbers for closed and open "
+                "are given with --gripper-readings, e.g. 0 0.08"
+            )
+
+    def _gripped(self, width: float, timeout: float) -> float:
+        """The opening that is read once the gripper was told `width` and has come to rest [m]."""
+        clock = self._control.clock
+        last, since = self._opening(), clock.now()
+
+        def rests() -> bool:
+            nonlocal last, since
+            if abs(self._opening() - last) > _GRIPPER_RESTS:
+                last, since = self._opening(), clock.now()
+            return self._faulted() or clock.now() - since > _GRIPPER_SECONDS
+
+        self._control.grip(width)
+        self._stepper.run(rests, timeout=timeout)
+        return self._opening()
+
+    def _opening(self) -> float:
+        tick = self._control.latest
+        return np.nan if tick is None else tick.state.gripper_width
 
     def episode(self, seconds: float) -> EpisodeReport:
         """Run the policy for at most `seconds` [s] from ARMED; call `settle` afterwards."""
@@ -231,6 +295,7 @@ class Session:
             seconds=clock.now() - began,
             ticks=self._tally.ticks,
             reasons=self._tally.names(),
+            fault=control.parts.supervisor.why if ending == "fault" else "",
         )
 
     def settle(self) -> None:
@@ -250,10 +315,15 @@ class Session:
     def _why_not_home(self, wanted: np.ndarray, timeout: float) -> str:
         tick, supervisor = self._control.latest, self._control.parts.supervisor
         if self._faulted() or tick is None:
-            return f"The arm did not reach home: {describe(supervisor.cause)}"
+            return f"The arm did not reach home: {supervisor.why}"
         error = np.abs(tick.state.q - wanted)
         joint = self._control.parts.contract.robot.joint_names[int(error.argmax())]
         return (
             f"The arm is not home after {timeout:g} s: {joint} is {error.max():.3f} rad away "
             f"({describe(tick.reasons)}); is something in its way?"
         )
+
+
+def _apart(q: np.ndarray, wanted: np.ndarray) -> float:
+    """Largest joint error [rad]."""
+    return float(np.abs(q - wanted).max())

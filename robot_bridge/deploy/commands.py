@@ -1,5 +1,6 @@
 """What deploy.py does besides reading its command line: talking, errors in one line, the result."""
 
+import contextlib
 import dataclasses
 import signal
 import sys
@@ -12,6 +13,7 @@ from robot_bridge.deploy.ledger import state_folder
 from robot_bridge.deploy.policy_process import PolicyProcessError
 from robot_bridge.deploy.rigs import RigConfig, RigMaker, build_rig
 from robot_bridge.driver import DriverError
+from robot_bridge.openpi.client import RemotePolicyError
 from robot_bridge.operators.operator import OperatorError
 from robot_bridge.policy.bundle import Bundle
 from robot_bridge.safety.supervisor import NotAllowedError
@@ -25,6 +27,7 @@ _FAILURES = (
     OperatorError,
     CameraError,
     PolicyProcessError,
+    RemotePolicyError,
     TimeoutError,
 )
 
@@ -39,7 +42,7 @@ def deploy(
         ledger=options.ledger or state / "ledger.json",
         audit=options.audit or state / "audit.jsonl",
     )
-    talk = Talk(_say, input)
+    talk = Talk(_say, _ask)
     deployment = Deployment(options, bundle, build_rig(rig, bundle.contract, robots), talk)
     with Interruptible(_say):
         reports = deployment.run()
@@ -52,11 +55,20 @@ def deploy(
         )
     for name, timing in deployment.timings.items():
         _say(f"{name} loop: {timing.describe()}")
-    return int(any(report.ending == "fault" for report in reports))
+    if deployment.lost is not None:
+        _say(f"CAUTION  {deployment.lost}")
+    return int(deployment.lost is not None or any(report.ending == "fault" for report in reports))
+
+
+# Ctrl-C, kill, and a terminal or an ssh connection that has gone: nobody is there any more to see
+# what the arm does.
+_ENDING = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 
 
 class Interruptible:
-    """The first Ctrl-C or SIGTERM ends the session, later ones only say that it is ending.
+    """The first Ctrl-C, SIGTERM or SIGHUP ends the session, later ones only say that it is ending.
 
     Letting go of an arm takes moments, and must not be cut short by an impatient person.
     """
@@ -66,18 +78,21 @@ class Interruptible:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruptible":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _ENDING:
+            if signal.getsignal(number) is signal.SIG_IGN:
+                continue  # as nohup asks
             self._before[number] = signal.signal(number, self._interrupt)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             # Nothing is left to interrupt but the exit.
-            signal.signal(number, signal.SIG_IGN if self._asked else handler)
+            signal.signal(number, signal.SIG_IGN if self._asked else handler or signal.SIG_DFL)
 
     def _interrupt(self, number: int, frame: object) -> None:
         if self._asked:
-            self._say("The arm is being let go; a moment.")
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                self._say("The arm is being let go; a moment.")
             return
         self._asked = True
         raise KeyboardInterrupt
@@ -88,6 +103,15 @@ def guarded(main: Callable[[], int]) -> int:
     return refusals.guarded(
         main, failures=_FAILURES, interrupted="Interrupted; nothing is commanded any more."
     )
+
+
+def _ask(prompt: str) -> str:
+    try:
+        return input(prompt)
+    except EOFError:
+        raise NotAllowedError(
+            "Nobody answers at this terminal; a real arm needs a person"
+        ) from None
 
 
 def _say(line: str) -> None:

@@ -6,11 +6,13 @@ keeps people safe is the same for all of them, the simulated one included.
 
 import dataclasses
 import os
+import secrets
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from robot_bridge.clock import ManualClock
 from robot_bridge.control.arbiter import Arbiter
@@ -28,16 +30,17 @@ from robot_bridge.control.session import (
 )
 from robot_bridge.deploy.audit import AuditLog, person
 from robot_bridge.deploy.ledger import Experience, Ledger
-from robot_bridge.deploy.policy_process import PolicyProcess, PolicyTask
+from robot_bridge.deploy.policy_process import PROCESS, PolicyProcess, PolicyTask
 from robot_bridge.deploy.rig import Rig
 from robot_bridge.driver import ArmDriver, ArmInfo
 from robot_bridge.drivers.dry_run import DryRun
-from robot_bridge.network.admission import AdmissionConfig
+from robot_bridge.messages import Source
+from robot_bridge.network.admission import AdmissionConfig, Guest
 from robot_bridge.network.codec import MAX_BYTES
 from robot_bridge.network.endpoints import Endpoint, parse_endpoint
 from robot_bridge.network.keys import Keyring, default_folder
 from robot_bridge.network.server import BridgeServer, Callbacks
-from robot_bridge.openpi.client import RemotePolicy, RemotePolicyConfig
+from robot_bridge.openpi.client import GripperConvention, RemotePolicy, RemotePolicyConfig
 from robot_bridge.operators.operator_loop import POLL_PERIOD, OperatorLoop
 from robot_bridge.policy.bundle import Bundle
 from robot_bridge.policy.observation import ObservationBuilder
@@ -64,13 +67,25 @@ class DeployConfig:
         seconds: time limit of an episode [s]; None is the contract's.
         policy_server: URI of an openpi server (ws:// or wss://) that chooses the actions in place
             of the bundle's own policy; a token is read from MJX_SERL_POLICY_TOKEN.
+        policy_names: OURS=THEIRS for each observation that the server calls otherwise, for example
+            front=observation/image.
+        policy_prompt: sent to the server with each observation, where it is one of words.
+        policy_timeout: of an answer of the server [s].
+        policy_gripper: its actions' gripper: same as ours (1 closes, -1 opens, 0 keeps), unit
+            (0 open, 1 closed), or opposite (1 open, -1 closed).
+        policy_foreign: take a server that does not tell what its policy was trained for, as
+            openpi's own do not.
         separate: run the policy in a process of its own. None: for real arms.
         dry_run: read the arm and run everything, but send nothing. None: for a bundle's first
             run on a real arm only.
         limits: stricter limits by name, for example tcp_speed 0.1 (see robot_bridge.safety.limits).
         record: folder for recordings; None records nothing.
-        listen: where observers, operators and other policies may connect: a folder (ipc) or
-            HOST:PORT; beyond loopback only with keys (python -m robot_bridge keys).
+        listen: where others may connect and observe: a folder (ipc) or HOST:PORT; beyond loopback
+            only with keys (python -m robot_bridge keys).
+        policy_source: name of the one client that may choose the actions in place of the bundle's
+            own policy. It is the name of its key, or, where `listen` is a folder, what a process
+            of yours calls itself. It has to be there before the arm is armed.
+        operator_source: the same for the one that may take over as the operator.
         audit: file to which every arming, fault and recovery is appended; None notes nothing.
         ledger: file that remembers which bundle has run where; None remembers nothing, so that
             every run on a real arm is a first one.
@@ -79,11 +94,18 @@ class DeployConfig:
     episodes: int = 1
     seconds: float | None = None
     policy_server: str | None = None
+    policy_names: tuple[str, ...] = ()
+    policy_prompt: str = ""
+    policy_timeout: float = 0.15
+    policy_gripper: GripperConvention = "same"
+    policy_foreign: bool = False
     separate: bool | None = None
     dry_run: bool | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
     record: Path | None = None
     listen: str | None = None
+    policy_source: str | None = None
+    operator_source: str | None = None
     audit: Path | None = None
     ledger: Path | None = None
 
@@ -92,9 +114,35 @@ class DeployConfig:
             raise InputError(f"episodes {self.episodes}, allowed: at least 1")
         if self.seconds is not None and not 0 < self.seconds <= 3600:
             raise InputError(f"seconds {self.seconds:g}, allowed: above 0, at most 3600")
+        for source, name in (("policy", self.policy_source), ("operator", self.operator_source)):
+            if name is not None and (self.listen is None or not name.strip()):
+                raise InputError(f"{source}-source '{name}' names a client; it needs --listen")
+        if self.separate and self.policy_server is not None:
+            raise InputError("A policy-server runs elsewhere already; leave out --separate")
+        if self.policy_source is not None and self.policy_server is not None:
+            raise InputError("Either policy-source or policy-server chooses the actions, not both")
+
+    @property
+    def guests(self) -> dict[Source, Guest]:
+        """Who may command over `listen`; nobody unless a person has said so."""
+        names: dict[Source, str | None] = {
+            "policy": self.policy_source,
+            "operator": self.operator_source,
+        }
+        return {source: Guest(name=name) for source, name in names.items() if name is not None}
+
+    @property
+    def chooser(self) -> str | None:
+        """Who chooses the actions in place of the bundle's policy, None for the bundle's."""
+        server = self.policy_server
+        return self.policy_source if server is None else urlsplit(server).netloc
 
 
 POLICY_TOKEN = "MJX_SERL_POLICY_TOKEN"
+# Actions of a policy of ours leave [-1, 1] by a little; those of other units by much.
+_TOO_LARGE = 1.5
+# Who is to command has to be there before anything is armed, within this [s].
+_GUEST_PATIENCE = 60.0
 
 
 class Talk:
@@ -162,6 +210,7 @@ class Deployment:
         self.reports: list[EpisodeReport] = []
         self.timings: dict[str, Timing] = {}
         self.policy_process: PolicyProcess | None = None
+        self.recorder: Recorder | None = None
         self._ledger = None if cfg.ledger is None else Ledger(cfg.ledger)
 
     def run(self) -> Sequence[EpisodeReport]:
@@ -171,7 +220,7 @@ class Deployment:
             stack.callback(self.rig.driver.close)
             line = self._connect(stack)
             if self.cfg.listen is not None:
-                self._serve(line, parse_endpoint(self.cfg.listen), stack)
+                self._listen(line, parse_endpoint(self.cfg.listen), stack)
             policy = self._policy(line, stack)
             operator = self._operator(line)
             self._announce(line)
@@ -218,7 +267,7 @@ class Deployment:
             supervisor=Supervisor(
                 driver,
                 clock,
-                phrase=f"{self.bundle.digest[:8]} {serial}",
+                phrase=" ".join((*self._commanders(), serial)),
                 recoveries=limits.recoveries,
                 recovery_window=limits.recovery_window,
                 audit=self._audit(serial),
@@ -229,6 +278,9 @@ class Deployment:
 
     def _audit(self, serial: str) -> Callable[..., None]:
         facts = {"bundle": self.bundle.digest, "serial": serial}
+        facts |= {f"{source}_source": guest.name for source, guest in self.cfg.guests.items()}
+        if self.cfg.policy_server is not None:
+            facts["policy_server"] = self.cfg.policy_server
         return AuditLog(self.cfg.audit, self.rig.clock, facts).note
 
     def _is_dry(self, info: ArmInfo) -> bool:
@@ -240,7 +292,7 @@ class Deployment:
         """Runs so far of this bundle on this arm."""
         if self._ledger is None:
             return Experience()
-        return self._ledger.of(self.bundle.digest, info.serial)
+        return self._ledger.of(self._known_as, info.serial)
 
     def _is_new(self, info: ArmInfo, limits: Limits) -> bool:
         """Whether this bundle still has to earn its speed on this arm."""
@@ -264,11 +316,26 @@ class Deployment:
         )
         recorder = Recorder(new_session(self.cfg.record, info.robot), header, clock=self.rig.clock)
         stack.callback(recorder.close)
+        self.recorder = recorder
         self.talk.say(f"record   {recorder.path}")
         return recorder
 
+    def _commanders(self) -> tuple[str, ...]:
+        """Who moves the arm, in the words that a person types: this is what is consented to."""
+        operator = self.cfg.operator_source
+        own = self.cfg.chooser or self.bundle.digest[:8]
+        return (own,) if operator is None else (own, operator)
+
+    @property
+    def _known_as(self) -> str:
+        """By what the ledger knows the policy: another's has not earned what the bundle's has."""
+        chooser = self.cfg.chooser
+        return self.bundle.digest if chooser is None else f"{self.bundle.digest} by {chooser}"
+
     def _policy(self, line: _Line, stack: ExitStack) -> Loop | None:
         """The policy's loop, None where another process turns it."""
+        if self.cfg.policy_source is not None:
+            return None
         separate, rig = self.cfg.separate, self.rig
         if separate is None:
             # Another machine's policy needs no process of its own here.
@@ -283,28 +350,76 @@ class Deployment:
         if rig.config is None:
             raise InputError("This robot's policy cannot run in a process of its own (--separate)")
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mjx_serl-"))
-        self._serve(line, Endpoint.ipc(Path(folder)), stack)
+        ticket = secrets.token_hex(32)
+        guest = Guest(name=PROCESS, ticket=ticket)
+        server = self._serve(line, Endpoint.ipc(Path(folder)), stack, {"policy": guest})
         task = PolicyTask(
             bundle=str(self.bundle.path.resolve()),
+            digest=self.bundle.digest,
             sockets=folder,
+            ticket=ticket,
             rig=rig.config,
             limits=line.limits,
         )
         self.policy_process = PolicyProcess(task)
         stack.callback(self.policy_process.close)
+        server.keep("policy", timeout=1.0)
         return None
 
     def _chosen_policy(self, stack: ExitStack) -> Policy:
         if self.cfg.policy_server is None:
             return self.bundle.policy
-        token = os.environ.get(POLICY_TOKEN, "")
-        config = RemotePolicyConfig(uri=self.cfg.policy_server, token=token)
+        cfg, words = self.cfg, self.cfg.policy_names
+        pairs = [word.partition("=") for word in words]
+        if not all(ours and theirs for ours, _, theirs in pairs):
+            raise InputError(f"policy-names {words}, allowed: OURS=THEIRS, e.g. front=images/cam")
+        config = RemotePolicyConfig(
+            uri=self.cfg.policy_server,
+            token=os.environ.get(POLICY_TOKEN, ""),
+            timeout=cfg.policy_timeout,
+            names={ours: theirs for ours, _, theirs in pairs},
+            extras={"prompt": cfg.policy_prompt} if cfg.policy_prompt else {},
+            gripper=cfg.policy_gripper,
+            require_contract=not cfg.policy_foreign,
+        )
         remote = RemotePolicy(self.contract, config)
         stack.callback(remote.close)
+        self._greet(remote)
         return remote
 
-    def _serve(self, line: _Line, endpoint: Endpoint, stack: ExitStack) -> None:
+    def _greet(self, remote: RemotePolicy) -> None:
+        """Ask a server before anything is armed, and say what its actions are taken for."""
+        action, met = self.contract.action, remote.handshake()
+        say = self.talk.say
+        say(
+            f"server   {met.horizon} actions per observation, one every {self.period:g} s; answers "
+            f"in {met.seconds * 1e3:.0f} ms, allowed {self.cfg.policy_timeout * 1e3:.0f} ms"
+        )
+        units = ", ".join(f"{n} {s:g}" for n, s in zip(action.names, action.scale, strict=True))
+        say(f"actions  {action.mode}, what 1 is worth [m], [rad]: {units}")
+        if met.largest > _TOO_LARGE:
+            say(
+                f"CAUTION  its actions reach {met.largest:.2f}, allowed 1: are they of other units?"
+            )
+
+    def _listen(self, line: _Line, endpoint: Endpoint, stack: ExitStack) -> None:
+        """Let others observe, and those that a person has named command once they have come."""
+        guests = self.cfg.guests
+        server = self._serve(line, endpoint, stack, guests)
+        for source, guest in guests.items():
+            self.talk.say(f"waiting  for '{guest.name}', the {source}, at {endpoint.requests}")
+            server.keep(source, timeout=_GUEST_PATIENCE)
+
+    def _serve(
+        self,
+        line: _Line,
+        endpoint: Endpoint,
+        stack: ExitStack,
+        guests: Mapping[Source, Guest],
+    ) -> BridgeServer:
         parts = line.control.parts
+        # On loopback anybody on this machine may observe; to command takes more.
+        keyed = not endpoint.local or (bool(guests) and not endpoint.private)
         server = BridgeServer(
             endpoint,
             Callbacks(
@@ -312,17 +427,21 @@ class Deployment:
                 notice=line.control.notice,
                 fault=parts.supervisor.fault,
             ),
-            keys=None if endpoint.local else Keyring(default_folder()),
+            guests=guests,
+            keys=Keyring(default_folder()) if keyed else None,
             contract=digest(self.contract),
             # Commands bring the pictures they were made of, for the record.
             config=AdmissionConfig(max_request=MAX_BYTES),
         )
         stack.callback(server.close)
         line.control.sinks += (server.publish,)
+        return server
 
     def _operator(self, line: _Line) -> OperatorLoop | None:
         """A person's loop; a new bundle moves a real arm only while its enabling key is held."""
         new = self._is_new(line.info, line.limits) and not line.dry
+        if self.rig.operator is not None and self.cfg.operator_source is not None:
+            raise InputError("Either operator or operator-source takes over, not both")
         if self.rig.operator is None:
             if new:
                 raise NotAllowedError(
@@ -338,6 +457,10 @@ class Deployment:
     def _announce(self, line: _Line) -> None:
         say, limits, info, pace = self.talk.say, line.limits, line.info, self.contract.pace
         say(f"policy   {self.bundle.manifest.task}, bundle {self.bundle.digest[:8]}")
+        if self.cfg.chooser is not None:
+            say(f"CAUTION  {self.cfg.chooser} chooses the actions, not the bundle's own policy")
+        if self.cfg.operator_source is not None:
+            say(f"operator {self.cfg.operator_source}, from elsewhere")
         say(f"arm      {info.robot} {info.serial}, firmware {info.firmware}")
         say(
             f"limits   {limits.tcp_speed:g} m/s, {limits.tcp_acceleration:g} m/s^2, box "
@@ -356,6 +479,7 @@ class Deployment:
         typed = supervisor.phrase
         if not line.info.simulated:
             self.talk.say("Clear the workspace, stand clear, keep the stop button at hand.")
+            self.talk.say("Once armed, the gripper closes and opens: take out what is in it.")
             typed = self.talk.ask(f"To arm, type '{supervisor.phrase}': ")
         supervisor.arm(supervisor.confirm("arm", by=person(), typed=typed))
 
@@ -378,6 +502,8 @@ class Deployment:
         judge = self.rig.judge or (lambda: None if operator is None else operator.take_ending())
         session = Session(line.control, stepper, self.tally, judge)
         began = self.rig.clock.now()
+        if not (line.info.simulated or line.dry):
+            session.check_gripper()
         for number in range(self.cfg.episodes):
             if self.rig.clock.now() - began > line.limits.session_seconds:
                 self.talk.say("The session's time is up; start another after a look at the arm.")
@@ -419,10 +545,23 @@ class Deployment:
     def _note(self, line: _Line, report: EpisodeReport) -> None:
         self.reports.append(report)
         if self._ledger is not None:
-            known = (self.bundle.digest, line.info.serial)
+            known = (self._known_as, line.info.serial)
             self._ledger.note(*known, dry=int(line.dry), episodes=int(not line.dry))
         why = "  ".join(f"{name} {count}" for name, count in list(report.reasons.items())[:4])
         self.talk.say(
             f"episode {len(self.reports)}: {report.ending} after {report.seconds:.1f} s"
             + (f"  (ticks {report.ticks}: {why})" if why else "")
         )
+        if report.ending == "fault":
+            process = self.policy_process
+            ended = "" if process is None or process.alive else f"; {process.ending}"
+            self.talk.say(f"fault    {report.fault}{ended}")
+
+    @property
+    def lost(self) -> str | None:
+        """What the recording lacks of what happened, None where it lacks nothing."""
+        recorder = self.recorder
+        if recorder is None or not recorder.dropped:
+            return None
+        why = recorder.trouble or "its queue was full"
+        return f"{recorder.dropped} records of {recorder.path} are lost: {why}"

@@ -17,6 +17,7 @@ def export_demos(
     bundle: Path,
     out: Path,
     endings: tuple[Ending, ...] = ("success",),
+    allow_damage: bool = False,
 ) -> int:
     """Write recorded episodes as demonstrations, for train.py --demos.file.
 
@@ -25,11 +26,20 @@ def export_demos(
         bundle: the recorded policy's run folder or bundle; it says what was observed and done.
         out: the .npz file; never overwritten.
         endings: of the episodes to take.
+        allow_damage: take the whole episodes of recordings that are damaged; those into which the
+            damage falls are left out.
     """
     _require_some(recordings)
     loaded = load_bundle(find_bundle(bundle))
     task = loaded.manifest.task
-    said = demonstrations.export_demos(recordings, out, loaded.contract, task=task, endings=endings)
+    said = demonstrations.export_demos(
+        recordings,
+        out,
+        loaded.contract,
+        task=task,
+        endings=endings,
+        allow_damage=allow_damage,
+    )
     return _report(said, out)
 
 
@@ -41,6 +51,7 @@ def export_lerobot(
     out: Path,
     task: str = "",
     endings: tuple[Ending, ...] = ENDINGS,
+    allow_damage: bool = False,
 ) -> int:
     """Write recorded episodes as a LeRobotDataset v3.0.
 
@@ -50,11 +61,20 @@ def export_lerobot(
         out: the dataset's folder; never added to.
         task: what was done, in words; the task's name unless given.
         endings: of the episodes to take.
+        allow_damage: take the whole episodes of recordings that are damaged; those into which the
+            damage falls are left out.
     """
     _require_some(recordings)
     loaded = load_bundle(find_bundle(bundle))
     words = task or loaded.manifest.task
-    said = lerobot.export_lerobot(recordings, out, loaded.contract, task=words, endings=endings)
+    said = lerobot.export_lerobot(
+        recordings,
+        out,
+        loaded.contract,
+        task=words,
+        endings=endings,
+        allow_damage=allow_damage,
+    )
     return _report(said, out)
 
 

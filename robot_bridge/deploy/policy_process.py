@@ -5,12 +5,14 @@ the arm. It loads the bundle again, opens the cameras, and commands through ipc 
 folder. It ends when its parent does: when its standard input closes.
 """
 
+import contextlib
 import json
+import signal
 import subprocess
 import sys
 import threading
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from robot_bridge.clock import MonotonicClock
@@ -22,9 +24,11 @@ from robot_bridge.policy.bundle import load_bundle
 from robot_bridge.policy.observation import ObservationBuilder
 from robot_bridge.policy.policy_loop import PolicyLoop
 from robot_bridge.safety.limits import Limits
+from scenes.contract.errors import InputError
 from scenes.contract.serialize import digest, from_json, to_json
 
 READY = "ready"
+PROCESS = "policy"  # what it calls itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +37,17 @@ class PolicyTask:
 
     Attributes:
         bundle: its folder.
+        digest: of the bundle that a person consents to; another one there is refused.
         sockets: folder of the ipc sockets.
+        ticket: by which the bridge knows this process from all others.
         rig: for its cameras and objects.
         limits: the control loop's, which checks them again.
     """
 
     bundle: str
+    digest: str
     sockets: str
+    ticket: str = field(repr=False)
     rig: RigConfig
     limits: Limits
 
@@ -65,13 +73,24 @@ class PolicyProcess:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(to_json(task)) + "\n")
         self._process.stdin.flush()
-        timer = threading.Timer(timeout, self._process.kill)
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self._process.kill()
+
+        timer = threading.Timer(timeout, give_up)
         timer.start()
         said = self._process.stdout.readline().strip() if self._process.stdout else ""
         timer.cancel()
         if said != READY:
-            _, errors = self._process.communicate(timeout=5.0)
-            last = (errors.strip().splitlines() or ["it took too long"])[-1]
+            # Its pipes close as it ends; one that said something else is ended here.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=1.0)
+            self._process.kill()
+            _, errors = self._process.communicate()
+            ended = f"it took longer than {timeout:g} s" if late.is_set() else self.ending
+            last = (errors.strip().splitlines() or [ended])[-1]
             raise PolicyProcessError(f"The policy's process did not start: {last}")
 
     @property
@@ -83,6 +102,15 @@ class PolicyProcess:
     def alive(self) -> bool:
         """Whether it runs."""
         return self._process.poll() is None
+
+    @property
+    def ending(self) -> str:
+        """How it ended, for people."""
+        status = self._process.poll()
+        if status is None:
+            return "the policy's process runs"
+        how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+        return f"the policy's process was ended {how}"
 
     def close(self) -> None:
         """End it; kill it if it does not listen."""
@@ -102,13 +130,24 @@ def main() -> int:
     """Run the policy until standard input closes."""
     task = from_json(PolicyTask, json.loads(sys.stdin.readline()))
     bundle, clock = load_bundle(task.bundle), MonotonicClock()
+    if bundle.digest != task.digest:
+        raise InputError(
+            f"The bundle in '{task.bundle}' has changed since it was checked: "
+            f"got {bundle.digest[:8]}, allowed: {task.digest[:8]}"
+        )
     contract = bundle.contract
     period = 1.0 / contract.action.rate
     endpoint = Endpoint.ipc(Path(task.sockets))
     with (
         closing(open_senses(task.rig, contract, clock)) as senses,
         closing(
-            BridgeClient(endpoint, name="policy", want=("policy",), contract=digest(contract))
+            BridgeClient(
+                endpoint,
+                name=PROCESS,
+                want=("policy",),
+                contract=digest(contract),
+                ticket=task.ticket,
+            )
         ) as client,
     ):
         builder = ObservationBuilder(contract, objects=senses.objects, eyes=senses.eyes)

@@ -55,6 +55,9 @@ class RigConfig:
         operator: none, keyboard, spacemouse or gamepad.
         facing: where the operator looks, counter-clockwise from the base's +x [deg]; 180 for
             somebody opposite the arm.
+        gripper_readings: what the arm says for a closed and an open gripper, where that is no
+            opening in metres: of a SERL server 0 and 1 unless given, of one with a Franka hand
+            0 and 0.08.
         realtime_kernel: refuse to drive a Franka from a kernel that is not PREEMPT_RT.
     """
 
@@ -66,6 +69,7 @@ class RigConfig:
     fovy: float = 45.0
     operator: str = "none"
     facing: float = 0.0
+    gripper_readings: tuple[float, float] | None = None
     realtime_kernel: bool = True
 
 

@@ -53,6 +53,7 @@ def _real_time(entry: DriverEntry) -> RigMaker:
             name=config.robot,
             address=config.address,
             realtime_kernel=config.realtime_kernel,
+            gripper_readings=config.gripper_readings,
             contract=contract,
             clock=clock,
         )

@@ -3,12 +3,15 @@
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from robot_bridge.deploy.commands import Interruptible
 from robot_bridge.deploy.deployment import POLICY_TOKEN
 from robot_bridge.openpi.server import PolicyServer, PolicyServerConfig
 from robot_bridge.policy.bundle import find_bundle, load_bundle
+from scenes.contract.errors import InputError, UnknownNameError
+from scenes.contract.names import unknown_name
 
 
 def serve(
@@ -31,18 +34,33 @@ def serve(
         OSError: the port cannot be had.
     """
     bundle = load_bundle(find_bundle(run))
-    pairs = [word.partition("=") for word in rename]
+    renamed = read_renaming(rename, bundle.contract.obs.names)
     config = PolicyServerConfig(
         host=host,
         port=port,
         token=os.environ.get(POLICY_TOKEN, ""),
-        renamed={theirs: ours for theirs, _, ours in pairs},
+        renamed=renamed,
     )
     with PolicyServer(bundle.policy, bundle.contract, config) as server, Interruptible(_say):
         names = ", ".join(f"{f.name} {list(f.shape)}" for f in bundle.contract.obs.fields)
         _say(f"ws://{host}:{server.port}  {bundle.manifest.task}\nobserves {names}")
         threading.Event().wait()
     return 0
+
+
+def read_renaming(words: Sequence[str], known: Sequence[str]) -> dict[str, str]:
+    """Read THEIRS=OURS; InputError for a word that is none, an unknown name, or one named twice."""
+    renamed: dict[str, str] = {}
+    for word in words:
+        theirs, equals, ours = word.partition("=")
+        if not (theirs and equals):
+            raise InputError(f"--rename '{word}' is not THEIRS=OURS, e.g. images/cam=front")
+        if ours not in known:
+            raise UnknownNameError(unknown_name("observation", ours, known))
+        if theirs in renamed or ours in renamed.values():
+            raise InputError(f"--rename '{word}': '{theirs}' or '{ours}' is renamed twice")
+        renamed[theirs] = ours
+    return renamed
 
 
 def _say(text: str) -> None:

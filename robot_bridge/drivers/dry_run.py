@@ -1,5 +1,6 @@
 """Dry runs: another arm's states, or a recording's, and nothing is ever sent."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
@@ -33,8 +34,8 @@ class DryRun:
 
     @property
     def info(self) -> ArmInfo:
-        """The arm's own."""
-        return self._arm.info
+        """The arm's own, but that it is sent nothing."""
+        return dataclasses.replace(self._arm.info, takes="nothing")
 
     def connect(self) -> None:
         """Open the link and read; this is all the arm sees of us."""

@@ -20,6 +20,7 @@ class Connection:
         name: the driver's registered name.
         address: host, CAN channel or URL, as the driver reads it; empty for its default.
         realtime_kernel: refuse to drive from a kernel that is not PREEMPT_RT.
+        gripper_readings: what it says for a closed and an open gripper, where that is not known.
         contract: of the policy that will act.
         clock: stamps readings.
     """
@@ -27,6 +28,7 @@ class Connection:
     name: str
     address: str = ""
     realtime_kernel: bool = True
+    gripper_readings: tuple[float, float] | None = None
     contract: Contract
     clock: Clock
 

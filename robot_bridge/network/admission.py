@@ -7,7 +7,8 @@ which it is counted.
 import collections
 import hmac
 import secrets
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from robot_bridge.messages import Source
 from robot_bridge.network.codec import Role, Stamp
@@ -50,7 +51,7 @@ class AdmissionConfig:
         lease: how long a grant to command lasts without a Beat [s].
         max_request: [bytes].
         max_peers: sessions at a time.
-        idle: time without a message after which a session may be given away [s].
+        idle: time without a message after which a session may be given away [s]; eight Beats.
     """
 
     rate: float = 200.0
@@ -59,7 +60,25 @@ class AdmissionConfig:
     lease: float = 1.0
     max_request: int = 256 * 1024
     max_peers: int = 64
-    idle: float = 30.0
+    idle: float = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guest:
+    """Who may command as a source besides the process that owns the arm.
+
+    Attributes:
+        name: of its key, or what it calls itself where the door lets in nobody but our user.
+        ticket: a secret that its Hello must bring, for one that was started by us; else empty.
+    """
+
+    name: str
+    ticket: str = field(default="", repr=False)
+
+    def is_peer(self, peer: "Peer") -> bool:
+        """Whether this is the one."""
+        same = hmac.compare_digest(self.ticket.encode(), peer.ticket.encode())
+        return peer.name == self.name and same
 
 
 @dataclass(slots=True)
@@ -72,6 +91,7 @@ class Peer:
         role: what it may do.
         session: its nonce.
         seen: when it last spoke [s].
+        ticket: that it has shown.
         last: sequence number of its last message.
     """
 
@@ -80,6 +100,7 @@ class Peer:
     role: Role
     session: bytes
     seen: float
+    ticket: str = field(default="", repr=False)
     last: int = -1
 
 
@@ -111,11 +132,11 @@ class Sessions:
         self._config = config
         self._peers: dict[bytes, Peer] = {}
 
-    def open(self, address: bytes, name: str, role: Role, now: float) -> Peer:
+    def open(self, address: bytes, name: str, role: Role, now: float, *, ticket: str = "") -> Peer:
         """Begin a session, in place of the peer's last one; Refused where there are too many."""
         if address not in self._peers and len(self._peers) >= self._config.max_peers:
             self._evict(now)
-        peer = Peer(address, name, role, secrets.token_bytes(16), now)
+        peer = Peer(address, name, role, secrets.token_bytes(16), now, ticket)
         self._peers[address] = peer
         return peer
 
@@ -146,15 +167,20 @@ class _Lease:
 
 
 class Leases:
-    """At most one peer commands as each source, for as long as it keeps asking."""
+    """At most one peer commands as each source, for as long as it keeps asking.
 
-    def __init__(self, config: AdmissionConfig) -> None:
-        self._seconds = config.lease
+    guests: who may, by source. Nobody may command as any other source: that one belongs to the
+    process that owns the arm.
+    """
+
+    def __init__(self, config: AdmissionConfig, guests: Mapping[Source, Guest]) -> None:
+        self._seconds, self._guests = config.lease, dict(guests)
         self._held: dict[Source, _Lease] = {}
+        self._kept: dict[Source, Peer] = {}
 
     def take(self, peer: Peer, source: Source, now: float) -> None:
         """Grant or renew, or Refused, saying why."""
-        require_role(peer, ROLE_FOR[source])
+        self._require_guest(peer, source)
         lease = self._live(source, now)
         if lease is not None and lease.peer is not peer:
             left = lease.until - now
@@ -169,16 +195,38 @@ class Leases:
 
     def require(self, peer: Peer, source: Source, now: float) -> None:
         """Refused unless the peer commands as `source` now."""
-        require_role(peer, ROLE_FOR[source])
+        self._require_guest(peer, source)
         lease = self._live(source, now)
         if lease is None or lease.peer is not peer:
             holder = "nobody" if lease is None else lease.peer.name
             raise Refused("lease", f"commands as {source} need the lease, held by {holder}")
 
+    def keep(self, source: Source, now: float) -> bool:
+        """From now on nobody takes the holder's place, even after it has gone; False without one.
+
+        It is the one that a person has consented to; any thread may call.
+        """
+        lease = self._live(source, now)
+        if lease is not None:
+            self._kept.setdefault(source, lease.peer)
+        return lease is not None
+
     def holders(self, now: float) -> dict[str, str]:
         """Names by source."""
         live = {source: self._live(source, now) for source in self._held}
         return {source: lease.peer.name for source, lease in live.items() if lease is not None}
+
+    def _require_guest(self, peer: Peer, source: Source) -> None:
+        require_role(peer, ROLE_FOR[source])
+        guest = self._guests.get(source)
+        if guest is None:
+            raise Refused(
+                "lease", f"commands as {source} are the bridge's own; deploy.py --{source}-source"
+            )
+        if not guest.is_peer(peer):
+            raise Refused("lease", f"commands as {source} are {guest.name}'s, not {peer.name}'s")
+        if self._kept.get(source, peer) is not peer:
+            raise Refused("lease", f"the {source} that a person consented to was another process")
 
     def _live(self, source: Source, now: float) -> _Lease | None:
         lease = self._held.get(source)

@@ -73,6 +73,7 @@ class BridgeClient:
             renewed four times a second.
         keys: for a server with CURVE.
         contract: digest that the server must tell, empty for any.
+        ticket: see Hello; of a process that the bridge has started.
     """
 
     def __init__(
@@ -83,10 +84,12 @@ class BridgeClient:
         want: Sequence[Source] = (),
         keys: ClientKeys | None = None,
         contract: str = "",
+        ticket: str = "",
         clock: Clock | None = None,
     ) -> None:
         self.refusals: collections.deque[Refusal] = collections.deque(maxlen=16)
         self._name, self._want, self._contract = name, tuple(want), contract
+        self._ticket = ticket
         self._clock, self._offset = clock or MonotonicClock(), ClockOffset()
         self._latest: Tick | None = None
         self._pulse: tuple[Pulse, float] | None = None
@@ -250,7 +253,7 @@ class BridgeClient:
     def _beat(self, want: tuple[Source, ...]) -> None:
         sent = self._clock.now()
         if self._welcome is None:
-            self._send(Hello(name=self._name, sent=sent))
+            self._send(Hello(name=self._name, sent=sent, ticket=self._ticket))
         else:
             self._send(Beat(sent=sent, want=want))
 

@@ -57,10 +57,12 @@ class Hello:
     Attributes:
         name: for people.
         sent: on its own clock [s].
+        ticket: secret that the bridge gave to a process that it has started, else empty.
     """
 
     name: str
     sent: float
+    ticket: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

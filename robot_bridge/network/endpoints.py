@@ -4,7 +4,9 @@ By default nobody beyond this machine: an ipc socket in a folder that only its o
 loopback. Beyond that only CURVE, whose keys a Keyring lists; without one the bind is refused.
 """
 
+import contextlib
 import ipaddress
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +52,12 @@ class Endpoint:
     def local(self) -> bool:
         """Whether only this machine can reach it."""
         host = urlsplit(self.ticks).hostname or ""
-        return self.ticks.startswith("ipc://") or is_loopback(host)
+        return self.private or is_loopback(host)
+
+    @property
+    def private(self) -> bool:
+        """Whether only our own user can reach it: sockets in a folder of ours."""
+        return self.ticks.startswith("ipc://")
 
     @property
     def addresses(self) -> tuple[str, str]:
@@ -116,6 +123,16 @@ def local_role(address: str) -> Role:
     such a one does not outrank the policy.
     """
     return "admin" if address.startswith("ipc://") else "command"
+
+
+def serve_our_user(socket: Any) -> None:
+    """Have the kernel refuse other users' processes at an ipc socket, whatever its folder's mode.
+
+    What ZeroMQ knows of a peer is SO_PEERCRED, which not every system has; the folder remains.
+    """
+    zmq = require("zmq", "bridge")
+    with contextlib.suppress(zmq.ZMQError):
+        socket.setsockopt(zmq.IPC_FILTER_UID, os.geteuid())
 
 
 def _check_ipc(path: str) -> None:

@@ -16,6 +16,7 @@ from robot_bridge.messages import Command, Notice, Source, Tick
 from robot_bridge.network.admission import (
     REJECTIONS,
     AdmissionConfig,
+    Guest,
     Leases,
     Peer,
     Refused,
@@ -38,8 +39,10 @@ from robot_bridge.network.codec import (
 from robot_bridge.network.endpoints import (
     Doorkeeper,
     Endpoint,
+    UnsafeBindError,
     check_bind,
     local_role,
+    serve_our_user,
     serve_with_keys,
 )
 from robot_bridge.network.keys import Keyring
@@ -74,6 +77,9 @@ class BridgeServer:
     Args:
         endpoint: where. Raises UnsafeBindError for what others can reach, unless `keys` are given.
         callbacks: into the control loop.
+        guests: who may command as each source; a source without one is the control loop's own
+            process's. UnsafeBindError where nothing would prove who somebody is: on loopback,
+            without keys.
         keys: switches CURVE on; each client's role is then the one that they list.
         contract: digest that clients are told, so that a wrong policy is noticed.
     """
@@ -83,6 +89,7 @@ class BridgeServer:
         endpoint: Endpoint,
         callbacks: Callbacks,
         *,
+        guests: Mapping[Source, Guest] | None = None,
         keys: Keyring | None = None,
         contract: str = "",
         clock: Clock | None = None,
@@ -90,12 +97,18 @@ class BridgeServer:
     ) -> None:
         for address in endpoint.addresses:
             check_bind(address, keyed=keys is not None)
+        if guests and keys is None and not endpoint.private:
+            raise UnsafeBindError(
+                f"'{endpoint.ticks}' without keys does not tell who commands; allowed: a folder "
+                "of yours, or keys (python -m robot_bridge keys server)"
+            )
         self._endpoint, self._callbacks, self._keys = endpoint, callbacks, keys
         self._contract, self._clock = contract, clock or MonotonicClock()
         self._config = config or AdmissionConfig()
         self._counters = dict.fromkeys(REJECTIONS, 0)
         self._throttle = Throttle(self._config)
-        self._sessions, self._leases = Sessions(self._config), Leases(self._config)
+        self._sessions = Sessions(self._config)
+        self._leases = Leases(self._config, guests or {})
         self._tick: Tick | None = None
         self._unsent = False
         self._stopping = threading.Event()
@@ -115,6 +128,19 @@ class BridgeServer:
         """
         self._tick, self._unsent = tick, True
         self._wake.set()
+
+    def keep(self, source: Source, *, timeout: float) -> None:
+        """Wait for who commands as `source`, and from then on let nobody else.
+
+        TimeoutError where nobody has come within `timeout` [s].
+        """
+        deadline = time.monotonic() + timeout
+        while not self._leases.keep(source, self._clock.now()):
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"No {source} came to {self._endpoint.requests} in {timeout:g} s"
+                )
+            time.sleep(0.005)
 
     def close(self) -> None:
         """Stop and let go of the sockets."""
@@ -158,6 +184,8 @@ class BridgeServer:
         socket.handshake_ivl, socket.heartbeat_ivl = 2000, 2000  # [ms]: the dead are let go of
         if self._keys is not None:
             serve_with_keys(socket, self._keys)
+        if self._endpoint.private:
+            serve_our_user(socket)
         return socket
 
     def _run(self) -> None:
@@ -239,7 +267,7 @@ class BridgeServer:
 
     def _greet(self, address: bytes, known_as: str, hello: Hello, now: float) -> Welcome:
         name, role = known_as or hello.name[:64], self._role(known_as)
-        peer = self._sessions.open(address, name, role, now)
+        peer = self._sessions.open(address, name, role, now, ticket=hello.ticket)
         return Welcome(
             session=peer.session, role=role, sent=hello.sent, now=now, contract=self._contract
         )

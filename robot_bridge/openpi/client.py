@@ -12,7 +12,8 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +21,25 @@ from numpy.typing import NDArray
 from robot_bridge.network.codec import CodecError
 from robot_bridge.openpi.wire import MAX_BYTES, pack, unpack
 from robot_bridge.policy.observation import Obs
+from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.extras import require
+from scenes.contract.names import unknown_name
 from scenes.contract.policy_contract import Contract
 from scenes.contract.serialize import digest
+from scenes.contract.specs import GRIPPER
 
 _LOG = logging.getLogger(__name__)
 _PATIENCE = 2.0  # for an answer that `act` no longer waits for, then the connection is cut [s]
 _BACKOFF = (0.1, 5.0)  # first and longest pause between attempts to connect [s]
+
+
+GripperConvention = Literal["same", "unit", "opposite"]
+# Factor and offset that make an entry ours.
+_GRIPPERS: Mapping[str, tuple[float, float]] = {
+    "same": (1.0, 0.0),
+    "unit": (2.0, -1.0),
+    "opposite": (-1.0, 0.0),
+}
 
 
 class RemotePolicyError(RuntimeError):
@@ -48,6 +61,8 @@ class RemotePolicyConfig:
         timeout: of one `act` [s].
         names: the server's names by ours, the rest are the same.
         extras: sent along as they are, for example {"prompt": "pick the cube"}.
+        gripper: of the server's actions: "same" is ours, added to the closure (1 closes, -1 opens,
+            0 keeps); "unit" is 0 open to 1 closed, as DROID's; "opposite" is 1 open, -1 closed.
         require_contract: False for servers of openpi's own, which do not tell what they were
             trained for; their actions' width is still checked.
     """
@@ -58,7 +73,31 @@ class RemotePolicyConfig:
     timeout: float = 0.15
     names: Mapping[str, str] = field(default_factory=dict)
     extras: Mapping[str, Any] = field(default_factory=dict)
+    gripper: GripperConvention = "same"
     require_contract: bool = True
+
+    def __post_init__(self) -> None:
+        if urlsplit(self.uri).scheme not in ("ws", "wss") or not urlsplit(self.uri).hostname:
+            raise InputError(f"Policy server '{self.uri}', allowed: ws://HOST:PORT or wss://...")
+        if not 0.0 < self.timeout <= 2.0:
+            raise InputError(f"Time-out {self.timeout:g} s, allowed: above 0, at most 2")
+        if self.gripper not in _GRIPPERS:
+            raise UnknownNameError(unknown_name("gripper convention", self.gripper, _GRIPPERS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Handshake:
+    """How a server answered before it was needed.
+
+    Attributes:
+        horizon: actions per observation.
+        seconds: for one answer [s].
+        largest: entry of its actions; ours are in [-1, 1].
+    """
+
+    horizon: int
+    seconds: float
+    largest: float
 
 
 @dataclass(slots=True)
@@ -80,6 +119,9 @@ class RemotePolicy:
         self._sync = require("websockets.sync.client", "bridge")
         self._contract, self._config = contract, config
         self._digest = digest(contract)
+        unknown = [name for name in config.names if name not in contract.obs.names]
+        if unknown:
+            raise UnknownNameError(unknown_name("observation", unknown[0], contract.obs.names))
         self._why = "not connected yet"
         self._connected = threading.Event()
         self._stopping = threading.Event()
@@ -94,6 +136,33 @@ class RemotePolicy:
 
     def act(self, obs: Obs) -> NDArray[np.floating]:
         """Return actions [H, A]; RemotePolicyError, within `timeout`, where there are none."""
+        return self._asked(obs, self._config.timeout)
+
+    def handshake(self, *, seconds: float = 60.0) -> Handshake:
+        """Connect, and ask twice, with an observation of zeros, before anything depends on it.
+
+        RemotePolicyError where there is no answer, one of another shape, one that is not finite,
+        or the second one is later than `timeout`. The first may take long: servers compile then.
+        """
+        self.wait(min(seconds, 10.0))
+        obs = {
+            f.name: np.full(f.shape, 127 if f.dtype == "uint8" else 0, f.dtype)
+            for f in self._contract.obs.fields
+        }
+        self._asked(obs, seconds)
+        began = time.monotonic()
+        actions = self._asked(obs, seconds)
+        took = time.monotonic() - began
+        if not np.isfinite(actions).all():
+            raise RemotePolicyError(f"The server's actions are not finite: {actions[0].tolist()}")
+        if took > self._config.timeout:
+            raise RemotePolicyError(
+                f"The server needs {took:.3f} s, allowed: {self._config.timeout:g} s; a longer "
+                "time-out is --policy-timeout, at most 2"
+            )
+        return Handshake(horizon=len(actions), seconds=took, largest=float(np.abs(actions).max()))
+
+    def _asked(self, obs: Obs, timeout: float) -> NDArray[np.floating]:
         if not self._connected.is_set():
             raise RemotePolicyError(f"No policy at {self._config.uri}: {self._why}")
         if not self._busy.acquire(blocking=False):
@@ -104,12 +173,12 @@ class RemotePolicy:
         except CodecError:
             self._busy.release()
             raise
-        question = _Question(data, time.monotonic() + self._config.timeout)
+        question = _Question(data, time.monotonic() + timeout)
         self._questions.put(question)
         try:
-            answer = question.answer.get(timeout=self._config.timeout)
+            answer = question.answer.get(timeout=timeout)
         except queue.Empty:
-            limit = f"{self._config.timeout * 1e3:.0f} ms"
+            limit = f"{timeout * 1e3:.0f} ms"
             raise RemotePolicyTimeout(f"The policy did not answer within {limit}") from None
         if isinstance(answer, Exception):
             raise RemotePolicyError(str(answer)) from None
@@ -170,6 +239,10 @@ class RemotePolicy:
                 f"Contract of the server's policy: got {str(told)[:12]} "
                 f"({metadata.get('action_names')}), allowed: {self._digest[:12]}"
             )
+        rate = metadata.get("action_rate")
+        if rate is not None and rate != self._contract.action.rate:
+            allowed = self._contract.action.rate
+            raise CodecError(f"Rate of the server's actions: got {rate} Hz, allowed: {allowed} Hz")
         self.metadata = metadata
 
     def _talk(self, connection: Any) -> None:
@@ -213,7 +286,13 @@ class RemotePolicy:
             raise CodecError("Answer of the policy: allowed: 'actions' as floats [H, A]")
         if actions.shape[0] < 1 or actions.shape[1] != dim:
             raise CodecError(f"Actions: got {actions.shape}, allowed: (1 or more, {dim})")
-        return actions
+        names = self._contract.action.names
+        if self._config.gripper == "same" or GRIPPER not in names:
+            return actions
+        factor, offset = _GRIPPERS[self._config.gripper]
+        ours = actions.copy()
+        ours[:, names.index(GRIPPER)] = factor * ours[:, names.index(GRIPPER)] + offset
+        return ours
 
 
 def _frame(data: str | bytes) -> bytes:

@@ -39,6 +39,7 @@ from scenes.contract.serialize import digest
 _LOG = logging.getLogger(__name__)
 _PROMPT = "prompt"  # openpi's clients always send one; our policies have no language
 _INTERNAL_ERROR = 1011  # RFC 6455, 7.4.1
+_TRY_AGAIN = 1013  # IANA's registry of close codes
 _PATH = re.compile(r"(?<![\w.~-])(?:/[\w.+@~-]+)+/([\w.+@~-]+)")
 
 
@@ -62,6 +63,9 @@ class PolicyServerConfig:
         tls: certificate; without one the token travels in the clear, so put it behind a proxy
             that has one.
         max_clients: connections at a time.
+        max_per_peer: of them from one address, so that one machine cannot keep all others out.
+        idle_after: a client that has asked nothing for so long makes room for one that comes when
+            there is none left [s].
         max_batch: observations.
         batch_window: for how long a batch is collected once its first observation has come [s].
         renamed: our names by the client's, for example {"observation/image": "front"}.
@@ -72,6 +76,8 @@ class PolicyServerConfig:
     token: str = field(default="", repr=False)
     tls: ssl.SSLContext | None = field(default=None, repr=False)
     max_clients: int = 16
+    max_per_peer: int = 8
+    idle_after: float = 1.0
     max_batch: int = 16
     batch_window: float = 0.002
     renamed: Mapping[str, str] = field(default_factory=dict)
@@ -81,6 +87,14 @@ class PolicyServerConfig:
 class _Request:
     obs: Obs
     answer: asyncio.Future[tuple[NDArray[np.floating], float]]
+
+
+@dataclass(slots=True)
+class _Client:
+    """Where a connection comes from, and when it last asked [s]."""
+
+    host: str
+    asked: float
 
 
 class PolicyServer:
@@ -108,6 +122,8 @@ class PolicyServer:
         self._policy, self._contract = policy, contract
         self._metadata = pack(metadata(contract))
         self._specs = {f.name: f for f in contract.obs.fields}
+        self._clients: dict[Any, _Client] = {}
+        self._closing: set[asyncio.Task[None]] = set()
         self.batches: dict[int, int] = {}
         self.rejected = 0
         self.port = 0
@@ -148,7 +164,7 @@ class PolicyServer:
             server = await self._serving.serve(
                 self._serve, config.host, config.port, ssl=config.tls, compression=None,
                 max_size=MAX_BYTES, max_queue=2, origins=[None], process_request=self._admit,
-                server_header=None, close_timeout=1.0,
+                server_header=None, close_timeout=1.0, open_timeout=3.0,
             )  # fmt: skip
         except OSError as error:
             started.set_exception(error)
@@ -170,10 +186,31 @@ class PolicyServer:
         if self._config.token and not hmac.compare_digest(sent.encode(), wanted.encode()):
             self.rejected += 1
             return connection.respond(HTTPStatus.UNAUTHORIZED, "Api-Key is missing or wrong\n")
-        if len(connection.server.connections) >= self._config.max_clients:
+        address = connection.remote_address
+        host = str(address[0]) if address else ""
+        if not (
+            self._room(self._config.max_per_peer, host) and self._room(self._config.max_clients)
+        ):
             self.rejected += 1
             return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "too many clients\n")
+        self._clients[connection] = _Client(host, time.monotonic())
         return None
+
+    def _room(self, most: int, host: str | None = None) -> bool:
+        """Whether there is room for one more, of an address or in all; the idlest makes some."""
+        gone = (self._websockets.State.CLOSING, self._websockets.State.CLOSED)
+        self._clients = {c: x for c, x in self._clients.items() if c.state not in gone}
+        rivals = [c for c, x in self._clients.items() if host is None or x.host == host]
+        if len(rivals) < most:
+            return True
+        idlest = min(rivals, key=lambda c: self._clients[c].asked)
+        if time.monotonic() - self._clients[idlest].asked < self._config.idle_after:
+            return False
+        del self._clients[idlest]
+        closing = self._loop.create_task(idlest.close(_TRY_AGAIN, "idle, and others wait"))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        return True
 
     async def _serve(self, connection: Any) -> None:
         """Talk to one client until it leaves or errs."""
@@ -183,6 +220,8 @@ class PolicyServer:
             while True:
                 data = await connection.recv()
                 began = time.monotonic()
+                if connection in self._clients:
+                    self._clients[connection].asked = began
                 await connection.send(await self._reply(data, total))
                 total = (time.monotonic() - began) * 1e3
         except self._websockets.ConnectionClosed:
@@ -193,6 +232,8 @@ class PolicyServer:
             with contextlib.suppress(self._websockets.ConnectionClosed):
                 await connection.send(safe_traceback(error))
             await connection.close(_INTERNAL_ERROR, "Internal server error, see the last frame")
+        finally:
+            self._clients.pop(connection, None)
 
     async def _reply(self, data: str | bytes, total: float | None) -> bytes:
         if isinstance(data, str):

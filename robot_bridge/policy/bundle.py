@@ -6,14 +6,17 @@ that computer to say. (A signature would need more than the standard library; th
 person confirms before the first motion is there instead.)
 """
 
+import concurrent.futures
 import io
 import os
+import queue
 import stat
+import threading
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +29,7 @@ from scenes.contract.names import unknown_name
 from scenes.contract.policy_contract import Contract
 from scenes.contract.weights import read_safetensors
 
+MAX_SECONDS = 60.0  # to start the policy, and as long to compare all golden actions [s]
 MAX_GOLDEN = 256 << 20  # of golden.npz when unpacked [bytes]
 MAX_MESSAGE = 300  # of an error [characters]
 # What numpy and zipfile raise on archives that are damaged or lie about their sizes.
@@ -34,6 +38,9 @@ _BROKEN = (KeyError, TypeError, ValueError, EOFError, MemoryError, OSError, Runt
 
 class BundleError(InputError):
     """A bundle that must not be run; one line says why."""
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +86,9 @@ def load_bundle(path: str | Path) -> Bundle:
         manifest = read_manifest(files[names.MANIFEST])
         _check_sizes(manifest, files)
         _named(names.PARAMS, read_safetensors, files[names.PARAMS])
-        policy = _named(names.ONNX, _start, files[names.ONNX], manifest)
+        policy = _named(names.ONNX, _within, _start, files[names.ONNX], manifest)
         golden = _named(names.GOLDEN, read_golden, files[names.GOLDEN], manifest)
-        error = _compare(policy, golden, manifest)
+        error = _within(_compare, policy, golden, manifest)
     except ValueError as problem:
         raise BundleError(f"Bundle '{path}': {_one_line(str(problem))}") from problem
     return Bundle(path, manifest, policy, sha256(files[names.SUMS]), error)
@@ -156,6 +163,31 @@ def _named(name: str, read: Any, *args: Any) -> Any:
         return read(*args)
     except ValueError as error:
         raise InputError(f"{name}: {error}") from error
+
+
+def _within(call: Callable[..., T], *args: Any) -> T:
+    """Call with a time limit: a model may be a product that takes hours; ValueError beyond it.
+
+    Nothing ends a product that runs in onnxruntime: its thread is left behind, and ends with the
+    process, which has nothing else to do.
+    """
+    done: queue.SimpleQueue[concurrent.futures.Future[T]] = queue.SimpleQueue()
+
+    def work() -> None:
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        try:
+            future.set_result(call(*args))
+        except BaseException as error:
+            future.set_exception(error)
+        done.put(future)
+
+    threading.Thread(target=work, name="bundle", daemon=True).start()
+    try:
+        return done.get(timeout=MAX_SECONDS).result()
+    except queue.Empty:
+        raise InputError(
+            f"the policy takes longer than {MAX_SECONDS:g} s to check; it could not run on an arm"
+        ) from None
 
 
 def _start(model: bytes, manifest: Manifest) -> OnnxPolicy:

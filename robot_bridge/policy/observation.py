@@ -19,6 +19,9 @@ from scenes.contract.specs import CameraSpec, ObsSpec
 # What no observation of a table-top task comes near to, in its field's scale [1].
 FAR = 30.0
 DARK = 8  # of 255
+# What was measured later than this after the tick that it belongs to was not: its clock is another
+# [s]. As far in the past it would be stale.
+AHEAD = 0.1
 
 Obs = dict[str, NDArray[Any]]
 
@@ -147,9 +150,13 @@ class ObservationBuilder:
         """Return the observation at a tick and the time of its oldest part [s].
 
         Pictures that are as old as they were in training (`Contract.camera_latency`) count as new.
-        Raises LookupError while a camera or an object has not been seen yet.
+        Raises LookupError while a camera or an object has not been seen yet, or is stamped with a
+        time to come: nobody knows how old it is.
         """
         objects, times = self._read_objects()
+        for measured in times:
+            if np.isfinite(measured):  # what a person has measured holds for ever
+                _require_past("What measures objects", measured, tick.t)
         readings = Readings(
             ee_position=tick.state.position,
             ee_target=tick.goal.position,
@@ -170,6 +177,7 @@ class ObservationBuilder:
             if frame is None:
                 raise LookupError(f"Camera '{name}' has not sent a picture yet")
             obs[name] = fit_picture(frame.rgb, self._eyes[name].intrinsics, camera)
+            _require_past(f"Camera '{name}'", frame.t, tick.t)
             times.append(frame.t + self._contract.camera_latency)
         return obs, min([tick.state.t, *times])
 
@@ -185,6 +193,12 @@ class ObservationBuilder:
             if name not in places:
                 raise LookupError(unknown_name("object", name, places))
         return places, [measured]
+
+
+def _require_past(what: str, t: float, now: float) -> None:
+    # Written so that a NaN is refused.
+    if not t - now <= AHEAD:
+        raise LookupError(f"{what} stamps its readings {t - now:.3f} s ahead of the arm's clock")
 
 
 def implausible(obs: Obs, spec: ObsSpec) -> str | None:

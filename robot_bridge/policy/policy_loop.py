@@ -97,7 +97,8 @@ class PolicyLoop:
     def _act(self, tick: Tick) -> Reason:
         try:
             obs, seen = self.builder.build(tick)
-        except LookupError:
+        except LookupError as missing:
+            self._say_once("Nothing to observe: %s; the arm holds", missing)
             return Reason.OBSERVATION_STALE
         now, limits = self.side.clock.now(), self.side.limits
         if now - seen > limits.observation_fault_age:

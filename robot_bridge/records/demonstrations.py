@@ -44,6 +44,7 @@ def export_demos(
     *,
     task: str,
     endings: Sequence[Ending] = ("success",),
+    allow_damage: bool = False,
 ) -> Exported:
     """Write the episodes of recordings as demonstrations.
 
@@ -56,29 +57,38 @@ def export_demos(
         contract: that of the recorded policy, from its bundle.
         task: name of the task, for example "franka/pick_cube".
         endings: of the episodes to take.
+        allow_damage: take what is whole of a recording that is damaged.
 
     Raises:
         FileExistsError: `path` is there.
-        ValueError: a recording was made under another contract, or no episode fits.
+        ValueError: a recording was made under another contract or is damaged, or no episode fits.
     """
     check_absent(path)
-    chosen = list(choose_episodes(recordings, contract, endings=endings))
+    chosen = list(choose_episodes(recordings, contract, endings=endings, allow_damage=allow_damage))
     demo_contract = DemoContract.of(task, contract.obs, contract.action)
     write_demonstrations(path, _stack(chosen, contract), demo_contract)
     return summarize(chosen)
 
 
 def choose_episodes(
-    recordings: Sequence[Path], contract: Contract, *, endings: Sequence[Ending]
+    recordings: Sequence[Path],
+    contract: Contract,
+    *,
+    endings: Sequence[Ending],
+    allow_damage: bool = False,
 ) -> Iterable[Episode]:
     """Yield the complete episodes that ended so; ValueError where there is none.
 
-    Episodes with lost ticks are left out: their steps do not follow each other.
+    Episodes with lost ticks, or into which damage falls, are left out: their steps do not follow
+    each other. Without `allow_damage` a recording that is damaged is a ValueError before the first.
     """
     seen: dict[str, int] = {}
     found = False
-    for recording in recordings:
-        for episode in episodes(_checked(recording, contract)):
+    readers = [_checked(recording, contract) for recording in recordings]
+    if not allow_damage:
+        _require_whole(readers)
+    for reader in readers:
+        for episode in episodes(reader):
             kind = "incomplete" if episode.missing else episode.ending
             seen[kind] = seen.get(kind, 0) + 1
             if kind in endings:
@@ -104,6 +114,15 @@ def read_field(step: Step, name: str, shape: tuple[int, ...], dtype: str) -> NDA
     if value.dtype.kind == "f" and not np.isfinite(value).all():
         raise InputError(f"Recorded observation '{name}' is not finite at {step.t:.3f} s")
     return value
+
+
+def _require_whole(readers: Sequence[RecordReader]) -> None:
+    damage = [place for reader in readers for place in reader.survey()]
+    if damage:
+        more = f", and {len(damage) - 1} more places" if len(damage) > 1 else ""
+        raise InputError(
+            f"{damage[0]}{more}; --allow-damage exports the episodes that are whole nevertheless"
+        )
 
 
 def _checked(recording: Path, contract: Contract) -> RecordReader:

@@ -49,6 +49,7 @@ def export_lerobot(
     *,
     task: str,
     endings: Sequence[Ending] = ENDINGS,
+    allow_damage: bool = False,
     frames_per_file: int = 36_000,
 ) -> Exported:
     """Write the episodes of recordings as one dataset.
@@ -64,12 +65,13 @@ def export_lerobot(
         contract: that of the recorded policy, from its bundle.
         task: what was done, in words.
         endings: of the episodes to take.
+        allow_damage: take what is whole of a recording that is damaged.
         frames_per_file: steps after which a new table and new videos are begun.
 
     Raises:
         FileExistsError: `path` is there.
-        ValueError: a recording was made under another contract, no episode fits, or the rate of
-            actions is no whole number, which the format does not know.
+        ValueError: a recording was made under another contract or is damaged, no episode fits, or
+            the rate of actions is no whole number, which the format does not know.
         OSError: ffmpeg could not write a video; the message is ffmpeg's own.
     """
     if path.exists():
@@ -80,7 +82,9 @@ def export_lerobot(
     with new_folder(path) as part, ExitStack() as stack:
         writer = _DatasetWriter(part, Layout.of(contract), frames_per_file=frames_per_file)
         stack.callback(writer.close)
-        for episode in choose_episodes(recordings, contract, endings=endings):
+        for episode in choose_episodes(
+            recordings, contract, endings=endings, allow_damage=allow_damage
+        ):
             writer.add(episode)
             counts += (1, len(episode.steps), sum(step.intervened for step in episode.steps))
         writer.close()

@@ -1,14 +1,17 @@
 """Recordings read back: every complete record, and the episodes that were played.
 
 A process that was killed leaves at most one torn record at the end of its last part; what comes
-before it is whole. Only numbers and text are read, never code.
+before it is whole. Where a file was damaged since, reading goes on at the next whole record, and
+says what was lost. Only numbers and text are read, never code.
 """
 
 import dataclasses
+import logging
 import math
+import mmap
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +27,10 @@ from scenes.contract.extras import require
 
 Obs = dict[str, NDArray[Any]]
 
+_log = logging.getLogger(__name__)
+
+# How a record begins, behind the byte that makes it a map: msgpack of its first key.
+_KIND = b"\xa4kind"
 # No record comes near it; a larger length is a damaged one [bytes].
 _LONGEST = 256 << 20
 _DTYPE = re.compile(rf"[<>|=][{KINDS}]\d{{1,2}}")
@@ -64,18 +71,36 @@ class Event:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Loss:
-    """Records that the recorder could not write.
+    """Records that the recorder could not write, or that are not whole any more.
 
     Attributes:
-        cause: why: "overflow" of its queue, or "lost" at the disk.
-        dropped: how many; of "overflow" all so far.
+        cause: why: "overflow" of its queue, "lost" at the disk, or "damaged" since.
+        dropped: how many; of "overflow" all so far, of "damaged" bytes.
     """
 
-    cause: Literal["overflow", "lost"]
+    cause: Literal["overflow", "lost", "damaged"]
     dropped: int
 
 
 Record = TickRecord | Event | Loss
+
+
+@dataclasses.dataclass(frozen=True)
+class Damage:
+    """Bytes between two whole records that are none: something has changed the file.
+
+    Attributes:
+        part: file.
+        place: where they begin [bytes].
+        size: how many there are [bytes].
+    """
+
+    part: Path
+    place: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.part} is damaged: {self.size} bytes at {self.place} are no whole record"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +111,13 @@ class Recording:
         header: what it is of.
         records: in order.
         torn: bytes at the ends of parts that are no whole record.
+        damage: where bytes between records are none.
     """
 
     header: RecordHeader
     records: tuple[Record, ...]
     torn: int
+    damage: tuple[Damage, ...] = ()
 
     @property
     def ticks(self) -> list[Tick]:
@@ -114,53 +141,116 @@ def read_recording(path: Path) -> Recording:
         ValueError: what is there was written by something else.
     """
     reader = RecordReader(path)
-    return Recording(reader.header, tuple(reader), reader.torn)
+    records = tuple(reader)
+    return Recording(reader.header, records, reader.torn, tuple(reader.damage))
 
 
 class RecordReader:
-    """Goes through a recording record by record; pictures of hours need not fit into memory."""
+    """Goes through a recording record by record; pictures of hours need not fit into memory.
+
+    After it has been gone through, `damage` says where bytes were lost, and `torn` how many at the
+    ends of parts.
+    """
+
+    damage: list[Damage]
 
     def __init__(self, path: Path) -> None:
         self._parts = sorted(Path(path).glob("part-*.rec"))
         if not self._parts:
             raise FileNotFoundError(f"There is no recording in '{path}' (no part-0000.rec)")
         self._decode = _make_decoder()
-        self.torn = 0
+        self._begin()
         self.header = self._read_header()
 
     def __iter__(self) -> Iterator[Record]:
-        self.torn = 0
+        self._begin()
         for part in self._parts:
-            for raw in self._frames(part):
+            for data in self._frames(part):
+                if isinstance(data, Damage):
+                    _log.warning("%s", data)
+                    yield Loss("damaged", data.size)
+                    continue
+                raw = self._decode(data)
                 if raw["kind"] != "header":
                     yield _read_record(raw, part)
 
     def _read_header(self) -> RecordHeader:
+        """That of the first part whose header is whole; all parts of a recording have one."""
         for part in self._parts:
-            raw = next(self._frames(part), None)
-            if raw is not None:
-                return _read_header(raw, part)
-        raise InputError(f"{self._parts[0]} was cut off before its header was written")
+            data = next(self._frames(part), None)
+            if isinstance(data, bytes):
+                return _read_header(self._decode(data), part)
+        raise InputError(
+            f"{self._parts[0]} was cut off before its header was written, or its header is damaged"
+        )
 
-    def _frames(self, part: Path) -> Iterator[dict[str, Any]]:
+    def survey(self) -> Sequence[Damage]:
+        """Go through all frames, without reading what they hold; return where some are damaged."""
+        self._begin()
+        for part in self._parts:
+            for _ in self._frames(part):
+                pass
+        return tuple(self.damage)
+
+    def _begin(self) -> None:
+        self.torn, self.damage = 0, []
+
+    def _frames(self, part: Path) -> Iterator[bytes | Damage]:
+        """The whole frames of a part in order, and where between them bytes were lost."""
         size = part.stat().st_size
-        with part.open("rb") as file:
-            magic = file.read(len(MAGIC))
-            if magic != MAGIC[: len(magic)]:
-                raise InputError(f"{part} is no part of a recording: it begins with {magic!r}")
-            good = file.tell() if magic == MAGIC else 0
-            while True:
-                length, crc = _read_frame_header(file.read(FRAME.size))
-                data = file.read(length) if 0 < length <= _LONGEST else b""
-                if length == 0 or len(data) < length or zlib.crc32(data) != crc:
-                    break
-                good = file.tell()
-                yield self._decode(data)
-        self.torn += size - good
+        if size < len(MAGIC):
+            self.torn += size
+            return
+        with part.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            place = len(MAGIC) if data[: len(MAGIC)] == MAGIC else 0
+            found = place > 0
+            while place < size:
+                end = _frame_end(data, place)
+                if end is None:
+                    begun, place = place, _next_frame(data, place)
+                    if place == size:
+                        self._end(part, begun, size, found=found)
+                        return
+                    self.damage.append(Damage(part, begun, place - begun))
+                    yield self.damage[-1]
+                    continue
+                found = True
+                yield data[place + FRAME.size : end]
+                place = end
+
+    def _end(self, part: Path, place: int, size: int, *, found: bool) -> None:
+        """Behind `place` [bytes] there is no whole record any more."""
+        if not found:
+            with part.open("rb") as file:
+                magic = file.read(len(MAGIC))
+            raise InputError(f"{part} is no part of a recording: it begins with {magic!r}")
+        self.torn += size - place
 
 
-def _read_frame_header(data: bytes) -> tuple[int, int]:
-    return FRAME.unpack(data) if len(data) == FRAME.size else (0, 0)
+def _frame_end(data: mmap.mmap, place: int) -> int | None:
+    """Where the frame at `place` ends [bytes], None where there is no whole one."""
+    if len(data) - place < FRAME.size:
+        return None
+    length, crc = FRAME.unpack_from(data, place)
+    start = place + FRAME.size
+    if not 0 < length <= min(_LONGEST, len(data) - start):
+        return None
+    whole = zlib.crc32(memoryview(data)[start : start + length]) == crc
+    return start + length if whole else None
+
+
+def _next_frame(data: mmap.mmap, place: int) -> int:
+    """Where the next whole frame after `place` begins, the end of the data where there is none.
+
+    A record is a map whose first key is "kind"; its checksum tells it from what looks like one.
+    """
+    before = FRAME.size + 1  # a frame's head, and the byte that makes a map
+    mark = data.find(_KIND, place + 1 + before)
+    while mark >= 0:
+        if _frame_end(data, mark - before) is not None:
+            return mark - before
+        mark = data.find(_KIND, mark + 1)
+    return len(data)
 
 
 def _make_decoder() -> Any:
@@ -247,7 +337,7 @@ class Episode:
     Attributes:
         steps: in order.
         ending: how it ended.
-        missing: ticks that were not recorded.
+        missing: ticks that were not recorded, and places where the recording is damaged.
     """
 
     steps: tuple[Step, ...]
@@ -268,6 +358,8 @@ def episodes(reader: RecordReader) -> Iterator[Episode]:
             yield from splitter.hear(record)
         elif isinstance(record, TickRecord):
             yield from splitter.take(record)
+        elif record.cause == "damaged":
+            splitter.lose()
     yield from splitter.finish()
 
 
@@ -308,6 +400,10 @@ class _Splitter:
         self._running, self._last_index = running, tick.index
         if self._collecting:
             self._collect(record)
+
+    def lose(self) -> None:
+        """Something is missing: steps, or the event that would have ended or begun an episode."""
+        self._missing += 1
 
     def finish(self) -> Iterator[Episode]:
         if self._steps:

@@ -144,6 +144,11 @@ class Recorder:
         return self._overflowed + self._parts.lost
 
     @property
+    def trouble(self) -> str:
+        """What went wrong at the disk first, in its own words; "" where nothing did."""
+        return self._parts.trouble
+
+    @property
     def written(self) -> int:
         """Records on disk so far, headers not counted."""
         return self._parts.written
@@ -204,6 +209,7 @@ class _PartWriter:
         self, path: Path, header: RecordHeader, *, part_bytes: int, sync_every: float
     ) -> None:
         self.lost = self.written = 0
+        self.trouble = ""
         self._path, self._header = path, header
         self._part_bytes, self._sync_every = part_bytes, sync_every
         self._encode = make_encoder()
@@ -213,7 +219,7 @@ class _PartWriter:
         self._file: int | None = None
         self._size = 0
         self._synced = time.monotonic()
-        self._warned, self._missing = False, 0
+        self._missing = 0
 
     def write(self, record: dict[str, Any]) -> None:
         """Write one record; where that fails, count it."""
@@ -295,8 +301,8 @@ class _PartWriter:
             self._warn(error)
 
     def _warn(self, error: Exception) -> None:
-        if not self._warned:
-            self._warned = True
+        if not self.trouble:
+            self.trouble = f"{type(error).__name__}: {error}"
             _log.warning("Recording to %s fails: %s; control goes on without it", self._path, error)
 
 

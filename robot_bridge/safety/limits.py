@@ -78,10 +78,16 @@ class Limits:
         clearance: of the tool centre over the table [m]; row 6: 0.010.
         separation: of the arm from itself and from the table [m]; row 12: 0.020.
         gripper_force: [N]; ours: 40, and at most the gripper's.
+    The arm's own word:
+        kinematics_position, kinematics_rotation: between its pose and the one of its joints [m],
+            [rad]; ours: 0.005, 0.03. A Franka's agree within 0.1 mm, a hand that is missing in
+            Desk is 0.1 m.
     Times and counts:
         command_max_age, command_fault_age: decelerate, then fault [s]; row 13: 0.25, 2.0.
         state_max_age: hold [s]; row 14: 0.010, Piper 0.050.
         link_quality_min: hold below [1]; row 14: 0.95.
+        following_max_age: fault when an arm whose target is a leash away has stood still for so
+            long [s]; ours: 2.0, as for commands.
         observation_max_age, observation_fault_age: hold, fault [s]; row 15: 0.1, 0.5.
         watchdog: lateness of a tick that holds [s]; row 16: 0.1.
         episode_seconds: [s]; row 21: 60. path_length: of the tool centre in an episode [m]; row 21
@@ -119,11 +125,14 @@ class Limits:
     clearance: float = 0.01
     separation: float = 0.02
     gripper_force: float = 40.0
+    kinematics_position: float = 0.005
+    kinematics_rotation: float = 0.03
 
     command_max_age: float = 0.25
     command_fault_age: float = 2.0
     state_max_age: float = 0.01
     link_quality_min: float = 0.95
+    following_max_age: float = 2.0
     observation_max_age: float = 0.1
     observation_fault_age: float = 0.5
     watchdog: float = 0.1

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from robot_bridge.clock import Clock
-from robot_bridge.driver import ArmDriver, ArmToken, DriverError
+from robot_bridge.driver import ArmDriver, ArmState, ArmToken, DriverError
 from robot_bridge.reasons import Phase, Reason, describe
 
 CONTROLLED = (Phase.RUN, Phase.HOLD)
@@ -47,11 +47,13 @@ class Supervisor:
         self.phrase = phrase
         self.phase = Phase.DISARMED
         self.cause = Reason.NOT_CONFIRMED
+        self.detail = ""
         self._driver, self._clock = driver, clock
         self._window = recovery_window
         self._audit = audit or (lambda event, **facts: None)
         self._recovered: collections.deque[float] = collections.deque(maxlen=recoveries)
         self._tokens: set[str] = set()
+        self._conditions: list[Callable[[ArmState], str | None]] = []
         # Emergency stops come from other threads than ticks.
         self._lock = threading.RLock()
 
@@ -63,11 +65,23 @@ class Supervisor:
         self._tokens.add(token.nonce)
         return token
 
+    def require(self, condition: Callable[[ArmState], str | None]) -> None:
+        """Arm only where this says None of the arm's state, and not why it must not be armed."""
+        self._conditions.append(condition)
+
     def arm(self, token: ArmToken) -> None:
-        """DISARMED -> ARMED; NotAllowedError without a fresh token, DriverError from the arm."""
+        """DISARMED -> ARMED; NotAllowedError without a fresh token or where a condition is not met.
+
+        DriverError from the arm.
+        """
         with self._lock:
             self._require("arm", Phase.DISARMED)
             self._use(token, "arm")
+            state = self._driver.state()
+            for condition in self._conditions:
+                why_not = condition(state)
+                if why_not is not None:
+                    raise NotAllowedError(why_not)
             self._driver.arm(token)
             self._driver.hold()
             self._enter(Phase.ARMED, Reason.NONE)
@@ -102,19 +116,26 @@ class Supervisor:
             if self.phase is Phase.HOLD:
                 self._enter(Phase.RUN, Reason.NONE)
 
-    def fault(self, cause: Reason, *, protective: bool = False) -> None:
+    @property
+    def why(self) -> str:
+        """The cause of the phase in words, with what the arm or its driver said of it."""
+        return f"{describe(self.cause)}: {self.detail}" if self.detail else describe(self.cause)
+
+    def fault(self, cause: Reason, *, protective: bool = False, detail: str = "") -> None:
         """Stop the arm and stay stopped, from any phase; the first cause is kept.
 
         Args:
             cause: why.
             protective: use the arm's own stop (an emergency) rather than a powered standstill.
+            detail: what the arm or its driver said, in its own words; the first is kept.
         """
         with self._lock:
             known = self.phase is Phase.FAULT
             self._enter(Phase.FAULT, self.cause | cause if known else cause)
+            self.detail = self.detail or _one_line(detail)
             self._tokens.clear()
             if not known:
-                self._audit("fault", cause=describe(cause))
+                self._audit("fault", cause=describe(cause), detail=self.detail)
             if not known or protective:
                 self._stop("protective" if protective else "soft")
 
@@ -149,13 +170,14 @@ class Supervisor:
 
     def _enter(self, phase: Phase, cause: Reason) -> None:
         self.phase, self.cause = phase, cause
+        if phase is not Phase.FAULT:
+            self.detail = ""
 
     def _require(self, what: str, *allowed: Phase) -> None:
         if self.phase not in allowed:
             names = " or ".join(phase.value for phase in allowed)
             raise NotAllowedError(
-                f"Cannot {what} while {self.phase.value} ({describe(self.cause)}); "
-                f"the arm must be {names}"
+                f"Cannot {what} while {self.phase.value} ({self.why}); the arm must be {names}"
             )
 
     def _use(self, token: ArmToken, purpose: str) -> None:
@@ -170,3 +192,8 @@ class Supervisor:
         except DriverError:
             # The arm is out of reach: its own watchdogs stop it, and the phase is already FAULT.
             self.cause |= Reason.DRIVER_ERROR
+
+
+def _one_line(text: str) -> str:
+    """What a log and a terminal can show of words that come from outside."""
+    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))[:300]

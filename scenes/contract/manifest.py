@@ -23,6 +23,8 @@ SCHEMA = 2
 TOLERANCE = 1e-4  # of an action in [-1, 1], between the trainer's and the exported policy
 
 MAX_TEXT = 200  # of a name or a date [characters]
+# Of a task: words with slashes between them, none of which could lead out of a folder.
+_TASK = re.compile(r"\w[\w.:+-]*(/\w[\w.:+-]*)*")
 
 MANIFEST = "manifest.json"
 PARAMS = "params.safetensors"
@@ -140,6 +142,10 @@ class Manifest:
                 # An operator's terminal shows them.
                 not all(text.isprintable() and len(text) <= MAX_TEXT for text in texts),
                 f"task, agent, commit or created, allowed: printable, up to {MAX_TEXT} characters",
+            ),
+            (
+                not _TASK.fullmatch(self.task),
+                f"task {self.task[:80]!r}, allowed: a task's name, e.g. franka/pick_cube",
             ),
         ]
 

@@ -8,14 +8,26 @@ Each check makes a driver of its own, closes it, and leaves the arm idle.
 """
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
+from bench_arm import bench_contract
 
-from robot_bridge.driver import ArmDriver, ArmToken, DriverError, Mode, Target, Vector
+from robot_bridge.clock import Clock, MonotonicClock
+from robot_bridge.control.arbiter import Arbiter
+from robot_bridge.control.control_loop import ControlLoop, Parts
+from robot_bridge.control.session import CONTROL_PERIOD
+from robot_bridge.driver import ArmDriver, ArmState, ArmToken, DriverError, Mode, Target, Vector
+from robot_bridge.reasons import Phase, Reason
+from robot_bridge.safety.command_check import ActionGate
+from robot_bridge.safety.governor import Governor
+from robot_bridge.safety.limits import default_limits
+from robot_bridge.safety.supervisor import NotAllowedError, Supervisor
 from scenes.contract.robot import RobotSpec
 from scenes.contract.rotations import multiply_quats, quat_to_matrix
 
@@ -29,14 +41,15 @@ class Rig:
 
     make: a driver that is not connected. robot: the spec of its arm. wait: lets so many seconds
     pass for the arm (sleeps, or turns a simulation). follows: it moves when told to (a dry run
-    does not). tolerance: of the tool centre after a slow move [m] (an impedance gives way to
-    friction). kinematics: of FK(q) against the pose [m].
+    does not). clock: that `wait` turns, None for the real one. tolerance: of the tool centre after
+    a slow move [m] (an impedance gives way to friction). kinematics: of FK(q) against the pose [m].
     """
 
     make: Callable[[], ArmDriver]
     robot: RobotSpec
     wait: Callable[[float], None] = time.sleep
     follows: bool = True
+    clock: Clock | None = None
     tolerance: float = 0.008
     kinematics: float = 1e-4
 
@@ -286,6 +299,95 @@ def check_close_may_come_twice_and_ends_the_link(rig: Rig) -> None:
         driver.state()
     with rig.connected() as again:  # the arm is free for the next client, and idle
         assert again.state().mode is not Mode.MOVING
+
+
+def check_a_tool_frame_that_is_not_the_arms_is_refused(rig: Rig) -> None:
+    with rig.connected() as driver:
+        arm = Altered(driver)
+        loop = governed(rig, arm)
+        arm.offset = np.array([0.0, 0.0, 0.107])  # the hand is not set as the end effector
+        with pytest.raises(NotAllowedError, match=r"0\.107 m and 0\.00 rad from where its joints"):
+            confirm(loop, rig)
+        assert driver.state().mode is not Mode.MOVING and not arm.sent
+        arm.offset = np.zeros(3)
+        confirm(loop, rig)
+        loop.home(driver.state().q + 0.1)
+        turn(loop, rig, 0.05)
+        arm.offset = np.array([0.0, 0.0, 0.107])  # somebody sets another one meanwhile
+        before = len(arm.sent)
+        turn(loop, rig, 0.02)
+        supervisor = loop.parts.supervisor
+        assert supervisor.phase is Phase.FAULT and len(arm.sent) == before
+        assert supervisor.cause & Reason.KINEMATICS_MISMATCH
+
+
+def check_an_arm_that_is_told_to_move_and_stands_faults(rig: Rig) -> None:
+    with rig.connected() as driver:
+        arm = Altered(driver, deaf=True)
+        loop = governed(rig, arm, following_max_age=0.3)
+        confirm(loop, rig)
+        loop.home(driver.state().q + 0.3)
+        turn(loop, rig, 1.5)
+        supervisor = loop.parts.supervisor
+        if not rig.follows:
+            assert supervisor.phase is Phase.ARMED  # nothing is sent, so nothing is expected
+            return
+        assert supervisor.phase is Phase.FAULT and supervisor.cause & Reason.NOT_FOLLOWING
+
+
+class Altered:
+    """A driver whose arm says its tool is `offset` [m] away, or is deaf to what it is sent."""
+
+    def __init__(self, driver: ArmDriver, *, deaf: bool = False) -> None:
+        self._driver, self._deaf = driver, deaf
+        self.offset = np.zeros(3)
+        self.sent: list[Target] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._driver, name)
+
+    def state(self) -> ArmState:
+        state = self._driver.state()
+        return dataclasses.replace(state, position=state.position + self.offset)
+
+    def servo(self, target: Target) -> None:
+        self.sent.append(target)
+        if not self._deaf:
+            self._driver.servo(target)
+
+
+def governed(rig: Rig, driver: Any, **changes: Any) -> ControlLoop:
+    """A control loop on a driver; it is turned by hand."""
+    contract = dataclasses.replace(bench_contract(), robot=rig.robot)
+    slow = {"state_max_age": 0.5, "watchdog": 5.0, "command_fault_age": 5.0}
+    limits = dataclasses.replace(default_limits(rig.robot), **slow | changes)
+    clock = MonotonicClock() if rig.clock is None else rig.clock
+    parts = Parts(
+        contract=contract,
+        limits=limits,
+        driver=driver,
+        governor=Governor(rig.robot, limits, dt=CONTROL_PERIOD),
+        gate=ActionGate(contract, limits),
+        supervisor=Supervisor(driver, clock, phrase="yes"),
+        arbiter=Arbiter(),
+        clock=clock,
+    )
+    return ControlLoop(parts)
+
+
+def confirm(loop: ControlLoop, rig: Rig) -> None:
+    """A person arms it."""
+    supervisor = loop.parts.supervisor
+    supervisor.arm(supervisor.confirm("arm", by="a test", typed="yes"))
+    rig.wait(0.05)
+
+
+def turn(loop: ControlLoop, rig: Rig, seconds: float) -> None:
+    """Turn the loop for so long, or until it faults."""
+    for _ in range(round(seconds / CONTROL_PERIOD)):
+        if loop.tick().phase is Phase.FAULT:
+            return
+        rig.wait(CONTROL_PERIOD)
 
 
 CHECKS = tuple(value for name, value in list(globals().items()) if name.startswith("check_"))

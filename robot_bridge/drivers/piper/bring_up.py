@@ -10,6 +10,11 @@ from robot_bridge.drivers.piper.link import PiperLink
 
 # First firmware with the zero of joints 2 and 3 that scenes.robots.piper has (robot_bridge.md 6).
 OLDEST_FIRMWARE = (1, 6, 3)
+# Firmwares that must not be driven, and why, with where it was reported. Nothing that the arm says
+# of itself would show it.
+BAD_FIRMWARE: dict[tuple[int, ...], str] = {
+    (1, 8, 6): "the arm's real pose leaves the one that it reports (piper_sdk issues 119 and 120)",
+}
 _POLL = 0.005  # [s]
 _ASK_AGAIN = 0.2  # [s] the SDK may forget the first part of an answer that comes at once
 _ENABLE_PERIOD, _ENABLE_SECONDS = 0.02, 2.0  # piper_sdk issue 66: once is not enough
@@ -25,13 +30,18 @@ def wait_for(condition: Callable[[], bool], seconds: float, *, complaint: str) -
 
 
 def identify(link: PiperLink) -> ArmInfo:
-    """Read firmware and limits. DriverError for a firmware whose kinematics are not ours."""
+    """Read firmware and limits. DriverError for a firmware that must not be driven."""
     firmware = _read_firmware(link)
     numbers = tuple(int(n) for n in re.findall(r"\d+", firmware))
     if numbers < OLDEST_FIRMWARE:
         raise DriverError(
             f"Piper firmware {firmware} has other zero positions of joints 2 and 3 (10 mm at the "
             "flange); update it to S-V1.6-3 or newer with AgileX's tool"
+        )
+    if numbers in BAD_FIRMWARE:
+        raise DriverError(
+            f"Piper firmware {firmware}: {BAD_FIRMWARE[numbers]}, which no limit of ours sees; "
+            "install another one with AgileX's tool, e.g. S-V1.8-2"
         )
     limits = _read_limits(link)
     low, high, speed = zip(*limits, strict=True) if limits else (None, None, None)

@@ -30,7 +30,7 @@ from robot_bridge.driver import (
 from robot_bridge.drivers.polling import Poller, Worker
 from robot_bridge.drivers.serl_http.json_server import HttpError, JsonServer
 from robot_bridge.drivers.serl_http.state import SerlState, parse_state
-from robot_bridge.safety.kinematics import Chain
+from scenes.contract.errors import InputError
 from scenes.contract.robot import RobotSpec
 
 # A loopback request takes 2 ms; a server that needs longer than the first two is in trouble [s].
@@ -38,8 +38,6 @@ _STATE_TIMEOUT, _POSE_TIMEOUT, _SLOW_TIMEOUT = 0.25, 0.25, 10.0
 _PERIOD = 0.002
 _PATIENCE = 0.5
 _START = 3.0
-# How far the server's end effector may lie from the tool centre of its joints [m].
-_TOOL_ERROR = 0.01
 # Readings over which the link is judged.
 _WINDOW = 50
 
@@ -64,6 +62,11 @@ class SerlHttpDriver:
         allow_remote: bool = False,
     ) -> None:
         self.robot = robot
+        closed, opened = gripper_readings
+        if not (np.isfinite((closed, opened)).all() and closed != opened):
+            raise InputError(
+                f"gripper_readings {closed:g} {opened:g}, allowed: two different numbers"
+            )
         self._server = JsonServer(url, allow_remote)
         self._readings = gripper_readings
         self._arrived: collections.deque[bool] = collections.deque(maxlen=_WINDOW)
@@ -80,18 +83,11 @@ class SerlHttpDriver:
         return self._info
 
     def connect(self) -> None:
-        """Begin to ask for states; DriverError where the server's tool centre is another."""
+        """Begin to ask for states; DriverError where no server answers."""
         states = Poller(self._read, period=_PERIOD, patience=_PATIENCE)
         self._links = states, Worker(), Worker()
         try:
-            state = states.first(_START).value
-            expected, _ = Chain(self.robot).forward(state.q)
-            error = float(np.linalg.norm(expected - state.pose[:3]))
-            if error > _TOOL_ERROR:
-                raise DriverError(
-                    f"The server's end effector is {error:.3f} m from {self.robot.name}'s tool "
-                    "centre; set the hand in Desk, or take the right robot"
-                )
+            states.first(_START)
         except DriverError:
             self.close()
             raise

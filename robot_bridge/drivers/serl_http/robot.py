@@ -13,4 +13,5 @@ def connect_serl_http(connection: Connection) -> ArmDriver:
     from robot_bridge.drivers.serl_http.driver import SerlHttpDriver
 
     address = connection.address or "http://127.0.0.1:5000"
-    return SerlHttpDriver(address, robot=connection.contract.robot)
+    readings = connection.gripper_readings or (0.0, 1.0)
+    return SerlHttpDriver(address, robot=connection.contract.robot, gripper_readings=readings)

@@ -1,11 +1,13 @@
 """An agentlace actor connects; an attacker who speaks agentlace gets nothing to run."""
 
 import collections
+import contextlib
 import copyreg
 import hashlib
 import json
 import os
 import pickle
+import random
 import socket
 import struct
 import subprocess
@@ -99,7 +101,7 @@ def actor(server: AgentlaceServer) -> Iterator[Actor]:
 
 def transition(index: int) -> dict[str, Any]:
     """As SERL's examples send them."""
-    pixels = np.full((1, 8, 8, 3), index, np.uint8)
+    pixels = np.full((1, 8, 8, 3), index % 256, np.uint8)
     obs = collections.OrderedDict(front=pixels, state=np.full((1, 7), index, np.float32))
     return {
         "observations": obs,
@@ -138,10 +140,11 @@ def test_an_actor_does_what_it_does_with_agentlace(server, actor, learner):
     assert last_id() == -1
     data = {"data": [transition(i) for i in range(3)], "last_id": 2}
     message = {"type": "datastore", "store_name": "actor_env", "payload": data}
-    assert actor.ask(message) == {"success": True}
+    taken = {"success": True, "accepted": [True] * 3}
+    assert actor.ask(message) == taken
     assert last_id() == 2
-    assert actor.ask(message) == {"success": True}  # its answer was lost: sent again
-    assert server.counters["duplicate"] == 1
+    assert actor.ask(message) == taken  # its answer was lost: sent again
+    assert server.counters["duplicate"] == 3
     ((store, rows),) = learner.rows
     assert store == "actor_env"
     for index, row in enumerate(rows):
@@ -224,8 +227,105 @@ def test_a_learner_that_fails_is_told_and_nothing_is_marked_as_sent(server, acto
     message = {"type": "datastore", "store_name": "actor_env", "payload": payload}
     assert actor.ask(message) == {"success": False, "message": "the learner failed"}
     server._deliver = learner.deliver
-    assert actor.ask(message) == {"success": True}
+    assert actor.ask(message) == {"success": True, "accepted": [True]}
     assert len(learner.rows) == 1
+
+
+class Queue:
+    """agentlace's TrainerClient on a QueuedDataStore: sends what is newer than it is told."""
+
+    def __init__(self, config: AgentlaceConfig) -> None:
+        self.config, self.rows = config, list[dict]()
+        self.wire = Actor(config)
+        assert self.wire.ask({"type": "hash"})["success"]
+
+    def update(self) -> Any:
+        ask = {"type": "get_last_update_id", "payload": {"store_name": "actor_env"}}
+        newer = self.rows[self.wire.ask(ask)["payload"] + 1 :]
+        data = {"data": newer, "last_id": len(self.rows) - 1}
+        return self.wire.ask({"type": "datastore", "store_name": "actor_env", "payload": data})
+
+    def reconnect(self) -> None:
+        """As after a time-out: another socket, and nothing is said."""
+        self.wire.close()
+        self.wire = Actor(self.config)
+
+
+def delivered(learner: Learner) -> list[int]:
+    return [int(row["observations"]["state"][0, 0]) for _, rows in learner.rows for row in rows]
+
+
+def test_a_restarted_learner_gets_all_that_the_actor_holds():
+    """500 transitions of two pictures of 128 x 128 in one message, as HIL-SERL's actor has them."""
+    config = AgentlaceConfig(port_number=free_port(), broadcast_port=free_port())
+    counts = []
+    pictures = {name: np.zeros((2, 1, 128, 128, 3), np.uint8) for name in ("front", "wrist")}
+    actor = None
+    for _ in range(2):
+        learner = Learner()
+        with AgentlaceServer(config, stores=["actor_env"], deliver=learner.deliver):
+            actor = actor or Queue(config)
+            for index in range(500 - len(actor.rows)):
+                here, there = (
+                    {name: x[i] + np.uint8(index % 256) for name, x in pictures.items()}
+                    for i in range(2)
+                )
+                row = transition(index) | {"observations": here, "next_observations": there}
+                actor.rows.append(row)
+            assert actor.update()["success"]
+        counts.append(sum(len(rows) for _, rows in learner.rows))
+    actor.wire.close()
+    assert counts == [500, 500]
+
+
+def test_a_restarted_actor_begins_again_and_loses_nothing(server, learner):
+    for run in range(2):
+        actor = Queue(server._config)
+        actor.rows = [transition(100 * run + i) for i in range(20)]
+        assert actor.update()["success"]
+        actor.wire.close()
+    assert delivered(learner) == [*range(20), *range(100, 120)]
+
+
+def test_two_actors_share_a_store_and_reconnect(server, learner):
+    actors = [Queue(server._config) for _ in range(2)]
+    rng = random.Random(0)
+    for step in range(20):
+        for place, actor in enumerate(actors):
+            for _ in range(rng.randint(0, 9)):
+                actor.rows.append(transition(1000 * place + len(actor.rows)))
+            if rng.random() < 0.3:
+                actor.reconnect()
+            assert actor.update()["success"], step
+    wanted = [1000 * place + i for place, a in enumerate(actors) for i in range(len(a.rows))]
+    assert sorted(delivered(learner)) == wanted
+    for actor in actors:
+        actor.wire.close()
+
+
+@pytest.mark.parametrize("last", [2**60, -7, 2**40 + 1])
+def test_an_id_that_cannot_be_does_not_spoil_the_store(server, learner, last):
+    with contextlib.closing(Actor(server._config)) as liar:
+        data = {"data": [transition(0)], "last_id": last}
+        message = {"type": "datastore", "store_name": "actor_env", "payload": data}
+        assert f"last_id of 1 rows: got {last}" in liar.ask(message)["message"]
+    actor = Queue(server._config)
+    actor.rows = [transition(i) for i in range(5)]
+    actor.reconnect()
+    assert actor.update()["success"] and delivered(learner) == [*range(5)]
+    actor.wire.close()
+
+
+def test_each_row_is_answered_for_and_refusals_are_in_the_log(server, actor, learner, caplog):
+    data = {"data": [transition(0), 3, transition(2)], "last_id": 2}
+    message = {"type": "datastore", "store_name": "actor_env", "payload": data}
+    reply = [actor.ask(message) for _ in range(20)][-1]
+    assert reply["success"] and reply["accepted"] == [True, False, True]
+    assert "1 of 3 rows of 'actor_env': allowed: dicts" in reply["message"]
+    assert delivered(learner) == [0, 2]
+    assert server.counters["refused_row"] == 20
+    # Once a second, not ten thousand times an hour.
+    assert 1 <= caplog.text.count("An actor's message was refused: 1 of 3 rows") <= 2
 
 
 def test_beyond_loopback_only_in_so_many_words(learner):
@@ -355,15 +455,19 @@ def test_bombs_are_stopped_for_what_they_are():
         loads(ATTACKS["os.system"])
 
 
-def test_one_array_mentioned_often_is_not_many_arrays():
+def test_one_array_mentioned_often_is_not_many_arrays(monkeypatch):
+    monkeypatch.setattr(plain_pickle, "MAX_ARRAY_BYTES", 64 * 2**20)
     big = np.zeros(2**20, np.uint8)
     assert len(loads(pickle.dumps([big] * 3))) == 3
     with pytest.raises(PickleRefusedError, match="Arrays of a pickle"):
         loads(pickle.dumps([big] * 65))
 
 
+SMALL = 2**20  # in place of half a gigabyte
+
+
 def bomb() -> bytes:
-    return lz4.frame.compress(bytes(agentlace.MAX_BYTES + 1))
+    return lz4.frame.compress(bytes(SMALL + 1))
 
 
 @pytest.mark.parametrize(
@@ -374,11 +478,12 @@ def bomb() -> bytes:
         (b"not lz4", "Not an lz4 frame"),
         (lz4.frame.compress(b"x" * 1000)[:-4], "lz4 frame: truncated"),
         (lz4.frame.compress(pickle.dumps(1)) * 2, "followed by more"),
-        (bytes(agentlace.MAX_BYTES + 1), "Size of a frame"),
+        (bytes(SMALL + 1), "Size of a frame"),
     ],
     ids=["bomb", "empty", "nonsense", "truncated", "two", "oversized"],
 )
-def test_bad_frames_are_refused(frame, said):
+def test_bad_frames_are_refused(frame, said, monkeypatch):
+    monkeypatch.setattr(agentlace, "MAX_BYTES", SMALL)
     with pytest.raises(CodecError, match=said):
         decompress(frame)
 

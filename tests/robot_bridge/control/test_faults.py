@@ -16,7 +16,9 @@ from robot_bridge.control.session import Session, Tally
 from robot_bridge.driver import ArmState, ArmToken, DriverError, Mode
 from robot_bridge.messages import Command
 from robot_bridge.reasons import Phase, Reason
+from robot_bridge.safety.kinematics import Chain
 from robot_bridge.safety.supervisor import NotAllowedError
+from scenes.contract.rotations import multiply_quats
 
 FINE = np.array([[0.0, 0.4, 0.0, 0.0]], np.float32)
 
@@ -222,12 +224,23 @@ def test_a_covered_lens_holds() -> None:
 
 # -- the arm -----------------------------------------------------------------------------------
 
+UP = np.array([0.0, 0.0, 1.0])
+TILTED = np.array([np.cos(0.02), np.sin(0.02), 0.0, 0.0])  # by 0.04 rad
+
 STATE_FAULTS = {
     "reflex": (REFLEX, Reason.ROBOT_FAULT),
     "user stop": (changed(mode=Mode.USER_STOPPED), Reason.ROBOT_FAULT),
     "taught by hand": (changed(mode=Mode.GUIDING), Reason.ROBOT_FAULT),
     "nan joints": (changed(q=np.full(7, np.nan)), Reason.NOT_FINITE),
     "nan pose": (changed(position=np.full(3, np.inf)), Reason.NOT_FINITE),
+    "another tool": (
+        lambda state: replace(state, position=state.position + 0.006 * UP),
+        Reason.KINEMATICS_MISMATCH,
+    ),
+    "a turned tool": (
+        lambda state: replace(state, quat=multiply_quats(state.quat, TILTED)),
+        Reason.KINEMATICS_MISMATCH,
+    ),
     "torque": (changed(tau=np.array([0.0, 80.0, 0, 0, 0, 0, 0])), Reason.TORQUE),
 }
 
@@ -244,6 +257,42 @@ def test_what_the_arm_complains_about_faults_at_once(name: str) -> None:
     assert bench.phase is Phase.FAULT and bench.arm.calls[-1] == "stop soft"
 
 
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (REFLEX, "robot_fault: the arm is reflex; joint_velocity_violation"),
+        (
+            STATE_FAULTS["another tool"][0],
+            "kinematics_mismatch: The arm says that its tool is 0.006",
+        ),
+        (STATE_FAULTS["torque"][0], "torque: joint2 has 80.0 N m, allowed "),
+    ],
+)
+def test_a_fault_says_why_in_the_arms_own_words(spoil: Any, why: str) -> None:
+    bench = Bench()
+    noted: list[dict[str, Any]] = []
+    bench.supervisor._audit = lambda event, **facts: noted.append(facts)
+    session = Session(bench.control, bench.stepper, Tally(), lambda: None)
+    bench.supervisor.pause()
+    bench.arm.spoil = spoil
+    report = session.episode(1.0)
+    assert report.ending == "fault" and report.fault.startswith(why), report.fault
+    assert noted[0]["detail"] == bench.supervisor.detail
+    bench.arm.spoil, bench.arm.broken = None, True
+    bench.run(0.1)
+    assert report.fault.startswith(why)  # what came first is what is wanted
+    bench.arm.broken = False
+    bench.supervisor.recover(bench.supervisor.confirm("recover", by="t", typed=PHRASE))
+    assert bench.supervisor.detail == ""
+
+
+def test_words_from_outside_are_one_line_that_a_terminal_can_show() -> None:
+    bench = Bench()
+    bench.arm.spoil = changed(mode=Mode.REFLEX, faults=("a\nb\x1b[2J" + "x" * 1000,))
+    bench.run_until(Phase.FAULT, within=0.1)
+    assert bench.supervisor.detail.isprintable() and len(bench.supervisor.detail) <= 300
+
+
 def test_a_frozen_arm_holds_then_faults() -> None:
     bench = Bench()
     still = bench.arm.state()
@@ -251,6 +300,18 @@ def test_a_frozen_arm_holds_then_faults() -> None:
     assert bench.run_until(Phase.HOLD, within=0.2) <= 0.05
     assert Reason.STATE_STALE & bench.supervisor.cause
     assert bench.run_until(Phase.FAULT, within=3.0) <= 2.1
+
+
+def test_readings_and_pictures_from_the_future_hold(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.arm.spoil = lambda state: replace(state, t=state.t + 0.03)
+    assert bench.run_until(Phase.HOLD, within=0.2) <= 0.05
+    bench = Bench(camera=True)
+    bench.eye.age = -0.2
+    bench.run_until(Phase.HOLD, within=0.4)
+    assert Reason.OBSERVATION_STALE & reasons_of(bench.ticks)
+    # Half a second of it is one line, which names the camera.
+    assert caplog.text.count("Camera 'front' stamps its readings") == 1
 
 
 def test_a_repeating_source_is_seen_through_its_stamps() -> None:
@@ -267,6 +328,76 @@ def test_a_poor_link_holds_until_it_is_good_again() -> None:
     bench.run_until(Phase.HOLD, within=0.1)
     bench.arm.spoil = None
     bench.run_until(Phase.RUN, within=0.3)
+
+
+def stuck(state: ArmState) -> Callable[[ArmState], ArmState]:
+    """Fresh readings of an arm that does not move."""
+    here = {name: getattr(state, name) for name in ("q", "dq", "position", "quat")}
+    return changed(**here)
+
+
+def test_an_arm_that_stands_behind_its_target_faults_after_two_seconds() -> None:
+    bench = Bench()
+    bench.arm.spoil = stuck(bench.arm.state())
+    took = bench.run_until(Phase.FAULT, within=4.0)
+    # Until its target is a leash away, and then as long as an arm may stand.
+    assert 2.0 <= took <= 3.0
+    assert bench.supervisor.cause & Reason.NOT_FOLLOWING
+    assert bench.arm.calls[-1] == "stop soft"
+
+
+def test_a_slow_arm_is_not_a_stuck_one() -> None:
+    bench = Bench()
+    q = bench.arm.state().q.copy()
+
+    def crawl(state: ArmState) -> ArmState:
+        q[0] += 1e-4  # 0.01 rad/s: far behind, on its way
+        position, quat = chain.forward(q)
+        return replace(state, q=q.copy(), position=position, quat=quat)
+
+    chain = Chain(bench.contract.robot)
+    bench.arm.spoil = crawl
+    ticks = bench.run(4.0)
+    assert bench.phase is Phase.RUN and Reason.LEASH & reasons_of(ticks)
+
+
+def test_an_arm_that_is_not_asked_to_move_may_stand() -> None:
+    bench = Bench(lambda _: np.zeros((1, 4), np.float32))
+    bench.arm.spoil = stuck(bench.arm.state())
+    bench.run(4.0)
+    assert bench.phase is Phase.RUN
+
+
+def test_time_in_which_nothing_was_asked_does_not_count() -> None:
+    held = [True]
+    bench = Bench(enabled=lambda: held[0])
+    bench.arm.spoil = stuck(bench.arm.state())
+    bench.run(1.5)
+    held[0] = False  # a person lets go of the key for a while
+    bench.run(5.0)
+    assert bench.phase is Phase.HOLD
+    held[0] = True
+    bench.run(0.3)
+    assert bench.phase is Phase.RUN
+
+
+def test_an_arm_that_stands_on_its_way_home_faults() -> None:
+    bench = Bench(running=False)
+    bench.arm_it()
+    bench.arm.spoil = stuck(bench.arm.state())
+    bench.control.home(np.array(bench.contract.home) + 0.3)
+    assert bench.run_until(Phase.FAULT, within=4.0) <= 3.0
+    assert bench.supervisor.cause & Reason.NOT_FOLLOWING
+
+
+def test_an_arm_whose_tool_is_another_is_not_armed() -> None:
+    bench = Bench(running=False)
+    bench.arm.spoil = STATE_FAULTS["another tool"][0]
+    with pytest.raises(NotAllowedError, match=r"0\.006 m and 0\.00 rad .*allowed 0\.005 m"):
+        bench.arm_it()
+    assert bench.phase is Phase.DISARMED and "servo" not in bench.arm.calls
+    bench.arm.spoil = None
+    bench.arm_it()
 
 
 def test_a_dead_driver_faults() -> None:

@@ -1,6 +1,7 @@
 """From a bundle to episodes: what is checked, what is asked, what is remembered."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,12 +13,14 @@ from bench_arm import HOME, BenchArm, ScriptedPolicy, bench_contract, steady
 
 from robot_bridge.clock import ManualClock
 from robot_bridge.control.session import EpisodeReport
+from robot_bridge.deploy import commands
 from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk, connected_robot
 from robot_bridge.deploy.ledger import Ledger
-from robot_bridge.deploy.rig import Rig, Senses
+from robot_bridge.deploy.rig import Rig, RigConfig, Senses
 from robot_bridge.driver import ArmInfo, DriverError
 from robot_bridge.operators.operator import OperatorInput
 from robot_bridge.policy.observation import FixedObjects
+from robot_bridge.records import recorder as recorder_module
 from robot_bridge.records.reader import read_recording
 from robot_bridge.safety.kinematics import Chain
 from robot_bridge.safety.supervisor import NotAllowedError
@@ -97,7 +100,8 @@ class Stage:
             judge=self.judge,
         )
         talk = Talk(self.said.append, self.ask)
-        return Deployment(DeployConfig(**self.options), bundle, rig, talk).run()
+        self.deployment = Deployment(DeployConfig(**self.options), bundle, rig, talk)
+        return self.deployment.run()
 
 
 def test_the_first_run_on_an_arm_is_dry_and_the_second_needs_a_held_key(tmp_path: Path) -> None:
@@ -136,6 +140,38 @@ def test_a_released_key_keeps_a_new_bundle_still(tmp_path: Path) -> None:
     assert stage.arm.way() < 1e-3
 
 
+@pytest.mark.parametrize(
+    ("scale", "offset", "line"),
+    [
+        (0.08, 0.0, r"reads 0\.0064 m open and 0\.0000 m closed, this robot's is 0\.08 m and 0 m"),
+        (1000.0, 0.0, "reads 80.0000 m open"),  # millimetres
+        (-1.0, 0.08, "reads 0.0000 m open and 0.0800 m closed"),
+        (0.0, 0.08, "reads 0.0800 m open and 0.0800 m closed"),  # it does not move
+        (float("nan"), 0.0, "reads nan m open"),
+    ],
+)
+def test_a_gripper_that_reads_another_unit_ends_it_before_the_arm_moves(
+    tmp_path: Path, scale: float, offset: float, line: str
+) -> None:
+    Ledger(tmp_path / "ledger.json").note(DIGEST, "A7", dry=1, episodes=5)
+    stage = Stage(tmp_path)
+    stage.arm.spoil = lambda state: dataclasses.replace(
+        state, gripper_width=scale * state.gripper_width + offset
+    )
+    with pytest.raises(NotAllowedError, match=line):
+        stage.run()
+    assert "servo" not in stage.arm.calls and stage.arm.calls[-1] == "stop soft"
+
+
+def test_something_in_the_gripper_is_no_reason_not_to_begin(tmp_path: Path) -> None:
+    Ledger(tmp_path / "ledger.json").note(DIGEST, "A7", dry=1, episodes=5)
+    stage = Stage(tmp_path)
+    stage.arm.spoil = lambda state: dataclasses.replace(
+        state, gripper_width=max(0.04, state.gripper_width)
+    )
+    assert stage.run()[0].ending == "timeout"
+
+
 @pytest.mark.parametrize("typed", ["", "yes", PHRASE[:-1]])
 def test_nothing_is_armed_without_the_phrase(tmp_path: Path, typed: str) -> None:
     stage = Stage(tmp_path, typed=typed)
@@ -159,6 +195,32 @@ def test_a_fault_ends_the_session_and_the_arm_is_let_go(tmp_path: Path) -> None:
     reports = stage.run()
     assert [report.ending for report in reports] == ["fault"]
     assert reports[0].reasons["driver_error"] >= 1
+    assert stage.said[-1] == "fault    driver_error: The link is gone"
+
+
+def test_records_that_are_lost_are_said_and_are_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Ledger(tmp_path / "ledger.json").note(DIGEST, "A7", dry=1, episodes=5)
+    stage = Stage(tmp_path, record=tmp_path / "records")
+
+    def full(file: int, data: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(recorder_module.os, "write", full)
+    stage.run()
+    lost = stage.deployment.lost
+    assert lost is not None and re.search(r"\d+ records of .* are lost: .*No space left", lost)
+
+    ended: Any = SimpleNamespace(run=lambda: stage.deployment.reports, lost=lost, timings={})
+    monkeypatch.setattr(commands, "Deployment", lambda *_: ended)
+    monkeypatch.setattr(commands, "build_rig", lambda *_: None)
+    bundle: Any = SimpleNamespace(contract=stage.contract, manifest=SimpleNamespace(measured=None))
+    options = DeployConfig(ledger=tmp_path / "l", audit=tmp_path / "a")
+    assert commands.deploy(bundle, RigConfig(), options, {}) == 1
+    assert f"CAUTION  {lost}" in capsys.readouterr().out
+    ended.lost = None
+    assert commands.deploy(bundle, RigConfig(), options, {}) == 0
 
 
 def test_sessions_are_recorded_with_what_the_policy_saw(tmp_path: Path) -> None:
@@ -207,6 +269,8 @@ def test_an_arm_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [{"episodes": 0}, {"seconds": 0.0}, {"seconds": 1e9}])
 def test_nonsense_is_refused_before_anything_is_opened(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="leave out --separate"):
+        DeployConfig(separate=True, policy_server="ws://127.0.0.1:1")
     with pytest.raises(ValueError, match="allowed"):
         DeployConfig(**options)
 

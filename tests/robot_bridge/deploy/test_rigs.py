@@ -1,5 +1,7 @@
 """Arms by name, their senses, loops in real time, the policy in a process of its own."""
 
+import io
+import json
 import os
 import signal
 import time
@@ -14,8 +16,9 @@ from tiny_bundle import tiny_bundle
 
 from robot_bridge.clock import ManualClock, MonotonicClock
 from robot_bridge.control.pacing import Pacer
+from robot_bridge.deploy import policy_process
 from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk
-from robot_bridge.deploy.policy_process import PolicyProcess, PolicyTask
+from robot_bridge.deploy.policy_process import PolicyProcess, PolicyProcessError, PolicyTask
 from robot_bridge.deploy.rig import RigConfig
 from robot_bridge.deploy.rigs import (
     build_rig,
@@ -30,6 +33,8 @@ from robot_bridge.operators.operator import OperatorInput
 from robot_bridge.operators.operator_loop import OperatorLoop
 from robot_bridge.policy.bundle import Bundle, load_bundle
 from robot_bridge.reasons import Phase, Reason
+from robot_bridge.safety.limits import default_limits
+from scenes.contract.serialize import to_json
 
 PLACE = ("cube=0.4,0.05,0.02",)
 
@@ -217,14 +222,62 @@ def process_of(deployment: Deployment) -> int:
 
 
 def test_a_policy_process_that_cannot_start_says_why(tmp_path: Path) -> None:
-    from robot_bridge.safety.limits import default_limits
-
     limits = default_limits(bench_contract().robot)
     task = PolicyTask(
-        bundle=str(tmp_path / "none"), sockets=str(tmp_path), rig=RigConfig(), limits=limits
+        bundle=str(tmp_path / "none"),
+        digest="0" * 64,
+        sockets=str(tmp_path),
+        ticket="",
+        rig=RigConfig(),
+        limits=limits,
     )
     with pytest.raises(RuntimeError, match="did not start: .*none"):
         PolicyProcess(task)
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("kill -9 $$", "the policy's process was ended by SIGKILL"),
+        ("exit 3", "the policy's process was ended with status 3"),
+        ("echo no bundle >&2; exit 1", "no bundle"),
+        ("exec sleep 5", "it took longer than 0.1 s"),
+        ("echo hello; exec sleep 5", "by SIGKILL"),
+    ],
+)
+def test_how_a_policy_process_ended_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
+) -> None:
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\nread line\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(policy_process.sys, "executable", str(program))
+    task = PolicyTask(
+        bundle="",
+        digest="",
+        sockets="",
+        ticket="",
+        rig=RigConfig(),
+        limits=default_limits(bench_contract().robot),
+    )
+    with pytest.raises(PolicyProcessError, match=f"did not start: .*{said}"):
+        PolicyProcess(task, timeout=0.1 if said.startswith("it took") else 10.0)
+
+
+def test_a_bundle_that_was_changed_after_the_check_is_not_run(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = PolicyTask(
+        bundle=str(bundle.path),
+        digest="f" * 64,  # of what a person consents to
+        sockets=str(tmp_path),
+        ticket="",
+        rig=RigConfig(),
+        limits=default_limits(bench_contract().robot),
+    )
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(to_json(task)) + "\n"))
+    with pytest.raises(ValueError, match="has changed since it was checked: got .* allowed: ffff"):
+        policy_process.main()
 
 
 def test_clocks_move_on() -> None:

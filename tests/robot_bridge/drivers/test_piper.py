@@ -91,7 +91,7 @@ def until(condition: Callable[[], bool], seconds: float = 2.0) -> float:
 
 def judged(state: ArmState) -> tuple[Reason, Reason]:
     """What the control loop makes of a single reading: reasons to hold and to fault."""
-    return StateWatch(default_limits(ROBOT)).check(state, time.monotonic())
+    return StateWatch(default_limits(ROBOT), ROBOT).check(state, time.monotonic())
 
 
 def held(driver: PiperDriver) -> bool:
@@ -188,6 +188,18 @@ def test_old_firmware_is_refused_with_a_way_out(version: str, arm: VirtualPiper)
     arm.firmware.version = "S-V1.6-3"
     driver.connect()  # the channel is free again
     driver.close()
+
+
+def test_a_firmware_that_does_not_know_where_its_arm_is_is_refused(arm: VirtualPiper) -> None:
+    arm.firmware.version = "S-V1.8-6"
+    with pytest.raises(DriverError, match=r"S-V1\.8-6: the arm's real pose leaves .*119 and 120"):
+        driver_of(arm).connect()
+    assert arm.firmware.enabled == [False] * 6
+    for near in ("S-V1.8-5", "S-V1.8-7"):
+        arm.firmware.version = near
+        driver = driver_of(arm)
+        driver.connect()
+        driver.close()
 
 
 def test_a_firmware_whose_number_the_sdk_cuts_off_is_still_newer(arm: VirtualPiper) -> None:

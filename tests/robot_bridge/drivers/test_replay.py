@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk
 from robot_bridge.deploy.rig import RigConfig
 from robot_bridge.deploy.rigs import build_rig, rig_makers
 from robot_bridge.drivers.replay import ReplayDriver, ReplayObjects
+from robot_bridge.openpi.client import RemotePolicy, RemotePolicyError
 from robot_bridge.openpi.server import PolicyServer, PolicyServerConfig
 from robot_bridge.policy.bundle import Bundle, load_bundle
 from robot_bridge.records.reader import read_recording
+from robot_bridge.safety.supervisor import Supervisor
 
 ROOT = Path(__file__).parents[3]
 NULL = RigConfig(robot="null", objects=("cube=0.4,0.05,0.02",))
@@ -97,8 +100,23 @@ def test_the_bridge_runs_a_policy_behind_a_server(bundle: Bundle) -> None:
     assert sum(server.batches.values()) >= 10
 
 
-def test_a_server_that_is_not_there_holds_the_arm(bundle: Bundle) -> None:
-    deployment, _ = deploy(bundle, NULL, seconds=3.5, policy_server="ws://127.0.0.1:9")
+def test_nothing_is_armed_for_a_server_that_is_not_there(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handshake = RemotePolicy.handshake
+    monkeypatch.setattr(RemotePolicy, "handshake", lambda self: handshake(self, seconds=0.3))
+    monkeypatch.setattr(Supervisor, "arm", lambda *_: pytest.fail("armed"))
+    with pytest.raises(RemotePolicyError, match="No policy at ws://127.0.0.1:9"):
+        deploy(bundle, NULL, seconds=3.5, policy_server="ws://127.0.0.1:9")
+
+
+def test_a_server_that_goes_away_holds_the_arm_and_faults(bundle: Bundle) -> None:
+    with PolicyServer(bundle.policy, bundle.contract, PolicyServerConfig(port=0)) as server:
+        uri = f"ws://127.0.0.1:{server.port}"
+        timer = threading.Timer(1.5, server.close)
+        timer.start()
+        deployment, _ = deploy(bundle, NULL, seconds=6.0, policy_server=uri)
+        timer.join()
     (report,) = deployment.reports
     assert report.ending == "fault" and report.reasons["policy_error"] > 100
 

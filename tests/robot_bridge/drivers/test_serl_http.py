@@ -5,14 +5,19 @@ import time
 
 import numpy as np
 import pytest
-from driver_conformance import CHECKS, Rig, name_of, prompt, target_at, token
+from bench_arm import bench_contract
+from driver_conformance import CHECKS, Rig, confirm, governed, name_of, prompt, target_at, token
 from serl_server import SerlServer, pose_of, serve_serl
 
+from robot_bridge.deploy.rig import RigConfig
+from robot_bridge.deploy.rigs import build_rig, rig_makers
 from robot_bridge.driver import ArmDriver, DriverError, Mode
 from robot_bridge.drivers.serl_http.driver import SerlHttpDriver
+from robot_bridge.safety.supervisor import NotAllowedError
 from scenes.robots.panda import panda
 
 ROBOT = panda()
+PLACE = ("cube=0.4,0,0.02",)
 
 
 @pytest.fixture
@@ -135,6 +140,21 @@ def test_a_server_that_dies_is_lost_and_targets_are_reported_as_not_sent():
         driver.state()
 
 
+def test_a_franka_hand_behind_a_server_has_its_own_readings(server):
+    arm, url = server
+    arm.gripper = 0.08  # serl_robot_infra's gripper_type Franka: the width [m]
+    config = RigConfig(robot="serl-http", address=url, gripper_readings=(0.0, 0.08), objects=PLACE)
+    rig = build_rig(config, bench_contract(), rig_makers())
+    rig.driver.connect()
+    try:
+        assert rig.driver.state().gripper_width == pytest.approx(0.08)
+    finally:
+        rig.driver.close()
+    for wrong in ((0.0, 0.0), (0.0, float("nan"))):
+        with pytest.raises(ValueError, match="allowed: two different numbers"):
+            SerlHttpDriver(url, robot=ROBOT, gripper_readings=wrong)
+
+
 def test_nobody_there_is_one_line():
     driver = SerlHttpDriver("http://127.0.0.1:9", robot=ROBOT)
     with pytest.raises(DriverError, match=r"/getstate.*refused") as caught:
@@ -147,8 +167,12 @@ def test_another_tool_is_refused_before_anything_moves(server):
     state = arm.state()
     state["pose"][2] += 0.1034  # the flange, not the hand
     arm.state = lambda: state
-    with pytest.raises(DriverError, match=r"0\.103 m from panda's tool centre"):
-        SerlHttpDriver(url, robot=ROBOT).connect()
+    rig = Rig(make=lambda: SerlHttpDriver(url, robot=ROBOT), robot=ROBOT)
+    with (
+        rig.connected() as driver,
+        pytest.raises(NotAllowedError, match=r"0\.103 m and 0\.00 rad .* a panda's"),
+    ):
+        confirm(governed(rig, driver), rig)
     assert arm.seen == []
 
 

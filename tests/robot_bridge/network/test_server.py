@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import pickle
-import socket
 import stat
 import subprocess
 import sys
@@ -13,13 +12,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import zmq
 from hypothesis import given
 from hypothesis import strategies as st
+from raw_peer import RawPeer, free_ports
 from recorded import make_contract
 
 from robot_bridge.__main__ import main
@@ -28,7 +27,14 @@ from robot_bridge.control.arbiter import Arbiter
 from robot_bridge.driver import ArmState, Mode
 from robot_bridge.messages import Command, Goal, Notice, Tick
 from robot_bridge.network import codec, keys
-from robot_bridge.network.admission import AdmissionConfig, Leases, Refused, Sessions, Throttle
+from robot_bridge.network.admission import (
+    AdmissionConfig,
+    Guest,
+    Leases,
+    Refused,
+    Sessions,
+    Throttle,
+)
 from robot_bridge.network.client import BridgeClient, ClockOffset, RemotePolicySide
 from robot_bridge.network.codec import Beat, Hello, Stamp, encode
 from robot_bridge.network.endpoints import (
@@ -48,6 +54,7 @@ from robot_bridge.safety.limits import default_limits
 from scenes.robots.panda import panda
 
 CONFIG = AdmissionConfig()
+GUESTS = {"policy": Guest(name="policy"), "operator": Guest(name="person")}
 
 
 def tick(index: int = 0, t: float | None = None) -> Tick:
@@ -96,17 +103,6 @@ def eventually(holds: Callable[[], object], seconds: float = 3.0) -> bool:
     return True
 
 
-def free_ports() -> int:
-    """A port whose successor is free too."""
-    while True:
-        with socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-            with contextlib.suppress(OSError):
-                two.bind(("127.0.0.1", port + 1))
-                return port
-
-
 @pytest.fixture
 def folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="rb") as made:
@@ -125,47 +121,8 @@ def endpoint(folder: Path) -> Endpoint:
 
 @pytest.fixture
 def server(endpoint: Endpoint, control: Control) -> Iterator[BridgeServer]:
-    with BridgeServer(endpoint, control.callbacks, contract="abc") as made:
+    with BridgeServer(endpoint, control.callbacks, guests=GUESTS, contract="abc") as made:
         yield made
-
-
-class RawPeer:
-    """Speaks to the server frame by frame, as an attacker would."""
-
-    def __init__(self, endpoint: Endpoint, own: ClientKeys | None = None) -> None:
-        self._context = zmq.Context()
-        self.socket = self._context.socket(zmq.DEALER)
-        self.socket.linger = 0
-        if own is not None:
-            connect_with_keys(self.socket, own)
-        self.socket.connect(endpoint.requests)
-        self.session = b""
-
-    def __enter__(self) -> "RawPeer":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._context.destroy(linger=0)
-
-    def answer(self, seconds: float = 3.0) -> Any:
-        if not self.socket.poll(round(seconds * 1e3)):
-            return None
-        return codec.decode(self.socket.recv())[0]
-
-    def send(self, message: object, seq: int, *, age: float = 0.0) -> bytes:
-        data = encode(message, Stamp(self.session, seq, time.monotonic() - age))
-        self.socket.send(data)
-        return data
-
-    def ask(self, message: object, seq: int, *, age: float = 0.0) -> Any:
-        self.send(message, seq, age=age)
-        return self.answer()
-
-    def greet(self) -> codec.Welcome:
-        welcome = self.ask(Hello(name="raw", sent=0.0), 0)
-        assert isinstance(welcome, codec.Welcome)
-        self.session = welcome.session
-        return welcome
 
 
 # -- what works ----------------------------------------------------------------------------------
@@ -207,7 +164,7 @@ def test_the_newest_tick_wins_and_publishing_never_waits(server, endpoint):
 
 def test_remote_policy_side_has_what_a_policy_loop_needs(server, control, endpoint):
     limits = default_limits(panda())
-    with BridgeClient(endpoint, name="p", want=["policy"]) as client:
+    with BridgeClient(endpoint, name="policy", want=["policy"]) as client:
         side = RemotePolicySide(client, limits)
         assert side.latest is None
         client.wait(3.0)
@@ -232,7 +189,7 @@ class Constant:
 
 def test_a_policy_loop_runs_at_the_far_end(server, control, endpoint):
     limits, contract = default_limits(panda()), make_contract(size=None)
-    with BridgeClient(endpoint, name="p", want=["policy"]) as client:
+    with BridgeClient(endpoint, name="policy", want=["policy"]) as client:
         client.wait(3.0)
         side: ControlSide = RemotePolicySide(client, limits)
         loop = PolicyLoop(side, ObservationBuilder(contract), Constant(), period=0.1)
@@ -246,19 +203,19 @@ def test_a_policy_loop_runs_at_the_far_end(server, control, endpoint):
 
 
 def test_a_client_finds_a_server_that_is_started_anew(endpoint, control):
-    with BridgeClient(endpoint, name="p", want=["policy"]) as client:
-        with BridgeServer(endpoint, control.callbacks):
+    with BridgeClient(endpoint, name="policy", want=["policy"]) as client:
+        with BridgeServer(endpoint, control.callbacks, guests=GUESTS):
             client.wait(3.0)
         assert eventually(lambda: client.pulse is None)
         assert not client.offer(command())
-        with BridgeServer(endpoint, control.callbacks):
+        with BridgeServer(endpoint, control.callbacks, guests=GUESTS):
             client.wait(5.0)
             assert client.offer(command(9))
             assert eventually(lambda: control.commanded() is not None)
 
 
 def test_another_contract_is_not_commanded(server, endpoint):
-    with BridgeClient(endpoint, name="p", want=["policy"], contract="xyz") as client:
+    with BridgeClient(endpoint, name="policy", want=["policy"], contract="xyz") as client:
         with pytest.raises(TimeoutError, match="contract: got abc, allowed: xyz"):
             client.wait(0.5)
         assert not client.may_command()
@@ -301,7 +258,7 @@ class OtherClock(MonotonicClock):
 
 def test_times_are_converted_between_machines(server, control, endpoint):
     clock = OtherClock()
-    with BridgeClient(endpoint, name="far", want=["policy"], clock=clock) as client:
+    with BridgeClient(endpoint, name="policy", want=["policy"], clock=clock) as client:
         client.wait(3.0)
         server.publish(tick(1, t=500.0))
         assert eventually(lambda: client.latest is not None)
@@ -332,17 +289,17 @@ def test_a_halt_is_said_again_until_it_shows(endpoint, control):
 
 
 def test_a_second_commander_is_refused_while_the_first_holds(server, control, endpoint):
-    with BridgeClient(endpoint, name="first", want=["policy"]) as first:
+    with BridgeClient(endpoint, name="policy", want=["policy"]) as first:
         first.wait(3.0)
-        with BridgeClient(endpoint, name="second", want=["policy"]) as second:
-            with pytest.raises(TimeoutError, match="held by first for .* s more"):
+        with BridgeClient(endpoint, name="policy", want=["policy"]) as second:
+            with pytest.raises(TimeoutError, match="held by policy for .* s more"):
                 second.wait(1.5)
             assert not second.offer(command(5))
             with RawPeer(endpoint) as raw:  # which does not ask itself first
                 raw.greet()
                 refusal = raw.ask(command(6), 1)
                 assert refusal.kind == "lease"
-                assert "held by first" in refusal.text
+                assert "held by policy" in refusal.text
             assert server.counters["lease"] >= 2
             assert control.commanded() is None
             # An operator commands beside a policy: the arbiter chooses between them.
@@ -353,9 +310,9 @@ def test_a_second_commander_is_refused_while_the_first_holds(server, control, en
 
 
 def test_a_lease_given_back_is_free_at_once(server, endpoint):
-    with BridgeClient(endpoint, name="first", want=["policy"]) as first:
+    with BridgeClient(endpoint, name="policy", want=["policy"]) as first:
         first.wait(3.0)
-    with BridgeClient(endpoint, name="second", want=["policy"]) as second:
+    with BridgeClient(endpoint, name="policy", want=["policy"]) as second:
         second.wait(0.9)
 
 
@@ -364,7 +321,7 @@ def test_a_lease_ends_a_second_after_its_holder_fell_silent(server, endpoint):
         silent.greet()
         assert silent.ask(Beat(sent=0.0, want=("policy",)), 1).granted == ("policy",)
         began = time.monotonic()
-        with BridgeClient(endpoint, name="next", want=["policy"]) as client:
+        with BridgeClient(endpoint, name="policy", want=["policy"]) as client:
             client.wait(3.0)
         assert 0.9 < time.monotonic() - began < 2.0
 
@@ -435,7 +392,7 @@ def test_what_is_beyond_all_bounds_cuts_the_connection(server, endpoint):
 def test_a_flood_is_slowed_down_and_others_are_served(server, control, endpoint):
     with (
         RawPeer(endpoint) as flooder,
-        BridgeClient(endpoint, name="p", want=["policy"]) as client,
+        BridgeClient(endpoint, name="policy", want=["policy"]) as client,
     ):
         flooder.greet()
         client.wait(3.0)
@@ -462,8 +419,8 @@ def test_our_own_side_failing_does_not_end_the_server(endpoint, caplog):
 
     callbacks = Callbacks(offer=fail, notice=fail, fault=fail)
     with (
-        BridgeServer(endpoint, callbacks) as server,
-        BridgeClient(endpoint, name="p", want=["policy"]) as client,
+        BridgeServer(endpoint, callbacks, guests=GUESTS) as server,
+        BridgeClient(endpoint, name="policy", want=["policy"]) as client,
     ):
         client.wait(3.0)
         client.offer(command())
@@ -479,7 +436,9 @@ def test_our_own_side_failing_does_not_end_the_server(endpoint, caplog):
 def keyed(folder: Path, control: Control) -> Iterator[tuple[BridgeServer, Endpoint, Path]]:
     keys.new_server(folder)
     endpoint = Endpoint.tcp(free_ports())
-    with BridgeServer(endpoint, control.callbacks, keys=Keyring(folder)) as server:
+    ring = Keyring(folder)
+    guests = {"policy": Guest(name="laptop")}
+    with BridgeServer(endpoint, control.callbacks, guests=guests, keys=ring) as server:
         yield server, endpoint, folder
 
 
@@ -669,24 +628,54 @@ def test_an_ipc_folder_open_to_others_is_refused(folder, control):
 
 
 def test_leases_rules():
-    sessions, leases = Sessions(CONFIG), Leases(CONFIG)
-    a = sessions.open(b"a", "a", "command", 0.0)
-    b = sessions.open(b"b", "b", "admin", 0.0)
+    sessions, leases = Sessions(CONFIG), Leases(CONFIG, {"policy": Guest(name="p")})
+    a = sessions.open(b"a", "p", "command", 0.0)
+    b = sessions.open(b"b", "p", "admin", 0.0)
     leases.take(a, "policy", 0.0)
     leases.take(a, "policy", 0.9)
-    with pytest.raises(Refused, match="held by a for 0.10 s more"):
+    with pytest.raises(Refused, match="held by p for 0.10 s more"):
         leases.take(b, "policy", 1.8)
     leases.release(b, "policy")  # not b's
     leases.require(a, "policy", 1.8)
     with pytest.raises(Refused, match="held by nobody"):
         leases.require(a, "policy", 1.9)
     leases.take(b, "policy", 1.9)
-    with pytest.raises(Refused, match="held by b"):
+    with pytest.raises(Refused, match="held by p"):
         leases.require(a, "policy", 2.0)
     with pytest.raises(Refused, match="needs admin"):
         leases.take(a, "operator", 2.0)
-    assert leases.holders(2.0) == {"policy": "b"}
+    with pytest.raises(Refused, match="operator are the bridge's own; deploy.py --operator-source"):
+        leases.take(b, "operator", 2.0)
+    assert leases.holders(2.0) == {"policy": "p"}
     assert leases.holders(3.0) == {}
+
+
+def test_who_was_consented_to_has_no_successor():
+    sessions, leases = Sessions(CONFIG), Leases(CONFIG, {"policy": Guest(name="p")})
+    a, b = (sessions.open(name, "p", "command", 0.0) for name in (b"a", b"b"))
+    assert not leases.keep("policy", 0.0)
+    leases.take(a, "policy", 0.0)
+    assert leases.keep("policy", 0.5)
+    leases.release(a, "policy")
+    with pytest.raises(Refused, match="consented to was another process"):
+        leases.take(b, "policy", 5.0)
+    leases.take(a, "policy", 9.0)
+
+
+@pytest.mark.parametrize(("name", "ticket"), [("p", ""), ("p", "T"), ("p", "é"), ("q", "t")])
+def test_the_bridges_own_process_is_known_by_its_ticket(name, ticket):
+    sessions = Sessions(CONFIG)
+    leases = Leases(CONFIG, {"policy": Guest(name="p", ticket="t")})
+    other = sessions.open(b"a", name, "admin", 0.0, ticket=ticket)
+    for ask in (leases.take, leases.require):
+        with pytest.raises(Refused, match="are p's, not"):
+            ask(other, "policy", 0.0)
+    leases.take(sessions.open(b"b", "p", "admin", 0.0, ticket="t"), "policy", 0.0)
+
+
+def test_a_guest_on_loopback_needs_keys(control):
+    with pytest.raises(UnsafeBindError, match="without keys does not tell who commands"):
+        BridgeServer(Endpoint.tcp(free_ports()), control.callbacks, guests=GUESTS)
 
 
 @given(st.lists(st.floats(0, 0.1), min_size=1, max_size=400))

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import socket
 import subprocess
 import threading
 import time
@@ -23,6 +24,7 @@ from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from robot_bridge.deploy.serve import read_renaming
 from robot_bridge.network.codec import DTYPES, CodecError
 from robot_bridge.network.endpoints import UnsafeBindError
 from robot_bridge.openpi import client as openpi_client
@@ -313,6 +315,27 @@ def test_names_of_clients_are_ours_by_config():
         assert unpack(connection.recv())["actions"].shape == (2, 4)
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["front"], "'front' is not THEIRS=OURS"),
+        (["=front"], "is not THEIRS=OURS"),
+        (["cam=fornt"], "Unknown observation 'fornt'. Did you mean 'front'"),
+        (["cam="], "Unknown observation ''"),
+        (["cam=front", "cam2=front"], "renamed twice"),
+        (["cam=front", "cam=ee_position"], "renamed twice"),
+    ],
+)
+def test_names_on_the_command_line_are_checked(words, line):
+    with pytest.raises((ValueError, KeyError), match=line):
+        read_renaming(words, CONTRACT.obs.names)
+
+
+def test_names_on_the_command_line():
+    read = read_renaming(["images/cam=front", "s=ee_position"], CONTRACT.obs.names)
+    assert read == {"images/cam": "front", "s": "ee_position"}
+
+
 def test_beyond_loopback_needs_a_token():
     for host in ("0.0.0.0", "", "192.168.0.2", "robot.lan"):
         with pytest.raises(UnsafeBindError, match="there is no token"):
@@ -344,6 +367,41 @@ def test_too_many_clients_are_turned_away():
         with pytest.raises(InvalidStatus) as refused:
             connect(uri(server))
         assert refused.value.response.status_code == 503
+
+
+def test_sixteen_idle_clients_keep_nobody_out():
+    with served(Linear(), idle_after=0.1) as server, contextlib.ExitStack() as stack:
+        busy = stack.enter_context(connect(uri(server)))
+        busy.recv()
+        idle = [stack.enter_context(connect(uri(server))) for _ in range(7)]
+        time.sleep(0.15)
+        for _ in range(9):  # as many again
+            busy.send(pack(OBS))
+            assert unpack(busy.recv(timeout=2.0))["actions"].shape == (2, 4)
+            idle.append(stack.enter_context(connect(uri(server))))
+            time.sleep(0.12)
+        idle[0].recv()  # the metadata that it was told
+        with pytest.raises(ConnectionClosed) as closed:
+            idle[0].recv(timeout=2.0)
+        assert closed.value.rcvd.code == 1013
+        with remote(server) as policy:
+            np.testing.assert_allclose(policy.act(OBS), np.full((2, 4), 0.1235), atol=1e-6)
+        busy.send(pack(OBS))  # who works is never asked to leave
+        assert unpack(busy.recv(timeout=2.0))["actions"].shape == (2, 4)
+
+
+def test_one_machine_leaves_room_for_others():
+    with served(Linear(), max_per_peer=1) as server, connect(uri(server)):
+        with pytest.raises(InvalidStatus) as refused:
+            connect(uri(server))
+        assert refused.value.response.status_code == 503
+        # Another address of this machine stands for another machine.
+        there, elsewhere = ("127.0.0.1", server.port), ("127.0.0.9", 0)
+        with (
+            socket.create_connection(there, source_address=elsewhere) as other,
+            connect(uri(server), sock=other) as connection,
+        ):
+            assert unpack(connection.recv())["action_dim"] == 4
 
 
 def test_oversized_frames_end_the_connection(server):
@@ -477,6 +535,81 @@ def test_servers_of_openpis_own_are_admitted_in_so_many_words():
         with RemotePolicy(CONTRACT, config) as client:
             client.wait(5.0)
             assert client.act(OBS).shape == (50, 4)
+
+
+def test_a_server_of_openpis_own_is_asked_before_it_is_needed():
+    actions = np.tile(np.array([0.5, 0.0, 0.0, 1.0]), (50, 1))
+    with foreign([{"actions": actions}] * 3, {}) as where:
+        config = RemotePolicyConfig(
+            uri=where, timeout=1.0, require_contract=False, extras={"prompt": "pick"},
+            gripper="opposite",
+        )  # fmt: skip
+        with RemotePolicy(CONTRACT, config) as client:
+            met = client.handshake(seconds=5.0)
+            assert (met.horizon, met.largest) == (50, 1.0) and met.seconds < 1.0
+            assert client.act(OBS)[0].tolist() == [0.5, 0.0, 0.0, -1.0]
+
+
+@pytest.mark.parametrize(
+    ("reply", "metadata", "said"),
+    [
+        ({"actions": np.zeros((50, 7))}, {}, r"Actions: got \(50, 7\)"),
+        ({"actions": np.full((50, 4), np.nan)}, {}, "are not finite"),
+        ({"actions": np.zeros((5, 4))}, {"action_rate": 15.0}, "got 15.0 Hz, allowed: 10.0 Hz"),
+        ("KeyError: 'observation/state'", {}, "server failed: KeyError: 'observation/state'"),
+    ],
+)
+def test_a_server_that_does_not_fit_is_told_before_it_is_needed(reply, metadata, said):
+    with foreign([reply] * 2, metadata) as where:
+        config = RemotePolicyConfig(uri=where, timeout=1.0, require_contract=False)
+        with (
+            RemotePolicy(CONTRACT, config) as client,
+            pytest.raises(RemotePolicyError, match=said),
+        ):
+            client.handshake(seconds=0.5)
+
+
+def test_a_server_that_is_too_slow_is_told_before_it_is_needed():
+    policy = Linear()
+    act = policy.act
+    policy.act = lambda obs: time.sleep(0.1) or act(obs)
+    with served(policy) as server:
+        config = RemotePolicyConfig(uri=uri(server), timeout=0.05)
+        with (
+            RemotePolicy(CONTRACT, config) as client,
+            pytest.raises(RemotePolicyError, match=r"needs 0\.1.. s, allowed: 0\.05 s"),
+        ):
+            client.handshake(seconds=5.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"uri": "127.0.0.1:8000"}, "allowed: ws://HOST:PORT"),
+        ({"uri": "http://x:1"}, "allowed: ws://HOST:PORT"),
+        ({"timeout": 0.0}, "at most 2"),
+        ({"timeout": float("nan")}, "at most 2"),
+        ({"gripper": "open"}, "Unknown gripper convention 'open'"),
+        ({"names": {"fornt": "x"}}, "Unknown observation 'fornt'. Did you mean 'front'"),
+    ],
+)
+def test_options_of_a_server_are_checked(options, said):
+    with pytest.raises((ValueError, KeyError), match=said):
+        RemotePolicy(CONTRACT, RemotePolicyConfig(**{"uri": "ws://127.0.0.1:9"} | options))
+
+
+@pytest.mark.parametrize(
+    ("gripper", "open_", "closed"), [("same", -1, 1), ("unit", 0, 1), ("opposite", 1, -1)]
+)
+def test_a_servers_gripper_becomes_ours(gripper, open_, closed):
+    reply = {"actions": np.array([[0.1, 0.2, 0.3, open_], [0.1, 0.2, 0.3, closed]], float)}
+    with foreign([reply], {}) as where:
+        config = RemotePolicyConfig(uri=where, timeout=2.0, require_contract=False, gripper=gripper)
+        with RemotePolicy(CONTRACT, config) as client:
+            client.wait(5.0)
+            np.testing.assert_allclose(
+                client.act(OBS), [[0.1, 0.2, 0.3, -1.0], [0.1, 0.2, 0.3, 1.0]]
+            )
 
 
 @pytest.mark.parametrize(

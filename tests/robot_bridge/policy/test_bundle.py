@@ -10,6 +10,8 @@ import shutil
 import struct
 import subprocess
 import sys
+import threading
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -403,6 +405,30 @@ def test_an_archive_that_would_expand_too_far_is_refused(
     resized(copy, "golden.npz", file.getvalue())
     sign_again(copy)
     assert "expands to 1000000 bytes, allowed: 100000" in refusal(copy)
+
+
+@pytest.mark.parametrize("step", ["_start", "_compare"])
+def test_a_model_that_takes_for_ever_is_refused(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, step: str
+):
+    """A product of 20000 by 20000 numbers, as far as one can see from outside."""
+    over = threading.Event()
+    monkeypatch.setattr(bundle_module, step, lambda *_: over.wait(20.0))
+    monkeypatch.setattr(bundle_module, "MAX_SECONDS", 0.05)
+    if step == "_compare":
+        monkeypatch.setattr(bundle_module, "_start", lambda *_: None)
+    began = time.monotonic()
+    assert "takes longer than 0.05 s to check; it could not run on an arm" in refusal(whole)
+    assert time.monotonic() - began < 5.0
+    over.set()
+
+
+@pytest.mark.parametrize("task", ["", "../../etc/passwd", "/etc", "a//b", "a/..", "a b", "~/x"])
+def test_a_task_is_named_and_not_a_path(loaded: Bundle, task: str):
+    with pytest.raises(ValueError, match=r"allowed: a task's name, e\.g\. franka/pick_cube"):
+        dataclasses.replace(loaded.manifest, task=task)
+    for name in ("bench", "franka/pick_cube", "my-lab/peg_2.1"):
+        assert dataclasses.replace(loaded.manifest, task=name).task == name
 
 
 def test_a_model_of_another_contract_is_refused(whole: Path, loaded: Bundle):

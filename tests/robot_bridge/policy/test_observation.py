@@ -77,6 +77,30 @@ def test_an_observation_is_as_old_as_its_oldest_part() -> None:
     assert bench.clock.now() - seen == pytest.approx(0.07, abs=1e-6)
 
 
+class Tracker(FixedObjects):
+    """Objects that were measured at `measured` [s]."""
+
+    measured = 0.0
+
+    def positions(self):
+        return super().positions()[0], self.measured
+
+
+@pytest.mark.parametrize("ahead", [0.15, 3600.0, math.nan])
+def test_what_is_stamped_with_a_time_to_come_is_not_observed(ahead: float) -> None:
+    bench = Bench(camera=True)
+    bench.eye.age = -ahead
+    builder = ObservationBuilder(bench.contract, eyes={"front": bench.eye})
+    with pytest.raises(LookupError, match="Camera 'front' stamps its readings"):
+        builder.build(bench.ticks[-1])
+    if math.isnan(ahead):
+        return
+    tracker = Tracker(CUBE)
+    tracker.measured = bench.clock.now() + ahead
+    with pytest.raises(LookupError, match="What measures objects stamps its readings"):
+        ObservationBuilder(bench_contract(), objects=tracker).build(bench.ticks[-1])
+
+
 def test_what_nothing_measures_is_refused_at_once() -> None:
     with pytest.raises(KeyError, match="observes the position of: cube"):
         ObservationBuilder(bench_contract())

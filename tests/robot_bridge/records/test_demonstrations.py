@@ -13,6 +13,7 @@ from mjx_serl.envs.observation import Observer
 from mjx_serl.run.demonstrations import demo_contract
 from robot_bridge.messages import ENDINGS
 from robot_bridge.records.demonstrations import Exported, export_demos
+from robot_bridge.records.lerobot import export_lerobot
 from robot_bridge.records.recorder import Recorder
 from scenes.contract.policy_contract import Contract
 
@@ -115,3 +116,33 @@ def test_observations_that_do_not_fit_are_named(tmp_path: Path, broken, said: st
     with pytest.raises(ValueError, match=said):
         export_demos([tmp_path / "r"], tmp_path / "demos.npz", CONTRACT, task=TASK)
     assert not (tmp_path / "demos.npz").exists()
+
+
+def test_a_damaged_recording_is_exported_only_when_said_so(tmp_path: Path):
+    recording = record(tmp_path / "r", CONTRACT, {5: "success", 6: "success", 7: "success"})
+    part = recording / "part-0000.rec"
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 1  # in the second episode
+    part.write_bytes(bytes(data))
+    for export in (export_demos, export_lerobot):
+        out = tmp_path / export.__name__
+        with pytest.raises(ValueError, match=r"is damaged: \d+ bytes at \d+ .*--allow-damage"):
+            export([recording], out, CONTRACT, task=TASK)
+        assert not out.exists()
+    out = tmp_path / "demos.npz"
+    said = export_demos([recording], out, CONTRACT, task=TASK, allow_damage=True)
+    # What is left out is the episode that is not whole, and no other.
+    assert said == Exported(episodes=2, steps=12, intervened=0)
+
+
+def test_a_damaged_ending_is_no_reason_to_join_episodes(tmp_path: Path):
+    """The verdict of the first and the ticks between the two are lost."""
+    recording = record(tmp_path / "r", CONTRACT, {5: "success", 6: "success"})
+    part = recording / "part-0000.rec"
+    data = bytearray(part.read_bytes())
+    verdict = data.index(b"success")
+    data[verdict] ^= 1
+    part.write_bytes(bytes(data))
+    out = tmp_path / "demos.npz"
+    said = export_demos([recording], out, CONTRACT, task=TASK, allow_damage=True)
+    assert said == Exported(episodes=1, steps=6, intervened=0)

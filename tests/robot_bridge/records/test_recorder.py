@@ -20,6 +20,7 @@ from robot_bridge.clock import ManualClock
 from robot_bridge.messages import ENDINGS
 from robot_bridge.records import recorder as recorder_module
 from robot_bridge.records.reader import (
+    Damage,
     Episode,
     Event,
     Loss,
@@ -162,21 +163,61 @@ def six_ticks(tmp_path_factory) -> tuple[Path, bytes]:
 
 @settings(deadline=None, max_examples=60)
 @given(st.data())
-def test_a_torn_or_damaged_tail_costs_only_itself(six_ticks, data):
+def test_a_torn_tail_costs_only_itself(six_ticks, data):
     part, whole = six_ticks
     starts = frame_starts(whole)
-    begin = starts[1]  # behind the header
-    place = data.draw(st.integers(begin, len(whole) - 1))
-    if data.draw(st.booleans()):
-        part.write_bytes(whole[:place])
-    else:
-        flipped = bytearray(whole)
-        flipped[place] ^= data.draw(st.integers(1, 255))
-        part.write_bytes(bytes(flipped))
+    place = data.draw(st.integers(starts[1], len(whole) - 1))  # behind the header
+    part.write_bytes(whole[:place])
     read = read_recording(part.parent)
     good = sum(end <= place for end in [*starts[2:], len(whole)])
     assert [tick.index for tick in read.ticks] == list(range(good))
-    assert read.torn == part.stat().st_size - starts[1 + good]
+    assert read.torn == place - starts[1 + good] and not read.damage
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_a_flipped_byte_costs_only_its_record_and_is_said(six_ticks, data):
+    part, whole = six_ticks
+    starts = [*frame_starts(whole), len(whole)]
+    place = data.draw(st.integers(starts[1], len(whole) - 1))
+    flipped = bytearray(whole)
+    flipped[place] ^= data.draw(st.integers(1, 255))
+    part.write_bytes(bytes(flipped))
+    read = read_recording(part.parent)
+    hit = sum(start <= place for start in starts) - 2  # of the ticks
+    assert [tick.index for tick in read.ticks] == [i for i in range(6) if i != hit]
+    size = starts[hit + 2] - starts[hit + 1]
+    if hit == 5:  # what no record follows cannot be told from what was being written
+        assert read.torn == size and not read.damage
+    else:
+        assert read.damage == (Damage(part, starts[hit + 1], size),) and read.torn == 0
+        assert read.records[hit] == Loss("damaged", size)
+
+
+def test_a_part_that_lost_its_beginning_is_read_from_its_first_whole_record(tmp_path: Path):
+    for index in range(2):
+        with recorder(tmp_path) as made:
+            made.put(make_tick(index))
+    first = tmp_path / "part-0000.rec"
+    first.write_bytes(b"\0" + first.read_bytes()[1:])
+    read = read_recording(tmp_path)
+    assert [tick.index for tick in read.ticks] == [0, 1]
+    assert read.damage == (Damage(first, 0, len(MAGIC)),)
+    data = bytearray(first.read_bytes())
+    data[len(MAGIC) + FRAME.size + 4] ^= 1  # its header as well; the next part has one
+    first.write_bytes(bytes(data))
+    assert [tick.index for tick in read_recording(tmp_path).ticks] == [0, 1]
+
+
+def test_what_only_looks_like_a_record_is_not_one(tmp_path: Path):
+    with recorder(tmp_path) as made:
+        made.event("one", note="kind " * 50, kind="kind")
+        made.event("two")
+    part = tmp_path / "part-0000.rec"
+    data = bytearray(part.read_bytes())
+    data[frame_starts(bytes(data))[1]] ^= 255  # the length of the first
+    part.write_bytes(bytes(data))
+    assert [event.name for event in read_recording(tmp_path).events] == ["two"]
 
 
 def frame_starts(data: bytes) -> list[int]:
