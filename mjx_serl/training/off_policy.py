@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from mjx_serl.agents.agent import AGENTS, AgentState, OffPolicyAgent
 from mjx_serl.agents.sac import SACConfig
@@ -28,6 +29,7 @@ from scenes.contract.errors import InputError
 from scenes.contract.serialize import open_field
 
 ONLINE, DEMOS = "online", "demos"
+MAX_COUNT = 2**31 - 1  # where a counter of a state, int32, stays
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -211,7 +213,7 @@ class OffPolicy:
         metrics |= episode_metrics(state.worlds.stats)
         size = self.sources[ONLINE].buffer.size(state.data[ONLINE]).astype(jnp.float32)
         metrics |= {"buffer/size": size, "buffer/fill": size / self.config.buffer_size}
-        return state.replace(epoch=state.epoch + 1), metrics
+        return state.replace(epoch=optax.safe_increment(state.epoch)), metrics
 
     def policy_params(self, state: TrainState) -> PolicyParams:
         """What `choose` reads."""
@@ -306,7 +308,9 @@ class OffPolicy:
         if self.config.normalize_steps == 0:
             return state.normalizer
         fresh = normalize.update(state.normalizer, step.obs, step.valid)
-        done = state.epoch * self.env_steps_per_epoch >= self.config.normalize_steps
+        # In epochs: a count of env steps passes 2^31 in a long run.
+        epochs = min(-(-self.config.normalize_steps // self.env_steps_per_epoch), MAX_COUNT)
+        done = state.epoch >= epochs
         return jax.tree.map(partial(jnp.where, done), state.normalizer, fresh)
 
     def _learn(

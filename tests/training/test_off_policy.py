@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -261,6 +262,20 @@ def test_running_statistics_take_in_everything_then_freeze(make_toy: Callable):
         np.testing.assert_allclose(found, variance, rtol=1e-3)
         assert float(state.normalizer.count) == rows * NUM_ENVS + int(toy.demos.valid.sum())
         state, _ = toy.epoch(state)
+
+
+def test_frozen_statistics_stay_frozen_beyond_two_billion_env_steps(make_toy: Callable):
+    """The count of env steps passes 2^31 where that of epochs is small, and then is negative."""
+    toy = make_toy(normalize_steps=60)
+    start = toy.start()
+    per_epoch = toy.trainer.env_steps_per_epoch
+    for epoch in (2**31 // per_epoch + 1, 3 * 2**31 // per_epoch, 2**31 - 1):
+        late = start.replace(epoch=jnp.int32(epoch))
+        after, _ = toy.epoch(late)
+        chex.assert_trees_all_equal(after.normalizer, start.normalizer)
+        assert int(after.epoch) == min(epoch + 1, 2**31 - 1)
+    never = make_toy(normalize_steps=10**12)
+    assert never.epoch(never.start())[0].normalizer.count > start.normalizer.count
 
 
 def test_the_agent_sees_scaled_batches_and_raw_observations_alike(toy: Any):
