@@ -86,10 +86,11 @@ class OffPolicyConfig:
         require_least(least)
         if not 0 <= loop.demo_fraction <= 1:
             raise InputError(f"loop.demo_fraction {loop.demo_fraction}, allowed: 0 to 1")
-        if loop.buffer_size < 2 * num_envs:
+        rows = least_rows(self.agent.build().n_step)
+        if loop.buffer_size < rows * num_envs:
             raise InputError(
-                f"loop.buffer_size {loop.buffer_size}, allowed: at least two rows of num_envs "
-                f"{num_envs}"
+                f"loop.buffer_size {loop.buffer_size}, allowed: at least {rows * num_envs}, which "
+                f"is {rows} rows (agent.n_step and one) of num_envs {num_envs}"
             )
 
     def label(self, *, images: bool) -> str:
@@ -243,14 +244,16 @@ class OffPolicy:
         # The pool of resets hardly shrinks with num_envs, so it counts as fixed.
         worlds = tree_bytes(state.worlds) - tree_bytes(state.worlds.pool)
         num = self.vec_env.num_envs
-        least = max(self.config.warmup_steps, 2 * num)
+        least = max(self.config.warmup_steps, least_rows(self.agent.n_step) * num)
         return [
             Share("replay buffer", stored, "--loop.buffer-size", size, least),
             Share("worlds", worlds, "--num-envs", num, 1),
         ]
 
     def _warm_up(self, worlds: VecState, key: PRNGKey) -> tuple[VecState, Transition]:
-        length = max(self.agent.n_step + 1, -(-self.config.warmup_steps // self.vec_env.num_envs))
+        length = max(
+            least_rows(self.agent.n_step), -(-self.config.warmup_steps // self.vec_env.num_envs)
+        )
         policy = random_policy(self.vec_env.env.action_dim)
         return rollout(self.vec_env, policy, worlds, key, length)
 
@@ -338,6 +341,11 @@ class OffPolicy:
         batch = sampler.sample(states, key, shape, n_step=self.agent.n_step, gamma=self.agent.gamma)
         scale = partial(normalize.normalize, state.normalizer)
         return batch.replace(obs=scale(batch.obs), next_obs=scale(batch.next_obs))
+
+
+def least_rows(n_step: int) -> int:
+    """Rows that hold one transition to learn from and what followed it."""
+    return n_step + 1
 
 
 def buffer_rows(config: LoopConfig, num_envs: int) -> int:

@@ -23,9 +23,6 @@ from mjx_serl.types import Transition
 
 NUM_ENVS, STEPS = 6, 230
 
-# A NaN is noted in the working folder.
-pytestmark = pytest.mark.usefixtures("elsewhere")
-
 
 @pytest.fixture(scope="module")
 def vec_env(sparse: Env) -> VecEnv:

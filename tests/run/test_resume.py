@@ -35,9 +35,6 @@ from mjx_serl.training.state import tree_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# A NaN is noted in the working folder.
-pytestmark = pytest.mark.usefixtures("elsewhere")
-
 
 @dataclasses.dataclass
 class Straight:

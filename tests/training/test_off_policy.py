@@ -12,7 +12,7 @@ from toy_env import SPEC
 
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.data import normalize
-from mjx_serl.training.off_policy import LoopConfig, buffer_rows
+from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig, buffer_rows
 from mjx_serl.training.policies import trained_policy
 from mjx_serl.training.state import TrainState, tree_bytes
 from mjx_serl.types import Batch, Transition
@@ -71,6 +71,19 @@ def test_warm_up_plays_random_actions_before_learning(
 def test_warm_up_covers_an_n_step_span(make_toy: Callable):
     toy = make_toy(demos=False, warmup_steps=0, agent=SACConfig(hidden=(8,), n_step=4))
     assert int(toy.start().data["online"].filled) == 5
+
+
+def test_the_smallest_buffer_that_is_allowed_trains(make_toy: Callable):
+    agent = SACConfig(hidden=(8,), n_step=4)
+    loop = {"warmup_steps": 0, "buffer_size": 5 * NUM_ENVS}
+    method = OffPolicyConfig(agent=agent, loop=LoopConfig(**loop))
+    method.check(num_envs=NUM_ENVS)
+    with pytest.raises(ValueError, match=r"buffer_size 30, allowed: at least 35, which is 5 rows"):
+        method.check(num_envs=NUM_ENVS + 1)
+    toy = make_toy(demos=False, agent=agent, **loop)
+    after, metrics = toy.epoch(toy.start())
+    assert int(after.data["online"].filled) == 5
+    assert np.isfinite(metrics["learner/critic_loss"])
 
 
 def test_demonstrations_leave_the_warm_up_as_it_is(toy: Any):
