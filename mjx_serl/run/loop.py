@@ -79,6 +79,7 @@ class Run:
         self.changes = changes  # of the options since the run was last on disk
         self.store = CheckpointStore(folder.checkpoints, keep=cfg.run.keep_checkpoints)
         self.progress = Progress()
+        self.start_epoch = 0  # where this process went on from
         self.observer = cfg.build_observer()
         self.trainer = cfg.build(self.observer)
         self._nan_dumped = False
@@ -92,6 +93,7 @@ class Run:
         self.folder.truncate_after(self.progress.epoch)
         if self.changes:
             self._note_changes()
+        self.start_epoch = self.progress.epoch
         began = self.progress.elapsed_s
         clock = lambda: began + time.monotonic() - started  # noqa: E731
         self.hooks.on_start(self._info(shapes))
