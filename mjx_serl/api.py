@@ -127,12 +127,15 @@ def train(
         config: the run, or the name of a preset.
         hooks: who listens; None takes the console and the files of train.py.
         outputs: what the run leaves beside its logs; default its videos and its bundle.
-        resume: a run folder to go on with; `config` is then its own.
+        resume: a run folder to go on with; `config` is then its own, and `changes` may be of
+            total_env_steps, eval and run.
         changes: fields of the config to change.
 
     Raises KeyError, ValueError or MemoryError, with what is allowed, before anything starts.
     """
     load_plugins()
+    if resume is not None:
+        config = RunFolder.open(resume).read_config(TrainConfig)
     cfg = preset(config) if isinstance(config, str) else config
     run = make_run(dataclasses.replace(cfg, **changes), resume, hooks=hooks, outputs=outputs)
     return Result(run.train(resume=resume is not None), run.folder.path)

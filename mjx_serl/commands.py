@@ -21,6 +21,7 @@ from mjx_serl.run.console import ConsoleHook
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import CurveHook, Hook, JsonlHook, TensorBoardHook
 from mjx_serl.run.loop import Output, Run
+from mjx_serl.run.resume import allowed_changes, refuse_options
 from mjx_serl.run.run_lock import require_unlocked
 from mjx_serl.run.signals import undo_on_quit
 from mjx_serl.training.trainer import METHODS
@@ -31,6 +32,8 @@ from scenes.contract.command_line import INTERRUPTED as INTERRUPTED
 from scenes.contract.command_line import guarded as guarded
 from scenes.contract.plugins import load_plugins
 
+# What a run starts from.
+STARTING = ("--preset", "--plugin", "--method", "--agent")
 # What a run leaves beside its logs.
 OUTPUTS: tuple[Output, ...] = (RunVideo(), RunBundle())
 
@@ -44,12 +47,22 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, Path | None]:
     start, rest = parse_start(argv)
     if start.resume is not None:
         folder = RunFolder.open(start.resume)
-        return folder.read_config(TrainConfig), folder.path
+        return _parse_resumed(folder.read_config(TrainConfig), start, argv, rest), folder.path
     load_plugins(start.plugin)
     # The full parser knows which physics there are.
     args = ["--physics", start.physics, *rest]
     default = _with_learner(PRESETS[start.preset](), start)
     return tyro.cli(TrainConfig, default=default, args=args, description=_about()), None
+
+
+def _parse_resumed(
+    cfg: TrainConfig, start: StartOptions, argv: Sequence[str], rest: Sequence[str]
+) -> TrainConfig:
+    """The config of a run with the options that change it; whether they may is said later."""
+    said = {word.split("=", 1)[0] for word in argv}
+    refuse_options([option for option in STARTING if option in said])
+    args = ["--physics", start.physics, *rest] if "--physics" in said else rest
+    return tyro.cli(TrainConfig, default=cfg, args=args, description=_about()) if args else cfg
 
 
 def _with_learner(cfg: TrainConfig, start: StartOptions) -> TrainConfig:
@@ -71,7 +84,7 @@ def make_run(
 
     Args:
         cfg: the run.
-        resume: its folder, where it goes on.
+        resume: its folder, where it goes on; raises ValueError for options that cannot change.
         hooks: who listens; None is the console and the folder's files.
         outputs: what it leaves beside its logs.
     """
@@ -82,9 +95,10 @@ def make_run(
     if resume is None:
         undo_on_quit(partial(_remove_unused, folder))
     require_unlocked(folder.path)
+    changes = allowed_changes(folder.read_config(TrainConfig), cfg) if resume else ()
     hooks = default_hooks(cfg, folder) if hooks is None else hooks
     with _removed_unused(folder, new=resume is None):
-        return Run(cfg, folder, hooks, outputs)
+        return Run(cfg, folder, hooks, outputs, changes)
 
 
 def train(cfg: TrainConfig, resume: Path | None) -> int:
@@ -137,7 +151,8 @@ def _about() -> str:
         lines.append(f"  {name:<10} {(PRESETS[name].__doc__ or '').splitlines()[0]}")
     return (
         "Train a policy in one process, one compiled function per epoch.\n\n"
-        "--resume RUN_FOLDER goes on with a stopped run, bit for bit.\n"
+        "--resume RUN_FOLDER goes on with a stopped run, bit for bit, or with a finished one:\n"
+        "  --total-env-steps, --eval.* and --run.* may change with it, nothing else.\n"
         f"{SHOW_TRACEBACK}=1 in the environment shows where an error came from.\n"
         "--plugin MODULE imports a module of yours, which registers tasks, agents, robots, ...\n"
         f"--method NAME and --agent NAME pick another learner ({', '.join(METHODS)}; "

@@ -85,12 +85,6 @@ def forget_programs() -> Iterator[None]:
         gc.collect()
 
 
-@pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MuJoCo notes a NaN in MUJOCO_LOG.TXT of the working folder."""
-    monkeypatch.chdir(tmp_path)
-
-
 # One compiled scene and one environment per task: compiling is the cost.
 
 

@@ -167,6 +167,40 @@ def test_resuming_takes_the_config_of_the_run(tmp_path: Path):
     loop.RunFolder(tmp_path).write_config(cfg)
     assert parse_train(["--resume", str(tmp_path)]) == (cfg, tmp_path)
     assert parse_train([f"--resume={tmp_path}"]) == (cfg, tmp_path)
+    more = ["--total-env-steps", "7", "--eval.stop-at=2", "--run.video", "off", "--seed", "5"]
+    changed, _ = parse_train(["--resume", str(tmp_path), *more])
+    assert (changed.total_env_steps, changed.eval.stop_at, changed.run.video) == (7, 2.0, "off")
+    kept = {"total_env_steps": cfg.total_env_steps, "eval": cfg.eval, "run": cfg.run}
+    assert dataclasses.replace(changed, **kept) == cfg
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--seed", "6"], "--seed 6 (was 5)"),
+        (["--physics", "mjx"], "--physics mjx (was auto)"),
+        (["--agent.gamma", "0.5", "--num-envs=3"], "--num-envs 3 (was 1), --agent.gamma 0.5"),
+        (["--run.name", "other"], "--run.name other (was None)"),
+        (["--pixels.cameras", "front"], "--pixels.cameras ['front'] (was [])"),
+        (["--preset", "laptop"], "--preset."),
+        (["--agent=sac", "--plugin", "mine"], "--plugin, --agent."),
+    ],
+)
+def test_resuming_refuses_what_would_make_another_run(tmp_path: Path, capsys, options, named):
+    cfg = dataclasses.replace(PRESETS["serl"](), seed=5)
+    loop.RunFolder(tmp_path).write_config(cfg)
+    line = ["--resume", str(tmp_path), "--total-env-steps", "9", *options]
+    assert guarded(lambda: train(*parse_train(line))) == BAD_INPUT
+    text = one_line(capsys.readouterr().err)
+    assert f"cannot change {named}" in text and "Allowed: --total-env-steps, --eval.*" in text
+    assert loop.RunFolder(tmp_path).read_config(type(cfg)) == cfg
+
+
+def test_resuming_refuses_an_option_that_is_not_known(tmp_path: Path, capsys):
+    loop.RunFolder(tmp_path).write_config(PRESETS["laptop"]())
+    with pytest.raises(SystemExit) as stop:
+        parse_train(["--resume", str(tmp_path), "--num-env", "3"])
+    assert stop.value.code == BAD_INPUT and "--num-envs" in capsys.readouterr().err
 
 
 def test_a_run_that_fails_before_its_first_epoch_leaves_no_folder(

@@ -154,7 +154,8 @@ def test_an_agent_is_named_by_its_demonstrations():
         ({}, {"demo_fraction": 1.5}, "demo_fraction 1.5, allowed: 0 to 1"),
         ({}, {"batch_size": 1}, "batch_size 1, allowed: at least 2"),
         ({}, {"steps_per_epoch": 0}, "loop.steps_per_epoch 0, allowed: at least 1"),
-        ({"num_envs": 64}, {"buffer_size": 100}, "buffer_size 100, allowed: at least two rows"),
+        # The preset sums four rewards: four rows and what followed them.
+        ({"num_envs": 64}, {"buffer_size": 319}, "buffer_size 319, allowed: at least 320"),
         ({}, {"updates_per_step": 0}, "updates_per_step 0, allowed: at least 1"),
         ({}, {"warmup_steps": -1}, "warmup_steps -1, allowed: at least 0"),
         ({"total_env_steps": 0}, {}, "total_env_steps 0, allowed: at least 1"),

@@ -27,7 +27,8 @@ class BraxEnv(BraxBase):
     `done` is a termination only. Brax's EpisodeWrapper counts the time limit itself, and would
     take a `done` at the limit for a termination: wrap with `episode_length=env.episode_length`.
     Without wrappers, `info["truncation"]` says when the task's limit is reached. Observations
-    are one vector, the fields of the task's ObsSpec in order.
+    are one vector, the fields of the task's ObsSpec in order. Where the state became non-finite
+    `info["valid"]` is 0 (do not learn from that step), and `metrics["invalid"]` 1.
 
     Args:
         env: one world from `make_env`; raises ValueError where it observes images.
@@ -52,20 +53,22 @@ class BraxEnv(BraxBase):
             reward=state.reward,
             done=jnp.zeros(()),
             metrics=self._metrics(state),
-            info={"truncation": jnp.zeros(())},
+            info={"truncation": jnp.zeros(()), "valid": jnp.ones(())},
         )
 
     def step(self, state: State, action: Float[Array, " A"]) -> State:
         """Return the world after `action` in [-1, 1] was held for one control period."""
         before: PyTree = state.pipeline_state
         after = self.env.step(before, action)
+        ends = {"truncation": after.truncated, "valid": after.valid}
         return state.replace(
             pipeline_state=after,
             obs=self._vector(after.obs),
             reward=after.reward,
             done=after.terminated.astype(jnp.float32),
-            metrics=self._metrics(after),
-            info={**state.info, "truncation": after.truncated.astype(jnp.float32)},
+            # Brax's wrappers keep entries of their own in both.
+            metrics={**state.metrics, **self._metrics(after)},
+            info={**state.info, **{name: x.astype(jnp.float32) for name, x in ends.items()}},
         )
 
     @property
@@ -92,4 +95,5 @@ class BraxEnv(BraxBase):
         return jnp.concatenate([obs[name] for name in self.env.obs_spec.names])
 
     def _metrics(self, state: EnvState) -> dict[str, jax.Array]:
-        return {**state.metrics, "success": state.success.astype(jnp.float32)}
+        flags = {"success": state.success, "invalid": ~state.valid}
+        return {**state.metrics, **{name: x.astype(jnp.float32) for name, x in flags.items()}}

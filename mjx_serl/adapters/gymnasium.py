@@ -3,14 +3,18 @@
 Importing this module files the ids, as Gymnasium 1.x loads no plug-ins by itself:
 
     import gymnasium, mjx_serl.adapters.gymnasium
-    env = gymnasium.make("mjx_serl/FrankaPickCube-v0")
+    env = gymnasium.make("mjx_serl/FrankaPickCube-v0", cameras=["front"], render_mode="rgb_array")
     envs = gymnasium.make_vec("mjx_serl/FrankaPickCube-v0", num_envs=64)
 
 or, in one line, gymnasium.make("mjx_serl.adapters.gymnasium:mjx_serl/FrankaPickCube-v0").
 Observations and actions are numpy arrays; worlds stay on jax's device.
 """
 
-from collections.abc import Sequence
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -18,18 +22,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Key, UInt8
 
 from mjx_serl.envs.env import EnvState, make_env
+from mjx_serl.envs.observation import Observer, PixelConfig
 from mjx_serl.envs.task import TASKS
 from mjx_serl.envs.vector import select_worlds
 from mjx_serl.platform import prepare_platform
+from mjx_serl.types import Obs, PyTree
+from mjx_serl.viewing.recorded_env import SIDE, SIDE_SIZE, with_side_view
 from scenes.contract.errors import InputError
 from scenes.contract.specs import ObsField, ObsSpec
 
 NAMESPACE = "mjx_serl"
+RENDER_MODES = ("rgb_array",)
+# A fork inherits JAX's locks without the threads that would release them.
+_IMPORTED_BY = os.getpid()
 
 HostObs = dict[str, np.ndarray]
 
@@ -52,48 +63,46 @@ def register_envs() -> None:
             )
 
 
-class MjxSerlEnv(gymnasium.Env[HostObs, np.ndarray]):
-    """One world. The task's own time limit truncates, so no TimeLimit wrapper is needed.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EnvOptions:
+    """What both environments take by keyword, and so do `gymnasium.make` and `make_vec`.
 
-    `info` holds `success`, `valid` (false where the state became non-finite) and the
-    unscaled reward terms.
-
-    Args:
-        task: a registered task; raises KeyError with the allowed names.
+    Attributes:
         physics: "native", "mjx" or "warp"; None picks for the platform.
+        cameras: of the scene, observed as uint8 [H, W, 3]; what only a simulator knows is then no
+            longer observed.
+        image_size: width and height of their pictures [px].
+        scan: folder of a scanned scene that the pictures are drawn from (docs/scans.md).
+        looks: .npz files of robot surfaces beyond the shipped ones.
+        render_mode: "rgb_array" makes `render` return a view from the side; None none.
+        render_size: width and height of that view [px].
+        episode_steps: time limit in control steps; None is the task's. `make`'s own
+            max_episode_steps adds a wrapper, which can only end an episode earlier.
     """
 
-    def __init__(self, task: str, *, physics: str | None = None) -> None:
-        self._env = _build(task, physics, max_worlds=1)
-        self.metadata = {"render_modes": [], "render_fps": round(1 / self._env.ctrl_dt)}
-        self.observation_space = observation_space(self._env.obs_spec)
-        self.action_space = _action_space(self._env.action_dim)
-        self._key: Key[Array, ""] | None = None
-        self._state: EnvState | None = None
-        self._jit_reset, self._jit_step = jax.jit(self._env.reset), jax.jit(self._env.step)
+    physics: str | None = None
+    cameras: Sequence[str] = ()
+    image_size: int = 64
+    scan: Path | str | None = None
+    looks: Sequence[Path | str] = ()
+    render_mode: str | None = None
+    render_size: int = SIDE_SIZE
+    episode_steps: int | None = None
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[HostObs, dict[str, Any]]:
-        """Return the start of an episode; equal seeds give equal sequences. No options."""
-        super().reset(seed=seed)
-        del options
-        if seed is not None or self._key is None:
-            self._key = jax.random.key(np.uint32(self.np_random_seed & 0xFFFFFFFF))
-        self._key, start = jax.random.split(self._key)
-        state: EnvState = self._jit_reset(start)
-        self._state = state
-        obs, *_, info = _to_host(state)
-        return obs, _unbatched(info)
+    def __post_init__(self) -> None:
+        if self.render_mode not in (None, *RENDER_MODES):
+            raise InputError(
+                f"render_mode '{self.render_mode}', allowed: {', '.join(RENDER_MODES)} or None"
+            )
+        if self.episode_steps is not None and self.episode_steps < 1:
+            raise InputError(f"episode_steps {self.episode_steps}, allowed: at least 1")
 
-    def step(self, action: np.ndarray) -> tuple[HostObs, float, bool, bool, dict[str, Any]]:
-        """Return the world after an action in [-1, 1]; raises RuntimeError before a reset."""
-        if self._state is None:
-            raise RuntimeError("step() before reset(): call reset() first")
-        state: EnvState = self._jit_step(self._state, np.asarray(action, np.float32))
-        self._state = state
-        obs, reward, terminated, truncated, info = _to_host(state)
-        return obs, float(reward), bool(terminated), bool(truncated), _unbatched(info)
+    def pixels(self, cameras: Sequence[str], size: int) -> PixelConfig:
+        """Return the cameras of that size with the files they are drawn from."""
+        scan = None if self.scan is None else Path(self.scan)
+        surfaces = tuple(Path(file) for file in self.looks)
+        config = PixelConfig(cameras=tuple(cameras), size=size, scan=scan, surfaces=surfaces)
+        return config.pinned()
 
 
 @struct.dataclass
@@ -102,13 +111,175 @@ class _Worlds:
 
     Attributes:
         state: the worlds.
+        look: their appearance; () without cameras.
         keys: of each one's next episode.
-        ended: which of them start again in the next step.
+        ended: which of them a vector environment starts again in the next step.
     """
 
     state: EnvState
+    look: PyTree
     keys: Key[Array, " N"]
     ended: Bool[Array, " N"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Program:
+    """The compiled functions of N worlds that both environments are made of.
+
+    Attributes:
+        observer: one world, and what is observed of it.
+        side: the same world seen from the side; None where nothing is rendered.
+        episode_steps: time limit in control steps.
+    """
+
+    observer: Observer
+    side: Observer | None
+    episode_steps: int
+
+    @functools.cached_property
+    def start(self) -> Callable[[Key[Array, " N"]], _Worlds]:
+        """Return the start of the next episode of each key."""
+        return jax.jit(self._start)
+
+    @functools.cached_property
+    def step(self) -> Callable[[_Worlds, Float[Array, "N A"]], _Worlds]:
+        """Return the worlds after one step."""
+        return jax.jit(self._step)
+
+    @functools.cached_property
+    def step_or_restart(self) -> Callable[[_Worlds, Float[Array, "N A"]], _Worlds]:
+        """Return the worlds after one step, in which ended ones only start again."""
+        return jax.jit(self._step_or_restart)
+
+    @functools.cached_property
+    def _pictures(self) -> Callable[[EnvState, PyTree], Obs]:
+        pictures = self.observer.pictures
+        return jax.jit(pictures) if self.observer.traceable else pictures
+
+    @functools.cached_property
+    def _views(self) -> Callable[[EnvState], Obs]:
+        side = self.side
+        assert side is not None  # `_render` asks
+
+        def views(state: EnvState) -> Obs:
+            return side.pictures(state, side.looks(jax.random.key(0), state.t.shape[0]))
+
+        return jax.jit(views) if side.traceable else views
+
+    def to_host(self, worlds: _Worlds) -> tuple[HostObs, Any, Any, Any, dict[str, Any]]:
+        """Return one copy on the host: numpy arrays [N, ...] that belong to the caller."""
+        state = worlds.state
+        obs = self.observer.observe(state, self._pictures(state, worlds.look))
+        info = {"success": state.success, "valid": state.valid, **state.metrics}
+        return jax.tree.map(np.array, (obs, state.reward, state.terminated, state.truncated, info))
+
+    def render(self, worlds: _Worlds | None) -> UInt8[np.ndarray, "N H W 3"] | None:
+        """Return the worlds from the side; None where no render_mode was asked for."""
+        if self.side is None:
+            gymnasium.logger.warn('render() shows nothing: make(..., render_mode="rgb_array")')
+            return None
+        return np.array(self._views(_begun(worlds, "render").state)[SIDE])
+
+    def _start(self, keys: Key[Array, " N"]) -> _Worlds:
+        following, now = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        state = jax.vmap(self.observer.env.reset)(now)
+        # Of each world's own key, so that its number of neighbours does not matter.
+        looks = jax.vmap(lambda key: self.observer.looks(jax.random.fold_in(key, 1), 1))(now)
+        look = jax.tree.map(lambda x: x[:, 0], looks)
+        return _Worlds(state=state, look=look, keys=following, ended=state.terminated)
+
+    def _step(self, worlds: _Worlds, actions: Float[Array, "N A"]) -> _Worlds:
+        state = jax.vmap(self.observer.env.step)(worlds.state, actions)
+        late = (state.t >= self.episode_steps) & ~state.terminated
+        state = state.replace(truncated=late)
+        return worlds.replace(state=state, ended=state.terminated | late)
+
+    def _step_or_restart(self, worlds: _Worlds, actions: Float[Array, "N A"]) -> _Worlds:
+        stepped = self._step(worlds, actions)
+
+        def restart() -> _Worlds:
+            return select_worlds(worlds.ended, self._start(worlds.keys), stepped)
+
+        return jax.lax.cond(worlds.ended.any(), restart, lambda: stepped)
+
+
+class _Spec:
+    """The `spec` that Gymnasium sets, with the time limit filled in where it has none."""
+
+    def __get__(self, env: Any, owner: type | None = None) -> Any:
+        return None if env is None else env.__dict__.get("_spec")
+
+    def __set__(self, env: Any, spec: Any) -> None:
+        if spec is not None and spec.max_episode_steps is None:
+            spec.max_episode_steps = env.episode_steps
+        env.__dict__["_spec"] = spec
+
+
+class MjxSerlEnv(gymnasium.Env[HostObs, np.ndarray]):
+    """One world. The task's own time limit truncates, so no TimeLimit wrapper is needed.
+
+    `info` holds `success`, `valid` (false where the state became non-finite) and the
+    unscaled reward terms.
+
+    Args:
+        task: a registered task; raises KeyError with the allowed names.
+        options: see `EnvOptions`.
+    """
+
+    metadata = {"render_modes": list(RENDER_MODES)}  # noqa: RUF012  (as Gymnasium declares it)
+    spec: Any = _Spec()
+
+    def __init__(self, task: str, **options: Any) -> None:
+        chosen = EnvOptions(**options)
+        self._program = _build(task, chosen, max_worlds=1)
+        env = self._program.observer.env
+        self.metadata = {**self.metadata, "render_fps": round(1 / env.ctrl_dt)}
+        self.render_mode = chosen.render_mode
+        self.observation_space = observation_space(self._program.observer.obs_spec)
+        self.action_space = _action_space(env.action_dim)
+        self._worlds: _Worlds | None = None
+        self._source: np.random.Generator | None = None  # what the worlds' keys were drawn from
+
+    @property
+    def episode_steps(self) -> int:
+        """Time limit in control steps."""
+        return self._program.episode_steps
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[HostObs, dict[str, Any]]:
+        """Return the start of an episode; equal seeds give equal sequences.
+
+        Args:
+            seed: begins such a sequence, as does setting `np_random`.
+            options: none are known; raises ValueError for any.
+        """
+        _refuse_options(options, allowed=())
+        super().reset(seed=seed)
+        if self._worlds is None or self.np_random is not self._source:
+            self._source = self.np_random
+            keys = _keys([self._source])
+        else:
+            keys = self._worlds.keys
+        self._worlds = self._program.start(keys)
+        obs, *_, info = self._program.to_host(self._worlds)
+        return _first(obs), _unbatched(info)
+
+    def step(self, action: np.ndarray) -> tuple[HostObs, float, bool, bool, dict[str, Any]]:
+        """Return the world after an action in [-1, 1].
+
+        Raises RuntimeError before a reset, ValueError for an action of another shape.
+        """
+        worlds = _begun(self._worlds, "step")
+        self._worlds = self._program.step(worlds, _checked(action, self.action_space)[None])
+        obs, reward, terminated, truncated, info = self._program.to_host(self._worlds)
+        ends = bool(terminated[0]), bool(truncated[0])
+        return _first(obs), float(reward[0]), *ends, _unbatched(info)
+
+    def render(self) -> Any:
+        """Return the view from the side, uint8 [H, W, 3]; None without a render_mode."""
+        frames = self._program.render(self._worlds)
+        return None if frames is None else frames[0]
 
 
 class MjxSerlVectorEnv(gymnasium.vector.VectorEnv[HostObs, np.ndarray, np.ndarray]):
@@ -120,89 +291,109 @@ class MjxSerlVectorEnv(gymnasium.vector.VectorEnv[HostObs, np.ndarray, np.ndarra
 
     Args:
         task: as in `MjxSerlEnv`.
-        physics: as in `MjxSerlEnv`.
         num_envs: worlds; raises ValueError unless positive.
+        max_episode_steps: what `make_vec` calls `episode_steps`.
+        options: see `EnvOptions`.
     """
 
-    def __init__(self, task: str, *, num_envs: int = 1, physics: str | None = None) -> None:
+    spec: Any = _Spec()
+
+    def __init__(
+        self, task: str, *, num_envs: int = 1, max_episode_steps: int | None = None, **options: Any
+    ) -> None:
         if num_envs < 1:
             raise InputError(f"num_envs must be at least 1, got {num_envs}")
-        self._env = _build(task, physics, max_worlds=num_envs)
+        chosen = EnvOptions(**{"episode_steps": max_episode_steps, **options})
+        self._program = _build(task, chosen, max_worlds=num_envs)
+        env = self._program.observer.env
         self.metadata = {
-            "render_modes": [],
-            "render_fps": round(1 / self._env.ctrl_dt),
+            "render_modes": list(RENDER_MODES),
+            "render_fps": round(1 / env.ctrl_dt),
             "autoreset_mode": AutoresetMode.NEXT_STEP,
         }
+        self.render_mode = chosen.render_mode
         self.num_envs = num_envs
-        self.single_observation_space = observation_space(self._env.obs_spec)
-        self.single_action_space = _action_space(self._env.action_dim)
+        self.single_observation_space = observation_space(self._program.observer.obs_spec)
+        self.single_action_space = _action_space(env.action_dim)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._worlds: _Worlds | None = None
-        self._jit_start, self._jit_advance = jax.jit(self._start), jax.jit(self._advance)
+        self._source: np.random.Generator | None = None  # what the worlds' keys were drawn from
+
+    @property
+    def episode_steps(self) -> int:
+        """Time limit in control steps."""
+        return self._program.episode_steps
 
     def reset(
         self,
         *,
-        seed: int | Sequence[int] | None = None,
+        seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[HostObs, dict[str, Any]]:
-        """Return the starts of all worlds. No options.
+        """Return the observations of all worlds, which are at their starts.
 
         Args:
             seed: one seed, from which the worlds count upwards, or one per world (raises
-                ValueError on another number); None goes on with the keys there are.
-            options: ignored.
+                ValueError on another number); None, also for one world, goes on with the key
+                there is.
+            options: `reset_mask`, bool [num_envs], starts those worlds again and leaves the
+                others where they are; raises ValueError for other options.
         """
-        del options
-        if isinstance(seed, int | np.integer):
-            super().reset(seed=int(seed))
-        if seed is None and self._worlds is not None:
-            keys = self._worlds.keys
-        else:
-            keys = jax.vmap(jax.random.key)(self._seeds(seed))
-        worlds: _Worlds = self._jit_start(keys)
+        _refuse_options(options, allowed=("reset_mask",))
+        mask = self._mask((options or {}).get("reset_mask"))
+        worlds = self._program.start(self._keys(seed))
+        if not mask.all():
+            worlds = select_worlds(jnp.array(mask), worlds, _begun(self._worlds, "reset_mask"))
         self._worlds = worlds
-        obs, *_, info = _to_host(worlds.state)
-        return obs, self._masked(info)
+        obs, *_, info = self._program.to_host(worlds)
+        return obs, _masked(info, mask)
 
     def step(
         self, actions: np.ndarray
     ) -> tuple[HostObs, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Return all worlds after one step; raises RuntimeError before a reset."""
-        if self._worlds is None:
-            raise RuntimeError("step() before reset(): call reset() first")
-        worlds: _Worlds = self._jit_advance(self._worlds, np.asarray(actions, np.float32))
-        self._worlds = worlds
-        obs, reward, terminated, truncated, info = _to_host(worlds.state)
-        return obs, reward, terminated, truncated, self._masked(info)
+        """Return all worlds after one step.
 
-    def _seeds(self, seed: int | Sequence[int] | None) -> np.ndarray:
-        if seed is None or isinstance(seed, int | np.integer):
-            first = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
-            return ((int(first) & 0xFFFFFFFF) + np.arange(self.num_envs)).astype(np.uint32)
-        if len(seed) != self.num_envs:
-            raise InputError(f"{len(seed)} seeds for {self.num_envs} worlds; give one per world")
-        return np.asarray(seed).astype(np.uint32)
+        Raises RuntimeError before a reset, ValueError for actions of another shape.
+        """
+        worlds = _begun(self._worlds, "step")
+        self._worlds = self._program.step_or_restart(worlds, _checked(actions, self.action_space))
+        obs, reward, terminated, truncated, info = self._program.to_host(self._worlds)
+        return obs, reward, terminated, truncated, _masked(info, np.ones(self.num_envs, bool))
 
-    def _start(self, keys: Key[Array, " N"]) -> _Worlds:
-        following, now = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-        state = jax.vmap(self._env.reset)(now)
-        return _Worlds(state=state, keys=following, ended=state.terminated)
+    def render(self) -> tuple[UInt8[np.ndarray, "H W 3"], ...] | None:
+        """Return each world's view from the side; None without a render_mode."""
+        frames = self._program.render(self._worlds)
+        return None if frames is None else tuple(frames)
 
-    def _advance(self, worlds: _Worlds, actions: Float[Array, "N A"]) -> _Worlds:
-        state = jax.vmap(self._env.step)(worlds.state, actions)
-        stepped = _Worlds(state=state, keys=worlds.keys, ended=state.terminated | state.truncated)
+    def _keys(self, seed: int | Sequence[int | None] | None) -> Key[Array, " N"]:
+        if isinstance(seed, int | np.integer):
+            super().reset(seed=int(seed))
+            self._source = self.np_random
+            seed = [int(seed) + i for i in range(self.num_envs)]
+        seeds = [None] * self.num_envs if seed is None else list(seed)
+        if len(seeds) != self.num_envs:
+            raise InputError(f"{len(seeds)} seeds for {self.num_envs} worlds; give one per world")
+        unseeded = jnp.array([seed is None for seed in seeds])
+        # Those of a generator that has been replaced since are not gone on with.
+        old = self._worlds if self.np_random is self._source else None
+        if old is not None and seed is None:
+            return old.keys
+        self._source = self.np_random
+        sources = [self._source if s is None else seeding.np_random(int(s))[0] for s in seeds]
+        keys = _keys(sources)
+        return keys if old is None else select_worlds(unseeded, old.keys, keys)
 
-        def restart() -> _Worlds:
-            return select_worlds(worlds.ended, self._start(worlds.keys), stepped)
-
-        return jax.lax.cond(worlds.ended.any(), restart, lambda: stepped)
-
-    def _masked(self, info: dict[str, np.ndarray]) -> dict[str, Any]:
-        # Gymnasium pairs every entry with a mask of the worlds that have it: all of them.
-        masks = {f"_{name}": np.ones(self.num_envs, bool) for name in info}
-        return {**info, **masks}
+    def _mask(self, mask: Any) -> Bool[np.ndarray, " N"]:
+        if mask is None:
+            return np.ones(self.num_envs, bool)
+        mask = np.asarray(mask)
+        if mask.dtype != np.bool_ or mask.shape != (self.num_envs,) or not mask.any():
+            raise InputError(
+                f"reset_mask {mask.dtype} {mask.shape} with {np.count_nonzero(mask)} worlds, "
+                f"allowed: bool ({self.num_envs},) with at least one"
+            )
+        return mask
 
 
 def observation_space(spec: ObsSpec) -> gymnasium.spaces.Dict:
@@ -221,22 +412,60 @@ def _action_space(dim: int) -> gymnasium.spaces.Box:
     return gymnasium.spaces.Box(-1.0, 1.0, (dim,), np.float32)
 
 
-def _build(task: str, physics: str | None, *, max_worlds: int) -> Any:
-    if physics in ("mjx", "warp") and jax.default_backend() == "cpu":
+def _build(task: str, options: EnvOptions, *, max_worlds: int) -> _Program:
+    if os.getpid() != _IMPORTED_BY:
+        raise InputError(
+            "A forked process cannot use JAX, it would wait for ever: start the workers afresh, "
+            'AsyncVectorEnv(..., context="spawn"), or step all worlds here with make_vec(...)'
+        )
+    if options.physics in ("mjx", "warp") and jax.default_backend() == "cpu":
         prepare_platform(mjx_on_cpu=True)  # warns: by now jax has started without the flag
-    return make_env(task, physics=physics, max_worlds=max_worlds)
+    env = make_env(task, physics=options.physics, max_worlds=max_worlds)
+    observer = options.pixels(options.cameras, options.image_size).build(env)
+    side = None
+    if options.render_mode is not None:
+        side = options.pixels([SIDE], options.render_size).build(with_side_view(env))
+    return _Program(observer, side, options.episode_steps or env.task.episode_steps)
 
 
-def _to_host(state: EnvState) -> tuple[HostObs, Any, Any, Any, dict[str, Any]]:
-    """Return one copy on the host: numpy arrays that belong to the caller."""
-    info = {"success": state.success, "valid": state.valid, **state.metrics}
-    return jax.tree.map(
-        np.array, (state.obs, state.reward, state.terminated, state.truncated, info)
+def _keys(sources: Sequence[np.random.Generator]) -> Key[Array, " N"]:
+    """Return one key drawn from each generator."""
+    words = [source.integers(0, 2**32, 2, dtype=np.uint32) for source in sources]
+    return jax.vmap(lambda pair: jax.random.fold_in(jax.random.key(pair[0]), pair[1]))(
+        np.stack(words)
     )
 
 
+def _begun(worlds: _Worlds | None, wanted: str) -> _Worlds:
+    if worlds is None:
+        raise RuntimeError(f"{wanted}() before reset(): call reset() first")
+    return worlds
+
+
+def _refuse_options(options: dict[str, Any] | None, *, allowed: Sequence[str]) -> None:
+    unknown = sorted(set(options or {}) - set(allowed))
+    if unknown:
+        raise InputError(f"reset options {unknown}, allowed: {', '.join(allowed) or 'none'}")
+
+
+def _checked(action: np.ndarray, space: gymnasium.Space[np.ndarray]) -> Any:
+    action = np.asarray(action, np.float32)
+    if action.shape != space.shape:
+        raise InputError(f"step: action of shape {action.shape}, allowed: {space.shape}")
+    return action
+
+
+def _first(obs: HostObs) -> HostObs:
+    return {name: value[0] for name, value in obs.items()}
+
+
 def _unbatched(info: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.item() for name, value in info.items()}
+    return {name: value[0].item() for name, value in info.items()}
+
+
+def _masked(info: dict[str, np.ndarray], mask: Bool[np.ndarray, " N"]) -> dict[str, Any]:
+    """Return every entry paired, as Gymnasium does, with a mask of the worlds that have it."""
+    return {**info, **{f"_{name}": mask.copy() for name in info}}
 
 
 register_envs()

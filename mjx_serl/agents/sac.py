@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from mjx_serl.agents import objectives
 from mjx_serl.agents.agent import AGENTS, AgentConfig, OffPolicyAgent
@@ -291,8 +291,8 @@ class SAC(OffPolicyAgent):
             target_params=optax.incremental_update(
                 critic.params, state.target_params, self.cfg.tau
             ),
-            step=state.step + 1,
-            skipped=state.skipped + ~finite,
+            step=optax.safe_increment(state.step),
+            skipped=_count_skipped(state.skipped, finite),
         )
         metrics = {"learner/critic_loss": loss, "learner/q": mean_q}
         return state, _Seen(features, entropy), metrics
@@ -344,7 +344,7 @@ class SAC(OffPolicyAgent):
         )
         actor, actor_ok = apply_gradients(self._optimizer, state.actor, actor_grads)
         theta, theta_ok = apply_gradients(self._optimizer, state.log_temperature, temperature_grad)
-        skipped = state.skipped + ~actor_ok + ~theta_ok
+        skipped = _count_skipped(_count_skipped(state.skipped, actor_ok), theta_ok)
         state = state.replace(actor=actor, log_temperature=theta, skipped=skipped)
         return state, {"learner/actor_loss": loss, "learner/entropy": seen.entropy}
 
@@ -389,6 +389,10 @@ class SAC(OffPolicyAgent):
 
     def _trainable(self, params: PyTree) -> Trainable:
         return Trainable(params, self._optimizer.init(params))
+
+
+def _count_skipped(skipped: Int[Array, ""], finite: Bool[Array, ""]) -> Int[Array, ""]:
+    return jnp.where(finite, skipped, optax.safe_increment(skipped))
 
 
 def _check_specs(obs: ObsSpec, action: ActionSpec) -> None:

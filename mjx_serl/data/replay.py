@@ -182,7 +182,10 @@ class ReplayBuffer:
 
     def _later(self, index: Int[Array, " count"], rows: int) -> Int[Array, " count"]:
         """The same worlds, `rows` rows later."""
-        return (index + rows * self.num_envs) % (self.capacity_rows * self.num_envs)
+        size = self.capacity_rows * self.num_envs
+        ahead = rows * self.num_envs % size
+        # Their sum may be above 2^31 where the buffer is just below it.
+        return jnp.where(index < size - ahead, index + ahead, index - (size - ahead))
 
     def _check(self, ring: Transition, steps: Transition) -> None:
         count = steps.reward.shape[0]

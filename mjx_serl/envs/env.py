@@ -33,8 +33,8 @@ class EnvState:
         terminated: the episode ended by itself; never together with `truncated`.
         truncated: the time limit ended the episode.
         success: whether the task is solved.
-        valid: false where the state became non-finite: the step must not be learned from and
-            the world must be reset.
+        valid: false where the action or the state was not finite: the step must not be learned
+            from and the world must be reset.
         t: control steps since the start.
         metrics: unscaled terms of the reward.
     """
@@ -156,7 +156,7 @@ class Env:
     def _step(self, state: EnvState, action: Float[Array, " A"]) -> EnvState:
         command = self.controller.command(state.command, state.sim, action)
         carry, sim, command = self.hold(state.carry, state.sim, command)
-        return self._judge(state, carry, sim, command)
+        return self._judge(state, action, carry, sim, command)
 
     def hold(
         self, carry: PyTree, sim: SimState, command: Command
@@ -174,11 +174,19 @@ class Env:
         )
         return loop
 
-    def _judge(self, state: EnvState, carry: PyTree, sim: SimState, command: Command) -> EnvState:
+    def _judge(
+        self,
+        state: EnvState,
+        action: Float[Array, " A"],
+        carry: PyTree,
+        sim: SimState,
+        command: Command,
+    ) -> EnvState:
         task_state = self.task.advance(sim, command, state.task_state)
         obs = self.task.observe(sim, command, task_state)
         reward, terms = self.task.reward(sim, command, task_state)
-        valid = _finite((sim.qpos, sim.qvel, obs, reward))
+        # MuJoCo takes a non-finite control for zeros, which would hide a non-finite action.
+        valid = _finite((action, sim.qpos, sim.qvel, obs, reward))
         # A world with a non-finite state ends here; zeros stand for what it would earn and show.
         obs, reward, terms = jax.tree.map(
             lambda x: jnp.where(valid, x, jnp.zeros_like(x)), (obs, reward, terms)

@@ -315,12 +315,18 @@ def _count(stats: EpisodeStats, after: EnvState, ended: Bool[Array, " N"]) -> Ep
     running = stats.running_return + after.reward
     return EpisodeStats(
         running_return=jnp.where(ended, 0.0, running),
-        episodes=stats.episodes + ended.sum(),
-        successes=stats.successes + (ended & after.success).sum(),
+        episodes=_add(stats.episodes, ended.sum()),
+        successes=_add(stats.successes, (ended & after.success).sum()),
         returns=stats.returns + jnp.where(ended, running, 0.0).sum(),
-        steps=stats.steps + jnp.where(ended, after.t, 0).sum(),
-        nan_worlds=stats.nan_worlds + (~after.valid).sum(),
+        steps=_add(stats.steps, jnp.where(ended, after.t, 0).sum()),
+        nan_worlds=_add(stats.nan_worlds, (~after.valid).sum()),
     )
+
+
+def _add(count: Int[Array, ""], more: Int[Array, ""]) -> Int[Array, ""]:
+    """Add to a counter that stays at the largest int32: nobody may ever clear the sums."""
+    total = count + more
+    return jnp.where(total < count, jnp.iinfo(jnp.int32).max, total)
 
 
 def _remember_bad(

@@ -13,6 +13,7 @@ output is "actions", float32 [1, horizon, A].
 """
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -53,7 +54,10 @@ Act: TypeAlias = Callable[[dict[str, Any], Obs], Float[Array, "N H A"]]
 
 
 class RunBundle:
-    """Writes `<run>/bundle` at the end of a run and says so; no bundle is worth the run."""
+    """Writes `<run>/bundle` at the end of a run and says so; no bundle is worth the run.
+
+    That of an earlier end, where the run has gone on since, is kept as `bundle-1` and so on.
+    """
 
     def after_check(self, run: Run, state: TrainState) -> None:
         """Nothing: a bundle is of the finished run."""
@@ -66,7 +70,12 @@ class RunBundle:
         # Everything is caught: the run is finished and on disk.
         try:
             params = run.trainer.policy_params(state)
-            manifest = write_bundle(run, params, out, summary=summary)
+            outdated = os.path.lexists(out) and run.progress.epoch > run.start_epoch
+            fresh = out.with_name(f"{out.name}-new") if outdated else out
+            manifest = write_bundle(run, params, fresh, summary=summary)
+            if outdated:
+                out.rename(_free_name(out))
+                fresh.rename(out)
         except Exception as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             warn_line(f"no policy bundle was written ({reason})")
@@ -262,6 +271,11 @@ def publish(out: Path, files: Mapping[str, bytes]) -> None:
     with new_folder(out) as part:
         for name, data in files.items():
             (part / name).write_bytes(data)
+
+
+def _free_name(out: Path) -> Path:
+    numbered = (out.with_name(f"{out.name}-{number}") for number in itertools.count(1))
+    return next(path for path in numbered if not os.path.lexists(path))
 
 
 def _require_absent(out: Path) -> None:

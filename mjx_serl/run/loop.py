@@ -26,6 +26,7 @@ from mjx_serl.run.hooks import (
 )
 from mjx_serl.run.memory_check import available_bytes, check_memory
 from mjx_serl.run.programs import EvalFn, Programs, compile_epoch, compile_eval
+from mjx_serl.run.resume import Change
 from mjx_serl.run.run_lock import locked
 from mjx_serl.run.signals import StopSignal, note_stop
 from mjx_serl.run.summary import Summary
@@ -82,14 +83,17 @@ class Run:
         folder: RunFolder,
         hooks: Sequence[Hook] = (),
         outputs: Sequence["Output"] = (),
+        changes: Sequence[Change] = (),
     ) -> None:
         self.cfg = cfg
         self.folder = folder
         self.hooks = GuardedHooks(hooks)
         self.outputs = outputs
+        self.changes = changes  # of the options since the run was last on disk
         self.store = CheckpointStore(folder.checkpoints, keep=cfg.run.keep_checkpoints)
         self.progress = Progress()
         self.hooks.on_stage(_building(cfg))
+        self.start_epoch = 0  # where this process went on from
         self.observer = cfg.build_observer()
         self.trainer = cfg.build(self.observer)
         self._nan_dumped = False
@@ -108,6 +112,9 @@ class Run:
         check_memory(shapes, self.trainer.memory(shapes), available=available_bytes())
         restored = self._restore(shapes) if resume else None
         self.folder.truncate_after(self.progress.epoch)
+        if self.changes:
+            self._note_changes()
+        self.start_epoch = self.progress.epoch
         began = self.progress.elapsed_s
         clock = lambda: began + time.monotonic() - started  # noqa: E731
         self.hooks.on_start(self._info(shapes))
@@ -166,7 +173,22 @@ class Run:
             return None
         state, _, meta = self.store.restore(shapes)
         self.progress = Progress(**meta["progress"])
+        if any(change.name.startswith("eval.stop") for change in self.changes):
+            self.progress.good_checks = 0  # they were good by the old rule
         return state
+
+    def _note_changes(self) -> None:
+        """Write the config that the run has from here on, and when it was changed."""
+        self.folder.write_config(self.cfg)
+        self.folder.append_metrics(
+            {
+                "kind": "options",
+                "epoch": self.progress.epoch,
+                "elapsed_s": self.progress.elapsed_s,
+                "changed": {change.name: [change.old, change.new] for change in self.changes},
+            }
+        )
+        warn_line(f"the run goes on with {', '.join(map(str, self.changes))}")
 
     def _compile_eval(self, shapes: TrainState, episodes: int) -> EvalFn:
         return compile_eval(self.trainer, self.observer, shapes, episodes=episodes)

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from mjx_serl.agents.agent import AGENTS, AgentState, OffPolicyAgent
 from mjx_serl.agents.sac import SACConfig
@@ -29,6 +30,7 @@ from scenes.contract.ranges import check_ranges, ranged
 from scenes.contract.serialize import open_field
 
 ONLINE, DEMOS = "online", "demos"
+MAX_COUNT = 2**31 - 1  # where a counter of a state, int32, stays
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,10 +77,11 @@ class OffPolicyConfig:
         """Raise ValueError, with what is allowed, for options that do not go together."""
         check_ranges(self)
         loop = self.loop
-        if loop.buffer_size < 2 * num_envs:
+        rows = least_rows(self.agent.build().n_step)
+        if loop.buffer_size < rows * num_envs:
             raise InputError(
-                f"loop.buffer_size {loop.buffer_size}, allowed: at least two rows of num_envs "
-                f"{num_envs}"
+                f"loop.buffer_size {loop.buffer_size}, allowed: at least {rows * num_envs}, which "
+                f"is {rows} rows (agent.n_step and one) of num_envs {num_envs}"
             )
         if loop.batch_size > loop.buffer_size:
             raise InputError(
@@ -217,7 +220,7 @@ class OffPolicy:
         metrics |= episode_metrics(state.worlds.stats)
         size = self.sources[ONLINE].buffer.size(state.data[ONLINE]).astype(jnp.float32)
         metrics |= {"buffer/size": size, "buffer/fill": size / self.config.buffer_size}
-        return state.replace(epoch=state.epoch + 1), metrics
+        return state.replace(epoch=optax.safe_increment(state.epoch)), metrics
 
     def policy_params(self, state: TrainState) -> PolicyParams:
         """What `choose` reads."""
@@ -247,14 +250,16 @@ class OffPolicy:
         # The pool of resets hardly shrinks with num_envs, so it counts as fixed.
         worlds = tree_bytes(state.worlds) - tree_bytes(state.worlds.pool)
         num = self.vec_env.num_envs
-        least = max(self.config.warmup_steps, 2 * num)
+        least = max(self.config.warmup_steps, least_rows(self.agent.n_step) * num)
         return [
             Share("replay buffer", stored, "--loop.buffer-size", size, least),
             Share("worlds", worlds, "--num-envs", num, 1),
         ]
 
     def _warm_up(self, worlds: VecState, key: PRNGKey) -> tuple[VecState, Transition]:
-        length = max(self.agent.n_step + 1, -(-self.config.warmup_steps // self.vec_env.num_envs))
+        length = max(
+            least_rows(self.agent.n_step), -(-self.config.warmup_steps // self.vec_env.num_envs)
+        )
         policy = random_policy(self.vec_env.env.action_dim)
         return rollout(self.vec_env, policy, worlds, key, length)
 
@@ -315,7 +320,9 @@ class OffPolicy:
         if self.config.normalize_steps == 0:
             return state.normalizer
         fresh = normalize.update(state.normalizer, step.obs, step.valid)
-        done = state.epoch * self.env_steps_per_epoch >= self.config.normalize_steps
+        # In epochs: a count of env steps passes 2^31 in a long run.
+        epochs = min(-(-self.config.normalize_steps // self.env_steps_per_epoch), MAX_COUNT)
+        done = state.epoch >= epochs
         return jax.tree.map(partial(jnp.where, done), state.normalizer, fresh)
 
     def _learn(
@@ -343,6 +350,11 @@ class OffPolicy:
         batch = sampler.sample(states, key, shape, n_step=self.agent.n_step, gamma=self.agent.gamma)
         scale = partial(normalize.normalize, state.normalizer)
         return batch.replace(obs=scale(batch.obs), next_obs=scale(batch.next_obs))
+
+
+def least_rows(n_step: int) -> int:
+    """Rows that hold one transition to learn from and what followed it."""
+    return n_step + 1
 
 
 def buffer_rows(config: LoopConfig, num_envs: int) -> int:

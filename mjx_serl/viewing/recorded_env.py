@@ -109,17 +109,22 @@ def build_recorded_env(
         pixels: the observer's; the added cameras take backend, splats and colours from it.
         size: width and height of the added cameras [px].
     """
-    scene = observer.env.scene
-    spec = scene.spec
-    if SIDE not in [camera.name for camera in spec.cameras]:
-        spec = dataclasses.replace(spec, cameras=(*spec.cameras, side_camera()))
-    env = dataclasses.replace(observer.env, scene=dataclasses.replace(scene, spec=spec))
+    env = with_side_view(observer.env)
+    spec = env.scene.spec
     own = observer.cameras.config.cameras if observer.cameras else ()
     names = tuple(camera.name for camera in spec.cameras if camera.name not in own)
     # The side view stands still: shaking it randomises nothing that a policy sees.
     look = dataclasses.replace(pixels.look, camera_position=0.0, camera_angle=0.0)
     config = dataclasses.replace(pixels, cameras=names, size=size, look=look, frozen=None)
     return RecordedEnv(observer, config.build(env))
+
+
+def with_side_view(env: Env) -> Env:
+    """Return a task whose scene has a camera `SIDE`; its own, where it has one."""
+    spec = env.scene.spec
+    if SIDE not in [camera.name for camera in spec.cameras]:
+        spec = dataclasses.replace(spec, cameras=(*spec.cameras, side_camera()))
+    return dataclasses.replace(env, scene=dataclasses.replace(env.scene, spec=spec))
 
 
 def side_camera() -> CameraSpec:

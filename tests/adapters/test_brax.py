@@ -4,12 +4,16 @@ import dataclasses
 import importlib
 import importlib.util
 import sys
+import tomllib
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 
 from mjx_serl.envs.env import Env
 from scenes.contract.specs import ObsField, ObsSpec
@@ -66,25 +70,87 @@ def test_braxs_wrappers_cut_at_the_time_limit_and_restart(brax_env):
 
 
 @needs_brax
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # brax calls what jax is leaving behind
-def test_braxs_ppo_trains_on_it(brax_env):
-    from brax.training.agents.ppo import networks
-    from brax.training.agents.ppo import train as ppo
+def test_entries_that_braxs_wrappers_add_are_kept(brax_env):
+    from brax.envs.wrappers import training
+
+    wrapped = training.EvalWrapper(training.wrap(brax_env, episode_length=3))
+    state = jax.jit(wrapped.reset)(jax.random.split(jax.random.PRNGKey(0), 2))
+    assert state.metrics.keys() == {"picked", "reach", "lift", "success", "invalid", "reward"}
+
+    @jax.jit
+    def play(state):  # as brax's own evaluation does
+        move = lambda state, _: (wrapped.step(state, jnp.ones((2, 4))), None)  # noqa: E731
+        return jax.lax.scan(move, state, None, length=3)[0]
+
+    measured = play(state).info["eval_metrics"]
+    assert measured.episode_steps.tolist() == [3, 3]
+    assert measured.episode_metrics["invalid"].tolist() == [0, 0]
+
+
+@needs_brax
+def test_a_world_whose_physics_failed_is_shown(brax_env):
+    start = jax.jit(brax_env.reset)(jax.random.key(0))
+    step = jax.jit(brax_env.step)
+    assert [float(start.info["valid"]), float(step(start, jnp.zeros(4)).info["valid"])] == [1, 1]
+    failed = step(start, jnp.full(4, jnp.nan))
+    assert (float(failed.info["valid"]), float(failed.metrics["invalid"])) == (0, 1)
+    assert float(failed.done) == 1.0 and np.isfinite(failed.obs).all()
+
+
+def lines_for_brax() -> list[str]:
+    """What README.md shows."""
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    (block,) = [part for part in text.split("```python\n")[1:] if "adapters.brax" in part]
+    return block.split("```")[0].splitlines()
+
+
+def small_ppo() -> dict:
+    """The least that brax's PPO learns from."""
+    from brax.training.agents.ppo.networks import make_ppo_networks
 
     hidden = {"policy_hidden_layer_sizes": (8,), "value_hidden_layer_sizes": (8,)}
-    sizes = {"num_envs": 8, "batch_size": 4, "num_minibatches": 2, "unroll_length": 5}
-    _, _, metrics = ppo.train(
-        environment=brax_env,
-        num_timesteps=80,
-        episode_length=brax_env.episode_length,
-        num_updates_per_batch=1,
-        num_evals=1,
-        run_evals=False,
-        network_factory=partial(networks.make_ppo_networks, **hidden),
-        **sizes,
-    )
-    assert np.isfinite(metrics["training/total_loss"])
+    sizes = {"batch_size": 4, "num_minibatches": 2, "unroll_length": 5, "num_updates_per_batch": 1}
+    return {"network_factory": partial(make_ppo_networks, **hidden), **sizes}
+
+
+def small_sac() -> dict:
+    """The least that brax's SAC learns from."""
+    from brax.training.agents.sac.networks import make_sac_networks
+
+    sizes = {"batch_size": 8, "min_replay_size": 16, "max_replay_size": 256}
+    return {"network_factory": partial(make_sac_networks, hidden_layer_sizes=(8,)), **sizes}
+
+
+@needs_brax
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # brax calls what jax is leaving behind
+@pytest.mark.parametrize(
+    ("name", "small", "loss"), [("ppo", small_ppo, "total_loss"), ("sac", small_sac, "actor_loss")]
+)
+def test_braxs_learners_train_and_evaluate_by_the_readmes_lines(
+    name: str, small: Callable[[], dict], loss: str
+):
+    """The lines as they are, on fewer worlds and for fewer steps."""
+    learner = importlib.import_module(f"brax.training.agents.{name}.train")
+
+    def train(**given):
+        given |= {"num_timesteps": 80, "num_envs": 8, "num_eval_envs": 4, "num_evals": 2}
+        return learner.train(**given, **small())
+
+    scope = {"train": train}
+    exec("\n".join(line for line in lines_for_brax() if "brax.training" not in line), scope)
+    metrics = scope["metrics"]
+    assert np.isfinite(metrics[f"training/{loss}"])
+    assert metrics["eval/avg_episode_length"] > 1 and metrics["eval/episode_invalid"] == 0
+
+
+def test_the_extra_holds_jax_to_one_that_brax_trains_with():
+    """brax 0.14.2 calls jax.device_put_replicated, which jax 0.10 removed (google/brax#671)."""
+    project = Path(__file__).resolve().parents[2] / "pyproject.toml"
+    extras = tomllib.loads(project.read_text())["project"]["optional-dependencies"]
+    (jax_line,) = [want for want in map(Requirement, extras["brax"]) if want.name == "jax"]
+    assert "0.9.2" in jax_line.specifier
+    assert not [v for v in ("0.10.0", "0.11.0", "0.12.0") if v in jax_line.specifier]
 
 
 @needs_brax

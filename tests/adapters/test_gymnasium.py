@@ -42,7 +42,16 @@ def vector() -> MjxSerlVectorEnv:
     return gymnasium.make_vec(SPARSE, num_envs=3)
 
 
-def lifted(env: Env, state):
+@pytest.fixture(scope="module")
+def seeing() -> MjxSerlVectorEnv:
+    """Two worlds with a camera that are drawn from the side and end after five steps."""
+    drawn = {"render_mode": "rgb_array", "render_size": 32}
+    return gymnasium.make_vec(
+        SPARSE, num_envs=2, max_episode_steps=5, cameras=["front"], image_size=16, **drawn
+    )
+
+
+def lifted(state):
     """The same state, with the cube counted as above its start: the next step succeeds."""
     task_state = state.task_state.replace(start_height=state.task_state.start_height - 0.2)
     return state.replace(task_state=task_state)
@@ -62,7 +71,8 @@ def test_an_unknown_id_is_answered_with_the_nearest():
 
 @pytest.mark.parametrize("task", ["franka/pick_cube", "franka/pick_cube_dense"])
 def test_gymnasiums_checker_passes(task: str):
-    check_env(gymnasium.make(env_id(task)).unwrapped)
+    # What is drawn is the same for all tasks: a test below.
+    check_env(gymnasium.make(env_id(task)).unwrapped, skip_render_check=True)
 
 
 # Run where torch is, which this environment never has.
@@ -156,19 +166,18 @@ def test_an_episode_ends_by_time_as_truncation(single: MjxSerlEnv):
 
 def test_an_episode_ends_by_success_as_termination(single: MjxSerlEnv):
     single.reset(seed=0)
-    single._state = lifted(single._env, single._state)
+    worlds = single._worlds
+    single._worlds = worlds.replace(state=lifted(worlds.state))
     _, reward, terminated, truncated, info = single.step(np.zeros(4, np.float32))
     assert (reward, terminated, truncated, info["success"]) == (1.0, True, False, True)
 
 
-def test_a_vector_world_restarts_in_the_step_after_its_end(vector: MjxSerlVectorEnv):
+def test_a_vector_world_restarts_in_the_step_after_its_end(vector: MjxSerlVectorEnv, sparse: Env):
     """AutoresetMode.NEXT_STEP, world 1 succeeding: last observation first, then the new start."""
     assert vector.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
     vector.reset(seed=0)
     worlds, action = vector._worlds, np.full((3, 4), 0.5, np.float32)
-    only_one = jax.tree.map(
-        lambda x, y: y.at[1].set(x[1]), lifted(vector._env, worlds.state), worlds.state
-    )
+    only_one = jax.tree.map(lambda x, y: y.at[1].set(x[1]), lifted(worlds.state), worlds.state)
     vector._worlds = worlds.replace(state=only_one)
     last, reward, terminated, truncated, info = vector.step(action)
     assert reward.tolist() == [0.0, 1.0, 0.0]
@@ -176,7 +185,7 @@ def test_a_vector_world_restarts_in_the_step_after_its_end(vector: MjxSerlVector
     assert info["_success"].all() and not truncated.any()
     fresh, reward, terminated, truncated, info = vector.step(action)
     assert not reward.any() and not terminated.any() and not truncated.any()
-    home = vector._env.scene.model.key_qpos[0]
+    home = sparse.scene.model.key_qpos[0]
     assert vector._worlds.state.t.tolist() == [2, 0, 2]
     np.testing.assert_array_equal(fresh["joint_velocity"][1], np.zeros(7))
     np.testing.assert_array_equal(vector._worlds.state.sim.qpos[1, :7], home[:7].astype(np.float32))
@@ -203,3 +212,132 @@ def test_bad_arguments_are_told():
         MjxSerlEnv("franka/pickcube")
     with pytest.raises(ValueError, match="num_envs must be at least 1, got 0"):
         MjxSerlVectorEnv("franka/pick_cube", num_envs=0)
+
+
+def start(env: gymnasium.Env | gymnasium.vector.VectorEnv) -> list:
+    return env.reset()[0]["cube_position"].tolist()
+
+
+def test_a_generator_that_the_user_sets_starts_a_sequence(
+    single: MjxSerlEnv, vector: MjxSerlVectorEnv
+):
+    def starts(env: gymnasium.Env | gymnasium.vector.VectorEnv, seed: int) -> list:
+        env.np_random = np.random.default_rng(seed)
+        return [start(env), start(env)]
+
+    for env in (single, vector):
+        first, other = starts(env, 1), starts(env, 2)
+        assert first[0] != first[1] and first[0] != other[0]
+        assert starts(env, 1) == first
+
+
+def test_seeds_are_not_cut_to_32_bits(single: MjxSerlEnv, vector: MjxSerlVectorEnv):
+    def begin(env: gymnasium.Env | gymnasium.vector.VectorEnv, seed) -> np.ndarray:
+        return env.reset(seed=seed)[0]["cube_position"]
+
+    assert (begin(single, 3) != begin(single, 3 + 2**32))[:2].all()
+    wide = begin(vector, 2**32 - 1)
+    np.testing.assert_array_equal(wide[1], begin(single, 2**32))
+    assert (wide[1] != begin(single, 0))[:2].all()
+
+
+def test_a_world_without_a_seed_goes_on_with_its_own(vector: MjxSerlVectorEnv):
+    vector.reset(seed=11)
+    following = vector.reset()[0]["cube_position"]
+    vector.reset(seed=11)
+    mixed = vector.reset(seed=[50, None, None])[0]["cube_position"]
+    np.testing.assert_array_equal(mixed[1:], following[1:])
+    assert (mixed[0] != following[0])[:2].all()
+
+
+def test_a_mask_resets_its_worlds_and_no_others(vector: MjxSerlVectorEnv):
+    """As in Gymnasium's SyncVectorEnv, infos are masked by it too."""
+    vector.reset(seed=0)
+    before, *_ = vector.step(np.full((3, 4), 0.5, np.float32))
+    after, info = vector.reset(options={"reset_mask": np.array([False, True, False])})
+    for name, rows in after.items():
+        np.testing.assert_array_equal(rows[[0, 2]], before[name][[0, 2]])
+    assert (after["ee_target"][1] != before["ee_target"][1]).any()
+    assert vector._worlds.state.t.tolist() == [1, 0, 1]
+    assert info["_success"].tolist() == [False, True, False]
+    for bad in (np.zeros(3, bool), np.ones(2, bool), np.ones(3), [1, 0, 0]):
+        with pytest.raises(ValueError, match=r"reset_mask .* allowed: bool \(3,\)"):
+            vector.reset(options={"reset_mask": bad})
+
+
+def test_options_that_are_not_known_are_refused(single: MjxSerlEnv, vector: MjxSerlVectorEnv):
+    with pytest.raises(ValueError, match=r"reset options \['goal'\], allowed: none"):
+        single.reset(options={"goal": 1})
+    with pytest.raises(ValueError, match=r"reset options \['goal'\], allowed: reset_mask"):
+        vector.reset(options={"goal": 1})
+    with pytest.raises(TypeError, match="camera"):
+        MjxSerlEnv("franka/pick_cube", camera="front")
+    with pytest.raises(ValueError, match="render_mode 'ansi', allowed: rgb_array or None"):
+        MjxSerlEnv("franka/pick_cube", render_mode="ansi")
+    with pytest.raises(ValueError, match="episode_steps 0, allowed: at least 1"):
+        MjxSerlVectorEnv("franka/pick_cube", max_episode_steps=0)
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1), (), (4,), (1, 4), (3, 5)])
+def test_actions_of_another_shape_are_refused(
+    single: MjxSerlEnv, vector: MjxSerlVectorEnv, shape: tuple[int, ...]
+):
+    vector.reset(seed=0)
+    with pytest.raises(ValueError, match=r"action of shape .*, allowed: \(3, 4\)"):
+        vector.step(np.zeros(shape, np.float32))
+    if shape != (4,):
+        single.reset(seed=0)
+        with pytest.raises(ValueError, match=r"action of shape .*, allowed: \(4,\)"):
+            single.step(np.zeros(shape, np.float32))
+
+
+def test_cameras_are_observed(seeing: MjxSerlVectorEnv):
+    obs, _ = seeing.reset(seed=0)
+    assert obs["front"].shape == (2, 16, 16, 3) and obs["front"].dtype == np.uint8
+    assert obs["front"].std() > 10 and (obs["front"][0] != obs["front"][1]).any()
+    assert "cube_position" not in obs  # only a simulator knows it
+    assert seeing.observation_space.contains(obs)
+    with pytest.raises(KeyError, match="frnt"):
+        MjxSerlEnv("franka/pick_cube", cameras=["frnt"])
+    with pytest.raises(FileNotFoundError, match="no_such_scan"):
+        MjxSerlEnv("franka/pick_cube", cameras=["front"], scan="no_such_scan")
+
+
+def test_worlds_are_rendered_from_the_side(seeing: MjxSerlVectorEnv):
+    seeing.reset(seed=0)
+    first = seeing.render()
+    assert first is not None
+    seeing.step(np.ones((2, 4), np.float32))
+    assert [frame.shape for frame in first] == [(32, 32, 3)] * 2
+    assert (first[0] != first[1]).any() and (first[0] != seeing.render()[0]).any()
+    collected = gymnasium.make(SPARSE, render_mode="rgb_array_list", render_size=32)
+    collected.reset(seed=0)
+    collected.step(collected.action_space.sample())
+    frames = collected.render()
+    assert frames is not None
+    assert [frame.shape for frame in frames] == [(32, 32, 3)] * 2
+    # The same world, drawn by another program.
+    assert np.abs(frames[0].astype(int) - first[0]).max() <= 1
+
+
+def test_without_a_render_mode_nothing_is_rendered(vector: MjxSerlVectorEnv):
+    with pytest.warns(UserWarning, match="render_mode"):
+        assert vector.render() is None
+
+
+def test_the_time_limit_is_the_specs(single: MjxSerlEnv, seeing: MjxSerlVectorEnv):
+    assert (single.spec.max_episode_steps, seeing.spec.max_episode_steps) == (100, 5)
+    seeing.reset(seed=0)
+    ends = [seeing.step(np.zeros((2, 4), np.float32))[3].tolist() for _ in range(6)]
+    assert ends == [[False] * 2] * 4 + [[True] * 2, [False] * 2]
+    longer = gymnasium.make(SPARSE, episode_steps=101)
+    longer.reset(seed=0)
+    ends = [longer.step(np.zeros(4, np.float32))[3] for _ in range(101)]
+    assert ends == [False] * 100 + [True]
+
+
+def test_a_fork_is_told_and_does_not_hang(monkeypatch: pytest.MonkeyPatch):
+    """AsyncVectorEnv forks by default; the child has the module of its parent."""
+    monkeypatch.setattr("mjx_serl.adapters.gymnasium._IMPORTED_BY", os.getppid())
+    with pytest.raises(ValueError, match='context="spawn"'):
+        MjxSerlEnv("franka/pick_cube")

@@ -190,6 +190,14 @@ def test_mix_keeps_shares_in_every_batch() -> None:
     assert only.reward.shape == (8,) and (only.reward >= 0).all()
 
 
+def test_the_row_after_is_found_in_a_buffer_just_below_two_to_the_31() -> None:
+    buffer = ReplayBuffer((2**31 - 1) // 1000, 1000)
+    size = buffer.capacity_rows * 1000
+    index = jnp.array([0, size - 2001, size - 1001, size - 1], jnp.int32)
+    assert buffer._later(index, 2).tolist() == [2000, size - 1, 999, 1999]
+    assert buffer._later(index, 0).tolist() == index.tolist()
+
+
 def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match=r"allowed: < 2\^31 transitions, so at most 2097151 rows"):
         ReplayBuffer(3_000_000, 1024)

@@ -11,13 +11,17 @@ import two_joints
 
 from mjx_serl.envs.env import Env, build_env
 from mjx_serl.envs.task import TASKS, TaskIn
-from mjx_serl.envs.vector import VecEnv, VecState, clear_stats, episode_metrics, vectorize
+from mjx_serl.envs.vector import (
+    VecEnv,
+    VecState,
+    _count,
+    clear_stats,
+    episode_metrics,
+    vectorize,
+)
 from mjx_serl.types import Transition
 
 NUM_ENVS, STEPS = 6, 205
-
-# A NaN is noted in the working folder.
-pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +134,17 @@ def test_clearing_the_sums_keeps_what_runs(history):
     cleared = jax.jit(clear_stats)(state)
     assert all(float(v) == 0.0 for v in episode_metrics(cleared.stats).values())
     np.testing.assert_array_equal(cleared.stats.running_return, running)
+
+
+def test_sums_that_nobody_clears_stay_at_the_largest_number(history):
+    start, states, _ = history
+    most = jnp.int32(2**31 - 1)
+    counts = {"episodes": most, "successes": most, "steps": most - 1, "nan_worlds": most}
+    full = start.stats.replace(**counts)
+    ended = jnp.ones_like(states[-1].envs.valid)
+    after = states[-1].envs.replace(success=ended, valid=~ended, t=jnp.full(ended.shape, 3))
+    sums = _count(full, after, ended)
+    assert {int(getattr(sums, name)) for name in counts} == {2**31 - 1}
 
 
 def test_first_worlds_do_not_depend_on_how_many_follow(sparse: Env):

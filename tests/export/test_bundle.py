@@ -336,6 +336,20 @@ def test_resuming_a_finished_run_keeps_its_bundle(trained: Run, capsys: pytest.C
     assert line.startswith("warning: no policy bundle was written (") and "never" in line
 
 
+def test_a_run_that_went_on_replaces_its_bundle_and_keeps_the_old(tmp_path: Path, capsys):
+    run = tiny_run(tmp_path)
+    out, policy = run.folder.bundle, drawn_policy(run)
+    for earlier in range(3):
+        (out / "old").mkdir(parents=True)
+        (out / "old" / str(earlier)).touch()
+        run.progress.epoch, run.start_epoch = 2, 1
+        RunBundle().after_run(run, policy, summary_of(run))
+        assert (out / SUMS).is_file() and not (out / "old").exists()
+        assert (run.folder.path / f"bundle-{earlier + 1}" / "old" / str(earlier)).exists()
+    assert not (run.folder.path / "bundle-new").exists()
+    assert capsys.readouterr().out.count(f"bundle {out} ") == 3
+
+
 def test_a_run_may_leave_none(tmp_path: Path):
     run = tiny_run(tmp_path)
     run.cfg = with_changes(run.cfg, bundle=False)

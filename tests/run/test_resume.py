@@ -25,18 +25,18 @@ from whole_runs import (
     tiny,
 )
 
+from mjx_serl.commands import make_run
 from mjx_serl.config import TrainConfig
 from mjx_serl.envs.physics.native import CallbackPhysics
 from mjx_serl.envs.vector import vectorize
 from mjx_serl.run.checkpoint import CheckpointStore
+from mjx_serl.run.curve import draw_curve
+from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import JsonlHook
 from mjx_serl.run.loop import Run
 from mjx_serl.training.state import tree_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
-
-# A NaN is noted in the working folder.
-pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @dataclasses.dataclass
@@ -202,6 +202,45 @@ def test_a_finished_run_is_resumed_into_its_summary(native: Straight):
         again = Run(run.cfg, folder, [JsonlHook(folder)]).train(resume=True)
     assert again.success_rate == native.whole.summary.success_rate
     assert rows_of(folder) == rows
+
+
+def test_a_finished_run_goes_on_with_what_may_change(native: Straight, tmp_path: Path, capsys):
+    """Its config says so from then on, and its log from which epoch."""
+    folder = RunFolder(shutil.copytree(native.whole.run.folder.path, tmp_path / "longer"))
+    old = folder.read_config(TrainConfig)
+    new = dataclasses.replace(
+        old,
+        total_env_steps=old.total_env_steps + 2 * 2 * 4,
+        eval=dataclasses.replace(old.eval, stop_at=0.5, stop_checks=1),
+    )
+    with reusing(native.whole):
+        run = make_run(new, folder.path, hooks=[JsonlHook(folder)], outputs=())
+        summary = run.train(resume=True)
+    assert summary.env_steps == new.total_env_steps
+    assert folder.read_config(TrainConfig) == new
+    rows = rows_of(folder)
+    (note,) = [row for row in rows if row["kind"] == "options"]
+    assert note["epoch"] == 2 * HALF
+    assert note["changed"]["total_env_steps"] == [old.total_env_steps, new.total_env_steps]
+    assert set(note["changed"]) == {"total_env_steps", "eval.stop_at", "eval.stop_checks"}
+    assert [r["epoch"] for r in rows[rows.index(note) :] if r["kind"] == "epoch"] == [7, 8]
+    assert rows[-1]["kind"] == "final"
+    assert "goes on with --total-env-steps" in capsys.readouterr().err
+    draw_curve(folder.read_metrics(), tmp_path / "curve.png")
+
+
+def test_checks_that_were_good_by_another_rule_do_not_count(native: Straight, tmp_path: Path):
+    folder = RunFolder(shutil.copytree(native.whole.run.folder.path, tmp_path / "other_rule"))
+    old = folder.read_config(TrainConfig)
+    for step, (change, good) in enumerate([({"stop_at": 0.5}, 0), ({"episodes": 5}, 2)], 10):
+        new = dataclasses.replace(old, eval=dataclasses.replace(old.eval, **change))
+        with reusing(native.whole):
+            run = make_run(new, folder.path, hooks=[], outputs=())
+        state, _, _ = run.store.restore(native.whole.shapes)
+        run.store.save(step, state, {"progress": {"epoch": step, "good_checks": 2}})
+        run.store.wait()
+        run._restore(native.whole.shapes)
+        assert run.progress.good_checks == good
 
 
 def test_a_finished_run_is_evaluated_again(native: Straight, capsys: pytest.CaptureFixture[str]):

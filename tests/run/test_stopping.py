@@ -40,9 +40,6 @@ from mjx_serl.training.state import TrainState
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# A NaN is noted in the working folder.
-pytestmark = pytest.mark.usefixtures("elsewhere")
-
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Whole:

@@ -4,14 +4,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from toy_env import SPEC
 
+from mjx_serl.agents.sac import SACConfig
 from mjx_serl.data import normalize
-from mjx_serl.training.off_policy import LoopConfig, buffer_rows
+from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig, buffer_rows
 from mjx_serl.training.policies import trained_policy
 from mjx_serl.training.state import TrainState, tree_bytes
 from mjx_serl.types import Batch, Transition
@@ -79,6 +81,19 @@ def test_warm_up_plays_random_actions_before_learning(warmed_up: dict, warmup: s
 def test_warm_up_covers_an_n_step_span(warmed_up: dict):
     _, state = warmed_up["span of 4"]
     assert int(state.data["online"].filled) == 5
+
+
+def test_the_smallest_buffer_that_is_allowed_trains(make_toy: Callable):
+    agent = SACConfig(hidden=(8,), n_step=4)
+    loop = {"warmup_steps": 0, "buffer_size": 5 * NUM_ENVS, "batch_size": 8}
+    method = OffPolicyConfig(agent=agent, loop=LoopConfig(**loop))
+    method.check(num_envs=NUM_ENVS)
+    with pytest.raises(ValueError, match=r"buffer_size 30, allowed: at least 35, which is 5 rows"):
+        method.check(num_envs=NUM_ENVS + 1)
+    toy = make_toy(demos=False, agent=agent, **loop)
+    after, metrics = toy.epoch(toy.start())
+    assert int(after.data["online"].filled) == 5
+    assert np.isfinite(metrics["learner/critic_loss"])
 
 
 def test_demonstrations_leave_the_warm_up_as_it_is(toy: Any):
@@ -290,6 +305,20 @@ def test_running_statistics_take_in_everything_then_freeze(running: tuple[Any, C
         shown = int(np.asarray(toy.demos.valid).sum())
         assert float(state.normalizer.count) == rows * NUM_ENVS + shown
         state, _ = epoch(state)
+
+
+def test_frozen_statistics_stay_frozen_beyond_two_billion_env_steps(make_toy: Callable):
+    """The count of env steps passes 2^31 where that of epochs is small, and then is negative."""
+    toy = make_toy(normalize_steps=60)
+    start = toy.start()
+    per_epoch = toy.trainer.env_steps_per_epoch
+    for epoch in (2**31 // per_epoch + 1, 3 * 2**31 // per_epoch, 2**31 - 1):
+        late = start.replace(epoch=jnp.int32(epoch))
+        after, _ = toy.epoch(late)
+        chex.assert_trees_all_equal(after.normalizer, start.normalizer)
+        assert int(after.epoch) == min(epoch + 1, 2**31 - 1)
+    never = make_toy(normalize_steps=10**12)
+    assert never.epoch(never.start())[0].normalizer.count > start.normalizer.count
 
 
 def test_the_agent_sees_scaled_batches_and_raw_observations_alike(toy: Any):

@@ -5,10 +5,11 @@ nothing is rounded between steps. `mujoco.batch.Batch` computes on rows that eac
 full, so a call is a pure function of its operands.
 """
 
+import contextlib
 import dataclasses
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -70,8 +71,6 @@ class CallbackPhysics:
         self._num_threads = num_threads
         self._results = _result_shapes(model)
         self._batches: dict[int, mujoco_batch.Batch] = {}
-        # A batch serves one caller at a time; two programs may run at once.
-        self._lock = threading.Lock()
 
     def reset(self, qpos: Float[Array, " nq"], qvel: Float[Array, " nv"]) -> tuple[Row, SimState]:
         """Return the state row and the SimState at (qpos, qvel)."""
@@ -84,7 +83,7 @@ class CallbackPhysics:
     def host_step(self, row: Any, ctrl: Any, n_substeps: int) -> tuple[np.ndarray, ...]:
         """Return rows [*n, row] stepped on the host; the body of the callback."""
         row, ctrl = np.asarray(row), np.asarray(ctrl)
-        with self._lock:
+        with _alone_and_quiet():
             sims = self._batch(row.shape[:-1])
             sims.state[...] = np.ascontiguousarray(row).view(np.float64).reshape(sims.nsim, -1)
             sims.bind("ctrl")[...] = ctrl.reshape(sims.nsim, -1)
@@ -93,7 +92,7 @@ class CallbackPhysics:
 
     def _reset_host(self, qpos: Any, qvel: Any) -> tuple[np.ndarray, ...]:
         qpos, qvel = np.asarray(qpos), np.asarray(qvel)
-        with self._lock:
+        with _alone_and_quiet():
             sims = self._batch(qpos.shape[:-1])
             sims.reset(stage=int(mujoco.mjtStage.mjSTAGE_NONE))
             sims.bind("qpos")[...] = qpos.reshape(sims.nsim, -1)
@@ -113,6 +112,26 @@ class CallbackPhysics:
                 sims.bind(name)
             self._batches[nsim] = sims
         return self._batches[nsim]
+
+
+# A batch serves one caller at a time, and two programs may run at once.
+_ONE_CALLER = threading.Lock()
+
+
+@contextlib.contextmanager
+def _alone_and_quiet() -> Iterator[None]:
+    """Keep MuJoCo from noting each non-finite world on the terminal and in MUJOCO_LOG.TXT.
+
+    They are counted and masked by the environment; the library does the same on its threads.
+    """
+    with _ONE_CALLER:
+        before, quiet = mujoco.MjLogConfig.get(), mujoco.MjLogConfig.get()
+        quiet.logto_console = quiet.logto_file = False
+        quiet.set()
+        try:
+            yield
+        finally:
+            before.set()
 
 
 @dataclasses.dataclass(frozen=True)

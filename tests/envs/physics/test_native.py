@@ -1,5 +1,7 @@
 """C MuJoCo as FFI calls: equal to its slow twin and to a plain mj_step loop, bit for bit."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import mujoco
@@ -109,6 +111,24 @@ def test_reset_state_is_current(panda_scene: Scene, physics: NativePhysics):
     assert float(sim.time) == 0.0
     assert (sim.qvel == 0.5).all()
     assert (sim.ctrl == 0.0).all()
+
+
+@pytest.mark.parametrize("kind", [NativePhysics, CallbackPhysics])
+def test_non_finite_worlds_are_noted_nowhere(
+    panda_scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd, kind
+):
+    """MuJoCo would print a line for each and append it to MUJOCO_LOG.TXT in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    qpos, ctrl = starts(panda_scene, 7)
+    physics = kind(panda_scene.model)
+    roll(physics, qpos, ctrl[:2].at[:, 1::2].set(jnp.nan))
+    roll(physics, qpos.at[::2, 0].set(jnp.nan), ctrl[:2])
+    assert capfd.readouterr() == ("", "") and not list(tmp_path.iterdir())
+    # What the user steps is still told.
+    data = mujoco.MjData(panda_scene.model)
+    data.qpos[0] = np.nan
+    mujoco.mj_step(panda_scene.model, data)
+    assert "Nan, Inf or huge value in QPOS" in (tmp_path / "MUJOCO_LOG.TXT").read_text()
 
 
 def test_without_a_compiler_the_callback_serves(panda_scene: Scene, monkeypatch):

@@ -53,6 +53,17 @@ Registry& registry() {
   return instance;
 }
 
+// MuJoCo would print each warning and append it to MUJOCO_LOG.TXT in the working folder, once for
+// every world that becomes non-finite. Those are counted and masked by the environment, so what is
+// said on a thread that steps them is dropped; the rest goes to the handler there was before.
+thread_local bool quiet = false;
+mjfLogHandler loud = nullptr;
+
+void log(const mjLogMessage* message) {
+  if (quiet && message->level <= mjLOG_WARNING) return;
+  loud(message);
+}
+
 void put(const Work& work, Field field, int sim, const mjtNum* from, int64_t size) {
   float* to = work.fields[field] + sim * size;
   for (int64_t k = 0; k < size; ++k) to[k] = static_cast<float>(from[k]);
@@ -61,6 +72,7 @@ void put(const Work& work, Field field, int sim, const mjtNum* from, int64_t siz
 // Runs on MuJoCo's threads: step, make the poses current, hand them out as float32.
 void advance(const mjModel* m, mjData* d, int sim, void* argument) {
   const Work& work = *static_cast<const Work*>(argument);
+  quiet = true;
   for (int i = 0; i < work.n_substeps; ++i) mj_step(m, d);
   mj_kinematics(m, d);  // mj_step leaves the poses of the state before its last substep
   if (m->nsensordata) {
@@ -78,6 +90,7 @@ void advance(const mjModel* m, mjData* d, int sim, void* argument) {
   put(work, kSiteXmat, sim, d->site_xmat, 9 * m->nsite);
   put(work, kSensordata, sim, d->sensordata, m->nsensordata);
   put(work, kTime, sim, &d->time, 1);
+  quiet = false;
 }
 
 // The batch of `n` simulations of a model, made on first use.
@@ -185,5 +198,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlReset, reset,
 extern "C" void mjx_serl_register(int64_t hash, const mjModel* model, int nthread) {
   Registry& all = registry();
   std::lock_guard<std::mutex> lock(all.mutex);
+  if (!loud) loud = mju_setLogHandler(log);
   if (!all.models.count(hash)) all.models[hash] = {mj_copyModel(nullptr, model), nthread};
 }

@@ -1,0 +1,66 @@
+"""What may change where a run is resumed: how long it goes on, how it is checked and kept."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from mjx_serl.config import TrainConfig
+from scenes.contract.errors import InputError
+from scenes.contract.serialize import to_json
+
+# Parts of a config that its training state does not depend on, and what in them names the folder.
+FREE = ("total_env_steps", "eval.", "run.")
+FIXED = ("run.folder", "run.name")
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """One option of a run that is not what it was.
+
+    Attributes:
+        name: of the field, with dots.
+        old: value, as in config.json.
+        new: value.
+    """
+
+    name: str
+    old: Any
+    new: Any
+
+    @property
+    def option(self) -> str:
+        """Its name on the command line."""
+        return "--" + self.name.removeprefix("method.").replace("_", "-")
+
+    def __str__(self) -> str:
+        return f"{self.option} {self.new} (was {self.old})"
+
+
+def allowed_changes(old: TrainConfig, new: TrainConfig) -> list[Change]:
+    """Return what differs between the config of a run on disk and the one to go on with.
+
+    Raises ValueError that names all options of which a run cannot change.
+    """
+    before, after = _flat(to_json(old)), _flat(to_json(new))
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    changes = [Change(name, before.get(name), after.get(name)) for name in names]
+    refuse_options([str(c) for c in changes if c.name in FIXED or not c.name.startswith(FREE)])
+    return changes
+
+
+def refuse_options(options: list[str]) -> None:
+    """Raise ValueError where there are options that a resumed run cannot take."""
+    if options:
+        raise InputError(
+            f"--resume goes on with the run as it began; it cannot change {', '.join(options)}. "
+            "Allowed: --total-env-steps, --eval.*, --run.* (not folder and name); "
+            "the rest takes a new run"
+        )
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in data.items():
+        inner = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{name}.") if inner else {prefix + name: value}
+    return flat
