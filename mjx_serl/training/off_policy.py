@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,15 @@ from mjx_serl.data import normalize
 from mjx_serl.data.normalize import NormalizerState
 from mjx_serl.data.replay import ReplayBuffer, mix
 from mjx_serl.envs.observation import Observer
-from mjx_serl.envs.vector import VecEnv, VecState, clear_stats, episode_metrics, vectorize
+from mjx_serl.envs.vector import (
+    VecEnv,
+    VecState,
+    clear_stats,
+    default_pool,
+    episode_metrics,
+    epoch_pool,
+    vectorize,
+)
 from mjx_serl.nets.mlp import ComputeDtype
 from mjx_serl.training.collect import rollout
 from mjx_serl.training.demonstrations import DemoConfig, Demonstrations
@@ -26,7 +34,7 @@ from mjx_serl.training.state import PolicyParams, TrainState, tree_bytes
 from mjx_serl.training.trainer import METHODS, Share, require_least
 from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey, Transition
 from scenes.contract.errors import InputError
-from scenes.contract.serialize import open_field
+from scenes.contract.serialize import later_field, open_field
 
 ONLINE, DEMOS = "online", "demos"
 MAX_COUNT = 2**31 - 1  # where a counter of a state, int32, stays
@@ -46,6 +54,10 @@ class LoopConfig:
         buffer_size: transitions kept.
         normalize_steps: env steps whose statistics scale the observations, frozen afterwards so
             that a trained network's inputs stop moving; 0 uses the scales that the task declares.
+        stagger: spread the first time-outs of the worlds over an episode's length.
+        pool: prepared starts that ended worlds draw from, drawn anew each epoch: "worlds" is four
+            a world, at most 256; "epoch" also grows with `steps_per_epoch` (few worlds and long
+            epochs meet more starts).
     """
 
     batch_size: int = 256
@@ -55,6 +67,8 @@ class LoopConfig:
     warmup_steps: int = 1000
     buffer_size: int = 200_000
     normalize_steps: int = 0
+    stagger: bool = later_field(False)
+    pool: Literal["worlds", "epoch"] = later_field("worlds")
 
 
 @METHODS.register("off_policy")
@@ -93,6 +107,13 @@ class OffPolicyConfig:
                 f"is {rows} rows (agent.n_step and one) of num_envs {num_envs}"
             )
 
+    def pool_size(self, num_envs: int) -> int:
+        """Prepared starts of so many worlds."""
+        by_epoch = self.loop.pool == "epoch"
+        return (
+            epoch_pool(num_envs, self.loop.steps_per_epoch) if by_epoch else default_pool(num_envs)
+        )
+
     def label(self, *, images: bool) -> str:
         """What the learner is called in folders and tables."""
         demos = self.demos.count > 0 or self.demos.file is not None
@@ -108,7 +129,12 @@ class OffPolicyConfig:
             sources[DEMOS] = Source(ReplayBuffer(*demos.size), share)
         return OffPolicy(
             agent=self.agent.build(),
-            vec_env=vectorize(observer, num_envs=num_envs),
+            vec_env=vectorize(
+                observer,
+                num_envs=num_envs,
+                pool_size=self.pool_size(num_envs),
+                stagger=self.loop.stagger,
+            ),
             sources=sources,
             demos=demos,
             config=self.loop,
