@@ -127,7 +127,8 @@ class TrainConfig:
         """
         self.check()
         episodes = max(self.eval.check_episodes, self.eval.episodes)
-        most = max(self.num_envs, episodes, default_pool(self.num_envs))
+        pool_size = getattr(self.method, "pool_size", default_pool)
+        most = max(self.num_envs, episodes, pool_size(self.num_envs))
         physics = None if self.physics == "auto" else self.physics
         env = make_env(self.task, physics=physics, max_worlds=most)
         return self.pixels.build(env, _frozen_encoder(self.pixels))

@@ -19,8 +19,18 @@ from scenes.contract.files import usable_cache
 MJX_CPU_FLAG = "--xla_cpu_use_fusion_emitters=false"
 
 
+# Settings of JAX that neither our worlds (32 bits) nor MJX (broadcasts freely) can work under,
+# with the values that leave them as they are by default.
+PLAIN = {
+    "JAX_ENABLE_X64": ("0", "", "n", "no", "f", "false", "off"),
+    "JAX_NUMPY_RANK_PROMOTION": ("allow",),
+}
+
+
 def prepare_platform(*, mjx_on_cpu: bool = False, cache_dir: Path | None = None) -> None:
     """Set XLA flags and the compilation cache; warns when JAX has been imported too early.
+
+    64-bit JAX and rank promotion other than "allow" are switched off with a line on stderr.
 
     Args:
         mjx_on_cpu: the worlds are stepped by MJX (`jax` or `warp`) on a CPU.
@@ -48,6 +58,16 @@ def prepare_platform(*, mjx_on_cpu: bool = False, cache_dir: Path | None = None)
             stacklevel=2,
         )
     os.environ.update(changed)
+    _set_plain()
+
+
+def _set_plain() -> None:
+    """Undo settings that nothing here works under, with a line for each."""
+    for name, plain in PLAIN.items():
+        value = os.environ.get(name)
+        if value is not None and value.lower() not in plain:
+            os.environ[name] = plain[0]
+            sys.stderr.write(f"{name}={value} is ignored: nothing here works under it\n")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

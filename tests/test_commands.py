@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import os
 import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -24,7 +26,7 @@ from mjx_serl.commands import (
 from mjx_serl.data.demos import DemoContract, load_demos, save_demos
 from mjx_serl.envs.env import make_env
 from mjx_serl.experiments import PRESETS
-from mjx_serl.platform import needs_mjx, parse_start
+from mjx_serl.platform import needs_mjx, parse_start, prepare_platform
 from mjx_serl.run import loop
 from mjx_serl.training import demonstrations
 from mjx_serl.types import Transition
@@ -274,6 +276,48 @@ def test_the_platform_is_prepared_without_jax():
         "parse_start(['--physics', 'mjx'])\nassert 'jax' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "after", "told"),
+    [
+        ("JAX_ENABLE_X64", "1", "0", True),
+        ("JAX_ENABLE_X64", "True", "0", True),
+        ("JAX_ENABLE_X64", "false", "false", False),
+        ("JAX_NUMPY_RANK_PROMOTION", "raise", "allow", True),
+        ("JAX_NUMPY_RANK_PROMOTION", "allow", "allow", False),
+    ],
+)
+def test_settings_that_nothing_works_under_are_undone_with_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys, name: str, value: str, after: str, told: bool
+):
+    monkeypatch.setenv(name, value)
+    prepare_platform()
+    assert os.environ[name] == after
+    line = f"{name}={value} is ignored: nothing here works under it\n"
+    assert capsys.readouterr().err == (line if told else "")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "text"),
+    [
+        ("jax_enable_x64", True, r"jax_enable_x64 is True \(allowed: False\)"),
+        (
+            "jax_numpy_rank_promotion",
+            "raise",
+            r"jax_numpy_rank_promotion is raise \(allowed: allow",
+        ),
+    ],
+)
+def test_worlds_under_such_settings_are_refused(setting: str, value: object, text: str):
+    """Where a library has set them after the environment was read."""
+    old = getattr(jax.config, setting)
+    jax.config.update(setting, value)
+    try:
+        with pytest.raises(ValueError, match=text):
+            make_env(TASK)
+    finally:
+        jax.config.update(setting, old)
 
 
 def test_ctrl_c_before_the_first_epoch_is_no_traceback(capsys: pytest.CaptureFixture[str]):

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from mjx_serl.envs.physics.registry import PHYSICS, default_physics
 from mjx_serl.envs.task import TASKS, Task, TaskFactory, TaskState
 from mjx_serl.types import Metrics, Obs, PRNGKey, PyTree
 from scenes.build import Scene, build_scene
+from scenes.contract.errors import InputError
 from scenes.contract.specs import ActionSpec, ObsSpec
 
 
@@ -214,6 +216,23 @@ def _finite(tree: PyTree) -> Bool[Array, ""]:
     return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
 
 
+def _require_plain_jax() -> None:
+    config: Any = jax.config
+    strict = [
+        f"{name} is {got} (allowed: {plain})"
+        for name, got, plain in (
+            ("jax_enable_x64", config.jax_enable_x64, False),
+            ("jax_numpy_rank_promotion", config.jax_numpy_rank_promotion, "allow"),
+        )
+        if got != plain
+    ]
+    if strict:
+        raise InputError(
+            f"{', '.join(strict)}: worlds are 32 bits and MJX broadcasts. Hint: call "
+            "mjx_serl.prepare_platform() before jax is imported, or set it back"
+        )
+
+
 def make_env(name: str, *, physics: str | None = None, max_worlds: int = 1) -> Env:
     """Return one world of a registered task.
 
@@ -234,7 +253,10 @@ def build_env(
         factory: the task and its scene.
         name: what it is called.
         physics, max_worlds: as of `make_env`.
+
+    Raises ValueError where JAX is set to something that no world works under.
     """
+    _require_plain_jax()
     scene = build_scene(factory.scene())
     task = factory.build(scene)
     return Env(

@@ -96,6 +96,9 @@ class VecEnv:
         observer: one world, and what is seen of it.
         num_envs: worlds.
         pool_size: prepared resets; `refresh` draws new ones.
+        stagger: the first episode of each world is cut short by another share of the time limit, so
+            that worlds do not all time out in one step. Those cuts are time-outs like any other;
+            the sums of `EpisodeStats` take their steps for whole episodes'.
         autoreset: "pool" restarts ended worlds in the step that ended them; "next_step" in the
             step after it, whose action is ignored (as Gymnasium's NEXT_STEP); "never" lets the
             next episode begin where the last one ended, as on a real arm, unless the physics
@@ -106,6 +109,7 @@ class VecEnv:
     num_envs: int
     pool_size: int
     autoreset: Autoreset = "pool"
+    stagger: bool = False
 
     @property
     def env(self) -> Env:
@@ -116,6 +120,10 @@ class VecEnv:
         """Return `num_envs` worlds at the start of an episode, and a full pool."""
         k_worlds, k_pool, k_run = jax.random.split(key, 3)
         worlds = self._start_jit(k_worlds, self.num_envs)
+        if self.stagger:
+            limit = self.env.task.episode_steps
+            spread = jnp.arange(self.num_envs) / self.num_envs * limit
+            worlds = worlds.replace(t=spread.astype(worlds.t.dtype))
         first = jax.tree.map(lambda x: jnp.zeros_like(x[0]), worlds)
         look = self.observer.looks(jax.random.fold_in(key, 3), self.num_envs)
         return VecState(
@@ -210,8 +218,14 @@ def vectorize(
     num_envs: int,
     pool_size: int | None = None,
     autoreset: Autoreset = "pool",
+    stagger: bool = False,
 ) -> VecEnv:
-    """Return many worlds of `env`; raises ValueError where num_envs is not positive."""
+    """Return many worlds of `env`; raises ValueError where num_envs is not positive.
+
+    Args:
+        env, num_envs, autoreset, stagger: as of `VecEnv`.
+        pool_size: prepared resets; None is `default_pool`.
+    """
     if num_envs < 1:
         raise InputError(f"num_envs must be at least 1, got {num_envs}")
     if autoreset not in _RESTARTS:
@@ -222,12 +236,22 @@ def vectorize(
         num_envs=num_envs,
         pool_size=pool_size or default_pool(num_envs),
         autoreset=autoreset,
+        stagger=stagger,
     )
 
 
 def default_pool(num_envs: int) -> int:
     """Prepared resets of so many worlds."""
     return min(256, 4 * num_envs)
+
+
+def epoch_pool(num_envs: int, steps_per_epoch: int) -> int:
+    """Prepared resets in proportion to the episodes that can end in an epoch.
+
+    Four for each that would end if all lasted 25 steps, at most 4096: less than one start in eight
+    is then taken twice.
+    """
+    return min(4096, 4 * num_envs * max(1, -(-steps_per_epoch // 25)))
 
 
 @struct.dataclass

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,15 @@ from mjx_serl.data import normalize
 from mjx_serl.data.normalize import NormalizerState
 from mjx_serl.data.replay import ReplayBuffer, mix
 from mjx_serl.envs.observation import Observer
-from mjx_serl.envs.vector import VecEnv, VecState, clear_stats, episode_metrics, vectorize
+from mjx_serl.envs.vector import (
+    VecEnv,
+    VecState,
+    clear_stats,
+    default_pool,
+    episode_metrics,
+    epoch_pool,
+    vectorize,
+)
 from mjx_serl.nets.mlp import ComputeDtype
 from mjx_serl.training.collect import rollout
 from mjx_serl.training.demonstrations import DemoConfig, Demonstrations
@@ -27,7 +35,7 @@ from mjx_serl.training.trainer import METHODS, Share
 from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey, Transition
 from scenes.contract.errors import InputError
 from scenes.contract.ranges import check_ranges, ranged
-from scenes.contract.serialize import open_field
+from scenes.contract.serialize import later_field, open_field
 
 ONLINE, DEMOS = "online", "demos"
 MAX_COUNT = 2**31 - 1  # where a counter of a state, int32, stays
@@ -47,6 +55,10 @@ class LoopConfig:
         buffer_size: transitions kept.
         normalize_steps: env steps whose statistics scale the observations, frozen afterwards so
             that a trained network's inputs stop moving; 0 uses the scales that the task declares.
+        stagger: spread the first time-outs of the worlds over an episode's length.
+        pool: prepared starts that ended worlds draw from, drawn anew each epoch: "worlds" is four
+            a world, at most 256; "epoch" also grows with `steps_per_epoch` (few worlds and long
+            epochs meet more starts).
     """
 
     batch_size: int = ranged(256, least=2)
@@ -56,6 +68,8 @@ class LoopConfig:
     warmup_steps: int = ranged(1000, least=0)
     buffer_size: int = ranged(200_000, least=2)
     normalize_steps: int = ranged(0, least=0)
+    stagger: bool = later_field(False)
+    pool: Literal["worlds", "epoch"] = later_field("worlds")
 
 
 @METHODS.register("off_policy")
@@ -89,6 +103,13 @@ class OffPolicyConfig:
                 f"{loop.buffer_size}"
             )
 
+    def pool_size(self, num_envs: int) -> int:
+        """Prepared starts of so many worlds."""
+        by_epoch = self.loop.pool == "epoch"
+        return (
+            epoch_pool(num_envs, self.loop.steps_per_epoch) if by_epoch else default_pool(num_envs)
+        )
+
     def label(self, *, images: bool) -> str:
         """What the learner is called in folders and tables."""
         demos = self.demos.count > 0 or self.demos.file is not None
@@ -104,7 +125,12 @@ class OffPolicyConfig:
             sources[DEMOS] = Source(ReplayBuffer(*demos.size), share)
         return OffPolicy(
             agent=self.agent.build(),
-            vec_env=vectorize(observer, num_envs=num_envs),
+            vec_env=vectorize(
+                observer,
+                num_envs=num_envs,
+                pool_size=self.pool_size(num_envs),
+                stagger=self.loop.stagger,
+            ),
             sources=sources,
             demos=demos,
             config=self.loop,

@@ -1,5 +1,6 @@
 """The fused epoch on toy worlds: what enters the buffer, the batches and the statistics."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_env import SPEC
+from toy_env import SPEC, ToyEnv
 
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.data import normalize
@@ -81,6 +82,37 @@ def test_warm_up_plays_random_actions_before_learning(warmed_up: dict, warmup: s
 def test_warm_up_covers_an_n_step_span(warmed_up: dict):
     _, state = warmed_up["span of 4"]
     assert int(state.data["online"].filled) == 5
+
+
+def test_worlds_time_out_together_unless_they_are_staggered(
+    make_toy: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    """Six worlds of eight steps: their first episodes are 0, 1, 2, 4, 5 and 6 steps shorter."""
+    step = ToyEnv.step
+
+    def never_ending(env: ToyEnv, state: Any, action: jax.Array) -> Any:
+        return step(env, state.replace(end=jnp.full_like(state.end, 99)), action)
+
+    monkeypatch.setattr(ToyEnv, "step", never_ending)
+
+    def first_time_outs(**loop: Any) -> list[int]:
+        toy = make_toy(demos=False, warmup_steps=60, **loop)
+        return np.argmax(toy.start().data["online"].data.truncated, axis=0).tolist()
+
+    assert first_time_outs() == [7] * NUM_ENVS
+    assert first_time_outs(stagger=True) == [7, 6, 5, 3, 2, 1]
+
+
+def test_a_pool_in_proportion_to_the_epoch_starts_more_episodes_differently(make_toy: Callable):
+    """One world's epoch of 500 steps: four starts, or 80."""
+    method = OffPolicyConfig(loop=LoopConfig(steps_per_epoch=500))
+    by_epoch = dataclasses.replace(method, loop=dataclasses.replace(method.loop, pool="epoch"))
+    assert (method.pool_size(1), by_epoch.pool_size(1)) == (4, 80)
+    assert by_epoch.pool_size(100_000) == 4096
+    # As it is where epochs are short.
+    assert OffPolicyConfig(loop=LoopConfig(pool="epoch")).pool_size(16) == method.pool_size(16)
+    toy = make_toy(demos=False, pool="epoch", steps_per_epoch=60)
+    assert toy.start().worlds.pool.t.shape == (4 * NUM_ENVS * 3,)
 
 
 def test_the_smallest_buffer_that_is_allowed_trains(make_toy: Callable):
