@@ -13,6 +13,7 @@ import sys
 import tomllib
 import venv
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -226,6 +227,35 @@ class TestSetUp:
         monkeypatch.setattr(setup_env, "driver_major", lambda: driver)
         assert setup_env.choose_accel("auto")[0] == accel
         assert setup_env.choose_accel("cpu")[0] == "cpu"
+
+    @pytest.mark.parametrize(
+        ("system", "machine", "libc", "accel", "group", "text"),
+        [
+            ("Darwin", "x86_64", ("", ""), "cpu", "core", "no wheels for Intel Macs"),
+            (
+                "Linux",
+                "aarch64",
+                ("glibc", "2.28"),
+                "cpu",
+                "dev",
+                "from glibc 2.34 on, this is 2.28",
+            ),
+            ("Linux", "aarch64", ("glibc", "2.31"), "cuda", "core", "ACCEL=cpu"),
+            ("Darwin", "arm64", ("", ""), "cpu", "dev", None),
+            ("Linux", "aarch64", ("glibc", "2.28"), "cpu", "core", None),
+            ("Linux", "aarch64", ("glibc", "2.35"), "cuda", "core", None),
+            ("Linux", "x86_64", ("glibc", "2.28"), "cuda", "dev", None),
+        ],
+    )
+    def test_a_machine_without_wheels_is_told_before_anything_is_installed(
+        self, setup_env, monkeypatch, system, machine, libc, accel, group, text
+    ):
+        monkeypatch.setattr("platform.system", lambda: system)
+        monkeypatch.setattr("platform.machine", lambda: machine)
+        monkeypatch.setattr("platform.libc_ver", lambda: libc)
+        refused = pytest.raises(setup_env.SetupError, match=text) if text else nullcontext()
+        with refused:
+            setup_env.refuse_platform(accel, group)
 
     def test_kernel_module_line_gives_the_driver(self, setup_env, monkeypatch, tmp_path):
         line = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun\nGCC 12.2.0\n"

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -31,6 +32,8 @@ FLOOR = (3, 11)
 CANDIDATES = ("python3", "python3.12", "python3.11", "python3.13", "python")
 # Oldest Linux driver that runs each CUDA generation, from NVIDIA's compatibility table.
 DRIVER_FLOORS = (("cuda", 580), ("cuda12", 525))
+# The oldest C library that warp-lang 1.18's wheel for aarch64 runs on.
+WARP_GLIBC = (2, 34)
 PROC_DRIVER = Path("/proc/driver/nvidia/version")
 LOCKS = {"cpu": "cpu.txt", "cuda": "cuda13.txt", "cuda12": "cuda12.txt"}
 
@@ -156,6 +159,22 @@ def choose_accel(asked: str) -> tuple[str, str]:
 
 
 # What is there already ---------------------------------------------------------------------
+
+
+def refuse_platform(accel: str, group: str) -> None:
+    """Raise SetupError where a package that the locks name has no wheel for this machine."""
+    system, machine = platform.system(), platform.machine()
+    if (system, machine) == ("Darwin", "x86_64"):
+        raise SetupError(
+            "jax and mujoco 3.17 have no wheels for Intel Macs. Hint: Apple silicon, or Linux"
+        )
+    libc, version = platform.libc_ver()
+    old = libc == "glibc" and tuple(map(int, version.split(".")[:2])) < WARP_GLIBC
+    if machine == "aarch64" and old and (group == "dev" or accel != "cpu"):
+        raise SetupError(
+            f"warp-lang 1.18 has wheels for aarch64 from glibc {dotted(WARP_GLIBC)} on, this is "
+            f"{version}. Hint: a newer system, or make train ACCEL=cpu, which does without warp"
+        )
 
 
 def lock_files(accel: str, group: str) -> list[Path]:
@@ -307,6 +326,7 @@ def set_up(venv: Path, *, group: str, accel: str, python: str) -> None:
     stamp = read_stamp(venv)
     if is_ready(stamp, accel, group):
         return
+    refuse_platform(accel, group)
     started = time.monotonic()
     say(f"{group} packages for {accel} ({reason})")
     interpreter = make_venv(venv, python)
