@@ -155,7 +155,7 @@ def test_the_robot_stays_opaque_with_more_splats(model: mujoco.MjModel, budget: 
 
 
 def test_opaque_splats_keep_the_outline(model: mujoco.MjModel, splats: GaussianSet) -> None:
-    assert agreement(robot_alpha(splats, model, SIZE)) >= 0.972  # of 3 % see-through splats
+    assert agreement(robot_alpha(splats, model, SIZE)) >= 0.9758  # of 3 % see-through splats
 
 
 def test_splats_overlap_more_where_a_pixel_is_larger(model: mujoco.MjModel) -> None:
