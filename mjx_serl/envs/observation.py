@@ -100,14 +100,10 @@ class PixelConfig:
 
     def splats_of(self, model: mujoco.MjModel, *, budget: int | None = None) -> GaussianSet:
         """Return the splats of a scene, about `budget` baked ones; None is `splats`."""
-        from splat_render.assets.scene import pixel_extent, scanned_scene
+        from splat_render.assets.scene import scanned_scene
 
         return scanned_scene(
-            model,
-            scan=self.scan,
-            surfaces=self.surfaces,
-            budget=budget or self.splats,
-            pixel=pixel_extent(model, self.cameras, self.size),
+            model, scan=self.scan, surfaces=self.surfaces, budget=budget or self.splats
         )
 
     def build(self, env: Env, encoder: "PictureEncoder | None" = None) -> "Observer":

@@ -21,7 +21,6 @@ import tyro
 from jaxtyping import Bool, Float, Int
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
-from scipy.special import spence
 
 from scenes.contract.command_line import guarded
 from scenes.contract.errors import InputError
@@ -33,30 +32,23 @@ from splat_render.assets.robot_surfaces import (
     save_surface,
 )
 from splat_render.assets.surface import Samples, drawn_geoms, is_plane, join, openness, sample_geom
-from splat_render.types import SH_C0, GaussianSet, RasterConfig
+from splat_render.types import SH_C0, GaussianSet
 
 DEFAULT_BUDGET = 3000  # splats of a scene: cheap at 64 px, recognised at 128 px
-PIXEL = 0.017  # [m] of a 64 px picture, 45 degrees wide, at 1.3 m
 SHIPPED = ("panda",)  # surfaces of robots that come with us
-SURFACE_POINTS = 290_000  # of a robot surface before the hidden ones are dropped
+SURFACE_POINTS = 32_000  # of a robot surface before the hidden ones are dropped
 
 _PILOT = 200  # points per geom that say where the others should go
 _POINTS_PER_SPLAT = 12
-_SURFACE_POINTS_PER_POINT = 2  # of what is baked: they cost no rays, so the cells have more of them
 _SCENERY_SHARE = 0.3  # of the budget, for what is part of the world: large, flat, one colour
 _NEAR = 0.4  # [m] scenery so close to something that can move is seen closely
 _TOUCHING = 0.01  # [m] what lies on a surface is in front of it
 _OBJECT_IMPORTANCE = 4.0  # of what is grasped: the wrist camera sees it from 10 cm
-_MOST_SEEDS = 400  # found in one search
 _CELL_ROUNDS = 6  # of Lloyd's algorithm
 # Deviation of a splat over that of its cell, s / sqrt(12) for a square of side s. At 1.5 alpha
 # falls to one half at the edge of a face, and through the gaps one sees the same body's far side.
 # A plane has no far side: it must close its gaps itself.
 _SPREAD, _PLANE_SPREAD = 1.5, 2.6
-# Least optical depth of a layer of a solid's splats, mean over its area: its near and its far side
-# together let exp(-2.5) = 8 % through.
-_DEPTH, _DEPTH_ROUNDS = 1.27, 8
-_PRIOR_POINTS = 12  # on a square of the cell's area, when the shape of the cell is estimated
 _INSET = 0.5  # of the deviation, inwards: what is round would swell by its flat splats
 _THICKNESS = 0.1  # of the deviation across
 _OPACITY = 0.98  # two in a row must not meet the renderers' transmittance stop of 1e-4
@@ -70,7 +62,6 @@ def bake(
     qpos: Float[np.ndarray, " Q"] | None = None,
     *,
     budget: int = DEFAULT_BUDGET,
-    pixel: float = PIXEL,
     seed: int = 0,
     skip_bodies: Collection[str] = (),
 ) -> GaussianSet:
@@ -80,7 +71,6 @@ def bake(
         model: any model; drawn are geoms of groups 0 to 2 with a visible colour.
         qpos: where links stand that shade each other; None is the first keyframe, else `qpos0`.
         budget: most splats to make.
-        pixel: the largest that one will be of a picture, where it sees them [m].
         seed: the same seed gives the same splats.
         skip_bodies: names of bodies to leave out.
 
@@ -90,7 +80,7 @@ def bake(
     data = pose(model, qpos)
     points = _POINTS_PER_SPLAT * budget
     samples = bake_samples(model, data, points=points, seed=seed, skip_bodies=skip_bodies)
-    return _to_splats(samples, model, data, budget=budget, pixel=pixel)
+    return _to_splats(samples, model, data, budget)
 
 
 def scene_splats(
@@ -99,20 +89,19 @@ def scene_splats(
     *,
     surfaces: Sequence[str] = SHIPPED,
     budget: int = DEFAULT_BUDGET,
-    pixel: float = PIXEL,
     seed: int = 0,
 ) -> GaussianSet:
     """Return a scene's splats: shipped surfaces where they fit the model, `bake` for the rest.
 
     Args:
         surfaces: of robots, names or paths of .npz files; one that does not fit is left out.
-        qpos, budget, pixel, seed: as for `bake`.
+        qpos, budget, seed: as for `bake`.
     """
     data = pose(model, qpos)
     samples = scene_samples(
         model, data, surfaces=surfaces, points=_POINTS_PER_SPLAT * budget, seed=seed
     )
-    return _to_splats(samples, model, data, budget=budget, pixel=pixel)
+    return _to_splats(samples, model, data, budget)
 
 
 def scene_samples(
@@ -134,9 +123,7 @@ def scene_samples(
             fitting.append(surface)
             covered.update(surface.bodies)
     parts = [
-        surface.samples_for(
-            model, first_geom=model.ngeom + 256 * i, most=_SURFACE_POINTS_PER_POINT * points
-        )
+        surface.samples_for(model, first_geom=model.ngeom + 256 * i)
         for i, surface in enumerate(fitting)
     ]
     parts.append(bake_samples(model, data, points=points, seed=seed, skip_bodies=covered))
@@ -240,12 +227,7 @@ def _lit(samples: Samples, data: mujoco.MjData) -> Samples:
 
 
 def _to_splats(
-    samples: Samples,
-    model: mujoco.MjModel,
-    data: mujoco.MjData,
-    *,
-    budget: int,
-    pixel: float,
+    samples: Samples, model: mujoco.MjModel, data: mujoco.MjData, budget: int
 ) -> GaussianSet:
     weight = samples.area * _importance(samples, _pilot(model), model, data)
     samples = _lit(samples, data)
@@ -257,7 +239,6 @@ def _to_splats(
             weight[owner == i],
             int(counts[i]),
             solid=geom >= model.ngeom or not is_plane(model, geom),
-            pixel=pixel,
         )
         for i, geom in enumerate(geoms)
     ]
@@ -267,12 +248,7 @@ def _to_splats(
 
 
 def _surfels(
-    samples: Samples,
-    weight: Float[np.ndarray, " N"],
-    count: int,
-    *,
-    solid: bool,
-    pixel: float,
+    samples: Samples, weight: Float[np.ndarray, " N"], count: int, *, solid: bool
 ) -> dict[str, np.ndarray]:
     """Gather the points of one geom, a solid or a sheet, into at most `count` Gaussians."""
     label = _cells(samples, weight, count)
@@ -284,21 +260,16 @@ def _surfels(
         return (sums / size[:, None]).reshape(len(size), *values.shape[1:])
 
     centre, normal, rgba = mean(samples.points), mean(samples.normals), mean(samples.rgba)
-    flatness = np.linalg.norm(normal, axis=1)
-    normal /= flatness[:, None] + 1e-12
-    area = samples.area[0] * size * flatness  # as seen along the normal
+    normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-12
     offset = samples.points - centre[label]
-    # Few points say little about a cell's shape: as if _PRIOR_POINTS more lay on a square of its
-    # area. A lone point, which has no covariance of its own, gets that square.
-    square = (area / 12)[:, None, None] * np.eye(3)
-    scatter = mean(offset[:, :, None] * offset[:, None, :]) * size[:, None, None]
-    shape = (scatter + _PRIOR_POINTS * square) / (size - 1 + _PRIOR_POINTS)[:, None, None]
+    # A dozen points say little about a cell's shape: meet half-way with a square of its area.
+    square = (samples.area[0] * size / 12)[:, None, None] * np.eye(3)
     across = np.eye(3) - normal[:, :, None] * normal[:, None, :]
+    shape = (mean(offset[:, :, None] * offset[:, None, :]) + square) / 2
     covariance = across @ shape @ across
     variance, axes = np.linalg.eigh(covariance)
     axes[np.linalg.det(axes) < 0, :, 0] *= -1
-    spread = _solid_spread(area, pixel)[:, None] if solid else _PLANE_SPREAD
-    deviation = spread * np.sqrt(variance.clip(min=0))
+    deviation = (_SPREAD if solid else _PLANE_SPREAD) * np.sqrt(variance.clip(min=0))
     deviation[:, 0] = _THICKNESS * deviation[:, 1]
     if solid:
         centre -= _INSET * deviation[:, 1:2] * normal
@@ -312,24 +283,6 @@ def _surfels(
     }
 
 
-def _solid_spread(area: Float[np.ndarray, " N"], pixel: float) -> Float[np.ndarray, " N"]:
-    """Return by how much a splat's deviation exceeds that of its cell, so that no light gets by.
-
-    Antialiasing keeps a splat's opacity times its area, but many faint splats over each other stop
-    less light than few opaque ones: -log(1 - alpha) summed over a Gaussian of variance v and peak
-    p is 2 pi v Li2(p). Splats below a pixel must therefore overlap more for the same depth; that
-    swells nothing, for they are small. What alpha_min cuts off is lost too: 2 pi v alpha_min, and
-    twice that share at 60 degrees, where the peak is half as high.
-    """
-    blur, least = RasterConfig.blur * pixel**2, 2 * RasterConfig.alpha_min
-    variance = smallest = _SPREAD**2 * area / 12
-    for _ in range(_DEPTH_ROUNDS):
-        peak = _OPACITY * variance / (variance + blur)
-        depth = 2 * np.pi * (variance + blur) / area * (spence(1 - peak) - least)
-        variance = np.maximum(variance * _DEPTH / depth.clip(min=_DEPTH / 2), smallest)
-    return np.sqrt(12 * variance / area)
-
-
 def _cells(samples: Samples, weight: Float[np.ndarray, " N"], count: int) -> Int[np.ndarray, " N"]:
     """Return labels of compact cells of alike normals and colours, smaller where it weighs.
 
@@ -338,27 +291,12 @@ def _cells(samples: Samples, weight: Float[np.ndarray, " N"], count: int) -> Int
     spacing = np.sqrt(samples.area.sum() / count)
     parts = [samples.points / spacing, 0.7 * samples.normals, 1.5 * samples.rgba]
     features = np.concatenate(parts, axis=1)
-    centres = features[_seeds(features, weight / samples.area, min(count, len(features)))]
+    centres = features[_farthest(features, weight / samples.area, min(count, len(features)))]
     for _ in range(_CELL_ROUNDS):
         label = np.unique(cKDTree(centres).query(features)[1], return_inverse=True)[1]
         sums = np.stack([np.bincount(label, column) for column in features.T], axis=-1)
         centres = sums / np.bincount(label)[:, None]
     return np.unique(cKDTree(centres).query(features)[1], return_inverse=True)[1]
-
-
-def _seeds(
-    features: Float[np.ndarray, "N F"], density: Float[np.ndarray, " N"], count: int
-) -> Int[np.ndarray, " count"]:
-    """Return farthest points; of many, those of each half, for the search is quadratic."""
-    if count <= _MOST_SEEDS:
-        return _farthest(features, density, count)
-    axis = np.argmax(np.ptp(features, axis=0))
-    order = np.argsort(features[:, axis], kind="stable")
-    share = np.cumsum(density[order]) / density.sum()
-    # Each half has a point at least.
-    middle = int(np.clip(np.searchsorted(share, 0.5), 1, len(order) - 1))
-    halves = ((order[:middle], count // 2), (order[middle:], count - count // 2))
-    return np.concatenate([half[_seeds(features[half], density[half], n)] for half, n in halves])
 
 
 def _farthest(

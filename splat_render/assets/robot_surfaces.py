@@ -55,18 +55,12 @@ class RobotSurface:
             if parent >= 0
         )
 
-    def samples_for(
-        self, model: mujoco.MjModel, *, first_geom: int, most: int | None = None
-    ) -> Samples:
-        """Return the points with the model's body ids; geoms are counted from `first_geom`.
-
-        Of more than `most` points every so-manieth is taken, with a larger area.
-        """
+    def samples_for(self, model: mujoco.MjModel, *, first_geom: int) -> Samples:
+        """Return the points with the model's body ids; geoms are counted from `first_geom`."""
         ids = np.array([model.body(name).id for name in self.bodies])
-        samples = self.samples if most is None else self.samples.thinned(most)
-        columns = vars(samples) | {
-            "body_id": ids[samples.body_id],
-            "geom_id": samples.geom_id + first_geom,
+        columns = vars(self.samples) | {
+            "body_id": ids[self.samples.body_id],
+            "geom_id": self.samples.geom_id + first_geom,
         }
         return Samples(**columns)
 

@@ -1,7 +1,6 @@
 """What a model draws, as points on its surfaces: triangles, sampling, occlusion."""
 
 import copy
-import dataclasses
 import functools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
@@ -52,18 +51,6 @@ class Samples:
     def take(self, index: np.ndarray) -> "Samples":
         """Return the samples at an index or mask."""
         return Samples(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
-
-    def thinned(self, most: int) -> "Samples":
-        """Return at most so many, evenly chosen in their order, which together have their area.
-
-        A geom keeps one point at least.
-        """
-        if len(self) <= most:
-            return self
-        _, first = np.unique(self.geom_id, return_index=True)
-        kept = self.take(np.union1d(np.arange(most) * len(self) // most, first))
-        had, has = (np.bincount(s.geom_id, s.area) for s in (self, kept))
-        return dataclasses.replace(kept, area=kept.area * (had / has)[kept.geom_id])
 
 
 def join(parts: Collection[Samples]) -> Samples:
