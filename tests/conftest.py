@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
     from mjx_serl.envs.env import Env
     from scenes.build import Scene
 
+# A runner in the background may ignore them, and what is started here would inherit that.
+for ignored, usual in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(ignored) is signal.SIG_IGN:
+        signal.signal(ignored, usual)
 KEPT = Path(__file__).resolve().parent.parent / ".cache"
 # Compiled programs are kept between runs, workers and interpreters: most of a test's time is XLA.
 CACHE = KEPT / "jax"

@@ -68,7 +68,8 @@ def test_the_page_is_served_and_its_clicks_are_of_the_right_frame(page: PickPage
     with urllib.request.urlopen(page.url) as answer:
         assert answer.status == 200
     for shown in (page._scan, page._model):
-        eye = np.array([50.0, 0.0, 0.0])
+        # Close enough for the cone around the ray to be narrower than the gap between the two.
+        eye = shown.on_page[5] + np.array([6.0, 0.0, 0.0])
         page.pick(eye.tolist(), (shown.on_page[5] - eye).tolist())
     (pair,) = page.picker.pairs
     # What is clicked lies in front of the point that was aimed at, or is that point.
