@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -23,13 +24,16 @@ from mjx_serl.commands import (
     parse_train,
     train,
 )
+from mjx_serl.config import TrainConfig
 from mjx_serl.data.demos import DemoContract, load_demos, save_demos
 from mjx_serl.envs.env import make_env
 from mjx_serl.experiments import PRESETS
 from mjx_serl.platform import needs_mjx, parse_start, prepare_platform
 from mjx_serl.run import loop
+from mjx_serl.run.folder import RunFolder
 from mjx_serl.training import demonstrations
 from mjx_serl.types import Transition
+from scenes.contract.command_line import FAILED
 
 ROOT = Path(__file__).resolve().parent.parent
 TASK = "franka/pick_cube"
@@ -203,6 +207,22 @@ def test_resuming_refuses_an_option_that_is_not_known(tmp_path: Path, capsys):
     with pytest.raises(SystemExit) as stop:
         parse_train(["--resume", str(tmp_path), "--num-env", "3"])
     assert stop.value.code == BAD_INPUT and "--num-envs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("saved", "status"), [(True, 0), (False, FAILED)])
+def test_a_run_whose_end_is_not_on_disk_has_failed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    saved: bool,
+    status: int,
+):
+    """As on a full disk."""
+    folder, progress = RunFolder(tmp_path), SimpleNamespace(epoch=7)
+    run = SimpleNamespace(folder=folder, progress=progress, saved=saved, train=lambda **_: "done")
+    monkeypatch.setattr(commands, "make_run", lambda cfg, resume: run)
+    assert commands.train(TrainConfig(), None) == status
+    assert ("epoch 7 is not on disk" in capsys.readouterr().err) is not saved
 
 
 def test_a_run_that_fails_before_its_first_epoch_leaves_no_folder(
