@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from as_users import UNOPTIMISED
 
+from benchmarks.worker import resident_bytes
 from mjx_serl.platform import prepare_platform
 
 if TYPE_CHECKING:
@@ -71,15 +72,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if gpu_items and not has_accelerator():
         for item in gpu_items:
             item.add_marker(pytest.mark.skip(reason="jax sees no accelerator here"))
-
-
-def resident_bytes() -> int:
-    """Memory of this process now; 0 where there is no /proc."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -29,7 +29,7 @@ from splat_render.assets.overlay import draw_overlay
 from splat_render.assets.scan import save_scan
 from splat_render.assets.similarity import Similarity, fit_similarity
 from splat_render.assets.splat_sets import concatenate, move_splats, take
-from splat_render.assets.surface import Samples
+from splat_render.assets.surface import Samples, in_world
 from splat_render.types import GaussianSet
 
 GATE = 0.03  # [m] a splat further than this from every surface belongs to none
@@ -189,14 +189,6 @@ def attach(splats: GaussianSet, body_id: Int[np.ndarray, " G"], data: mujoco.MjD
         part = move_splats(take(splats, own), motion)
         parts.append(part.replace(body_id=jnp.asarray(np.full(len(own), body, np.int32))))
     return concatenate(parts)
-
-
-def in_world(
-    points: Float[np.ndarray, "N 3"], body_id: Int[np.ndarray, " N"], data: mujoco.MjData
-) -> Float[np.ndarray, "N 3"]:
-    """Return world positions [m] of points in body frames."""
-    rotation = data.xmat.reshape(-1, 3, 3)[body_id]
-    return np.einsum("nij,nj->ni", rotation, points) + data.xpos[body_id]
 
 
 def _near(

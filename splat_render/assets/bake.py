@@ -31,7 +31,15 @@ from splat_render.assets.robot_surfaces import (
     make_surface,
     save_surface,
 )
-from splat_render.assets.surface import Samples, drawn_geoms, is_plane, join, openness, sample_geom
+from splat_render.assets.surface import (
+    Samples,
+    drawn_geoms,
+    in_world,
+    is_plane,
+    join,
+    openness,
+    sample_geom,
+)
 from splat_render.types import SH_C0, GaussianSet
 
 DEFAULT_BUDGET = 3000  # splats of a scene: cheap at 64 px, recognised at 128 px
@@ -203,16 +211,14 @@ def _importance(
     scenery, movable = samples.body_id == 0, pilot.body_id != 0
     if not (scenery.any() and movable.any()):
         return result
-    near, points = _world_points(pilot.take(movable), data), _world_points(samples, data)[scenery]
+    near, points = (
+        in_world(some.points, some.body_id, data)
+        for some in (pilot.take(movable), samples.take(scenery))
+    )
     distance, nearest = cKDTree(near).query(points)
     facing = np.einsum("ni,ni->n", near[nearest] - points, samples.normals[scenery]) > -_TOUCHING
     result[scenery] = np.where(facing, 1 / (1 + (distance / _NEAR) ** 2) ** 2, 0.0)
     return result
-
-
-def _world_points(samples: Samples, data: mujoco.MjData) -> Float[np.ndarray, "N 3"]:
-    rotation = data.xmat.reshape(-1, 3, 3)[samples.body_id]
-    return np.einsum("nij,nj->ni", rotation, samples.points) + data.xpos[samples.body_id]
 
 
 def _lit(samples: Samples, data: mujoco.MjData) -> Samples:

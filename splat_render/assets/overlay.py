@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from splat_render.assets.bake import scene_samples
+from splat_render.assets.surface import in_world
 from splat_render.backend import choose_backend
 from splat_render.cameras import intrinsics
 from splat_render.types import BodyPoses, CameraBatch, GaussianSet, RasterConfig
@@ -28,8 +29,8 @@ def draw_overlay(path: Path, scan: GaussianSet, model: mujoco.MjModel, data: muj
 
     samples = scene_samples(model, data, points=_POINTS)
     moving = samples.body_id > 0 if (samples.body_id > 0).any() else samples.body_id >= 0
-    owner, turn = samples.body_id[moving], data.xmat.reshape(-1, 3, 3)
-    points = np.einsum("nij,nj->ni", turn[owner], samples.points[moving]) + data.xpos[owner]
+    owner = samples.body_id[moving]
+    points = in_world(samples.points[moving], owner, data)
     cameras, near = _cameras(points)
     still = BodyPoses(jnp.zeros((1, 3)), jnp.array([[1.0, 0, 0, 0]]))
     config = RasterConfig(width=_SIZE, height=_SIZE, color=_SKY, rgb_dtype="float32", near=near)

@@ -23,10 +23,11 @@ from scenes.contract.command_line import guarded, require_port
 from scenes.contract.errors import InputError
 from scenes.contract.extras import require
 from scenes.contract.files import write_atomically
-from splat_render.assets.align import in_world, joints_to_qpos, load_model
+from splat_render.assets.align import joints_to_qpos, load_model
 from splat_render.assets.alignment_checks import pair_rms
 from splat_render.assets.bake import pose, scene_samples
 from splat_render.assets.load import load_splats
+from splat_render.assets.surface import in_world
 from splat_render.types import SH_C0, GaussianSet
 
 HOST = "127.0.0.1"

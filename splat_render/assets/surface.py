@@ -149,6 +149,14 @@ def sample_geom(model: mujoco.MjModel, geom: int, count: int, rng: np.random.Gen
     )
 
 
+def in_world(
+    points: Float[np.ndarray, "N 3"], body_id: Int[np.ndarray, " N"], data: mujoco.MjData
+) -> Float[np.ndarray, "N 3"]:
+    """Return world positions [m] of points in body frames."""
+    rotation = data.xmat.reshape(-1, 3, 3)[body_id]
+    return np.einsum("nij,nj->ni", rotation, points) + data.xpos[body_id]
+
+
 def openness(
     model: mujoco.MjModel, data: mujoco.MjData, samples: Samples, rng: np.random.Generator
 ) -> Float[np.ndarray, " N"]:

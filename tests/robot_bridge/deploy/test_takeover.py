@@ -200,18 +200,18 @@ def asks_a_hundred_times(endpoint: Endpoint) -> None:
 
 @way
 def publishes_where_ticks_come_from(endpoint: Endpoint) -> None:
-    place = Endpoint(endpoint.requests, endpoint.ticks)
-    for kind in (zmq.DEALER, zmq.PUB, zmq.PUSH):
-        with RawPeer(place, kind=kind) as peer:
-            time.sleep(0.02)
-            with contextlib.suppress(zmq.ZMQError):
-                peer.socket.send(encode(away(), Stamp(b"", 1, time.monotonic())), zmq.NOBLOCK)
+    shout(Endpoint(endpoint.requests, endpoint.ticks), (zmq.DEALER, zmq.PUB, zmq.PUSH))
 
 
 @way
 def is_another_kind_of_socket(endpoint: Endpoint) -> None:
-    for kind in (zmq.REQ, zmq.ROUTER, zmq.PUSH):
-        with RawPeer(endpoint, kind=kind) as peer:
+    shout(endpoint, (zmq.REQ, zmq.ROUTER, zmq.PUSH))
+
+
+def shout(place: Endpoint, kinds: tuple[int, ...]) -> None:
+    """Send a target to a place that did not ask, from a socket of each kind."""
+    for kind in kinds:
+        with RawPeer(place, kind=kind) as peer:
             time.sleep(0.02)
             with contextlib.suppress(zmq.ZMQError):
                 peer.socket.send(encode(away(), Stamp(b"", 1, time.monotonic())), zmq.NOBLOCK)
