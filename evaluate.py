@@ -1,35 +1,8 @@
 """Evaluate a trained run on fresh episodes: `python evaluate.py runs/NAME --episodes 100`."""
 
 import sys
-from pathlib import Path
 
-import tyro
-
-from mjx_serl.platform import needs_mjx, prepare_platform
-from mjx_serl.run.signals import QuitSignal
-from scenes.contract.command_line import guarded
-
-
-def main(run: tyro.conf.Positional[Path], /, episodes: int = 100, seed: int = 0) -> int:
-    """Play episodes that training never started from and print the success rate.
-
-    Args:
-        run: the run folder.
-        episodes: how many.
-        seed: picks other starts.
-    """
-    prepare_platform(
-        mjx_on_cpu=needs_mjx(run=run),
-        cache_dir=Path(__file__).resolve().parent / ".cache" / "jax",
-    )
-    # JAX must start after the platform is prepared.
-    from mjx_serl.run.evaluation import describe, evaluate_run
-
-    _, result = evaluate_run(run, episodes=episodes, seed=seed)
-    print(describe(result))
-    return 0
-
+from mjx_serl_cli.start import start
 
 if __name__ == "__main__":
-    with QuitSignal():
-        sys.exit(guarded(lambda: tyro.cli(main)))
+    sys.exit(start("evaluate"))

@@ -1,28 +1,8 @@
 """Train a policy: `python train.py --help` lists every option, `make train` sets up and trains."""
 
 import sys
-from pathlib import Path
 
-from mjx_serl.run.signals import QuitSignal
-
-
-def main() -> int:
-    """Parse, prepare the platform before JAX starts, train."""
-    from mjx_serl.platform import needs_mjx, parse_start, prepare_platform
-
-    argv = sys.argv[1:]
-    start, _ = parse_start(argv)
-    prepare_platform(
-        mjx_on_cpu=needs_mjx(physics=start.physics, run=start.resume),
-        cache_dir=Path(__file__).resolve().parent / ".cache" / "jax",
-    )
-    # JAX must start after the platform is prepared.
-    from mjx_serl.commands import guarded, parse_train, train
-
-    return guarded(lambda: train(*parse_train(argv)))
-
+from mjx_serl_cli.start import start
 
 if __name__ == "__main__":
-    # Before anything is imported that takes its time.
-    with QuitSignal():
-        sys.exit(main())
+    sys.exit(start("train"))

@@ -77,5 +77,10 @@ def _columns(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(padded) + "\n"
 
 
+def run(prog: str | None = None) -> int:
+    """Read the command line; returns the exit status."""
+    return guarded(lambda: tyro.cli(main, prog=prog))
+
+
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: tyro.cli(main, prog="python -m mjx_serl.compare")))
+    sys.exit(run("python -m mjx_serl.compare"))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import tyro
 
-from scenes.contract.files import usable_cache
+from scenes.contract.files import checkout, usable_cache, user_cache
 
 # MJX on a CPU is over 100 times too slow with XLA's fusion emitters (jax >= 0.7), see
 # github.com/google-deepmind/mujoco/issues/2957. The learner is a third faster with them, so they
@@ -25,6 +25,12 @@ PLAIN = {
     "JAX_ENABLE_X64": ("0", "", "n", "no", "f", "false", "off"),
     "JAX_NUMPY_RANK_PROMOTION": ("allow",),
 }
+
+
+def program_cache() -> Path:
+    """Where compiled programs are kept: in the checkout, else in the user's cache folder."""
+    root = checkout()
+    return user_cache() / "jax" if root is None else root / ".cache" / "jax"
 
 
 def prepare_platform(*, mjx_on_cpu: bool = False, cache_dir: Path | None = None) -> None:

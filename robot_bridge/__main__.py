@@ -30,12 +30,20 @@ COMMANDS: Mapping[str, Callable[..., int]] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+PROGRAM = "python -m robot_bridge"
+
+
+def main(arguments: Sequence[str] | None = None, *, prog: str | None = PROGRAM) -> int:
     """Run a command line; returns its exit status."""
-    return guarded(lambda: _run(require("tyro", purpose="python -m robot_bridge"), arguments))
+    return guarded(lambda: _run(require("tyro", purpose=PROGRAM), arguments, prog))
 
 
-def _run(tyro: Any, arguments: Sequence[str] | None) -> int:
+def run() -> int:
+    """Run the command line under the name that it was started by."""
+    return main(prog=None)
+
+
+def _run(tyro: Any, arguments: Sequence[str] | None, prog: str | None) -> int:
     def one_of(commands: Mapping[str, Callable[..., int]]) -> Any:
         named = [Annotated[f, tyro.conf.subcommand(name)] for name, f in commands.items()]
         return functools.reduce(operator.or_, named)
@@ -50,7 +58,7 @@ def _run(tyro: Any, arguments: Sequence[str] | None) -> int:
 
     return tyro.cli(
         one_of({"keys": run_keys, **COMMANDS}),
-        prog="python -m robot_bridge",
+        prog=prog,
         description="The robot bridge's commands; deploy.py runs a policy on an arm.",
         args=arguments,
         config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),

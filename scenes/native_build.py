@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from scenes.contract.files import new_file, usable_cache
+from scenes.contract.files import new_file, user_cache
 
 
 class NativeBuildError(RuntimeError):
@@ -46,7 +46,7 @@ class NativeLibrary:
 
 def build(library: NativeLibrary) -> Path:
     """Path of the library, compiled now where the cache lacks it; raises NativeBuildError."""
-    path = cache_folder() / f"{library.name}-{_key(library)}.so"
+    path = user_cache() / f"{library.name}-{_key(library)}.so"
     if path.exists():
         return path
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
@@ -71,15 +71,6 @@ def announce(what: str, build_now: Callable[[], Path]) -> int:
     except NativeBuildError as error:
         sys.stdout.write(f"{what}: {error}\n")
     return 0
-
-
-def cache_folder() -> Path:
-    """Where compiled kernels are kept: $XDG_CACHE_HOME/mjx_serl, else ~/.cache/mjx_serl.
-
-    A temporary folder where that cannot be written.
-    """
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return usable_cache(Path(root) / "mjx_serl")
 
 
 def _run(command: list[str]) -> str:

@@ -5,20 +5,25 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 from foreign_arms import mjcf
 from tiny_bundle import tiny_config, with_changes
 
 import mjx_serl
 from mjx_serl.agents.agent import AGENTS
+from mjx_serl.commands import parse_train
+from mjx_serl.envs.env import make_env
 from mjx_serl.envs.task import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "api.md"
+TASK_PAGE = ROOT / "docs" / "add_a_task.md"
 
 
-def blocks() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+def blocks(page: Path = PAGE) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
 
 
 @pytest.mark.slow
@@ -47,6 +52,28 @@ def test_every_block_of_the_page_runs(
     assert names["still"].summary.agent == "still"
     assert names["rows"].action.shape[1:] == (4, 4)
     assert any("option timestep" in note for note in names["mine"].env.scene.notes)
+
+
+def test_the_template_of_a_task_can_be_played_and_solved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (template,) = blocks(TASK_PAGE)
+    (tmp_path / "push_cube.py").write_text(template)
+    monkeypatch.chdir(tmp_path)
+    try:
+        cfg, _ = parse_train(["--plugin", "push_cube", "--task", "mine/push_cube"])
+        env = make_env(cfg.task, max_worlds=2)
+        state = env.reset(jax.random.key(0))
+        state = env.step(state, jnp.zeros(env.action_dim))
+        assert 0 < float(state.reward) < 0.1 and not bool(state.success)
+        body = env.scene.objects["cube"].body_id
+        there = state.sim.replace(xpos=state.sim.xpos.at[body, :2].set(jnp.array([0.55, 0.03])))
+        reward, terms = env.task.reward(there, state.command, state.task_state)
+        assert float(terms["at_goal"]) == 1 and float(reward) > 1
+        assert bool(env.task.terminated(there, state.task_state))
+    finally:
+        TASKS._table.pop("mine/push_cube", None)
+        sys.modules.pop("push_cube", None)
 
 
 def test_importing_the_library_loads_nothing() -> None:

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -33,6 +32,7 @@ from mjx_serl.run import loop
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.training import demonstrations
 from mjx_serl.types import Transition
+from mjx_serl_cli import record
 from scenes.contract.command_line import FAILED
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -384,7 +384,7 @@ def test_what_the_disk_refuses_is_one_line(tmp_path: Path, capsys: pytest.Captur
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file made by record_demos.py."""
     path = tmp_path_factory.mktemp("shown") / "demos.npz"
-    main = runpy.run_path(str(ROOT / "record_demos.py"))["main"]
+    main = record.main
     assert main(path, task=TASK, episodes=2) == 0
     return path
 
@@ -400,7 +400,7 @@ def test_recorded_demonstrations_fit_their_task(recorded: Path):
 
 def test_recording_never_overwrites(recorded: Path, capsys: pytest.CaptureFixture[str]):
     before = recorded.read_bytes()
-    main = runpy.run_path(str(ROOT / "record_demos.py"))["main"]
+    main = record.main
     assert guarded(lambda: main(recorded, task=TASK, episodes=2)) == BAD_INPUT
     assert "never overwritten" in one_line(capsys.readouterr().err)
     assert recorded.read_bytes() == before
@@ -416,7 +416,7 @@ def test_recording_never_overwrites(recorded: Path, capsys: pytest.CaptureFixtur
 def test_what_cannot_be_recorded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, options: dict, text: str
 ):
-    main = runpy.run_path(str(ROOT / "record_demos.py"))["main"]
+    main = record.main
     assert guarded(lambda: main(tmp_path / name, task=TASK, **options)) == BAD_INPUT
     assert text in one_line(capsys.readouterr().err)
     assert list(tmp_path.iterdir()) == []

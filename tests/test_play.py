@@ -1,6 +1,5 @@
 """play.py: what it writes for a scripted policy and for a run, and what it refuses."""
 
-import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from videos import frames
 from mjx_serl.commands import BAD_INPUT, guarded
 from mjx_serl.viewing import play as playing
 from mjx_serl.viewing.run_video import RunVideo
+from mjx_serl_cli import play as play_command
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,8 +27,7 @@ Play = Callable[..., int]
 @pytest.fixture(scope="module")
 def play() -> Play:
     """The script's main, which is called with its options."""
-    main = runpy.run_path(str(ROOT / "play.py"))["main"]
-    return lambda *task, **options: guarded(lambda: main(*task, **options))
+    return lambda *task, **options: guarded(lambda: play_command.main(*task, **options))
 
 
 def cube_pixels(picture: np.ndarray) -> int:

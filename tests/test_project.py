@@ -4,6 +4,8 @@ That import contracts and style limits hold is checked by tools/check.py; here, 
 contract is noticed.
 """
 
+import ast
+import importlib
 import json
 import os
 import re
@@ -21,18 +23,22 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from mjx_serl.platform import program_cache
+from mjx_serl_cli import start
+from scenes.contract.command_line import how_to_start
+
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("mjx_serl", "scenes", "splat_render", "robot_bridge")
+PACKAGES = ("mjx_serl", "mjx_serl_cli", "scenes", "splat_render", "robot_bridge")
 LOCKS = ("cpu.txt", "dev.txt", "cuda13.txt", "cuda12.txt")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def run(*command: str | Path, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a command, at the project's root unless told otherwise, its output captured."""
     return subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
-        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | env,
         capture_output=True,
         text=True,
         timeout=300,
@@ -183,9 +189,17 @@ print(sys.modules["mjx_serl"].__file__)
 """
 
 
+TRAIN = (
+    *("--num-envs", "4", "--total-env-steps", "24", "--agent.hidden", "16", "--demos.count", "2"),
+    *("--loop.steps-per-epoch", "3", "--loop.updates-per-step", "1", "--loop.batch-size", "16"),
+    *("--loop.warmup-steps", "24", "--loop.buffer-size", "400", "--eval.check-episodes", "2"),
+    *("--eval.episodes", "2", "--run.name", "first"),
+)
+
+
 @pytest.mark.slow
-def test_wheel_holds_all_and_imports_elsewhere(tmp_path: Path):
-    """Build the wheel, unpack it into a bare environment and import every module from there.
+def test_wheel_holds_all_and_trains_elsewhere(tmp_path: Path):
+    """Build the wheel, install it into a bare environment, import every module and train.
 
     Before them, one line makes an environment of Gymnasium's.
     """
@@ -195,19 +209,109 @@ def test_wheel_holds_all_and_imports_elsewhere(tmp_path: Path):
     home = tmp_path / "bare"
     venv.create(home, with_pip=False)
     site = next((home / "lib").glob("python*/site-packages"))
-    run(sys.executable, "-m", "zipfile", "-e", wheel, site)
+    python = home / "bin" / "python"
+    pip = (sys.executable, "-m", "pip", "--python", python, "install", "--no-index", "--no-deps")
+    installed = run(*pip, wheel)
+    assert installed.returncode == 0, installed.stderr
     # Third-party packages come from this environment; our own must come from the wheel.
     ours = {Path(entry) for entry in sys.path if "site-packages" in entry}
     (site / "third_party.pth").write_text("".join(f"{entry}\n" for entry in ours))
     names = [name for name in modules_of(ROOT) if "backend" not in name]
-    done = run(home / "bin" / "python", "-c", ELSEWHERE, json.dumps(names), cwd=tmp_path)
+    done = run(python, "-c", ELSEWHERE, json.dumps(names), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     made, file = done.stdout.split()
     assert made == "mjx_serl/FrankaPickCube-v0"
     assert Path(file).is_relative_to(home)
     data = {p.relative_to(ROOT / "scenes") for p in (ROOT / "scenes" / "data").rglob("*.*")}
     kept = {p.relative_to(site / "scenes") for p in (site / "scenes" / "data").rglob("*.*")}
-    assert {p for p in data if "__pycache__" not in p.parts} == kept
+    assert {p for p in data if "__pycache__" not in p.parts} == {
+        p for p in kept if "__pycache__" not in p.parts
+    }
+    before = set(site.glob("*"))
+    trained = run(
+        home / "bin" / "mjx-serl",
+        "train",
+        *TRAIN,
+        cwd=tmp_path,
+        HOME=str(tmp_path),
+        XDG_CACHE_HOME="",
+    )
+    assert trained.returncode == 0, trained.stderr
+    assert "warning" not in trained.stderr, trained.stderr
+    left = tmp_path / "runs" / "first"
+    assert json.loads((left / "summary.json").read_text())["env_steps"] == 24
+    assert (left / "bundle" / "manifest.json").is_file()
+    # Kernels are compiled into the user's cache, nothing comes beside the packages.
+    kernels = (tmp_path / ".cache" / "mjx_serl").glob("*.so")
+    assert any(kernels) or not (shutil.which("g++") or shutil.which("clang++"))
+    assert set(site.glob("*")) == before
+
+
+def test_every_extra_is_one_that_an_error_message_may_name():
+    """What is named as 'mjx-serl[...]' anywhere exists."""
+    extras = set(PROJECT["optional-dependencies"])
+    named = re.compile(r"mjx-serl\[([\w,]+)\]|require\([^)]*extra=\"(\w+)\"")
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    files += [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    found = {
+        extra
+        for path in files
+        for hit in named.finditer(path.read_text())
+        for extra in (hit[1] or hit[2]).split(",")
+    }
+    assert {"viz", "warp"} <= found <= extras
+
+
+class TestCommands:
+    """`mjx-serl`, and the scripts of a checkout that start the same."""
+
+    def test_every_command_is_there(self, monkeypatch, capsys):
+        monkeypatch.setattr(sys, "argv", ["mjx-serl"])
+        assert start.main() == 0
+        said = capsys.readouterr().out
+        for name, command in start.COMMANDS.items():
+            assert f"  {name} " in said and callable(importlib.import_module(command.module).run)
+        assert {"train", "evaluate", "play", "record", "deploy", "doctor"} <= set(start.COMMANDS)
+
+    def test_an_unknown_command_is_refused_with_those_there_are(self, monkeypatch, capsys):
+        monkeypatch.setattr(sys, "argv", ["mjx-serl", "trian"])
+        assert start.main() == 2
+        assert capsys.readouterr().err.startswith("error: Unknown command 'trian'. Allowed: train,")
+
+    def test_its_options_are_read_as_those_of_a_script(self, monkeypatch, capsys):
+        monkeypatch.setattr(sys, "argv", ["mjx-serl", "compare", "nowhere"])
+        assert start.main() == 2
+        assert "No run folder among what was named" in capsys.readouterr().err
+
+    def test_a_python_without_the_packages_names_the_one_that_has_them(self, monkeypatch, capsys):
+        monkeypatch.setattr(start, "NEEDED", ("numpy", "not_there"))
+        monkeypatch.setattr(sys, "argv", ["train.py"])
+        assert start.start("train") == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {sys.executable} has no not_there; ")
+        assert ".venv/bin/python train.py" in said and said.count("\n") == 1
+
+    def test_an_old_python_is_told_so(self, monkeypatch):
+        monkeypatch.setattr(sys, "version_info", (3, 9, 2))
+        assert " is 3.9, not 3.11 or newer; " in start.wrong_python()
+
+    def test_an_old_python_can_read_what_tells_it_so(self):
+        for path in (ROOT / "train.py", ROOT / "mjx_serl_cli" / "start.py"):
+            ast.parse(path.read_text(), feature_version=(3, 7))
+
+    def test_a_checkout_is_spoken_of_by_its_scripts_and_a_wheel_by_its_command(self, monkeypatch):
+        assert how_to_start("train") == "python train.py"
+        assert how_to_start("record") == "python record_demos.py"
+        monkeypatch.setattr("scenes.contract.command_line.checkout", lambda: None)
+        assert how_to_start("record") == "mjx-serl record"
+
+    def test_compiled_programs_are_kept_in_the_checkout_or_in_the_users_cache(
+        self, monkeypatch, tmp_path
+    ):
+        assert program_cache() == ROOT / ".cache" / "jax"
+        monkeypatch.setattr("mjx_serl.platform.checkout", lambda: None)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        assert program_cache() == tmp_path / "mjx_serl" / "jax"
 
 
 class TestSetUp:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tyro
 
-from mjx_serl.platform import needs_mjx, prepare_platform
+from mjx_serl.platform import needs_mjx, prepare_platform, program_cache
 from scenes.contract.command_line import guarded
 
 
@@ -20,10 +20,7 @@ def main(run: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path | None]
         run: the run folder.
         out: the folder to make; by default `bundle` in the run folder.
     """
-    prepare_platform(
-        mjx_on_cpu=needs_mjx(run=run),
-        cache_dir=Path(__file__).resolve().parents[2] / ".cache" / "jax",
-    )
+    prepare_platform(mjx_on_cpu=needs_mjx(run=run), cache_dir=program_cache())
     # JAX must start after the platform is prepared.
     from mjx_serl.export.export_run import export
 
@@ -31,5 +28,10 @@ def main(run: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path | None]
     return 0
 
 
+def run(prog: str | None = None) -> int:
+    """Read the command line; returns the exit status."""
+    return guarded(lambda: tyro.cli(main, prog=prog, description=__doc__))
+
+
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: tyro.cli(main, description=__doc__)))
+    sys.exit(run("python -m mjx_serl.export"))

@@ -5,23 +5,25 @@ run takes it as `--pixels.frozen OUT.npz`.
 """
 
 import sys
-from pathlib import Path
 
 import tyro
 
-from mjx_serl.platform import prepare_platform
+from mjx_serl.platform import prepare_platform, program_cache
+from scenes.contract.command_line import guarded
 
 
-def main() -> int:
-    """Read the command line and run."""
-    from mjx_serl.pretraining.pretrain_run import PretrainRun, run
+def run(prog: str | None = None) -> int:
+    """Read the command line and run; returns the exit status."""
+    prepare_platform(cache_dir=program_cache())
+    # JAX must start after the platform is prepared.
+    from mjx_serl.pretraining import pretrain_run
 
-    run(tyro.cli(PretrainRun, description=__doc__))
-    return 0
+    def main() -> int:
+        pretrain_run.run(tyro.cli(pretrain_run.PretrainRun, prog=prog, description=__doc__))
+        return 0
+
+    return guarded(main)
 
 
 if __name__ == "__main__":
-    prepare_platform(cache_dir=Path(__file__).resolve().parents[2] / ".cache" / "jax")
-    from scenes.contract.command_line import guarded
-
-    sys.exit(guarded(main))
+    sys.exit(run("python -m mjx_serl.pretraining"))

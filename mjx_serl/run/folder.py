@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mjx_serl.run.summary import Summary
+from scenes.contract.command_line import how_to_start
 from scenes.contract.errors import InputError
 from scenes.contract.files import write_atomically
 from scenes.contract.serialize import from_json, to_json
@@ -81,7 +82,7 @@ class RunFolder:
 
     def resume_command(self) -> str:
         """The command that goes on with this run."""
-        return f"python train.py --resume {self.path}"
+        return f"{how_to_start('train')} --resume {self.path}"
 
     def write_config(self, config: Any) -> None:
         """Write a config dataclass to `config.json`."""

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 from scenes.contract.errors import InputError, UserError
+from scenes.contract.files import checkout
 
 # Exit status of a command that was asked for something impossible, as argparse uses it.
 BAD_INPUT = 2
@@ -45,6 +46,12 @@ def guarded(
         # Before the first step or after the last: there is nothing to finish.
         sys.stderr.write(f"{interrupted}\n")
         return INTERRUPTED
+
+
+def how_to_start(command: str) -> str:
+    """What a person types to start a command: in a checkout its script, else the installed one."""
+    script = {"record": "record_demos"}.get(command, command)
+    return f"mjx-serl {command}" if checkout() is None else f"python {script}.py"
 
 
 def _refuse(error: Exception, status: int) -> int:

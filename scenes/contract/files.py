@@ -36,6 +36,21 @@ def usable_cache(path: Path) -> Path:
         return other
 
 
+def user_cache() -> Path:
+    """Where we keep what can be made again: $XDG_CACHE_HOME/mjx_serl, else ~/.cache/mjx_serl.
+
+    A temporary folder where that cannot be written.
+    """
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return usable_cache(Path(root) / "mjx_serl")
+
+
+def checkout() -> Path | None:
+    """The folder with our source, or None where we were installed from a wheel."""
+    root = Path(__file__).resolve().parents[2]
+    return root if (root / "pyproject.toml").is_file() else None
+
+
 def _own_temporary(name: str) -> Path:
     path = Path(tempfile.gettempdir()) / f"mjx_serl-{os.getuid()}-{name}"
     path.mkdir(mode=0o700, exist_ok=True)

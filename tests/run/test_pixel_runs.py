@@ -1,7 +1,6 @@
 """Runs that learn from pictures: resumed exactly, and the same whether fused or staged."""
 
 import dataclasses
-import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,8 +24,8 @@ from mjx_serl.tasks.pick_cube import SPARSE
 from mjx_serl.training.demonstrations import DemoConfig
 from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig
 from mjx_serl.training.state import TrainState
+from mjx_serl_cli import play
 
-ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = 4
 HALF = 2
 SHORT = "test/short"
@@ -114,9 +113,8 @@ def test_a_pixel_run_leaves_its_video_and_can_be_played(
         output.after_check(whole, last_of(whole.folder, shapes))
     worlds = matplotlib.image.imread(whole.folder.path / "worlds.png")
     assert worlds.shape[:2] == (2 * 34 - 2, 2 * 32), "two worlds of two cameras"
-    play = runpy.run_path(str(ROOT / "play.py"))["main"]
     # As many episodes as policy.mp4 has, which are compiled already.
-    assert guarded(lambda: play(run=whole.folder.path, episodes=2, out=tmp_path)) == 0
+    assert guarded(lambda: play.main(run=whole.folder.path, episodes=2, out=tmp_path)) == 0
     said = capsys.readouterr().out
     assert said == f"{tmp_path / 'test-short-trained.mp4'}: 0 of 2 episodes solved\n"
     again = frames(tmp_path / "test-short-trained.mp4")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import runpy
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,8 +34,7 @@ from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import JsonlHook
 from mjx_serl.run.loop import Run
 from mjx_serl.training.state import tree_bytes
-
-ROOT = Path(__file__).resolve().parents[2]
+from mjx_serl_cli import evaluate
 
 
 @dataclasses.dataclass
@@ -244,6 +242,5 @@ def test_checks_that_were_good_by_another_rule_do_not_count(native: Straight, tm
 
 
 def test_a_finished_run_is_evaluated_again(native: Straight, capsys: pytest.CaptureFixture[str]):
-    main = runpy.run_path(str(ROOT / "evaluate.py"))["main"]
-    assert main(native.whole.run.folder.path, episodes=3) == 0
+    assert evaluate.main(native.whole.run.folder.path, episodes=3) == 0
     assert re.match(r"success \d/3 = .* \(95 % interval", capsys.readouterr().out)

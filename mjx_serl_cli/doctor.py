@@ -1,9 +1,7 @@
 """Print what this machine offers to mjx_serl: versions, devices, threads, memory, disk, drawing.
 
-make doctor        exits 0 unless a package of the core does not import
+`make doctor` or `mjx-serl doctor`; exits 0 unless a package of the core does not import.
 """
-
-from __future__ import annotations
 
 import ctypes.util
 import importlib
@@ -18,11 +16,12 @@ import tempfile
 import time
 from pathlib import Path
 
-import setup_env
+from mjx_serl.platform import program_cache
+from scenes.contract.files import checkout, user_cache
 
 CORE = ("jax", "jaxlib", "flax", "optax", "chex", "numpy", "mujoco", "mujoco-mjx")
 CORE += ("orbax-checkpoint", "tyro", "jaxtyping", "rich", "tensorboardX", "matplotlib")
-OPTIONAL = ("warp-lang", "mujoco-warp", "gymnasium", "brax", "torch", "gsplat", "viser", "wandb")
+OPTIONAL = ("warp-lang", "mujoco-warp", "gymnasium", "brax", "torch", "gsplat", "viser", "tensorboard")
 # Distributions whose module has another name.
 MODULES = {
     "mujoco-mjx": "mujoco.mjx",
@@ -35,7 +34,16 @@ DRAW = (
     "model = mujoco.MjModel.from_xml_string('<mujoco/>')\n"
     "mujoco.Renderer(model, 16, 16).close()\n"
 )
+DRIVER = Path("/proc/driver/nvidia/version")
 GIB = 2**30
+
+
+def first_line(path: Path) -> str:
+    """Return the first line of a file, or an empty string where there is none."""
+    try:
+        return path.read_text().splitlines()[0].strip()
+    except (OSError, IndexError):
+        return ""
 
 
 def version(name: str) -> str:
@@ -75,11 +83,10 @@ def devices() -> list[tuple[str, str]]:
     started = time.perf_counter()
     jax.jit(lambda x: x @ x)(jnp.ones((8, 8))).block_until_ready()
     compile_ms = 1e3 * (time.perf_counter() - started)
-    driver = setup_env.driver_major()
     return [
         ("jax backend", f"{jax.default_backend()}, first jitted call {compile_ms:.0f} ms"),
         *((f"device {d.id}", f"{d.platform} {d.device_kind}") for d in jax.devices()),
-        ("NVIDIA driver", str(driver) if driver else "none"),
+        ("NVIDIA driver", first_line(DRIVER) or "none"),
         ("JAX_PLATFORMS", os.environ.get("JAX_PLATFORMS", "not set")),
         ("XLA_FLAGS", os.environ.get("XLA_FLAGS", "not set")),
     ]
@@ -87,7 +94,6 @@ def devices() -> list[tuple[str, str]]:
 
 def cameras() -> list[tuple[str, str]]:
     """Return what can draw splats or meshes here, or why not."""
-    sys.path.insert(0, str(setup_env.ROOT))
     from splat_render import backend as renderer
     from splat_render import mesh_renderer as mjwarp_backend
 
@@ -128,7 +134,7 @@ def machine() -> list[tuple[str, str]]:
         ("threads", f"{threads} usable of {os.cpu_count()}"),
         ("memory", memory()),
     ]
-    for name, place in (("disk here", setup_env.ROOT), ("disk temp", tempfile.gettempdir())):
+    for name, place in (("disk here", Path.cwd()), ("disk temp", tempfile.gettempdir())):
         rows.append((name, f"{shutil.disk_usage(place).free / GIB:.1f} GiB free at {place}"))
     return rows
 
@@ -151,15 +157,24 @@ def draws(backend: str) -> str:
     return f"does not draw: {last[0] if last else f'exit code {done.returncode}'}"
 
 
+def answer(command: list[str]) -> str:
+    """Return the first line that a command prints, or an empty string where it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return (done.stdout.decode(errors="replace").splitlines() or [""])[0]
+
+
 def tools() -> list[tuple[str, str]]:
     """Return the rows about compilers, drawing and caches."""
     compiler = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
-    first = (setup_env.answer([compiler, "--version"]) if compiler else "").splitlines()[:1]
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(setup_env.ROOT / ".cache" / "jax"))
+    first = answer([compiler, "--version"]) if compiler else ""
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(program_cache())
     size = sum(path.stat().st_size for path in Path(cache).rglob("*") if path.is_file())
     return [
-        ("C++ compiler", first[0] if first else "none (prebuilt paths only)"),
-        ("uv", setup_env.answer([setup_env.find_uv(None) or "uv", "-V"]) or "none"),
+        ("C++ compiler", first or "none (prebuilt paths only)"),
+        ("CPU kernels", str(user_cache())),
         ("GL egl", draws("egl")),
         ("GL osmesa", draws("osmesa")),
         ("DISPLAY", os.environ.get("DISPLAY") or "not set"),
@@ -169,7 +184,10 @@ def tools() -> list[tuple[str, str]]:
 
 def environment() -> list[tuple[str, str]]:
     """Return the rows about the interpreter and how its packages got there."""
-    stamp = setup_env.read_stamp(Path(sys.prefix))
+    try:
+        stamp = json.loads((Path(sys.prefix) / "install.json").read_text())
+    except (OSError, ValueError):
+        stamp = {}
     how = {k: stamp[k] for k in ("accel", "groups", "install_seconds", "installer") if k in stamp}
     return [
         ("python", f"{platform.python_version()} ({sys.executable})"),
@@ -184,7 +202,7 @@ def show(title: str, rows: list[tuple[str, str]]) -> None:
         print(f"  {name:<18}{value}")
 
 
-def main() -> int:
+def run() -> int:
     """Print all tables; returns 1 when the core is broken."""
     rows, broken = packages()
     show("environment", environment())
@@ -194,10 +212,7 @@ def main() -> int:
         show("devices", devices())
         show("cameras", cameras())
     show("tools", tools())
-    verdict = f"broken: {', '.join(broken)}; `make clean setup` makes it new" if broken else "fine"
+    anew = "`make clean setup`" if checkout() else "`pip install --force-reinstall mjx-serl`"
+    verdict = f"broken: {', '.join(broken)}; {anew} makes it new" if broken else "fine"
     print(f"\ndoctor: {verdict}")
     return 1 if broken else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

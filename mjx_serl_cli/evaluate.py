@@ -1,0 +1,30 @@
+"""Evaluate a trained run on fresh episodes: `python evaluate.py runs/NAME --episodes 100`."""
+
+from pathlib import Path
+
+import tyro
+
+from mjx_serl.platform import needs_mjx, prepare_platform, program_cache
+from scenes.contract.command_line import guarded
+
+
+def main(run: tyro.conf.Positional[Path], /, episodes: int = 100, seed: int = 0) -> int:
+    """Play episodes that training never started from and print the success rate.
+
+    Args:
+        run: the run folder.
+        episodes: how many.
+        seed: picks other starts.
+    """
+    prepare_platform(mjx_on_cpu=needs_mjx(run=run), cache_dir=program_cache())
+    # JAX must start after the platform is prepared.
+    from mjx_serl.run.evaluation import describe, evaluate_run
+
+    _, result = evaluate_run(run, episodes=episodes, seed=seed)
+    print(describe(result))
+    return 0
+
+
+def run() -> int:
+    """Read the command line; returns the exit status."""
+    return guarded(lambda: tyro.cli(main))

@@ -1,0 +1,64 @@
+"""Watch a task: `python play.py TASK` writes a video, `--view` plays it live in the browser."""
+
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from mjx_serl.platform import needs_mjx, prepare_platform, program_cache
+from scenes.contract.command_line import guarded
+from scenes.contract.plugins import load_plugins
+
+
+def main(
+    task: tyro.conf.Positional[str | None] = None,
+    /,
+    policy: Literal["expert", "random", "zero", "trained"] | None = None,
+    run: Path | None = None,
+    episodes: int = 2,
+    seed: int = 0,
+    size: int = 256,
+    out: Path = Path(),
+    view: bool = False,
+    port: int = 8080,
+    scan: Path | None = None,
+    looks: tuple[Path, ...] = (),
+    plugin: tuple[str, ...] = (),
+) -> int:
+    """Show how a policy plays, as the cameras see it and from the side.
+
+    Args:
+        task: a registered task, franka/pick_cube if none is named; a run brings its own.
+        policy: what plays; the run's own if there is a run, else the scripted expert.
+        run: a run folder, whose latest good checkpoint plays.
+        episodes: in the video, from starts that training never saw.
+        seed: picks other starts.
+        size: width and height of the added cameras [px]; a run's own keep theirs.
+        out: the .mp4 file to write, a .png file for a picture of the start, or a folder.
+        view: serve a page on this machine instead of writing a video.
+        port: of the page; the next free one if it is taken.
+        scan: a scanned scene, a folder of one .ply per body; a run brings its own.
+        looks: .npz files of robot surfaces beyond the shipped ones; a run brings its own.
+        plugin: modules to import first, which register tasks of yours.
+    """
+    prepare_platform(mjx_on_cpu=needs_mjx(run=run), cache_dir=program_cache())
+    # JAX must start after the platform is prepared.
+    load_plugins(plugin)
+    from mjx_serl.envs.observation import PixelConfig
+    from mjx_serl.viewing.play import build_playable, save_play
+
+    pixels = PixelConfig(scan=scan, surfaces=looks)
+    recorded, policies, name = build_playable(
+        task, run, policy, size=size, episodes=episodes, pixels=pixels
+    )
+    if view:
+        from mjx_serl.viewing.browser import serve
+
+        return serve(recorded, policies, first=name, seed=seed, port=port)
+    print(save_play(out, recorded, policies, name, episodes=episodes, seed=seed))
+    return 0
+
+
+def run() -> int:
+    """Read the command line; returns the exit status."""
+    return guarded(lambda: tyro.cli(main))

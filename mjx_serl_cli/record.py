@@ -1,0 +1,53 @@
+"""Record demonstrations of a task's scripted expert into one .npz file."""
+
+from pathlib import Path
+
+import tyro
+
+from mjx_serl.platform import prepare_platform, program_cache
+from scenes.contract.command_line import guarded
+from scenes.contract.plugins import load_plugins
+
+
+def main(
+    out: tyro.conf.Positional[Path],
+    /,
+    task: str = "franka/pick_cube",
+    episodes: int = 20,
+    noise: float = 0.0075,
+    seed: int = 0,
+    cameras: tuple[str, ...] = (),
+    image_size: int = 64,
+    scan: Path | None = None,
+    looks: tuple[Path, ...] = (),
+    plugin: tuple[str, ...] = (),
+) -> int:
+    """Record solved episodes; train with them by `python train.py --demos.file OUT`.
+
+    Args:
+        out: the .npz file to write; an existing one is never overwritten.
+        task: a registered task.
+        episodes: solved episodes to keep.
+        noise: standard deviation of the noise on the expert's steps [m].
+        seed: of starts and noise.
+        cameras: cameras whose pictures are recorded too, for example front wrist.
+        image_size: width and height of the pictures [px].
+        scan: a scanned scene that the pictures are drawn from, a folder of one .ply per body.
+        looks: .npz files of robot surfaces beyond the shipped ones.
+        plugin: modules to import first, which register tasks of yours.
+    """
+    prepare_platform(cache_dir=program_cache())
+    # JAX must start after the platform is prepared.
+    load_plugins(plugin)
+    from mjx_serl.envs.observation import PixelConfig
+    from mjx_serl.run.demonstrations import record_scripted
+
+    pixels = PixelConfig(cameras=cameras, size=image_size, scan=scan, surfaces=looks)
+    steps = record_scripted(task, out, episodes=episodes, noise=noise, seed=seed, pixels=pixels)
+    print(f"{out}: {episodes} episodes, {steps} steps of {task}")
+    return 0
+
+
+def run() -> int:
+    """Read the command line; returns the exit status."""
+    return guarded(lambda: tyro.cli(main))

@@ -1,0 +1,101 @@
+"""Start a command: `mjx-serl train` where we are installed, `python train.py` in a checkout.
+
+Stdlib only, and readable by interpreters that are too old for the rest, so that these are told so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+OLDEST = (3, 11)
+# A few of what is installed with us tell whether this is our environment.
+NEEDED = ("jax", "mujoco", "numpy", "tyro")
+BAD_INPUT = 2  # exit status, as in scenes.contract.command_line
+
+
+class Command(NamedTuple):
+    """Where a command is.
+
+    Attributes:
+        module: whose function `run` reads `sys.argv` and returns the exit status.
+        about: what it does, for the list of all.
+        own_signals: it lets go of an arm when interrupted; the others end at once.
+    """
+
+    module: str
+    about: str
+    own_signals: bool = False
+
+
+COMMANDS = {
+    "train": Command("mjx_serl_cli.train", "train a policy"),
+    "evaluate": Command("mjx_serl_cli.evaluate", "success of a run on fresh episodes"),
+    "play": Command("mjx_serl_cli.play", "a video, or a page in the browser, of a policy"),
+    "record": Command("mjx_serl_cli.record", "demonstrations of a scripted expert or a person"),
+    "deploy": Command("mjx_serl_cli.deploy", "run a policy on an arm", own_signals=True),
+    "compare": Command("mjx_serl.compare", "runs side by side: table and picture"),
+    "export": Command("mjx_serl.export.__main__", "make a run's bundle for a robot"),
+    "pretrain": Command("mjx_serl.pretraining.__main__", "train a frozen image encoder"),
+    "bridge": Command(
+        "robot_bridge.__main__", "keys, observers and recordings of the bridge", own_signals=True
+    ),
+    "doctor": Command("mjx_serl_cli.doctor", "what this machine offers"),
+}
+
+
+def main() -> int:
+    """Run `mjx-serl COMMAND ...`; returns its exit status."""
+    word = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if word in ("-h", "--help"):
+        lines = [f"  {name:<10}{command.about}" for name, command in COMMANDS.items()]
+        sys.stdout.write("usage: mjx-serl COMMAND ...; COMMAND --help lists its options\n\n")
+        sys.stdout.write("\n".join(lines) + "\n")
+        return 0
+    if word not in COMMANDS:
+        return _refuse(f"Unknown command '{word}'. Allowed: {', '.join(COMMANDS)}.")
+    # What follows reads the command line as if it were a script of its own.
+    sys.argv = [f"mjx-serl {word}", *sys.argv[2:]]
+    return start(word)
+
+
+def start(name: str) -> int:
+    """Run a command with the options in `sys.argv`; returns its exit status."""
+    trouble = wrong_python()
+    if trouble:
+        return _refuse(trouble)
+    from mjx_serl.run.signals import QuitSignal
+
+    command = COMMANDS[name]
+    # Before anything is imported that takes its time.
+    with contextlib.nullcontext() if command.own_signals else QuitSignal():
+        return importlib.import_module(command.module).run()
+
+
+def wrong_python() -> str:
+    """Say which python to use where this is none that we are installed in, else nothing."""
+    absent = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if sys.version_info >= OLDEST and not absent:
+        return ""
+    why = f"has no {absent[0]}" if absent else ""
+    if sys.version_info < OLDEST:
+        why = f"is {sys.version_info[0]}.{sys.version_info[1]}, not 3.11 or newer"
+    return f"{sys.executable} {why}; {_right_python()}"
+
+
+def _right_python() -> str:
+    if not (ROOT / "pyproject.toml").is_file():
+        return "pip install mjx-serl"
+    ours = ROOT / ".venv" / "bin" / "python"
+    use = f"use {ours} {sys.argv[0]}"
+    return use if ours.exists() else f"`make setup` makes one that has all, then {use}"
+
+
+def _refuse(line: str) -> int:
+    sys.stderr.write(f"error: {line}\n")
+    return BAD_INPUT
