@@ -17,11 +17,13 @@ import time
 from pathlib import Path
 
 from mjx_serl.platform import program_cache
+from mjx_serl_cli.start import NO_INTEL_MAC
 from scenes.contract.files import checkout, user_cache
 
 CORE = ("jax", "jaxlib", "flax", "optax", "chex", "numpy", "mujoco", "mujoco-mjx")
 CORE += ("orbax-checkpoint", "tyro", "jaxtyping", "rich", "tensorboardX", "matplotlib")
-OPTIONAL = ("warp-lang", "mujoco-warp", "gymnasium", "brax", "torch", "gsplat", "viser", "tensorboard")
+OPTIONAL = ("warp-lang", "mujoco-warp", "gymnasium", "brax", "torch", "gsplat", "viser")
+OPTIONAL += ("tensorboard",)
 # Distributions whose module has another name.
 MODULES = {
     "mujoco-mjx": "mujoco.mjx",
@@ -35,6 +37,7 @@ DRAW = (
     "mujoco.Renderer(model, 16, 16).close()\n"
 )
 DRIVER = Path("/proc/driver/nvidia/version")
+WARP_GLIBC = (2, 34)  # of warp-lang 1.18's wheel for aarch64
 GIB = 2**30
 
 
@@ -125,11 +128,23 @@ def cpu_name() -> str:
     return next(names, platform.machine())
 
 
+def wheels() -> str:
+    """Return which of what we need is not published for this kind of machine."""
+    system, kind, (libc, version) = platform.system(), platform.machine(), platform.libc_ver()
+    if system == "Darwin" and kind == "x86_64":
+        return NO_INTEL_MAC
+    old = libc == "glibc" and tuple(map(int, version.split(".")[:2])) < WARP_GLIBC
+    if system == "Linux" and kind == "aarch64" and old:
+        return f"those of warp-lang (extra warp) need glibc 2.34, this is {version}"
+    return "there are of all that we need"
+
+
 def machine() -> list[tuple[str, str]]:
     """Return the rows about processor, memory and disk."""
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     rows = [
         ("system", f"{platform.system()} {platform.release()}, {'-'.join(platform.libc_ver())}"),
+        ("wheels", wheels()),
         ("processor", cpu_name()),
         ("threads", f"{threads} usable of {os.cpu_count()}"),
         ("memory", memory()),

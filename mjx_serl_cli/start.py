@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import platform
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,11 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 11)
 # A few of what is installed with us tell whether this is our environment.
-NEEDED = ("jax", "mujoco", "numpy", "tyro")
+NEEDED = ("numpy", "tyro")
+SIMULATOR = ("jax", "mujoco")
+NO_INTEL_MAC = (
+    "Intel Macs have no wheels of jax and mujoco: only bridge, deploy and doctor run here"
+)
 BAD_INPUT = 2  # exit status, as in scenes.contract.command_line
 
 
@@ -25,11 +30,13 @@ class Command(NamedTuple):
     Attributes:
         module: whose function `run` reads `sys.argv` and returns the exit status.
         about: what it does, for the list of all.
+        simulator: it needs one, and so jax and mujoco.
         own_signals: it lets go of an arm when interrupted; the others end at once.
     """
 
     module: str
     about: str
+    simulator: bool = True
     own_signals: bool = False
 
 
@@ -38,14 +45,19 @@ COMMANDS = {
     "evaluate": Command("mjx_serl_cli.evaluate", "success of a run on fresh episodes"),
     "play": Command("mjx_serl_cli.play", "a video, or a page in the browser, of a policy"),
     "record": Command("mjx_serl_cli.record", "demonstrations of a scripted expert or a person"),
-    "deploy": Command("mjx_serl_cli.deploy", "run a policy on an arm", own_signals=True),
+    "deploy": Command(
+        "mjx_serl_cli.deploy", "run a policy on an arm", simulator=False, own_signals=True
+    ),
     "compare": Command("mjx_serl.compare", "runs side by side: table and picture"),
     "export": Command("mjx_serl.export.__main__", "make a run's bundle for a robot"),
     "pretrain": Command("mjx_serl.pretraining.__main__", "train a frozen image encoder"),
     "bridge": Command(
-        "robot_bridge.__main__", "keys, observers and recordings of the bridge", own_signals=True
+        "robot_bridge.__main__",
+        "keys, observers and recordings of the bridge",
+        simulator=False,
+        own_signals=True,
     ),
-    "doctor": Command("mjx_serl_cli.doctor", "what this machine offers"),
+    "doctor": Command("mjx_serl_cli.doctor", "what this machine offers", simulator=False),
 }
 
 
@@ -66,20 +78,22 @@ def main() -> int:
 
 def start(name: str) -> int:
     """Run a command with the options in `sys.argv`; returns its exit status."""
-    trouble = wrong_python()
+    command = COMMANDS[name]
+    trouble = wrong_python(SIMULATOR if command.simulator else ())
     if trouble:
         return _refuse(trouble)
     from mjx_serl.run.signals import QuitSignal
 
-    command = COMMANDS[name]
     # Before anything is imported that takes its time.
     with contextlib.nullcontext() if command.own_signals else QuitSignal():
         return importlib.import_module(command.module).run()
 
 
-def wrong_python() -> str:
+def wrong_python(simulator: tuple[str, ...] = SIMULATOR) -> str:
     """Say which python to use where this is none that we are installed in, else nothing."""
-    absent = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if simulator and sys.platform == "darwin" and platform.machine() == "x86_64":
+        return NO_INTEL_MAC
+    absent = [name for name in (*NEEDED, *simulator) if importlib.util.find_spec(name) is None]
     if sys.version_info >= OLDEST and not absent:
         return ""
     why = f"has no {absent[0]}" if absent else ""

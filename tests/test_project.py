@@ -24,7 +24,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from mjx_serl.platform import program_cache
-from mjx_serl_cli import start
+from mjx_serl_cli import doctor, start
 from scenes.contract.command_line import how_to_start
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -290,6 +290,34 @@ class TestCommands:
         said = capsys.readouterr().err
         assert said.startswith(f"error: {sys.executable} has no not_there; ")
         assert ".venv/bin/python train.py" in said and said.count("\n") == 1
+
+    def test_an_intel_mac_runs_the_bridge_and_is_told_what_it_cannot(self, monkeypatch):
+        monkeypatch.setattr(sys, "platform", "darwin")
+        monkeypatch.setattr("platform.machine", lambda: "x86_64")
+        assert start.wrong_python() == start.NO_INTEL_MAC
+        assert start.wrong_python(simulator=()) == ""
+        mac = {"sys_platform": "darwin", "platform_machine": "x86_64"}
+        wanted = [Requirement(text) for text in PROJECT["dependencies"]]
+        here = {want.name for want in wanted if want.marker is None or want.marker.evaluate(mac)}
+        assert not here & {"jax", "flax", "mujoco", "mujoco-mjx", "orbax-checkpoint"}
+        assert {"numpy", "tyro", "onnxruntime"} <= here
+
+    @pytest.mark.parametrize(
+        ("system", "machine", "version", "text"),
+        [
+            ("Darwin", "x86_64", "", "Intel Macs have no wheels"),
+            ("Linux", "aarch64", "2.28", "warp-lang (extra warp) need glibc 2.34, this is 2.28"),
+            ("Linux", "aarch64", "2.35", "there are of all"),
+            ("Linux", "x86_64", "2.28", "there are of all"),
+        ],
+    )
+    def test_doctor_says_what_is_not_published_for_this_machine(
+        self, monkeypatch, system, machine, version, text
+    ):
+        monkeypatch.setattr("platform.system", lambda: system)
+        monkeypatch.setattr("platform.machine", lambda: machine)
+        monkeypatch.setattr("platform.libc_ver", lambda: ("glibc" if version else "", version))
+        assert text in doctor.wheels()
 
     def test_an_old_python_is_told_so(self, monkeypatch):
         monkeypatch.setattr(sys, "version_info", (3, 9, 2))
