@@ -13,6 +13,7 @@ import tyro
 
 from mjx_serl.agents.agent import AGENTS
 from mjx_serl.config import TrainConfig
+from mjx_serl.envs.task import describe_tasks
 from mjx_serl.experiments import PRESETS
 from mjx_serl.export.bundle import RunBundle
 from mjx_serl.platform import StartOptions, parse_start
@@ -148,14 +149,15 @@ def default_hooks(cfg: TrainConfig, folder: RunFolder) -> list[Hook]:
 def _about() -> str:
     lines = []
     for name in PRESETS:
-        lines.append(f"  {name:<10} {(PRESETS[name].__doc__ or '').splitlines()[0]}")
+        lines.append(f"  {name:<13} {(PRESETS[name].__doc__ or '').splitlines()[0]}")
     return (
         "Train a policy in one process, one compiled function per epoch.\n\n"
         "--resume RUN_FOLDER goes on with a stopped run, bit for bit, or with a finished one:\n"
-        "  --total-env-steps, --eval.* and --run.* may change with it, nothing else.\n"
+        "  --total-env-steps, --eval.* and --run.* may change with it, nothing else.\n\n"
         f"{SHOW_TRACEBACK}=1 in the environment shows where an error came from.\n"
         "--plugin MODULE imports a module of yours, which registers tasks, agents, robots, ...\n"
         f"--method NAME and --agent NAME pick another learner ({', '.join(METHODS)}; "
         f"{', '.join(AGENTS)}); its options are shown below with --help.\n"
+        f"\n{describe_tasks()}\n\n"
         "--preset NAME picks the defaults shown below:\n" + "\n".join(lines)
     )

@@ -21,7 +21,7 @@ def main(
     run: tyro.conf.Positional[Path],
     /,
     rig: tyro.conf.OmitArgPrefixes[RigConfig] = NO_RIG,
-    options: tyro.conf.OmitArgPrefixes[DeployConfig] = DEFAULTS,
+    session: tyro.conf.OmitArgPrefixes[DeployConfig] = DEFAULTS,
     seed: int = 0,
     plugin: tuple[str, ...] = (),
 ) -> int:
@@ -30,7 +30,7 @@ def main(
     Args:
         run: a run folder or a bundle.
         rig: what is connected.
-        options: how it is run.
+        session: how it is run.
         seed: of the simulated robot's starts, as in evaluate.py.
         plugin: modules to import first, which register robots of yours.
     """
@@ -43,12 +43,12 @@ def main(
         from mjx_serl.run.simulated_arm import build_world
         from robot_bridge.deploy.rigs import sim_rig
 
-        world = build_world(bundle.manifest.task, contract, seed=seed, episodes=options.episodes)
+        world = build_world(bundle.manifest.task, contract, seed=seed, episodes=session.episodes)
         return sim_rig(world, contract)
 
     load_plugins(plugin)
     bundle = load_bundle(find_bundle(run))
-    return deploy(bundle, rig, options, rig_makers() | {"sim": sim})
+    return deploy(bundle, rig, session, rig_makers() | {"sim": sim})
 
 
 def run() -> int:

@@ -6,6 +6,7 @@ from typing import Literal
 import tyro
 
 from mjx_serl.platform import needs_mjx, prepare_platform, program_cache
+from mjx_serl_cli.task_help import with_tasks
 from scenes.contract.command_line import guarded
 from scenes.contract.plugins import load_plugins
 
@@ -61,4 +62,4 @@ def main(
 
 def run() -> int:
     """Read the command line; returns the exit status."""
-    return guarded(lambda: tyro.cli(main))
+    return guarded(lambda: tyro.cli(main, description=with_tasks(main)))

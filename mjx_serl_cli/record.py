@@ -5,6 +5,7 @@ from pathlib import Path
 import tyro
 
 from mjx_serl.platform import prepare_platform, program_cache
+from mjx_serl_cli.task_help import with_tasks
 from scenes.contract.command_line import guarded
 from scenes.contract.plugins import load_plugins
 
@@ -23,6 +24,9 @@ def main(
     plugin: tuple[str, ...] = (),
 ) -> int:
     """Record solved episodes; train with them by `python train.py --demos.file OUT`.
+
+    A person's are recorded by `deploy.py RUN --operator keyboard --record FOLDER`, and made a file
+    by `python -m robot_bridge export-demos`.
 
     Args:
         out: the .npz file to write; an existing one is never overwritten.
@@ -50,4 +54,4 @@ def main(
 
 def run() -> int:
     """Read the command line; returns the exit status."""
-    return guarded(lambda: tyro.cli(main))
+    return guarded(lambda: tyro.cli(main, description=with_tasks(main)))

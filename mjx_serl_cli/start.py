@@ -44,7 +44,7 @@ COMMANDS = {
     "train": Command("mjx_serl_cli.train", "train a policy"),
     "evaluate": Command("mjx_serl_cli.evaluate", "success of a run on fresh episodes"),
     "play": Command("mjx_serl_cli.play", "a video, or a page in the browser, of a policy"),
-    "record": Command("mjx_serl_cli.record", "demonstrations of a scripted expert or a person"),
+    "record": Command("mjx_serl_cli.record", "demonstrations of a scripted expert"),
     "deploy": Command(
         "mjx_serl_cli.deploy", "run a policy on an arm", simulator=False, own_signals=True
     ),

@@ -436,7 +436,28 @@ def test_demonstrations_of_another_task(refuse: Refuse, recorded: Path, tmp_path
 
 def test_demonstrations_that_are_not_there(refuse: Refuse, tmp_path: Path):
     text = one_line(refuse("--demos.file", str(tmp_path / "none.npz")))
-    assert "none.npz' do not exist; see record_demos.py --help" in text
+    assert "none.npz' do not exist; `python record_demos.py " in text
+
+
+def test_a_folder_or_another_file_as_demonstrations_is_told_what_it_is(
+    refuse: Refuse, tmp_path: Path
+):
+    (tmp_path / "recordings").mkdir()
+    text = one_line(refuse("--demos.file", str(tmp_path / "recordings")))
+    assert "are a folder, allowed: one .npz file; of recordings in it `python -m robot_" in text
+    np.savez(tmp_path / "encoder.npz", **{name: np.zeros(2) for name in "abcde"})
+    text = one_line(refuse("--demos.file", str(tmp_path / "encoder.npz")))
+    assert "'contract' is missing, its arrays are a, b, c, d, ...; allowed: .npz files that" in text
+    (tmp_path / "serl.pkl").write_bytes(b"\x80\x04")
+    text = one_line(refuse("--demos.file", str(tmp_path / "serl.pkl")))
+    assert "not a zip file; allowed: .npz files that `python record_demos.py` or" in text
+    assert runs(tmp_path) == []
+
+
+def test_a_bundle_where_a_run_is_asked_for(tmp_path: Path):
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match=r"is a bundle, allowed: a run folder; `python dep"):
+        RunFolder.open(tmp_path)
 
 
 TINY = [

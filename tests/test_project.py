@@ -23,6 +23,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from mjx_serl.experiments import PRESETS
 from mjx_serl.platform import program_cache
 from mjx_serl_cli import doctor, start
 from scenes.contract.command_line import how_to_start
@@ -262,6 +263,37 @@ def test_every_extra_is_one_that_an_error_message_may_name():
     assert {"viz", "warp"} <= found <= extras
 
 
+# An option or a positional argument, its kind of value, and what is said about it.
+OPTION = re.compile(
+    r"^[│ ] (?P<name>(?:-\w, )?--[a-z][\w.-]*|\[?\[?(?:\{None\}\|)?[A-Z]{3,}\b)(?P<rest>.*)$"
+)
+
+
+def options_of(said: str) -> dict[str, str]:
+    """Names in a help page, with their words except for their kinds and defaults."""
+    found: dict[str, list[str]] = {}
+    name = None
+    for line in said.splitlines():
+        begins = OPTION.match(line)
+        if begins:
+            name = begins["name"]
+            # Beyond two blanks stand the words; before them the kind of value.
+            found[name] = re.split(r" {2,}", begins["rest"].rstrip("│ "), maxsplit=1)[1:]
+        elif name and re.match(r"^[│ ] {3,}", line):
+            found[name].append(line.strip("│ "))
+        else:
+            name = None
+    return {k: re.sub(r"\((default|required).*", "", " ".join(v)) for k, v in found.items()}
+
+
+def described(said: str) -> int:
+    return len(options_of(said))
+
+
+def undescribed(said: str) -> list[str]:
+    return [name for name, words in options_of(said).items() if not words.strip()]
+
+
 class TestCommands:
     """`mjx-serl`, and the scripts of a checkout that start the same."""
 
@@ -272,6 +304,28 @@ class TestCommands:
         for name, command in start.COMMANDS.items():
             assert f"  {name} " in said and callable(importlib.import_module(command.module).run)
         assert {"train", "evaluate", "play", "record", "deploy", "doctor"} <= set(start.COMMANDS)
+
+    def test_help_describes_every_option(self, monkeypatch, capsys):
+        """Of every command: no option without words, no group that repeats itself."""
+        monkeypatch.setenv("COLUMNS", "100")
+        bridge = ("observe", "serve", "export-demos", "export-lerobot")
+        words = [[name] for name in start.COMMANDS if name not in ("doctor", "bridge")]
+        words += [["bridge", name] for name in bridge]
+        words += [["bridge", "keys", name] for name in ("server", "new", "allow", "list")]
+        for command in words:
+            monkeypatch.setattr(sys, "argv", ["mjx-serl", *command, "--help"])
+            with pytest.raises(SystemExit, match="0"):
+                start.main()
+            said = capsys.readouterr().out
+            assert "options options" not in said
+            assert described(said) > 0 and undescribed(said) == [], command
+            if command[0] in ("train", "play", "record", "pretrain"):
+                assert re.search(r"franka/pick_cube +front wrist", said)
+        monkeypatch.setattr(sys, "argv", ["mjx-serl", "train", "--help"])
+        with pytest.raises(SystemExit):
+            start.main()
+        said = capsys.readouterr().out
+        assert [name for name in PRESETS if f"\n  {name} " not in said] == []
 
     def test_an_unknown_command_is_refused_with_those_there_are(self, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["mjx-serl", "trian"])

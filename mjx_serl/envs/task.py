@@ -108,6 +108,15 @@ class TaskIn:
 TASKS: Registry[TaskFactory] = Registry("task", found_in="mjx_serl.tasks")
 
 
+def describe_tasks() -> str:
+    """The registered tasks with the cameras of their scenes, a line each."""
+    lines = []
+    for name, task in TASKS.items():
+        cameras = [camera.name for camera in getattr(task.scene(), "cameras", ())]
+        lines.append(f"  {name:<30} {' '.join(cameras)}".rstrip())
+    return "Tasks, with their cameras:\n" + "\n".join(lines)
+
+
 def split_keys(key: PRNGKey, num: int) -> jax.Array:
     """Per-world keys by world id, so that a larger `num` does not reshuffle the first worlds."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jax.numpy.arange(num))

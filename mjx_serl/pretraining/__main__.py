@@ -16,10 +16,13 @@ def run(prog: str | None = None) -> int:
     """Read the command line and run; returns the exit status."""
     prepare_platform(cache_dir=program_cache())
     # JAX must start after the platform is prepared.
+    from mjx_serl.envs.task import describe_tasks
     from mjx_serl.pretraining import pretrain_run
 
+    about = f"{__doc__}\n{describe_tasks()}"
+
     def main() -> int:
-        pretrain_run.run(tyro.cli(pretrain_run.PretrainRun, prog=prog, description=__doc__))
+        pretrain_run.run(tyro.cli(pretrain_run.PretrainRun, prog=prog, description=about))
         return 0
 
     return guarded(main)

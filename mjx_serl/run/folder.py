@@ -17,6 +17,7 @@ from mjx_serl.run.summary import Summary
 from scenes.contract.command_line import how_to_start
 from scenes.contract.errors import InputError
 from scenes.contract.files import write_atomically
+from scenes.contract.manifest import MANIFEST
 from scenes.contract.serialize import from_json, to_json
 
 T = TypeVar("T")
@@ -60,10 +61,15 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
-        """Find an existing run; FileNotFoundError names the nearest other runs."""
+        """Find an existing run; FileNotFoundError names the nearest others."""
         path = Path(path)
         if (path / "config.json").is_file():
             return cls(path)
+        if (path / MANIFEST).is_file():
+            raise FileNotFoundError(
+                f"'{path}' is a bundle, allowed: a run folder; `{how_to_start('deploy')} {path} "
+                "--robot sim` plays a bundle"
+            )
         others = [p.parent.name for p in path.parent.glob("*/config.json")]
         close = difflib.get_close_matches(path.name, others, n=3, cutoff=0.3)
         hint = f" Did you mean: {', '.join(close)}?" if close else ""

@@ -172,8 +172,10 @@ def make_operator(config: RigConfig, contract: Contract) -> Operator | None:
 
 
 def _keyboard(axes: Axes) -> Operator:
-    from robot_bridge.operators.keyboard import KeyboardOperator
+    from robot_bridge.operators.keyboard import KeyboardOperator, require_terminal
 
+    # Said now, not when the arm is armed and homed.
+    require_terminal()
     return KeyboardOperator(axes)
 
 

@@ -20,6 +20,15 @@ from robot_bridge.operators.operator import (
 )
 
 
+def require_terminal(terminal: int = 0) -> None:
+    """Raise OperatorError where a file descriptor is no terminal."""
+    if not os.isatty(terminal):
+        raise OperatorError(
+            "Keyboard control needs a terminal and standard input is none; "
+            "use `ssh -t`, or another operator device"
+        )
+
+
 class KeyboardOperator:
     """Keys of a terminal, over ssh too.
 
@@ -80,11 +89,7 @@ class KeyboardOperator:
 
     def open(self) -> None:
         """Take single keys from the terminal without showing them; OperatorError without one."""
-        if not os.isatty(self._terminal):
-            raise OperatorError(
-                "Keyboard control needs a terminal and standard input is none; "
-                "use `ssh -t`, or another operator device"
-            )
+        require_terminal(self._terminal)
         self._saved = termios.tcgetattr(self._terminal)
         # Whoever forgets to close leaves a shell in which nothing shows; not even an error may.
         atexit.register(self.close)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from robot_bridge.policy.policy import OUTPUT, OnnxPolicy, Policy
 from scenes.contract import manifest as names
+from scenes.contract.command_line import how_to_start
 from scenes.contract.errors import InputError
 from scenes.contract.manifest import FILES, Manifest, read_manifest, read_sums, sha256
 from scenes.contract.names import unknown_name
@@ -64,8 +65,14 @@ class Bundle:
 
 
 def find_bundle(path: Path) -> Path:
-    """The bundle of a run folder, or the path itself."""
-    return path / "bundle" if (path / "bundle").is_dir() else path
+    """The bundle of a run folder, or the path itself; InputError for a run that has none."""
+    if (path / "bundle").is_dir():
+        return path / "bundle"
+    if (path / "config.json").is_file() and not (path / names.MANIFEST).exists():
+        raise InputError(
+            f"Run '{path}' has no bundle, which `{how_to_start('export')} {path}` makes"
+        )
+    return path
 
 
 def load_bundle(path: str | Path) -> Bundle:

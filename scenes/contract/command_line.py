@@ -16,6 +16,14 @@ FAILED = 1  # what was asked for is possible and did not work out
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 # Set to anything, it shows where a refusal came from.
 SHOW_TRACEBACK = "MJX_SERL_TRACEBACK"
+# What python starts for a command in a checkout, where that is not COMMAND.py.
+_STARTED = {
+    "record": "record_demos.py",
+    "compare": "-m mjx_serl.compare",
+    "export": "-m mjx_serl.export",
+    "pretrain": "-m mjx_serl.pretraining",
+    "bridge": "-m robot_bridge",
+}
 
 
 def guarded(
@@ -49,9 +57,10 @@ def guarded(
 
 
 def how_to_start(command: str) -> str:
-    """What a person types to start a command: in a checkout its script, else the installed one."""
-    script = {"record": "record_demos"}.get(command, command)
-    return f"mjx-serl {command}" if checkout() is None else f"python {script}.py"
+    """What a person types to start a command: of a checkout, or installed."""
+    if checkout() is None:
+        return f"mjx-serl {command}"
+    return f"python {_STARTED.get(command, f'{command}.py')}"
 
 
 def _refuse(error: Exception, status: int) -> int:

@@ -9,13 +9,14 @@ import dataclasses
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scenes.contract.command_line import how_to_start
 from scenes.contract.errors import InputError
 from scenes.contract.files import new_file
 from scenes.contract.specs import ActionSpec, ObsSpec
@@ -28,6 +29,7 @@ STEP_ARRAYS = ("action", "reward", "terminated", "truncated", "valid", "expert")
 OBS = "obs/"
 MAX_BYTES = 4 << 30  # a file may not expand to more [bytes]
 _CONTRACT = "contract"
+_SHOWN = 4  # names of another file's arrays in a message
 # What numpy and zipfile raise on archives that are damaged, encrypted or lie about their sizes.
 _BROKEN = (
     *(KeyError, TypeError, ValueError, AttributeError, EOFError, MemoryError, RuntimeError),
@@ -110,20 +112,28 @@ def read_demonstrations(path: Path, contract: DemoContract) -> Arrays:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no demonstration file, would expand beyond 4 GiB, is not finite, or
-            does not fit the task; one line per mismatch.
+        ValueError: it is a folder or no demonstration file, would expand beyond 4 GiB, is not
+            finite, or does not fit the task; one line per mismatch.
     """
+    if path.is_dir():
+        raise InputError(
+            f"Demonstrations '{path}' are a folder, allowed: one .npz file; of recordings in it "
+            f"`{how_to_start('bridge')} export-demos` makes one"
+        )
     if not path.is_file():
-        raise FileNotFoundError(f"Demonstrations '{path}' do not exist; see record_demos.py --help")
+        raise FileNotFoundError(
+            f"Demonstrations '{path}' do not exist; `{how_to_start('record')} {path}` makes some"
+        )
     _check_size(path)
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
+        _check_names(path, tuple(arrays))
         found = _read_contract(arrays.pop(_CONTRACT))
-        for name in STEP_ARRAYS:
-            arrays[name]
+    except InputError:
+        raise
     except _BROKEN as error:
-        raise InputError(f"{path} is no demonstration file: {error}") from error
+        raise _no_demonstrations(path, error) from error
     lines = contract.mismatches(found) + _array_problems(arrays, contract)
     if lines:
         raise InputError("\n".join(f"{path.name}: {line}" for line in lines))
@@ -136,9 +146,24 @@ def _check_size(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             total = sum(entry.file_size for entry in archive.infolist())
     except zipfile.BadZipFile as error:
-        raise InputError(f"{path} is no demonstration file: {error}") from error
+        raise _no_demonstrations(path, error) from error
     if total > MAX_BYTES:
         raise InputError(f"{path} expands to {total} bytes, allowed are {MAX_BYTES}")
+
+
+def _check_names(path: Path, found: Sequence[str]) -> None:
+    missing = [name for name in (_CONTRACT, *STEP_ARRAYS) if name not in found]
+    if missing:
+        more = ", ..." if len(found) > _SHOWN else ""
+        holds = f"its arrays are {', '.join(found[:_SHOWN])}{more}" if found else "it is empty"
+        raise _no_demonstrations(path, f"'{missing[0]}' is missing, {holds}")
+
+
+def _no_demonstrations(path: Path, why: object) -> InputError:
+    return InputError(
+        f"{path} is no demonstration file: {why}; allowed: .npz files that "
+        f"`{how_to_start('record')}` or `{how_to_start('bridge')} export-demos` wrote"
+    )
 
 
 def _read_contract(text: np.ndarray) -> DemoContract:

@@ -98,7 +98,7 @@ def test_a_file_is_never_overwritten(path: Path):
 
 
 def test_a_missing_file_is_named(path: Path):
-    with pytest.raises(FileNotFoundError, match=r"demos\.npz' do not exist; see record_demos\.py"):
+    with pytest.raises(FileNotFoundError, match=r"demos\.npz' do not exist; `python record_"):
         load_demos(path, contract())
 
 

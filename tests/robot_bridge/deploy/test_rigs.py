@@ -29,7 +29,7 @@ from robot_bridge.deploy.rigs import (
 )
 from robot_bridge.driver import DriverError, Target
 from robot_bridge.drivers.dry_run import DryRun, NullDriver
-from robot_bridge.operators.operator import OperatorInput
+from robot_bridge.operators.operator import OperatorError, OperatorInput
 from robot_bridge.operators.operator_loop import OperatorLoop
 from robot_bridge.policy.bundle import Bundle, load_bundle
 from robot_bridge.reasons import Phase, Reason
@@ -59,6 +59,15 @@ def test_unknown_robots_and_devices_are_named() -> None:
         build_rig(RigConfig(robot="frank"), bench_contract(), rig_makers())
     with pytest.raises(KeyError, match="Allowed: gamepad, keyboard, none, spacemouse"):
         make_operator(RigConfig(operator="mouse"), bench_contract())
+
+
+def test_a_keyboard_without_a_terminal_is_refused_before_anything_is_armed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.isatty", lambda terminal: False)
+    config = RigConfig(robot="null", objects=PLACE, operator="keyboard")
+    with pytest.raises(OperatorError, match=r"needs a terminal .* use `ssh -t`"):
+        build_rig(config, bench_contract(), rig_makers())
 
 
 @pytest.mark.parametrize("robot", ["franka", "franka-rs"])

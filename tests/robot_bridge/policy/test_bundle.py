@@ -25,9 +25,10 @@ from peer_env import PeerEnv, peer_python
 from tiny_bundle import sign_again, tiny_bundle
 
 from robot_bridge.policy import bundle as bundle_module
-from robot_bridge.policy.bundle import Bundle, BundleError, load_bundle
+from robot_bridge.policy.bundle import Bundle, BundleError, find_bundle, load_bundle
 from robot_bridge.policy.policy import OnnxPolicy, measure_latency
 from scenes.contract import weights
+from scenes.contract.errors import InputError
 from scenes.contract.manifest import FILES, SUMS, sha256
 from scenes.contract.serialize import digest
 from scenes.contract.weights import read_safetensors
@@ -72,6 +73,12 @@ def refusal(path: Path) -> str:
 
 
 # -- a whole one -----------------------------------------------------------------------------------
+
+
+def test_a_run_without_a_bundle_names_what_makes_one(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="has no bundle, which `python -m mjx_serl.export /"):
+        find_bundle(tmp_path)
 
 
 def test_what_the_trainer_writes_is_read(whole: Path, loaded: Bundle):
