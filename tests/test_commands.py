@@ -31,6 +31,7 @@ from mjx_serl.platform import needs_mjx, parse_start, prepare_platform
 from mjx_serl.run import loop
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.training import demonstrations
+from mjx_serl.training.off_policy import OffPolicyConfig
 from mjx_serl.types import Transition
 from mjx_serl_cli import record
 from scenes.contract.command_line import FAILED
@@ -469,13 +470,18 @@ TINY = [
 
 
 def test_training_with_a_recorded_file(
-    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recorded: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
     seen = []
+    monkeypatch.setattr(OffPolicyConfig, "cautions", lambda *_: ["think of it"])
     monkeypatch.setattr(demonstrations.ScriptedDemos, "rows", lambda *args: seen.append(args))
     folder = ["--run.folder", str(tmp_path), "--run.name", "mine"]
     cfg, _ = parse_train([*TINY, *folder, "--demos.file", str(recorded)])
     assert train(cfg, None) == 0
+    assert capsys.readouterr().err.count("warning: think of it\n") == 1
     assert not seen, "the scripted expert was asked although there is a file"
     summary = json.loads((tmp_path / "mine" / "summary.json").read_text())
     assert summary["agent"] == "rlpd" and summary["env_steps"] == 24

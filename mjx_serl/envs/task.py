@@ -21,7 +21,8 @@ class Task(Protocol):
     """Pure functions of one world; a frozen object holds the constants.
 
     Rewards come with their unscaled terms by name, for the logs. `demonstrate` raises
-    NotImplementedError where no scripted expert exists.
+    NotImplementedError where no scripted expert exists. One with a true property `sparse` pays
+    nothing before it is solved, which a run without demonstrations warns of.
     """
 
     @property

@@ -110,6 +110,9 @@ class Run:
         started = time.monotonic()
         shapes = self.trainer.state_shapes()
         check_memory(shapes, self.trainer.memory(shapes), available=available_bytes())
+        cautions = getattr(self.cfg.method, "cautions", None)
+        for line in cautions(self.observer) if cautions else ():
+            warn_line(line)
         restored = self._restore(shapes) if resume else None
         self.folder.truncate_after(self.progress.epoch)
         if self.changes:

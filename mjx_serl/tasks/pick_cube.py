@@ -117,6 +117,11 @@ class PickCube:
         return self.config.episode_steps
 
     @property
+    def sparse(self) -> bool:
+        """Whether nothing is paid before the task is solved."""
+        return self.config.reward == "sparse"
+
+    @property
     def control(self) -> ControlConfig:
         """How actions act."""
         return self.config.control

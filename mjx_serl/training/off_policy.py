@@ -103,6 +103,18 @@ class OffPolicyConfig:
                 f"{loop.buffer_size}"
             )
 
+    def cautions(self, observer: Observer) -> list[str]:
+        """What is allowed and hardly meant: a sparse task without the demonstrations it wants."""
+        sparse = getattr(observer.env.task, "sparse", False)
+        demos = self.demos.count > 0 or self.demos.file is not None
+        if demos or not sparse or not self.loop.demo_fraction:
+            return []
+        return [
+            "this task pays nothing before it is solved, and without demonstrations it may never "
+            "be: take --demos.count 20 or --demos.file FILE, a dense task, or "
+            "--loop.demo-fraction 0 if this is meant"
+        ]
+
     def pool_size(self, num_envs: int) -> int:
         """Prepared starts of so many worlds."""
         by_epoch = self.loop.pool == "epoch"

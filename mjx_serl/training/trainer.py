@@ -89,7 +89,10 @@ class Trainer(Protocol):
 
 
 class MethodConfig(Protocol):
-    """A way to train with its hyper-parameters: a frozen, registered dataclass."""
+    """A way to train with its hyper-parameters: a frozen, registered dataclass.
+
+    One that has a method `cautions(observer)` returns lines to warn of before training.
+    """
 
     def check(self, *, num_envs: int) -> None:
         """Raise ValueError, with what is allowed, for options that do not go together."""

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import chex
@@ -14,6 +15,8 @@ from toy_env import SPEC, ToyEnv
 
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.data import normalize
+from mjx_serl.tasks.pick_cube import DENSE, SPARSE, PickCube, PickCubeConfig
+from mjx_serl.training.demonstrations import DemoConfig
 from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig, buffer_rows
 from mjx_serl.training.policies import trained_policy
 from mjx_serl.training.state import TrainState, tree_bytes
@@ -44,6 +47,24 @@ def draw(toy: Any, state: TrainState, updates: int = 60) -> Batch:
 def flags(state: TrainState, name: str) -> np.ndarray:
     filled = int(state.data["online"].filled)
     return np.asarray(getattr(state.data["online"].data, name))[:filled].ravel()
+
+
+# -- what is hardly meant ------------------------------------------------------------------------
+
+
+def test_a_sparse_task_without_the_demonstrations_it_wants_is_warned_of():
+    def cautions(config: PickCubeConfig, *, count: int = 0, fraction: float = 0.5) -> list[str]:
+        method = OffPolicyConfig(
+            loop=LoopConfig(demo_fraction=fraction), demos=DemoConfig(count=count)
+        )
+        task = PickCube(config=config, scene=None)
+        return method.cautions(SimpleNamespace(env=SimpleNamespace(task=task)))
+
+    (line,) = cautions(SPARSE)
+    assert "pays nothing before it is solved" in line and "--demos.count 20" in line
+    assert cautions(DENSE) == cautions(SPARSE, count=1) == cautions(SPARSE, fraction=0) == []
+    toy = SimpleNamespace(env=ToyEnv())
+    assert OffPolicyConfig(demos=DemoConfig(count=0)).cautions(toy) == []
 
 
 # -- warm-up -----------------------------------------------------------------------------------
