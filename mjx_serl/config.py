@@ -27,14 +27,14 @@ class EvalConfig:
         check_episodes: episodes of a check.
         episodes: episodes of the final evaluation; its starts are not those of the checks.
         stop_at: training ends early once `stop_checks` checks in a row reach this success
-            rate; above 1 never.
+            rate; above 1 never. Also `--stop-at`.
         stop_checks: see `stop_at`.
     """
 
     every_epochs: int = ranged(5, least=1)
     check_episodes: int = ranged(100, least=1)
     episodes: int = ranged(100, least=1)
-    stop_at: float = ranged(0.99, above=0)
+    stop_at: Annotated[float, tyro.conf.arg(aliases=("--stop-at",))] = ranged(0.99, above=0)
     stop_checks: int = ranged(2, least=1)
 
 

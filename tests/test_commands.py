@@ -30,6 +30,7 @@ from mjx_serl.experiments import PRESETS
 from mjx_serl.platform import needs_mjx, parse_start, prepare_platform
 from mjx_serl.run import loop
 from mjx_serl.run.folder import RunFolder
+from mjx_serl.run.resume import allowed_changes
 from mjx_serl.training import demonstrations
 from mjx_serl.training.off_policy import OffPolicyConfig
 from mjx_serl.types import Transition
@@ -249,6 +250,19 @@ def test_options_change_the_preset():
     demos = dataclasses.replace(want.method.demos, file=Path("x.npz"))
     method = dataclasses.replace(want.method, agent=agent, demos=demos)
     assert cfg == dataclasses.replace(want, method=method)
+
+
+def test_stop_at_may_be_said_without_its_part(tmp_path: Path):
+    cfg, _ = parse_train(["--stop-at", "0.5"])
+    assert cfg == dataclasses.replace(
+        PRESETS["laptop"](), eval=dataclasses.replace(cfg.eval, stop_at=0.5)
+    )
+    RunFolder(tmp_path).write_config(cfg)
+    again, folder = parse_train(["--resume", str(tmp_path), "--stop-at", "2"])
+    assert folder == tmp_path and again.eval.stop_at == 2
+    assert [str(change) for change in allowed_changes(cfg, again)] == [
+        "--eval.stop-at 2.0 (was 0.5)"
+    ]
 
 
 def mjx_in(argv: Sequence[str]) -> bool:

@@ -45,6 +45,13 @@ class ConsoleHook:
         """Print what takes long before the first epoch."""
         self._print(text)
 
+    def on_wait(self, text: str) -> None:
+        """Print what still takes long; the panel has a clock and shows what it is."""
+        if self._live is None:
+            self._print(f"still {text}")
+        else:
+            self._board.doing = text.rsplit(", ", 1)[0]
+
     def on_start(self, info: RunInfo) -> None:
         """Print the resolved config, the device and the bytes of state and buffer."""
         self._board = Board(info)
@@ -96,6 +103,7 @@ class Board:
     def __init__(self, info: RunInfo) -> None:
         self.info = info
         self.evaluation: EvalRecord | None = None
+        self.doing = "compiling"  # before the first epoch
         self._seen = time.monotonic()
         self._recent: deque[EpochRecord] = deque()
 
@@ -165,7 +173,7 @@ class Board:
     def _progress(self, figures: Mapping[str, str]) -> RenderableType:
         clock = duration(self.elapsed_s())
         state = (
-            f"{clock} elapsed, {figures['left']} left" if self._recent else f"compiling, {clock}"
+            f"{clock} elapsed, {figures['left']} left" if self._recent else f"{self.doing}, {clock}"
         )
         done = self._recent[-1].env_steps if self._recent else self.info.start_env_steps
         row = Table.grid(padding=(0, 2), expand=True)

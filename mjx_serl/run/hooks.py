@@ -77,7 +77,8 @@ class EvalRecord:
 class Hook(Protocol):
     """Listens to a run on the host; never touches the training state.
 
-    One that has a method `on_stage(text)` is told what takes long before the first epoch.
+    One that has a method `on_stage(text)` is told what takes long before the first epoch, one with
+    `on_wait(text)` every few seconds, from another thread, what still takes long.
     """
 
     def on_start(self, info: RunInfo) -> None:
@@ -108,6 +109,10 @@ class GuardedHooks:
     def on_stage(self, text: str) -> None:
         """Pass on to those that want it: what takes long now, before the first epoch."""
         self._call("on_stage", text, asked=False)
+
+    def on_wait(self, text: str) -> None:
+        """Pass on to those that want it: what is still not done."""
+        self._call("on_wait", text, asked=False)
 
     def on_start(self, info: RunInfo) -> None:
         """Pass on."""

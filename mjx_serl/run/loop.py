@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from mjx_serl.config import TrainConfig
 from mjx_serl.envs.env import Env
+from mjx_serl.run.activity import Activity, cached_durations
 from mjx_serl.run.checkpoint import CheckpointStore, warn_line
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import (
@@ -62,15 +63,15 @@ class Output(Protocol):
         ...
 
 
-# Times of two CPU cores; MJX on a CPU and a GPU's first time are the slow ones.
-_COMPILING = (
-    "compiling the epoch and the evaluations (the first time 10 to 60 s, then from the cache), "
-    "playing demonstrations and first steps"
-)
+# What is done before the first epoch, at the same time where it can be.
+_EPOCH, _CHECK = "compiling the epoch", "compiling the evaluation"
+_FIRST = "demonstrations and first steps"
+# Of two CPU cores; MJX on a CPU and a GPU's first time are the slow ones.
+_USUALLY = "the first time 10 to 60 s, then from the cache"
 
 
 def _building(cfg: TrainConfig) -> str:
-    drawn = f", drawing them from {cfg.pixels.splats} splats" if cfg.pixels.cameras else ""
+    drawn = f" and drawing them from {cfg.pixels.splats} splats" if cfg.pixels.cameras else ""
     return f"building {cfg.num_envs} worlds of {cfg.task}{drawn}"
 
 
@@ -92,10 +93,18 @@ class Run:
         self.changes = changes  # of the options since the run was last on disk
         self.store = CheckpointStore(folder.checkpoints, keep=cfg.run.keep_checkpoints)
         self.progress = Progress()
-        self.hooks.on_stage(_building(cfg))
+        self.activity = Activity(
+            self.hooks.on_stage,
+            self.hooks.on_wait,
+            cached_durations(),
+            key=f"{cfg.task} {cfg.agent_name} {cfg.num_envs}",
+        )
         self.start_epoch = 0  # where this process went on from
-        self.observer = cfg.build_observer()
-        self.trainer = cfg.build(self.observer)
+        building = _building(cfg)
+        self.activity.announce(building)
+        with self.activity.doing(building, remembered=True):
+            self.observer = cfg.build_observer()
+            self.trainer = cfg.build(self.observer)
         self._nan_dumped = False
 
     def train(self, *, resume: bool = False) -> Summary | None:
@@ -103,12 +112,13 @@ class Run:
 
         Raises InputError where another process is training in the folder.
         """
-        with locked(self.folder.path):
+        with locked(self.folder.path), self.activity:
             return self._train(resume=resume)
 
     def _train(self, *, resume: bool) -> Summary | None:
         started = time.monotonic()
-        shapes = self.trainer.state_shapes()
+        with self.activity.doing("measuring the state"):
+            shapes = self.trainer.state_shapes()
         check_memory(shapes, self.trainer.memory(shapes), available=available_bytes())
         cautions = getattr(self.cfg.method, "cautions", None)
         for line in cautions(self.observer) if cautions else ():
@@ -133,8 +143,9 @@ class Run:
             self.store.wait()
         if summary is not None:
             # After the run's clock has stopped.
-            for output in self.outputs:
-                output.after_run(self, state, summary)
+            with self.activity.doing("writing what the run leaves"):
+                for output in self.outputs:
+                    output.after_run(self, state, summary)
         return summary
 
     @property
@@ -154,12 +165,11 @@ class Run:
     ) -> tuple[TrainState, Programs]:
         """State and programs; what can be compiled at the same time is."""
         started = time.monotonic()
-        self.hooks.on_stage(_COMPILING)
+        self.activity.announce(f"{_EPOCH}, {_CHECK}, {_FIRST}", usually=_USUALLY)
         with ThreadPoolExecutor(2) as pool:
-            epoch = pool.submit(compile_epoch, self.trainer, shapes)
+            epoch = pool.submit(self._compile_epoch, shapes)
             check = pool.submit(self._compile_eval, shapes, self.cfg.eval.check_episodes)
-            fresh = partial(self.trainer.init, jax.random.key(self.cfg.seed))
-            state = fresh() if restored is None else restored
+            state = self._first_state() if restored is None else restored
             programs = Programs(epoch.result(), check.result(), check.result())
         if self.cfg.eval.episodes != self.cfg.eval.check_episodes:
             final = self._compile_eval(shapes, self.cfg.eval.episodes)
@@ -193,8 +203,17 @@ class Run:
         )
         warn_line(f"the run goes on with {', '.join(map(str, self.changes))}")
 
+    def _first_state(self) -> TrainState:
+        with self.activity.doing(_FIRST, remembered=True):
+            return jax.block_until_ready(self.trainer.init(jax.random.key(self.cfg.seed)))
+
+    def _compile_epoch(self, shapes: TrainState) -> Any:
+        with self.activity.doing(_EPOCH, remembered=True):
+            return compile_epoch(self.trainer, shapes)
+
     def _compile_eval(self, shapes: TrainState, episodes: int) -> EvalFn:
-        return compile_eval(self.trainer, self.observer, shapes, episodes=episodes)
+        with self.activity.doing(_CHECK, remembered=True):
+            return compile_eval(self.trainer, self.observer, shapes, episodes=episodes)
 
     def _info(self, state: TrainState) -> RunInfo:
         return RunInfo(
@@ -224,8 +243,9 @@ class Run:
         saved = clock()
         total = -(-self.cfg.total_env_steps // self.trainer.env_steps_per_epoch)
         while self.progress.epoch < total and not self._solved():
-            state, metrics = programs.epoch(state)
-            host = {k: float(v) for k, v in jax.device_get(metrics).items()}
+            with self.activity.doing(f"epoch {self.progress.epoch + 1}"):
+                state, metrics = programs.epoch(state)
+                host = {k: float(v) for k, v in jax.device_get(metrics).items()}
             self.progress.epoch += 1
             self._report(state, host, clock())
             if self.progress.epoch % self.cfg.eval.every_epochs == 0:
@@ -260,7 +280,8 @@ class Run:
     def _evaluate(self, program: EvalFn, state: TrainState, stream: int) -> EpisodeResult:
         # Every check plays other episodes, so that passing two in a row is no accident.
         key = jax.random.fold_in(stream_key(self.cfg.seed, stream), self.progress.epoch)
-        return jax.device_get(program(self.trainer.policy_params(state), key))
+        with self.activity.doing("evaluating"):
+            return jax.device_get(program(self.trainer.policy_params(state), key))
 
     def _report(self, state: TrainState, metrics: dict[str, float], elapsed: float) -> None:
         record = EpochRecord(
@@ -291,7 +312,8 @@ class Run:
 
     def _save(self, state: TrainState) -> None:
         meta = {"progress": dataclasses.asdict(self.progress)}
-        self.store.save(self.progress.epoch, state, meta)
+        with self.activity.doing("saving"):
+            self.store.save(self.progress.epoch, state, meta)
 
     def _summary(self, record: EvalRecord) -> Summary:
         return Summary(
