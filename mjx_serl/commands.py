@@ -91,6 +91,8 @@ def make_run(
     """
     cfg.check()
     if resume is None:
+        if cfg.init is not None:
+            RunFolder.open(cfg.init)
         cfg = dataclasses.replace(cfg, pixels=cfg.pixels.pinned())
     folder = RunFolder.open(resume) if resume else _new_folder(cfg)
     if resume is None:

@@ -15,7 +15,7 @@ from mjx_serl.training.off_policy import OffPolicyConfig
 from mjx_serl.training.trainer import METHODS, Trainer
 from scenes.contract.plugins import load_plugins
 from scenes.contract.ranges import check_ranges, ranged
-from scenes.contract.serialize import open_field
+from scenes.contract.serialize import later_field, open_field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,6 +75,8 @@ class TrainConfig:
         num_envs: worlds stepped together.
         total_env_steps: control steps of all worlds after which training ends.
         plugins: modules that register what the run needs and is not ours (`--plugin`).
+        init: a run folder, of whose agent's parameters and observation statistics the run begins;
+            its replay, optimisers and worlds are not taken.
         method: how it is trained, with its agent.
         eval: evaluation.
         run: the run folder.
@@ -89,6 +91,7 @@ class TrainConfig:
     plugins: tyro.conf.Suppress[tuple[str, ...]] = ()
     num_envs: int = ranged(8, least=1)
     total_env_steps: int = ranged(100_000, least=1)
+    init: Path | None = later_field(None)
     # Of any registered class. Without a prefix its options are --agent.lr, not --method.agent.lr.
     method: Annotated[Any, tyro.conf.arg(name="")] = open_field(METHODS, OffPolicyConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)

@@ -469,6 +469,11 @@ def test_a_folder_or_another_file_as_demonstrations_is_told_what_it_is(
     assert runs(tmp_path) == []
 
 
+def test_parameters_of_a_run_that_is_not_there(refuse: Refuse, tmp_path: Path):
+    text = one_line(refuse("--init", str(tmp_path / "nowhere")))
+    assert "nowhere' does not exist" in text and runs(tmp_path) == []
+
+
 def test_a_bundle_where_a_run_is_asked_for(tmp_path: Path):
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(FileNotFoundError, match=r"is a bundle, allowed: a run folder; `python dep"):

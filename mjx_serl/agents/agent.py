@@ -37,6 +37,13 @@ class Agent(Protocol):
         """
         return state
 
+    def learned(self, state: AgentState) -> PyTree:
+        """The parameters in the state, for another run to begin with (`--init`).
+
+        It has the structure of the state, with None for optimisers and counters.
+        """
+        return self.acting(state)
+
     @property
     def compute_dtype(self) -> ComputeDtype:
         """What the products of its networks are made of."""

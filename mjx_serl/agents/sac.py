@@ -222,6 +222,16 @@ class SAC(OffPolicyAgent):
             skipped=None,
         )
 
+    def learned(self, state: SACState) -> SACState:
+        """All networks and the temperature, without optimisers and counters."""
+        return state.replace(
+            actor=Trainable(state.actor.params, None),
+            critic=Trainable(state.critic.params, None),
+            log_temperature=Trainable(state.log_temperature.params, None),
+            step=None,
+            skipped=None,
+        )
+
     @property
     def compute_dtype(self) -> ComputeDtype:
         """What the products of its networks are made of."""

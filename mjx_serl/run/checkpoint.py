@@ -53,6 +53,14 @@ LeafSpec = dict[str, Any]
 """One stored leaf: `path`, `shape`, `dtype` as text, and `key_impl` of a typed PRNG key."""
 
 
+class MisfitError(InputError):
+    """A checkpoint of other leaves, shapes or dtypes than asked for; `differences` names each."""
+
+    def __init__(self, text: str, differences: list[str]) -> None:
+        super().__init__(text)
+        self.differences = differences
+
+
 def warn_line(message: str) -> None:
     """Write one warning line to stderr, above the live console if there is one."""
     sys.stderr.write(f"warning: {message}\n")
@@ -280,7 +288,8 @@ def _load(path: Path, template: PyTree, part: bool) -> tuple[PyTree, int, dict[s
     if diff:
         head = f"Checkpoint {path} does not fit this configuration ({len(diff)} differences):"
         more = [f"... {len(diff) - _DIFF_LINES} more"] if len(diff) > _DIFF_LINES else []
-        raise InputError("\n  ".join([head, *diff[:_DIFF_LINES], *more, _OTHER_VERSION]))
+        lines = [head, *diff[:_DIFF_LINES], *more, _OTHER_VERSION]
+        raise MisfitError("\n  ".join(lines), diff)
     # By name: the order of the leaves may have been another.
     arrays = _read_arrays(path / "arrays", stored["leaves"])
     found = {s["path"]: (a, s) for a, s in zip(arrays, stored["leaves"], strict=True)}

@@ -25,6 +25,7 @@ from mjx_serl.run.hooks import (
     Hook,
     RunInfo,
 )
+from mjx_serl.run.initial import load_initial, with_initial
 from mjx_serl.run.memory_check import available_bytes, check_memory
 from mjx_serl.run.programs import EvalFn, Programs, compile_epoch, compile_eval
 from mjx_serl.run.resume import Change
@@ -37,7 +38,7 @@ from mjx_serl.training.evaluate import (
     FINAL,
     stream_key,
 )
-from mjx_serl.training.state import TrainState, tree_bytes
+from mjx_serl.training.state import PolicyParams, TrainState, tree_bytes
 from scenes.contract.serialize import to_json
 
 
@@ -99,6 +100,7 @@ class Run:
             cached_durations(),
             key=f"{cfg.task} {cfg.agent_name} {cfg.num_envs}",
         )
+        self._initial: PolicyParams | None = None  # that it begins with
         self.start_epoch = 0  # where this process went on from
         building = _building(cfg)
         self.activity.announce(building)
@@ -124,6 +126,9 @@ class Run:
         for line in cautions(self.observer) if cautions else ():
             warn_line(line)
         restored = self._restore(shapes) if resume else None
+        if restored is None and self.cfg.init is not None:
+            # Now, so that what does not fit is said before anything is compiled.
+            self._initial = load_initial(self.cfg.init, self.trainer, shapes)
         self.folder.truncate_after(self.progress.epoch)
         if self.changes:
             self._note_changes()
@@ -205,7 +210,10 @@ class Run:
 
     def _first_state(self) -> TrainState:
         with self.activity.doing(_FIRST, remembered=True):
-            return jax.block_until_ready(self.trainer.init(jax.random.key(self.cfg.seed)))
+            state = self.trainer.init(jax.random.key(self.cfg.seed))
+            if self._initial is not None:
+                state = with_initial(state, self._initial)
+            return jax.block_until_ready(state)
 
     def _compile_epoch(self, shapes: TrainState) -> Any:
         with self.activity.doing(_EPOCH, remembered=True):

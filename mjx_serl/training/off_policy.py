@@ -264,6 +264,10 @@ class OffPolicy:
         """What `choose` reads."""
         return PolicyParams(self.agent.acting(state.agent), state.normalizer)
 
+    def learned_params(self, state: TrainState) -> PolicyParams:
+        """What another run may begin with: all parameters and the observation statistics."""
+        return PolicyParams(self.agent.learned(state.agent), state.normalizer)
+
     def choose(
         self, params: PolicyParams, obs: Obs, key: PRNGKey, *, deterministic: bool
     ) -> Choice:

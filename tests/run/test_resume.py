@@ -16,11 +16,13 @@ from whole_runs import (
     HALF,
     Whole,
     assert_same,
+    copy_of,
     quiet_run,
     restored,
     reusing,
     rows_of,
     second_half,
+    start,
     tiny,
 )
 
@@ -32,7 +34,9 @@ from mjx_serl.run.checkpoint import CheckpointStore
 from mjx_serl.run.curve import draw_curve
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import JsonlHook
+from mjx_serl.run.initial import learned_by, load_initial
 from mjx_serl.run.loop import Run
+from mjx_serl.training.off_policy import OffPolicy
 from mjx_serl.training.state import tree_bytes
 from mjx_serl_cli import evaluate
 
@@ -244,3 +248,34 @@ def test_checks_that_were_good_by_another_rule_do_not_count(native: Straight, tm
 def test_a_finished_run_is_evaluated_again(native: Straight, capsys: pytest.CaptureFixture[str]):
     assert evaluate.main(native.whole.run.folder.path, episodes=3) == 0
     assert re.match(r"success \d/3 = .* \(95 % interval", capsys.readouterr().out)
+
+
+# -- beginning with another run's parameters ---------------------------------------------------
+
+
+def test_a_run_begins_with_anothers_parameters_and_nothing_else(native: Straight, tmp_path: Path):
+    whole = native.whole
+    cfg = dataclasses.replace(whole.run.cfg, init=whole.run.folder.path)
+    cfg = dataclasses.replace(cfg, run=dataclasses.replace(cfg.run, folder=tmp_path))
+    run = start(cfg, "second")
+    with reusing(whole), pytest.MonkeyPatch.context() as patch:
+        assert run.train() is not None
+        patch.setattr(OffPolicy, "init", lambda self, key: copy_of(whole.first))
+        state = run._first_state()
+    last, _, _ = whole.run.store.restore(whole.shapes)
+    learned = learned_by(run.trainer)
+    assert_same(learned(state), learned(last))
+    assert int(state.agent.step) == int(state.epoch) == 0 < int(last.agent.step)
+    for part in (lambda s: s.data, lambda s: s.worlds, lambda s: s.agent.actor.opt_state):
+        assert_same(part(state), part(whole.first))
+    assert run.folder.read_config(TrainConfig).init == whole.run.folder.path
+
+
+def test_parameters_of_other_sizes_are_refused_in_one_line(native: Straight):
+    run = native.whole.run
+    agent = dataclasses.replace(run.cfg.method.agent, hidden=(24, 16))
+    method = dataclasses.replace(run.cfg.method, agent=agent)
+    trainer = method.build(run.observer, num_envs=run.cfg.num_envs)
+    with pytest.raises(ValueError, match=r"^--init .* does not fit: .* and \d+ more; ") as refusal:
+        load_initial(run.folder.path, trainer, trainer.state_shapes())
+    assert "\n" not in str(refusal.value) and "24" in str(refusal.value)
