@@ -11,7 +11,7 @@ import numpy as np
 from jax import export
 from jaxtyping import Array, Float
 
-from mjx_serl.commands import OUTPUTS, make_run
+from mjx_serl.commands import OUTPUTS, open_run
 from mjx_serl.config import TrainConfig as TrainConfig
 from mjx_serl.envs.env import make_env
 from mjx_serl.envs.observation import PixelConfig
@@ -137,8 +137,9 @@ def train(
     if resume is not None:
         config = RunFolder.open(resume).read_config(TrainConfig)
     cfg = preset(config) if isinstance(config, str) else config
-    run = make_run(dataclasses.replace(cfg, **changes), resume, hooks=hooks, outputs=outputs)
-    return Result(run.train(resume=resume is not None), run.folder.path)
+    cfg = dataclasses.replace(cfg, **changes)
+    with open_run(cfg, resume, hooks=hooks, outputs=outputs) as run:
+        return Result(run.train(resume=resume is not None), run.folder.path)
 
 
 def load(path: Path | str) -> Loaded:

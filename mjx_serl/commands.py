@@ -5,7 +5,6 @@ import dataclasses
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +72,17 @@ def _with_learner(cfg: TrainConfig, start: StartOptions) -> TrainConfig:
     return dataclasses.replace(cfg, method=method, plugins=start.plugin)
 
 
-def make_run(
+@contextlib.contextmanager
+def open_run(
     cfg: TrainConfig,
     resume: Path | None,
     *,
     hooks: Sequence[Hook] | None = None,
     outputs: Sequence[Output] = OUTPUTS,
-) -> Run:
+) -> Iterator[Run]:
     """A run with its folder, a new one or the one to resume; nothing is trained yet.
+
+    A new run that fails or is ended before its first epoch gives its name back.
 
     Args:
         cfg: the run.
@@ -92,19 +94,16 @@ def make_run(
     if resume is None:
         cfg = dataclasses.replace(cfg, pixels=cfg.pixels.pinned())
     folder = RunFolder.open(resume) if resume else _new_folder(cfg)
-    if resume is None:
-        undo_on_quit(partial(_remove_unused, folder))
-    require_unlocked(folder.path)
-    changes = allowed_changes(folder.read_config(TrainConfig), cfg) if resume else ()
-    hooks = default_hooks(cfg, folder) if hooks is None else hooks
-    with _removed_unused(folder, new=resume is None):
-        return Run(cfg, folder, hooks, outputs, changes)
+    with contextlib.nullcontext() if resume else _removed_unused(folder):
+        require_unlocked(folder.path)
+        changes = allowed_changes(folder.read_config(TrainConfig), cfg) if resume else ()
+        hooks = default_hooks(cfg, folder) if hooks is None else hooks
+        yield Run(cfg, folder, hooks, outputs, changes)
 
 
 def train(cfg: TrainConfig, resume: Path | None) -> int:
     """Train and report; returns the exit status, a failure where the end is not on disk."""
-    run = make_run(cfg, resume)
-    with _removed_unused(run.folder, new=resume is None):
+    with open_run(cfg, resume) as run:
         summary = run.train(resume=resume is not None)
     if not run.saved:
         warn_line(f"epoch {run.progress.epoch} is not on disk; resuming goes back to the last save")
@@ -123,20 +122,19 @@ def _new_folder(cfg: TrainConfig) -> RunFolder:
 
 
 @contextlib.contextmanager
-def _removed_unused(folder: RunFolder, *, new: bool) -> Iterator[None]:
-    """Give a new run's name back where it fails before its first epoch."""
-    try:
-        yield
-    except BaseException:
-        if new:
-            _remove_unused(folder)
-        raise
+def _removed_unused(folder: RunFolder) -> Iterator[None]:
+    """Delete a new run's folder where it fails or is ended before anything has been trained."""
 
+    def remove() -> None:
+        if not folder.read_metrics() and not any(folder.checkpoints.glob("*")):
+            shutil.rmtree(folder.path)
 
-def _remove_unused(folder: RunFolder) -> None:
-    """Delete a run of this process in which nothing has been trained."""
-    if not folder.read_metrics() and not any(folder.checkpoints.glob("*")):
-        shutil.rmtree(folder.path)
+    with undo_on_quit(remove):
+        try:
+            yield
+        except BaseException:
+            remove()
+            raise
 
 
 def default_hooks(cfg: TrainConfig, folder: RunFolder) -> list[Hook]:

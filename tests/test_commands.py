@@ -1,5 +1,6 @@
 """What a command line makes of good and of bad input: one clear line, exit status 2, no folder."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from benchmarks.train import read_run
-from mjx_serl import commands
+from mjx_serl import api, commands
 from mjx_serl.commands import (
     BAD_INPUT,
     INTERRUPTED,
@@ -24,7 +25,7 @@ from mjx_serl.commands import (
     parse_train,
     train,
 )
-from mjx_serl.config import TrainConfig
+from mjx_serl.config import RunConfig, TrainConfig
 from mjx_serl.data.demos import DemoContract, load_demos, save_demos
 from mjx_serl.envs.env import make_env
 from mjx_serl.experiments import PRESETS
@@ -220,7 +221,7 @@ def test_a_run_whose_end_is_not_on_disk_has_failed(
     """As on a full disk."""
     folder, progress = RunFolder(tmp_path), SimpleNamespace(epoch=7)
     run = SimpleNamespace(folder=folder, progress=progress, saved=saved, train=lambda **_: "done")
-    monkeypatch.setattr(commands, "make_run", lambda cfg, resume: run)
+    monkeypatch.setattr(commands, "open_run", lambda cfg, resume: contextlib.nullcontext(run))
     assert commands.train(TrainConfig(), None) == status
     assert ("epoch 7 is not on disk" in capsys.readouterr().err) is not saved
 
@@ -231,6 +232,17 @@ def test_a_run_that_fails_before_its_first_epoch_leaves_no_folder(
     monkeypatch.setattr(loop, "available_bytes", lambda: 40_000_000)
     text = one_line(refuse("--run.name", "mine", "--demos.count", "0"))
     assert "This run needs 2 x 0.0" in text and "0.04 GB are free. Try --loop.buffer-size" in text
+    assert runs(tmp_path) == []
+
+
+def test_nor_does_one_that_python_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(**options: bool) -> None:
+        assert runs(tmp_path) == ["mine"]
+        raise OSError("no such luck")
+
+    monkeypatch.setattr(commands, "Run", lambda *parts: SimpleNamespace(train=fail))
+    with pytest.raises(OSError, match="no such luck"):
+        api.train(run=RunConfig(folder=tmp_path / "runs", name="mine"))
     assert runs(tmp_path) == []
 
 
