@@ -12,7 +12,7 @@ import tyro
 
 from mjx_serl.agents.agent import AGENTS
 from mjx_serl.config import TrainConfig
-from mjx_serl.experiments import PRESETS
+from mjx_serl.experiments import PRESETS, default_preset, preset
 from mjx_serl.export.bundle import RunBundle
 from mjx_serl.platform import StartOptions, parse_start
 from mjx_serl.run.checkpoint import warn_line
@@ -40,8 +40,8 @@ OUTPUTS: tuple[Output, ...] = (RunVideo(), RunBundle())
 def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, Path | None]:
     """Read the command line of train.py: the config and the run to resume, if any.
 
-    `--preset NAME` picks the defaults that the other options change. Raises KeyError for an
-    unknown preset; unknown options end the process with tyro's own message.
+    `--preset NAME` picks the defaults that the other options change, else the device does. Raises
+    KeyError for an unknown preset; unknown options end the process with tyro's own message.
     """
     start, rest = parse_start(argv)
     if start.resume is not None:
@@ -50,7 +50,7 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, Path | None]:
     load_plugins(start.plugin)
     # The full parser knows which physics there are.
     args = ["--physics", start.physics, *rest]
-    default = _with_learner(PRESETS[start.preset](), start)
+    default = _with_learner(preset(start.preset or default_preset()), start)
     return tyro.cli(TrainConfig, default=default, args=args, description=_about()), None
 
 
@@ -155,5 +155,6 @@ def _about() -> str:
         "--plugin MODULE imports a module of yours, which registers tasks, agents, robots, ...\n"
         f"--method NAME and --agent NAME pick another learner ({', '.join(METHODS)}; "
         f"{', '.join(AGENTS)}); its options are shown below with --help.\n"
-        "--preset NAME picks the defaults shown below:\n" + "\n".join(lines)
+        "--preset NAME picks the defaults shown below, without it the device does "
+        f"(here {default_preset()}):\n" + "\n".join(lines)
     )

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Callable
 
+import jax
+
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.config import EvalConfig, RunConfig, TrainConfig
 from mjx_serl.envs.observation import PixelConfig
@@ -142,6 +144,15 @@ def fast() -> TrainConfig:
         ),
         eval=EvalConfig(every_epochs=8, check_episodes=256),
     )
+
+
+# Of a device's kind, as JAX calls it; any other is an accelerator.
+DEFAULTS = {"cpu": "laptop"}
+
+
+def default_preset() -> str:
+    """Name of the preset for the device that JAX computes on: laptop on a CPU, else fast."""
+    return DEFAULTS.get(jax.default_backend(), "fast")
 
 
 def preset(name: str, **changes: object) -> TrainConfig:

@@ -31,6 +31,7 @@ from mjx_serl.envs.env import make_env
 from mjx_serl.experiments import PRESETS
 from mjx_serl.platform import needs_mjx, parse_start, prepare_platform
 from mjx_serl.run import loop
+from mjx_serl.run.console import ConsoleHook
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.training import demonstrations
 from mjx_serl.types import Transition
@@ -249,8 +250,26 @@ def test_nor_does_one_that_python_starts(tmp_path: Path, monkeypatch: pytest.Mon
 # -- what is parsed ----------------------------------------------------------------------------
 
 
-def test_the_default_is_the_laptop():
-    assert parse_train([]) == (PRESETS["laptop"](), None)
+@pytest.mark.parametrize(
+    ("backend", "name"), [("cpu", "laptop"), ("gpu", "fast"), ("tpu", "fast"), ("cuda", "fast")]
+)
+def test_the_preset_follows_the_device(monkeypatch: pytest.MonkeyPatch, backend: str, name: str):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert parse_train([]) == (PRESETS[name](), None)
+    assert parse_train(["--preset", "serl"])[0].preset == "serl"
+
+
+def test_the_first_line_says_preset_and_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    said = []
+    monkeypatch.setattr(ConsoleHook, "on_stage", lambda hook, text: said.append(text))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    kind = SimpleNamespace(device_kind="NVIDIA H200", platform="gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [kind])
+    with pytest.raises(KeyError, match="no_task"):
+        api.train(run=RunConfig(folder=tmp_path), task="no_task")
+    assert said == ["preset fast on NVIDIA H200: building 2048 worlds of no_task"]
 
 
 def test_options_change_the_preset():
