@@ -23,7 +23,7 @@ def laptop() -> TrainConfig:
         num_envs=16,
         method=OffPolicyConfig(
             agent=SACConfig(lr=6e-4, target_entropy=-3.0, bc_weight=0.1, n_step=4),
-            loop=LoopConfig(updates_per_step=16),
+            loop=LoopConfig(updates_per_step=16, pool="epoch"),
         ),
     )
 
@@ -52,7 +52,9 @@ def pixels() -> TrainConfig:
         pixels=PixelConfig(cameras=("front", "wrist")),
         method=OffPolicyConfig(
             agent=SACConfig(lr=6e-4, target_entropy=-3.0, bc_weight=0.1, n_step=4),
-            loop=LoopConfig(updates_per_step=8, buffer_size=30_000, steps_per_epoch=25),
+            loop=LoopConfig(
+                updates_per_step=8, buffer_size=30_000, steps_per_epoch=25, pool="epoch"
+            ),
         ),
         eval=EvalConfig(every_epochs=10, check_episodes=50, stop_at=0.95),
         run=RunConfig(checkpoint_seconds=120.0),
@@ -94,7 +96,11 @@ def serl() -> TrainConfig:
                 adam_ticks="shared_apart",
             ),
             loop=LoopConfig(
-                updates_per_step=1, warmup_steps=300, buffer_size=1_000_000, steps_per_epoch=100
+                updates_per_step=1,
+                warmup_steps=300,
+                buffer_size=1_000_000,
+                steps_per_epoch=100,
+                pool="epoch",
             ),
             demos=DemoConfig(count=0),
         ),
@@ -113,7 +119,9 @@ def hil_serl() -> TrainConfig:
         num_envs=1,
         method=OffPolicyConfig(
             agent=SACConfig(gamma=0.97, utd_ratio=2, adam_ticks="shared"),
-            loop=LoopConfig(updates_per_step=1, warmup_steps=100, steps_per_epoch=100),
+            loop=LoopConfig(
+                updates_per_step=1, warmup_steps=100, steps_per_epoch=100, pool="epoch"
+            ),
         ),
         eval=EvalConfig(every_epochs=20, check_episodes=20),
     )
@@ -139,6 +147,7 @@ def fast() -> TrainConfig:
                 warmup_steps=20_480,
                 buffer_size=2_000_000,
                 normalize_steps=100_000,
+                pool="epoch",
             ),
             demos=DemoConfig(count=64),
         ),
