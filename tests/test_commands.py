@@ -471,7 +471,8 @@ def test_demonstrations_that_are_not_there(refuse: Refuse, tmp_path: Path):
 
 
 TINY = [
-    *("--num-envs", "4", "--total-env-steps", "24", "--agent.hidden", "16", "16"),
+    *("--preset", "laptop", "--num-envs", "4", "--total-env-steps", "24"),
+    *("--agent.hidden", "16", "16"),
     *("--loop.steps-per-epoch", "3", "--loop.updates-per-step", "2", "--loop.batch-size", "16"),
     *("--loop.warmup-steps", "24", "--loop.buffer-size", "400", "--eval.check-episodes", "2"),
     *("--eval.episodes", "2", "--run.no-tensorboard", "--run.no-bundle"),
