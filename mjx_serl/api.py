@@ -11,11 +11,12 @@ import numpy as np
 from jax import export
 from jaxtyping import Array, Float
 
-from mjx_serl.commands import OUTPUTS, make_run
+from mjx_serl.commands import OUTPUTS, open_run
 from mjx_serl.config import TrainConfig as TrainConfig
 from mjx_serl.envs.env import make_env
 from mjx_serl.envs.observation import PixelConfig
 from mjx_serl.envs.vector import Autoreset, VecEnv, vectorize
+from mjx_serl.experiments import default_preset
 from mjx_serl.experiments import preset as preset
 from mjx_serl.run.checkpoint import CheckpointStore
 from mjx_serl.run.evaluation import load_policy
@@ -114,7 +115,7 @@ class Result:
 
 
 def train(
-    config: TrainConfig | str = "laptop",
+    config: TrainConfig | str | None = None,
     *,
     hooks: Sequence[Hook] | None = None,
     outputs: Sequence[Output] = OUTPUTS,
@@ -124,7 +125,7 @@ def train(
     """Train to the end in this process.
 
     Args:
-        config: the run, or the name of a preset.
+        config: the run, or the name of a preset; None takes the preset for this device.
         hooks: who listens; None takes the console and the files of train.py.
         outputs: what the run leaves beside its logs; default its videos and its bundle.
         resume: a run folder to go on with; `config` is then its own, and `changes` may be of
@@ -136,9 +137,11 @@ def train(
     load_plugins()
     if resume is not None:
         config = RunFolder.open(resume).read_config(TrainConfig)
-    cfg = preset(config) if isinstance(config, str) else config
-    run = make_run(dataclasses.replace(cfg, **changes), resume, hooks=hooks, outputs=outputs)
-    return Result(run.train(resume=resume is not None), run.folder.path)
+    named = default_preset() if config is None else config
+    cfg = preset(named) if isinstance(named, str) else named
+    cfg = dataclasses.replace(cfg, **changes)
+    with open_run(cfg, resume, hooks=hooks, outputs=outputs) as run:
+        return Result(run.train(resume=resume is not None), run.folder.path)
 
 
 def load(path: Path | str) -> Loaded:

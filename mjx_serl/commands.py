@@ -5,7 +5,6 @@ import dataclasses
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import tyro
 from mjx_serl.agents.agent import AGENTS
 from mjx_serl.config import TrainConfig
 from mjx_serl.envs.task import describe_tasks
-from mjx_serl.experiments import PRESETS
+from mjx_serl.experiments import PRESETS, default_preset, preset
 from mjx_serl.export.bundle import RunBundle
 from mjx_serl.platform import StartOptions, parse_start
 from mjx_serl.run.checkpoint import warn_line
@@ -42,8 +41,8 @@ OUTPUTS: tuple[Output, ...] = (RunVideo(), RunBundle())
 def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, Path | None]:
     """Read the command line of train.py: the config and the run to resume, if any.
 
-    `--preset NAME` picks the defaults that the other options change. Raises KeyError for an
-    unknown preset; unknown options end the process with tyro's own message.
+    `--preset NAME` picks the defaults that the other options change, else the device does. Raises
+    KeyError for an unknown preset; unknown options end the process with tyro's own message.
     """
     start, rest = parse_start(argv)
     if start.resume is not None:
@@ -52,7 +51,7 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, Path | None]:
     load_plugins(start.plugin)
     # The full parser knows which physics there are.
     args = ["--physics", start.physics, *rest]
-    default = _with_learner(PRESETS[start.preset](), start)
+    default = _with_learner(preset(start.preset or default_preset()), start)
     return tyro.cli(TrainConfig, default=default, args=args, description=_about()), None
 
 
@@ -74,14 +73,17 @@ def _with_learner(cfg: TrainConfig, start: StartOptions) -> TrainConfig:
     return dataclasses.replace(cfg, method=method, plugins=start.plugin)
 
 
-def make_run(
+@contextlib.contextmanager
+def open_run(
     cfg: TrainConfig,
     resume: Path | None,
     *,
     hooks: Sequence[Hook] | None = None,
     outputs: Sequence[Output] = OUTPUTS,
-) -> Run:
+) -> Iterator[Run]:
     """A run with its folder, a new one or the one to resume; nothing is trained yet.
+
+    A new run that fails or is ended before its first epoch gives its name back.
 
     Args:
         cfg: the run.
@@ -95,19 +97,16 @@ def make_run(
             RunFolder.open(cfg.init)
         cfg = dataclasses.replace(cfg, pixels=cfg.pixels.pinned())
     folder = RunFolder.open(resume) if resume else _new_folder(cfg)
-    if resume is None:
-        undo_on_quit(partial(_remove_unused, folder))
-    require_unlocked(folder.path)
-    changes = allowed_changes(folder.read_config(TrainConfig), cfg) if resume else ()
-    hooks = default_hooks(cfg, folder) if hooks is None else hooks
-    with _removed_unused(folder, new=resume is None):
-        return Run(cfg, folder, hooks, outputs, changes)
+    with contextlib.nullcontext() if resume else _removed_unused(folder):
+        require_unlocked(folder.path)
+        changes = allowed_changes(folder.read_config(TrainConfig), cfg) if resume else ()
+        hooks = default_hooks(cfg, folder) if hooks is None else hooks
+        yield Run(cfg, folder, hooks, outputs, changes)
 
 
 def train(cfg: TrainConfig, resume: Path | None) -> int:
     """Train and report; returns the exit status, a failure where the end is not on disk."""
-    run = make_run(cfg, resume)
-    with _removed_unused(run.folder, new=resume is None):
+    with open_run(cfg, resume) as run:
         summary = run.train(resume=resume is not None)
     if not run.saved:
         warn_line(f"epoch {run.progress.epoch} is not on disk; resuming goes back to the last save")
@@ -126,20 +125,19 @@ def _new_folder(cfg: TrainConfig) -> RunFolder:
 
 
 @contextlib.contextmanager
-def _removed_unused(folder: RunFolder, *, new: bool) -> Iterator[None]:
-    """Give a new run's name back where it fails before its first epoch."""
-    try:
-        yield
-    except BaseException:
-        if new:
-            _remove_unused(folder)
-        raise
+def _removed_unused(folder: RunFolder) -> Iterator[None]:
+    """Delete a new run's folder where it fails or is ended before anything has been trained."""
 
+    def remove() -> None:
+        if not folder.read_metrics() and not any(folder.checkpoints.glob("*")):
+            shutil.rmtree(folder.path)
 
-def _remove_unused(folder: RunFolder) -> None:
-    """Delete a run of this process in which nothing has been trained."""
-    if not folder.read_metrics() and not any(folder.checkpoints.glob("*")):
-        shutil.rmtree(folder.path)
+    with undo_on_quit(remove):
+        try:
+            yield
+        except BaseException:
+            remove()
+            raise
 
 
 def default_hooks(cfg: TrainConfig, folder: RunFolder) -> list[Hook]:
@@ -161,5 +159,6 @@ def _about() -> str:
         f"--method NAME and --agent NAME pick another learner ({', '.join(METHODS)}; "
         f"{', '.join(AGENTS)}); its options are shown below with --help.\n"
         f"\n{describe_tasks()}\n\n"
-        "--preset NAME picks the defaults shown below:\n" + "\n".join(lines)
+        "--preset NAME picks the defaults shown below, without it the device does "
+        f"(here {default_preset()}):\n" + "\n".join(lines)
     )

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Callable
 
+import jax
+
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.config import EvalConfig, RunConfig, TrainConfig
 from mjx_serl.envs.observation import PixelConfig
@@ -21,7 +23,7 @@ def laptop() -> TrainConfig:
         num_envs=16,
         method=OffPolicyConfig(
             agent=SACConfig(lr=6e-4, target_entropy=-3.0, bc_weight=0.1, n_step=4),
-            loop=LoopConfig(updates_per_step=16),
+            loop=LoopConfig(updates_per_step=16, pool="epoch"),
         ),
     )
 
@@ -50,7 +52,9 @@ def pixels() -> TrainConfig:
         pixels=PixelConfig(cameras=("front", "wrist")),
         method=OffPolicyConfig(
             agent=SACConfig(lr=6e-4, target_entropy=-3.0, bc_weight=0.1, n_step=4),
-            loop=LoopConfig(updates_per_step=8, buffer_size=30_000, steps_per_epoch=25),
+            loop=LoopConfig(
+                updates_per_step=8, buffer_size=30_000, steps_per_epoch=25, pool="epoch"
+            ),
         ),
         eval=EvalConfig(every_epochs=10, check_episodes=50, stop_at=0.95),
         run=RunConfig(checkpoint_seconds=120.0),
@@ -92,7 +96,11 @@ def serl() -> TrainConfig:
                 adam_ticks="shared_apart",
             ),
             loop=LoopConfig(
-                updates_per_step=1, warmup_steps=300, buffer_size=1_000_000, steps_per_epoch=100
+                updates_per_step=1,
+                warmup_steps=300,
+                buffer_size=1_000_000,
+                steps_per_epoch=100,
+                pool="epoch",
             ),
             demos=DemoConfig(count=0),
         ),
@@ -111,7 +119,9 @@ def hil_serl() -> TrainConfig:
         num_envs=1,
         method=OffPolicyConfig(
             agent=SACConfig(gamma=0.97, utd_ratio=2, adam_ticks="shared"),
-            loop=LoopConfig(updates_per_step=1, warmup_steps=100, steps_per_epoch=100),
+            loop=LoopConfig(
+                updates_per_step=1, warmup_steps=100, steps_per_epoch=100, pool="epoch"
+            ),
         ),
         eval=EvalConfig(every_epochs=20, check_episodes=20),
     )
@@ -137,11 +147,21 @@ def fast() -> TrainConfig:
                 warmup_steps=20_480,
                 buffer_size=2_000_000,
                 normalize_steps=100_000,
+                pool="epoch",
             ),
             demos=DemoConfig(count=64),
         ),
         eval=EvalConfig(every_epochs=8, check_episodes=256),
     )
+
+
+# Of a device's kind, as JAX calls it; any other is an accelerator.
+DEFAULTS = {"cpu": "laptop"}
+
+
+def default_preset() -> str:
+    """Name of the preset for the device that JAX computes on: laptop on a CPU, else fast."""
+    return DEFAULTS.get(jax.default_backend(), "fast")
 
 
 def preset(name: str, **changes: object) -> TrainConfig:

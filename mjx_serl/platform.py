@@ -81,7 +81,7 @@ class StartOptions:
     """What a training command line says that must be known before JAX, and so the rest, is read.
 
     Attributes:
-        preset: name of the defaults that the other options change.
+        preset: name of the defaults that the other options change; None takes the device's.
         resume: folder of a run to go on with.
         physics: what steps the worlds.
         plugin: modules to import, which register what is yours; may be given several times.
@@ -89,7 +89,7 @@ class StartOptions:
         agent: name of another learner than the preset's.
     """
 
-    preset: str = "laptop"
+    preset: str | None = None
     resume: Path | None = None
     physics: str = "auto"
     plugin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()

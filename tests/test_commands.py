@@ -1,5 +1,6 @@
 """What a command line makes of good and of bad input: one clear line, exit status 2, no folder."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from benchmarks.train import read_run
-from mjx_serl import commands
+from mjx_serl import api, commands
 from mjx_serl.commands import (
     BAD_INPUT,
     INTERRUPTED,
@@ -23,12 +24,13 @@ from mjx_serl.commands import (
     parse_train,
     train,
 )
-from mjx_serl.config import TrainConfig
+from mjx_serl.config import RunConfig, TrainConfig
 from mjx_serl.data.demos import DemoContract, load_demos, save_demos
 from mjx_serl.envs.env import make_env
 from mjx_serl.experiments import PRESETS
 from mjx_serl.platform import needs_mjx, parse_start, prepare_platform
 from mjx_serl.run import loop
+from mjx_serl.run.console import ConsoleHook
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.resume import allowed_changes
 from mjx_serl.training import demonstrations
@@ -222,7 +224,7 @@ def test_a_run_whose_end_is_not_on_disk_has_failed(
     """As on a full disk."""
     folder, progress = RunFolder(tmp_path), SimpleNamespace(epoch=7)
     run = SimpleNamespace(folder=folder, progress=progress, saved=saved, train=lambda **_: "done")
-    monkeypatch.setattr(commands, "make_run", lambda cfg, resume: run)
+    monkeypatch.setattr(commands, "open_run", lambda cfg, resume: contextlib.nullcontext(run))
     assert commands.train(TrainConfig(), None) == status
     assert ("epoch 7 is not on disk" in capsys.readouterr().err) is not saved
 
@@ -236,11 +238,40 @@ def test_a_run_that_fails_before_its_first_epoch_leaves_no_folder(
     assert runs(tmp_path) == []
 
 
+def test_nor_does_one_that_python_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(**options: bool) -> None:
+        assert runs(tmp_path) == ["mine"]
+        raise OSError("no such luck")
+
+    monkeypatch.setattr(commands, "Run", lambda *parts: SimpleNamespace(train=fail))
+    with pytest.raises(OSError, match="no such luck"):
+        api.train(run=RunConfig(folder=tmp_path / "runs", name="mine"))
+    assert runs(tmp_path) == []
+
+
 # -- what is parsed ----------------------------------------------------------------------------
 
 
-def test_the_default_is_the_laptop():
-    assert parse_train([]) == (PRESETS["laptop"](), None)
+@pytest.mark.parametrize(
+    ("backend", "name"), [("cpu", "laptop"), ("gpu", "fast"), ("tpu", "fast"), ("cuda", "fast")]
+)
+def test_the_preset_follows_the_device(monkeypatch: pytest.MonkeyPatch, backend: str, name: str):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert parse_train([]) == (PRESETS[name](), None)
+    assert parse_train(["--preset", "serl"])[0].preset == "serl"
+
+
+def test_the_first_line_says_preset_and_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    said = []
+    monkeypatch.setattr(ConsoleHook, "on_stage", lambda hook, text: said.append(text))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    kind = SimpleNamespace(device_kind="NVIDIA H200", platform="gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [kind])
+    with pytest.raises(KeyError, match="no_task"):
+        api.train(run=RunConfig(folder=tmp_path), task="no_task")
+    assert said == ["preset fast on NVIDIA H200: building 2048 worlds of no_task"]
 
 
 def test_options_change_the_preset():
@@ -481,7 +512,8 @@ def test_a_bundle_where_a_run_is_asked_for(tmp_path: Path):
 
 
 TINY = [
-    *("--num-envs", "4", "--total-env-steps", "24", "--agent.hidden", "16", "16"),
+    *("--preset", "laptop", "--num-envs", "4", "--total-env-steps", "24"),
+    *("--agent.hidden", "16", "16"),
     *("--loop.steps-per-epoch", "3", "--loop.updates-per-step", "2", "--loop.batch-size", "16"),
     *("--loop.warmup-steps", "24", "--loop.buffer-size", "400", "--eval.check-episodes", "2"),
     *("--eval.episodes", "2", "--run.no-tensorboard", "--run.no-bundle"),

@@ -11,6 +11,7 @@ import pytest
 
 from mjx_serl.config import TrainConfig
 from mjx_serl.envs.observation import Observer
+from mjx_serl.envs.vector import epoch_pool
 from mjx_serl.experiments import PRESETS, preset
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.memory_check import available_bytes, check_memory
@@ -131,6 +132,16 @@ def test_every_preset_builds(name: str):
     assert rows * cfg.num_envs <= cfg.method.loop.buffer_size
     assert set(trainer.sources) == {"online"} | ({"demos"} if cfg.method.demos.count else set())
     assert sum(source.fraction for source in trainer.sources.values()) == 1.0
+
+
+@pytest.mark.parametrize("name", [*PRESETS])
+def test_every_preset_draws_starts_in_proportion_to_its_epochs(name: str):
+    """Also where the user makes the epochs of few worlds longer."""
+    cfg = PRESETS[name]()
+    steps = cfg.method.loop.steps_per_epoch
+    assert cfg.method.pool_size(cfg.num_envs) == epoch_pool(cfg.num_envs, steps)
+    longer = dataclasses.replace(cfg.method.loop, steps_per_epoch=10 * steps)
+    assert dataclasses.replace(cfg.method, loop=longer).pool_size(1) == 4 * 10 * steps // 25
 
 
 def test_presets_take_changes_and_refuse_other_names():

@@ -159,7 +159,7 @@ class _Program:
     @functools.cached_property
     def _views(self) -> Callable[[EnvState], Obs]:
         side = self.side
-        assert side is not None  # `_render` asks
+        assert side is not None  # `_Play.render` asks
 
         def views(state: EnvState) -> Obs:
             return side.pictures(state, side.looks(jax.random.key(0), state.t.shape[0]))
@@ -173,12 +173,9 @@ class _Program:
         info = {"success": state.success, "valid": state.valid, **state.metrics}
         return jax.tree.map(np.array, (obs, state.reward, state.terminated, state.truncated, info))
 
-    def render(self, worlds: _Worlds | None) -> UInt8[np.ndarray, "N H W 3"] | None:
-        """Return the worlds from the side; None where no render_mode was asked for."""
-        if self.side is None:
-            gymnasium.logger.warn('render() shows nothing: make(..., render_mode="rgb_array")')
-            return None
-        return np.array(self._views(_begun(worlds, "render").state)[SIDE])
+    def views(self, worlds: _Worlds) -> UInt8[np.ndarray, "N H W 3"]:
+        """Return the worlds from the side."""
+        return np.array(self._views(worlds.state)[SIDE])
 
     def _start(self, keys: Key[Array, " N"]) -> _Worlds:
         following, now = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
@@ -203,6 +200,44 @@ class _Program:
         return jax.lax.cond(worlds.ended.any(), restart, lambda: stepped)
 
 
+@dataclasses.dataclass(eq=False)
+class _Play:
+    """What both environments hold: compiled functions and the worlds that they step.
+
+    Attributes:
+        program: the functions.
+        worlds: between two steps; None before the first reset.
+        source: what their keys were drawn from.
+    """
+
+    program: _Program
+    worlds: _Worlds | None = None
+    source: np.random.Generator | None = None
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What Gymnasium asks of either environment."""
+        fps = round(1 / self.program.observer.env.ctrl_dt)
+        return {"render_modes": list(RENDER_MODES), "render_fps": fps}
+
+    def begun(self, wanted: str) -> _Worlds:
+        """Return the worlds; raises RuntimeError before the first reset."""
+        if self.worlds is None:
+            raise RuntimeError(f"{wanted}() before reset(): call reset() first")
+        return self.worlds
+
+    def drawn_from(self, source: np.random.Generator) -> _Worlds | None:
+        """Return the worlds to go on with; None where the user has set another generator since."""
+        return self.worlds if source is self.source else None
+
+    def render(self) -> UInt8[np.ndarray, "N H W 3"] | None:
+        """Return the worlds from the side; None where no render_mode was asked for."""
+        if self.program.side is None:
+            gymnasium.logger.warn('render() shows nothing: make(..., render_mode="rgb_array")')
+            return None
+        return self.program.views(self.begun("render"))
+
+
 class _Spec:
     """The `spec` that Gymnasium sets, with the time limit filled in where it has none."""
 
@@ -213,6 +248,11 @@ class _Spec:
         if spec is not None and spec.max_episode_steps is None:
             spec.max_episode_steps = env.episode_steps
         env.__dict__["_spec"] = spec
+
+
+def _time_limit(env: Any) -> int:
+    """Time limit in control steps."""
+    return env._play.program.episode_steps
 
 
 class MjxSerlEnv(gymnasium.Env[HostObs, np.ndarray]):
@@ -228,22 +268,14 @@ class MjxSerlEnv(gymnasium.Env[HostObs, np.ndarray]):
 
     metadata = {"render_modes": list(RENDER_MODES)}  # noqa: RUF012  (as Gymnasium declares it)
     spec: Any = _Spec()
+    episode_steps = property(_time_limit)
 
     def __init__(self, task: str, **options: Any) -> None:
         chosen = EnvOptions(**options)
-        self._program = _build(task, chosen, max_worlds=1)
-        env = self._program.observer.env
-        self.metadata = {**self.metadata, "render_fps": round(1 / env.ctrl_dt)}
+        self._play = _Play(_build(task, chosen, max_worlds=1))
+        self.metadata = self._play.metadata
         self.render_mode = chosen.render_mode
-        self.observation_space = observation_space(self._program.observer.obs_spec)
-        self.action_space = _action_space(env.action_dim)
-        self._worlds: _Worlds | None = None
-        self._source: np.random.Generator | None = None  # what the worlds' keys were drawn from
-
-    @property
-    def episode_steps(self) -> int:
-        """Time limit in control steps."""
-        return self._program.episode_steps
+        self.observation_space, self.action_space = _spaces(self._play.program.observer)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -256,13 +288,11 @@ class MjxSerlEnv(gymnasium.Env[HostObs, np.ndarray]):
         """
         _refuse_options(options, allowed=())
         super().reset(seed=seed)
-        if self._worlds is None or self.np_random is not self._source:
-            self._source = self.np_random
-            keys = _keys([self._source])
-        else:
-            keys = self._worlds.keys
-        self._worlds = self._program.start(keys)
-        obs, *_, info = self._program.to_host(self._worlds)
+        play, source = self._play, self.np_random
+        old = play.drawn_from(source)
+        keys = _keys([source]) if old is None else old.keys
+        play.source, play.worlds = source, play.program.start(keys)
+        obs, *_, info = play.program.to_host(play.worlds)
         return _first(obs), _unbatched(info)
 
     def step(self, action: np.ndarray) -> tuple[HostObs, float, bool, bool, dict[str, Any]]:
@@ -270,15 +300,16 @@ class MjxSerlEnv(gymnasium.Env[HostObs, np.ndarray]):
 
         Raises RuntimeError before a reset, ValueError for an action of another shape.
         """
-        worlds = _begun(self._worlds, "step")
-        self._worlds = self._program.step(worlds, _checked(action, self.action_space)[None])
-        obs, reward, terminated, truncated, info = self._program.to_host(self._worlds)
+        play = self._play
+        worlds = play.begun("step")
+        play.worlds = play.program.step(worlds, _checked(action, self.action_space)[None])
+        obs, reward, terminated, truncated, info = play.program.to_host(play.worlds)
         ends = bool(terminated[0]), bool(truncated[0])
         return _first(obs), float(reward[0]), *ends, _unbatched(info)
 
     def render(self) -> Any:
         """Return the view from the side, uint8 [H, W, 3]; None without a render_mode."""
-        frames = self._program.render(self._worlds)
+        frames = self._play.render()
         return None if frames is None else frames[0]
 
 
@@ -297,6 +328,7 @@ class MjxSerlVectorEnv(gymnasium.vector.VectorEnv[HostObs, np.ndarray, np.ndarra
     """
 
     spec: Any = _Spec()
+    episode_steps = property(_time_limit)
 
     def __init__(
         self, task: str, *, num_envs: int = 1, max_episode_steps: int | None = None, **options: Any
@@ -304,26 +336,13 @@ class MjxSerlVectorEnv(gymnasium.vector.VectorEnv[HostObs, np.ndarray, np.ndarra
         if num_envs < 1:
             raise InputError(f"num_envs must be at least 1, got {num_envs}")
         chosen = EnvOptions(**{"episode_steps": max_episode_steps, **options})
-        self._program = _build(task, chosen, max_worlds=num_envs)
-        env = self._program.observer.env
-        self.metadata = {
-            "render_modes": list(RENDER_MODES),
-            "render_fps": round(1 / env.ctrl_dt),
-            "autoreset_mode": AutoresetMode.NEXT_STEP,
-        }
+        self._play = _Play(_build(task, chosen, max_worlds=num_envs))
+        self.metadata = {**self._play.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
         self.render_mode = chosen.render_mode
         self.num_envs = num_envs
-        self.single_observation_space = observation_space(self._program.observer.obs_spec)
-        self.single_action_space = _action_space(env.action_dim)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self._worlds: _Worlds | None = None
-        self._source: np.random.Generator | None = None  # what the worlds' keys were drawn from
-
-    @property
-    def episode_steps(self) -> int:
-        """Time limit in control steps."""
-        return self._program.episode_steps
+        spaces = _spaces(self._play.program.observer)
+        self.single_observation_space, self.single_action_space = spaces
+        self.observation_space, self.action_space = (batch_space(s, num_envs) for s in spaces)
 
     def reset(
         self,
@@ -342,11 +361,12 @@ class MjxSerlVectorEnv(gymnasium.vector.VectorEnv[HostObs, np.ndarray, np.ndarra
         """
         _refuse_options(options, allowed=("reset_mask",))
         mask = self._mask((options or {}).get("reset_mask"))
-        worlds = self._program.start(self._keys(seed))
+        play = self._play
+        worlds = play.program.start(self._keys(seed))
         if not mask.all():
-            worlds = select_worlds(jnp.array(mask), worlds, _begun(self._worlds, "reset_mask"))
-        self._worlds = worlds
-        obs, *_, info = self._program.to_host(worlds)
+            worlds = select_worlds(jnp.array(mask), worlds, play.begun("reset_mask"))
+        play.worlds = worlds
+        obs, *_, info = play.program.to_host(worlds)
         return obs, _masked(info, mask)
 
     def step(
@@ -356,32 +376,32 @@ class MjxSerlVectorEnv(gymnasium.vector.VectorEnv[HostObs, np.ndarray, np.ndarra
 
         Raises RuntimeError before a reset, ValueError for actions of another shape.
         """
-        worlds = _begun(self._worlds, "step")
-        self._worlds = self._program.step_or_restart(worlds, _checked(actions, self.action_space))
-        obs, reward, terminated, truncated, info = self._program.to_host(self._worlds)
-        return obs, reward, terminated, truncated, _masked(info, np.ones(self.num_envs, bool))
+        play = self._play
+        worlds = play.begun("step")
+        play.worlds = play.program.step_or_restart(worlds, _checked(actions, self.action_space))
+        obs, reward, terminated, truncated, info = play.program.to_host(play.worlds)
+        masked = _masked(info, np.ones(self.num_envs, bool))
+        return obs, _doubled(reward), terminated, truncated, masked
 
     def render(self) -> tuple[UInt8[np.ndarray, "H W 3"], ...] | None:
         """Return each world's view from the side; None without a render_mode."""
-        frames = self._program.render(self._worlds)
+        frames = self._play.render()
         return None if frames is None else tuple(frames)
 
     def _keys(self, seed: int | Sequence[int | None] | None) -> Key[Array, " N"]:
         if isinstance(seed, int | np.integer):
             super().reset(seed=int(seed))
-            self._source = self.np_random
             seed = [int(seed) + i for i in range(self.num_envs)]
         seeds = [None] * self.num_envs if seed is None else list(seed)
         if len(seeds) != self.num_envs:
             raise InputError(f"{len(seeds)} seeds for {self.num_envs} worlds; give one per world")
         unseeded = jnp.array([seed is None for seed in seeds])
-        # Those of a generator that has been replaced since are not gone on with.
-        old = self._worlds if self.np_random is self._source else None
+        source = self.np_random
+        old = self._play.drawn_from(source)
         if old is not None and seed is None:
             return old.keys
-        self._source = self.np_random
-        sources = [self._source if s is None else seeding.np_random(int(s))[0] for s in seeds]
-        keys = _keys(sources)
+        self._play.source = source
+        keys = _keys([source if s is None else seeding.np_random(int(s))[0] for s in seeds])
         return keys if old is None else select_worlds(unseeded, old.keys, keys)
 
     def _mask(self, mask: Any) -> Bool[np.ndarray, " N"]:
@@ -408,8 +428,10 @@ def _box(field: ObsField) -> gymnasium.spaces.Box:
     return gymnasium.spaces.Box(-np.inf, np.inf, field.shape, dtype.type)
 
 
-def _action_space(dim: int) -> gymnasium.spaces.Box:
-    return gymnasium.spaces.Box(-1.0, 1.0, (dim,), np.float32)
+def _spaces(observer: Observer) -> tuple[gymnasium.spaces.Dict, gymnasium.spaces.Box]:
+    """Return what one world observes and takes."""
+    actions = gymnasium.spaces.Box(-1.0, 1.0, (observer.env.action_dim,), np.float32)
+    return observation_space(observer.obs_spec), actions
 
 
 def _build(task: str, options: EnvOptions, *, max_worlds: int) -> _Program:
@@ -436,12 +458,6 @@ def _keys(sources: Sequence[np.random.Generator]) -> Key[Array, " N"]:
     )
 
 
-def _begun(worlds: _Worlds | None, wanted: str) -> _Worlds:
-    if worlds is None:
-        raise RuntimeError(f"{wanted}() before reset(): call reset() first")
-    return worlds
-
-
 def _refuse_options(options: dict[str, Any] | None, *, allowed: Sequence[str]) -> None:
     unknown = sorted(set(options or {}) - set(allowed))
     if unknown:
@@ -465,7 +481,13 @@ def _unbatched(info: dict[str, Any]) -> dict[str, Any]:
 
 def _masked(info: dict[str, np.ndarray], mask: Bool[np.ndarray, " N"]) -> dict[str, Any]:
     """Return every entry paired, as Gymnasium does, with a mask of the worlds that have it."""
-    return {**info, **{f"_{name}": mask.copy() for name in info}}
+    masks = {f"_{name}": mask.copy() for name in info}
+    return {**{name: _doubled(values) for name, values in info.items()}, **masks}
+
+
+def _doubled(values: np.ndarray) -> np.ndarray:
+    """Return real numbers as Gymnasium's own vector environments do, float64; others as given."""
+    return values.astype(np.float64) if np.issubdtype(values.dtype, np.floating) else values
 
 
 register_envs()

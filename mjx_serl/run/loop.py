@@ -73,7 +73,8 @@ _USUALLY = "the first time 10 to 60 s, then from the cache"
 
 def _building(cfg: TrainConfig) -> str:
     drawn = f" and drawing them from {cfg.pixels.splats} splats" if cfg.pixels.cameras else ""
-    return f"building {cfg.num_envs} worlds of {cfg.task}{drawn}"
+    where = f"preset {cfg.preset} on {_device_kind()}"
+    return f"{where}: building {cfg.num_envs} worlds of {cfg.task}{drawn}"
 
 
 class Run:
@@ -350,8 +351,12 @@ def dump_bad_world(state: TrainState, path: Path) -> None:
 
 def device_name(env: Env) -> str:
     """What computes: the JAX device and the physics."""
+    return f"{_device_kind()} ({env.physics.name} physics)"
+
+
+def _device_kind() -> str:
     device = jax.local_devices()[0]
-    return f"{device.device_kind or device.platform} ({env.physics.name} physics)"
+    return device.device_kind or device.platform
 
 
 def _derived(metrics: dict[str, float]) -> dict[str, float]:

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -96,7 +96,8 @@ class StopSignal:
 class QuitSignal(StopSignal):
     """Context manager in which the first SIGINT or SIGTERM ends the process at once.
 
-    With 128 + signal number, after `undo_on_quit`'s functions, whatever the main thread is doing.
+    With 128 + signal number, after the functions of every `undo_on_quit` that the main thread is
+    in, whatever it is doing.
     """
 
     def _signalled(self, number: int) -> None:
@@ -109,6 +110,11 @@ class QuitSignal(StopSignal):
         self._quit(number)
 
 
-def undo_on_quit(undo: Callable[[], object]) -> None:
-    """Have a function called, on another thread, before `QuitSignal` ends the process."""
+@contextlib.contextmanager
+def undo_on_quit(undo: Callable[[], object]) -> Iterator[None]:
+    """Inside, `QuitSignal` calls a function, on another thread, before it ends the process."""
     _undoing.append(undo)
+    try:
+        yield
+    finally:
+        _undoing.remove(undo)

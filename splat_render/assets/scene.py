@@ -1,5 +1,6 @@
 """A scene's splats from all that there is: a scan, robot surfaces, baking for the rest."""
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,8 +60,17 @@ def digest_of(scan: Path | None, surfaces: Sequence[Path]) -> str:
         return ""
     total = hashlib.sha256()
     for path in files:
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
+        now = path.stat()
+        version = (now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+        total.update(_digest_of_file(path.resolve(), version))
         # Of a scan, whose file names are its bodies; a surface may be called anything.
         total.update(path.name.encode() if path not in surfaces else b"")
     return total.hexdigest()
+
+
+@functools.lru_cache(maxsize=256)
+def _digest_of_file(path: Path, version: tuple[int, ...]) -> bytes:
+    """Return the sha256 of a file, read once for each version: a run asks several times."""
+    del version
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

@@ -9,9 +9,11 @@ import gymnasium
 import jax
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
+from gymnasium.utils import env_checker
+from gymnasium.utils.env_match import check_environments_match
 from gymnasium.vector import AutoresetMode
-from peer_env import TORCH, peer_python
+from peer_env import MOVIEPY, TORCH, peer_packages, peer_python
+from videos import frames
 
 from mjx_serl.adapters.gymnasium import (
     MjxSerlEnv,
@@ -72,7 +74,39 @@ def test_an_unknown_id_is_answered_with_the_nearest():
 @pytest.mark.parametrize("task", ["franka/pick_cube", "franka/pick_cube_dense"])
 def test_gymnasiums_checker_passes(task: str):
     # What is drawn is the same for all tasks: a test below.
-    check_env(gymnasium.make(env_id(task)).unwrapped, skip_render_check=True)
+    env_checker.check_env(gymnasium.make(env_id(task)).unwrapped, skip_render_check=True)
+
+
+@pytest.fixture(scope="module")
+def one() -> MjxSerlVectorEnv:
+    """A vector of one world: Gymnasium's checks ask `if terminated` of what they step."""
+    return gymnasium.make_vec(SPARSE, num_envs=1)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        env_checker.check_reset_return_type,
+        env_checker.check_reset_seed_determinism,
+        env_checker.check_reset_options,
+        env_checker.check_returned_data_not_reused,
+        env_checker.check_reset_return_info_deprecation,
+        env_checker.check_seed_deprecation,
+        env_checker.env_reset_passive_checker,
+    ],
+)
+def test_gymnasiums_checks_of_one_world_pass_for_a_vector(one: MjxSerlVectorEnv, check: Callable):
+    """All but `check_step_determinism`, which asks whether the truncation `is False`."""
+    check(one)
+
+
+def test_gymnasiums_own_vector_of_our_single_world_is_matched(
+    one: MjxSerlVectorEnv, single: MjxSerlEnv
+):
+    """Spaces, observations, rewards, ends and infos with their types, past the time limit."""
+    theirs = gymnasium.vector.SyncVectorEnv([lambda: single])
+    assert theirs.metadata["autoreset_mode"] is one.metadata["autoreset_mode"]
+    check_environments_match(one, theirs, num_steps=103)
 
 
 # Run where torch is, which this environment never has.
@@ -166,8 +200,8 @@ def test_an_episode_ends_by_time_as_truncation(single: MjxSerlEnv):
 
 def test_an_episode_ends_by_success_as_termination(single: MjxSerlEnv):
     single.reset(seed=0)
-    worlds = single._worlds
-    single._worlds = worlds.replace(state=lifted(worlds.state))
+    worlds = single._play.worlds
+    single._play.worlds = worlds.replace(state=lifted(worlds.state))
     _, reward, terminated, truncated, info = single.step(np.zeros(4, np.float32))
     assert (reward, terminated, truncated, info["success"]) == (1.0, True, False, True)
 
@@ -176,9 +210,9 @@ def test_a_vector_world_restarts_in_the_step_after_its_end(vector: MjxSerlVector
     """AutoresetMode.NEXT_STEP, world 1 succeeding: last observation first, then the new start."""
     assert vector.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
     vector.reset(seed=0)
-    worlds, action = vector._worlds, np.full((3, 4), 0.5, np.float32)
+    worlds, action = vector._play.worlds, np.full((3, 4), 0.5, np.float32)
     only_one = jax.tree.map(lambda x, y: y.at[1].set(x[1]), lifted(worlds.state), worlds.state)
-    vector._worlds = worlds.replace(state=only_one)
+    vector._play.worlds = worlds.replace(state=only_one)
     last, reward, terminated, truncated, info = vector.step(action)
     assert reward.tolist() == [0.0, 1.0, 0.0]
     assert terminated.tolist() == [False, True, False] == info["success"].tolist()
@@ -186,12 +220,14 @@ def test_a_vector_world_restarts_in_the_step_after_its_end(vector: MjxSerlVector
     fresh, reward, terminated, truncated, info = vector.step(action)
     assert not reward.any() and not terminated.any() and not truncated.any()
     home = sparse.scene.model.key_qpos[0]
-    assert vector._worlds.state.t.tolist() == [2, 0, 2]
+    assert vector._play.worlds.state.t.tolist() == [2, 0, 2]
     np.testing.assert_array_equal(fresh["joint_velocity"][1], np.zeros(7))
-    np.testing.assert_array_equal(vector._worlds.state.sim.qpos[1, :7], home[:7].astype(np.float32))
+    np.testing.assert_array_equal(
+        vector._play.worlds.state.sim.qpos[1, :7], home[:7].astype(np.float32)
+    )
     assert (fresh["cube_position"][1, :2] != last["cube_position"][1, :2]).all()
     moved, *_ = vector.step(action)
-    assert vector._worlds.state.t.tolist() == [3, 1, 3]
+    assert vector._play.worlds.state.t.tolist() == [3, 1, 3]
     assert (moved["ee_target"][1] != fresh["ee_target"][1]).any()
 
 
@@ -258,7 +294,7 @@ def test_a_mask_resets_its_worlds_and_no_others(vector: MjxSerlVectorEnv):
     for name, rows in after.items():
         np.testing.assert_array_equal(rows[[0, 2]], before[name][[0, 2]])
     assert (after["ee_target"][1] != before["ee_target"][1]).any()
-    assert vector._worlds.state.t.tolist() == [1, 0, 1]
+    assert vector._play.worlds.state.t.tolist() == [1, 0, 1]
     assert info["_success"].tolist() == [False, True, False]
     for bad in (np.zeros(3, bool), np.ones(2, bool), np.ones(3), [1, 0, 0]):
         with pytest.raises(ValueError, match=r"reset_mask .* allowed: bool \(3,\)"):
@@ -318,6 +354,22 @@ def test_worlds_are_rendered_from_the_side(seeing: MjxSerlVectorEnv):
     assert [frame.shape for frame in frames] == [(32, 32, 3)] * 2
     # The same world, drawn by another program.
     assert np.abs(frames[0].astype(int) - first[0]).max() <= 1
+
+
+@pytest.mark.slow  # the first time moviepy is fetched
+def test_gymnasium_records_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(peer_packages(MOVIEPY))
+    shown = gymnasium.make(SPARSE, render_mode="rgb_array", render_size=64)
+    env = gymnasium.wrappers.RecordVideo(shown, str(tmp_path / "videos"), lambda episode: True)
+    env.reset(seed=0)
+    seen = [shown.render(), *[(env.step(np.ones(4, np.float32)), shown.render())[1] for _ in "abc"]]
+    env.close()
+    (video,) = (tmp_path / "videos").glob("*.mp4")
+    played = frames(video)
+    assert played.shape == (4, 64, 64, 3)
+    # As drawn but for what H.264 loses, and the arm moves.
+    assert np.abs(played.astype(int) - np.stack(seen)).mean() < 6
+    assert np.abs(played[0].astype(int) - played[3]).mean() > 0.5
 
 
 def test_without_a_render_mode_nothing_is_rendered(vector: MjxSerlVectorEnv):

@@ -1,6 +1,8 @@
 """Pictures drawn from a user's scan and surfaces, and what a run remembers of them."""
 
 import dataclasses
+import hashlib
+import os
 from pathlib import Path
 
 import jax
@@ -8,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mjx_serl.commands import make_run, parse_train
+from mjx_serl.commands import open_run, parse_train
 from mjx_serl.config import TrainConfig
 from mjx_serl.envs.env import Env
 from mjx_serl.envs.observation import Observer, PixelConfig
@@ -81,13 +83,31 @@ def test_a_run_remembers_where_its_scan_is(
     arguments = ["--pixels.cameras", "front", "--pixels.size", "16", "--pixels.splats", "300"]
     arguments += ["--pixels.scan", scan.name, "--run.folder", str(tmp_path), "--run.name", "a"]
     cfg, resume = parse_train(arguments)
-    run = make_run(cfg, resume, hooks=(), outputs=())
-    stored = RunFolder.open(tmp_path / "a").read_config(TrainConfig).pixels
+    with open_run(cfg, resume, hooks=(), outputs=()) as run:
+        stored = RunFolder.open(tmp_path / "a").read_config(TrainConfig).pixels
     assert stored == run.cfg.pixels and stored.scan == scan.resolve()
     monkeypatch.chdir(tmp_path)
     resumed, folder = parse_train(["--resume", str(tmp_path / "a")])
     assert resumed.pixels == stored and folder == tmp_path / "a"
     resumed.pixels.pinned()  # from another folder too
+
+
+def test_a_scans_files_are_read_once_for_their_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And again where they were replaced, though size and time are the same."""
+    file, read = tmp_path / "world.ply", []
+    file.write_bytes(b"one")
+    file_digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *of: (read.append(of), file_digest(*of))[1])
+    config = dataclasses.replace(SMALL, scan=tmp_path)
+    first = config.pinned()
+    assert first.pinned() == first and len(read) == 1
+    written = file.stat()
+    (tmp_path / "new").write_bytes(b"two")
+    os.utime(tmp_path / "new", ns=(written.st_atime_ns, written.st_mtime_ns))
+    (tmp_path / "new").replace(file)
+    assert config.pinned().assets != first.assets and len(read) == 2
 
 
 def test_missing_files_are_told(sparse: Env, tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from mjx_serl.run.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
-    *("--num-envs", "4", "--total-env-steps", "400", "--demos.count", "0", "--agent.hidden", "8"),
+    *("--preset", "laptop", "--num-envs", "4", "--total-env-steps", "400", "--demos.count", "0"),
+    *("--agent.hidden", "8"),
     *("--loop.batch-size", "8", "--loop.warmup-steps", "16", "--loop.buffer-size", "512"),
     *("--loop.updates-per-step", "1", "--loop.steps-per-epoch", "5", "--eval.every-epochs", "4"),
     *("--eval.check-episodes", "2", "--eval.episodes", "2", "--eval.stop-at", "2"),

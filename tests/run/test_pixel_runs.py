@@ -12,7 +12,7 @@ from videos import frames
 from whole_runs import assert_same, half_way
 
 from mjx_serl.agents.sac import SACConfig
-from mjx_serl.commands import guarded, make_run
+from mjx_serl.commands import guarded, open_run
 from mjx_serl.config import EvalConfig, RunConfig, TrainConfig
 from mjx_serl.envs.observation import CameraView, Observer, PixelConfig
 from mjx_serl.envs.task import TASKS
@@ -69,8 +69,8 @@ def short_task() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run from start to end, each of its epochs one compiled function."""
-    run = make_run(config(tmp_path_factory.mktemp("pixels")), None, hooks=[])
-    run.train()
+    with open_run(config(tmp_path_factory.mktemp("pixels")), None, hooks=[]) as run:
+        run.train()
     return run
 
 

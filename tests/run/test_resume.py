@@ -26,7 +26,7 @@ from whole_runs import (
     tiny,
 )
 
-from mjx_serl.commands import make_run
+from mjx_serl.commands import open_run
 from mjx_serl.config import TrainConfig
 from mjx_serl.envs.physics.native import CallbackPhysics
 from mjx_serl.envs.vector import vectorize
@@ -215,8 +215,8 @@ def test_a_finished_run_goes_on_with_what_may_change(native: Straight, tmp_path:
         total_env_steps=old.total_env_steps + 2 * 2 * 4,
         eval=dataclasses.replace(old.eval, stop_at=0.5, stop_checks=1),
     )
-    with reusing(native.whole):
-        run = make_run(new, folder.path, hooks=[JsonlHook(folder)], outputs=())
+    hooks = [JsonlHook(folder)]
+    with reusing(native.whole), open_run(new, folder.path, hooks=hooks, outputs=()) as run:
         summary = run.train(resume=True)
     assert summary.env_steps == new.total_env_steps
     assert folder.read_config(TrainConfig) == new
@@ -236,12 +236,11 @@ def test_checks_that_were_good_by_another_rule_do_not_count(native: Straight, tm
     old = folder.read_config(TrainConfig)
     for step, (change, good) in enumerate([({"stop_at": 0.5}, 0), ({"episodes": 5}, 2)], 10):
         new = dataclasses.replace(old, eval=dataclasses.replace(old.eval, **change))
-        with reusing(native.whole):
-            run = make_run(new, folder.path, hooks=[], outputs=())
-        state, _, _ = run.store.restore(native.whole.shapes)
-        run.store.save(step, state, {"progress": {"epoch": step, "good_checks": 2}})
-        run.store.wait()
-        run._restore(native.whole.shapes)
+        with reusing(native.whole), open_run(new, folder.path, hooks=[], outputs=()) as run:
+            state, _, _ = run.store.restore(native.whole.shapes)
+            run.store.save(step, state, {"progress": {"epoch": step, "good_checks": 2}})
+            run.store.wait()
+            run._restore(native.whole.shapes)
         assert run.progress.good_checks == good
 
 

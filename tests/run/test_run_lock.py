@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mjx_serl.commands import make_run
+from mjx_serl.commands import open_run
 from mjx_serl.config import TrainConfig
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.run_lock import LOCK, locked, require_unlocked
@@ -54,5 +54,6 @@ def test_a_lock_of_another_machine_says_what_to_do(tmp_path: Path) -> None:
 def test_a_run_that_is_being_trained_is_not_even_built(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, task="t", agent="a", seed=0, name="run")
     folder.write_config(TrainConfig())
-    with locked(folder.path), pytest.raises(ValueError, match="is training in"):
-        make_run(TrainConfig(), folder.path, hooks=(), outputs=())
+    again = open_run(TrainConfig(), folder.path, hooks=(), outputs=())
+    with locked(folder.path), pytest.raises(ValueError, match="is training in"), again:
+        pass

@@ -112,9 +112,13 @@ def test_a_thread_of_its_own_trains_without_handling_signals():
 SWALLOWS = """
     import sys, time
     from mjx_serl.run.signals import QuitSignal, StopSignal, undo_on_quit
-    with QuitSignal():
-        undo_on_quit(lambda: 1 / 0)
-        undo_on_quit(lambda: print("undone", flush=True))
+    with (
+        QuitSignal(),
+        undo_on_quit(lambda: 1 / 0),
+        undo_on_quit(lambda: print("undone", flush=True)),
+    ):
+        with undo_on_quit(lambda: print("what is done is not undone", flush=True)):
+            pass
         {inside}
         print("ready", flush=True)
         while True:

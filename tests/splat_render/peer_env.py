@@ -43,6 +43,13 @@ TORCH = PeerEnv(
     bare=("gsplat==1.5.3", "ninja==1.13.0", "stable-baselines3==2.9.2"),
 )
 
+# What Gymnasium's RecordVideo writes with, of pure Python: the rest of what it needs is here.
+MOVIEPY = PeerEnv(
+    "moviepy",
+    bare=("moviepy==2.2.1", "proglog==0.1.12", "decorator==5.3.1", "python-dotenv==1.2.4"),
+    ours=False,
+)
+
 
 def check_in(env: PeerEnv, *checks: str, here: bool = False) -> None:
     """Run files of tests in an environment and fail with what it printed.
@@ -83,6 +90,15 @@ def peer_python(env: PeerEnv) -> Path:
     return python
 
 
+def peer_packages(env: PeerEnv) -> Path:
+    """Folder of an environment's packages, for those that do get on with ours."""
+    return _packages(peer_python(env).parents[1])
+
+
+def _packages(folder: Path) -> Path:
+    return folder / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
+
+
 def _make(env: PeerEnv, folder: Path, python: Path) -> None:
     """Fill the folder, with uv where it is, else with pip; skip where neither can."""
     said = ""
@@ -97,8 +113,7 @@ def _make(env: PeerEnv, folder: Path, python: Path) -> None:
     if said:
         pytest.skip(f"cannot make the environment: {said}")
     if env.ours:
-        site = folder / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
-        (site / "ours.pth").write_text(sysconfig.get_path("purelib"))
+        (_packages(folder) / "ours.pth").write_text(sysconfig.get_path("purelib"))
 
 
 def _installers(python: Path) -> list[tuple[list, list]]:
