@@ -42,7 +42,7 @@ lint: setup-dev ## the static checks alone
 	@$(PY) tools/check.py lint
 
 doctor: setup ## versions, devices, threads, memory, disk, GL
-	@$(PY) -m mjx_serl_cli doctor
+	@$(PY) -m mjx_serl.cli doctor
 
 lock: setup-dev ## pin pyproject.toml into requirements/*.txt
 	@$(PY) tools/lock.py

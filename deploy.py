@@ -2,7 +2,7 @@
 
 import sys
 
-from mjx_serl_cli.start import start
+from mjx_serl.cli.start import start
 
 if __name__ == "__main__":
     sys.exit(start("deploy"))

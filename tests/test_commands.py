@@ -16,6 +16,7 @@ import pytest
 
 from benchmarks.train import read_run
 from mjx_serl import api, commands
+from mjx_serl.cli import record
 from mjx_serl.commands import (
     BAD_INPUT,
     INTERRUPTED,
@@ -36,7 +37,6 @@ from mjx_serl.run.resume import allowed_changes
 from mjx_serl.training import demonstrations
 from mjx_serl.training.off_policy import OffPolicyConfig
 from mjx_serl.types import Transition
-from mjx_serl_cli import record
 from scenes.contract.command_line import FAILED
 
 ROOT = Path(__file__).resolve().parent.parent

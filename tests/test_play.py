@@ -14,10 +14,10 @@ from tiny_bundle import drawn_policy, summary_of, tiny_run, with_changes
 from two_joints import registered
 from videos import frames
 
+from mjx_serl.cli import play as play_command
 from mjx_serl.commands import BAD_INPUT, guarded
 from mjx_serl.viewing import play as playing
 from mjx_serl.viewing.run_video import RunVideo
-from mjx_serl_cli import play as play_command
 
 ROOT = Path(__file__).resolve().parent.parent
 

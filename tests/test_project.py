@@ -10,9 +10,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
+import types
 import venv
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -23,13 +25,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from mjx_serl.cli import doctor, start
 from mjx_serl.experiments import PRESETS
 from mjx_serl.platform import program_cache
-from mjx_serl_cli import doctor, start
 from scenes.contract.command_line import how_to_start
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("mjx_serl", "mjx_serl_cli", "scenes", "splat_render", "robot_bridge")
+PACKAGES = ("mjx_serl", "scenes", "splat_render", "robot_bridge")
 LOCKS = ("cpu.txt", "dev.txt", "cuda13.txt", "cuda12.txt")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -337,6 +339,19 @@ class TestCommands:
         assert start.main() == 2
         assert "No run folder among what was named" in capsys.readouterr().err
 
+    def test_a_reader_that_goes_away_ends_a_command_without_a_trace(self, monkeypatch):
+        """As in `mjx-serl doctor | head -1`."""
+        reader, writer = os.pipe()
+        os.close(reader)
+        talking = types.ModuleType("talking")
+        monkeypatch.setattr(talking, "run", lambda: sys.stdout.write("a line\n"), raising=False)
+        monkeypatch.setitem(sys.modules, "talking", talking)
+        command = start.Command("talking", "", simulator=False, own_signals=True)
+        monkeypatch.setitem(start.COMMANDS, "doctor", command)
+        with os.fdopen(writer, "w") as out:
+            monkeypatch.setattr(sys, "stdout", out)
+            assert start.start("doctor") == 128 + signal.SIGPIPE
+
     def test_a_python_without_the_packages_names_the_one_that_has_them(self, monkeypatch, capsys):
         monkeypatch.setattr(start, "NEEDED", ("numpy", "not_there"))
         monkeypatch.setattr(sys, "argv", ["train.py"])
@@ -378,7 +393,7 @@ class TestCommands:
         assert " is 3.9, not 3.11 or newer; " in start.wrong_python()
 
     def test_an_old_python_can_read_what_tells_it_so(self):
-        for path in (ROOT / "train.py", ROOT / "mjx_serl_cli" / "start.py"):
+        for path in (ROOT / "train.py", ROOT / "mjx_serl" / "cli" / "start.py"):
             ast.parse(path.read_text(), feature_version=(3, 7))
 
     def test_a_checkout_is_spoken_of_by_its_scripts_and_a_wheel_by_its_command(self, monkeypatch):

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ["mjx_serl", "scenes", "splat_render", "robot_bridge", "mjx_serl_cli"]
+PACKAGES = ["mjx_serl", "scenes", "splat_render", "robot_bridge"]
 PYTHON = sys.executable
 # Programs are started as modules: a console script's first line breaks in a path with spaces.
 STATIC: dict[str, list[str]] = {

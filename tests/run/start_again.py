@@ -16,7 +16,7 @@ TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 # What the script imports sooner or later.
 IMPORTED = (
     "mjx_serl.commands",
-    "mjx_serl_cli.train",
+    "mjx_serl.cli.train",
     "mjx_serl.envs.physics.native",
     "mjx_serl.tasks.pick_cube",
     "mjx_serl.tasks.pick_turned_bar",

@@ -12,6 +12,7 @@ from videos import frames
 from whole_runs import assert_same, half_way
 
 from mjx_serl.agents.sac import SACConfig
+from mjx_serl.cli import play
 from mjx_serl.commands import guarded, open_run
 from mjx_serl.config import EvalConfig, RunConfig, TrainConfig
 from mjx_serl.envs.observation import CameraView, Observer, PixelConfig
@@ -24,7 +25,6 @@ from mjx_serl.tasks.pick_cube import SPARSE
 from mjx_serl.training.demonstrations import DemoConfig
 from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig
 from mjx_serl.training.state import TrainState
-from mjx_serl_cli import play
 
 EPOCHS = 4
 HALF = 2

@@ -26,6 +26,7 @@ from whole_runs import (
     tiny,
 )
 
+from mjx_serl.cli import evaluate
 from mjx_serl.commands import open_run
 from mjx_serl.config import TrainConfig
 from mjx_serl.envs.physics.native import CallbackPhysics
@@ -38,7 +39,6 @@ from mjx_serl.run.initial import learned_by, load_initial
 from mjx_serl.run.loop import Run
 from mjx_serl.training.off_policy import OffPolicy
 from mjx_serl.training.state import tree_bytes
-from mjx_serl_cli import evaluate
 
 
 @dataclasses.dataclass

@@ -16,7 +16,7 @@ from scenes.contract.errors import (
 )
 
 ROOT = Path(__file__).parents[3]
-PACKAGES = ("mjx_serl", "scenes", "splat_render", "robot_bridge", "mjx_serl_cli")
+PACKAGES = ("mjx_serl", "scenes", "splat_render", "robot_bridge")
 # The built-in kinds that say nothing of whose mistake it was.
 BARE = {"ValueError", "KeyError", "MemoryError", "ImportError", "ModuleNotFoundError"}
 TYPED = {

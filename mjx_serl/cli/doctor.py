@@ -16,8 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from mjx_serl.cli.start import NO_INTEL_MAC
 from mjx_serl.platform import program_cache
-from mjx_serl_cli.start import NO_INTEL_MAC
 from scenes.contract.files import checkout, user_cache
 
 CORE = ("jax", "jaxlib", "flax", "optax", "chex", "numpy", "mujoco", "mujoco-mjx")

@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import os
 import platform
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 OLDEST = (3, 11)
 # A few of what is installed with us tell whether this is our environment.
 NEEDED = ("numpy", "tyro")
@@ -22,6 +23,7 @@ NO_INTEL_MAC = (
     "Intel Macs have no wheels of jax and mujoco: only bridge, deploy and doctor run here"
 )
 BAD_INPUT = 2  # exit status, as in scenes.contract.command_line
+PIPE_CLOSED = 141  # 128 + SIGPIPE, as shells say it
 
 
 class Command(NamedTuple):
@@ -41,12 +43,12 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "train": Command("mjx_serl_cli.train", "train a policy"),
-    "evaluate": Command("mjx_serl_cli.evaluate", "success of a run on fresh episodes"),
-    "play": Command("mjx_serl_cli.play", "a video, or a page in the browser, of a policy"),
-    "record": Command("mjx_serl_cli.record", "demonstrations of a scripted expert"),
+    "train": Command("mjx_serl.cli.train", "train a policy"),
+    "evaluate": Command("mjx_serl.cli.evaluate", "success of a run on fresh episodes"),
+    "play": Command("mjx_serl.cli.play", "a video, or a page in the browser, of a policy"),
+    "record": Command("mjx_serl.cli.record", "demonstrations of a scripted expert"),
     "deploy": Command(
-        "mjx_serl_cli.deploy", "run a policy on an arm", simulator=False, own_signals=True
+        "mjx_serl.cli.deploy", "run a policy on an arm", simulator=False, own_signals=True
     ),
     "compare": Command("mjx_serl.compare", "runs side by side: table and picture"),
     "export": Command("mjx_serl.export.__main__", "make a run's bundle for a robot"),
@@ -57,7 +59,7 @@ COMMANDS = {
         simulator=False,
         own_signals=True,
     ),
-    "doctor": Command("mjx_serl_cli.doctor", "what this machine offers", simulator=False),
+    "doctor": Command("mjx_serl.cli.doctor", "what this machine offers", simulator=False),
 }
 
 
@@ -86,7 +88,14 @@ def start(name: str) -> int:
 
     # Before anything is imported that takes its time.
     with contextlib.nullcontext() if command.own_signals else QuitSignal():
-        return importlib.import_module(command.module).run()
+        try:
+            status = importlib.import_module(command.module).run()
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever read the output has gone (`... | head`); the interpreter is not to try again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return PIPE_CLOSED
+        return status
 
 
 def wrong_python(simulator: tuple[str, ...] = SIMULATOR) -> str:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import tyro
 
+from mjx_serl.cli.task_help import with_tasks
 from mjx_serl.platform import prepare_platform, program_cache
-from mjx_serl_cli.task_help import with_tasks
 from scenes.contract.command_line import guarded
 from scenes.contract.plugins import load_plugins
 

@@ -1,8 +1,0 @@
-"""`python -m mjx_serl_cli COMMAND` is `mjx-serl COMMAND`."""
-
-import sys
-
-from mjx_serl_cli.start import main
-
-if __name__ == "__main__":
-    sys.exit(main())
