@@ -18,6 +18,7 @@ PRESETS: Registry[Callable[[], TrainConfig]] = Registry("preset")
 @PRESETS.register("laptop")
 def laptop() -> TrainConfig:
     """RLPD sized for two CPU cores: `make train`. Figures: benchmarks/RESULTS.md."""
+    # Not staggered, and not on the paced task: both took longer to 95 % (docs/deploy.md, section 1).
     return TrainConfig(
         preset="laptop",
         num_envs=16,
