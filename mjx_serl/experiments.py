@@ -18,6 +18,7 @@ PRESETS: Registry[Callable[[], TrainConfig]] = Registry("preset")
 @PRESETS.register("laptop")
 def laptop() -> TrainConfig:
     """RLPD sized for two CPU cores: `make train`. Figures: benchmarks/RESULTS.md."""
+    # Neither staggered nor paced: both took longer to 95 % (docs/deploy.md, section 1).
     return TrainConfig(
         preset="laptop",
         num_envs=16,
@@ -147,7 +148,6 @@ def fast() -> TrainConfig:
                 warmup_steps=20_480,
                 buffer_size=2_000_000,
                 normalize_steps=100_000,
-                pool="epoch",
             ),
             demos=DemoConfig(count=64),
         ),
