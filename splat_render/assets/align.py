@@ -21,6 +21,7 @@ from scipy.spatial import cKDTree
 
 from scenes.contract.command_line import guarded
 from scenes.contract.errors import InputError
+from scenes.contract.ranges import check_ranges, ranged
 from splat_render.assets.alignment_checks import FitQuality, check_drift, check_fit, pair_rms
 from splat_render.assets.bake import DEFAULT_BUDGET, pose, scene_samples, scene_splats
 from splat_render.assets.clean_scan import MARGIN, fill_holes, solid_part
@@ -30,6 +31,7 @@ from splat_render.assets.scan import save_scan
 from splat_render.assets.similarity import Similarity, fit_similarity
 from splat_render.assets.splat_sets import concatenate, move_splats, take
 from splat_render.assets.surface import Samples, in_world
+from splat_render.assets.thin_scan import KEEP_ALL, ThinOptions, thin_if_asked
 from splat_render.types import GaussianSet
 
 GATE = 0.03  # [m] a splat further than this from every surface belongs to none
@@ -231,6 +233,7 @@ class AlignOptions:
         gate: distance to the nearest surface beyond which a splat belongs to none [m].
         keep_unknown: keep what lies beyond the gate.
         fill: baked splats for what the scan lacks; 0 adds none.
+        thin: how many splats are kept of all.
         strict: refuse a scan of which splats would be left out or mended.
     """
 
@@ -241,9 +244,10 @@ class AlignOptions:
     pairs: Path | None = None
     out: Path
     box: tuple[float, float, float, float, float, float] | None = None
-    gate: float = GATE
+    gate: float = ranged(GATE, above=0)
     keep_unknown: tyro.conf.FlagCreatePairsOff[bool] = False
-    fill: int = DEFAULT_BUDGET
+    fill: int = ranged(DEFAULT_BUDGET, least=0)
+    thin: tyro.conf.OmitArgPrefixes[ThinOptions] = KEEP_ALL
     strict: tyro.conf.FlagCreatePairsOff[bool] = False
 
 
@@ -254,6 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _align(options: AlignOptions) -> int:
+    check_ranges(options, flat=("thin",))
     model = load_model(options.model)
     data = pose(model, joints_to_qpos(model, options.joints))
     scan = load_splats(options.scan, strict=options.strict)
@@ -267,11 +272,12 @@ def _align(options: AlignOptions) -> int:
         keep_unknown=options.keep_unknown,
         budget=options.fill,
     )
-    save_scan(options.out, done.splats, model)
+    splats, thinned = thin_if_asked(done.splats, model, data, options.thin)
+    save_scan(options.out, splats, model)
     picture = options.out / OVERLAY
     draw_overlay(picture, move_splats(scan, done.motion), model, data)
     sys.stdout.write(
-        _summary(done, model) + f"{picture}: the model's edges on the scan, look at it\n"
+        _summary(done, model) + thinned + f"{picture}: the model's edges on the scan, look at it\n"
     )
     return 0
 
