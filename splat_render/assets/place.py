@@ -234,12 +234,8 @@ def place_scan(
             "--length in metres?"
         )
     plane = find_plane(solid, base, scale=scale, above=above)
-    if front is None:
-        flat = (solid - plane.point) * scale
-        table = np.linalg.norm(flat, axis=1) < PLANE_REACH
-        table &= np.abs(flat @ plane.normal) < ON_PLANE
-        front = solid[table].mean(axis=0)
-    motion = _onto_base(plane, scale, front, model, data)
+    ahead = _middle_of_table(solid, plane, scale) if front is None else front
+    motion = _onto_base(plane, scale, ahead, model, data)
     placed = move_splats(kept, motion)
     world = placed.replace(body_id=jnp.zeros_like(placed.body_id))
     free = ~_in_the_way(np.asarray(world.means, np.float64), model, data)
@@ -250,6 +246,15 @@ def place_scan(
         floaters=len(scan.means) - len(points),
         in_the_way=int((~free).sum()),
     )
+
+
+def _middle_of_table(
+    points: Float[np.ndarray, "N 3"], plane: Plane, scale: float
+) -> Float[np.ndarray, " 3"]:
+    offset = (points - plane.point) * scale
+    on_it = np.linalg.norm(offset, axis=1) < PLANE_REACH
+    on_it &= np.abs(offset @ plane.normal) < ON_PLANE
+    return points[on_it].mean(axis=0)
 
 
 def _base_body(model: mujoco.MjModel) -> int:
