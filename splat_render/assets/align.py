@@ -42,6 +42,7 @@ _TRIM = 0.8  # share of the closest pairs that count: noise, floaters, what the 
 _REACH = 0.1  # [m] pairs further apart are wrong whatever their share
 _SETTLED = 1e-7  # [m] change of the residual between rounds
 OVERLAY = "overlay.png"  # beside the .ply files that are written
+_BEYOND = 0.05  # [rad], [m] that a joint may be read beyond its range
 _SEEN = 0.1  # opacity of a splat that lies on a surface
 
 
@@ -284,7 +285,7 @@ def _align(options: AlignOptions) -> int:
 
 def _pairs(options: AlignOptions) -> Float[np.ndarray, "P 6"]:
     given = [list(pair) for pair in options.pair]
-    lines = [] if options.pairs is None else options.pairs.read_text().splitlines()
+    lines = [] if options.pairs is None else options.pairs.read_text(errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         try:
             given.append([float(word) for word in line.split()])
@@ -300,25 +301,40 @@ def _pairs(options: AlignOptions) -> Float[np.ndarray, "P 6"]:
 def joints_to_qpos(model: mujoco.MjModel, joints: Sequence[float]) -> Float[np.ndarray, " Q"]:
     """Return the home pose with the angles [rad] and travels [m] of all hinges and slides.
 
-    Raises ValueError unless there is one value per joint.
+    Raises InputError unless there is one value per joint, each within the joint's range.
     """
     scalar = (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE)
     moving = np.flatnonzero(np.isin(model.jnt_type, [int(kind) for kind in scalar]))
     if len(joints) != len(moving):
         names = ", ".join(model.joint(int(joint)).name for joint in moving)
         raise InputError(f"got {len(joints)} joint values, needed {len(moving)}: {names}")
+    for joint, value in zip(moving, joints, strict=True):
+        low, high = model.jnt_range[joint]
+        if model.jnt_limited[joint] and not low - _BEYOND <= value <= high + _BEYOND:
+            raise InputError(
+                f"--joints: {model.joint(int(joint)).name} is {value:g}, allowed: {low:.4g} to "
+                f"{high:.4g} [rad] or [m]; are the angles in degrees?"
+            )
     qpos = pose(model).qpos.copy()
     qpos[model.jnt_qposadr[moving]] = joints
     return qpos
 
 
 def load_model(path: Path) -> mujoco.MjModel:
-    """Return a model from MJCF or .mjb; FileNotFoundError with what to do."""
+    """Return a model from MJCF or .mjb.
+
+    Raises FileNotFoundError with what to do, InputError for a file that is no model.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no model file {path}; docs/scans.md says how to write one")
-    if path.suffix == ".mjb":
-        return mujoco.MjModel.from_binary_path(str(path))
-    return mujoco.MjModel.from_xml_path(str(path))
+    read = (
+        mujoco.MjModel.from_binary_path if path.suffix == ".mjb" else mujoco.MjModel.from_xml_path
+    )
+    try:
+        return read(str(path))
+    except ValueError as error:
+        why = " ".join(str(error).split())
+        raise InputError(f"{path} is no model that MuJoCo reads (MJCF or .mjb): {why}") from None
 
 
 def _summary(done: Alignment, model: mujoco.MjModel) -> str:

@@ -1,6 +1,6 @@
 """What thinning costs and gains on a synthetic phone scan, at 64 px on this machine.
 
-    python tests/splat_render/assets/thinned_scan.py --splats 6000
+    python tests/splat_render/assets/thinned_scan.py --splats 7000
 
 Prints milliseconds a frame (the least of many rounds, mean over the scene's cameras, drawn as in
 training) of a bare scene, of the whole scan and of the thinned one, and how like the pictures of
@@ -86,7 +86,7 @@ def milliseconds(splats: GaussianSet, model: mujoco.MjModel, data: mujoco.MjData
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--splats", type=int, default=6000)
+    parser.add_argument("--splats", type=int, default=7000)
     parser.add_argument("--parts", type=int, default=1)
     given = parser.parse_args()
     warnings.simplefilter("ignore")  # of the background, which is the same for all three
