@@ -362,7 +362,10 @@ def _describe(body: str, count: int, quality: FitQuality) -> str:
     link = quality.links.get(body)
     if link is None:
         return f"{body}: {count} splats\n"
-    return f"{body}: {count} splats, {1e3 * link.offset:.1f} mm off, {link.cover:.0%} covered\n"
+    off = (
+        "too few to say how far off" if np.isnan(link.offset) else f"{1e3 * link.offset:.1f} mm off"
+    )
+    return f"{body}: {count} splats, {off}, {link.cover:.0%} covered\n"
 
 
 if __name__ == "__main__":
