@@ -18,7 +18,7 @@ from robot_bridge.operators.operator import Axes, Operator
 from robot_bridge.policy.observation import FixedObjects
 from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.names import unknown_name
-from scenes.contract.policy_contract import Contract, objects_observed
+from scenes.contract.policy_contract import Contract, objects_observed, unmeasured
 
 RigMaker = Callable[[RigConfig, Contract], Rig]
 
@@ -120,12 +120,19 @@ def check_senses(config: RigConfig, contract: Contract) -> None:
         if camera.name not in given:
             raise UnknownNameError(unknown_name("camera of the robot", camera.name, given))
     places = parse_places(config.objects)
-    for name in objects_observed(contract.obs):
+    wanted = objects_observed(contract.obs)
+    for name in wanted:
         if name not in places:
             raise InputError(
                 f"The policy observes the position of '{name}'. Say where it is with --objects "
                 f"{name}=X,Y,Z [m], or deploy a policy that sees pictures"
             )
+    missing = unmeasured(contract.obs, wanted)
+    if missing:
+        raise InputError(
+            f"The policy observes {', '.join(missing)}, which nothing on a robot measures; train "
+            "it on what an arm, its gripper and objects give, or on pictures"
+        )
 
 
 def open_senses(config: RigConfig, contract: Contract, clock: Clock) -> Senses:
@@ -199,7 +206,18 @@ _OPERATORS: dict[str, Callable[[Axes], Operator]] = {
 
 
 def sim_rig(world: World, contract: Contract) -> Rig:
-    """A simulated world in lock-step: as fast as it goes, every episode from its own start."""
+    """A simulated world in lock-step: as fast as it goes, every episode from its own start.
+
+    Raises InputError where the policy observes what is no object of the world.
+    """
+    there = world.objects()
+    missing = unmeasured(contract.obs, there)
+    if missing:
+        raise InputError(
+            f"The policy observes {', '.join(missing)}, which nothing measures in this world: its "
+            f"objects are {', '.join(sorted(there)) or 'none'}. Give what is observed a body in "
+            "the task's scene, or run the policy with evaluate.py, where the task itself says it"
+        )
     clock = ManualClock()
     driver = SimDriver(world, clock)
 

@@ -4,7 +4,7 @@ Each function is written once, in operators and methods that numpy's and JAX's a
 environment traces it, the bridge, which has no JAX, calls it on numpy. Frames: the robot's base.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -238,6 +238,14 @@ def objects_observed(spec: ObsSpec) -> tuple[str, ...]:
             if entry.name not in _TERMS and entry.name.endswith(suffix):
                 names.add(entry.name.removesuffix(suffix))
     return tuple(sorted(names))
+
+
+def unmeasured(spec: ObsSpec, objects: Collection[str]) -> tuple[str, ...]:
+    """Names of the observed numbers that no reading gives where these objects are measured."""
+    of_objects = {f"{name}{suffix}" for name in objects for suffix in _OBJECT_TERMS}
+    return tuple(
+        f.name for f in spec.of_kind("vector") if f.name not in _TERMS and f.name not in of_objects
+    )
 
 
 class Pose(NamedTuple):

@@ -21,6 +21,7 @@ from scipy.spatial import cKDTree
 
 from scenes.contract.command_line import guarded
 from scenes.contract.errors import InputError
+from scenes.contract.ranges import check_ranges, ranged
 from splat_render.assets.alignment_checks import FitQuality, check_drift, check_fit, pair_rms
 from splat_render.assets.bake import DEFAULT_BUDGET, pose, scene_samples, scene_splats
 from splat_render.assets.clean_scan import MARGIN, fill_holes, solid_part
@@ -30,6 +31,7 @@ from splat_render.assets.scan import save_scan
 from splat_render.assets.similarity import Similarity, fit_similarity
 from splat_render.assets.splat_sets import concatenate, move_splats, take
 from splat_render.assets.surface import Samples, in_world
+from splat_render.assets.thin_scan import KEEP_ALL, ThinOptions, thin_if_asked
 from splat_render.types import GaussianSet
 
 GATE = 0.03  # [m] a splat further than this from every surface belongs to none
@@ -40,6 +42,7 @@ _TRIM = 0.8  # share of the closest pairs that count: noise, floaters, what the 
 _REACH = 0.1  # [m] pairs further apart are wrong whatever their share
 _SETTLED = 1e-7  # [m] change of the residual between rounds
 OVERLAY = "overlay.png"  # beside the .ply files that are written
+_BEYOND = 0.05  # [rad], [m] that a joint may be read beyond its range
 _SEEN = 0.1  # opacity of a splat that lies on a surface
 
 
@@ -231,6 +234,7 @@ class AlignOptions:
         gate: distance to the nearest surface beyond which a splat belongs to none [m].
         keep_unknown: keep what lies beyond the gate.
         fill: baked splats for what the scan lacks; 0 adds none.
+        thin: how many splats are kept of all.
         strict: refuse a scan of which splats would be left out or mended.
     """
 
@@ -241,9 +245,10 @@ class AlignOptions:
     pairs: Path | None = None
     out: Path
     box: tuple[float, float, float, float, float, float] | None = None
-    gate: float = GATE
+    gate: float = ranged(GATE, above=0)
     keep_unknown: tyro.conf.FlagCreatePairsOff[bool] = False
-    fill: int = DEFAULT_BUDGET
+    fill: int = ranged(DEFAULT_BUDGET, least=0)
+    thin: tyro.conf.OmitArgPrefixes[ThinOptions] = KEEP_ALL
     strict: tyro.conf.FlagCreatePairsOff[bool] = False
 
 
@@ -254,6 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _align(options: AlignOptions) -> int:
+    check_ranges(options, flat=("thin",))
     model = load_model(options.model)
     data = pose(model, joints_to_qpos(model, options.joints))
     scan = load_splats(options.scan, strict=options.strict)
@@ -267,18 +273,19 @@ def _align(options: AlignOptions) -> int:
         keep_unknown=options.keep_unknown,
         budget=options.fill,
     )
-    save_scan(options.out, done.splats, model)
+    splats, thinned = thin_if_asked(done.splats, model, data, options.thin)
+    save_scan(options.out, splats, model)
     picture = options.out / OVERLAY
     draw_overlay(picture, move_splats(scan, done.motion), model, data)
     sys.stdout.write(
-        _summary(done, model) + f"{picture}: the model's edges on the scan, look at it\n"
+        _summary(done, model) + thinned + f"{picture}: the model's edges on the scan, look at it\n"
     )
     return 0
 
 
 def _pairs(options: AlignOptions) -> Float[np.ndarray, "P 6"]:
     given = [list(pair) for pair in options.pair]
-    lines = [] if options.pairs is None else options.pairs.read_text().splitlines()
+    lines = [] if options.pairs is None else options.pairs.read_text(errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         try:
             given.append([float(word) for word in line.split()])
@@ -294,25 +301,40 @@ def _pairs(options: AlignOptions) -> Float[np.ndarray, "P 6"]:
 def joints_to_qpos(model: mujoco.MjModel, joints: Sequence[float]) -> Float[np.ndarray, " Q"]:
     """Return the home pose with the angles [rad] and travels [m] of all hinges and slides.
 
-    Raises ValueError unless there is one value per joint.
+    Raises InputError unless there is one value per joint, each within the joint's range.
     """
     scalar = (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE)
     moving = np.flatnonzero(np.isin(model.jnt_type, [int(kind) for kind in scalar]))
     if len(joints) != len(moving):
         names = ", ".join(model.joint(int(joint)).name for joint in moving)
         raise InputError(f"got {len(joints)} joint values, needed {len(moving)}: {names}")
+    for joint, value in zip(moving, joints, strict=True):
+        low, high = model.jnt_range[joint]
+        if model.jnt_limited[joint] and not low - _BEYOND <= value <= high + _BEYOND:
+            raise InputError(
+                f"--joints: {model.joint(int(joint)).name} is {value:g}, allowed: {low:.4g} to "
+                f"{high:.4g} [rad] or [m]; are the angles in degrees?"
+            )
     qpos = pose(model).qpos.copy()
     qpos[model.jnt_qposadr[moving]] = joints
     return qpos
 
 
 def load_model(path: Path) -> mujoco.MjModel:
-    """Return a model from MJCF or .mjb; FileNotFoundError with what to do."""
+    """Return a model from MJCF or .mjb.
+
+    Raises FileNotFoundError with what to do, InputError for a file that is no model.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no model file {path}; docs/scans.md says how to write one")
-    if path.suffix == ".mjb":
-        return mujoco.MjModel.from_binary_path(str(path))
-    return mujoco.MjModel.from_xml_path(str(path))
+    read = (
+        mujoco.MjModel.from_binary_path if path.suffix == ".mjb" else mujoco.MjModel.from_xml_path
+    )
+    try:
+        return read(str(path))
+    except ValueError as error:
+        why = " ".join(str(error).split())
+        raise InputError(f"{path} is no model that MuJoCo reads (MJCF or .mjb): {why}") from None
 
 
 def _summary(done: Alignment, model: mujoco.MjModel) -> str:
@@ -340,7 +362,10 @@ def _describe(body: str, count: int, quality: FitQuality) -> str:
     link = quality.links.get(body)
     if link is None:
         return f"{body}: {count} splats\n"
-    return f"{body}: {count} splats, {1e3 * link.offset:.1f} mm off, {link.cover:.0%} covered\n"
+    off = (
+        "too few to say how far off" if np.isnan(link.offset) else f"{1e3 * link.offset:.1f} mm off"
+    )
+    return f"{body}: {count} splats, {off}, {link.cover:.0%} covered\n"
 
 
 if __name__ == "__main__":

@@ -242,6 +242,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _pick(options: PickOptions) -> int:
     require_port(options.port)
+    # Before anything is clicked, for what is clicked is written last.
+    if options.out.is_dir() or not options.out.parent.is_dir():
+        raise InputError(f"--out {options.out}: needed a file in a folder that is there")
     model = load_model(options.model)
     data = pose(model, joints_to_qpos(model, options.joints))
     page = PickPage(*beside(load_splats(options.scan), model, data), port=options.port)

@@ -42,6 +42,7 @@ class Projected:
         opacities: with the antialiasing factor.
         depths: along z [m].
         colors: not clipped from above.
+        index: in the set.
     """
 
     means2d: Float[np.ndarray, "V 2"]
@@ -49,6 +50,7 @@ class Projected:
     opacities: Float[np.ndarray, " V"]
     depths: Float[np.ndarray, " V"]
     colors: Float[np.ndarray, "V 3"]
+    index: Int[np.ndarray, " V"]
 
 
 def unavailable() -> str | None:
@@ -146,7 +148,7 @@ def project(
     rays = means[order] + rotation.T @ shift
     rays = _apply(body[order].swapaxes(-1, -2), rays / np.linalg.norm(rays, axis=-1, keepdims=True))
     colors = np.maximum(spherical_harmonics(rays, blobs.sh[order]) + 0.5, 0.0)
-    return Projected(means2d, covars2d, opacities, points[order, 2], colors)
+    return Projected(means2d, covars2d, opacities, points[order, 2], colors, order)
 
 
 def covariances(

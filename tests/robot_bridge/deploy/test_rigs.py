@@ -1,5 +1,6 @@
 """Arms by name, their senses, loops in real time, the policy in a process of its own."""
 
+import dataclasses
 import io
 import json
 import os
@@ -26,6 +27,7 @@ from robot_bridge.deploy.rigs import (
     make_operator,
     parse_places,
     rig_makers,
+    sim_rig,
 )
 from robot_bridge.driver import DriverError, Target
 from robot_bridge.drivers.dry_run import DryRun, NullDriver
@@ -35,6 +37,7 @@ from robot_bridge.policy.bundle import Bundle, load_bundle
 from robot_bridge.reasons import Phase, Reason
 from robot_bridge.safety.limits import default_limits
 from scenes.contract.serialize import to_json
+from scenes.contract.specs import ObsField, ObsSpec
 
 PLACE = ("cube=0.4,0.05,0.02",)
 
@@ -98,6 +101,31 @@ def test_what_the_policy_observes_must_be_given() -> None:
         check_senses(RigConfig(cameras=("wrist=/dev/video9",)), bench_contract(camera=True))
     with pytest.raises(ValueError, match="is not NAME=SOURCE"):
         check_senses(RigConfig(cameras=("front",)), bench_contract(camera=True))
+
+
+class _WorldWithACube:
+    """What `sim_rig` asks of a world before anything moves."""
+
+    def objects(self) -> dict[str, Any]:
+        """The only thing with a body."""
+        return {"cube": np.zeros(3)}
+
+
+def observing(*names: str) -> Any:
+    """The bench's contract with other observations."""
+    fields = tuple(ObsField(name=name, shape=(3,), unit="m") for name in names)
+    return dataclasses.replace(bench_contract(), obs=ObsSpec(fields=fields))
+
+
+def test_what_no_body_shows_is_refused_before_arming_with_the_reason() -> None:
+    world: Any = _WorldWithACube()
+    for name in ("goal_position", "wind"):
+        with pytest.raises(
+            ValueError, match=rf"observes {name}, which nothing measures .* objects are cube"
+        ):
+            sim_rig(world, observing("ee_lag", "cube_from_ee", name))
+    with pytest.raises(ValueError, match="observes wind, which nothing on a robot measures"):
+        check_senses(RigConfig(objects=PLACE), observing("cube_position", "wind"))
 
 
 # -- dry arms ----------------------------------------------------------------------------------

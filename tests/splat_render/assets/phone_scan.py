@@ -114,13 +114,18 @@ def _floaters(splats: GaussianSet, rng: np.random.Generator) -> GaussianSet:
     )
 
 
+def write_model(path: Path) -> None:
+    """Write the scene that the scan shows, as docs/scans.md says."""
+    builder = to_mjspec(pick_cube())
+    builder.compile()
+    path.write_text(builder.to_xml())
+
+
 def write_scan(folder: Path, scan: PhoneScan) -> None:
     """Write what a user has after filming: the splats, the model and the clicked pairs."""
     folder.mkdir(parents=True, exist_ok=True)
-    builder = to_mjspec(pick_cube())
-    builder.compile()
     save_ply(folder / "scan.ply", scan.splats)
-    (folder / "scene.xml").write_text(builder.to_xml())
+    write_model(folder / "scene.xml")
     write_pairs(folder / "pairs.txt", list(scan.pairs))
 
 

@@ -374,12 +374,20 @@ def test_command_faults_are_one_line(
     save_ply(tmp_path / "scan.ply", take(scan.splats, np.arange(500)))
     good = command(tmp_path, model, scan.pairs)
     far = command(tmp_path, model, scan.pairs + np.array([0, 0, 0, 50, 50, 50]))
+    (tmp_path / "broken.xml").write_text("<mujoco><worldbody><geom/></mujoco>")
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00\x01")
+    degrees = [*good, "--joints", *(f"{57.3 * angle:.1f}" for angle in JOINTS)]
     faults = {
         "got 2 point pairs": command(tmp_path, model, scan.pairs[:2]),
         "got 8 joint values, needed 9: joint1,": [v for i, v in enumerate(good) if i != 4],
         "scan points lie within 0.1 m": far,
         "No such file": [str(tmp_path / "none.ply"), *good[1:]],
         "no model file": [*good, "--model", "none.xml"],
+        "is no model that MuJoCo reads": [*good, "--model", str(tmp_path / "broken.xml")],
+        "line 1: got": [*good, "--pairs", str(tmp_path / "bytes.txt")],
+        "joint2 is 11.5, allowed: -1.763 to 1.763 [rad] or [m]; are the angles in deg": degrees,
+        "max_splats -5, allowed: at least 1": [*good, "--max-splats", "-5"],
+        "gate -1.0, allowed: above 0": [*good, "--gate", "-1"],
     }
     for message, given in faults.items():
         assert align.main(given) == BAD_INPUT

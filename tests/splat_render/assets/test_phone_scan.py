@@ -16,6 +16,7 @@ from splat_render.assets import align
 from splat_render.assets.bake import pose
 from splat_render.assets.load import load_splats
 from splat_render.assets.scan import load_scan
+from splat_render.assets.thin_scan import likeness, thin
 
 BUDGET = 4000
 
@@ -63,6 +64,12 @@ def test_the_documented_commands_make_a_scene(
     motion, _ = align.register(centres, surface, made.pairs)
     error = np.linalg.norm(motion.apply(centres) - made.to_world.apply(centres), axis=1)
     assert error.mean() < 0.004
+
+    # Half of its splats look the same at 64 px.
+    count = len(scene.means) // 2
+    thinned = thin(scene, model, data, most=count, poses=8)
+    assert len(thinned.means) <= count
+    assert min(likeness(thinned, scene, model, data, poses=3).values()) >= 35
 
 
 def _bare(model: mujoco.MjModel) -> set[int]:

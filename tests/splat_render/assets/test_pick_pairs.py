@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from scenes.build import build_scene
+from scenes.contract.command_line import BAD_INPUT
 from scenes.layouts import pick_cube
 from splat_render.assets import align, pick_pairs
 from splat_render.assets.bake import bake, pose
@@ -93,3 +94,12 @@ def test_the_aligner_reads_what_the_page_wrote(tmp_path: Path, model: mujoco.MjM
         assert align.main([*command, "--pairs", str(tmp_path / "bad.txt")]) != 0
     assert "lie on a line" in errors.getvalue() or "do not fit" in errors.getvalue()
     assert "line 1: got '1 2 3', needed: SX SY SZ X Y Z" in errors.getvalue()
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_clicked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [str(tmp_path / "scan.ply"), "--model", "scene.xml", "--joints", "0"]
+    for out in (tmp_path, tmp_path / "none" / "pairs.txt"):
+        assert pick_pairs.main([*command, "--out", str(out)]) == BAD_INPUT
+        assert f"--out {out}: needed a file in a folder" in capsys.readouterr().err
