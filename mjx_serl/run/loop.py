@@ -39,7 +39,7 @@ from mjx_serl.training.evaluate import (
     stream_key,
 )
 from mjx_serl.training.state import PolicyParams, TrainState, tree_bytes
-from scenes.contract.serialize import to_json
+from scenes.contract.serialize import digest, to_json
 
 
 @dataclasses.dataclass
@@ -76,6 +76,12 @@ def _building(cfg: TrainConfig) -> str:
     return f"building {cfg.num_envs} worlds of {cfg.task}{drawn}"
 
 
+def _programs_of(cfg: TrainConfig) -> str:
+    """What the programs of a run depend on, so that their durations are not another's."""
+    config = to_json(cfg)
+    return digest([config[k] for k in ("task", "physics", "num_envs", "pixels", "method")])[:12]
+
+
 class Run:
     """One training run on disk and in memory."""
 
@@ -98,7 +104,7 @@ class Run:
             self.hooks.on_stage,
             self.hooks.on_wait,
             cached_durations(),
-            key=f"{cfg.task} {cfg.agent_name} {cfg.num_envs}",
+            key=_programs_of(cfg),
         )
         self._initial: PolicyParams | None = None  # that it begins with
         self.start_epoch = 0  # where this process went on from
