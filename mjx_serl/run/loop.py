@@ -1,6 +1,8 @@
 """The host loop around the compiled epoch: build, compile, train, check, save, report."""
 
 import dataclasses
+import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +41,7 @@ from mjx_serl.training.evaluate import (
     stream_key,
 )
 from mjx_serl.training.state import PolicyParams, TrainState, tree_bytes
-from scenes.contract.serialize import digest, to_json
+from scenes.contract.serialize import to_json
 
 
 @dataclasses.dataclass
@@ -79,7 +81,8 @@ def _building(cfg: TrainConfig) -> str:
 def _programs_of(cfg: TrainConfig) -> str:
     """What the programs of a run depend on, so that their durations are not another's."""
     config = to_json(cfg)
-    return digest([config[k] for k in ("task", "physics", "num_envs", "pixels", "method")])[:12]
+    parts = [config[name] for name in ("task", "physics", "num_envs", "pixels", "method")]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 class Run:
