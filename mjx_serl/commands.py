@@ -33,7 +33,7 @@ from scenes.contract.command_line import guarded as guarded
 from scenes.contract.plugins import load_plugins
 
 # What a run starts from.
-STARTING = ("--preset", "--plugin", "--method", "--agent")
+STARTING = ("--preset", "--plugin", "--method", "--agent", "--seeds")
 # What a run leaves beside its logs.
 OUTPUTS: tuple[Output, ...] = (RunVideo(), RunBundle())
 
@@ -47,7 +47,7 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, Path | None]:
     start, rest = parse_start(argv)
     if start.resume is not None:
         folder = RunFolder.open(start.resume)
-        return _parse_resumed(folder.read_config(TrainConfig), start, argv, rest), folder.path
+        return parse_resumed(folder.read_config(TrainConfig), start, argv, rest), folder.path
     load_plugins(start.plugin)
     # The full parser knows which physics there are.
     args = ["--physics", start.physics, *rest]
@@ -55,7 +55,7 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, Path | None]:
     return tyro.cli(TrainConfig, default=default, args=args, description=_about()), None
 
 
-def _parse_resumed(
+def parse_resumed(
     cfg: TrainConfig, start: StartOptions, argv: Sequence[str], rest: Sequence[str]
 ) -> TrainConfig:
     """The config of a run with the options that change it; whether they may is said later."""
@@ -159,6 +159,8 @@ def _about() -> str:
         f"--method NAME and --agent NAME pick another learner ({', '.join(METHODS)}; "
         f"{', '.join(AGENTS)}); its options are shown below with --help.\n"
         f"\n{describe_tasks()}\n\n"
+        "--seeds 0 1 2 trains with each, one after another, and prints a table; --resume FOLDER\n"
+        "  goes on with all.\n\n"
         "--preset NAME picks the defaults shown below, without it the device does "
         f"(here {default_preset()}):\n" + "\n".join(lines)
     )

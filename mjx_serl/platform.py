@@ -84,6 +84,7 @@ class StartOptions:
         preset: name of the defaults that the other options change; None takes the device's.
         resume: folder of a run to go on with.
         physics: what steps the worlds.
+        seeds: train with each of these, one after another, and print a table.
         plugin: modules to import, which register what is yours; may be given several times.
         method: name of another way to train than the preset's.
         agent: name of another learner than the preset's.
@@ -92,6 +93,7 @@ class StartOptions:
     preset: str | None = None
     resume: Path | None = None
     physics: str = "auto"
+    seeds: tuple[int, ...] = ()
     plugin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     method: str | None = None
     agent: str | None = None
@@ -104,8 +106,9 @@ def parse_start(argv: Sequence[str]) -> tuple[StartOptions, list[str]]:
 
 def needs_mjx(*, physics: str = "auto", run: Path | None = None) -> bool:
     """Return whether MJX steps the worlds: of a run on disk, else of the physics named."""
-    config = None if run is None else run / "config.json"
-    if config is not None and config.is_file():
+    # One run's, or that of several seeds.
+    configs = () if run is None else (run / "config.json", run / "seeds.json")
+    for config in (path for path in configs if path.is_file()):
         # A broken file is reported by the code that reads all of it.
         with contextlib.suppress(ValueError, AttributeError):
             physics = json.loads(config.read_text()).get("physics", "")

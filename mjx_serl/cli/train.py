@@ -2,6 +2,8 @@
 
 import sys
 
+from scenes.contract.command_line import guarded
+
 
 def run() -> int:
     """Parse, prepare the platform before JAX starts, train."""
@@ -13,6 +15,6 @@ def run() -> int:
         mjx_on_cpu=needs_mjx(physics=start.physics, run=start.resume), cache_dir=program_cache()
     )
     # JAX must start after the platform is prepared.
-    from mjx_serl.commands import guarded, parse_train, train
+    from mjx_serl.seeds import train_command
 
-    return guarded(lambda: train(*parse_train(argv)))
+    return guarded(lambda: train_command(argv))

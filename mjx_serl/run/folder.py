@@ -20,6 +20,7 @@ from scenes.contract.files import write_atomically
 from scenes.contract.manifest import MANIFEST
 from scenes.contract.serialize import from_json, to_json
 
+SEEDS = "seeds.json"  # in a folder that holds runs of several seeds
 T = TypeVar("T")
 
 
@@ -36,7 +37,7 @@ class RunFolder:
         *,
         task: str,
         agent: str,
-        seed: int,
+        seed: int | str,
         name: str | None = None,
         need_bytes: int = 0,
     ) -> "RunFolder":
@@ -65,6 +66,9 @@ class RunFolder:
         path = Path(path)
         if (path / "config.json").is_file():
             return cls(path)
+        if (path / SEEDS).is_file():
+            inside = ", ".join(sorted(p.parent.name for p in path.glob("*/config.json")))
+            raise FileNotFoundError(f"'{path}' holds runs of several seeds: name one of {inside}")
         if (path / MANIFEST).is_file():
             raise FileNotFoundError(
                 f"'{path}' is a bundle, allowed: a run folder; `{how_to_start('deploy')} {path} "
@@ -87,8 +91,9 @@ class RunFolder:
         return self.path / "bundle"
 
     def resume_command(self) -> str:
-        """The command that goes on with this run."""
-        return f"{how_to_start('train')} --resume {self.path}"
+        """The command that goes on with this run, and with those of other seeds beside it."""
+        several = (self.path.parent / SEEDS).is_file()
+        return f"{how_to_start('train')} --resume {self.path.parent if several else self.path}"
 
     def write_config(self, config: Any) -> None:
         """Write a config dataclass to `config.json`."""

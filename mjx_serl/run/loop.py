@@ -1,6 +1,8 @@
 """The host loop around the compiled epoch: build, compile, train, check, save, report."""
 
 import dataclasses
+import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -77,6 +79,13 @@ def _building(cfg: TrainConfig) -> str:
     return f"{where}: building {cfg.num_envs} worlds of {cfg.task}{drawn}"
 
 
+def _programs_of(cfg: TrainConfig) -> str:
+    """What the programs of a run depend on, so that their durations are not another's."""
+    config = to_json(cfg)
+    parts = [config[name] for name in ("task", "physics", "num_envs", "pixels", "method")]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
 class Run:
     """One training run on disk and in memory."""
 
@@ -99,7 +108,7 @@ class Run:
             self.hooks.on_stage,
             self.hooks.on_wait,
             cached_durations(),
-            key=f"{cfg.task} {cfg.agent_name} {cfg.num_envs}",
+            key=_programs_of(cfg),
         )
         self._initial: PolicyParams | None = None  # that it begins with
         self.start_epoch = 0  # where this process went on from

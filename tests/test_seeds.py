@@ -1,0 +1,145 @@
+"""Several seeds: one run after another in one folder, a table, and going on where it stopped."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from mjx_serl import seeds
+from mjx_serl.compare import main as compare
+from mjx_serl.config import TrainConfig
+from mjx_serl.platform import needs_mjx
+from mjx_serl.run.folder import RunFolder
+from scenes.contract.command_line import FAILED
+
+FINAL = {
+    "kind": "final",
+    "epoch": 9,
+    "env_steps": 100,
+    "elapsed_s": 5.0,
+    "episodes": 10,
+    "success_rate": 0.9,
+    "success_ci95": [0.6, 1.0],
+}
+
+
+class Trainer:
+    """Stands in for training: notes what it is asked for and leaves what a run leaves.
+
+    Attributes:
+        stop_at: seed of the run that a signal stops.
+        status: that each run ends with.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, bool, int]] = []  # seed, resumed, total_env_steps
+        self.stop_at: int | None = None
+        self.status = 0
+
+    def train(self, cfg: TrainConfig, resume: Path | None) -> int:
+        self.asked.append((cfg.seed, resume is not None, cfg.total_env_steps))
+        folder = RunFolder(Path(cfg.run.folder) / str(cfg.run.name))
+        folder.path.mkdir(exist_ok=True)
+        assert resume is None or resume.resolve() == folder.path.resolve()
+        folder.write_config(cfg)
+        folder.truncate_after(0)
+        if cfg.seed != self.stop_at:
+            folder.append_metrics(FINAL)
+        return self.status
+
+
+@pytest.fixture
+def trainer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trainer:
+    made = Trainer()
+    monkeypatch.setattr(seeds, "train", made.train)
+    monkeypatch.chdir(tmp_path)
+    return made
+
+
+def test_each_seed_is_trained_and_one_table_printed(
+    trainer: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert seeds.train_command(["--seeds", "0", "2", "1", "--num-envs", "4"]) == 0
+    assert [seed for seed, _, _ in trainer.asked] == [0, 2, 1]
+    (group,) = (tmp_path / "runs").iterdir()
+    assert group.name == "franka-pick_cube-rlpd-s0_2_1-1"
+    said = capsys.readouterr().out
+    assert "seed 2, 2 of 3\n" in said
+    table = [" ".join(line.split()) for line in said.splitlines()[-4:-1]]
+    assert table == [
+        f"seed-{seed} franka/pick_cube sac {seed} 90% of 10 60% to 100% 100 0:05 -"
+        for seed in (0, 2, 1)
+    ]
+    assert (group / "compare.png").is_file()
+    # What else takes a folder of several seeds.
+    assert compare((group,), out=tmp_path / "again.png") == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("seed-0")
+    with pytest.raises(FileNotFoundError, match="name one of seed-0, seed-1, seed-2"):
+        RunFolder.open(group)
+
+
+def test_what_was_stopped_goes_on_with_the_seed_that_it_was_at(trainer: Trainer, tmp_path: Path):
+    trainer.stop_at = 1
+    seeds.train_command(["--seeds", "0", "1", "2", "--run.name", "mine", "--physics", "mjx"])
+    assert [seed for seed, _, _ in trainer.asked] == [0, 1]
+    group = tmp_path / "runs" / "mine"
+    stopped = RunFolder(group / "seed-1")
+    assert stopped.resume_command() == f"python train.py --resume {group}"
+    assert needs_mjx(run=group)
+    trainer.stop_at = None
+    trainer.asked.clear()
+    assert seeds.train_command(["--resume", str(group)]) == 0
+    assert [(seed, resumed) for seed, resumed, _ in trainer.asked] == [(1, True), (2, False)]
+    trainer.asked.clear()
+    assert seeds.train_command(["--resume", str(group)]) == 0
+    assert trainer.asked == []
+
+
+def test_finished_seeds_go_on_with_what_may_change(trainer: Trainer, tmp_path: Path):
+    seeds.train_command(["--seeds", "0", "1", "--run.name", "mine"])
+    trainer.asked.clear()
+    group = tmp_path / "runs" / "mine"
+    assert seeds.train_command(["--resume", str(group), "--total-env-steps", "123456"]) == 0
+    assert trainer.asked == [(0, True, 123456), (1, True, 123456)]
+    with pytest.raises(ValueError, match="it cannot change --agent.gamma 0.5"):
+        seeds.train_command(["--resume", str(group), "--agent.gamma", "0.5"])
+
+
+def test_a_run_that_fails_ends_them(trainer: Trainer):
+    trainer.status = FAILED
+    assert seeds.train_command(["--seeds", "0", "1"]) == FAILED
+    assert [seed for seed, _, _ in trainer.asked] == [0]
+
+
+def test_where_nothing_was_begun_no_folder_is_left(
+    trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(cfg: TrainConfig, resume: Path | None) -> int:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(seeds, "train", fail)
+    with pytest.raises(OSError, match="No space"):
+        seeds.train_command(["--seeds", "0", "1"])
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--seeds", "0", "0"], "--seeds 0 0, allowed: each of them once"),
+        (["--seeds", "0", "-1"], "seed -1, allowed: 0 to"),
+        (["--seeds"], "--seeds takes one or more numbers, in place of --seed"),
+        (["--seeds", "0", "--seed", "3"], "--seeds takes one or more numbers, in place of --seed"),
+    ],
+)
+def test_seeds_that_cannot_be(trainer: Trainer, tmp_path: Path, words: Sequence[str], text: str):
+    with pytest.raises(ValueError, match=text):
+        seeds.train_command(words)
+    assert trainer.asked == [] and not (tmp_path / "runs").exists()
+
+
+def test_a_damaged_list_of_seeds_is_named(trainer: Trainer, tmp_path: Path):
+    (tmp_path / "seeds.json").write_text(json.dumps({"seeds": "ab"}))
+    with pytest.raises(ValueError, match=r"seeds\.json is damaged"):
+        seeds.train_command(["--resume", str(tmp_path)])
