@@ -55,8 +55,9 @@ class RecordedEnv:
     def splats(self) -> GaussianSet:
         """Return what the pictures are drawn from."""
         rig = self.further.cameras or self.observer.cameras
+        scene = self.further.env.scene  # has all cameras
         config = PixelConfig() if rig is None else rig.config
-        return config.splats_of(self.env.scene.model)
+        return config.splats_of(scene.model, cameras=config.specs(scene.spec))
 
     @property
     def cameras(self) -> tuple[str, ...]:
