@@ -474,8 +474,8 @@ class BakeOptions:
         menagerie: a robot of MuJoCo Menagerie instead.
         out: file to write, ends in .npz.
         points: before hidden ones are dropped.
-        fit: refine splats against MuJoCo's own pictures of the model from many sides, for
-            pictures of 256 and 512 px; minutes.
+        fit: also refine splats against MuJoCo's own pictures of the model from many sides, for
+            pictures of 128 px and more; minutes, needs EGL or OSMesa (MUJOCO_GL).
         home: values of the joints around which a fit sees it [rad or m]; the model's own without.
     """
 
@@ -511,7 +511,7 @@ def _bake_surface(options: BakeOptions) -> int:
 def _fits(
     surface: RobotSurface, model: mujoco.MjModel, home: Sequence[float]
 ) -> Iterator[FittedSplats]:
-    # Imported here: optax and GL are for those who fit.
+    # Imported here: only those who fit need off-screen GL.
     from splat_render.assets.fitting.robot_fit import FITS, fit_robot
 
     data = pose(model, np.array(home) if home else None)

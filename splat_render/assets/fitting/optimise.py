@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import struct
 from jaxtyping import Array, Float, Int
 
@@ -23,11 +22,15 @@ from splat_render.types import BodyPoses, CameraBatch, GaussianSet, RasterConfig
 
 _COARSER = (1, 1, 1, 2, 1, 1, 1, 4)  # than the photograph, in turn: parts of its size
 _OPAQUEST = 0.98  # two in a row must not meet the renderers' transmittance stop of 1e-4
-_RATES = {"means": 1.5e-4, "quats": 2e-3, "scales": 8e-3, "opacities": 3e-2, "sh": 5e-3}
-_LAST_RATE = 0.03  # of the first
+_RATES = {"means": 3e-4, "quats": 4e-3, "scales": 1.5e-2, "opacities": 3e-2, "sh": 5e-3}
+_MOMENTUM, _SQUARES, _TINY = 0.9, 0.99, 1e-15  # Adam's beta 1, beta 2 and epsilon
+_LAST_RATE = 0.02  # of the first
 _ALPHA = 0.5  # weight of the outline beside the colours
 _SQUARE = 10.0  # weight of squared errors beside absolute ones
-_EVERY, _MOVED, _UNTIL = 100, 0.06, 0.7  # steps between moves, share moved, part of all steps
+# Steps between moves, most moved at once, and in which part of all steps: later steps are too
+# small to heal what a move breaks.
+_EVERY, _MOVED, _UNTIL = 100, 0.05, 0.5
+_IDLE = 0.1  # of the median contribution: so little is not missed
 _LOOKS = 24  # photographs that say what contributes
 _SPLIT = 1.6  # how much smaller halves of a splat are than the whole
 
@@ -38,7 +41,7 @@ class FitConfig:
 
     Attributes:
         steps: of Adam, one photograph each.
-        degree: of the harmonics: 0 is matte, 1 follows the camera's own light.
+        degree: of the harmonics: 0 is matte, 1 follows a light at the camera, 2 has some gloss.
         seed: of the order of the photographs.
     """
 
@@ -64,6 +67,21 @@ class _Free:
     scales: Float[Array, "G 3"]
     opacities: Float[Array, " G"]
     sh: Float[Array, "G K 3"]
+
+
+@struct.dataclass
+class _Adam:
+    """What Adam remembers.
+
+    Attributes:
+        count: of steps.
+        mean: of the gradients.
+        square: mean of their squares.
+    """
+
+    count: Float[Array, ""]
+    mean: _Free
+    square: _Free
 
 
 @struct.dataclass
@@ -101,8 +119,9 @@ def fit(
     draw = np.random.default_rng(config.seed)
     body_id = jnp.asarray(splats.body_id)
     free = _freed(splats, config.degree)
-    adam = optax.scale_by_adam(b2=0.99)
-    state = adam.init(free)
+    state = _Adam(
+        jnp.zeros(()), jax.tree.map(jnp.zeros_like, free), jax.tree.map(jnp.zeros_like, free)
+    )
     sums, order, losses = np.zeros(len(body_id)), np.array([], int), []
     for step in range(config.steps):
         if not len(order):
@@ -152,9 +171,11 @@ def _shot(photos: Photos, index: int, coarser: int) -> _Shot:
     rgb = photos.rgb[index].astype(np.float32) / 255 * alpha[..., None]
     blocks = [x.reshape(size, coarser, size, coarser, -1).mean(axis=(1, 3)) for x in (rgb, alpha)]
     K = photos.Ks[index] * np.array([1 / coarser, 1 / coarser, 1])[:, None]
+    xpos, xquat = (jnp.asarray(x[index], jnp.float32) for x in (photos.xpos, photos.xquat))
+    viewmats, Ks = (jnp.asarray(x[None], jnp.float32) for x in (photos.viewmats[index], K))
     return _Shot(
-        poses=BodyPoses(*(np.float32(x[index]) for x in (photos.xpos, photos.xquat))),
-        cameras=CameraBatch(np.float32(photos.viewmats[index : index + 1]), np.float32(K[None])),
+        poses=BodyPoses(xpos, xquat),
+        cameras=CameraBatch(viewmats, Ks),
         rgb=blocks[0],
         alpha=blocks[1][..., 0],
     )
@@ -171,22 +192,36 @@ def _drawn(free: _Free, body_id: Int[Array, " G"], shot: _Shot) -> tuple[Array, 
 
 @jax.jit
 def _step(
-    free: _Free, state: optax.OptState, body_id: Int[Array, " G"], shot: _Shot, rate: float
-) -> tuple[_Free, optax.OptState, Float[Array, ""], Float[Array, " G"]]:
+    free: _Free, state: "_Adam", body_id: Int[Array, " G"], shot: _Shot, rate: float
+) -> tuple[_Free, "_Adam", Float[Array, ""], Float[Array, " G"]]:
     """Return the splats after one step, the loss, and how hard each splat's place is pulled."""
 
     def loss(free: _Free) -> Float[Array, ""]:
         rgb, alpha = _drawn(free, body_id, shot)
-        off, outline = rgb - shot.rgb, alpha - shot.alpha
+        # A photograph cannot say how much brighter than white something is.
+        off, outline = jnp.minimum(rgb, alpha[..., None]) - shot.rgb, alpha - shot.alpha
         error = _SQUARE * jnp.square(off).mean() + jnp.abs(off).mean()
         return error + _ALPHA * (_SQUARE * jnp.square(outline).mean() + jnp.abs(outline).mean())
 
     value, grad = jax.value_and_grad(loss)(free)
-    change, state = optax.scale_by_adam(b2=0.99).update(grad, state)
-    rates = _Free(**_RATES)
-    free = jax.tree.map(lambda x, dx, r: x - rate * r * dx, free, change, rates)
+    free, state = _descend(free, state, grad, rate)
     pull = jnp.linalg.norm(grad.means, axis=-1) * jnp.exp(free.scales.max(axis=-1))
     return free, state, value, pull
+
+
+def _descend(free: _Free, state: _Adam, grad: _Free, rate: float) -> tuple[_Free, _Adam]:
+    """Take a step of Adam (Kingma and Ba 2015); written here, for splats know no learner."""
+    count = state.count + 1
+    mean = jax.tree.map(lambda m, g: _MOMENTUM * m + (1 - _MOMENTUM) * g, state.mean, grad)
+    square = jax.tree.map(lambda v, g: _SQUARES * v + (1 - _SQUARES) * g * g, state.square, grad)
+    first, second = 1 - _MOMENTUM**count, 1 - _SQUARES**count
+
+    def moved(x: Array, m: Array, v: Array, own: Array) -> Array:
+        return x - rate * own * (m / first) / (jnp.sqrt(v / second) + _TINY)
+
+    return jax.tree.map(
+        moved, free, mean, square, _Free(**{k: jnp.asarray(v) for k, v in _RATES.items()})
+    ), _Adam(count, mean, square)
 
 
 @jax.jit
@@ -208,22 +243,22 @@ def _contributions(
 
 def _relocate(
     free: _Free,
-    state: optax.OptState,
+    state: _Adam,
     body_id: Int[Array, " G"],
     used: Float[np.ndarray, " G"],
     pulls: Float[np.ndarray, " G"],
     draw: np.random.Generator,
-) -> tuple[_Free, optax.OptState, Int[Array, " G"]]:
+) -> tuple[_Free, _Adam, Int[Array, " G"]]:
     """Put the splats that contribute least in place of halves of those that are pulled most."""
-    count = int(_MOVED * len(used))
-    least = np.argsort(used)[:count]
+    idle = np.flatnonzero(used < _IDLE * np.median(used))
+    least = idle[np.argsort(used[idle])][: int(_MOVED * len(used))]
     wanted = np.where(np.isin(np.arange(len(used)), least), 0.0, pulls)
     most = np.argsort(-wanted)[: len(least)]
     parts = {name: np.array(value) for name, value in vars(free).items()}
     owner = np.array(body_id)
     longest = parts["scales"][most].argmax(axis=1)
     quats = parts["quats"][most] / np.linalg.norm(parts["quats"][most], axis=1, keepdims=True)
-    axis = quats_to_matrices(quats)[np.arange(count), :, longest]
+    axis = quats_to_matrices(quats)[np.arange(len(most)), :, longest]
     step = 0.5 * np.exp(parts["scales"][most, longest])[:, None] * axis
     parts["scales"][most, longest] -= np.log(_SPLIT)
     for name in parts:
@@ -232,5 +267,5 @@ def _relocate(
     parts["means"][least] += step
     parts["means"][most] -= step
     fresh = np.concatenate([least, most])
-    state = jax.tree.map(lambda x: x.at[fresh].set(0.0) if jnp.ndim(x) else x, state)
+    state = jax.tree.map(lambda x: x.at[fresh].set(0.0) if x.ndim else x, state)
     return _Free(**{k: jnp.asarray(v) for k, v in parts.items()}), state, jnp.asarray(owner)
