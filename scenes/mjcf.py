@@ -55,6 +55,12 @@ def _set_visuals(builder: mujoco.MjSpec, spec: SceneSpec) -> None:
     visual = builder.visual
     visual.global_.offwidth = max([640, *(camera.width for camera in spec.cameras)])
     visual.global_.offheight = max([480, *(camera.height for camera in spec.cameras)])
+    light_scene(builder)
+
+
+def light_scene(builder: mujoco.MjSpec) -> None:
+    """Add the sky and the lights that all our scenes have."""
+    visual = builder.visual
     visual.headlight.ambient = [0.35, 0.35, 0.35]
     visual.headlight.diffuse = [0.35, 0.35, 0.35]
     visual.headlight.specular = [0.1, 0.1, 0.1]

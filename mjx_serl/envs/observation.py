@@ -98,12 +98,18 @@ class PixelConfig:
         surfaces = tuple(path.resolve() for path in self.surfaces)
         return dataclasses.replace(self, scan=scan, surfaces=surfaces, assets=found)
 
-    def splats_of(self, model: mujoco.MjModel, *, budget: int | None = None) -> GaussianSet:
-        """Return the splats of a scene, about `budget` baked ones; None is `splats`."""
+    def splats_of(
+        self, model: mujoco.MjModel, *, cameras: Sequence[CameraSpec] = ()
+    ) -> GaussianSet:
+        """Return the splats of a scene that these cameras (`specs`) will see."""
         from splat_render.assets.scene import scanned_scene
 
         return scanned_scene(
-            model, scan=self.scan, surfaces=self.surfaces, budget=budget or self.splats
+            model,
+            scan=self.scan,
+            surfaces=self.surfaces,
+            budget=self.splats,
+            cameras=cameras,
         )
 
     def build(self, env: Env, encoder: "PictureEncoder | None" = None) -> "Observer":
@@ -139,7 +145,7 @@ def build_renderer(config: PixelConfig, env: Env) -> "SceneRenderer":
     rig = make_rig(specs, bodies, width=config.size, height=config.size)
     # The same numbers whatever traces: what is prepared here is concrete.
     with jax.ensure_compile_time_eval():
-        splats = config.splats_of(model)
+        splats = config.splats_of(model, cameras=specs)
         return build_scene_renderer(
             chosen,
             RasterConfig(width=config.size, height=config.size, color=SKY),

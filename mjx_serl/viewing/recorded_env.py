@@ -20,6 +20,8 @@ from splat_render.types import GaussianSet
 
 SIDE = "side"
 SIDE_SIZE = 256  # of the side view beside cameras that may be small [px]
+# Splats that larger pictures than a policy's show the use of, by their size from [px].
+_MORE_SPLATS = ((512, 30_000), (256, 10_000))
 
 
 @struct.dataclass
@@ -55,8 +57,9 @@ class RecordedEnv:
     def splats(self) -> GaussianSet:
         """Return what the pictures are drawn from."""
         rig = self.further.cameras or self.observer.cameras
+        scene = self.further.env.scene  # has all cameras
         config = PixelConfig() if rig is None else rig.config
-        return config.splats_of(self.env.scene.model)
+        return config.splats_of(scene.model, cameras=config.specs(scene.spec))
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -106,7 +109,8 @@ def build_recorded_env(
 
     Args:
         observer: what the policy observes.
-        pixels: the observer's; the added cameras take backend, splats and colours from it.
+        pixels: the observer's; the added cameras take backend and colours from it, and as many
+            splats or, where their pictures are large, more.
         size: width and height of the added cameras [px].
     """
     env = with_side_view(observer.env)
@@ -115,7 +119,15 @@ def build_recorded_env(
     names = tuple(camera.name for camera in spec.cameras if camera.name not in own)
     # The side view stands still: shaking it randomises nothing that a policy sees.
     look = dataclasses.replace(pixels.look, camera_position=0.0, camera_angle=0.0)
-    config = dataclasses.replace(pixels, cameras=names, size=size, look=look, frozen=None)
+    more = next((splats for least, splats in _MORE_SPLATS if size >= least), 0)
+    config = dataclasses.replace(
+        pixels,
+        cameras=names,
+        size=size,
+        splats=max(pixels.splats, more),
+        look=look,
+        frozen=None,
+    )
     return RecordedEnv(observer, config.build(env))
 
 

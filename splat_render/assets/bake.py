@@ -11,7 +11,7 @@ writes a robot's surface, which `scene_splats` puts on that robot wherever it st
 
 import dataclasses
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -21,9 +21,12 @@ import tyro
 from jaxtyping import Bool, Float, Int
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
+from scipy.special import spence
 
 from scenes.contract.command_line import guarded
 from scenes.contract.errors import InputError
+from scenes.contract.specs import CameraSpec
+from splat_render.assets.fitting.stored import FittedSplats
 from splat_render.assets.robot_models import model_from_menagerie, model_from_wheel
 from splat_render.assets.robot_surfaces import (
     RobotSurface,
@@ -31,6 +34,7 @@ from splat_render.assets.robot_surfaces import (
     make_surface,
     save_surface,
 )
+from splat_render.assets.splat_sets import concatenate
 from splat_render.assets.surface import (
     Samples,
     drawn_geoms,
@@ -40,23 +44,33 @@ from splat_render.assets.surface import (
     openness,
     sample_geom,
 )
-from splat_render.types import SH_C0, GaussianSet
+from splat_render.types import SH_C0, GaussianSet, RasterConfig
 
 DEFAULT_BUDGET = 3000  # splats of a scene: cheap at 64 px, recognised at 128 px
+PIXEL = 0.017  # [m] of a 64 px picture, 45 degrees wide, at 1.3 m
 SHIPPED = ("panda",)  # surfaces of robots that come with us
 SURFACE_POINTS = 32_000  # of a robot surface before the hidden ones are dropped
 
 _PILOT = 200  # points per geom that say where the others should go
 _POINTS_PER_SPLAT = 12
+_LEAST_POINTS = 8  # per splat of a surface that has no more of them
+_FITTED_SHARE = 0.75  # of the budget, for a robot's fitted splats
+_FINER = 3.0  # than a pixel of the pictures: such fitted splats would be thinned away
+_CELL_PIXELS = 3.0  # area that a splat of a solid has at least, where it is seen from nearest
 _SCENERY_SHARE = 0.3  # of the budget, for what is part of the world: large, flat, one colour
 _NEAR = 0.4  # [m] scenery so close to something that can move is seen closely
 _TOUCHING = 0.01  # [m] what lies on a surface is in front of it
 _OBJECT_IMPORTANCE = 4.0  # of what is grasped: the wrist camera sees it from 10 cm
+_MOST_SEEDS = 400  # found in one search
 _CELL_ROUNDS = 6  # of Lloyd's algorithm
 # Deviation of a splat over that of its cell, s / sqrt(12) for a square of side s. At 1.5 alpha
 # falls to one half at the edge of a face, and through the gaps one sees the same body's far side.
 # A plane has no far side: it must close its gaps itself.
-_SPREAD, _PLANE_SPREAD = 1.5, 2.6
+_SPREAD, _PLANE_SPREAD = 1.55, 2.6
+# Least optical depth of a layer of a solid's splats, mean over its area: its near and its far side
+# together let exp(-2.6) = 7 % through.
+_DEPTH, _DEPTH_ROUNDS = 1.3, 8
+_PRIOR_POINTS = 12  # on a square of the cell's area, when the shape of the cell is estimated
 _INSET = 0.5  # of the deviation, inwards: what is round would swell by its flat splats
 _THICKNESS = 0.1  # of the deviation across
 _OPACITY = 0.98  # two in a row must not meet the renderers' transmittance stop of 1e-4
@@ -70,6 +84,7 @@ def bake(
     qpos: Float[np.ndarray, " Q"] | None = None,
     *,
     budget: int = DEFAULT_BUDGET,
+    cameras: Sequence[CameraSpec] = (),
     seed: int = 0,
     skip_bodies: Collection[str] = (),
 ) -> GaussianSet:
@@ -79,6 +94,9 @@ def bake(
         model: any model; drawn are geoms of groups 0 to 2 with a visible colour.
         qpos: where links stand that shade each other; None is the first keyframe, else `qpos0`.
         budget: most splats to make.
+        cameras: that will see them, with the size of their pictures: what is small against a
+            pixel is made larger, or antialiasing would leave solids transparent, and what no
+            pixel could tell apart becomes one splat. None known: pixels of `PIXEL`.
         seed: the same seed gives the same splats.
         skip_bodies: names of bodies to leave out.
 
@@ -88,7 +106,7 @@ def bake(
     data = pose(model, qpos)
     points = _POINTS_PER_SPLAT * budget
     samples = bake_samples(model, data, points=points, seed=seed, skip_bodies=skip_bodies)
-    return _to_splats(samples, model, data, budget)
+    return _to_splats(samples, model, data, budget=budget, cameras=cameras)
 
 
 def scene_splats(
@@ -97,19 +115,38 @@ def scene_splats(
     *,
     surfaces: Sequence[str] = SHIPPED,
     budget: int = DEFAULT_BUDGET,
+    cameras: Sequence[CameraSpec] = (),
     seed: int = 0,
 ) -> GaussianSet:
     """Return a scene's splats: shipped surfaces where they fit the model, `bake` for the rest.
 
     Args:
         surfaces: of robots, names or paths of .npz files; one that does not fit is left out.
-        qpos, budget, seed: as for `bake`.
+        qpos, budget, cameras, seed: as for `bake`.
     """
     data = pose(model, qpos)
-    samples = scene_samples(
-        model, data, surfaces=surfaces, points=_POINTS_PER_SPLAT * budget, seed=seed
+    found = _fitting_surfaces(model, surfaces)
+    fitted = {
+        surface: splats
+        for surface in found
+        if (splats := _finest(surface, model, data, budget=budget, cameras=cameras)) is not None
+    }
+    made = [
+        splats.splats.replace(body_id=surface.rows_in(model)[splats.splats.body_id])
+        for surface, splats in fitted.items()
+    ]
+    rest = budget - sum(map(len, fitted.values()))
+    covered = {body for surface in fitted for body in surface.bodies}
+    samples = _samples(
+        model,
+        data,
+        [surface for surface in found if surface not in fitted],
+        points=_POINTS_PER_SPLAT * rest,
+        seed=seed,
+        skip_bodies=covered,
     )
-    return _to_splats(samples, model, data, budget)
+    baked = _to_splats(samples, model, data, budget=rest, cameras=cameras)
+    return concatenate([baked, *made]) if made else baked
 
 
 def scene_samples(
@@ -124,18 +161,54 @@ def scene_samples(
 
     Of two surfaces with the same bodies the first is taken.
     """
+    return _samples(model, data, _fitting_surfaces(model, surfaces), points=points, seed=seed)
+
+
+def _fitting_surfaces(model: mujoco.MjModel, surfaces: Sequence[str]) -> list[RobotSurface]:
     fitting: list[RobotSurface] = []
     covered: set[str] = set()
     for surface in map(load_surface, surfaces):
         if surface.fits(model) and covered.isdisjoint(surface.bodies):
             fitting.append(surface)
             covered.update(surface.bodies)
+    return fitting
+
+
+def _samples(
+    model: mujoco.MjModel,
+    data: mujoco.MjData,
+    surfaces: Sequence[RobotSurface],
+    *,
+    points: int,
+    seed: int,
+    skip_bodies: Collection[str] = (),
+) -> Samples:
+    covered = {*skip_bodies, *(body for surface in surfaces for body in surface.bodies)}
     parts = [
         surface.samples_for(model, first_geom=model.ngeom + 256 * i)
-        for i, surface in enumerate(fitting)
+        for i, surface in enumerate(surfaces)
     ]
     parts.append(bake_samples(model, data, points=points, seed=seed, skip_bodies=covered))
     return join(parts)
+
+
+def _finest(
+    surface: RobotSurface,
+    model: mujoco.MjModel,
+    data: mujoco.MjData,
+    *,
+    budget: int,
+    cameras: Sequence[CameraSpec],
+) -> FittedSplats | None:
+    """Return the most fitted splats that the budget allows and the pictures can show."""
+    body = surface.rows_in(model)
+    pixel = float(np.median(_pixel_extents(data.xpos[body], model, data, cameras)[:, 1]))
+    fit = [
+        splats
+        for splats in surface.fitted
+        if len(splats) <= _FITTED_SHARE * budget and splats.pixel >= pixel / _FINER
+    ]
+    return max(fit, key=len, default=None)
 
 
 def pose(model: mujoco.MjModel, qpos: Float[np.ndarray, " Q"] | None = None) -> mujoco.MjData:
@@ -233,28 +306,63 @@ def _lit(samples: Samples, data: mujoco.MjData) -> Samples:
 
 
 def _to_splats(
-    samples: Samples, model: mujoco.MjModel, data: mujoco.MjData, budget: int
+    samples: Samples,
+    model: mujoco.MjModel,
+    data: mujoco.MjData,
+    *,
+    budget: int,
+    cameras: Sequence[CameraSpec] = (),
+    least_points: int | None = None,
 ) -> GaussianSet:
     weight = samples.area * _importance(samples, _pilot(model), model, data)
     samples = _lit(samples, data)
     geoms, first, owner = np.unique(samples.geom_id, return_index=True, return_inverse=True)
     counts = _allocate(np.bincount(owner, weight), samples.body_id[first] == 0, budget)
-    parts = [
-        _surfels(
-            samples.take(owner == i),
-            weight[owner == i],
-            int(counts[i]),
-            solid=geom >= model.ngeom or not is_plane(model, geom),
-        )
-        for i, geom in enumerate(geoms)
-    ]
+    points = in_world(samples.points, samples.body_id, data)
+    pixels = _pixel_extents(points, model, data, cameras)
+    parts = []
+    for i, geom in enumerate(geoms):
+        own, count, pixel = owner == i, counts[i], 0.0
+        solid = geom >= model.ngeom or not is_plane(model, int(geom))
+        # What is behind scenery cannot be seen.
+        if solid and samples.body_id[first[i]] != 0:
+            smallest, pixel = pixels[own].min(axis=0)[0], pixels[own].max()
+            useful = samples.area[own].sum() / (_CELL_PIXELS * smallest**2 + 1e-12)
+            count = int(max(1, min(count, useful, own.sum() / (least_points or _LEAST_POINTS))))
+        parts.append(_surfels(samples.take(own), weight[own], count, solid=solid, pixel=pixel))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     order = np.argsort(columns["body_id"], kind="stable")
     return GaussianSet(**{name: jnp.asarray(value[order]) for name, value in columns.items()})
 
 
+def _pixel_extents(
+    points: Float[np.ndarray, "N 3"],
+    model: mujoco.MjModel,
+    data: mujoco.MjData,
+    cameras: Sequence[CameraSpec],
+) -> Float[np.ndarray, "N 2"]:
+    """Return what a pixel spans at points of the world, in the nearest and furthest camera [m].
+
+    Raises KeyError for a camera on a body that the model lacks.
+    """
+    if not cameras:
+        return np.tile([0.0, PIXEL], (len(points), 1))
+    extents = []
+    for camera in cameras:
+        body = 0 if camera.body is None else model.body(camera.body).id
+        eye = data.xpos[body] + data.xmat[body].reshape(3, 3) @ camera.pos
+        angle = 2 * np.tan(np.radians(camera.fovy) / 2) / camera.height
+        extents.append(angle * np.linalg.norm(points - eye, axis=1))
+    return np.stack([np.min(extents, axis=0), np.max(extents, axis=0)], axis=1)
+
+
 def _surfels(
-    samples: Samples, weight: Float[np.ndarray, " N"], count: int, *, solid: bool
+    samples: Samples,
+    weight: Float[np.ndarray, " N"],
+    count: int,
+    *,
+    solid: bool,
+    pixel: float,
 ) -> dict[str, np.ndarray]:
     """Gather the points of one geom, a solid or a sheet, into at most `count` Gaussians."""
     label = _cells(samples, weight, count)
@@ -266,16 +374,22 @@ def _surfels(
         return (sums / size[:, None]).reshape(len(size), *values.shape[1:])
 
     centre, normal, rgba = mean(samples.points), mean(samples.normals), mean(samples.rgba)
-    normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-12
+    flatness = np.linalg.norm(normal, axis=1)
+    normal /= flatness[:, None] + 1e-12
+    area = samples.area[0] * size * flatness.clip(min=0.05)  # as seen along the normal
     offset = samples.points - centre[label]
-    # A dozen points say little about a cell's shape: meet half-way with a square of its area.
-    square = (samples.area[0] * size / 12)[:, None, None] * np.eye(3)
+    # Few points say little about a cell's shape: as if more lay on a square of its area. A lone
+    # point of a solid, which has no covariance of its own, gets that square.
+    square = (area / 12)[:, None, None] * np.eye(3)
+    scatter = mean(offset[:, :, None] * offset[:, None, :]) * size[:, None, None]
+    more, lost = (_PRIOR_POINTS, 1) if solid else (size[:, None, None], 0)
+    shape = (scatter + more * square) / (size[:, None, None] - lost + more)
     across = np.eye(3) - normal[:, :, None] * normal[:, None, :]
-    shape = (mean(offset[:, :, None] * offset[:, None, :]) + square) / 2
     covariance = across @ shape @ across
     variance, axes = np.linalg.eigh(covariance)
     axes[np.linalg.det(axes) < 0, :, 0] *= -1
-    deviation = (_SPREAD if solid else _PLANE_SPREAD) * np.sqrt(variance.clip(min=0))
+    spread = _solid_spread(area, pixel)[:, None] if solid else _PLANE_SPREAD
+    deviation = spread * np.sqrt(variance.clip(min=0))
     deviation[:, 0] = _THICKNESS * deviation[:, 1]
     if solid:
         centre -= _INSET * deviation[:, 1:2] * normal
@@ -289,6 +403,24 @@ def _surfels(
     }
 
 
+def _solid_spread(area: Float[np.ndarray, " N"], pixel: float) -> Float[np.ndarray, " N"]:
+    """Return by how much a splat's deviation exceeds that of its cell, so that no light gets by.
+
+    Antialiasing keeps a splat's opacity times its area, but many faint splats over each other stop
+    less light than few opaque ones: -log(1 - alpha) summed over a Gaussian of variance v and peak
+    p is 2 pi v Li2(p). Splats below a pixel must therefore overlap more for the same depth; that
+    swells nothing, for they are small. What alpha_min cuts off is lost too: 2 pi v alpha_min, and
+    twice that share at 60 degrees, where the peak is half as high.
+    """
+    blur, least = RasterConfig.blur * pixel**2, 2 * RasterConfig.alpha_min
+    variance = smallest = _SPREAD**2 * area / 12
+    for _ in range(_DEPTH_ROUNDS):
+        peak = _OPACITY * variance / (variance + blur)
+        depth = 2 * np.pi * (variance + blur) / area * (spence(1 - peak) - least)
+        variance = np.maximum(variance * _DEPTH / depth.clip(min=_DEPTH / 2), smallest)
+    return np.sqrt(12 * variance / area)
+
+
 def _cells(samples: Samples, weight: Float[np.ndarray, " N"], count: int) -> Int[np.ndarray, " N"]:
     """Return labels of compact cells of alike normals and colours, smaller where it weighs.
 
@@ -297,12 +429,27 @@ def _cells(samples: Samples, weight: Float[np.ndarray, " N"], count: int) -> Int
     spacing = np.sqrt(samples.area.sum() / count)
     parts = [samples.points / spacing, 0.7 * samples.normals, 1.5 * samples.rgba]
     features = np.concatenate(parts, axis=1)
-    centres = features[_farthest(features, weight / samples.area, min(count, len(features)))]
+    centres = features[_seeds(features, weight / samples.area, min(count, len(features)))]
     for _ in range(_CELL_ROUNDS):
         label = np.unique(cKDTree(centres).query(features)[1], return_inverse=True)[1]
         sums = np.stack([np.bincount(label, column) for column in features.T], axis=-1)
         centres = sums / np.bincount(label)[:, None]
     return np.unique(cKDTree(centres).query(features)[1], return_inverse=True)[1]
+
+
+def _seeds(
+    features: Float[np.ndarray, "N F"], density: Float[np.ndarray, " N"], count: int
+) -> Int[np.ndarray, " count"]:
+    """Return farthest points; of many, those of each half, for the search is quadratic."""
+    if count <= _MOST_SEEDS:
+        return _farthest(features, density, count)
+    axis = np.argmax(np.ptp(features, axis=0))
+    order = np.argsort(features[:, axis], kind="stable")
+    share = np.cumsum(density[order]) / density.sum()
+    # Each half has a point at least.
+    middle = int(np.clip(np.searchsorted(share, 0.5), 1, len(order) - 1))
+    halves = ((order[:middle], count // 2), (order[middle:], count - count // 2))
+    return np.concatenate([half[_seeds(features[half], density[half], n)] for half, n in halves])
 
 
 def _farthest(
@@ -327,6 +474,9 @@ class BakeOptions:
         menagerie: a robot of MuJoCo Menagerie instead.
         out: file to write, ends in .npz.
         points: before hidden ones are dropped.
+        fit: also refine splats against MuJoCo's own pictures of the model from many sides, for
+            pictures of 128 px and more; minutes, needs EGL or OSMesa (MUJOCO_GL).
+        home: values of the joints around which a fit sees it [rad or m]; the model's own without.
     """
 
     name: tyro.conf.Positional[str | None] = None
@@ -334,6 +484,8 @@ class BakeOptions:
     menagerie: str | None = None
     out: Path
     points: int = SURFACE_POINTS
+    fit: bool = False
+    home: tuple[float, ...] = ()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -346,12 +498,32 @@ def _bake_surface(options: BakeOptions) -> int:
     model, source = _robot_model(options)
     samples = bake_samples(model, pose(model), points=options.points, skip_bodies=("world",))
     surface = make_surface(model, samples, source=source)
+    if options.fit:
+        surface = dataclasses.replace(surface, fitted=tuple(_fits(surface, model, options.home)))
     save_surface(surface, options.out)
     sys.stdout.write(
         f"{options.out}: {len(surface.samples)} points on {len(surface.bodies)} bodies, "
         f"{options.out.stat().st_size} bytes, from {source}\n"
     )
     return 0
+
+
+def _fits(
+    surface: RobotSurface, model: mujoco.MjModel, home: Sequence[float]
+) -> Iterator[FittedSplats]:
+    # Imported here: only those who fit need off-screen GL.
+    from splat_render.assets.fitting.robot_fit import FITS, fit_robot
+
+    data = pose(model, np.array(home) if home else None)
+    samples = surface.samples_for(model, first_geom=model.ngeom)
+    for plan in FITS:
+        first = _to_splats(samples, model, data, budget=plan.splats, least_points=1)
+        yield fit_robot(model, surface.bodies, first, plan, home=data.qpos, log=_say)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def _robot_model(options: BakeOptions) -> tuple[mujoco.MjModel, str]:

@@ -1,11 +1,13 @@
 """A robot's real surface as a small data file: what its visual meshes look like, body by body.
 
 A surface is stored as points, not as splats: any budget of splats can be made from them, and light
-is added in the scene they stand in.
+is added in the scene they stand in. Beside them may lie splats that were fitted to photographs.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -13,6 +15,7 @@ from jaxtyping import Float, Int
 
 from scenes.contract.errors import UnknownNameError
 from scenes.contract.names import unknown_name
+from splat_render.assets.fitting.stored import FittedSplats, from_columns
 from splat_render.assets.surface import Samples
 
 _DATA = Path(__file__).parent / "data"
@@ -31,6 +34,7 @@ class RobotSurface:
         frame_quat: of a body in its parent (wxyz), as MuJoCo's `body_quat`.
         samples: points; `samples.body_id` is a row of `bodies`.
         source: where the meshes come from.
+        fitted: splats made from photographs of it, the fewest first.
     """
 
     bodies: tuple[str, ...]
@@ -39,6 +43,7 @@ class RobotSurface:
     frame_quat: Float[np.ndarray, "B 4"]
     samples: Samples
     source: str
+    fitted: tuple[FittedSplats, ...] = ()
 
     def fits(self, model: mujoco.MjModel) -> bool:
         """Return whether the model has these bodies, each in the same place on its parent.
@@ -57,12 +62,16 @@ class RobotSurface:
 
     def samples_for(self, model: mujoco.MjModel, *, first_geom: int) -> Samples:
         """Return the points with the model's body ids; geoms are counted from `first_geom`."""
-        ids = np.array([model.body(name).id for name in self.bodies])
+        ids = self.rows_in(model)
         columns = vars(self.samples) | {
             "body_id": ids[self.samples.body_id],
             "geom_id": self.samples.geom_id + first_geom,
         }
         return Samples(**columns)
+
+    def rows_in(self, model: mujoco.MjModel) -> Int[np.ndarray, " B"]:
+        """Return the model's body ids."""
+        return np.array([model.body(name).id for name in self.bodies])
 
 
 def _same_frame(model: mujoco.MjModel, body: int, pos: np.ndarray, quat: np.ndarray) -> bool:
@@ -95,6 +104,11 @@ def save_surface(surface: RobotSurface, path: Path) -> None:
     """Write a surface, rounded to 0.02 mm, 1/127 of a normal and 1/255 of a colour."""
     samples = surface.samples
     _, first = np.unique(samples.geom_id, return_index=True)
+    fitted: dict[str, Any] = {
+        f"fit{i}_{name}": column
+        for i, splats in enumerate(surface.fitted)
+        for name, column in splats.columns().items()
+    }
     np.savez_compressed(
         path,
         bodies=np.array(surface.bodies),
@@ -108,6 +122,7 @@ def save_surface(surface: RobotSurface, path: Path) -> None:
         geom_body=samples.body_id[first].astype(np.uint8),
         geom_id=samples.geom_id.astype(np.uint8),
         source=np.array(surface.source),
+        **fitted,
     )
 
 
@@ -144,4 +159,15 @@ def _from_stored(stored: dict[str, np.ndarray]) -> RobotSurface:
         frame_quat=stored["frame_quat"],
         samples=samples,
         source=str(stored["source"]),
+        fitted=tuple(_fitted(stored)),
     )
+
+
+def _fitted(stored: dict[str, np.ndarray]) -> Iterator[FittedSplats]:
+    i = 0
+    while f"fit{i}_means" in stored:
+        mark = f"fit{i}_"
+        yield from_columns(
+            {name.removeprefix(mark): x for name, x in stored.items() if name.startswith(mark)}
+        )
+        i += 1

@@ -9,6 +9,7 @@ import mujoco
 import numpy as np
 
 from scenes.contract.errors import InputError
+from scenes.contract.specs import CameraSpec
 from splat_render.assets.bake import DEFAULT_BUDGET, SHIPPED, scene_splats
 from splat_render.assets.robot_surfaces import load_surface
 from splat_render.assets.scan import load_scan, scan_files
@@ -22,6 +23,7 @@ def scanned_scene(
     scan: Path | None = None,
     surfaces: Sequence[Path] = (),
     budget: int = DEFAULT_BUDGET,
+    cameras: Sequence[CameraSpec] = (),
 ) -> GaussianSet:
     """Return the splats of a scan, and baked ones on the bodies that it has none of.
 
@@ -30,6 +32,7 @@ def scanned_scene(
         scan: a folder of one .ply per body, None without a scan.
         surfaces: .npz files of robot surfaces, used before the shipped ones.
         budget: about how many splats the whole scene is baked into.
+        cameras: that will see them, as for `bake`.
 
     Raises:
         FileNotFoundError, InputError, UnknownNameError: as `load_scan` and `load_surface`.
@@ -42,7 +45,7 @@ def scanned_scene(
                 "name, or stand elsewhere; docs/scans.md says when one fits"
             )
     chosen = (*map(str, surfaces), *SHIPPED)
-    baked = scene_splats(model, surfaces=chosen, budget=budget)
+    baked = scene_splats(model, surfaces=chosen, budget=budget, cameras=cameras)
     if scan is None:
         return baked
     scanned = load_scan(scan, model)

@@ -1,14 +1,14 @@
 """The fast backend on a CPU: one FFI call draws the cameras of all worlds.
 
-Forward is C++ (`splat_render.backends.native`), backward is the vjp of
-`splat_render.backends.xla`, which draws the same picture. Splats and backgrounds are handed over
-once, however many worlds are vmapped.
+Forward is C++ (`splat_render.backends.native`). Backward is the vjp of
+`splat_render.backends.xla`, which draws the same picture, with the blending's gradient in C++.
+Splats and backgrounds are handed over once, however many worlds are vmapped.
 """
 
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from scenes.contract.errors import InputError
 from scenes.native_build import NativeBuildError
-from splat_render.backends import native
+from splat_render.backends import native, xla
+from splat_render.projection import Projected
 from splat_render.types import (
     Background,
     BodyPoses,
@@ -111,18 +112,54 @@ def _draw_forward(
 def _draw_backward(
     config: RasterConfig, saved: tuple[_Scene, _Worlds], cotangent: Frame
 ) -> tuple[_Scene, _Worlds]:
-    from splat_render.backends import xla
-
     def same(scene: _Scene, worlds: _Worlds) -> Frame:
         background = scene.background if len(scene.background.rgb) else None
-        return xla.rasterize(
-            scene.splats, worlds.poses, worlds.cameras, config, background, worlds.look
+        return xla.draw_worlds(
+            cast(xla.Blend, _blend),
+            scene.splats,
+            worlds.poses,
+            worlds.cameras,
+            config,
+            background,
+            worlds.look,
         )
 
     return jax.vjp(same, *saved)[1](cotangent)
 
 
 _draw.defvjp(_draw_forward, _draw_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _blend(seen: Projected, limit: Float[Array, "H W"], config: RasterConfig) -> xla.Canvas:
+    """Blend one picture; what is drawn here serves nobody but the gradient of a background."""
+    return xla.blend(seen, limit, config)
+
+
+def _blend_forward(
+    seen: Projected, limit: Float[Array, "H W"], config: RasterConfig
+) -> tuple[xla.Canvas, tuple[Projected, Float[Array, "H W"]]]:
+    return _blend(seen, limit, config), (seen, limit)
+
+
+def _blend_backward(
+    config: RasterConfig, saved: tuple[Projected, Float[Array, "H W"]], cotangent: xla.Canvas
+) -> tuple[Projected, Float[Array, "H W"]]:
+    seen, limit = saved
+    columns = (seen.means2d, seen.conics, seen.opacities, seen.depths, seen.colors)
+    shapes = [jax.ShapeDtypeStruct(x.shape, jnp.float32) for x in columns]
+    call = jax.ffi.ffi_call(native.GRADIENT_TARGET, shapes, vmap_method="broadcast_all")
+    wanted = (jnp.moveaxis(cotangent.rgb, 0, -1), cotangent.depth, cotangent.light)
+    means2d, conics, opacities, depths, colors = call(
+        *columns, limit, *wanted, numbers=_numbers(config)
+    )
+    grads = Projected(
+        means2d=means2d, conics=conics, opacities=opacities, depths=depths, colors=colors
+    )
+    return grads, jnp.zeros_like(limit)
+
+
+_blend.defvjp(_blend_forward, _blend_backward)
 
 
 @functools.cache

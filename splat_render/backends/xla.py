@@ -8,6 +8,7 @@ call. The backward pass keeps the picture between chunks of `_CHUNK` splats and 
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import jax
@@ -36,7 +37,7 @@ _CHUNK = 64
 _UNROLL = 4
 # For the splats and pictures that are in work at a time [B].
 _BYTES = 512 * 2**20
-# Floats in work per splat (see `projection`) and per pixel (see `_Canvas`).
+# Floats in work per splat (see `projection`) and per pixel (see `Canvas`).
 _PER_SPLAT, _PER_PIXEL = 60, 16
 
 
@@ -55,13 +56,26 @@ def rasterize(
     look: Int[Array, "*n"] | None = None,
 ) -> Frame:
     """Return the pictures; see `backend.Rasterize`."""
+    return draw_worlds(blend, splats, poses, cameras, config, background, look)
+
+
+def draw_worlds(
+    blend: "Blend",
+    splats: GaussianSet,
+    poses: BodyPoses,
+    cameras: CameraBatch,
+    config: RasterConfig,
+    background: Background | None = None,
+    look: Int[Array, "*n"] | None = None,
+) -> Frame:
+    """Return the pictures that a way to blend makes of the splats of each camera."""
     shaped = shape_splats(jax.tree.map(jnp.asarray, splats))
     lead = cameras.viewmats.shape[:-3]
     look = jnp.zeros(lead, jnp.int32) if look is None else look
     worlds = jax.tree.map(
         lambda x: jnp.reshape(x, (-1, *x.shape[len(lead) :])), (poses, cameras, look)
     )
-    draw = functools.partial(_draw_world, shaped, config, background)
+    draw = functools.partial(_draw_world, blend, shaped, config, background)
     at_once = _worlds_at_once(len(splats.means), cameras.viewmats.shape[-3], config)
     if math.prod(lead) <= at_once:
         frame = jax.vmap(draw)(*worlds)
@@ -89,13 +103,14 @@ def draw_background(
 
     def one(camera: CameraBatch) -> Background:
         limit = jnp.full((config.height, config.width), jnp.inf)
-        canvas = _blend(project(shaped, poses, camera, config), limit, config)
+        canvas = blend(project(shaped, poses, camera, config), limit, config)
         return Background(_finish(canvas, config, None).rgb, canvas.median)
 
     return jax.vmap(one)(cameras)
 
 
 def _draw_world(
+    blend: "Blend",
     shaped: BodySplats,
     config: RasterConfig,
     background: Background | None,
@@ -108,16 +123,14 @@ def _draw_world(
     def one(camera: CameraBatch, behind: Background | None) -> Frame:
         limit = jnp.full((config.height, config.width), jnp.inf)
         limit = limit if behind is None else behind.depth
-        return _finish(
-            _blend(project(shaped, poses, camera, config), limit, config), config, behind
-        )
+        return _finish(blend(project(shaped, poses, camera, config), limit, config), config, behind)
 
     behind = jax.tree.map(lambda x: jnp.asarray(x)[look], background)
     return jax.vmap(one)(cameras, behind)
 
 
 @struct.dataclass
-class _Canvas:
+class Canvas:
     """What a picture's pixels have gathered so far.
 
     Attributes:
@@ -135,10 +148,13 @@ class _Canvas:
     unfinished: Bool[Array, "H W"]
 
 
-def _blend(seen: Projected, limit: Float[Array, "H W"], config: RasterConfig) -> _Canvas:
+Blend = Callable[[Projected, Float[Array, "H W"], RasterConfig], Canvas]
+
+
+def blend(seen: Projected, limit: Float[Array, "H W"], config: RasterConfig) -> Canvas:
     """Lay the splats behind each other where they are nearer than `limit` [m]."""
     zeros = jnp.zeros_like(limit)
-    canvas = _Canvas(
+    canvas = Canvas(
         rgb=jnp.zeros((3, *limit.shape), limit.dtype),
         depth=zeros,
         light=zeros + 1,
@@ -154,19 +170,19 @@ def _blend(seen: Projected, limit: Float[Array, "H W"], config: RasterConfig) ->
         seen,
     )
 
-    def step(canvas: _Canvas, splat: Projected) -> tuple[_Canvas, None]:
+    def step(canvas: Canvas, splat: Projected) -> tuple[Canvas, None]:
         return _blend_one(canvas, splat, limit, config), None
 
     @jax.checkpoint
-    def chunk(canvas: _Canvas, splats: Projected) -> tuple[_Canvas, None]:
+    def chunk(canvas: Canvas, splats: Projected) -> tuple[Canvas, None]:
         return jax.lax.scan(step, canvas, splats, unroll=_UNROLL)
 
     return jax.lax.scan(chunk, canvas, chunks)[0]
 
 
 def _blend_one(
-    canvas: _Canvas, splat: Projected, limit: Float[Array, "H W"], config: RasterConfig
-) -> _Canvas:
+    canvas: Canvas, splat: Projected, limit: Float[Array, "H W"], config: RasterConfig
+) -> Canvas:
     """Lay one splat (fields without the axis G) behind those already drawn."""
     dx = jnp.arange(config.width) + 0.5 - splat.means2d[0]
     dy = (jnp.arange(config.height) + 0.5 - splat.means2d[1])[:, None]
@@ -181,7 +197,7 @@ def _blend_one(
     weight = jnp.where(drawn, alpha * canvas.light, 0.0)
     z = jnp.where(jnp.isfinite(splat.depths), splat.depths, 0.0)
     halves = drawn & (canvas.light > 0.5) & (rest <= 0.5)
-    return _Canvas(
+    return Canvas(
         rgb=canvas.rgb + weight * splat.colors[:, None, None],
         depth=canvas.depth + weight * z,
         light=jnp.where(drawn, rest, canvas.light),
@@ -190,7 +206,7 @@ def _blend_one(
     )
 
 
-def _finish(canvas: _Canvas, config: RasterConfig, behind: Background | None) -> Frame:
+def _finish(canvas: Canvas, config: RasterConfig, behind: Background | None) -> Frame:
     """Return the picture: what light is left is filled with the background or the plain colour."""
     rgb = jnp.moveaxis(canvas.rgb, 0, -1)
     if behind is None:

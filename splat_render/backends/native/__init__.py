@@ -13,8 +13,13 @@ from scenes.native_build import NativeLibrary
 # The second is what a machine without AVX2 runs; tests run it everywhere.
 TARGET = "splat_render"
 BASELINE_TARGET = "splat_render_baseline"
-_SYMBOLS = {TARGET: "SplatRender", BASELINE_TARGET: "SplatRenderBaseline"}
-_SOURCES = tuple(Path(__file__).with_name(name) for name in ("splat.cc", "kernel.h"))
+GRADIENT_TARGET = "splat_blend_gradient"
+_SYMBOLS = {
+    TARGET: "SplatRender",
+    BASELINE_TARGET: "SplatRenderBaseline",
+    GRADIENT_TARGET: "SplatBlendGradient",
+}
+_SOURCES = tuple(Path(__file__).with_name(name) for name in ("splat.cc", "kernel.h", "gradient.h"))
 
 
 @functools.cache

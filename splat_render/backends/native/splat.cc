@@ -324,6 +324,8 @@ void draw_all(const Job& job, ffi::ThreadPool& pool) {
   });
 }
 
+#include "gradient.h"
+
 using Floats = ffi::Buffer<ffi::F32>;
 using Indices = ffi::Buffer<ffi::S32>;
 
@@ -371,6 +373,46 @@ ffi::Error rasterize(const Kernel& kernel, ffi::ThreadPool pool, Floats means, F
   return ffi::Error::Success();
 }
 
+using Result = ffi::ResultBuffer<ffi::F32>;
+
+int64_t product(ffi::Span<const int64_t> sizes) {
+  int64_t all = 1;
+  for (const int64_t size : sizes) all *= size;
+  return all;
+}
+
+// Shapes are those of splat_render/backends/cpu.py; any axes of pictures come first.
+ffi::Error blend_gradient(ffi::ThreadPool pool, Floats means, Floats conics, Floats opacities,
+                          Floats depths, Floats colors, Floats limit, Floats d_rgb, Floats d_depth,
+                          Floats d_left, Result g_means, Result g_conics, Result g_opacities,
+                          Result g_depths, Result g_colors, ffi::Span<const float> numbers) {
+  GradientJob job{};
+  const auto sizes = limit.dimensions();
+  job.pictures = product(sizes.first(sizes.size() - 2));
+  job.height = static_cast<int>(sizes[sizes.size() - 2]);
+  job.width = static_cast<int>(sizes[sizes.size() - 1]);
+  job.splats = opacities.dimensions().back();
+  job.alpha_max = numbers[0];
+  job.alpha_min = numbers[1];
+  job.transmittance_min = numbers[2];
+  job.means = means.typed_data();
+  job.conics = conics.typed_data();
+  job.opacities = opacities.typed_data();
+  job.depths = depths.typed_data();
+  job.colors = colors.typed_data();
+  job.limit = limit.typed_data();
+  job.d_rgb = d_rgb.typed_data();
+  job.d_depth = d_depth.typed_data();
+  job.d_left = d_left.typed_data();
+  job.g_means = g_means->typed_data();
+  job.g_conics = g_conics->typed_data();
+  job.g_opacities = g_opacities->typed_data();
+  job.g_depths = g_depths->typed_data();
+  job.g_colors = g_colors->typed_data();
+  gradient_of(job, pool);
+  return ffi::Error::Success();
+}
+
 }  // namespace
 
 // The same call on the best instruction set of this machine, and on the one that all have.
@@ -390,3 +432,12 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(SplatRender,
                               BIND());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(SplatRenderBaseline,
                               [](auto... args) { return rasterize(kBaseline, args...); }, BIND());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    SplatBlendGradient, blend_gradient,
+    ffi::Ffi::Bind()
+        .Ctx<ffi::ThreadPool>()
+        .Arg<Floats>().Arg<Floats>().Arg<Floats>().Arg<Floats>().Arg<Floats>()
+        .Arg<Floats>().Arg<Floats>().Arg<Floats>().Arg<Floats>()
+        .Ret<Floats>().Ret<Floats>().Ret<Floats>().Ret<Floats>().Ret<Floats>()
+        .Attr<ffi::Span<const float>>("numbers"));

@@ -17,7 +17,7 @@ from splat_scenes import (
 )
 
 from scenes import native_build
-from splat_render.backends import cpu, native, reference
+from splat_render.backends import cpu, native, reference, xla
 from splat_render.types import Background, BodyPoses, CameraBatch, Frame
 
 WORLDS, BODIES, CAMERAS = 3, 4, 2
@@ -286,3 +286,34 @@ def test_a_compiler_that_fails_is_quoted_in_one_line(monkeypatch, tmp_path):
 
 def test_it_is_there():
     assert cpu.unavailable() is None
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_gradients_are_those_of_xla(behind: bool):
+    """Of everything, where splats are opaque, hidden, clipped and outside the picture."""
+    poses, cams, look = worlds(num=2)
+    size = config(20, 12, rgb_dtype="float32", color=(0.1, 0.2, 0.3), alpha_max=0.9)
+    splats = cloud(200, degree=1, num_bodies=BODIES)
+    splats = splats.replace(opacities=jnp.linspace(0.0, 1.0, 200))
+    rng = np.random.default_rng(1)
+    weights = [
+        jnp.asarray(rng.normal(size=(2, CAMERAS, 12, 20, k)), jnp.float32) for k in (3, 1, 1)
+    ]
+    backgrounds = (backdrop(size),) if behind else ()
+
+    def loss(draw, splats, poses, cams, *backgrounds):
+        frame = draw(splats, poses, cams, size, *(backgrounds or (None,)), look)
+        parts = (frame.rgb, frame.depth[..., None], frame.alpha[..., None])
+        return sum((w * part).sum() for w, part in zip(weights, parts, strict=True))
+
+    every = (splats, poses, cams, *backgrounds)
+    got, want = (
+        jax.grad(lambda *args, draw=draw: loss(draw, *args), range(len(every)), allow_int=True)(
+            *every
+        )
+        for draw in (cpu.rasterize, xla.rasterize)
+    )
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        if a.dtype == jnp.float32:
+            scale = np.abs(b).max() + 1e-6
+            np.testing.assert_allclose(a / scale, b / scale, atol=2e-4)

@@ -1,0 +1,1 @@
+"""Splats of a robot refined against photographs of its meshes, and how they are stored."""
