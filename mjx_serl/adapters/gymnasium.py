@@ -33,7 +33,7 @@ from mjx_serl.envs.task import TASKS
 from mjx_serl.envs.vector import select_worlds
 from mjx_serl.platform import prepare_platform
 from mjx_serl.types import Obs, PyTree
-from mjx_serl.viewing.recorded_env import SIDE, SIDE_SIZE, with_side_view
+from mjx_serl.viewing.recorded_env import SIDE, SIDE_SIZE, splats_shown, with_side_view
 from scenes.contract.errors import InputError
 from scenes.contract.specs import ObsField, ObsSpec
 
@@ -446,7 +446,9 @@ def _build(task: str, options: EnvOptions, *, max_worlds: int) -> _Program:
     observer = options.pixels(options.cameras, options.image_size).build(env)
     side = None
     if options.render_mode is not None:
-        side = options.pixels([SIDE], options.render_size).build(with_side_view(env))
+        seen = options.pixels([SIDE], options.render_size)
+        more = max(seen.splats, splats_shown(options.render_size))
+        side = dataclasses.replace(seen, splats=more).build(with_side_view(env))
     return _Program(observer, side, options.episode_steps or env.task.episode_steps)
 
 

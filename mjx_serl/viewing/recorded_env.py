@@ -102,6 +102,11 @@ class RecordedEnv:
         return after, after.terminated | after.truncated
 
 
+def splats_shown(size: int) -> int:
+    """Return the splats that a picture of a size [px] shows the use of, 0 where a few will do."""
+    return next((splats for least, splats in _MORE_SPLATS if size >= least), 0)
+
+
 def build_recorded_env(
     observer: Observer, pixels: PixelConfig, *, size: int = SIDE_SIZE
 ) -> RecordedEnv:
@@ -119,12 +124,11 @@ def build_recorded_env(
     names = tuple(camera.name for camera in spec.cameras if camera.name not in own)
     # The side view stands still: shaking it randomises nothing that a policy sees.
     look = dataclasses.replace(pixels.look, camera_position=0.0, camera_angle=0.0)
-    more = next((splats for least, splats in _MORE_SPLATS if size >= least), 0)
     config = dataclasses.replace(
         pixels,
         cameras=names,
         size=size,
-        splats=max(pixels.splats, more),
+        splats=max(pixels.splats, splats_shown(size)),
         look=look,
         frozen=None,
     )
