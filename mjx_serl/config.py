@@ -17,6 +17,8 @@ from scenes.contract.plugins import load_plugins
 from scenes.contract.ranges import check_ranges, ranged
 from scenes.contract.serialize import later_field, open_field
 
+MOST_EPISODES = 100_000  # of an evaluation: their worlds are all in memory at once
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalConfig:
@@ -32,8 +34,8 @@ class EvalConfig:
     """
 
     every_epochs: int = ranged(5, least=1)
-    check_episodes: int = ranged(100, least=1)
-    episodes: int = ranged(100, least=1)
+    check_episodes: int = ranged(100, least=1, most=MOST_EPISODES)
+    episodes: int = ranged(100, least=1, most=MOST_EPISODES)
     stop_at: Annotated[float, tyro.conf.arg(aliases=("--stop-at",))] = ranged(0.99, above=0)
     stop_checks: int = ranged(2, least=1)
 

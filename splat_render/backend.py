@@ -130,10 +130,15 @@ def backend_names() -> tuple[str, ...]:
     return tuple(BACKENDS)
 
 
+def require_backend(name: str) -> None:
+    """Raise KeyError, with the allowed names, for what is neither a backend nor "auto"."""
+    if name not in (*BACKENDS, "auto"):
+        raise UnknownNameError(unknown_name("render backend", name, (*BACKENDS, "auto")))
+
+
 def load_backend(name: str) -> Backend:
     """Return the module of a backend; raises KeyError with the allowed names."""
-    if name not in BACKENDS:
-        raise UnknownNameError(unknown_name("render backend", name, (*BACKENDS, "auto")))
+    require_backend(name)
     return BACKENDS[name]()
 
 

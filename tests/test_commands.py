@@ -82,6 +82,16 @@ def test_an_unknown_task(refuse: Refuse, tmp_path: Path):
     assert runs(tmp_path) == []
 
 
+def test_an_unknown_backend_even_where_nothing_is_drawn(refuse: Refuse):
+    text = one_line(refuse("--pixels.backend", "cuda"))
+    assert "Unknown render backend 'cuda'. Allowed: " in text
+
+
+def test_more_episodes_than_memory_holds_worlds(refuse: Refuse):
+    text = one_line(refuse("--eval.episodes", "1000000000"))
+    assert "eval.episodes 1000000000, allowed: 1 to 100000" in text
+
+
 def test_an_unknown_preset(refuse: Refuse):
     text = one_line(refuse("--preset", "laptob"))
     assert "Unknown preset 'laptob'. Did you mean 'laptop'? Allowed: fast, hil_serl" in text
@@ -457,6 +467,9 @@ def test_recording_never_overwrites(recorded: Path, capsys: pytest.CaptureFixtur
     [
         ("a.hdf5", {}, "Demonstrations are .npz files, got"),
         ("a.npz", {"episodes": 0}, "episodes 0, allowed: at least 1"),
+        ("a.npz", {"noise": -1.0}, "noise -1.0, allowed: at least 0"),
+        ("a.npz", {"noise": float("nan")}, "noise nan, allowed: at least 0"),
+        ("/dev/null/a.npz", {}, "File exists: '/dev/null'"),
     ],
 )
 def test_what_cannot_be_recorded(

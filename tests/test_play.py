@@ -89,6 +89,15 @@ def test_a_run_is_of_one_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         playing.build_playable("other", tmp_path, None, size=64)
 
 
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_played(tmp_path: Path):
+    (tmp_path / "file").touch()
+    for out in ("a.txt", "file/a.mp4", "file"):
+        with pytest.raises((ValueError, OSError), match=r"a.txt|file"):
+            playing.require_output(tmp_path / out)
+    playing.require_output(tmp_path / "new" / "a.mp4")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
 @pytest.mark.slow
 def test_a_run_without_cameras_is_recorded_if_asked(tmp_path: Path):
     with registered(episode_steps=4) as task:

@@ -299,6 +299,19 @@ def undescribed(said: str) -> list[str]:
 class TestCommands:
     """`mjx-serl`, and the scripts of a checkout that start the same."""
 
+    @pytest.fixture(autouse=True)
+    def _keep_gl(self, monkeypatch):
+        """What a command sets for its own process does not stay in this one."""
+        monkeypatch.setenv("MUJOCO_GL", "")
+
+    def test_no_command_tries_gl_while_it_imports(self, monkeypatch):
+        """The try is a process of its own, whose traceback a Ctrl-C would show."""
+        monkeypatch.delenv("MUJOCO_GL")
+        monkeypatch.setattr(sys, "argv", ["mjx-serl", "compare", "nowhere"])
+        assert start.main() == 2
+        code = "import mujoco, sys; assert 'glfw' not in sys.modules"
+        assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
     def test_every_command_is_there(self, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["mjx-serl"])
         assert start.main() == 0

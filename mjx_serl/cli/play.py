@@ -46,8 +46,10 @@ def main(
     # JAX must start after the platform is prepared.
     load_plugins(plugin)
     from mjx_serl.envs.observation import PixelConfig
-    from mjx_serl.viewing.play import build_playable, save_play
+    from mjx_serl.viewing.play import build_playable, require_output, save_play
 
+    if not view:
+        require_output(out)
     pixels = PixelConfig(scan=scan, surfaces=looks)
     recorded, policies, name = build_playable(
         task, run, policy, size=size, episodes=episodes, pixels=pixels

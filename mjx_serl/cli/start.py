@@ -84,6 +84,10 @@ def start(name: str) -> int:
     trouble = wrong_python(SIMULATOR if command.simulator else ())
     if trouble:
         return _refuse(trouble)
+    if command.simulator:
+        # Pictures are splats. Without this `import mujoco` starts a python of its own to try
+        # GLFW, and Ctrl-C shows that one's traceback.
+        os.environ.setdefault("MUJOCO_GL", "disable")
     from mjx_serl.run.signals import QuitSignal
 
     # Before anything is imported that takes its time.

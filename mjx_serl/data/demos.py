@@ -18,16 +18,22 @@ from scenes.contract.errors import InputError
 __all__ = ["DemoContract", "load_demos", "save_demos", "select_episodes"]
 
 
-def select_episodes(rows: Transition, solved: np.ndarray, count: int) -> Transition:
+def select_episodes(
+    rows: Transition,
+    solved: np.ndarray,
+    count: int,
+    *,
+    hint: str = "lower demos.count or demos.noise",
+) -> Transition:
     """The first `count` solved episodes of [T, M, ...] rows.
 
-    Raises ValueError where fewer were solved.
+    Raises ValueError where fewer were solved, with a hint.
     """
     chosen = np.flatnonzero(solved)[:count]
     if len(chosen) < count:
         raise InputError(
             f"The scripted expert solved {len(chosen)} of {len(solved)} episodes, {count} wanted; "
-            "lower demos.count or demos.noise"
+            f"{hint}"
         )
     return _map(rows, lambda x: np.asarray(x)[:, chosen])
 

@@ -122,6 +122,11 @@ class PixelConfig:
             encoder: what `frozen` names.
         """
         if not self.cameras:
+            if self.backend != "auto":
+                from splat_render.backend import require_backend
+
+                # It draws nothing, and a wrong name is one all the same.
+                require_backend(self.backend)
             return Observer(env)
         pinned = self.pinned()
         return Observer(env, CameraView(pinned, build_renderer(pinned, env), encoder))

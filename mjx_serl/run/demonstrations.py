@@ -9,9 +9,10 @@ from mjx_serl.data.demos import save_demos, select_episodes
 from mjx_serl.envs.env import make_env
 from mjx_serl.envs.observation import PixelConfig
 from mjx_serl.training.collect import demonstrate
-from mjx_serl.training.demonstrations import demo_contract
-from scenes.contract.demonstrations import check_absent
+from mjx_serl.training.demonstrations import DemoConfig, demo_contract
+from scenes.contract.demonstrations import check_new
 from scenes.contract.errors import InputError
+from scenes.contract.ranges import check_ranges
 
 
 def record_scripted(
@@ -26,10 +27,11 @@ def record_scripted(
         raise InputError(f"Demonstrations are .npz files, got '{path}'")
     if episodes < 1:
         raise InputError(f"episodes {episodes}, allowed: at least 1")
-    check_absent(path)
+    check_ranges(DemoConfig(count=episodes, noise=noise))
+    check_new(path)
     observer = pixels.build(make_env(task, max_worlds=2 * episodes))
     play = jax.jit(partial(demonstrate, observer, episodes=2 * episodes, noise=noise))
     rows, solved = jax.device_get(play(jax.random.key(seed)))
-    chosen = select_episodes(rows, solved, episodes)
+    chosen = select_episodes(rows, solved, episodes, hint="lower episodes or noise")
     save_demos(path, chosen, demo_contract(observer))
     return int(chosen.valid.sum())

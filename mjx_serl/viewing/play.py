@@ -12,6 +12,7 @@ from mjx_serl.viewing.policies import WorldPolicy, build_policies
 from mjx_serl.viewing.recorded_env import RecordedEnv, build_recorded_env
 from mjx_serl.viewing.run_video import trained
 from scenes.contract.errors import InputError
+from scenes.contract.files import require_writable
 
 DEFAULT_TASK = "franka/pick_cube"
 _FILES = (".mp4", ".png")
@@ -57,6 +58,15 @@ def build_playable(
     return build_recorded_env(observer, pixels, size=size), policies, chosen
 
 
+def require_output(out: Path) -> None:
+    """Raise InputError or OSError, before anything is played, where `save_play` cannot write."""
+    single = out.suffix in _FILES
+    if out.suffix and not single and not out.is_dir():
+        raise InputError(f"Cannot write '{out}', allowed: {', '.join(_FILES)}, or a folder")
+    (out.parent if single else out).mkdir(parents=True, exist_ok=True)
+    require_writable(out if single else out / "video.mp4")
+
+
 def save_play(
     out: Path,
     recorded: RecordedEnv,
@@ -78,11 +88,9 @@ def save_play(
         seed: picks the starts, which training never saw.
     """
     policy, key = policies[name], stream_key(seed, ON_DEMAND)
-    single = out.suffix in _FILES
-    if out.suffix and not single and not out.is_dir():
-        raise InputError(f"Cannot write '{out}', allowed: {', '.join(_FILES)}, or a folder")
-    path = out if single else out / f"{recorded.env.name.replace('/', '-')}-{name}.mp4"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = out
+    if out.suffix not in _FILES:
+        path = out / f"{recorded.env.name.replace('/', '-')}-{name}.mp4"
     if path.suffix == ".png":
         save_start(path, recorded, key)
         return f"{path}: {', '.join(recorded.cameras)}"

@@ -14,7 +14,7 @@ from scenes.contract.demonstrations import (
     OBS,
     Arrays,
     DemoContract,
-    check_absent,
+    check_new,
     write_demonstrations,
 )
 from scenes.contract.errors import InputError
@@ -63,7 +63,7 @@ def export_demos(
         FileExistsError: `path` is there.
         ValueError: a recording was made under another contract or is damaged, or no episode fits.
     """
-    check_absent(path)
+    check_new(path)
     chosen = list(choose_episodes(recordings, contract, endings=endings, allow_damage=allow_damage))
     demo_contract = DemoContract.of(task, contract.obs, contract.action)
     write_demonstrations(path, _stack(chosen, contract), demo_contract)

@@ -64,8 +64,15 @@ def how_to_start(command: str) -> str:
 
 
 def _refuse(error: Exception, status: int) -> int:
-    sys.stderr.write(f"error: {error}\n")
+    sys.stderr.write(f"error: {_said(error)}\n")
     return status
+
+
+def _said(error: Exception) -> str:
+    """What is wrong with which file, without the number of a system error."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.strerror}: '{error.filename}'"
+    return str(error)
 
 
 def require_port(port: int) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from scenes.contract.command_line import how_to_start
 from scenes.contract.errors import InputError
-from scenes.contract.files import new_file
+from scenes.contract.files import new_file, require_writable
 from scenes.contract.specs import ActionSpec, ObsSpec
 
 Arrays = dict[str, NDArray[Any]]
@@ -94,17 +94,22 @@ def write_demonstrations(
     path: Path, arrays: Mapping[str, NDArray[Any]], contract: DemoContract
 ) -> None:
     """Write arrays [T, M, ...] atomically; FileExistsError rather than overwrite."""
-    check_absent(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_new(path)
     text = np.array(json.dumps(dataclasses.asdict(contract)))
     with new_file(path, overwrite=False) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays, **{_CONTRACT: text})  # pyright: ignore
 
 
-def check_absent(path: Path) -> None:
-    """Raise FileExistsError, before any work is done, where there is such a file."""
+def check_new(path: Path) -> None:
+    """Make the folder of a file to write.
+
+    Raises FileExistsError, before any work is done, where there is such a file, OSError where it
+    cannot be written.
+    """
     if path.exists():
         raise FileExistsError(f"{path} exists; demonstrations are never overwritten")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    require_writable(path)
 
 
 def read_demonstrations(path: Path, contract: DemoContract) -> Arrays:

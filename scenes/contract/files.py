@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all, whatever happens to process or disk."""
 
+import errno
 import functools
 import os
 import secrets
@@ -74,8 +75,7 @@ def new_file(path: Path, *, overwrite: bool = True, mode: int = 0o666) -> Iterat
     """
     if not overwrite:
         _require_absent(path)
-    part = _beside(path)
-    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
+    part = _begin(path, mode)
     try:
         yield part
         sync(part)
@@ -111,6 +111,24 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def require_writable(path: Path) -> None:
+    """Raise now, before any work is done, the OSError that writing a file there will raise."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    _begin(path, 0o600).unlink()
+
+
+def _begin(path: Path, mode: int) -> Path:
+    """Make the empty file that becomes `path`."""
+    part = _beside(path)
+    try:
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
+    except OSError as error:
+        # Of the file that was asked for, not of one that nobody knows.
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    return part
 
 
 def _beside(path: Path) -> Path:

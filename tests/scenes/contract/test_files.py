@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from scenes.contract.files import new_file, new_folder, usable_cache, write_atomically
+from scenes.contract.files import (
+    new_file,
+    new_folder,
+    require_writable,
+    usable_cache,
+    write_atomically,
+)
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -18,6 +24,19 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert path.read_text() == "old"
     write_atomically(path, b"new")
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_written_is_told_before_the_work_by_its_own_name(tmp_path: Path) -> None:
+    require_writable(tmp_path / "a.txt")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "nowhere" / "a.txt", tmp_path / "file" / "a.txt"):
+        with pytest.raises(OSError) as early:
+            require_writable(path)
+        assert early.value.filename == str(path) and early.value.strerror
+    with pytest.raises(FileNotFoundError) as late, new_file(tmp_path / "nowhere" / "a.txt"):
+        pass
+    assert late.value.filename == str(tmp_path / "nowhere" / "a.txt")
 
 
 @pytest.mark.parametrize("links", [True, False])
