@@ -1,6 +1,6 @@
 """Is training as fast as it was? Epochs of train.py of an older commit beside the checkout's.
 
-python -m benchmarks.before HEAD~20 --args --preset=pixels_frozen
+python -m benchmarks.before HEAD~20 --args=--preset=pixels_frozen
 
 Both train on one core, taking turns of a second and a half, so that what else the machine does
 slows both. What is compared is the time on the core per epoch: it does not count the waits.
@@ -42,7 +42,7 @@ class BeforeConfig:
         rounds: fresh pairs of processes.
         epochs: of each process in a round.
         core: the core that all of them run on.
-        args: further options of train.py; both must know them.
+        args: further options of train.py, as `--args=--num-envs=4`; both must know them.
     """
 
     rounds: int = 3

@@ -30,6 +30,7 @@ from mjx_serl.types import Obs, Transition
 from scenes.contract import manifest as names
 from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.manifest import read_manifest, read_sums, sha256
+from scenes.contract.names import require_fields
 from scenes.contract.plugins import load_plugins as load_plugins
 from scenes.contract.policy_contract import Contract
 from scenes.contract.weights import read_safetensors
@@ -139,6 +140,7 @@ def train(
         config = RunFolder.open(resume).read_config(TrainConfig)
     named = default_preset() if config is None else config
     cfg = preset(named) if isinstance(named, str) else named
+    require_fields(TrainConfig, changes, kind="field of a run")
     cfg = dataclasses.replace(cfg, **changes)
     with open_run(cfg, resume, hooks=hooks, outputs=outputs) as run:
         return Result(run.train(resume=resume is not None), run.folder.path)

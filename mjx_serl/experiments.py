@@ -11,6 +11,8 @@ from mjx_serl.envs.observation import PixelConfig
 from mjx_serl.registry import Registry
 from mjx_serl.training.demonstrations import DemoConfig
 from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig
+from scenes.contract.names import require_fields
+
 
 PRESETS: Registry[Callable[[], TrainConfig]] = Registry("preset")
 
@@ -166,4 +168,5 @@ def default_preset() -> str:
 
 def preset(name: str, **changes: object) -> TrainConfig:
     """A preset with some fields changed; raises KeyError with the allowed names."""
+    require_fields(TrainConfig, changes, kind="field of a run")
     return dataclasses.replace(PRESETS[name](), **changes)

@@ -13,7 +13,7 @@ Observations and actions are numpy arrays; worlds stay on jax's device.
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,12 @@ from jaxtyping import Array, Bool, Float, Key, UInt8
 from mjx_serl.envs.env import EnvState, make_env
 from mjx_serl.envs.observation import Observer, PixelConfig
 from mjx_serl.envs.task import TASKS
-from mjx_serl.envs.vector import select_worlds
+from mjx_serl.envs.vector import require_worlds, select_worlds
 from mjx_serl.platform import prepare_platform
 from mjx_serl.types import Obs, PyTree
 from mjx_serl.viewing.recorded_env import SIDE, SIDE_SIZE, splats_shown, with_side_view
 from scenes.contract.errors import InputError
+from scenes.contract.names import require_fields
 from scenes.contract.specs import ObsField, ObsSpec
 
 NAMESPACE = "mjx_serl"
@@ -94,8 +95,16 @@ class EnvOptions:
             raise InputError(
                 f"render_mode '{self.render_mode}', allowed: {', '.join(RENDER_MODES)} or None"
             )
+        if isinstance(self.cameras, str):
+            raise InputError(f"cameras '{self.cameras}', allowed: a list, ['{self.cameras}']")
         if self.episode_steps is not None and self.episode_steps < 1:
             raise InputError(f"episode_steps {self.episode_steps}, allowed: at least 1")
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> "EnvOptions":
+        """Return those given by keyword; raises KeyError with the allowed names."""
+        require_fields(cls, options, kind="option")
+        return cls(**options)
 
     def pixels(self, cameras: Sequence[str], size: int) -> PixelConfig:
         """Return the cameras of that size with the files they are drawn from."""
@@ -271,7 +280,7 @@ class MjxSerlEnv(gymnasium.Env[HostObs, np.ndarray]):
     episode_steps = property(_time_limit)
 
     def __init__(self, task: str, **options: Any) -> None:
-        chosen = EnvOptions(**options)
+        chosen = EnvOptions.of(options)
         self._play = _Play(_build(task, chosen, max_worlds=1))
         self.metadata = self._play.metadata
         self.render_mode = chosen.render_mode
@@ -333,9 +342,8 @@ class MjxSerlVectorEnv(gymnasium.vector.VectorEnv[HostObs, np.ndarray, np.ndarra
     def __init__(
         self, task: str, *, num_envs: int = 1, max_episode_steps: int | None = None, **options: Any
     ) -> None:
-        if num_envs < 1:
-            raise InputError(f"num_envs must be at least 1, got {num_envs}")
-        chosen = EnvOptions(**{"episode_steps": max_episode_steps, **options})
+        require_worlds(num_envs)
+        chosen = EnvOptions.of({"episode_steps": max_episode_steps, **options})
         self._play = _Play(_build(task, chosen, max_worlds=num_envs))
         self.metadata = {**self._play.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
         self.render_mode = chosen.render_mode

@@ -7,6 +7,7 @@ shape and never waits for a reset. Pictures are drawn after that, once per step.
 import dataclasses
 import functools
 from collections.abc import Callable
+from numbers import Integral
 from typing import Literal
 
 import jax
@@ -212,6 +213,12 @@ class VecEnv:
         return jax.vmap(self.env.reset)(split_keys(key, num))
 
 
+def require_worlds(num_envs: int) -> None:
+    """Raise InputError for what is no number of worlds."""
+    if not isinstance(num_envs, Integral) or num_envs < 1:
+        raise InputError(f"num_envs must be at least 1, got {num_envs!r}")
+
+
 def vectorize(
     env: Env | Observer,
     *,
@@ -226,8 +233,7 @@ def vectorize(
         env, num_envs, autoreset, stagger: as of `VecEnv`.
         pool_size: prepared resets; None is `default_pool`.
     """
-    if num_envs < 1:
-        raise InputError(f"num_envs must be at least 1, got {num_envs}")
+    require_worlds(num_envs)
     if autoreset not in _RESTARTS:
         raise InputError(f"autoreset '{autoreset}', allowed: {', '.join(_RESTARTS)}")
     observer = env if isinstance(env, Observer) else Observer(env)

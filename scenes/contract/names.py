@@ -1,8 +1,9 @@
 """Looking things up by name, and saying what was meant where the name is wrong."""
 
+import dataclasses
 import difflib
 from collections.abc import Iterable
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from scenes.contract.errors import UnknownNameError
 
@@ -25,6 +26,14 @@ def named(entries: Iterable[Named], name: str, *, kind: str) -> Named:
     if name not in table:
         raise UnknownNameError(unknown_name(kind, name, table))
     return table[name]
+
+
+def require_fields(config: type[Any], given: Iterable[str], *, kind: str) -> None:
+    """Raise KeyError, naming the allowed ones, for a keyword that is no field of a dataclass."""
+    allowed = [field.name for field in dataclasses.fields(config) if field.init]
+    for name in given:
+        if name not in allowed:
+            raise UnknownNameError(unknown_name(kind, name, allowed))
 
 
 def unknown_name(kind: str, got: str, allowed: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ check_ranges(config)  # InputError: batch_size 1, allowed: at least 2
 import dataclasses
 import math
 from collections.abc import Collection
+from numbers import Integral, Real
 from typing import Any
 
 from scenes.contract.errors import InputError
@@ -96,17 +97,30 @@ def check_ranges(config: Any, *, path: str = "", flat: Collection[str] = ()) -> 
         if dataclasses.is_dataclass(value):
             check_ranges(value, path=name)
         else:
-            _check(name, value, field.metadata.get(_RANGE, Range()))
+            _check(name, value, field.metadata.get(_RANGE), whole=_whole(field.default))
 
 
-def _check(name: str, value: Any, allowed: Range) -> None:
+def _check(name: str, value: Any, wanted: Range | None, *, whole: bool) -> None:
     items = value if isinstance(value, tuple) else (value,)
+    allowed = wanted or Range()
     if allowed.filled and not items:
         raise InputError(f"{name} is empty, allowed: one or more numbers, each {allowed}")
     for item in items:
-        number = isinstance(item, (int, float)) and not isinstance(item, bool)
+        number = isinstance(item, Real) and not isinstance(item, bool)
+        # A command line cannot give anything else; Python can.
+        if item is not None and wanted is not None:
+            if not number:
+                raise InputError(f"{name} {item!r}, allowed: a number, {allowed}")
+            if whole and not isinstance(item, Integral):
+                raise InputError(f"{name} {item!r}, allowed: a whole number, {allowed}")
         if number and not allowed.holds(item):
             raise InputError(f"{name} {item}, allowed: {allowed}")
+
+
+def _whole(default: Any) -> bool:
+    """Whether a field counts something, by its default."""
+    items = default if isinstance(default, tuple) else (default,)
+    return all(isinstance(item, int) for item in items) and bool(items)
 
 
 def _span(low: float, high: float) -> str:

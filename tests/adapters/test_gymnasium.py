@@ -248,6 +248,12 @@ def test_bad_arguments_are_told():
         MjxSerlEnv("franka/pickcube")
     with pytest.raises(ValueError, match="num_envs must be at least 1, got 0"):
         MjxSerlVectorEnv("franka/pick_cube", num_envs=0)
+    with pytest.raises(KeyError, match="Unknown option 'camera'. Did you mean 'cameras'?"):
+        MjxSerlEnv("franka/pick_cube", camera=["front"])
+    with pytest.raises(ValueError, match=r"cameras 'front', allowed: a list, \['front'\]"):
+        MjxSerlEnv("franka/pick_cube", cameras="front")
+    with pytest.raises(ValueError, match="size 64.5, allowed: a whole number, 1 to 4096"):
+        MjxSerlEnv("franka/pick_cube", cameras=["front"], image_size=64.5)
 
 
 def start(env: gymnasium.Env | gymnasium.vector.VectorEnv) -> list:

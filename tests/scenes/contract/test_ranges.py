@@ -2,8 +2,9 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from scenes.contract.ranges import check_ranges, ranged
@@ -33,6 +34,8 @@ class Outer:
         (Outer(Inner(widths=(8, 0))), "inner.widths 0, allowed: at least 1"),
         (Outer(count=10), "count 10, allowed: at least 0, below 10"),
         (Outer(free=math.inf), "free inf, allowed: finite"),
+        (Outer(Inner(rate=cast("float", "0.5"))), "inner.rate '0.5', allowed: a number, above 0"),
+        (Outer(Inner(widths=(8.5,))), "inner.widths 8.5, allowed: a whole number, at least 1"),
     ],
 )
 def test_the_first_number_out_of_range_is_named(config: Any, message: str) -> None:
@@ -40,7 +43,9 @@ def test_the_first_number_out_of_range_is_named(config: Any, message: str) -> No
         check_ranges(config)
 
 
-@pytest.mark.parametrize("config", [Outer(), Outer(Inner(rate=1.0)), Outer(count=0)])
+@pytest.mark.parametrize(
+    "config", [Outer(), Outer(Inner(rate=1)), Outer(count=0), Outer(Inner(widths=(np.int64(8),)))]
+)
 def test_what_is_in_range_passes(config: Any) -> None:
     check_ranges(config)
 
