@@ -13,7 +13,6 @@ from mjx_serl.training.demonstrations import DemoConfig
 from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig
 from scenes.contract.names import require_fields
 
-
 PRESETS: Registry[Callable[[], TrainConfig]] = Registry("preset")
 
 

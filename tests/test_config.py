@@ -148,9 +148,7 @@ def test_presets_take_changes_and_refuse_other_names():
     assert preset("serl", seed=7).seed == 7
     with pytest.raises(KeyError, match=r"Unknown preset 'hilserl'\. Did you mean 'hil_serl'\?"):
         preset("hilserl")
-    with pytest.raises(
-        KeyError, match=r"Unknown field of a run 'num_env'\. Did you mean 'num_envs'"
-    ):
+    with pytest.raises(KeyError, match="Unknown field of a run 'num_env'. Did you mean 'num_envs'"):
         preset("laptop", num_env=4)
 
 

@@ -113,7 +113,7 @@ def _check(name: str, value: Any, wanted: Range | None, *, whole: bool) -> None:
                 raise InputError(f"{name} {item!r}, allowed: a number, {allowed}")
             if whole and not isinstance(item, Integral):
                 raise InputError(f"{name} {item!r}, allowed: a whole number, {allowed}")
-        if number and not allowed.holds(item):
+        if number and not allowed.holds(float(item)):
             raise InputError(f"{name} {item}, allowed: {allowed}")
 
 
