@@ -106,14 +106,14 @@ def _check(name: str, value: Any, wanted: Range | None, *, whole: bool) -> None:
     if allowed.filled and not items:
         raise InputError(f"{name} is empty, allowed: one or more numbers, each {allowed}")
     for item in items:
-        number = isinstance(item, Real) and not isinstance(item, bool)
+        number = float(item) if isinstance(item, Real) and not isinstance(item, bool) else None
         # A command line cannot give anything else; Python can.
         if item is not None and wanted is not None:
-            if not number:
+            if number is None:
                 raise InputError(f"{name} {item!r}, allowed: a number, {allowed}")
             if whole and not isinstance(item, Integral):
                 raise InputError(f"{name} {item!r}, allowed: a whole number, {allowed}")
-        if number and not allowed.holds(float(item)):
+        if number is not None and not allowed.holds(number):
             raise InputError(f"{name} {item}, allowed: {allowed}")
 
 
