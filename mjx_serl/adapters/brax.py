@@ -26,6 +26,8 @@ class BraxEnv(BraxBase):
 
     `done` is a termination only. Brax's EpisodeWrapper counts the time limit itself, and would
     take a `done` at the limit for a termination: wrap with `episode_length=env.episode_length`.
+    Its AutoResetWrapper puts a world back to the start of that world's first episode (google/brax
+    #167), so training meets as many starts as it has worlds between two evaluations.
     Without wrappers, `info["truncation"]` says when the task's limit is reached. Observations
     are one vector, the fields of the task's ObsSpec in order. Where the state became non-finite
     `info["valid"]` is 0 (do not learn from that step), and `metrics["invalid"]` 1.
