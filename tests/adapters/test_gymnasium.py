@@ -248,8 +248,6 @@ def test_bad_arguments_are_told():
         MjxSerlEnv("franka/pickcube")
     with pytest.raises(ValueError, match="num_envs must be at least 1, got 0"):
         MjxSerlVectorEnv("franka/pick_cube", num_envs=0)
-    with pytest.raises(KeyError, match="Unknown option 'camera'. Did you mean 'cameras'?"):
-        MjxSerlEnv("franka/pick_cube", camera=["front"])
     with pytest.raises(ValueError, match=r"cameras 'front', allowed: a list, \['front'\]"):
         MjxSerlEnv("franka/pick_cube", cameras="front")
     with pytest.raises(ValueError, match="size 64.5, allowed: a whole number, 1 to 4096"):
@@ -312,7 +310,7 @@ def test_options_that_are_not_known_are_refused(single: MjxSerlEnv, vector: MjxS
         single.reset(options={"goal": 1})
     with pytest.raises(ValueError, match=r"reset options \['goal'\], allowed: reset_mask"):
         vector.reset(options={"goal": 1})
-    with pytest.raises(TypeError, match="camera"):
+    with pytest.raises(KeyError, match="Unknown option 'camera'. Did you mean 'cameras'?"):
         MjxSerlEnv("franka/pick_cube", camera="front")
     with pytest.raises(ValueError, match="render_mode 'ansi', allowed: rgb_array or None"):
         MjxSerlEnv("franka/pick_cube", render_mode="ansi")
