@@ -90,11 +90,11 @@ class SeedRuns:
 
         Ends early after a signal or where a run's end is not on disk.
         """
-        undo_on_quit(self._remove_unused)
-        try:
-            status = self._train_each()
-        finally:
-            self._remove_unused()
+        with undo_on_quit(self._remove_unused):
+            try:
+                status = self._train_each()
+            finally:
+                self._remove_unused()
         begun = [folder for folder in map(self._folder, self.seeds) if _has_begun(folder)]
         sys.stdout.write(compare_runs(begun, self.path / "compare.png"))
         return status

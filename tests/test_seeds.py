@@ -10,6 +10,7 @@ from mjx_serl import seeds
 from mjx_serl.compare import main as compare
 from mjx_serl.config import TrainConfig
 from mjx_serl.platform import needs_mjx
+from mjx_serl.run import signals
 from mjx_serl.run.folder import RunFolder
 from scenes.contract.command_line import FAILED
 
@@ -110,6 +111,27 @@ def test_a_run_that_fails_ends_them(trainer: Trainer):
     trainer.status = FAILED
     assert seeds.train_command(["--seeds", "0", "1"]) == FAILED
     assert [seed for seed, _, _ in trainer.asked] == [0]
+
+
+def test_a_signal_before_the_first_run_leaves_no_folder(
+    trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def ended_at_once(cfg: TrainConfig, resume: Path | None) -> int:
+        assert runs_of(tmp_path)
+        # What QuitSignal calls before it ends the process.
+        for undo in reversed(signals._undoing):
+            undo()
+        assert not runs_of(tmp_path)
+        raise SystemExit
+
+    monkeypatch.setattr(seeds, "train", ended_at_once)
+    with pytest.raises(SystemExit):
+        seeds.train_command(["--preset", "laptop", "--seeds", "0", "1"])
+    assert signals._undoing == []
+
+
+def runs_of(folder: Path) -> list[Path]:
+    return list((folder / "runs").glob("*"))
 
 
 def test_where_nothing_was_begun_no_folder_is_left(
