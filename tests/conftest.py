@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from as_users import UNOPTIMISED
@@ -41,6 +41,9 @@ LARGE = 4 << 30
 # Off-screen drawing of curve.png, whatever DISPLAY says.
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {UNOPTIMISED}".strip()
+# Where in Python an operation came from is read by nobody: a tenth of lowering and compiling.
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
+os.environ["JAX_INCLUDE_FULL_TRACEBACKS_IN_LOCATIONS"] = "0"
 # MJX is among what is tested, so its flag is set for the whole suite.
 prepare_platform(mjx_on_cpu=True, cache_dir=CACHE)
 # Tracing makes millions of objects that live: a fifth of its time went into looking for garbage
@@ -83,6 +86,29 @@ def forget_programs() -> Iterator[None]:
 
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def optimised_backgrounds() -> None:
+    """Compile what draws a background as users do: unoptimised it takes seven seconds, not one."""
+    import jax
+
+    from splat_render.backends import xla
+
+    plain = xla.draw_background
+    optimised = jax.jit(
+        plain.__wrapped__,
+        static_argnames="config",
+        compiler_options={"xla_backend_optimization_level": "2"},
+    )
+
+    def draw_background(splats: Any, poses: Any, cameras: Any, config: Any) -> Any:
+        # Options are for a program, not for a part of one; small pictures do not repay compiling.
+        part = isinstance(cameras.viewmats, jax.core.Tracer)
+        chosen = plain if part or config.width < 128 else optimised
+        return chosen(splats, poses, cameras, config)
+
+    xla.draw_background = draw_background
 
 
 # One compiled scene and one environment per task: compiling is the cost.

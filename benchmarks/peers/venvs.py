@@ -3,15 +3,15 @@
 import importlib.metadata
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.peers.environments import InstallError, environment
 from benchmarks.process import ROOT
 from benchmarks.results import say
 
 FOLDER = ROOT / ".cache" / "bench"
-INSTALL_TIMEOUT = 600.0
+IMPORT_TIMEOUT = 600.0  # [s]
 
 
 class PeerError(RuntimeError):
@@ -74,18 +74,15 @@ PEERS = {
 
 def peer_python(name: str) -> Path:
     """Return the interpreter of a peer's environment, made on first use; raises PeerError."""
-    peer = PEERS[name]
-    folder = FOLDER / name
-    python = folder / "bin" / "python"
-    wanted = [*_pins(peer), *peer.bare]
-    stamp = folder / "requirements.txt"
-    if not (stamp.exists() and stamp.read_text().split() == wanted):
-        say(f"installing {name}: {' '.join(wanted)}")
-        _install(folder, python, _pins(peer))
-        for pin in peer.bare:
-            _run([*_installer(python), "--no-deps", pin], f"{name} does not install")
-        stamp.write_text("\n".join(wanted))
-    _run([str(python), "-c", f"import {peer.module}"], f"{name} does not import")
+    peer, pins = PEERS[name], _pins(PEERS[name])
+    told = " ".join((*pins, *peer.bare))
+    try:
+        python = environment(
+            FOLDER / name, pins, peer.bare, starts=lambda: say(f"installing {name}: {told}")
+        )
+    except InstallError as error:
+        raise PeerError(f"{name} does not install: {error}") from None
+    _require_import(name, python, peer.module)
     return python
 
 
@@ -95,34 +92,18 @@ def _pins(peer: Peer) -> list[str]:
     return [text.format(jax=version, cuda=cuda) for text in peer.requirements]
 
 
-def _install(folder: Path, python: Path, requirements: list[str]) -> None:
-    what = f"{folder.name} does not install"
-    uv = _uv()
-    venv = [uv, "venv", "--python", sys.executable] if uv else [sys.executable, "-m", "venv"]
-    _run([*venv, "--clear", str(folder)], what)
-    _run([*_installer(python), *requirements], what)
-
-
-def _installer(python: Path) -> list[str]:
-    uv = _uv()
-    if uv:
-        return [uv, "pip", "install", "--python", str(python)]
-    return [str(python), "-m", "pip", "install", "--quiet"]
-
-
-def _uv() -> str | None:
-    return shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
-
-
-def _run(command: list[str], what: str) -> None:
+def _require_import(name: str, python: Path, module: str) -> None:
     try:
         done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=INSTALL_TIMEOUT, check=False
+            [python, "-c", f"import {module}"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=IMPORT_TIMEOUT,
+            check=False,
         )
     except subprocess.TimeoutExpired:
-        raise PeerError(f"{what}: over {INSTALL_TIMEOUT:.0f} s") from None
-    except OSError as error:
-        raise PeerError(f"{what}: {error}") from None
+        raise PeerError(f"{name} does not import: over {IMPORT_TIMEOUT:.0f} s") from None
     if done.returncode:
         said = [x.strip() for x in done.stderr.splitlines() if x.strip()] or ["without a word"]
-        raise PeerError(f"{what}: {said[-1][:200]}")
+        raise PeerError(f"{name} does not import: {said[-1][:200]}")

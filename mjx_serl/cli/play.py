@@ -48,7 +48,12 @@ def main(
     from mjx_serl.envs.observation import PixelConfig
     from mjx_serl.viewing.play import build_playable, require_output, save_play
 
-    if not view:
+    # What cannot work is told before anything is built.
+    if view:
+        from mjx_serl.viewing.browser import require_page
+
+        require_page(port)
+    else:
         require_output(out)
     pixels = PixelConfig(scan=scan, surfaces=looks)
     recorded, policies, name = build_playable(

@@ -248,6 +248,12 @@ def run_page(world: LiveWorld, page: Page, *, until: Callable[[], bool] = lambda
         resume_at += HOLD_S if moment.ended else 0.0
 
 
+def require_page(port: int) -> None:
+    """Raise InputError for no port number, MissingPackageError without viser."""
+    require_port(port)
+    require("viser", "viz", purpose="The viewer")
+
+
 def serve(
     recorded: RecordedEnv, policies: Registry[WorldPolicy], *, first: str, seed: int, port: int
 ) -> int:
@@ -260,8 +266,6 @@ def serve(
         seed: of the starts and the policies' noise.
         port: to serve on; the next free one if it is taken.
     """
-    require_port(port)
-    require("viser", "viz", purpose="The viewer")
     names = [first, *(name for name in policies if policies[name] is not policies[first])]
     world = LiveWorld(recorded, policies, seed=seed)
     splats = recorded.splats()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 import mujoco
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from scenes.contract.errors import InputError
 from scenes.contract.rotations import quat_to_matrix
@@ -23,6 +23,17 @@ _RAYS = 16  # per point; a splat averages those of about ten points
 _REACH = 0.15  # [m] how far occluders darken
 _LIFT = 5e-4  # [m] rays start this far off the surface
 _PLANE_THICKNESS = 2e-4  # [m] half of it; less than _LIFT, or a plane would shade itself
+# No ray that leaves the surface of one of these meets it again.
+_CONVEX = np.array(
+    [
+        mujoco.mjtGeom.mjGEOM_SPHERE,
+        mujoco.mjtGeom.mjGEOM_CAPSULE,
+        mujoco.mjtGeom.mjGEOM_ELLIPSOID,
+        mujoco.mjtGeom.mjGEOM_CYLINDER,
+        mujoco.mjtGeom.mjGEOM_BOX,
+    ],
+    int,
+)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -166,7 +177,7 @@ def openness(
     face it lies on. Cosine-weighted rays, so the mean is ambient occlusion.
     """
     scene = _rays_scene(model)
-    result = np.zeros(len(samples))
+    result = np.ones(len(samples))
     turns = rng.uniform(0, 2 * np.pi, len(samples))
     for body in np.unique(samples.body_id):
         _show_linked(scene, model, int(body))
@@ -175,8 +186,26 @@ def openness(
         normals = np.matmul(rotation, samples.normals[own, :, None])[..., 0]
         points = np.matmul(rotation, samples.points[own, :, None])[..., 0]
         starts = points + origin + _LIFT * normals
-        directions = _hemispheres(turns[own]) @ _tangent_frames(normals).swapaxes(1, 2)
-        result[own] = _open_shares(scene, data, starts, directions)
+        near = _has_neighbours(scene, data, starts, samples.geom_id[own])
+        frames = _tangent_frames(normals[near]).swapaxes(1, 2)
+        directions = _hemispheres(turns[own[near]]) @ frames
+        result[own[near]] = _open_shares(scene, data, starts[near], directions)
+    return result
+
+
+def _has_neighbours(
+    scene: mujoco.MjModel,
+    data: mujoco.MjData,
+    starts: Float[np.ndarray, "N 3"],
+    geom_id: Int[np.ndarray, " N"],
+) -> Bool[np.ndarray, " N"]:
+    """Return where a ray can hit anything in reach: the box of another geom, or an own hollow."""
+    result = ~np.isin(scene.geom_type[geom_id], _CONVEX)
+    for geom in np.flatnonzero(scene.geom_group == 0):
+        local = (starts - data.geom_xpos[geom]) @ data.geom_xmat[geom].reshape(3, 3)
+        centre, half = np.split(scene.geom_aabb[geom], 2)
+        beyond = (np.abs(local - centre) - half).clip(min=0)
+        result |= (np.vecdot(beyond, beyond) <= _REACH**2) & (geom_id != geom)
     return result
 
 

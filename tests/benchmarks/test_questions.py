@@ -9,6 +9,7 @@ from two_joints import registered
 
 from benchmarks import gpu, harness, learner, physics, pixels, render, train
 from benchmarks.peers import venvs
+from benchmarks.peers.environments import InstallError
 from benchmarks.process import ROOT
 from benchmarks.results import Recorder
 from benchmarks.workers import sac
@@ -137,8 +138,16 @@ def test_a_gpu_run_out_of_time_says_what_it_left_out():
 
 def test_a_peer_that_does_not_install_says_why(monkeypatch, tmp_path):
     monkeypatch.setattr(venvs, "FOLDER", tmp_path)
-    monkeypatch.setattr(venvs, "_install", lambda folder, python, requirements: folder.mkdir())
-    with pytest.raises(venvs.PeerError, match="gym_hil does not import"):
+
+    def fails(folder: Path, *pins: object, **more: object) -> Path:
+        raise InstallError(f"no {folder.name} for you")
+
+    monkeypatch.setattr(venvs, "environment", fails)
+    with pytest.raises(venvs.PeerError, match="gym_hil does not install: no gym_hil for you"):
+        venvs.peer_python("gym_hil")
+    monkeypatch.setattr(venvs, "environment", lambda *pins, **more: Path(sys.executable))
+    monkeypatch.setitem(venvs.PEERS, "gym_hil", venvs.Peer("no_such_module", ()))
+    with pytest.raises(venvs.PeerError, match="gym_hil does not import: .*no_such_module"):
         venvs.peer_python("gym_hil")
 
 

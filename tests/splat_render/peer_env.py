@@ -4,9 +4,7 @@ torch is large, splax needs a newer JAX and brings GPLv3 plyfile: each has a vir
 under `.cache/`, made on first use. Where that cannot be done the test is skipped with the reason.
 """
 
-import fcntl
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -14,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from benchmarks.peers.environments import InstallError, environment
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,15 +78,13 @@ def check_in(env: PeerEnv, *checks: str, here: bool = False) -> None:
 def peer_python(env: PeerEnv) -> Path:
     """Interpreter of an environment, or a skipped test that says why there is none."""
     folder = ROOT / ".cache" / f"env-{env.name}"
-    python, stamp = folder / "bin" / "python", folder / "pins.txt"
-    wanted = "\n".join((*env.pins, "--no-deps", *env.bare))
-    folder.parent.mkdir(exist_ok=True)
-    with open(folder.with_suffix(".lock"), "w") as lock:
-        # Two workers of one suite, or two suites.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (stamp.exists() and stamp.read_text() == wanted):
-            _make(env, folder, python)
-            stamp.write_text(wanted)
+    try:
+        python = environment(folder, env.pins, env.bare)
+    except InstallError as error:
+        pytest.skip(f"cannot make the environment: {error}")
+    link, ours = _packages(folder) / "ours.pth", sysconfig.get_path("purelib")
+    if env.ours and not (link.exists() and link.read_text() == ours):
+        link.write_text(ours)
     return python
 
 
@@ -97,45 +95,3 @@ def peer_packages(env: PeerEnv) -> Path:
 
 def _packages(folder: Path) -> Path:
     return folder / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
-
-
-def _make(env: PeerEnv, folder: Path, python: Path) -> None:
-    """Fill the folder, with uv where it is, else with pip; skip where neither can."""
-    said = ""
-    for create, install in _installers(python):
-        shutil.rmtree(folder, ignore_errors=True)
-        steps = [[*create, folder]]
-        steps += [[*install, *env.pins]] if env.pins else []
-        steps += [[*install, "--no-deps", *env.bare]] if env.bare else []
-        said = next(filter(None, map(_run, steps)), "")
-        if not said:
-            break
-    if said:
-        pytest.skip(f"cannot make the environment: {said}")
-    if env.ours:
-        (_packages(folder) / "ours.pth").write_text(sysconfig.get_path("purelib"))
-
-
-def _installers(python: Path) -> list[tuple[list, list]]:
-    """Commands that make an environment and install into it, the fastest first.
-
-    uv, the user's or the one that `make setup` keeps, takes a tenth of pip's time.
-    """
-    uv = shutil.which("uv") or shutil.which("uv", path=ROOT / ".tools" / "bin")
-    by_uv = [uv, "venv", "-q", "--python", sys.executable], [uv, "pip", "install", "-q", "--python"]
-    # pip would compile every module, imported or not.
-    pip = [python, "-m", "pip", "install", "-q", "--no-compile"]
-    ways = [([sys.executable, "-m", "venv"], pip)]
-    return [(by_uv[0], [*by_uv[1], python]), *ways] if uv else ways
-
-
-def _run(command: list) -> str:
-    """Run a command; returns why it failed, empty where it did not."""
-    try:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
-    except subprocess.CalledProcessError as error:
-        said = error.stderr.strip().splitlines() or ["without a word"]
-        return said[-1][:200]
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    return ""

@@ -308,9 +308,9 @@ def test_gradients_are_those_of_xla(behind: bool):
 
     every = (splats, poses, cams, *backgrounds)
     got, want = (
-        jax.grad(lambda *args, draw=draw: loss(draw, *args), range(len(every)), allow_int=True)(
-            *every
-        )
+        jax.jit(
+            jax.grad(lambda *args, draw=draw: loss(draw, *args), range(len(every)), allow_int=True)
+        )(*every)
         for draw in (cpu.rasterize, xla.rasterize)
     )
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
