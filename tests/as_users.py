@@ -3,7 +3,9 @@
 import os
 
 # Compiling is most of what the suite does, and takes half as long unoptimised.
-UNOPTIMISED = "--xla_backend_optimization_level=0"
+UNOPTIMISED = (
+    "--xla_backend_optimization_level=0 --xla_cpu_enable_concurrency_optimized_scheduler=false"
+)
 
 
 def user_env() -> dict[str, str]:
