@@ -30,11 +30,12 @@ STATIC: dict[str, list[str]] = {
     "imports": [PYTHON, "-c", "from importlinter import cli; cli.lint_imports_command()"],
     "style": [PYTHON, "tools/style_metrics.py", *PACKAGES, "--tests", "tests", "--check"],
 }
-# Two workers: tests spend their time compiling, which is single-threaded. A file stays on one
-# worker, so that what its fixtures compile is compiled once; tests/conftest.py says which file
-# comes first, and xdist is not to sort them anew.
+# Three workers on two cores: most tests compile, which is single-threaded, and some wait, for the
+# servers of others or for time to pass. A file stays on one worker, so that what its fixtures
+# compile is compiled once; tests/conftest.py says which file comes first, and xdist is not to sort
+# them anew.
 PYTEST = [
-    *(PYTHON, "-m", "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"),
+    *(PYTHON, "-m", "pytest", "-n", "3", "--dist", "loadfile", "--no-loadscope-reorder"),
     *("--durations", "10"),
 ]
 # Static checks give way to the tests, some of which keep time.
