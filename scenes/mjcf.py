@@ -30,7 +30,7 @@ def to_mjspec(spec: SceneSpec) -> mujoco.MjSpec:
     for arm in spec.arms:
         add_arm(builder, arm, actuation=spec.actuation)
     for entry in spec.objects:
-        add_object(builder, entry)
+        add_object(builder, entry, spec.arms)
     for camera in spec.cameras:
         add_camera(builder, camera)
     _add_home(builder, spec)

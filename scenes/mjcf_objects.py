@@ -1,18 +1,22 @@
 """An ObjectSpec as MJCF: a body with its joint and its solids."""
 
+from collections.abc import Sequence
 from functools import singledispatch
 from pathlib import Path
 from typing import Any
 
 import mujoco
 
-from scenes.mjcf_robot import MASKS
+from scenes.contract.errors import UnknownNameError
+from scenes.contract.names import unknown_name
+from scenes.mjcf_robot import FINGERS, MASKS, find_body
 from scenes.shapes import (
     Box,
     Capsule,
     Cylinder,
     FixedMount,
     FreeMount,
+    HeldMount,
     HingedMount,
     Mesh,
     Mount,
@@ -21,13 +25,19 @@ from scenes.shapes import (
     Sphere,
     parts_of,
 )
-from scenes.specs import ObjectSpec
+from scenes.specs import MountedArm, ObjectSpec
 
 
-def add_object(builder: mujoco.MjSpec, entry: ObjectSpec) -> None:
-    """Add an object; raises FileNotFoundError where a mesh's file is not there."""
-    body = builder.worldbody.add_body(name=entry.name, pos=entry.pos, quat=entry.quat)
-    add_mount(entry.mount, body, entry.name)
+def add_object(builder: mujoco.MjSpec, entry: ObjectSpec, arms: Sequence[MountedArm] = ()) -> None:
+    """Add an object; of `arms`, which are there already, one may hold it.
+
+    Raises FileNotFoundError where a mesh's file is not there, KeyError for an unknown arm.
+    """
+    if isinstance(entry.mount, HeldMount):
+        body = _in_hand(builder, entry, entry.mount.role, arms)
+    else:
+        body = builder.worldbody.add_body(name=entry.name, pos=entry.pos, quat=entry.quat)
+        add_mount(entry.mount, body, entry.name)
     contype, conaffinity = MASKS["object"]
     parts = parts_of(entry.solid)
     shares = sum(part.mass_share for part in parts)
@@ -43,6 +53,23 @@ def add_object(builder: mujoco.MjSpec, entry: ObjectSpec) -> None:
             **solid_geom(part.shape, builder, name),
         )
         geom.pos, geom.quat = part.pos, part.quat
+
+
+def _in_hand(
+    builder: mujoco.MjSpec, entry: ObjectSpec, role: str, arms: Sequence[MountedArm]
+) -> mujoco.MjsBody:
+    by_role = {arm.role: arm for arm in arms}
+    if role not in by_role:
+        raise UnknownNameError(unknown_name(f"arm that holds '{entry.name}'", role, by_role))
+    arm = by_role[role]
+    gripper = arm.robot.gripper
+    if gripper is None:
+        raise UnknownNameError(f"Object '{entry.name}' is held, and its arm has no gripper.")
+    hand = find_body(builder, arm.prefix + gripper.hand.name)
+    pos = [a + b for a, b in zip(arm.robot.ee_pos, entry.pos, strict=True)]
+    for name, _ in FINGERS:
+        builder.add_exclude(bodyname1=arm.prefix + name, bodyname2=entry.name)
+    return hand.add_body(name=entry.name, pos=pos, quat=entry.quat, gravcomp=1.0)
 
 
 def geom_name(name: str, i: int) -> str:
@@ -136,6 +163,6 @@ def _limits(mount: HingedMount | SlidingMount) -> dict[str, Any]:
 
 def object_home(entry: ObjectSpec) -> list[float]:
     """What an object adds to the keyframe's qpos: its pose, one zero, or nothing."""
-    lengths = {FreeMount: 7, FixedMount: 0, HingedMount: 1, SlidingMount: 1}
+    lengths = {FreeMount: 7, FixedMount: 0, HeldMount: 0, HingedMount: 1, SlidingMount: 1}
     zeros = [0.0] * lengths[type(entry.mount)]
     return [*entry.pos, *entry.quat] if len(zeros) == 7 else zeros

@@ -183,7 +183,21 @@ class SlidingMount:
         _check_joint("SlidingMount", self.axis, self.range, (self.damping, self.friction))
 
 
-Mount = FreeMount | FixedMount | HingedMount | SlidingMount
+@dataclass(frozen=True, kw_only=True)
+class HeldMount:
+    """A hand holds the object and does not let go: a peg between closed fingers.
+
+    `ObjectSpec.pos` and `quat` are then in the frame of that arm's tool centre. The hand's own
+    solids do not touch it, and as the arm itself it is carried without weight.
+
+    Attributes:
+        role: of the arm; "" for the only one.
+    """
+
+    role: str = ""
+
+
+Mount = FreeMount | FixedMount | HingedMount | SlidingMount | HeldMount
 
 
 def parts_of(shape: Shape) -> tuple[Part, ...]:

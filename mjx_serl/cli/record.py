@@ -15,7 +15,7 @@ def main(
     /,
     task: str = "franka/pick_cube",
     episodes: int = 20,
-    noise: float = 0.0075,
+    noise: float | None = None,
     seed: int = 0,
     cameras: tuple[str, ...] = (),
     image_size: int = 64,
@@ -32,7 +32,8 @@ def main(
         out: the .npz file to write; an existing one is never overwritten.
         task: a registered task.
         episodes: solved episodes to keep.
-        noise: standard deviation of the noise on the expert's steps [m].
+        noise: standard deviation of the noise on the expert's steps [m]; what the task's expert
+            copes with if none is given.
         seed: of starts and noise.
         cameras: cameras whose pictures are recorded too, for example front wrist.
         image_size: width and height of the pictures [px].

@@ -14,6 +14,8 @@ from scenes.build import Scene, SceneSource
 from scenes.contract.specs import ObsSpec
 from scenes.specs import SceneSpec
 
+EXPERT_NOISE = 0.0075  # on the end-effector steps of demonstrations, one deviation [m]
+
 TaskState = Any  # each task declares its own flax.struct.dataclass
 
 
@@ -22,7 +24,8 @@ class Task(Protocol):
 
     Rewards come with their unscaled terms by name, for the logs. `demonstrate` raises
     NotImplementedError where no scripted expert exists. One with a true property `sparse` pays
-    nothing before it is solved, which a run without demonstrations warns of.
+    nothing before it is solved, which a run without demonstrations warns of. One whose expert must
+    not be disturbed by `EXPERT_NOISE` has an attribute `expert_noise` [m].
     """
 
     @property
@@ -107,6 +110,11 @@ class TaskIn:
 
 
 TASKS: Registry[TaskFactory] = Registry("task", found_in="mjx_serl.tasks")
+
+
+def expert_noise(task: Task) -> float:
+    """Return the deviation of the noise on an expert's steps in demonstrations [m]."""
+    return getattr(task, "expert_noise", EXPERT_NOISE)
 
 
 def describe_tasks() -> str:

@@ -16,7 +16,7 @@ from scenes.contract.ranges import check_ranges
 
 
 def record_scripted(
-    task: str, path: Path, *, episodes: int, noise: float, seed: int, pixels: PixelConfig
+    task: str, path: Path, *, episodes: int, noise: float | None, seed: int, pixels: PixelConfig
 ) -> int:
     """Write `episodes` solved episodes of a task's scripted expert; returns their steps.
 

@@ -6,6 +6,7 @@ from jaxtyping import Array, Bool, Float
 
 from mjx_serl.envs.env import EnvState
 from mjx_serl.envs.observation import Observer
+from mjx_serl.envs.task import expert_noise
 from mjx_serl.envs.vector import VecEnv, VecState
 from mjx_serl.training.episodes import EpisodeStep, episode_keys, play_episodes
 from mjx_serl.training.policies import Policy
@@ -33,7 +34,7 @@ def rollout(
 
 
 def demonstrate(
-    observer: Observer, key: PRNGKey, *, episodes: int, noise: float
+    observer: Observer, key: PRNGKey, *, episodes: int, noise: float | None = None
 ) -> tuple[Transition, Bool[Array, " N"]]:
     """Let the scripted expert play one episode in each of `episodes` worlds.
 
@@ -43,13 +44,14 @@ def demonstrate(
         episodes: worlds.
         noise: standard deviation of Gaussian noise on the end-effector steps [m], and on turns of
             as large a share of a full action; none on the gripper, where it would drop what is
-            held.
+            held. None is what the task's expert copes with.
 
     Returns:
         Transitions [episode_steps, N, ...], `valid` false after an episode's end, and whether
         each episode succeeded.
     """
     env = observer.env
+    noise = expert_noise(env.task) if noise is None else noise
     scale = jnp.full(env.action_dim, noise / env.task.control.scale)
     if GRIPPER in env.action_spec.names:
         scale = scale.at[env.action_spec.names.index(GRIPPER)].set(0.0)

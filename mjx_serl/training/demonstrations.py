@@ -25,12 +25,13 @@ class DemoConfig:
 
     Attributes:
         count: scripted episodes made at the start of the run; 0 trains without demonstrations.
-        noise: standard deviation of the noise on the expert's end-effector steps [m].
+        noise: standard deviation of the noise on the expert's end-effector steps [m]; None is what
+            the task's own expert copes with.
         file: a file of recorded demonstrations (.npz) to use instead of scripted ones.
     """
 
     count: int = ranged(20, least=0)
-    noise: float = ranged(0.0075, least=0)
+    noise: float | None = ranged(None, least=0)
     file: Path | None = None
 
     def build(self, observer: Observer) -> "Demonstrations | None":

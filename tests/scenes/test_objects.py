@@ -9,12 +9,14 @@ import pytest
 
 from scenes.build import Scene, build_scene
 from scenes.layouts import pick_cube
+from scenes.objects import cube
 from scenes.shapes import (
     Box,
     Capsule,
     Compound,
     Cylinder,
     FixedMount,
+    HeldMount,
     HingedMount,
     Mesh,
     Part,
@@ -109,6 +111,32 @@ def test_a_compounds_mass_is_shared_out() -> None:
     assert [scene.model.geom(g).name for g in toy.geom_ids] == ["toy", "toy_1"]
     np.testing.assert_allclose(scene.model.body_mass[toy.body_id], 0.4)
     np.testing.assert_allclose(scene.model.body_ipos[toy.body_id, 2], 0.03 / 4)
+
+
+def test_a_held_object_goes_where_the_hand_goes_and_meets_all_but_the_hand() -> None:
+    peg = ObjectSpec(name="peg", half_size=(0.01, 0.01, 0.03), mass=0.05, mount=HeldMount())
+    peg = dataclasses.replace(peg, pos=(0.0, 0.0, 0.02))
+    wall = dataclasses.replace(cube("wall"), mount=FixedMount())
+    scene = scene_of(peg, wall)
+    held, model = scene.object("peg"), scene.model
+    assert len(held.qpos_ids) == len(held.dof_ids) == 0
+    data = mujoco.MjData(model)
+    mujoco.mj_resetDataKeyframe(model, data, 0)
+    for turned in (0.0, 0.3):
+        data.qpos[scene.arm.qpos_ids[0]] = turned
+        data.qpos[scene.arm.finger_qpos_ids] = 0.0  # through the peg
+        mujoco.mj_forward(model, data)
+        site = scene.arm.ee_site_id
+        tip = data.site_xpos[site] + 0.02 * data.site_xmat[site].reshape(3, 3)[:, 2]
+        np.testing.assert_allclose(data.xpos[held.body_id], tip, atol=1e-9)
+        pairs = {tuple(sorted(contact.geom)) for contact in data.contact}
+        assert all(held.geom_id not in pair for pair in pairs)
+    model.body_pos[scene.object("wall").body_id] = data.xpos[held.body_id]
+    mujoco.mj_forward(model, data)
+    touching = {tuple(sorted(contact.geom)) for contact in data.contact}
+    assert tuple(sorted((held.geom_id, scene.object("wall").geom_id))) in touching
+    with pytest.raises(KeyError, match="Unknown arm that holds 'peg' 'left'"):
+        scene_of(dataclasses.replace(peg, mount=HeldMount(role="left")))
 
 
 def test_fixed_hinged_and_sliding_objects_have_what_they_need_of_qpos() -> None:

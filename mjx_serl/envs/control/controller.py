@@ -43,11 +43,15 @@ class ControlConfig:
         scale: end-effector step of a full action [m].
         turn_scale: end-effector turn of a full action about each axis [rad]; None leaves actions
             without turns, and the end effector keeps its orientation.
+        turns: the axes that actions turn about, of "rx", "ry" and "rz".
         gripper: whether an action opens and closes the gripper.
+        grip: closure of the gripper at the start of an episode, 0 open to 1 closed.
         base: what a step is added to: the last commanded pose or the measured one.
         frame: whose axes steps and turns are along, the "world"'s or the "tool"'s.
         turn_limit: furthest that the end effector may be turned from `orientation` [rad].
         orientation: of the end effector at the start of an episode, wxyz; fingers down.
+        start: what is held at the start of an episode: that orientation, or the one in which the
+            arm then is ("measured").
         law: "dls" commands joint positions, "osc" commands torques (`actuation="torque"`).
         damping: damping of the least squares (squared) [m^2].
         max_joint_step: largest commanded joint lead [rad].
@@ -58,11 +62,14 @@ class ControlConfig:
     inner_rate: float = 40.0
     scale: float = 0.025
     turn_scale: float | None = None
+    turns: tuple[str, ...] = TURNS
     gripper: bool = True
+    grip: float = 0.0
     base: Literal["target", "measured"] = "target"
     frame: ActionFrame = "world"
     turn_limit: float | None = None
     orientation: Quat = FINGERS_DOWN
+    start: Literal["orientation", "measured"] = "orientation"
     law: Literal["dls", "osc"] = "dls"
     damping: float = 1e-3
     max_joint_step: float = 0.15
@@ -70,12 +77,16 @@ class ControlConfig:
 
     def action_spec(self) -> ActionSpec:
         """The contract that a policy bundle and the bridge share with this controller."""
-        turns = () if self.turn_scale is None else (self.turn_scale,) * 3
+        turns = () if self.turn_scale is None else self.turns
         gripper = self.gripper
         return ActionSpec(
             mode="ee_delta" if self.law == "dls" else "ee_delta_osc",
-            names=(*STEPS, *(TURNS if turns else ()), *((GRIPPER,) if gripper else ())),
-            scale=((self.scale,) * 3 + turns + ((1.0,) if gripper else ())),
+            names=(*STEPS, *turns, *((GRIPPER,) if gripper else ())),
+            scale=(
+                *(self.scale,) * 3,
+                *(self.turn_scale or 0.0,) * len(turns),
+                *((1.0,) if gripper else ()),
+            ),
             rate=self.rate,
             base=self.base,
             frame=self.frame,

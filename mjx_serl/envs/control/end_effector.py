@@ -38,16 +38,18 @@ class EndEffector:
         self.nu = scene.model.nu
 
     def start(self, sim: SimState) -> Command:
-        """Hold where the arm is, gripper open."""
+        """Hold where the arm is, the gripper as the episode begins with it."""
         here = sim.site_xpos[self.arm.ee_site_id]
         still = jnp.zeros_like(here)
+        held = self.config.start == "orientation"
+        quat = self.reach.orientation if held else tool_quat(self.scene, sim.xquat)
         return Command(
             target=here,
-            gripper=jnp.zeros(()),
+            gripper=jnp.full((), self.config.grip, jnp.float32),
             position=here,
             velocity=still,
-            target_quat=self.reach.orientation,
-            quat=self.reach.orientation,
+            target_quat=quat,
+            quat=quat,
             turning=still,
         )
 
