@@ -141,6 +141,14 @@ class FixedMount:
     """The object does not move: a wall, a socket, a shelf."""
 
 
+@dataclass(frozen=True)
+class MarkerMount:
+    """A mark, such as a goal: it has no mass, nothing touches it, it is where the task says.
+
+    It is seen and observed as any object; see `Task.markers` of mjx_serl.envs.task.
+    """
+
+
 @dataclass(frozen=True, kw_only=True)
 class HingedMount:
     """The object turns about an axis: a door, a lid, a valve.
@@ -183,7 +191,7 @@ class SlidingMount:
         _check_joint("SlidingMount", self.axis, self.range, (self.damping, self.friction))
 
 
-Mount = FreeMount | FixedMount | HingedMount | SlidingMount
+Mount = FreeMount | FixedMount | MarkerMount | HingedMount | SlidingMount
 
 
 def parts_of(shape: Shape) -> tuple[Part, ...]:

@@ -15,6 +15,8 @@ from scenes.contract.specs import ObsSpec
 from scenes.specs import SceneSpec
 
 TaskState = Any  # each task declares its own flax.struct.dataclass
+# Position [m] and orientation (wxyz), in the world, by the name of an object on a `MarkerMount`.
+Markers = dict[str, tuple[Float[Array, " 3"], Float[Array, " 4"]]]
 
 
 class Task(Protocol):
@@ -22,7 +24,9 @@ class Task(Protocol):
 
     Rewards come with their unscaled terms by name, for the logs. `demonstrate` raises
     NotImplementedError where no scripted expert exists. One with a true property `sparse` pays
-    nothing before it is solved, which a run without demonstrations warns of.
+    nothing before it is solved, which a run without demonstrations warns of. Two more are asked
+    for where a task has them: `resume(sim, key)`, the task state of an episode that goes on where
+    the last one ended, and `markers(sim, task_state)`, where the scene's markers are (`Markers`).
     """
 
     @property
