@@ -7,8 +7,9 @@ import tyro
 
 from mjx_serl.cli.task_help import with_tasks
 from mjx_serl.platform import needs_mjx, prepare_platform, program_cache
-from scenes.contract.command_line import guarded
+from scenes.contract.command_line import guarded, require_port
 from scenes.contract.plugins import load_plugins
+from scenes.contract.ranges import require_seed
 
 
 def main(
@@ -48,8 +49,11 @@ def main(
     from mjx_serl.envs.observation import PixelConfig
     from mjx_serl.viewing.play import build_playable, require_output, save_play
 
+    require_seed(seed)
     if not view:
         require_output(out)
+    else:
+        require_port(port)
     pixels = PixelConfig(scan=scan, surfaces=looks)
     recorded, policies, name = build_playable(
         task, run, policy, size=size, episodes=episodes, pixels=pixels

@@ -22,6 +22,7 @@ from mjx_serl.types import PyTree
 from scenes.build import Scene
 from scenes.contract.errors import InputError
 from scenes.contract.policy_contract import Contract
+from scenes.contract.ranges import require_episodes, require_seed
 from scenes.contract.serialize import digest
 
 
@@ -201,8 +202,11 @@ class SimulatedArm:
 def build_world(task: str, contract: Contract, *, seed: int, episodes: int) -> SimulatedArm:
     """Build the world that a policy was trained in; KeyError for a task that is not registered.
 
-    Raises ValueError where this version's task is no longer what the contract says.
+    Raises ValueError where this version's task is no longer what the contract says, or for a
+    number out of range.
     """
+    require_seed(seed)
+    require_episodes(episodes)
     names = tuple(camera.name for camera in contract.cameras)
     privileged = any(field.privileged for field in contract.obs.fields)
     pixels = PixelConfig(cameras=names, privileged=privileged and bool(names))
