@@ -9,11 +9,10 @@ import mujoco
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.sparse import csr_array
-from scipy.spatial.transform import Rotation
 
 from scenes.contract.errors import InputError
 from splat_render.backends.reference import Projected, project
-from splat_render.cameras import CameraRig, intrinsics, place
+from splat_render.cameras import CameraRig, intrinsics, jittered, place
 from splat_render.types import BodyPoses, CameraBatch, GaussianSet, RasterConfig
 
 _SHIFT, _TURN = 0.02, 2.0  # deviations of a camera's jitter along and about each axis [m], [deg]
@@ -55,19 +54,13 @@ def task_views(
     rng = np.random.default_rng(seed)
     posed = [data, *(_bent(model, data, rng) for _ in range(count - 1))]
     poses = BodyPoses(jnp.asarray([p.xpos for p in posed]), jnp.asarray([p.xquat for p in posed]))
-    shape = (count, model.ncam, 3)
-    shift, turn = _SHIFT * rng.normal(size=shape), np.radians(_TURN) * rng.normal(size=shape)
-    shift[0] = turn[0] = 0.0
-    mounted = Rotation.from_quat(np.tile(model.cam_quat, (count, 1)), scalar_first=True)
-    turned = mounted * Rotation.from_rotvec(turn.reshape(-1, 3))
-    rig = CameraRig(
-        body_id=jnp.tile(model.cam_bodyid, (count, 1)),
-        pos=jnp.asarray(model.cam_pos + shift),
-        quat=jnp.asarray(turned.as_quat(scalar_first=True)).reshape(count, model.ncam, 4),
-        Ks=jnp.tile(
-            jnp.asarray([intrinsics(fovy, size, size) for fovy in model.cam_fovy]), (count, 1, 1, 1)
-        ),
+    mounted = CameraRig(
+        body_id=jnp.asarray(model.cam_bodyid),
+        pos=jnp.asarray(model.cam_pos, jnp.float32),
+        quat=jnp.asarray(model.cam_quat, jnp.float32),
+        Ks=jnp.asarray([intrinsics(fovy, size, size) for fovy in model.cam_fovy]),
     )
+    rig = jittered(mounted, count, position=_SHIFT, angle=_TURN, rng=rng)
     cameras = jax.tree.map(np.asarray, jax.vmap(place)(rig, poses))
     poses = jax.tree.map(np.asarray, poses)
     return [
