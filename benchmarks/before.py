@@ -26,6 +26,7 @@ import tyro
 from benchmarks.process import ROOT
 from benchmarks.results import say
 from scenes.contract.errors import InputError
+from scenes.contract.ranges import check_ranges, ranged
 
 SLICE_S = 1.5  # of a turn
 POLL_S = 0.004
@@ -45,9 +46,9 @@ class BeforeConfig:
         args: further options of train.py, as `--args=--num-envs=4`; both must know them.
     """
 
-    rounds: int = 3
-    epochs: int = 12
-    core: int = 0
+    rounds: int = ranged(3, least=1)
+    epochs: int = ranged(12, least=1)
+    core: int = ranged(0, least=0)
     args: tuple[str, ...] = ()
 
 
@@ -152,6 +153,7 @@ def main(before: tyro.conf.Positional[str], cfg: tyro.conf.OmitArgPrefixes[Befor
         before: a commit, or a folder with its checkout.
         cfg: what is compared.
     """
+    check_ranges(cfg)
     if not shutil.which("git") or not Path("/proc/self/schedstat").exists():
         raise InputError("This needs git and Linux")
     ratios = []

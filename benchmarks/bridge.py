@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 import psutil
-import tyro
 from numpy.typing import NDArray
 
+from benchmarks.options import read_options
 from benchmarks.peers.franka_server import SimulatorError, serve
 from benchmarks.results import Recorder, say
 from benchmarks.table import finish
@@ -35,6 +35,7 @@ from robot_bridge.messages import Tick
 from robot_bridge.policy.bundle import Bundle, find_bundle, load_bundle
 from robot_bridge.policy.policy import measure_latency
 from robot_bridge.reasons import Phase, Reason
+from scenes.contract.ranges import ranged
 
 # Where the cube of franka/pick_cube may lie [m], and how near fingers hold it.
 SPAWN = ((0.3, -0.15, 0.02), (0.5, 0.15, 0.02))
@@ -57,10 +58,10 @@ class BridgeConfig:
     """
 
     run: Path
-    episodes: int = 100
-    franka_episodes: int = 20
+    episodes: int = ranged(100, least=0)
+    franka_episodes: int = ranged(20, least=0)
     library: str = "franky"
-    soak: float = 0.0
+    soak: float = ranged(0.0, least=0)
     save: bool = False
 
 
@@ -286,7 +287,7 @@ class Memory:
 
 def main() -> None:
     """Parse, measure, print."""
-    cfg = tyro.cli(BridgeConfig, description=__doc__)
+    cfg = read_options(BridgeConfig, __doc__)
     recorder = Recorder("bridge")
     run(cfg, recorder)
     if cfg.save:

@@ -11,11 +11,11 @@ import itertools
 from dataclasses import dataclass
 from typing import Any
 
-import tyro
-
 from benchmarks.compare import Group
+from benchmarks.options import read_options
 from benchmarks.results import Recorder, say
 from benchmarks.table import finish
+from scenes.contract.ranges import ranged
 
 WORKER = "benchmarks.workers.encoder"
 
@@ -36,10 +36,10 @@ class DrqConfig:
 
     encoders: tuple[str, ...] = ("small", "serl_small")
     compute_dtypes: tuple[str, ...] = ("float32", "bfloat16")
-    batches: tuple[int, ...] = (128, 256)
-    size: int = 64
-    repeats: int = 3
-    seconds: float = 1.0
+    batches: tuple[int, ...] = ranged((128, 256), least=1, filled=True)
+    size: int = ranged(64, least=1, most=4096)
+    repeats: int = ranged(3, least=1)
+    seconds: float = ranged(1.0, above=0)
     save: bool = False
 
 
@@ -106,7 +106,7 @@ def smoke() -> DrqConfig:
 
 def main() -> None:
     """Parse, measure, print."""
-    cfg = tyro.cli(DrqConfig, description=__doc__)
+    cfg = read_options(DrqConfig, __doc__)
     recorder = Recorder("drq")
     run(cfg, recorder)
     if cfg.save:

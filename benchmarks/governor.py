@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import tyro
 
+from benchmarks.options import read_options
 from benchmarks.results import Ratio, Recorder, say
 from benchmarks.table import finish
 from robot_bridge.driver import ArmState, Mode, Target
@@ -23,6 +23,7 @@ from robot_bridge.safety.governor import Governor
 from robot_bridge.safety.kinematics import Array, Chain
 from robot_bridge.safety.limits import default_limits
 from scenes.contract.policy_contract import FINGERS_DOWN
+from scenes.contract.ranges import ranged
 from scenes.robots import ROBOTS, robot_named
 
 DT = 0.01
@@ -43,8 +44,8 @@ class GovernorConfig:
     """
 
     robots: tuple[str, ...] = tuple(sorted(ROBOTS))
-    seconds: float = 60.0
-    repeats: int = 2000
+    seconds: float = ranged(60.0, above=0)
+    repeats: int = ranged(2000, least=1)
     save: bool = False
 
 
@@ -175,7 +176,7 @@ def smoke(cfg: GovernorConfig) -> GovernorConfig:
 
 def main() -> None:
     """Parse, measure, print."""
-    cfg = tyro.cli(GovernorConfig, description=__doc__)
+    cfg = read_options(GovernorConfig, __doc__)
     recorder = Recorder("governor")
     run(cfg, recorder)
     if cfg.save:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import tyro
-
 from benchmarks import drq, governor, learner, physics, pixels, ppo, render, train
+from benchmarks.options import read_options
 from benchmarks.results import Recorder, say
 from benchmarks.table import finish
+from scenes.contract.ranges import MOST_SEED, ranged
 
 Question = Literal["physics", "learner", "render", "pixels", "drq", "train", "ppo", "governor"]
 
@@ -31,9 +31,9 @@ class HarnessConfig:
     """
 
     only: tuple[Question, ...] = get_args(Question)
-    repeats: int = 5
-    seeds: tuple[int, ...] = (0,)
-    starts: int = 2
+    repeats: int = ranged(5, least=1)
+    seeds: tuple[int, ...] = ranged((0,), least=0, most=MOST_SEED, filled=True)
+    starts: int = ranged(2, least=0)
     peers: bool = True
     profile: bool = False
     smoke: bool = False
@@ -68,7 +68,7 @@ def questions(cfg: HarnessConfig) -> dict[str, Callable[[Recorder], None]]:
 
 def main() -> None:
     """Parse, ask every question, write the table after each result."""
-    cfg = tyro.cli(HarnessConfig, description=__doc__)
+    cfg = read_options(HarnessConfig, __doc__)
     for name, ask in questions(cfg).items():
         if name not in cfg.only:
             continue

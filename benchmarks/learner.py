@@ -9,12 +9,12 @@ import itertools
 from dataclasses import dataclass
 from typing import Any
 
-import tyro
-
 from benchmarks.compare import Group, Samples
+from benchmarks.options import read_options
 from benchmarks.peers.venvs import PeerError, peer_python
 from benchmarks.results import HERE, Ratio, Recorder, say
 from benchmarks.table import finish
+from scenes.contract.ranges import ranged
 
 SAC = "benchmarks.workers.sac"
 PEER = "benchmarks.peers.sbx"
@@ -40,9 +40,9 @@ class LearnerConfig:
 
     activations: tuple[str, ...] = ("tanh", "relu")
     layer_norms: tuple[bool, ...] = (True, False)
-    updates: int = 64
-    repeats: int = 5
-    seconds: float = 1.0
+    updates: int = ranged(64, least=1)
+    repeats: int = ranged(5, least=1)
+    seconds: float = ranged(1.0, above=0)
     peers: bool = True
     profile: bool = False
     smoke: bool = False
@@ -126,7 +126,7 @@ def smoke() -> LearnerConfig:
 
 def main() -> None:
     """Parse, measure, print."""
-    cfg = tyro.cli(LearnerConfig, description=__doc__)
+    cfg = read_options(LearnerConfig, __doc__)
     recorder = Recorder("learner")
     run(smoke() if cfg.smoke else cfg, recorder)
     if cfg.save:

@@ -8,14 +8,14 @@ Prints one JSON line per result; `--save` also files them and rewrites RESULTS.m
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import tyro
-
 from benchmarks.compare import Group, Samples
 from benchmarks.gpu import GpuConfig, run_gpu
+from benchmarks.options import read_options
 from benchmarks.peers.venvs import PeerError, peer_python
 from benchmarks.process import Deadline, WorkerError, WorkerProcess
 from benchmarks.results import Ratio, Recorder, say, usable_cores
 from benchmarks.table import finish
+from scenes.contract.ranges import ranged
 
 ENV = "benchmarks.workers.env"
 RAW = "benchmarks.workers.raw"
@@ -48,15 +48,15 @@ class PhysicsConfig:
 
     device: Literal["cpu", "gpu"] = "cpu"
     task: str = "franka/pick_cube"
-    num_envs: tuple[int, ...] = (1, 16, 256, 1024, 4096)
-    mjx_envs: tuple[int, ...] = (256, 1024)
-    warp_envs: tuple[int, ...] = (64,)
-    raw_envs: tuple[int, ...] = (256, 1024)
-    repeats: int = 5
-    seconds: float = 0.5
+    num_envs: tuple[int, ...] = ranged((1, 16, 256, 1024, 4096), least=1, filled=True)
+    mjx_envs: tuple[int, ...] = ranged((256, 1024), least=1)
+    warp_envs: tuple[int, ...] = ranged((64,), least=1)
+    raw_envs: tuple[int, ...] = ranged((256, 1024), least=1)
+    repeats: int = ranged(5, least=1)
+    seconds: float = ranged(0.5, above=0)
     memory_of: tuple[str, ...] = ("native", "mjx")
-    memory_envs: tuple[int, int] = (256, 4096)
-    starts: int = 2
+    memory_envs: tuple[int, int] = ranged((256, 4096), least=1)
+    starts: int = ranged(2, least=0)
     peers: bool = True
     smoke: bool = False
     save: bool = False
@@ -287,7 +287,7 @@ def smoke(cfg: PhysicsConfig) -> PhysicsConfig:
 
 def main() -> None:
     """Parse, measure, print."""
-    cfg = tyro.cli(PhysicsConfig, description=__doc__)
+    cfg = read_options(PhysicsConfig, __doc__)
     recorder = Recorder("physics" if cfg.device == "cpu" else "physics_gpu")
     run(smoke(cfg) if cfg.smoke else cfg, recorder)
     if cfg.save:

@@ -8,13 +8,13 @@ machine without a GPU; ours draws the same task in splats inside the jitted loop
 
 from dataclasses import dataclass, replace
 
-import tyro
-
 from benchmarks.compare import Group
+from benchmarks.options import read_options
 from benchmarks.peers.venvs import PeerError, peer_python
 from benchmarks.physics import ENV, record_rate
 from benchmarks.results import Recorder, say
 from benchmarks.table import finish
+from scenes.contract.ranges import ranged
 
 GYM_HIL_ENVS = 4  # its rate does not depend on the number; each costs seconds to make
 CAMERAS = ("front", "wrist")
@@ -35,11 +35,11 @@ class PixelsConfig:
         save: file the results and rewrite RESULTS.md.
     """
 
-    num_envs: tuple[int, ...] = (16, 256)
-    size: int = 64
+    num_envs: tuple[int, ...] = ranged((16, 256), least=1, filled=True)
+    size: int = ranged(64, least=1, most=4096)
     physics: str = "native"
-    repeats: int = 3
-    seconds: float = 1.0
+    repeats: int = ranged(3, least=1)
+    seconds: float = ranged(1.0, above=0)
     peers: bool = True
     smoke: bool = False
     save: bool = False
@@ -90,7 +90,7 @@ def smoke(cfg: PixelsConfig) -> PixelsConfig:
 
 def main() -> None:
     """Parse, measure, print."""
-    cfg = tyro.cli(PixelsConfig, description=__doc__)
+    cfg = read_options(PixelsConfig, __doc__)
     recorder = Recorder("pixels")
     run(smoke(cfg) if cfg.smoke else cfg, recorder)
     if cfg.save:

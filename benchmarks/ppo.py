@@ -8,13 +8,13 @@ its own; on a CPU this is slow to compile, so it gets a time limit and no compar
 
 from dataclasses import dataclass
 
-import tyro
-
 from benchmarks.compare import Group
+from benchmarks.options import read_options
 from benchmarks.peers.venvs import PeerError, peer_python
 from benchmarks.process import Deadline
 from benchmarks.results import Recorder
 from benchmarks.table import finish
+from scenes.contract.ranges import ranged
 
 PPO = "brax PPO on playground PandaPickCube"
 
@@ -30,8 +30,8 @@ class PpoConfig:
         save: file the results and rewrite RESULTS.md.
     """
 
-    num_envs: int = 64
-    timeout: float = 400.0
+    num_envs: int = ranged(64, least=1)
+    timeout: float = ranged(400.0, above=0)
     peers: bool = True
     save: bool = False
 
@@ -57,7 +57,7 @@ def run(cfg: PpoConfig, recorder: Recorder) -> None:
 
 def main() -> None:
     """Parse, measure, print."""
-    cfg = tyro.cli(PpoConfig, description=__doc__)
+    cfg = read_options(PpoConfig, __doc__)
     recorder = Recorder("ppo")
     run(cfg, recorder)
     if cfg.save:

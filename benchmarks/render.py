@@ -9,13 +9,13 @@ splats, "cached" the 35 % that move before a cached background; pictures are byt
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import tyro
-
 from benchmarks.compare import Group, Samples
+from benchmarks.options import read_options
 from benchmarks.peers.venvs import PeerError, peer_python
 from benchmarks.process import Deadline
 from benchmarks.results import Ratio, Recorder, say, usable_cores
 from benchmarks.table import finish
+from scenes.contract.ranges import ranged
 
 WORKER = "benchmarks.workers.render"
 MESHES = "benchmarks.workers.meshes"
@@ -39,12 +39,12 @@ class GpuRenderConfig:
     """
 
     backends: tuple[str, ...] = ("splax", "gsplat", "mjwarp", "xla")
-    num_envs: tuple[int, ...] = (256, 1024, 4096)
-    sizes: tuple[int, ...] = (64, 128)
-    splats: int = 10_000
-    repeats: int = 3
-    seconds: float = 0.5
-    budget: float = 570.0
+    num_envs: tuple[int, ...] = ranged((256, 1024, 4096), least=1, filled=True)
+    sizes: tuple[int, ...] = ranged((64, 128), least=1, most=4096, filled=True)
+    splats: int = ranged(10_000, least=1)
+    repeats: int = ranged(3, least=1)
+    seconds: float = ranged(0.5, above=0)
+    budget: float = ranged(570.0, above=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +66,12 @@ class RenderConfig:
     """
 
     device: Literal["cpu", "gpu"] = "cpu"
-    splats: tuple[int, ...] = (1000, 10_000, 50_000)
-    sizes: tuple[int, ...] = (64, 84, 128)
-    num_envs: tuple[int, ...] = (1, 16, 256, 1024)
-    slow: tuple[int, ...] = (1000, 10_000)
-    repeats: int = 5
-    seconds: float = 0.3
+    splats: tuple[int, ...] = ranged((1000, 10_000, 50_000), least=1, filled=True)
+    sizes: tuple[int, ...] = ranged((64, 84, 128), least=1, most=4096, filled=True)
+    num_envs: tuple[int, ...] = ranged((1, 16, 256, 1024), least=1, filled=True)
+    slow: tuple[int, ...] = ranged((1000, 10_000), least=1)
+    repeats: int = ranged(5, least=1)
+    seconds: float = ranged(0.3, above=0)
     peers: bool = True
     smoke: bool = False
     save: bool = False
@@ -259,7 +259,7 @@ def smoke(cfg: RenderConfig) -> RenderConfig:
 
 def main() -> None:
     """Parse, measure, print."""
-    cfg = tyro.cli(RenderConfig, description=__doc__)
+    cfg = read_options(RenderConfig, __doc__)
     recorder = Recorder("render" if cfg.device == "cpu" else "render_gpu")
     run(smoke(cfg) if cfg.smoke else cfg, recorder)
     if cfg.save:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
+from benchmarks.options import read_options
 from benchmarks.process import ROOT
 from benchmarks.results import Ratio, Recorder, measure_load, say
 from benchmarks.table import finish
+from scenes.contract.ranges import MOST_SEED, ranged
 
 SUCCESS_GOAL = 0.95
 # Options that turn any preset into seconds of work on a CPU.
@@ -50,9 +50,9 @@ class TrainBenchConfig:
     """
 
     preset: str = "laptop"
-    seeds: tuple[int, ...] = (0, 1, 2)
-    timeout: float = 600.0
-    seconds_goal: float = 90.0
+    seeds: tuple[int, ...] = ranged((0, 1, 2), least=0, most=MOST_SEED, filled=True)
+    timeout: float = ranged(600.0, above=0)
+    seconds_goal: float = ranged(90.0, above=0)
     args: tuple[str, ...] = ()
     save: bool = False
 
@@ -177,7 +177,7 @@ def smoke() -> TrainBenchConfig:
 
 def main() -> None:
     """Parse, train, print."""
-    cfg = tyro.cli(TrainBenchConfig, description=__doc__)
+    cfg = read_options(TrainBenchConfig, __doc__)
     recorder = Recorder("train")
     run(cfg, recorder)
     if cfg.save:

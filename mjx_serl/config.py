@@ -14,10 +14,8 @@ from mjx_serl.nets.frozen import FrozenEncoder, load_encoder
 from mjx_serl.training.off_policy import OffPolicyConfig
 from mjx_serl.training.trainer import METHODS, Trainer
 from scenes.contract.plugins import load_plugins
-from scenes.contract.ranges import check_ranges, ranged
+from scenes.contract.ranges import MOST_EPISODES, MOST_SEED, check_ranges, ranged
 from scenes.contract.serialize import later_field, open_field
-
-MOST_EPISODES = 100_000  # of an evaluation: their worlds are all in memory at once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,8 +84,7 @@ class TrainConfig:
 
     preset: str = "laptop"
     task: str = "franka/pick_cube"
-    # JAX's keys are made of 32 bits: 2^32 would be 0 again.
-    seed: int = ranged(0, least=0, most=2**32 - 1)
+    seed: int = ranged(0, least=0, most=MOST_SEED)
     physics: Literal["auto", "native", "mjx", "warp"] = "auto"
     pixels: PixelConfig = dataclasses.field(default_factory=PixelConfig)
     plugins: tyro.conf.Suppress[tuple[str, ...]] = ()

@@ -15,7 +15,7 @@ from scenes.contract.names import unknown_name
 from scenes.mjcf import to_mjspec
 from scenes.mjcf_objects import geom_name
 from scenes.mjcf_robot import EE_SITE, FINGERS, GRIPPER_ACTUATOR
-from scenes.shapes import parts_of
+from scenes.shapes import MarkerMount, parts_of
 from scenes.specs import MountedArm, ObjectSpec, SceneSpec, only
 
 
@@ -73,7 +73,8 @@ class ObjectIndex:
     Attributes:
         body_id: its body.
         geom_ids: its solids.
-        qpos_ids: its places in qpos: seven of a free object, one of a hinged or sliding one.
+        qpos_ids: its places in qpos: seven of a free object, one of a hinged or sliding one, none
+            of one that is fixed or a marker.
         dof_ids: its places in qvel: six, one or none.
     """
 
@@ -151,6 +152,13 @@ class Scene:
         if name not in self.cameras:
             raise UnknownNameError(unknown_name("camera", name, self.cameras))
         return self.cameras[name]
+
+    def marker(self, name: str) -> ObjectIndex:
+        """Return the indices of a marker; raises KeyError naming the scene's markers."""
+        markers = [x.name for x in self.spec.objects if isinstance(x.mount, MarkerMount)]
+        if name not in markers:
+            raise UnknownNameError(unknown_name("marker", name, markers))
+        return self.objects[name]
 
     def sensor(self, name: str) -> NDArray[np.int64]:
         """Return the places of a reading in sensordata; raises KeyError naming the allowed ones."""

@@ -7,7 +7,7 @@ from scenes.build import ArmIndex, ObjectIndex, as_ids, index_body, index_joints
 from scenes.contract.specs import CameraSpec
 from scenes.derived_robot import ArmReader
 from scenes.roles import ArmRoles, GripperRole
-from scenes.shapes import Box, FixedMount, FreeMount
+from scenes.shapes import Box, FixedMount, FreeMount, MarkerMount, Mount
 from scenes.specs import ObjectSpec
 
 
@@ -75,11 +75,12 @@ def described_object(model: mujoco.MjModel, name: str, body_name: str) -> Object
     x, y, z = half.tolist()
     px, py, pz = model.body_pos[index.body_id].tolist()
     w, qx, qy, qz = model.body_quat[index.body_id].tolist()
+    mount: Mount = FreeMount() if len(index.qpos_ids) == 7 else FixedMount()
     return ObjectSpec(
         name=name,
         shape=Box((x, y, z)),
         mass=max(float(model.body_mass[index.body_id]), 1e-6),
-        mount=FreeMount() if len(index.qpos_ids) == 7 else FixedMount(),
+        mount=MarkerMount() if model.body_mocapid[index.body_id] >= 0 else mount,
         pos=(px, py, pz),
         quat=(w, qx, qy, qz),
     )

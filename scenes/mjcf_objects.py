@@ -18,6 +18,7 @@ from scenes.shapes import (
     FreeMount,
     HeldMount,
     HingedMount,
+    MarkerMount,
     Mesh,
     Mount,
     SlidingMount,
@@ -38,14 +39,15 @@ def add_object(builder: mujoco.MjSpec, entry: ObjectSpec, arms: Sequence[Mounted
     else:
         body = builder.worldbody.add_body(name=entry.name, pos=entry.pos, quat=entry.quat)
         add_mount(entry.mount, body, entry.name)
-    contype, conaffinity = MASKS["object"]
-    parts = parts_of(entry.solid)
+    marker = isinstance(entry.mount, MarkerMount)
+    contype, conaffinity = MASKS["visual" if marker else "object"]
+    parts, mass = parts_of(entry.solid), entry.mass or 0.0
     shares = sum(part.mass_share for part in parts)
     for i, part in enumerate(parts):
         name = geom_name(entry.name, i)
         geom = body.add_geom(
             name=name,
-            mass=entry.mass if len(parts) == 1 else entry.mass * part.mass_share / shares,
+            mass=mass if len(parts) == 1 else mass * part.mass_share / shares,
             friction=entry.friction,
             contype=contype,
             conaffinity=conaffinity,
@@ -131,6 +133,12 @@ def _fixed(mount: FixedMount, body: mujoco.MjsBody, name: str) -> None:
 
 
 @add_mount.register
+def _marker(mount: MarkerMount, body: mujoco.MjsBody, name: str) -> None:
+    del mount, name
+    body.mocap = True
+
+
+@add_mount.register
 def _free(mount: FreeMount, body: mujoco.MjsBody, name: str) -> None:
     del mount
     body.add_freejoint(name=f"{name}_free")
@@ -163,6 +171,7 @@ def _limits(mount: HingedMount | SlidingMount) -> dict[str, Any]:
 
 def object_home(entry: ObjectSpec) -> list[float]:
     """What an object adds to the keyframe's qpos: its pose, one zero, or nothing."""
-    lengths = {FreeMount: 7, FixedMount: 0, HeldMount: 0, HingedMount: 1, SlidingMount: 1}
+    one = dict.fromkeys((HingedMount, SlidingMount), 1)
+    lengths = {FreeMount: 7, **one} | dict.fromkeys((FixedMount, HeldMount, MarkerMount), 0)
     zeros = [0.0] * lengths[type(entry.mount)]
     return [*entry.pos, *entry.quat] if len(zeros) == 7 else zeros

@@ -141,6 +141,14 @@ class FixedMount:
     """The object does not move: a wall, a socket, a shelf."""
 
 
+@dataclass(frozen=True)
+class MarkerMount:
+    """A mark, such as a goal: it has no mass, nothing touches it, it is where the task says.
+
+    It is seen and observed as any object; see `Task.markers` of mjx_serl.envs.task.
+    """
+
+
 @dataclass(frozen=True, kw_only=True)
 class HingedMount:
     """The object turns about an axis: a door, a lid, a valve.
@@ -197,7 +205,7 @@ class HeldMount:
     role: str = ""
 
 
-Mount = FreeMount | FixedMount | HingedMount | SlidingMount | HeldMount
+Mount = FreeMount | FixedMount | HeldMount | MarkerMount | HingedMount | SlidingMount
 
 
 def parts_of(shape: Shape) -> tuple[Part, ...]:

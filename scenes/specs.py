@@ -16,7 +16,7 @@ from scenes.contract.names import named, unknown_name
 from scenes.contract.robot import Rgba, RobotSpec
 from scenes.contract.rotations import UNIT_QUAT, Quat, Vec3, quat_to_matrix
 from scenes.contract.specs import CameraSpec, require_positive, require_unique
-from scenes.shapes import Box, FreeMount, Mount, Shape
+from scenes.shapes import Box, FreeMount, MarkerMount, Mount, Shape
 
 Actuation = Literal["position", "torque"]
 Entry = TypeVar("Entry")
@@ -30,7 +30,7 @@ class ObjectSpec:
     Attributes:
         name: of the body and its first geom.
         half_size: of a box [m], the short way to `shape=Box(half_size)`.
-        mass: of the whole object [kg].
+        mass: of the whole object [kg]; None for a `MarkerMount` only.
         shape: "box" with a `half_size`, or a shape of `scenes.shapes`.
         mount: whether and how it moves.
         rgba: colour.
@@ -41,7 +41,7 @@ class ObjectSpec:
 
     name: str
     half_size: Vec3 | None = None
-    mass: float
+    mass: float | None = None
     shape: Shape | Literal["box"] = "box"
     mount: Mount = _FREE
     rgba: Rgba = (0.8, 0.2, 0.2, 1.0)
@@ -52,7 +52,10 @@ class ObjectSpec:
     def __post_init__(self) -> None:
         owner = f"ObjectSpec '{self.name}'"
         self._check_shape(owner)
-        require_positive(owner, "mass", (self.mass,))
+        if self.mass is not None:
+            require_positive(owner, "mass", (self.mass,))
+        elif not isinstance(self.mount, MarkerMount):
+            raise InputError(f"{owner}: give its mass [kg]; only a MarkerMount has none.")
         if min(self.friction) < 0:
             raise InputError(f"{owner}: friction must not be negative, got {self.friction}.")
 

@@ -9,7 +9,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from scenes.contract.rotations import quats_to_matrices
+from scenes.contract.rotations import multiply_quats, quats_to_matrices
 from scenes.contract.specs import CameraSpec
 from splat_render.types import BodyPoses, CameraBatch
 
@@ -59,6 +59,51 @@ def intrinsics(fovy: float, width: int, height: int) -> Float[np.ndarray, "3 3"]
     """Pinhole matrix [px] of square pixels: f = height / 2 / tan(fovy / 2), fovy in [deg]."""
     focal = height / 2.0 / math.tan(math.radians(fovy) / 2.0)
     return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], np.float32)
+
+
+def axes_towards(
+    position: Sequence[float] | Float[np.ndarray, " 3"],
+    target: Sequence[float] | Float[np.ndarray, " 3"],
+) -> Float[np.ndarray, "3 3"]:
+    """Return a camera's directions right, up and back as columns.
+
+    Args:
+        position: of the camera [m].
+        target: a point in the middle of its picture [m]; the world's +z is up in the picture.
+    """
+    back = np.subtract(position, target)
+    back /= np.linalg.norm(back)
+    right = np.cross((0.0, 0.0, 1.0), back)
+    right /= np.linalg.norm(right)
+    return np.stack([right, np.cross(back, right), back], axis=-1)
+
+
+def jittered(
+    rig: CameraRig, count: int, *, position: float, angle: float, rng: np.random.Generator
+) -> CameraRig:
+    """Return a rig `count` times (leaves [count, C, ...]), mounted elsewhere; the first is not.
+
+    Args:
+        rig: cameras [C].
+        count: how many.
+        position: standard deviation of the shift along each axis [m].
+        angle: standard deviation of the turn about each axis [deg]; small.
+        rng: draws them.
+    """
+    shape = (count, rig.body_id.shape[0], 3)
+    shift = position * rng.normal(size=shape)
+    turn = np.radians(angle) * rng.normal(size=shape)
+    shift[0], turn[0] = 0.0, 0.0
+    small = np.concatenate([np.ones((*shape[:2], 1)), 0.5 * turn], axis=-1)
+    small /= np.linalg.norm(small, axis=-1, keepdims=True)
+    quat = multiply_quats(np.asarray(rig.quat), small)
+    repeat = lambda x: jnp.broadcast_to(x, (count, *x.shape))  # noqa: E731
+    return CameraRig(
+        body_id=repeat(rig.body_id),
+        pos=repeat(rig.pos) + jnp.asarray(shift, jnp.float32),
+        quat=jnp.asarray(quat, jnp.float32),
+        Ks=repeat(rig.Ks),
+    )
 
 
 def place(rig: CameraRig, poses: BodyPoses) -> CameraBatch:

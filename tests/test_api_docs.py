@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from foreign_arms import mjcf
 from tiny_bundle import tiny_config, with_changes
@@ -66,6 +67,8 @@ def test_the_template_of_a_task_can_be_played_and_solved(
         state = env.reset(jax.random.key(0))
         state = env.step(state, jnp.zeros(env.action_dim))
         assert 0 < float(state.reward) < 0.1 and not bool(state.success)
+        mark = env.scene.marker("goal").body_id
+        np.testing.assert_allclose(state.sim.xpos[mark], (0.55, 0.0, 0.01), atol=1e-6)
         body = env.scene.objects["cube"].body_id
         there = state.sim.replace(xpos=state.sim.xpos.at[body, :2].set(jnp.array([0.55, 0.03])))
         reward, terms = env.task.reward(there, state.command, state.task_state)

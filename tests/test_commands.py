@@ -466,7 +466,7 @@ def test_recording_never_overwrites(recorded: Path, capsys: pytest.CaptureFixtur
     ("name", "options", "text"),
     [
         ("a.hdf5", {}, "Demonstrations are .npz files, got"),
-        ("a.npz", {"episodes": 0}, "episodes 0, allowed: at least 1"),
+        ("a.npz", {"episodes": 0}, "episodes 0, allowed: 1 to 100000"),
         ("a.npz", {"noise": -1.0}, "noise -1.0, allowed: at least 0"),
         ("a.npz", {"noise": float("nan")}, "noise nan, allowed: at least 0"),
         ("/dev/null/a.npz", {}, "File exists: '/dev/null'"),

@@ -7,16 +7,24 @@ import matplotlib.image
 import pytest
 
 from mjx_serl.compare import main
+from mjx_serl.config import TrainConfig
+from mjx_serl.run.folder import RunFolder
+from mjx_serl.run.summary import Summary
+from mjx_serl.training.demonstrations import DemoConfig
+from mjx_serl.training.off_policy import OffPolicyConfig
 
+PLAIN = OffPolicyConfig(demos=DemoConfig(count=0))
 HEAD = "run    task  agent  seed  success     95% interval  env steps  time  to 95%"
 
 
-def a_run(root: Path, name: str, rates: list[float], *, seed: int = 0) -> Path:
+def a_run(
+    root: Path, name: str, rates: list[float], *, seed: int = 0, method: OffPolicyConfig = PLAIN
+) -> Path:
     """A run folder with evaluations every 1000 steps and 30 s; the last is the final one."""
     folder = root / name
     folder.mkdir()
-    config = {"task": "toy", "seed": seed, "method": {"agent": {"type": "sac"}}}
-    (folder / "config.json").write_text(json.dumps(config))
+    config = TrainConfig(task="toy", seed=seed, method=method)
+    RunFolder(folder).write_config(config)
     rows = [
         {
             "kind": "final" if k == len(rates) else "eval",
@@ -50,6 +58,26 @@ def test_a_table_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str
     ]
     assert last == str(out)
     assert matplotlib.image.imread(out).std() > 0.05
+
+
+def test_the_agent_is_called_as_the_run_calls_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_demos = a_run(tmp_path, "with_demos", [], method=OffPolicyConfig())
+    ended, unknown = (a_run(tmp_path, name, []) for name in ("ended", "unknown"))
+    reached = {"success_rate": None, "success_ci95": None, "episodes": 0}
+    spent = {"wall_seconds": 1.0, "compile_seconds": 1.0, "env_steps": 1, "updates": 1}
+    RunFolder(ended).write_summary(
+        Summary(task="toy", agent="mine", seed=0, device="cpu", **reached, **spent)
+    )
+    (unknown / "config.json").write_text('{"task": "toy", "plugins": ["not_there"], "method": {}}')
+    main((with_demos, ended, unknown), out=tmp_path / "compare.png")
+    lines = [line.split()[:4] for line in capsys.readouterr().out.splitlines()[1:-1]]
+    assert lines == [
+        ["with_demos", "toy", "rlpd", "0"],
+        ["ended", "toy", "mine", "0"],
+        ["unknown", "toy", "?", "?"],
+    ]
 
 
 def test_without_a_run_nothing_is_written(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from matplotlib.image import imsave
 from scipy import ndimage
 
 from scenes.build import build_scene
+from scenes.contract.command_line import guarded
+from scenes.contract.ranges import check_ranges, ranged
 from scenes.contract.specs import CameraSpec
 from scenes.layouts import pick_cube
 from splat_render.assets import bake
@@ -55,9 +57,9 @@ class Options:
     """
 
     wheel: Path
-    budgets: tuple[int, ...] = (3000, 10_000, 30_000)
-    sizes: tuple[int, ...] = (64, 256, 512)
-    views: int = 12
+    budgets: tuple[int, ...] = ranged((3000, 10_000, 30_000), least=1, filled=True)
+    sizes: tuple[int, ...] = ranged((64, 256, 512), least=1, most=4096, filled=True)
+    views: int = ranged(12, least=1)
     surface: str = "panda"
     pictures: Path | None = None
 
@@ -65,6 +67,11 @@ class Options:
 def main() -> int:
     """Print the table."""
     options = tyro.cli(Options, description=__doc__)
+    return guarded(lambda: _print_table(options))
+
+
+def _print_table(options: Options) -> int:
+    check_ranges(options)
     robot, _ = model_from_wheel(options.wheel, "panda")
     scene = build_scene(pick_cube()).model
     print("splats    px  look    dB home  dB bent  SSIM home  SSIM bent  ms/frame")

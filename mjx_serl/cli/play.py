@@ -9,6 +9,7 @@ from mjx_serl.cli.task_help import with_tasks
 from mjx_serl.platform import needs_mjx, prepare_platform, program_cache
 from scenes.contract.command_line import guarded
 from scenes.contract.plugins import load_plugins
+from scenes.contract.ranges import require_seed
 
 
 def main(
@@ -48,6 +49,7 @@ def main(
     from mjx_serl.envs.observation import PixelConfig
     from mjx_serl.viewing.play import build_playable, require_output, save_play
 
+    require_seed(seed)
     # What cannot work is told before anything is built.
     if view:
         from mjx_serl.viewing.browser import require_page

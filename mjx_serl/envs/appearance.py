@@ -15,8 +15,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from mjx_serl.types import PRNGKey
 from scenes.contract.ranges import check_ranges, ranged
-from scenes.contract.rotations import multiply_quats
-from splat_render.cameras import CameraRig
+from splat_render.cameras import CameraRig, jittered
 from splat_render.types import SH_C0, GaussianSet
 
 
@@ -85,20 +84,12 @@ def apply_look(
 
 def jitter_rigs(config: LookConfig, rig: CameraRig, *, seed: int) -> CameraRig:
     """Return the rig once per variant (leaves [V, C, ...]); the first is not moved."""
-    draw = np.random.default_rng(seed)
-    shape = (config.variants, rig.body_id.shape[0], 3)
-    shift = config.camera_position * draw.normal(size=shape)
-    turn = np.radians(config.camera_angle) * draw.normal(size=shape)
-    shift[0], turn[0] = 0.0, 0.0
-    small = np.concatenate([np.ones((*shape[:2], 1)), 0.5 * turn], axis=-1)
-    small /= np.linalg.norm(small, axis=-1, keepdims=True)
-    quat = multiply_quats(np.asarray(rig.quat), small)
-    repeat = lambda x: jnp.broadcast_to(x, (config.variants, *x.shape))  # noqa: E731
-    return CameraRig(
-        body_id=repeat(rig.body_id),
-        pos=repeat(rig.pos) + jnp.asarray(shift, jnp.float32),
-        quat=jnp.asarray(quat, jnp.float32),
-        Ks=repeat(rig.Ks),
+    return jittered(
+        rig,
+        config.variants,
+        position=config.camera_position,
+        angle=config.camera_angle,
+        rng=np.random.default_rng(seed),
     )
 
 

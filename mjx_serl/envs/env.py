@@ -118,6 +118,7 @@ class Env:
     def _reset(self, key: PRNGKey) -> EnvState:
         qpos, task_state = self.task.sample(key)
         carry, sim = self.physics.reset(qpos, jnp.zeros(self.scene.model.nv))
+        sim = self.marked(sim, task_state)
         command = self.controller.start(sim)
         _, terms = self.task.reward(sim, command, task_state)
         return EnvState(
@@ -142,11 +143,13 @@ class Env:
         """
         resume = getattr(self.task, "resume", None)
         task_state = state.task_state if resume is None else resume(state.sim, key)
-        _, terms = self.task.reward(state.sim, state.command, task_state)
+        sim = self.marked(state.sim, task_state)
+        _, terms = self.task.reward(sim, state.command, task_state)
         no = jnp.zeros((), bool)
         return state.replace(
+            sim=sim,
             task_state=task_state,
-            obs=self.task.observe(state.sim, state.command, task_state),
+            obs=self.task.observe(sim, state.command, task_state),
             reward=jnp.zeros(()),
             terminated=no,
             truncated=no,
@@ -154,6 +157,21 @@ class Env:
             t=jnp.zeros((), jnp.int32),
             metrics=jax.tree.map(jnp.zeros_like, terms),
         )
+
+    def marked(self, sim: SimState, task_state: TaskState) -> SimState:
+        """Return a state of the physics with the markers where the task says; KeyError for others.
+
+        Physics knows nothing of them: what is drawn, observed and judged is this state.
+        """
+        markers = getattr(self.task, "markers", None)
+        if markers is None:
+            return sim
+        for name, (position, quat) in markers(sim, task_state).items():
+            body = self.scene.marker(name).body_id
+            sim = sim.replace(
+                xpos=sim.xpos.at[body].set(position), xquat=sim.xquat.at[body].set(quat)
+            )
+        return sim
 
     def _step(self, state: EnvState, action: Float[Array, " A"]) -> EnvState:
         command = self.controller.command(state.command, state.sim, action)
@@ -184,7 +202,9 @@ class Env:
         sim: SimState,
         command: Command,
     ) -> EnvState:
+        sim = self.marked(sim, state.task_state)
         task_state = self.task.advance(sim, command, state.task_state)
+        sim = self.marked(sim, task_state)
         obs = self.task.observe(sim, command, task_state)
         reward, terms = self.task.reward(sim, command, task_state)
         # MuJoCo takes a non-finite control for zeros, which would hide a non-finite action.

@@ -17,7 +17,7 @@ from mjx_serl.envs.env import Env, EnvState
 from mjx_serl.types import Obs, PRNGKey, PyTree
 from scenes.contract.errors import InputError
 from scenes.contract.policy_contract import Contract
-from scenes.contract.ranges import check_ranges, ranged
+from scenes.contract.ranges import MOST_SEED, check_ranges, ranged
 from scenes.contract.serialize import later_field
 from scenes.contract.specs import CameraSpec, ObsField, ObsSpec
 from scenes.specs import SceneSpec
@@ -60,7 +60,7 @@ class PixelConfig:
     splats: int = ranged(3000, least=1)
     cached: bool = True
     look: LookConfig = dataclasses.field(default_factory=LookConfig)
-    seed: int = ranged(0, least=0, most=2**32 - 1)
+    seed: int = ranged(0, least=0, most=MOST_SEED)
     frozen: str | None = None
     privileged: bool = False
     scan: Path | None = later_field(None)

@@ -17,6 +17,8 @@ from scenes.specs import SceneSpec
 EXPERT_NOISE = 0.0075  # on the end-effector steps of demonstrations, one deviation [m]
 
 TaskState = Any  # each task declares its own flax.struct.dataclass
+# Position [m] and orientation (wxyz), in the world, by the name of an object on a `MarkerMount`.
+Markers = dict[str, tuple[Float[Array, " 3"], Float[Array, " 4"]]]
 
 
 class Task(Protocol):
@@ -24,8 +26,10 @@ class Task(Protocol):
 
     Rewards come with their unscaled terms by name, for the logs. `demonstrate` raises
     NotImplementedError where no scripted expert exists. One with a true property `sparse` pays
-    nothing before it is solved, which a run without demonstrations warns of. One whose expert must
-    not be disturbed by `EXPERT_NOISE` has an attribute `expert_noise` [m].
+    nothing before it is solved, which a run without demonstrations warns of. Three more are asked
+    for where a task has them: `resume(sim, key)`, the task state of an episode that goes on where
+    the last one ended; `markers(sim, task_state)`, where the scene's markers are (`Markers`); and
+    `expert_noise` [m], where the expert must not be disturbed by `EXPERT_NOISE`.
     """
 
     @property

@@ -24,6 +24,7 @@ from mjx_serl.pretraining.encoder import (
     reader_spec,
 )
 from mjx_serl.types import PyTree
+from scenes.contract.ranges import MOST_SEED, check_ranges, ranged
 
 CHUNK = 250  # updates per compiled call and progress line
 # A camera that may be turned by 1 deg cannot tell where a cube 1.3 m away is to 2 cm.
@@ -46,7 +47,7 @@ class PretrainRun:
 
     out: tyro.conf.Positional[Path]
     task: str = "franka/pick_cube"
-    seed: int = 0
+    seed: int = ranged(0, least=0, most=MOST_SEED - 1)  # the next one is used too
     pixels: PixelConfig = dataclasses.field(
         default_factory=lambda: PixelConfig(cameras=("front", "wrist"), look=LOOKS, privileged=True)
     )
@@ -56,8 +57,10 @@ class PretrainRun:
 def run(cfg: PretrainRun) -> FrozenEncoder:
     """Collect, fit, report errors on episodes held out, save; returns the encoder.
 
-    Raises FileExistsError where the file is there; ValueError, KeyError as `PixelConfig.build`.
+    Raises FileExistsError where the file is there; ValueError for a number out of range, and what
+    `PixelConfig.build` raises.
     """
+    check_ranges(cfg)
     if cfg.out.exists():
         raise FileExistsError(f"{cfg.out} exists; give another name or remove it")
     say = partial(_say, time.monotonic())

@@ -12,7 +12,7 @@ from mjx_serl.training.collect import demonstrate
 from mjx_serl.training.demonstrations import DemoConfig, demo_contract
 from scenes.contract.demonstrations import check_new
 from scenes.contract.errors import InputError
-from scenes.contract.ranges import check_ranges
+from scenes.contract.ranges import check_ranges, require_episodes, require_seed
 
 
 def record_scripted(
@@ -25,8 +25,8 @@ def record_scripted(
     """
     if path.suffix != ".npz":
         raise InputError(f"Demonstrations are .npz files, got '{path}'")
-    if episodes < 1:
-        raise InputError(f"episodes {episodes}, allowed: at least 1")
+    require_episodes(episodes)
+    require_seed(seed)
     check_ranges(DemoConfig(count=episodes, noise=noise))
     check_new(path)
     observer = pixels.build(make_env(task, max_worlds=2 * episodes))

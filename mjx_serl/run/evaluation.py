@@ -14,6 +14,7 @@ from mjx_serl.training.episodes import EpisodeResult
 from mjx_serl.training.evaluate import ON_DEMAND, evaluate, stream_key
 from mjx_serl.training.policies import trained_policy
 from mjx_serl.training.state import PolicyParams
+from scenes.contract.ranges import require_episodes, require_seed
 from scenes.contract.success_rate import success_line
 
 
@@ -35,8 +36,10 @@ def evaluate_run(
     """Play `episodes` of a run's latest good checkpoint.
 
     The starts come from a stream that neither training nor its own evaluations draw from;
-    `seed` picks among them.
+    `seed` picks among them. Raises InputError for numbers out of range.
     """
+    require_episodes(episodes)
+    require_seed(seed)
     run, params = load_policy(path)
     policy = trained_policy(run.trainer, params, deterministic=deterministic)
     play = partial(evaluate, run.observer, policy, episodes=episodes)

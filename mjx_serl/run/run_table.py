@@ -27,9 +27,7 @@ def compare_runs(folders: Sequence[RunFolder], out: Path) -> str:
 
 def _line(name: str, folder: RunFolder, rows: Sequence[Row]) -> tuple[str, ...]:
     config = folder.read_json()
-    method = config.get("method", config)
-    agent = method.get("agent", {}).get("type", "sac")
-    fixed = (name, str(config.get("task", "?")), str(agent), str(config.get("seed", "?")))
+    fixed = (name, str(config.get("task", "?")), _agent(folder), str(config.get("seed", "?")))
     evals = [row for row in rows if row["kind"] in ("eval", "final")]
     if not evals:
         return (*fixed, "-", "-", *_spent(rows[-1] if rows else None), "-")
@@ -43,6 +41,23 @@ def _line(name: str, folder: RunFolder, rows: Sequence[Row]) -> tuple[str, ...]:
         *_spent(last),
         "-" if good is None else _time(good["elapsed_s"]),
     )
+
+
+def _agent(folder: RunFolder) -> str:
+    """What the run calls its agent; "?" where its plug-ins are not there or its config is not ours.
+
+    A run that has ended wrote the name down.
+    """
+    summary = folder.read_summary()
+    if summary is not None:
+        return summary.agent
+    # Imported here: a table of runs that have ended needs no JAX.
+    from mjx_serl.config import TrainConfig
+
+    try:
+        return folder.read_config(TrainConfig, allow_missing=True).agent_name
+    except (ValueError, LookupError, ImportError):
+        return "?"
 
 
 def _spent(row: Mapping[str, Any] | None) -> tuple[str, str]:

@@ -8,17 +8,21 @@ import dataclasses
 
 import jax
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Array, Float, Float64, UInt8
 
+from mjx_serl.envs.control.controller import Command
 from mjx_serl.envs.control.kinematics import tool_quat
 from mjx_serl.envs.env import EnvState, make_env
 from mjx_serl.envs.observation import Observer, PixelConfig
 from mjx_serl.envs.physics.protocol import SimState
+from mjx_serl.envs.task import TaskState
 from mjx_serl.training.episodes import episode_keys
 from mjx_serl.training.evaluate import ON_DEMAND, stream_key
+from mjx_serl.types import PyTree
 from scenes.build import Scene
 from scenes.contract.errors import InputError
 from scenes.contract.policy_contract import Contract
+from scenes.contract.ranges import require_episodes, require_seed
 from scenes.contract.serialize import digest
 
 
@@ -94,8 +98,8 @@ class SimulatedArm:
         self._looks = observer.looks(keys.look, episodes)
         self._reset = jax.jit(env.reset)
         self._ctrl = jax.jit(env.controller.ctrl)
-        self._hold = jax.jit(env.hold)
-        self._push = jax.jit(env.physics.step, static_argnums=2)
+        self._hold = jax.jit(self._held)
+        self._push = jax.jit(self._pushed, static_argnums=2)
         self._success = jax.jit(env.task.success)
         self._terminated = jax.jit(env.task.terminated)
         self._shapes: EnvState = jax.eval_shape(jax.vmap(env.reset), self._starts[:1])
@@ -135,7 +139,7 @@ class SimulatedArm:
         while substeps > 0:
             if not self._governed and self._substeps % action == 0 and substeps >= action:
                 # The very program of training, so that not even rounding differs.
-                loop = self._hold(self._carry, self._sim, self._command)
+                loop = self._hold(self._carry, self._sim, self._command, self._task_state)
                 self._carry, self._sim, self._command = loop
                 self._substeps += action
                 substeps -= action
@@ -143,9 +147,21 @@ class SimulatedArm:
             if self._substeps % period == 0:
                 self._applied = self._ctrl(self._command, self._sim)
             count = min(substeps, period - self._substeps % period)
-            self._carry, self._sim = self._push(self._carry, self._applied, count)
+            self._carry, self._sim = self._push(self._carry, self._applied, count, self._task_state)
             self._substeps += count
             substeps -= count
+
+    def _held(
+        self, carry: PyTree, sim: SimState, command: Command, task_state: TaskState
+    ) -> tuple[PyTree, SimState, Command]:
+        carry, sim, command = self._env.hold(carry, sim, command)
+        return carry, self._env.marked(sim, task_state), command
+
+    def _pushed(
+        self, carry: PyTree, ctrl: Float[Array, " nu"], substeps: int, task_state: TaskState
+    ) -> tuple[PyTree, SimState]:
+        carry, sim = self._env.physics.step(carry, ctrl, substeps)
+        return carry, self._env.marked(sim, task_state)
 
     def joints(self) -> tuple[Float64[np.ndarray, " J"], Float64[np.ndarray, " J"]]:
         """Positions [rad] and velocities [rad/s]."""
@@ -186,8 +202,11 @@ class SimulatedArm:
 def build_world(task: str, contract: Contract, *, seed: int, episodes: int) -> SimulatedArm:
     """Build the world that a policy was trained in; KeyError for a task that is not registered.
 
-    Raises ValueError where this version's task is no longer what the contract says.
+    Raises ValueError where this version's task is no longer what the contract says, or for a
+    number out of range.
     """
+    require_seed(seed)
+    require_episodes(episodes)
     names = tuple(camera.name for camera in contract.cameras)
     privileged = any(field.privileged for field in contract.obs.fields)
     pixels = PixelConfig(cameras=names, privileged=privileged and bool(names))

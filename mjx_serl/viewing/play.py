@@ -13,6 +13,7 @@ from mjx_serl.viewing.recorded_env import RecordedEnv, build_recorded_env
 from mjx_serl.viewing.run_video import trained
 from scenes.contract.errors import InputError
 from scenes.contract.files import require_writable
+from scenes.contract.ranges import require_episodes, require_number
 
 DEFAULT_TASK = "franka/pick_cube"
 _FILES = (".mp4", ".png")
@@ -38,8 +39,8 @@ def build_playable(
         episodes: worlds that will be played at once, at least 1.
         pixels: what a task without a run is drawn from; a run brings its own.
     """
-    if episodes < 1:
-        raise InputError(f"episodes {episodes}, allowed: at least 1")
+    require_episodes(episodes)
+    require_number("size", size, least=1, most=4096, whole=True)
     if run is None:
         env = make_env(task or DEFAULT_TASK, max_worlds=episodes)
         observer, pixels = Observer(env), pixels or PixelConfig()

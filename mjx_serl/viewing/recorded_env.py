@@ -16,6 +16,7 @@ from mjx_serl.types import Obs, PRNGKey, PyTree
 from mjx_serl.viewing.policies import WorldPolicy
 from scenes.contract.rotations import Quat, Vec3
 from scenes.contract.specs import CameraSpec
+from splat_render.cameras import axes_towards
 from splat_render.types import GaussianSet
 
 SIDE = "side"
@@ -159,12 +160,7 @@ def look_at(position: Vec3, target: Vec3) -> Quat:
         position: of the camera [m].
         target: a point in the centre of its picture [m]; +z is up in the picture.
     """
-    back = np.subtract(position, target)
-    back /= np.linalg.norm(back)
-    right = np.cross((0.0, 0.0, 1.0), back)
-    right /= np.linalg.norm(right)
-    matrix = np.stack([right, np.cross(back, right), back], axis=-1)
     quat = np.zeros(4)
-    mujoco.mju_mat2Quat(quat, matrix.ravel())
+    mujoco.mju_mat2Quat(quat, axes_towards(position, target).ravel())
     w, x, y, z = map(float, quat)
     return w, x, y, z

@@ -53,6 +53,7 @@ from robot_bridge.safety.limits import Limits, default_limits, intersect, tighte
 from robot_bridge.safety.supervisor import NotAllowedError, Supervisor
 from scenes.contract.errors import InputError
 from scenes.contract.policy_contract import Contract
+from scenes.contract.ranges import MOST_EPISODES, check_ranges, ranged
 from scenes.contract.robot import RobotSpec
 from scenes.contract.serialize import digest
 from scenes.robots import robot_named
@@ -91,12 +92,12 @@ class DeployConfig:
             every run on a real arm is a first one.
     """
 
-    episodes: int = 1
-    seconds: float | None = None
+    episodes: int = ranged(1, least=1, most=MOST_EPISODES)
+    seconds: float | None = ranged(None, above=0, most=3600)
     policy_server: str | None = None
     policy_names: tuple[str, ...] = ()
     policy_prompt: str = ""
-    policy_timeout: float = 0.15
+    policy_timeout: float = ranged(0.15, above=0, most=60)
     policy_gripper: GripperConvention = "same"
     policy_foreign: bool = False
     separate: bool | None = None
@@ -110,10 +111,7 @@ class DeployConfig:
     ledger: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.episodes < 1:
-            raise InputError(f"episodes {self.episodes}, allowed: at least 1")
-        if self.seconds is not None and not 0 < self.seconds <= 3600:
-            raise InputError(f"seconds {self.seconds:g}, allowed: above 0, at most 3600")
+        check_ranges(self)
         for source, name in (("policy", self.policy_source), ("operator", self.operator_source)):
             if name is not None and (self.listen is None or not name.strip()):
                 raise InputError(f"{source}-source '{name}' names a client; it needs --listen")

@@ -10,6 +10,7 @@ from robot_bridge.network.endpoints import ClientKeys, parse_endpoint
 from robot_bridge.network.keys import default_folder, load_pair
 from robot_bridge.reasons import describe
 from scenes.contract.errors import InputError
+from scenes.contract.ranges import require_number
 
 
 def observe(
@@ -31,8 +32,12 @@ def observe(
         seconds: how long [s].
 
     Raises:
-        ValueError: the endpoint is none, or it is beyond loopback and a key is missing.
+        ValueError: a number is out of range, the endpoint is none, or it is beyond loopback and a
+            key is missing.
     """
+    require_number("rate", rate, above=0, most=1000)
+    if seconds != math.inf:
+        require_number("seconds", seconds, above=0)
     place = parse_endpoint(endpoint)
     keys = None
     if not place.local:

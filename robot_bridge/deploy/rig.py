@@ -9,6 +9,7 @@ from robot_bridge.driver import ArmDriver
 from robot_bridge.messages import Ending, Tick
 from robot_bridge.operators.operator import Operator
 from robot_bridge.policy.observation import Eye, ObjectSource
+from scenes.contract.ranges import check_ranges, ranged
 
 
 class Closeable(Protocol):
@@ -65,12 +66,15 @@ class RigConfig:
     address: str = ""
     objects: tuple[str, ...] = ()
     cameras: tuple[str, ...] = ()
-    size: tuple[int, int] = (640, 480)
-    fovy: float = 45.0
+    size: tuple[int, int] = ranged((640, 480), least=1, most=16384)
+    fovy: float = ranged(45.0, above=0, below=180)
     operator: str = "none"
     facing: float = 0.0
     gripper_readings: tuple[float, float] | None = None
     realtime_kernel: bool = True
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from robot_bridge.policy.observation import FixedObjects
 from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.names import unknown_name
 from scenes.contract.policy_contract import Contract, objects_observed, unmeasured
+from scenes.contract.ranges import require_number
 
 RigMaker = Callable[[RigConfig, Contract], Rig]
 
@@ -101,6 +102,8 @@ def parse_places(words: Sequence[str]) -> dict[str, tuple[float, float, float]]:
             x, y, z = (float(number) for number in numbers.split(","))
         except ValueError:
             raise InputError(f"Object '{word}' is not NAME=X,Y,Z, e.g. cube=0.4,0,0.02") from None
+        for number in (x, y, z):
+            require_number(f"Object '{word}':", number)
         places[name] = (x, y, z)
     return places
 

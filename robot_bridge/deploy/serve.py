@@ -12,6 +12,7 @@ from robot_bridge.openpi.server import PolicyServer, PolicyServerConfig
 from robot_bridge.policy.bundle import find_bundle, load_bundle
 from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.names import unknown_name
+from scenes.contract.ranges import require_number
 
 
 def serve(
@@ -33,6 +34,7 @@ def serve(
             (UnsafeBindError).
         OSError: the port cannot be had.
     """
+    require_number("port", port, least=0, most=65535, whole=True)
     bundle = load_bundle(find_bundle(run))
     renamed = read_renaming(rename, bundle.contract.obs.names)
     config = PolicyServerConfig(

@@ -16,6 +16,7 @@ from robot_bridge.driver import ArmInfo, Vector
 from scenes.contract.errors import InputError
 from scenes.contract.names import unknown_name
 from scenes.contract.policy_contract import Contract
+from scenes.contract.ranges import require_number
 from scenes.contract.registry import Registry
 from scenes.contract.robot import RobotSpec
 from scenes.contract.rotations import Vec3
@@ -148,8 +149,7 @@ class Limits:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             for value in _numbers(getattr(self, field.name)):
-                if not math.isfinite(value):
-                    raise InputError(f"Limits: {field.name} must be finite, got {value}")
+                _require_sensible(field.name, value)
         for name in ("q_min", "q_max"):
             if len(getattr(self, name)) != len(self.joint_speed):
                 raise InputError(f"Limits: {name} must have {len(self.joint_speed)} entries")
@@ -179,6 +179,23 @@ class Limits:
             return np.broadcast_to(-most, np.shape(q)), np.broadcast_to(most, np.shape(q))
         curve, low, high = self.braking_curve, np.asarray(self.q_min), np.asarray(self.q_max)
         return -_curve_speed(curve, q - low, most), _curve_speed(curve, high - q, most)
+
+
+_ANY_NUMBER = ("q_min", "q_max", "workspace_low", "workspace_high", "keep_outs")
+_NOT_NEGATIVE = (
+    *("joint_margin", "clearance", "separation", "braking_curve"),
+    *("link_quality_min", "rejects_to_hold", "recoveries", "ramp_episodes"),
+)
+
+
+def _require_sensible(name: str, value: float) -> None:
+    """Refuse what is not finite, and a speed or time below zero: it would be no limit at all."""
+    if name in _ANY_NUMBER:
+        require_number(f"Limit '{name}'", value)
+    elif name in _NOT_NEGATIVE:
+        require_number(f"Limit '{name}'", value, least=0)
+    else:
+        require_number(f"Limit '{name}'", value, above=0)
 
 
 def _curve_speed(curve: BrakingCurve, distance: Vector, most: Vector) -> Vector:

@@ -7,8 +7,9 @@ import os
 import sys
 from collections.abc import Callable
 
-from scenes.contract.errors import InputError, UserError
+from scenes.contract.errors import UserError
 from scenes.contract.files import checkout
+from scenes.contract.ranges import require_number
 
 # Exit status of a command that was asked for something impossible, as argparse uses it.
 BAD_INPUT = 2
@@ -77,5 +78,4 @@ def _said(error: Exception) -> str:
 
 def require_port(port: int) -> None:
     """Raise InputError for what is no TCP port."""
-    if not 1 <= port <= 65535:
-        raise InputError(f"port {port}, allowed: 1 to 65535")
+    require_number("port", port, least=1, most=65535, whole=True)

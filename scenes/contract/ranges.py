@@ -15,6 +15,8 @@ from typing import Any
 
 from scenes.contract.errors import InputError
 
+MOST_EPISODES = 100_000  # of an evaluation: their worlds, or starts, are all in memory at once
+MOST_SEED = 2**32 - 1  # JAX's keys are made of 32 bits: 2^32 would be 0 again
 _RANGE = "range"
 
 
@@ -69,16 +71,58 @@ def ranged(
         most, below: high end, likewise.
         filled: a tuple may not be empty.
     """
+    allowed = _range(least, above, most, below, filled=filled)
+    return dataclasses.field(default=default, metadata={_RANGE: allowed})
+
+
+def require_number(
+    name: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    whole: bool = False,
+) -> None:
+    """Raise InputError for a number that is no field of a config and out of range.
+
+    Args:
+        name: what the message begins with.
+        value: the number.
+        least, above, most, below: as of `ranged`.
+        whole: it counts something.
+    """
+    _check(name, value, _range(least, above, most, below), whole=whole)
+
+
+def require_seed(seed: int) -> None:
+    """Raise InputError for what is no seed."""
+    require_number("seed", seed, least=0, most=MOST_SEED, whole=True)
+
+
+def require_episodes(episodes: int) -> None:
+    """Raise InputError for a number of episodes that cannot be played."""
+    require_number("episodes", episodes, least=1, most=MOST_EPISODES, whole=True)
+
+
+def _range(
+    least: float | None,
+    above: float | None,
+    most: float | None,
+    below: float | None,
+    *,
+    filled: bool = False,
+) -> Range:
     low = least if above is None else above
     high = most if below is None else below
-    allowed = Range(
+    return Range(
         -math.inf if low is None else low,
         math.inf if high is None else high,
         above is not None,
         below is not None,
         filled,
     )
-    return dataclasses.field(default=default, metadata={_RANGE: allowed})
 
 
 def check_ranges(config: Any, *, path: str = "", flat: Collection[str] = ()) -> None:

@@ -25,6 +25,8 @@ from scipy.special import spence
 
 from scenes.contract.command_line import guarded
 from scenes.contract.errors import InputError
+from scenes.contract.files import require_writable
+from scenes.contract.ranges import check_ranges, ranged
 from scenes.contract.specs import CameraSpec
 from splat_render.assets.fitting.stored import FittedSplats
 from splat_render.assets.robot_models import model_from_menagerie, model_from_wheel
@@ -50,6 +52,7 @@ DEFAULT_BUDGET = 3000  # splats of a scene: cheap at 64 px, recognised at 128 px
 PIXEL = 0.017  # [m] of a 64 px picture, 45 degrees wide, at 1.3 m
 SHIPPED = ("panda",)  # surfaces of robots that come with us
 SURFACE_POINTS = 32_000  # of a robot surface before the hidden ones are dropped
+MOST_POINTS = 5_000_000
 
 _PILOT = 200  # points per geom that say where the others should go
 _POINTS_PER_SPLAT = 12
@@ -483,7 +486,7 @@ class BakeOptions:
     wheel: Path | None = None
     menagerie: str | None = None
     out: Path
-    points: int = SURFACE_POINTS
+    points: int = ranged(SURFACE_POINTS, least=1, most=MOST_POINTS)
     fit: bool = False
     home: tuple[float, ...] = ()
 
@@ -495,6 +498,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _bake_surface(options: BakeOptions) -> int:
+    check_ranges(options)
+    require_writable(options.out)
     model, source = _robot_model(options)
     samples = bake_samples(model, pose(model), points=options.points, skip_bodies=("world",))
     surface = make_surface(model, samples, source=source)

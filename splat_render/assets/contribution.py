@@ -1,5 +1,6 @@
 """What each splat of a scene adds to its pictures, over the views that a policy will have."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,19 +10,22 @@ import mujoco
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.sparse import csr_array
-from scipy.spatial.transform import Rotation
 
 from scenes.contract.errors import InputError
 from splat_render.backends.reference import Projected, project
-from splat_render.cameras import CameraRig, intrinsics, place
+from splat_render.cameras import CameraRig, intrinsics, jittered, place
 from splat_render.types import BodyPoses, CameraBatch, GaussianSet, RasterConfig
 
 _SHIFT, _TURN = 0.02, 2.0  # deviations of a camera's jitter along and about each axis [m], [deg]
 _BEND = 0.3  # deviation of a joint from the pose that views are taken around [rad]
 _LIE = 0.08  # deviation of where free objects lie [m]
 _DEEPEST = 0.005  # [m] a link so far in something is where no arm can be
+_HOUSING = 0.045  # [m] what is nearer to a camera than this would be inside its housing
 _TRIES = 50  # poses drawn for one that is kept
 _AT_ONCE = 50_000  # splats whose pixels are listed together; bounds the memory
+# To the corners, edges and sides of a cube.
+_DIRECTIONS = np.array([d for d in itertools.product((-1.0, 0.0, 1.0), repeat=3) if any(d)])
+_DIRECTIONS /= np.linalg.norm(_DIRECTIONS, axis=1, keepdims=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +47,8 @@ def task_views(
     """Return `count` views of each of the model's cameras, of size x size pixels.
 
     The first is of `data` as it is. In the others joints are bent, objects moved and cameras
-    shifted and turned a little; poses in which the arm is inside something are not taken.
+    shifted and turned a little; poses in which the arm or a camera is inside something are not
+    taken.
 
     Raises InputError for a model without cameras.
     """
@@ -55,19 +60,13 @@ def task_views(
     rng = np.random.default_rng(seed)
     posed = [data, *(_bent(model, data, rng) for _ in range(count - 1))]
     poses = BodyPoses(jnp.asarray([p.xpos for p in posed]), jnp.asarray([p.xquat for p in posed]))
-    shape = (count, model.ncam, 3)
-    shift, turn = _SHIFT * rng.normal(size=shape), np.radians(_TURN) * rng.normal(size=shape)
-    shift[0] = turn[0] = 0.0
-    mounted = Rotation.from_quat(np.tile(model.cam_quat, (count, 1)), scalar_first=True)
-    turned = mounted * Rotation.from_rotvec(turn.reshape(-1, 3))
-    rig = CameraRig(
-        body_id=jnp.tile(model.cam_bodyid, (count, 1)),
-        pos=jnp.asarray(model.cam_pos + shift),
-        quat=jnp.asarray(turned.as_quat(scalar_first=True)).reshape(count, model.ncam, 4),
-        Ks=jnp.tile(
-            jnp.asarray([intrinsics(fovy, size, size) for fovy in model.cam_fovy]), (count, 1, 1, 1)
-        ),
+    mounted = CameraRig(
+        body_id=jnp.asarray(model.cam_bodyid),
+        pos=jnp.asarray(model.cam_pos, jnp.float32),
+        quat=jnp.asarray(model.cam_quat, jnp.float32),
+        Ks=jnp.asarray([intrinsics(fovy, size, size) for fovy in model.cam_fovy]),
     )
+    rig = jittered(mounted, count, position=_SHIFT, angle=_TURN, rng=rng)
     cameras = jax.tree.map(np.asarray, jax.vmap(place)(rig, poses))
     poses = jax.tree.map(np.asarray, poses)
     return [
@@ -95,10 +94,25 @@ def _bent(model: mujoco.MjModel, data: mujoco.MjData, rng: np.random.Generator) 
                 posed.qpos[at] = rng.uniform(*model.jnt_range[joint])
             if model.jnt_limited[joint]:
                 posed.qpos[at] = np.clip(posed.qpos[at], *model.jnt_range[joint])
-        mujoco.mj_fwdPosition(model, posed)
-        if posed.ncon == 0 or posed.contact.dist.min() > -_DEEPEST:
+        mujoco.mj_fwdPosition(model, posed)  # with the cameras
+        free = posed.ncon == 0 or posed.contact.dist.min() > -_DEEPEST
+        if free and all(_has_room(model, posed, camera) for camera in range(model.ncam)):
             return posed
     return data
+
+
+def _has_room(model: mujoco.MjModel, data: mujoco.MjData, camera: int) -> bool:
+    """Return whether nothing but what carries a camera is where its housing is."""
+    carrier, geom = int(model.cam_bodyid[camera]), np.zeros(1, np.int32)
+    for direction in _DIRECTIONS:
+        distance = mujoco.mj_ray(
+            model, data, data.cam_xpos[camera], direction, None, 1, carrier, geom
+        )
+        if 0 <= distance < _HOUSING:
+            body = model.geom_bodyid[geom[0]]
+            if model.body_rootid[body] != model.body_rootid[carrier]:
+                return False
+    return True
 
 
 def blending_weights(

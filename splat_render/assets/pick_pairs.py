@@ -22,7 +22,8 @@ from jaxtyping import Float
 from scenes.contract.command_line import guarded, require_port
 from scenes.contract.errors import InputError
 from scenes.contract.extras import require
-from scenes.contract.files import write_atomically
+from scenes.contract.files import require_writable, write_atomically
+from scenes.contract.ranges import check_ranges
 from splat_render.assets.align import joints_to_qpos, load_model
 from splat_render.assets.alignment_checks import pair_rms
 from splat_render.assets.bake import pose, scene_samples
@@ -241,10 +242,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _pick(options: PickOptions) -> int:
+    check_ranges(options)
     require_port(options.port)
     # Before anything is clicked, for what is clicked is written last.
-    if options.out.is_dir() or not options.out.parent.is_dir():
-        raise InputError(f"--out {options.out}: needed a file in a folder that is there")
+    require_writable(options.out)
     model = load_model(options.model)
     data = pose(model, joints_to_qpos(model, options.joints))
     page = PickPage(*beside(load_splats(options.scan), model, data), port=options.port)

@@ -81,8 +81,9 @@ def thin(
     """Return at most so many splats whose pictures are those of all, sorted by body.
 
     What adds nothing to any of the pictures is left out. The others are gathered into compact
-    cells of one body, smaller where more pixels are seen of it, and each cell becomes one splat
-    with the cell's moments. Its colour is then fitted to the pictures, by least squares.
+    cells of one body, smaller where more pixels are seen of it and where they are seen from near,
+    and each cell becomes one splat with the cell's moments. Its colour is then fitted to the
+    pictures, by least squares.
 
     Args:
         splats: on the model's bodies.
@@ -103,11 +104,14 @@ def thin(
     views = task_views(model, data, size=size, count=poses)
     weight, pixel = contributions(splats, views, config)
     seen = np.flatnonzero(weight > 0)
-    some, weight = take(splats, seen), weight[seen]
-    pixel = float(np.average(pixel[seen], weights=weight))
+    some, weight, pixel = take(splats, seen), weight[seen], pixel[seen]
+    typical = float(np.average(pixel, weights=weight))
+    # A splat that becomes part of one a length away is seen to move by so many of its own pixels:
+    # those of a camera on the hand are a third of a far one's.
+    weight = weight * (typical / pixel) ** 2
     merged = some
     if len(seen) > most:
-        merged = _merged(some, weight, _cells(some, weight, most, pixel=pixel))
+        merged = _merged(some, weight, _cells(some, weight, most, pixel=typical))
     return _recoloured(merged, some, views, config)
 
 

@@ -5,8 +5,9 @@ import pytest
 import splat_scenes as scenes
 
 from scenes.contract.specs import CameraSpec
+from scenes.layouts import front_camera
 from splat_render.backends import reference
-from splat_render.cameras import intrinsics, make_rig, place
+from splat_render.cameras import axes_towards, intrinsics, jittered, make_rig, place
 from splat_render.types import BodyPoses
 
 MODEL = """
@@ -102,3 +103,22 @@ def test_intrinsics_are_square_pixels_of_the_vertical_field_of_view():
 def test_no_cameras_are_fine():
     rig = make_rig([], {}, width=8, height=8)
     assert place(rig, scenes.still_world()).viewmats.shape == (0, 4, 4)
+
+
+def test_jitter_leaves_the_first_and_spreads_the_others_as_it_says():
+    rig = make_rig([front_camera()], {}, width=8, height=8)
+    many = jittered(rig, 4000, position=0.02, angle=2.0, rng=np.random.default_rng(0))
+    np.testing.assert_allclose(many.pos[0], rig.pos)
+    np.testing.assert_allclose(many.quat[0], rig.quat, atol=1e-7)
+    np.testing.assert_allclose(np.std(many.pos - rig.pos, axis=0), np.full((1, 3), 0.02), rtol=0.05)
+    angle = 2 * np.arccos(np.clip(np.abs(np.sum(many.quat * rig.quat, axis=-1)), 0, 1))
+    # The length of a turn about three axes, each of that deviation.
+    np.testing.assert_allclose(np.sqrt(np.mean(angle**2)), np.radians(2.0 * 3**0.5), rtol=0.05)
+
+
+def test_a_camera_that_looks_somewhere_has_it_ahead_and_up_above():
+    axes = axes_towards((1.0, -2.0, 0.5), np.array([0.0, 0.0, 0.2]))
+    np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-12)
+    assert np.linalg.det(axes) > 0 and axes[2, 0] == 0 and axes[2, 1] > 0
+    ahead = np.array([-1.0, 2.0, -0.3])
+    np.testing.assert_allclose(-axes[:, 2], ahead / np.linalg.norm(ahead))

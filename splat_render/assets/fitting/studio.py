@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, UInt8
 from scenes.contract.errors import InputError
 from scenes.mjcf import light_scene
 from splat_render.assets.surface import drawn_geoms, geom_rgba
-from splat_render.cameras import intrinsics
+from splat_render.cameras import axes_towards, intrinsics
 
 _CAMERA = "eye"
 # MuJoCo's cameras look along -z with +y up, OpenCV's along +z with +y down.
@@ -37,11 +37,7 @@ class Eye:
 
     def axes(self) -> Float[np.ndarray, "3 3"]:
         """Return the directions right, up and back as columns."""
-        back = self.position - self.target
-        back = back / np.linalg.norm(back)
-        right = np.cross([0.0, 0.0, 1.0], back)
-        right /= np.linalg.norm(right)
-        return np.stack([right, np.cross(back, right), back], axis=1)
+        return axes_towards(self.position, self.target)
 
     def viewmat(self) -> Float[np.ndarray, "4 4"]:
         """Return world to camera, OpenCV's axes."""

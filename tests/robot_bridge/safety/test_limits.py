@@ -152,3 +152,21 @@ def test_nothing_left_is_said(fr3: Limits):
         tighten(fr3, workspace_low=(0.7, 0.0, 0.0))
     with pytest.raises(ValueError, match="low must lie below high"):
         KeepOut(low=(0, 0, 0), high=(0, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("tcp_speed", -1.0, "above 0"),
+        ("tcp_speed", 0.0, "above 0"),
+        ("tcp_jerk", float("nan"), "at most 20.0"),
+        ("leash_position", -0.01, "above 0"),
+        ("episode_seconds", -5.0, "above 0"),
+        ("ramp_scale", -0.2, "above 0"),
+        ("recoveries", -1.0, "at least 0"),
+    ],
+)
+def test_a_negative_limit_is_no_limit(fr3: Limits, name: str, value: float, allowed: str):
+    with pytest.raises(ValueError, match=rf"Limit '{name}'.* {value}, allowed:? {allowed}"):
+        tighten(fr3, **{name: value})
+    assert tighten(fr3, recoveries=0, joint_margin=0.1).recoveries == 0

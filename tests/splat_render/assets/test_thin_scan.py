@@ -10,7 +10,13 @@ from scenes.build import build_scene
 from scenes.layouts import pick_cube
 from splat_render.assets import align
 from splat_render.assets.bake import bake, pose
-from splat_render.assets.contribution import Viewpoint, blending_weights, contributions, task_views
+from splat_render.assets.contribution import (
+    Viewpoint,
+    _bent,
+    blending_weights,
+    contributions,
+    task_views,
+)
 from splat_render.assets.thin_scan import likeness, thin
 from splat_render.backends.reference import rasterize_float64
 from splat_render.types import GaussianSet, RasterConfig
@@ -85,6 +91,45 @@ def test_a_third_of_the_splats_looks_the_same_and_leaves_no_hole(
         opened += ((before > 0.95) & (after < 0.8)).sum()
     assert opaque > 500 and opened < 0.01 * opaque
     assert thin(splats, model, data, most=len(splats.means)) is splats
+
+
+FAR_AND_NEAR = """<mujoco><worldbody>
+  <camera name="far" pos="0 0 1.2" fovy="37"/><camera name="near" pos="3 0 0.2" fovy="37"/>
+</worldbody></mujoco>"""
+
+
+def test_what_a_near_camera_sees_is_divided_as_finely_in_its_pixels() -> None:
+    """Two patches that fill a picture each, one six times as large and as far as the other."""
+    model = mujoco.MjModel.from_xml_string(FAR_AND_NEAR)
+    rng, count = np.random.default_rng(0), 400
+    side = np.repeat([0.8, 0.8 / 6], count)[:, None]
+    means = np.zeros((2 * count, 3), np.float32)
+    means[:, :2] = side * rng.uniform(-0.5, 0.5, (2 * count, 2))
+    means[count:, 0] += 3
+    flat = np.tile([1.0, 1.0, 0.01], (2 * count, 1)) * side / 25
+    patches = GaussianSet(
+        means=jnp.asarray(means),
+        quats=jnp.tile(jnp.array([1.0, 0, 0, 0]), (2 * count, 1)),
+        scales=jnp.asarray(flat, jnp.float32),
+        opacities=jnp.full(2 * count, 0.9),
+        sh=jnp.zeros((2 * count, 1, 3)),
+        body_id=jnp.zeros(2 * count, jnp.int32),
+    )
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    thinned = thin(patches, model, data, most=100, size=32, poses=1)
+    near = int((np.asarray(thinned.means)[:, 0] > 1.5).sum())
+    assert 40 <= near <= 60
+
+
+def test_no_view_is_taken_from_where_a_cameras_housing_would_be_inside_something(
+    model: mujoco.MjModel, data: mujoco.MjData
+) -> None:
+    low = pose(model)
+    low.qpos[:7] = (0.0, 0.7, 0.0, -2.2, 0.0, 2.0, 0.8)  # the camera near the table
+    rng, wrist = np.random.default_rng(0), model.camera("wrist").id
+    heights = [_bent(model, low, rng).cam_xpos[wrist, 2] for _ in range(20)]
+    assert min(heights) > 0.045
 
 
 def test_a_model_without_cameras_and_too_few_splats_are_refused(
