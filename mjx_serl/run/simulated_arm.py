@@ -190,7 +190,9 @@ def build_world(task: str, contract: Contract, *, seed: int, episodes: int) -> S
     """
     names = tuple(camera.name for camera in contract.cameras)
     privileged = any(field.privileged for field in contract.obs.fields)
-    pixels = PixelConfig(cameras=names, privileged=privileged and bool(names))
+    pixels = PixelConfig(
+        cameras=names, privileged=privileged and bool(names), shadows=contract.shadows
+    )
     if names:
         pixels = dataclasses.replace(pixels, size=contract.cameras[0].width)
     if contract.assets:

@@ -97,6 +97,7 @@ class Contract:
         pace: at which targets were followed in training, None where they were jumped to.
         assets: digest of the scan and robot surfaces that the pictures were drawn from; "" where
             all was baked from the scene itself.
+        shadows: whether what comes near the table cast a shadow in the pictures.
     """
 
     robot: RobotSpec
@@ -110,6 +111,7 @@ class Contract:
     camera_latency: float = 0.0
     pace: Pace | None = None
     assets: str = later_field("")
+    shadows: bool = later_field(False)
 
     @property
     def workspace(self) -> tuple[Vec3, Vec3]:
