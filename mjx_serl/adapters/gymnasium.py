@@ -74,6 +74,7 @@ class EnvOptions:
             longer observed.
         image_size: width and height of their pictures [px].
         scan: folder of a scanned scene that the pictures are drawn from (docs/scans.md).
+        room: wood or lab, or a file: a table, walls and things around (docs/scans.md).
         looks: .npz files of robot surfaces beyond the shipped ones.
         shadows: draw soft shadows on the table below what comes near it.
         render_mode: "rgb_array" makes `render` return a view from the side; None none.
@@ -86,6 +87,7 @@ class EnvOptions:
     cameras: Sequence[str] = ()
     image_size: int = 64
     scan: Path | str | None = None
+    room: str | None = None
     looks: Sequence[Path | str] = ()
     shadows: bool = False
     render_mode: str | None = None
@@ -116,6 +118,7 @@ class EnvOptions:
             cameras=tuple(cameras),
             size=size,
             scan=scan,
+            room=self.room,
             surfaces=surfaces,
             shadows=self.shadows,
         )

@@ -20,6 +20,7 @@ def main(
     cameras: tuple[str, ...] = (),
     image_size: int = 64,
     scan: Path | None = None,
+    room: str | None = None,
     looks: tuple[Path, ...] = (),
     shadows: bool = False,
     plugin: tuple[str, ...] = (),
@@ -38,6 +39,7 @@ def main(
         cameras: cameras whose pictures are recorded too, for example front wrist.
         image_size: width and height of the pictures [px].
         scan: a scanned scene that the pictures are drawn from, a folder of one .ply per body.
+        room: wood or lab, or a file: a table, walls and things around.
         looks: .npz files of robot surfaces beyond the shipped ones.
         shadows: draw soft shadows on the table, as `--pixels.shadows` does in training.
         plugin: modules to import first, which register tasks of yours.
@@ -49,7 +51,12 @@ def main(
     from mjx_serl.run.demonstrations import record_scripted
 
     pixels = PixelConfig(
-        cameras=cameras, size=image_size, scan=scan, surfaces=looks, shadows=shadows
+        cameras=cameras,
+        size=image_size,
+        scan=scan,
+        room=room,
+        surfaces=looks,
+        shadows=shadows,
     )
     steps = record_scripted(task, out, episodes=episodes, noise=noise, seed=seed, pixels=pixels)
     print(f"{out}: {episodes} episodes, {steps} steps of {task}")
