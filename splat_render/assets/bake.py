@@ -515,11 +515,12 @@ def _bake_surface(options: BakeOptions) -> int:
 
 
 def _bake_room(name: str, out: Path) -> int:
+    from splat_render.assets.rooms.designs import TASK
     from splat_render.assets.rooms.fit import PLANS, fit_room
     from splat_render.assets.rooms.stored import save_room
 
     def baked(model: mujoco.MjModel, splats: int) -> GaussianSet:
-        return bake(model, budget=splats)
+        return bake(model, budget=splats, skip_bodies=(TASK,))
 
     save_room(out, [fit_room(name, plan, baked, log=_say) for plan in PLANS])
     _say(f"{out}: {out.stat().st_size} bytes")

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,9 +15,11 @@ from mjx_serl.envs.observation import Observer, PixelConfig
 from mjx_serl.envs.task import split_keys
 from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.serialize import digest, to_json
+from splat_render.assets.bake import pose
 from splat_render.assets.rooms.stored import load_room, room_names
+from splat_render.types import BodyPoses
 
-PLAIN = PixelConfig(cameras=("front",), size=24, splats=1500, backend="cpu")
+PLAIN = PixelConfig(cameras=("front",), size=64, splats=1500, backend="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +50,32 @@ def test_a_room_replaces_the_world_and_costs_nothing_in_a_fixed_cameras_frame(
     views = [observer.cameras.renderer.views[0] for observer in (plain, wooden)]
     assert len(views[0].splats.means) == len(views[1].splats.means)
     before, after = picture(plain), picture(wooden)
-    assert np.abs(after - before)[:6].mean() > 0.02, "the wall is not there"
+    assert np.abs(after - before)[:16].mean() > 0.02, "the wall is not there"
     red = (after[..., 0] - after[..., 1:].max(axis=-1)) > 0.3
     assert red.any(), "the cube is not there"
+
+
+def cube_pixels(observer: Observer) -> np.ndarray:
+    """How many pixels a cube changes at each of five places on the table."""
+    assert observer.cameras is not None
+    model = observer.env.scene.model
+    at = model.jnt_qposadr[model.body("cube").jntadr[0]]
+    posed = []
+    for cube in ((0.45, -0.2, 0.02), (0.6, -0.1, 0.02), (0.5, 0.1, 0.02), (0.65, 0.2, 0.02), None):
+        qpos = pose(model).qpos.copy()
+        qpos[at : at + 3] = (0.0, 0.0, -3.0) if cube is None else cube
+        posed.append(pose(model, qpos))
+    arrays = (np.float32([getattr(d, name) for d in posed]) for name in ("xpos", "xquat"))
+    poses = BodyPoses(*map(jnp.asarray, arrays))
+    frame = observer.cameras.renderer.render(poses, jnp.zeros(len(posed), jnp.int32))
+    rgb = np.asarray(frame.rgb[:, 0], float)
+    return (np.abs(rgb[:-1] - rgb[-1]).max(axis=-1) > 40).sum(axis=(1, 2))
+
+
+def test_a_rooms_table_hides_no_more_of_a_cube_than_the_plain_one(
+    plain: Observer, wooden: Observer
+) -> None:
+    assert np.all(cube_pixels(wooden) >= 0.6 * cube_pixels(plain))
 
 
 def test_a_policys_contract_names_the_room_so_that_its_world_can_be_built_anywhere(

@@ -23,6 +23,7 @@ ROOMS: Registry[Callable[[], mujoco.MjModel]] = Registry("room")
 TABLE_LOW, TABLE_HIGH = (-0.88, -1.2), (1.6, 0.93)  # [m]
 # Nothing stands in here: tasks work there [m].
 WORK_LOW, WORK_HIGH = (-0.2, -0.6, 0.03), (1.3, 0.6, 1.0)
+TASK = "task"
 _WALL_HEIGHT = 1.6  # [m] above the table
 _TO_X, _TO_Y = (0.5**0.5, 0.0, 0.5**0.5, 0.0), (0.5**0.5, 0.5**0.5, 0.0, 0.0)  # z to +x, to -y
 
@@ -131,6 +132,7 @@ def _room(table: Picture, wall: Picture, things: Sequence[Thing]) -> mujoco.MjMo
     rise = (_WALL_HEIGHT + 0.2) / 2
     _sheet(builder, "back", (rise, 1.6, 0.1), (back, left - 1.6, top), upright, _TO_X)
     _sheet(builder, "left", (1.6, rise, 0.1), (back + 1.6, left, top), wall, _TO_Y)
+    _add_task(builder)
     for number, thing in enumerate(things):
         material = builder.add_material(
             name=f"thing{number}", rgba=[*thing.rgb, 1.0], specular=thing.specular
@@ -143,6 +145,13 @@ def _room(table: Picture, wall: Picture, things: Sequence[Thing]) -> mujoco.MjMo
             material=material.name,
         )
     return builder.compile()
+
+
+def _add_task(builder: mujoco.MjSpec) -> None:
+    """Add a body in place of a task, so that splats are baked smallest below it."""
+    body = builder.worldbody.add_body(name=TASK, pos=[0.45, 0.0, 0.01])
+    body.add_freejoint()
+    body.add_geom(type=_BOX, size=[0.4, 0.4, 0.01])
 
 
 def _sheet(

@@ -40,10 +40,11 @@ class RoomPlan:
     config: FitConfig
 
 
-# The first has as many splats as a table and floor are baked into, of a scene of 3,000.
+# The first is for scenes of 3,000. Its splats only take the photographs' colours: a fit would make
+# them larger, and then they would hide what stands on the table.
 PLANS = (
-    RoomPlan(splats=900, size=64, photos=160, config=FitConfig(steps=2400, degree=0)),
-    RoomPlan(splats=7000, size=256, photos=160, config=FitConfig(steps=1600, degree=0)),
+    RoomPlan(splats=1300, size=64, photos=160, config=FitConfig(steps=0, degree=0)),
+    RoomPlan(splats=7000, size=256, photos=140, config=FitConfig(steps=1000, degree=0)),
 )
 
 
@@ -66,12 +67,11 @@ def fit_room(
     photos = room_photos(model, plan.photos, size=plan.size, seed=plan.config.seed)
     log(f"{len(photos)} photographs of {plan.size} px")
     first = _coloured(bake(model, plan.splats), photos)
-    every = plan.config.steps // 10
     small = fit(
         scaled(first, SCALE),
         _smaller(photos),
         plan.config,
-        log=lambda step, loss: log(f"step {step}: loss {loss:.4f}") if step % every == 0 else None,
+        log=lambda step, loss: log(f"step {step} of {plan.config.steps}: loss {loss:.4f}"),
     )
     done = cleared(scaled(small, 1 / SCALE))
     unseen = room_photos(model, 24, size=plan.size, seed=HELD_OUT)
@@ -106,12 +106,12 @@ def _coloured(splats: GaussianSet, photos: Photos) -> GaussianSet:
 def cleared(splats: GaussianSet) -> GaussianSet:
     """Return splats without those that a fit left in the air where tasks work.
 
-    What it left close to the table there is laid on it, or it would veil what stands there.
+    What it left close above the table there is laid on it, or it would veil what stands there.
     """
     means = np.array(splats.means)
     beside = np.all((means[:, :2] > WORK_LOW[:2]) & (means[:, :2] < WORK_HIGH[:2]), axis=1)
     hovers = beside & (means[:, 2] > WORK_LOW[2]) & (means[:, 2] < WORK_HIGH[2])
-    means[beside & ~hovers, 2] = 0.0
+    means[beside & ~hovers, 2] = means[beside & ~hovers, 2].clip(max=0.0)
     return take(splats.replace(means=jnp.asarray(means)), np.flatnonzero(~hovers))
 
 

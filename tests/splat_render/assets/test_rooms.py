@@ -22,7 +22,7 @@ from splat_render.cameras import intrinsics
 from splat_render.types import GaussianSet
 
 PHOTOS = Path(__file__).parent / "data" / "room_photos.npz"
-LEAST_PSNR = 24.0  # [dB] of a view, at 64 px; plain surfaces reach 14
+LEAST_PSNR = 21.0  # [dB] of a view, at 64 px; plain surfaces reach 14
 
 
 def test_shipped_rooms_look_like_mujocos_pictures_of_their_designs() -> None:
@@ -58,7 +58,7 @@ def test_nothing_of_a_room_stands_where_tasks_work() -> None:
 
 def test_a_design_has_textures_and_light_to_be_fitted_to() -> None:
     model = ROOMS["wood"]()
-    assert model.ntex == 3 and model.nbody == 1
+    assert model.ntex == 3 and model.nbody == 2
     table = model.geom("table")
     assert table.pos[2] == 0.0 and table.type == mujoco.mjtGeom.mjGEOM_PLANE
 
