@@ -79,6 +79,8 @@ def project(
     rays = rays / jnp.linalg.norm(rays, axis=-1, keepdims=True)
     colors = jnp.maximum(spherical_harmonics(rays, splats.sh) + 0.5, 0.0)
     visible &= solid
+    if poses.opacity is not None:
+        factor = factor * poses.opacity[splats.body_id]
     seen = Projected(
         means2d=means2d,
         conics=conics,

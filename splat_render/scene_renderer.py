@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from splat_render.background import (
     split_static,
 )
 from splat_render.cameras import CameraRig, place
+from splat_render.shadows import Shadows
 from splat_render.types import Background, BodyPoses, CameraBatch, Frame, GaussianSet, RasterConfig
 
 
@@ -45,11 +46,13 @@ class SceneRenderer:
         chosen: backend.
         config: size and colours of the pictures.
         views: that together hold all cameras.
+        shadows: of what moves, whose spots are the last of each view's splats; None casts none.
     """
 
     chosen: Chosen
     config: RasterConfig
     views: tuple[View, ...]
+    shadows: Shadows | None = None
 
     def render(self, poses: BodyPoses, variant: Int[Array, " N"]) -> Frame:
         """Return the pictures [N, C, ...] of worlds at `poses` [N, B, ...].
@@ -69,9 +72,17 @@ class SceneRenderer:
 
     def _draw(self, view: View, poses: BodyPoses, variant: Int[Array, " N"]) -> Frame:
         cameras = mounted(view.rig, poses, variant)
-        return self.chosen.backend.rasterize(
-            view.splats, poses, cameras, self.config, view.background, variant
-        )
+        rasterize = self.chosen.backend.rasterize
+        if self.shadows is None:
+            return rasterize(view.splats, poses, cameras, self.config, view.background, variant)
+        # A shadow is where it is for one camera only, so each camera is a world of its own.
+        count = len(view.cameras)
+        poses = self.shadows.below(poses, cameras)
+        apart = jax.tree.map(lambda x: x[:, :, None], cameras)
+        behind = jax.tree.map(lambda x: x.reshape(-1, 1, *x.shape[2:]), view.background)
+        look = variant[:, None] * count + jnp.arange(count)
+        frame = rasterize(view.splats, poses, apart, self.config, behind, look)
+        return jax.tree.map(lambda x: x[:, :, 0], frame)
 
 
 def build_scene_renderer(
@@ -83,6 +94,7 @@ def build_scene_renderer(
     static: Bool[np.ndarray, " B"],
     home: BodyPoses,
     cached: bool = True,
+    shadows: Shadows | None = None,
 ) -> SceneRenderer:
     """Return a renderer of the cameras of a scene, backgrounds of the fixed ones included.
 
@@ -96,6 +108,7 @@ def build_scene_renderer(
         home: poses of one world [B, ...], of which only the static bodies' matter.
         cached: draw static splats once for fixed cameras; false draws everything every time,
             for scenes whose thin moving parts lie on static surfaces.
+        shadows: of what moves on the table, see `shadows.cast_shadows`; None draws none.
     """
     splats = looks[0]
     fixed = [c for c in range(rig.body_id.shape[1]) if cached and bool(static[rig.body_id[0, c]])]
@@ -109,7 +122,10 @@ def build_scene_renderer(
         views.append(View(dynamic, mounts, background, tuple(fixed)))
     if moving:
         views.append(View(splats, _pick(rig, moving), None, tuple(moving)))
-    return SceneRenderer(chosen, config, tuple(views))
+    if shadows is not None:
+        bodies = home.xpos.shape[-2]
+        views = [replace(view, splats=shadows.added_to(view.splats, bodies)) for view in views]
+    return SceneRenderer(chosen, config, tuple(views), shadows)
 
 
 def mounted(rig: CameraRig, poses: BodyPoses, variant: Int[Array, " N"]) -> CameraBatch:

@@ -47,10 +47,12 @@ class BodyPoses:
     Attributes:
         xpos: as MuJoCo's [m].
         xquat: as MuJoCo's (wxyz).
+        opacity: factor in [0, 1] on the opacities of a body's splats; None is 1 everywhere.
     """
 
     xpos: Float[Array, "*n B 3"]
     xquat: Float[Array, "*n B 4"]
+    opacity: Float[Array, "*n B"] | None = None
 
 
 @struct.dataclass

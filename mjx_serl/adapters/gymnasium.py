@@ -74,7 +74,9 @@ class EnvOptions:
             longer observed.
         image_size: width and height of their pictures [px].
         scan: folder of a scanned scene that the pictures are drawn from (docs/scans.md).
+        room: wood or lab, or a file: a table, walls and things around (docs/scans.md).
         looks: .npz files of robot surfaces beyond the shipped ones.
+        shadows: draw soft shadows on the table below what comes near it.
         render_mode: "rgb_array" makes `render` return a view from the side; None none.
         render_size: width and height of that view [px].
         episode_steps: time limit in control steps; None is the task's. `make`'s own
@@ -85,7 +87,9 @@ class EnvOptions:
     cameras: Sequence[str] = ()
     image_size: int = 64
     scan: Path | str | None = None
+    room: str | None = None
     looks: Sequence[Path | str] = ()
+    shadows: bool = False
     render_mode: str | None = None
     render_size: int = SIDE_SIZE
     episode_steps: int | None = None
@@ -110,7 +114,14 @@ class EnvOptions:
         """Return the cameras of that size with the files they are drawn from."""
         scan = None if self.scan is None else Path(self.scan)
         surfaces = tuple(Path(file) for file in self.looks)
-        config = PixelConfig(cameras=tuple(cameras), size=size, scan=scan, surfaces=surfaces)
+        config = PixelConfig(
+            cameras=tuple(cameras),
+            size=size,
+            scan=scan,
+            room=self.room,
+            surfaces=surfaces,
+            shadows=self.shadows,
+        )
         return config.pinned()
 
 

@@ -24,7 +24,9 @@ def main(
     view: bool = False,
     port: int = 8080,
     scan: Path | None = None,
+    room: str | None = None,
     looks: tuple[Path, ...] = (),
+    shadows: bool = False,
     plugin: tuple[str, ...] = (),
 ) -> int:
     """Show how a policy plays, as the cameras see it and from the side.
@@ -40,7 +42,9 @@ def main(
         view: serve a page on this machine instead of writing a video.
         port: of the page; the next free one if it is taken.
         scan: a scanned scene, a folder of one .ply per body; a run brings its own.
+        room: wood or lab, or a file: a table, walls and things around; a run brings its own.
         looks: .npz files of robot surfaces beyond the shipped ones; a run brings its own.
+        shadows: draw soft shadows on the table; a run is drawn as it was trained.
         plugin: modules to import first, which register tasks of yours.
     """
     prepare_platform(mjx_on_cpu=needs_mjx(run=run), cache_dir=program_cache())
@@ -57,7 +61,7 @@ def main(
         require_page(port)
     else:
         require_output(out)
-    pixels = PixelConfig(scan=scan, surfaces=looks)
+    pixels = PixelConfig(scan=scan, room=room, surfaces=looks, shadows=shadows)
     recorded, policies, name = build_playable(
         task, run, policy, size=size, episodes=episodes, pixels=pixels
     )

@@ -20,7 +20,9 @@ def main(
     cameras: tuple[str, ...] = (),
     image_size: int = 64,
     scan: Path | None = None,
+    room: str | None = None,
     looks: tuple[Path, ...] = (),
+    shadows: bool = False,
     plugin: tuple[str, ...] = (),
 ) -> int:
     """Record solved episodes; train with them by `python train.py --demos.file OUT`.
@@ -38,7 +40,9 @@ def main(
         cameras: cameras whose pictures are recorded too, for example front wrist.
         image_size: width and height of the pictures [px].
         scan: a scanned scene that the pictures are drawn from, a folder of one .ply per body.
+        room: wood or lab, or a file: a table, walls and things around.
         looks: .npz files of robot surfaces beyond the shipped ones.
+        shadows: draw soft shadows on the table, as `--pixels.shadows` does in training.
         plugin: modules to import first, which register tasks of yours.
     """
     prepare_platform(cache_dir=program_cache())
@@ -47,7 +51,14 @@ def main(
     from mjx_serl.envs.observation import PixelConfig
     from mjx_serl.run.demonstrations import record_scripted
 
-    pixels = PixelConfig(cameras=cameras, size=image_size, scan=scan, surfaces=looks)
+    pixels = PixelConfig(
+        cameras=cameras,
+        size=image_size,
+        scan=scan,
+        room=room,
+        surfaces=looks,
+        shadows=shadows,
+    )
     steps = record_scripted(task, out, episodes=episodes, noise=noise, seed=seed, pixels=pixels)
     print(f"{out}: {episodes} episodes, {steps} steps of {task}")
     return 0

@@ -26,8 +26,11 @@ from splat_render.types import BodyPoses, GaussianSet, RasterConfig
 
 if TYPE_CHECKING:
     from splat_render.scene_renderer import SceneRenderer
+    from splat_render.shadows import Shadows
 
 SKY = (0.62, 0.72, 0.82)  # behind the scene
+_TABLE = "table"  # geom that shadows fall on
+_LEVEL = (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_BOX)
 FEATURES = "picture_features"  # what a frozen encoder adds to the observation
 
 
@@ -49,6 +52,9 @@ class PixelConfig:
         privileged: also observe what only a simulator knows.
         scan: a scanned scene, a folder of one .ply per body (docs/scans.md); what it lacks is
             baked. None bakes all.
+        room: wood or lab, or a file of `python -m splat_render.assets.bake --room`: a table, walls
+            and things on it in place of all that is part of the world. None is the scene's own.
+        shadows: draw a soft shadow on the table below objects and hands that come near it.
         surfaces: .npz files of robot surfaces beyond the shipped ones, also `--pixels.looks`.
         assets: digest of those files, which a run fills in when it begins; a run whose files have
             changed since is refused.
@@ -64,6 +70,8 @@ class PixelConfig:
     frozen: str | None = None
     privileged: bool = False
     scan: Path | None = later_field(None)
+    room: str | None = later_field(None)
+    shadows: bool = later_field(False)
     surfaces: Annotated[tuple[Path, ...], tyro.conf.arg(aliases=("--pixels.looks",))] = later_field(
         ()
     )
@@ -81,6 +89,13 @@ class PixelConfig:
             for name in self.cameras
         )
 
+    @property
+    def shipped_room(self) -> str:
+        """The room's name where every installation has it, else ""."""
+        from splat_render.assets.rooms.stored import is_shipped
+
+        return self.room if self.room is not None and is_shipped(self.room) else ""
+
     def pinned(self) -> "PixelConfig":
         """Return it with absolute paths and the digest of their files.
 
@@ -88,15 +103,19 @@ class PixelConfig:
         """
         from splat_render.assets.scene import digest_of  # imported late, as in `build_renderer`
 
-        found = digest_of(self.scan, self.surfaces)
+        found = digest_of(self.scan, self.surfaces, self.room)
         if self.assets not in ("", found):
             raise InputError(
-                f"The scan or surfaces have changed since the run began (digest {found[:12]}..., "
-                f"then {self.assets[:12]}...): put the old files back, or begin a new run"
+                "The scan, room or surfaces have changed since the run began (digest "
+                f"{found[:12]}..., then {self.assets[:12]}...): put the old files back, or begin a "
+                "new run"
             )
         scan = None if self.scan is None else self.scan.resolve()
         surfaces = tuple(path.resolve() for path in self.surfaces)
-        return dataclasses.replace(self, scan=scan, surfaces=surfaces, assets=found)
+        room = self.room
+        if room is not None and not self.shipped_room:
+            room = str(Path(room).resolve())
+        return dataclasses.replace(self, scan=scan, room=room, surfaces=surfaces, assets=found)
 
     def splats_of(
         self, model: mujoco.MjModel, *, cameras: Sequence[CameraSpec] = ()
@@ -107,6 +126,7 @@ class PixelConfig:
         return scanned_scene(
             model,
             scan=self.scan,
+            room=self.room,
             surfaces=self.surfaces,
             budget=self.splats,
             cameras=cameras,
@@ -127,6 +147,10 @@ class PixelConfig:
 
                 # It draws nothing, and a wrong name is one all the same.
                 require_backend(self.backend)
+            if self.room is not None:
+                from splat_render.assets.rooms.stored import room_file
+
+                room_file(self.room)
             return Observer(env)
         pinned = self.pinned()
         return Observer(env, CameraView(pinned, build_renderer(pinned, env), encoder))
@@ -159,7 +183,33 @@ def build_renderer(config: PixelConfig, env: Env) -> "SceneRenderer":
             static=static_bodies(model.body_weldid, model.body_mocapid),
             home=BodyPoses(*(jnp.asarray(x, jnp.float32) for x in (home.xpos, home.xquat))),
             cached=config.cached,
+            shadows=_shadows(model, home, splats) if config.shadows else None,
         )
+
+
+def _shadows(model: mujoco.MjModel, home: mujoco.MjData, splats: GaussianSet) -> "Shadows":
+    """Return what falls on the geom "table"; InputError where the scene has none that is level."""
+    from splat_render.shadows import cast_shadows, casting_bodies
+
+    names = [model.geom(geom).name for geom in range(model.ngeom)]
+    if _TABLE not in names:
+        raise InputError(
+            f"Shadows fall on a geom '{_TABLE}', which this scene lacks: leave them off"
+        )
+    table = names.index(_TABLE)
+    size, turn = model.geom_size[table], home.geom_xmat[table].reshape(3, 3)
+    kind = mujoco.mjtGeom(model.geom_type[table])
+    still = model.body_weldid[model.geom_bodyid[table]] == 0
+    if not (still and kind in _LEVEL and np.allclose(np.abs(turn), np.eye(3), atol=1e-6)):
+        raise InputError(
+            f"Shadows fall on a geom '{_TABLE}' that stands still, a plane or a box along the "
+            "world's axes; this scene's is not: leave them off"
+        )
+    top = size[2] if kind == mujoco.mjtGeom.mjGEOM_BOX else 0.0
+    center = home.geom_xpos[table] + [0.0, 0.0, top]
+    half = np.array([*np.where(size[:2] > 0, size[:2], np.inf), 0.0])
+    bodies = casting_bodies(model.body_parentid, model.body_weldid)
+    return cast_shadows(splats, bodies, center - half, center + half)
 
 
 def _check_in_the_open(
@@ -285,6 +335,8 @@ class Observer:
             cameras=() if cameras is None else cameras.config.specs(spec),
             pace=control.pace,
             assets="" if cameras is None else cameras.config.assets,
+            room="" if cameras is None else cameras.config.shipped_room,
+            shadows=cameras is not None and cameras.config.shadows,
         )
 
     def looks(self, key: PRNGKey, num: int) -> PyTree:

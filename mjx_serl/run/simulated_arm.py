@@ -209,13 +209,18 @@ def build_world(task: str, contract: Contract, *, seed: int, episodes: int) -> S
     require_episodes(episodes)
     names = tuple(camera.name for camera in contract.cameras)
     privileged = any(field.privileged for field in contract.obs.fields)
-    pixels = PixelConfig(cameras=names, privileged=privileged and bool(names))
+    pixels = PixelConfig(
+        cameras=names,
+        privileged=privileged and bool(names),
+        shadows=contract.shadows,
+        room=contract.room or None,
+    )
     if names:
         pixels = dataclasses.replace(pixels, size=contract.cameras[0].width)
-    if contract.assets:
+    if contract.assets and pixels.pinned().assets != contract.assets:
         raise InputError(
-            "This policy was trained on pictures of a scan or surfaces, which its bundle does not "
-            "hold: evaluate or play its run instead"
+            "This policy was trained on pictures of a scan, surfaces or a room of which its bundle "
+            "does not hold the files: evaluate or play its run instead"
         )
     observer = pixels.build(make_env(task))
     if digest(observer.contract) != digest(contract):

@@ -39,7 +39,7 @@ class Snapshot:
     """What one world shows at one step.
 
     Attributes:
-        xpos: positions of the bodies [m].
+        xpos: positions of the bodies and of what else has splats, see `RecordedEnv.poses` [m].
         xquat: their orientations (wxyz).
         pictures: by camera.
         step: control steps since the start.
@@ -78,6 +78,7 @@ class LiveWorld:
         self._start = jax.jit(lambda key: recorded.start(key, 1))
         compiled = jax.jit if recorded.traceable else lambda function: function
         self._draw = compiled(recorded.pictures)
+        self._poses = jax.jit(recorded.poses)
         self._act = jax.jit(recorded.act)  # compiled for a policy at its first step
         self._key = jax.random.key(seed)
         self._ended = False
@@ -104,10 +105,11 @@ class LiveWorld:
 
     def snapshot(self) -> Snapshot:
         """Return what the world shows now."""
-        world, pictures = jax.device_get((self._world, self._views.recorded))
+        shown = (self._world, self._views.recorded, self._poses(self._world))
+        world, pictures, poses = jax.device_get(shown)
         return Snapshot(
-            xpos=np.asarray(world.sim.xpos[0]),
-            xquat=np.asarray(world.sim.xquat[0]),
+            xpos=np.asarray(poses.xpos[0]),
+            xquat=np.asarray(poses.xquat[0]),
             pictures={name: np.asarray(pictures[name][0]) for name in self.cameras},
             step=int(world.t[0]),
             ended=self._ended,

@@ -9,7 +9,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float
 
 from mjx_serl.envs.env import Env, EnvState
-from mjx_serl.envs.observation import Observer, PixelConfig
+from mjx_serl.envs.observation import CameraView, Observer, PixelConfig
 from mjx_serl.envs.task import split_keys
 from mjx_serl.training.episodes import start_episodes
 from mjx_serl.types import Obs, PRNGKey, PyTree
@@ -17,7 +17,7 @@ from mjx_serl.viewing.policies import WorldPolicy
 from scenes.contract.rotations import Quat, Vec3
 from scenes.contract.specs import CameraSpec
 from splat_render.cameras import axes_towards
-from splat_render.types import GaussianSet
+from splat_render.types import BodyPoses, GaussianSet
 
 SIDE = "side"
 SIDE_SIZE = 256  # of the side view beside cameras that may be small [px]
@@ -56,11 +56,23 @@ class RecordedEnv:
         return self.observer.env
 
     def splats(self) -> GaussianSet:
-        """Return what the pictures are drawn from."""
-        rig = self.further.cameras or self.observer.cameras
+        """Return what the pictures are drawn from; shadows are on the last rows of `poses`."""
+        rig = self._rig
         scene = self.further.env.scene  # has all cameras
         config = PixelConfig() if rig is None else rig.config
-        return config.splats_of(scene.model, cameras=config.specs(scene.spec))
+        splats = config.splats_of(scene.model, cameras=config.specs(scene.spec))
+        shadows = None if rig is None else rig.renderer.shadows
+        return splats if shadows is None else shadows.added_to(splats, scene.model.nbody)
+
+    def poses(self, worlds: EnvState) -> BodyPoses:
+        """Return the poses [N, ...] of all that `splats` are on."""
+        poses, rig = BodyPoses(worlds.sim.xpos, worlds.sim.xquat), self._rig
+        shadows = None if rig is None else rig.renderer.shadows
+        return poses if shadows is None else shadows.around(poses)
+
+    @property
+    def _rig(self) -> CameraView | None:
+        return self.further.cameras or self.observer.cameras
 
     @property
     def cameras(self) -> tuple[str, ...]:

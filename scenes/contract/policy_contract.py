@@ -95,8 +95,10 @@ class Contract:
         camera_latency: age of the pictures when they were acted on in training [s]; the bridge
             shows the policy pictures of this age.
         pace: at which targets were followed in training, None where they were jumped to.
-        assets: digest of the scan and robot surfaces that the pictures were drawn from; "" where
-            all was baked from the scene itself.
+        assets: digest of the scan, room and robot surfaces that the pictures were drawn from; ""
+            where all was baked from the scene itself.
+        room: that the task was drawn in; "" where it was the scene's own.
+        shadows: whether what comes near the table cast a shadow in the pictures.
     """
 
     robot: RobotSpec
@@ -110,6 +112,8 @@ class Contract:
     camera_latency: float = 0.0
     pace: Pace | None = None
     assets: str = later_field("")
+    room: str = later_field("")
+    shadows: bool = later_field(False)
 
     @property
     def workspace(self) -> tuple[Vec3, Vec3]:

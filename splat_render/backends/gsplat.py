@@ -48,7 +48,7 @@ class Prepared:
     means: Float[Array, "N G 3"]
     quats: Float[Array, "N G 4"]
     scales: Float[Array, "G 3"]
-    opacities: Float[Array, " G"]
+    opacities: Float[Array, "N G"]
     colors: Float[Array, "N C G 3"]
     viewmats: Float[Array, "N C 4 4"]
     Ks: Float[Array, "N C 3 3"]
@@ -124,11 +124,14 @@ def bytes_per_splat(num_cameras: int) -> int:
 def prepare(splats: GaussianSet, poses: BodyPoses, cameras: CameraBatch) -> Prepared:
     """Pose the splats in N worlds and evaluate the colours that C cameras see."""
     xpos, xquat = poses.xpos[:, splats.body_id], poses.xquat[:, splats.body_id]
+    opacities = jnp.broadcast_to(splats.opacities, xpos.shape[:2])
+    if poses.opacity is not None:
+        opacities = opacities * poses.opacity[:, splats.body_id]
     return Prepared(
         means=rotate(xquat, splats.means) + xpos,
         quats=_multiply(xquat, splats.quats),
         scales=splats.scales,
-        opacities=splats.opacities,
+        opacities=opacities,
         colors=_colors(splats, poses, cameras),
         viewmats=cameras.viewmats,
         Ks=cameras.Ks,
@@ -155,8 +158,7 @@ def _draw(given: Prepared, config: RasterConfig) -> Frame:
 
     tensors = {name: to_torch(array) for name, array in vars(given).items()}
     worlds = tensors["means"].shape[0]
-    for name in ("scales", "opacities"):
-        tensors[name] = tensors[name].expand(worlds, *tensors[name].shape)
+    tensors["scales"] = tensors["scales"].expand(worlds, *tensors["scales"].shape)
     with torch.no_grad():
         rgbd, alpha, _ = gsplat.rasterization(
             **tensors,

@@ -98,7 +98,8 @@ def rasterize_float64(
             row = 0 if look is None else int(np.asarray(look)[world])
             behind = Background(background.rgb[row, camera], background.depth[row, camera])
         one = CameraBatch(cameras.viewmats[index], cameras.Ks[index])
-        canvas = draw(splats, BodyPoses(poses.xpos[world], poses.xquat[world]), one, config, behind)
+        bodies = jax.tree.map(lambda x, world=world: x[world], poses)
+        canvas = draw(splats, bodies, one, config, behind)
         for part, pixels in zip(parts, canvas.finish(config, behind), strict=True):
             part[index] = pixels
     return Frame(*parts)
@@ -141,6 +142,8 @@ def project(
     means2d, sharp = project_camera(points[order], covars, view.Ks, config.width, config.height)
     covars2d = sharp + config.blur * np.eye(2)
     opacities = blobs.opacities[order]
+    if world.opacity is not None:
+        opacities = opacities * world.opacity[blobs.body_id[order]]
     if config.antialiased:
         shrink = np.linalg.det(sharp) / np.linalg.det(covars2d)
         opacities = opacities * np.sqrt(np.maximum(shrink, 0.0))

@@ -117,19 +117,22 @@ def _draw(
     centre = camera_in_bodies(viewmat, poses.xpos, poses.xquat)
     colors = splax.spherical_harmonics(splats.sh, splats.means - centre[splats.body_id])
     focal = config.height / 2
+    opacities = splats.opacities
+    if poses.opacity is not None:
+        opacities = opacities * poses.opacity[splats.body_id]
     xys, depths, radii, conics, _, hits = splax.project(
         splats.means,
         splats.scales,
         splats.quats,
         fold_intrinsics(viewmat, K, config, focal=focal),
-        opacities=splats.opacities,
+        opacities=opacities,
         img_shape=shape,
         f=(focal, focal),
         clip_thresh=config.near,
         gaussian_transforms=_matrices(poses),
         transform_ids=splats.body_id.astype(jnp.int32),
     )
-    inputs = (colors, splats.opacities, jnp.zeros(3), xys, depths, radii, conics, hits)
+    inputs = (colors, opacities, jnp.zeros(3), xys, depths, radii, conics, hits)
     rgbd, alpha = splax.rasterize_depth(*inputs, img_shape=shape, antialiased=config.antialiased)
     # splax divides by alpha.
     return Frame(rgbd[..., :3], rgbd[..., 3] * alpha, alpha)

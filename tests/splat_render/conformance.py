@@ -247,6 +247,13 @@ def looks(count: int = LOOKS) -> Case:
     return case._replace(background=background, look=np.int32(np.arange(count) % 2))
 
 
+def fading() -> Case:
+    """Bodies of which one is gone, one half there, in worlds that differ."""
+    case = worlds()
+    shown = np.random.default_rng(4).choice(np.float32([0.0, 0.5, 1.0]), case.poses.xpos.shape[:-1])
+    return case._replace(poses=replace(case.poses, opacity=shown))
+
+
 def one_world_before_a_background() -> Case:
     case = looks(1)
     poses, cameras = jax.tree.map(lambda x: x[0], (case.poses, case.cameras))
@@ -275,6 +282,7 @@ PICTURES: dict[str, Callable[[], Case]] = {
     "no_splats": no_splats,
     "worlds": worlds,
     "background": looks,
+    "fading": fading,
     "background_one_world": one_world_before_a_background,
 }
 _EMPTY = ("facing_away", "no_splats", "faint")

@@ -182,7 +182,7 @@ def test_gsplats_own_functions_project_what_we_hand_over_as_the_reference(degree
         assert len(order) == len(want.depths) > 100
         inverse = np.linalg.inv(want.covars2d)
         a, b, c = inverse[:, 0, 0], inverse[:, 0, 1], inverse[:, 1, 1]
-        opacity = given.opacities[order] * shrink[world, camera][order]
+        opacity = given.opacities[world][order] * shrink[world, camera][order]
         pairs = {
             "means2d": (means2d[world, camera][order], want.means2d),
             "depths": (z[world, camera][order], want.depths),

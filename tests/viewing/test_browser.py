@@ -129,7 +129,11 @@ def grey(worlds: Any, look: tuple) -> dict[str, jax.Array]:
 def world() -> LiveWorld:
     """A toy world with two policies."""
     env = ToyEnv()
-    cameras = SimpleNamespace(config=SimpleNamespace(cameras=("front",)), pictures=grey)
+    cameras = SimpleNamespace(
+        config=SimpleNamespace(cameras=("front",)),
+        pictures=grey,
+        renderer=SimpleNamespace(shadows=None),
+    )
     policies: Registry[Any] = Registry("policy")
     for name, push in (("up", 1.0), ("down", -1.0)):
         act = lambda worlds, obs, key, push=push: jnp.full((1, 2), push)  # noqa: E731

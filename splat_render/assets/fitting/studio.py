@@ -179,7 +179,7 @@ class Studio:
 
 
 def _add_body(builder: mujoco.MjSpec, model: mujoco.MjModel, name: str, *, mark: str) -> None:
-    """Add a body of a compiled model with what is drawn of it; colours yes, textures no."""
+    """Add a body of a compiled model with what is drawn of it: colours and flat textures."""
     body = model.body(name).id
     geoms = [geom for geom in drawn_geoms(model) if model.geom_bodyid[geom] == body]
     target = builder.worldbody if body == 0 else builder.worldbody.add_body(name=name, mocap=True)
@@ -192,6 +192,7 @@ def _add_body(builder: mujoco.MjSpec, model: mujoco.MjModel, name: str, *, mark:
                 model.mat_shininess[which],
             )
             material.emission = model.mat_emission[which]
+            _add_texture(builder, model, int(which), material)
         kind = mujoco.mjtGeom(model.geom_type[geom])
         settings: dict[str, object] = {"size": model.geom_size[geom]}
         if kind == mujoco.mjtGeom.mjGEOM_MESH:
@@ -206,6 +207,32 @@ def _add_body(builder: mujoco.MjSpec, model: mujoco.MjModel, name: str, *, mark:
             mass=0,
             **settings,
         )
+
+
+def _add_texture(
+    builder: mujoco.MjSpec, model: mujoco.MjModel, which: int, material: mujoco.MjsMaterial
+) -> None:
+    """Give a material the flat texture that a compiled model's material has, if any."""
+    texture = int(model.mat_texid[which, mujoco.mjtTextureRole.mjTEXROLE_RGB])
+    if texture < 0 or model.tex_type[texture] != mujoco.mjtTexture.mjTEXTURE_2D:
+        return
+    height, width, channels = (
+        int(x[texture]) for x in (model.tex_height, model.tex_width, model.tex_nchannel)
+    )
+    first = int(model.tex_adr[texture])
+    added = builder.add_texture(
+        name=material.name,
+        type=mujoco.mjtTexture.mjTEXTURE_2D,
+        height=height,
+        width=width,
+        nchannel=channels,
+    )
+    added.data = model.tex_data[first : first + height * width * channels].tobytes()
+    material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = material.name
+    material.texrepeat, material.texuniform = (
+        model.mat_texrepeat[which],
+        bool(model.mat_texuniform[which]),
+    )
 
 
 def _mesh_of(builder: mujoco.MjSpec, model: mujoco.MjModel, mesh: int, mark: str) -> str:

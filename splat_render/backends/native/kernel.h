@@ -227,7 +227,7 @@ static inline Ints project(const View& view, const Settings& set, const float* b
             n2 = p[0] * q[1] - p[1] * q[0];
   const Vec sharp = n0 * n0 + n1 * n1 + n2 * n2, blur = all(set.blur);
   const Vec det = sharp + blur * (a + c) + blur * blur, aa = a + blur, cc = c + blur;
-  Vec opacity = load(block + kOpacity * LANES);
+  Vec opacity = load(block + kOpacity * LANES) * o[15];
   if (set.antialiased) opacity *= square_root(sharp / det);
   // How far it is seen: opacity * 2^-x = alpha_min.
   const Vec reach = rough_log2(opacity) + all(set.reach_offset);

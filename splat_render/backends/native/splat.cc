@@ -27,7 +27,7 @@ namespace {
 
 constexpr float kSh0 = 0.28209479177387814f;
 constexpr float kLn2 = 0.6931471805599453f;
-constexpr int kPoseSize = 15;   // rotation 9, translation 3, camera in the body's frame 3
+constexpr int kPoseSize = 16;   // rotation 9, translation 3, camera in the body's frame 3, opacity
 constexpr int kQuantities = 11; // of a projected splat
 constexpr int kBandRows = 16;   // 64 columns of 6 planes: 28 kB
 constexpr int kMaxLanes = 8;
@@ -129,7 +129,7 @@ struct Job {
   Packed packed;
   int64_t worlds, cameras, looks;
   int width, height;
-  const float *xpos, *xquat, *viewmats, *Ks, *look_rgb, *look_depth;
+  const float *xpos, *xquat, *opacity, *viewmats, *Ks, *look_rgb, *look_depth;
   const int32_t* look;
   uint8_t* rgb8;   // one of these two
   float* rgb;
@@ -188,6 +188,7 @@ void place_bodies(const Job& job, int64_t world, const float* view, std::vector<
       o[9 + i] = v[0] * at[0] + v[1] * at[1] + v[2] * at[2] + v[3];
     }
     for (int k = 0; k < 3; ++k) o[12 + k] = -(o[k] * o[9] + o[3 + k] * o[10] + o[6 + k] * o[11]);
+    o[15] = job.opacity[world * bodies + b];
   }
 }
 
@@ -332,10 +333,10 @@ using Indices = ffi::Buffer<ffi::S32>;
 // Shapes are checked where the call is built (splat_render/cpu.py).
 ffi::Error rasterize(const Kernel& kernel, ffi::ThreadPool pool, Floats means, Floats quats,
                      Floats scales, Floats opacities, Floats sh, Indices body_id, Floats xpos,
-                     Floats xquat, Floats viewmats, Floats Ks, Floats look_rgb, Floats look_depth,
-                     Indices look, ffi::Result<ffi::AnyBuffer> rgb, ffi::ResultBuffer<ffi::F32> depth,
-                     ffi::ResultBuffer<ffi::F32> alpha, bool antialiased,
-                     ffi::Span<const float> numbers) {
+                     Floats xquat, Floats opacity, Floats viewmats, Floats Ks, Floats look_rgb,
+                     Floats look_depth, Indices look, ffi::Result<ffi::AnyBuffer> rgb,
+                     ffi::ResultBuffer<ffi::F32> depth, ffi::ResultBuffer<ffi::F32> alpha,
+                     bool antialiased, ffi::Span<const float> numbers) {
   // Kept between calls by the calling thread; other threads only read it while that one waits.
   static thread_local Packed packed;
   Job job{};
@@ -354,6 +355,7 @@ ffi::Error rasterize(const Kernel& kernel, ffi::ThreadPool pool, Floats means, F
              0.02f - std::log2(numbers[1]), {numbers[5], numbers[6], numbers[7]}};
   job.xpos = xpos.typed_data();
   job.xquat = xquat.typed_data();
+  job.opacity = opacity.typed_data();
   job.viewmats = viewmats.typed_data();
   job.Ks = Ks.typed_data();
   job.look_rgb = look_rgb.typed_data();
@@ -421,7 +423,7 @@ ffi::Error blend_gradient(ffi::ThreadPool pool, Floats means, Floats conics, Flo
       .Ctx<ffi::ThreadPool>()                                                     \
       .Arg<Floats>().Arg<Floats>().Arg<Floats>().Arg<Floats>().Arg<Floats>()      \
       .Arg<Indices>()                                                             \
-      .Arg<Floats>().Arg<Floats>().Arg<Floats>().Arg<Floats>()                    \
+      .Arg<Floats>().Arg<Floats>().Arg<Floats>().Arg<Floats>().Arg<Floats>()      \
       .Arg<Floats>().Arg<Floats>().Arg<Indices>()                                 \
       .Ret<ffi::AnyBuffer>().Ret<Floats>().Ret<Floats>()                          \
       .Attr<bool>("antialiased")                                                  \

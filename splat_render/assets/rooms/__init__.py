@@ -1,0 +1,1 @@
+"""Rooms around a task: a table, walls and things on it, as splats that never move."""
