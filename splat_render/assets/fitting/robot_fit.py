@@ -40,7 +40,7 @@ class FitPlan:
 # Of a scene's 10,000 and 30,000.
 FITS = (
     FitPlan(
-        splats=8000, size=256, photos=240, oversample=3, config=FitConfig(steps=6000, degree=2)
+        splats=6000, size=256, photos=240, oversample=3, config=FitConfig(steps=4500, degree=2)
     ),
     FitPlan(
         splats=24_000, size=512, photos=200, oversample=2, config=FitConfig(steps=6000, degree=2)
