@@ -59,7 +59,8 @@ MOST_POINTS = 5_000_000
 _PILOT = 200  # points per geom that say where the others should go
 _POINTS_PER_SPLAT = 12
 _LEAST_POINTS = 8  # per splat of a surface that has no more of them
-_FITTED_SHARE = 0.75  # of the budget, for a robot's fitted splats
+_POINTS_PER_FITTED = 4  # to begin a fit with
+_FITTED_SHARE = 0.8  # of the budget, for a robot's fitted splats
 _FINER = 3.0  # than a pixel of the pictures: such fitted splats would be thinned away
 _CELL_PIXELS = 3.0  # area that a splat of a solid has at least, where it is seen from nearest
 _SCENERY_SHARE = 0.3  # of the budget, for what is part of the world: large, flat, one colour
@@ -539,8 +540,9 @@ def _fits(
     from splat_render.assets.fitting.robot_fit import FITS, fit_robot
 
     data = pose(model, np.array(home) if home else None)
-    samples = surface.samples_for(model, first_geom=model.ngeom)
     for plan in FITS:
+        points = max(SURFACE_POINTS, _POINTS_PER_FITTED * plan.splats)
+        samples = bake_samples(model, pose(model), points=points, skip_bodies=("world",))
         first = _to_splats(samples, model, data, budget=plan.splats, least_points=1)
         yield fit_robot(model, surface.bodies, first, plan, home=data.qpos, log=_say)
 
