@@ -213,6 +213,8 @@ def test_a_faulty_spz_is_refused_in_one_line(tmp_path: Path, fault: str) -> None
         (b"\x1f\x8b" + b"\0" * 40, "gzip stream is damaged"),
         (b"", "no .ply"),
     ],
+    # Compressed bytes hold the time, and every worker must call the tests alike.
+    ids=["short", "zeros", "damaged", "empty"],
 )
 def test_a_faulty_gzip_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "scan.spz").write_bytes(content)
