@@ -43,7 +43,6 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {UNOPTIMISED}".strip()
 # Where in Python an operation came from is read by nobody: a tenth of lowering and compiling.
 os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
-os.environ["JAX_INCLUDE_FULL_TRACEBACKS_IN_LOCATIONS"] = "0"
 # MJX is among what is tested, so its flag is set for the whole suite.
 prepare_platform(mjx_on_cpu=True, cache_dir=CACHE)
 # Tracing makes millions of objects that live: a fifth of its time went into looking for garbage

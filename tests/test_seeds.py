@@ -69,7 +69,7 @@ def test_each_seed_is_trained_and_one_table_printed(
     assert "seed 2, 2 of 3\n" in said
     table = [" ".join(line.split()) for line in said.splitlines()[-4:-1]]
     assert table == [
-        f"seed-{seed} franka/pick_cube sac {seed} 90% of 10 60% to 100% 100 0:05 -"
+        f"seed-{seed} franka/pick_cube rlpd {seed} 90% of 10 60% to 100% 100 0:05 -"
         for seed in (0, 2, 1)
     ]
     assert (group / "compare.png").is_file()

@@ -226,13 +226,19 @@ def _stablehlo(act: Act, params: Params, inputs: Mapping[str, jax.ShapeDtypeStru
 @contextmanager
 def _no_source_paths() -> Iterator[None]:
     """A program says which lines it was traced from; where they lie here is nobody's business."""
-    option = "jax_traceback_in_locations_limit"
-    before = getattr(jax.config, option)
-    jax.config.update(option, 0)
+    # A traceback of no lines; without "full" ones the line itself would be named.
+    wanted = {
+        "jax_traceback_in_locations_limit": 0,
+        "jax_include_full_tracebacks_in_locations": True,
+    }
+    before = {option: getattr(jax.config, option) for option in wanted}
     try:
+        for option, value in wanted.items():
+            jax.config.update(option, value)
         yield
     finally:
-        jax.config.update(option, before)
+        for option, value in before.items():
+            jax.config.update(option, value)
 
 
 # -- golden samples --------------------------------------------------------------------------------

@@ -208,6 +208,22 @@ def test_nothing_of_this_machine_leaves(made: Made):
             assert trace not in content, (file.name, trace)
 
 
+def test_no_setting_of_jax_makes_a_program_name_its_source():
+    """Full tracebacks off: every operation would name the line that made it."""
+    option, before = "jax_include_full_tracebacks_in_locations", True
+    try:
+        jax.config.update(option, False)
+        program = bundle_module._stablehlo(
+            lambda params, obs: {"action": jnp.tanh(params["w"] @ obs["x"])},
+            {"w": jnp.ones((2, 3))},
+            {"x": jax.ShapeDtypeStruct((3,), jnp.float32)},
+        )
+        assert not getattr(jax.config, option), "as it was"
+    finally:
+        jax.config.update(option, before)
+    assert b".py" not in program
+
+
 def test_only_what_the_policy_reads_leaves(made: Made):
     params = load_file(made.path / "params.safetensors")
     assert {name.split("/")[0] for name in params} == {"agent", "normalizer"}
