@@ -177,10 +177,7 @@ class PickCube:
         del task_state
         ee, cube = sim.site_xpos[self.scene.arm.ee_site_id], self._cube(sim)
         offset = cube - ee
-        closed = command.gripper > 0.5
-        width = sim.qpos[jnp.asarray(self.scene.arm.finger_qpos_ids)].sum()
-        # Closed around a cube the fingers stop at its width.
-        gripped = closed & (width < 2.2 * self._half_width())
+        gripped = self._gripped(sim, command)
         # What the fingers have is not let go because noise moved the hand meanwhile.
         aligned = jnp.linalg.norm(offset[:2]) < jnp.where(gripped, 0.03, 0.015)
         around = aligned & (offset[2] > -0.015)
@@ -189,14 +186,25 @@ class PickCube:
         # A proportional law on the commanded target, so that lag is not corrected twice.
         lead = command.target - ee
         z = jnp.where(aligned | down, offset[2], offset[2] + 0.1) - lead[2]
-        scale, rate = self.config.control.scale, self.config.control.rate
-        limit = min(scale, EXPERT_SPEED / rate)
+        scale, limit = self.config.control.scale, self._longest_step()
         step = jnp.clip(0.6 * jnp.append(lane - lead[:2], z), -limit, limit)
         step = step.at[2].set(jnp.where(held, limit, step[2]))
         return jnp.clip(jnp.append(step / scale, jnp.where(around, 1.0, -1.0)), -1.0, 1.0)
 
     def _cube(self, sim: SimState) -> Float[Array, " 3"]:
         return sim.xpos[self.scene.objects[self.object].body_id]
+
+    def _gripped(self, sim: SimState, command: Command) -> Bool[Array, ""]:
+        """Closed around a cube the fingers stop at its width."""
+        return (command.gripper > 0.5) & (self._width(sim) < 2.2 * self._half_width())
+
+    def _width(self, sim: SimState) -> Float[Array, ""]:
+        return sim.qpos[jnp.asarray(self.scene.arm.finger_qpos_ids)].sum()
+
+    def _longest_step(self) -> float:
+        """Of the expert [m]."""
+        control = self.config.control
+        return min(control.scale, EXPERT_SPEED / control.rate)
 
     def _half_width(self) -> float:
         geom = self.scene.objects[self.object].geom_id

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 from mjx_serl.envs.control.controller import Command, ControlConfig
 from mjx_serl.envs.physics.protocol import SimState
 from mjx_serl.envs.task import TASKS
-from mjx_serl.tasks.pick_cube import EXPERT_SPEED, OBS, PickCube, PickCubeConfig, PickState
+from mjx_serl.tasks.pick_cube import OBS, PickCube, PickCubeConfig, PickState
 from mjx_serl.types import PRNGKey
 from scenes.build import Scene
 from scenes.contract.robot import RobotSpec
@@ -145,8 +145,7 @@ class PutCubeOnPlate(PickCube):
             self._cube(sim),
             self._plate(sim),
         )
-        held = (command.gripper > 0.5) & (self._width(sim) < 2.2 * self._half_width())
-        held &= jnp.linalg.norm(cube - ee) < 0.03
+        held = self._gripped(sim, command) & (jnp.linalg.norm(cube - ee) < 0.03)
         way = plate - cube
         over = jnp.linalg.norm(way[:2]) < PLACE
         carried = cube[2] - plate[2] > 0.6 * CARRY
@@ -155,24 +154,20 @@ class PutCubeOnPlate(PickCube):
         aside = jnp.where(carried | over, way[:2], jnp.zeros(2))
         lead = command.target - ee
         goal = jnp.append(aside, way[2] + height) - lead
-        control = self.config.control
-        limit = min(control.scale, EXPERT_SPEED / control.rate)
-        step = jnp.clip(0.6 * goal, -limit, limit) / control.scale
+        scale, limit = self.config.control.scale, self._longest_step()
+        step = jnp.clip(0.6 * goal, -limit, limit) / scale
         low = over & (cube[2] - plate[2] < 0.05)
         let_go = low & jnp.bool_(self.config.released)
         carry = jnp.concatenate([step, jnp.where(let_go, -1.0, 1.0)[None]])
         action = jnp.where(held, carry, grasp)
         # Once let go over the plate it stays so: up and away.
-        away = jnp.array([0.0, 0.0, limit / control.scale, -1.0])
+        away = jnp.array([0.0, 0.0, limit / scale, -1.0])
         left = low & (command.gripper < 0.5)
         action = jnp.where(left, away, action)
         return jnp.concatenate([action[:3], jnp.zeros(3), action[3:]])
 
     def _plate(self, sim: SimState) -> Float[Array, " 3"]:
         return sim.xpos[self.scene.objects[self.other].body_id]
-
-    def _width(self, sim: SimState) -> Float[Array, ""]:
-        return sim.qpos[jnp.asarray(self.scene.arm.finger_qpos_ids)].sum()
 
 
 PUT = PutCubeOnPlateConfig(
