@@ -17,6 +17,18 @@ _EXCEPTION = re.compile(r"[\w.]+(Error|Exception|Interrupt|Exit)\b")
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time that a process has used [s]; 0 once it is gone.
+
+    Of one that hangs it is little in a deadlock, much where the machine was just busy.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class WorkerError(RuntimeError):
     """A worker did not start, died or took too long; the message is one line and says why."""
 
@@ -102,20 +114,12 @@ class WorkerProcess:
         try:
             line = self._lines.get(timeout=max(0.0, timeout))
         except queue.Empty:
-            used = self._cpu_seconds()
+            used = cpu_seconds(self._process.pid)
             self._process.kill()
             raise WorkerError(f"{what} took over {timeout:.0f} s ({used:.0f} s of CPU)") from None
         if line is None:
             raise WorkerError(self._reason(f"died in {what}"))
         return json.loads(line)
-
-    def _cpu_seconds(self) -> float:
-        """CPU time used so far: little in a deadlock, much where the machine was just busy."""
-        try:
-            fields = Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            return 0.0
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def _reason(self, what: str) -> str:
         """Return the last exception it printed on stderr, else its last line."""

@@ -105,17 +105,25 @@ def read_run(folder: Path) -> dict[str, Any]:
     success; `training_seconds` is the same without compiling. None where no check reached it.
     """
     summary = json.loads((folder / "summary.json").read_text())
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    epochs = [r for r in rows if r["kind"] == "epoch"]
-    checks = [r for r in rows if r["kind"] == "eval"]
+    epochs, checks = _rows(folder, "epoch"), _rows(folder, "eval")
     solved = next((r["elapsed_s"] for r in checks if r["success_rate"] >= SUCCESS_GOAL), None)
-    kept = ("task", "success_rate", "episodes", "wall_seconds", "compile_seconds", "env_steps")
+    kept = ("task", "success_rate", "success_ci95", "episodes", "wall_seconds", "compile_seconds")
     return {
-        **{k: summary[k] for k in (*kept, "updates", "device")},
+        **{k: summary[k] for k in (*kept, "env_steps", "updates", "device")},
         "seconds_to_success": solved,
         **_rates(epochs),
     }
+
+
+def read_curve(folder: Path) -> list[tuple[int, float, float]]:
+    """Return env steps, seconds and success rate of every check of a run."""
+    checks = _rows(folder, "eval")
+    return [(row["env_steps"], row["elapsed_s"], row["success_rate"]) for row in checks]
+
+
+def _rows(folder: Path, kind: str) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["kind"] == kind]
 
 
 def _rates(epochs: list[dict[str, Any]]) -> dict[str, float]:
@@ -166,8 +174,12 @@ def _finish(command: list[str], timeout: float) -> str | None:
         return f"not done after {timeout:.0f} s"
     if done.returncode == 0:
         return None
-    said = (done.stderr.strip() or done.stdout.strip() or "without a word").splitlines()
-    return f"exit {done.returncode}: {said[-1][:200]}"
+    return f"exit {done.returncode}: {last_line(done.stderr.strip() or done.stdout)}"
+
+
+def last_line(said: str) -> str:
+    """Return the last thing that a process said, in at most 200 characters."""
+    return (said.strip() or "without a word").splitlines()[-1][:200]
 
 
 def smoke() -> TrainBenchConfig:

@@ -14,6 +14,7 @@ from mjx_serl.commands import BAD_INPUT
 SUMMARY = {
     "task": "franka/pick_cube",
     "success_rate": 0.97,
+    "success_ci95": [0.915, 0.99],
     "episodes": 100,
     "wall_seconds": 80.0,
     "compile_seconds": 12.0,

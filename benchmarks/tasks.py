@@ -1,0 +1,201 @@
+"""How well is every task solved: by its scripted expert, and by what learns from it?
+
+python -m benchmarks.tasks --only franka/peg_insertion --seeds 0 1 2
+
+Each row is filed once it is there, so that a stopped run goes on where it was; `--again` measures
+anew. A training run has `minutes` of two cores: it is stopped, and then evaluated, once it has used
+twice as many minutes of processor time, however busy the machine is.
+"""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from benchmarks.options import read_options
+from benchmarks.process import ROOT, cpu_seconds
+from benchmarks.results import Recorder, load, measure_load, say
+from benchmarks.table import finish
+from benchmarks.train import last_line, read_curve, read_run
+from benchmarks.workers.platform import prepare
+from scenes.contract.command_line import guarded
+from scenes.contract.ranges import MOST_EPISODES, MOST_SEED, ranged
+from scenes.contract.success_rate import wilson_interval
+
+QUESTION = "tasks"
+_CORES = 2  # that the minutes of a run are counted for
+_POLL = 1.0  # [s]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TasksConfig:
+    """Which tasks, and how long each may learn.
+
+    Attributes:
+        only: names of tasks; all registered ones by default.
+        seeds: one training run each; without any only the experts are measured.
+        minutes: of two cores for one run, compiling included [min].
+        episodes: held-out episodes of the expert [1].
+        stop_at: a run ends early once two checks in a row reach this success rate.
+        args: further options of train.py.
+        again: measure once more what is filed already.
+        folder: where the runs are kept.
+    """
+
+    only: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ranged((0,), least=0, most=MOST_SEED)
+    minutes: float = ranged(12.0, above=0)
+    episodes: int = ranged(100, least=1, most=MOST_EPISODES)
+    stop_at: float = ranged(0.97, above=0)
+    args: tuple[str, ...] = ()
+    again: bool = False
+    folder: Path = Path("runs/tasks")
+
+
+def run(cfg: TasksConfig, recorder: Recorder) -> None:
+    """Measure what has no row yet; with `again`, all that is asked for."""
+    prepare()
+    for task in _named_tasks(cfg.only):
+        if _wanted(cfg, recorder, _expert_row(task)):
+            _play_expert(cfg, task, recorder)
+        for seed in cfg.seeds:
+            if _wanted(cfg, recorder, _learned_row(task, seed)):
+                _learn(cfg, task, seed, recorder)
+
+
+def _expert_row(task: str) -> str:
+    return f"{task}: expert"
+
+
+def _learned_row(task: str, seed: int) -> str:
+    return f"{task}: learned, seed {seed}"
+
+
+def _named_tasks(only: tuple[str, ...]) -> list[str]:
+    from mjx_serl.envs.task import TASKS
+
+    for name in only:
+        TASKS[name]  # an unknown one is told with those that there are
+    return [name for name in TASKS if not only or name in only]
+
+
+def _wanted(cfg: TasksConfig, recorder: Recorder, name: str) -> bool:
+    """Whether to measure a row; its old one is dropped then."""
+    filed = [row for row in recorder.results if row.name == name]
+    if filed and not cfg.again:
+        return False
+    for row in filed:
+        recorder.results.remove(row)
+    say(f"tasks: {name}")
+    return True
+
+
+def _play_expert(cfg: TasksConfig, task: str, recorder: Recorder) -> None:
+    """Undisturbed, from starts that no training run draws."""
+    import jax
+    import numpy as np
+
+    from mjx_serl.envs.env import make_env
+    from mjx_serl.envs.observation import Observer
+    from mjx_serl.training.collect import demonstrate
+    from mjx_serl.training.evaluate import ON_DEMAND, stream_key
+
+    observer = Observer(make_env(task, physics="native", max_worlds=cfg.episodes))
+    play = partial(demonstrate, observer, episodes=cfg.episodes, noise=0.0)
+    rows, solved = jax.jit(play)(stream_key(0, ON_DEMAND))
+    count = int(np.sum(solved))
+    params = {
+        "task": task,
+        "episodes": cfg.episodes,
+        "ci95": wilson_interval(count, cfg.episodes),
+        "steps": float(np.sum(rows.valid)) / cfg.episodes,
+        "episode_steps": observer.env.task.episode_steps,
+    }
+    recorder.add(_expert_row(task), count / cfg.episodes, "rate", params)
+
+
+def _learn(cfg: TasksConfig, task: str, seed: int, recorder: Recorder) -> None:
+    """Train from scratch in a process of its own; what stopped half way begins anew."""
+    name = _learned_row(task, seed)
+    folder = (cfg.folder / f"{task.replace('/', '-')}-s{seed}").absolute()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    log = folder.with_suffix(".log")
+    log.write_text("")
+    say(f"tasks: what it says is in {log}")
+    command = [
+        "train.py",
+        f"--task={task}",
+        f"--seed={seed}",
+        f"--eval.stop-at={cfg.stop_at:g}",
+        *cfg.args,
+    ]
+    kept = [f"--run.folder={folder.parent}", f"--run.name={folder.name}"]
+    load = measure_load()
+    begun = time.monotonic()
+    budget = cfg.minutes * 60 * _CORES
+    used, problem = _train([*command, *kept], log, budget)
+    params = {"task": task, "seed": seed, "train": " ".join(["python", *command])}
+    if problem is None and used >= budget:
+        # The final evaluation, on episodes of its own, is what a run makes that is over.
+        over = ["train.py", f"--resume={folder}", f"--total-env-steps={_env_steps(folder)}"]
+        _, problem = _train(over, log, float("inf"))
+    if problem is not None:
+        recorder.missing(name, problem, params)
+        return
+    found = read_run(folder)
+    params |= {
+        "episodes": found["episodes"],
+        "ci95": found["success_ci95"],
+        "env_steps": found["env_steps"],
+        "wall_seconds": time.monotonic() - begun,
+        "cpu_seconds": used,
+        "out_of_time": used >= budget,
+        "curve": read_curve(folder),
+    }
+    recorder.add(name, found["success_rate"], "rate", params, load=load)
+
+
+def _env_steps(folder: Path) -> int:
+    return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["env_steps"]
+
+
+def _train(arguments: list[str], log: Path, budget: float) -> tuple[float, str | None]:
+    """Run train.py, stopped as by Ctrl-C where it has used its budget of processor time [s].
+
+    Returns what it has used [s], and one line on what went wrong, None if nothing.
+    """
+    with log.open("a") as said:
+        process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stdout=said, stderr=said)
+        used, asked = 0.0, False
+        while process.poll() is None:
+            used = max(used, cpu_seconds(process.pid))
+            if used >= budget and not asked:
+                process.send_signal(signal.SIGINT)
+                asked = True
+            time.sleep(_POLL)
+    if asked or process.returncode == 0:
+        return used, None
+    return used, f"exit {process.returncode}: {last_line(log.read_text())}"
+
+
+def main() -> None:
+    """Parse, measure, file."""
+    cfg = read_options(TasksConfig, __doc__)
+    recorder = Recorder(QUESTION, keep=finish)
+    recorder.results += [row for row in load() if row.question == QUESTION]
+
+    def measure() -> int:
+        run(cfg, recorder)
+        return 0
+
+    sys.exit(guarded(measure))
+
+
+if __name__ == "__main__":
+    main()
