@@ -40,6 +40,20 @@ def robot() -> TrainConfig:
     return dataclasses.replace(laptop(), preset="robot", task="franka/pick_cube_paced")
 
 
+@PRESETS.register("precise")
+def precise() -> TrainConfig:
+    """The laptop preset for fits of tenths of a millimetre: exploration as fine as the fit.
+
+    `python train.py --preset precise --task franka/pcb_insertion`. With laptop's entropy a training
+    episode of that task never ends seated (steps are disturbed by some 2 mm, the slot gives 0.2):
+    its value is learned from demonstrations alone, and success comes and goes (60 to 97 %).
+    """
+    base = laptop()
+    agent = dataclasses.replace(base.method.agent, target_entropy=-9.0)
+    method = dataclasses.replace(base.method, agent=agent)
+    return dataclasses.replace(base, preset="precise", method=method)
+
+
 @PRESETS.register("pixels")
 def pixels() -> TrainConfig:
     """DrQ with demonstrations, end to end from two 64 px cameras, on two CPU cores.

@@ -81,6 +81,8 @@ def project(
     visible &= solid
     if poses.opacity is not None:
         factor = factor * poses.opacity[splats.body_id]
+    if poses.gain is not None:
+        colors = colors * poses.gain[splats.body_id]
     seen = Projected(
         means2d=means2d,
         conics=conics,

@@ -18,6 +18,7 @@ from splat_render.background import (
 )
 from splat_render.cameras import CameraRig, place
 from splat_render.shadows import Shadows
+from splat_render.tints import Tints
 from splat_render.types import Background, BodyPoses, CameraBatch, Frame, GaussianSet, RasterConfig
 
 
@@ -47,12 +48,14 @@ class SceneRenderer:
         config: size and colours of the pictures.
         views: that together hold all cameras.
         shadows: of what moves, whose spots are the last of each view's splats; None casts none.
+        tints: colours of each variant; None is one look.
     """
 
     chosen: Chosen
     config: RasterConfig
     views: tuple[View, ...]
     shadows: Shadows | None = None
+    tints: Tints | None = None
 
     def render(self, poses: BodyPoses, variant: Int[Array, " N"]) -> Frame:
         """Return the pictures [N, C, ...] of worlds at `poses` [N, B, ...].
@@ -72,6 +75,8 @@ class SceneRenderer:
 
     def _draw(self, view: View, poses: BodyPoses, variant: Int[Array, " N"]) -> Frame:
         cameras = mounted(view.rig, poses, variant)
+        if self.tints is not None:
+            poses = self.tints.variants(poses, variant)
         rasterize = self.chosen.backend.rasterize
         if self.shadows is None:
             return rasterize(view.splats, poses, cameras, self.config, view.background, variant)
@@ -88,44 +93,47 @@ class SceneRenderer:
 def build_scene_renderer(
     chosen: Chosen,
     config: RasterConfig,
-    looks: Sequence[GaussianSet],
+    splats: GaussianSet,
     rig: CameraRig,
     *,
     static: Bool[np.ndarray, " B"],
     home: BodyPoses,
     cached: bool = True,
     shadows: Shadows | None = None,
+    tints: Tints | None = None,
 ) -> SceneRenderer:
     """Return a renderer of the cameras of a scene, backgrounds of the fixed ones included.
 
     Args:
         chosen: the backend.
         config: of all pictures.
-        looks: the scene's splats once per variant; moving cameras and moving splats have the
-            first one's colours.
+        splats: of the scene.
         rig: camera mountings [V, C, ...].
         static: which bodies never move, see `background.static_bodies`.
         home: poses of one world [B, ...], of which only the static bodies' matter.
         cached: draw static splats once for fixed cameras; false draws everything every time,
             for scenes whose thin moving parts lie on static surfaces.
         shadows: of what moves on the table, see `shadows.cast_shadows`; None draws none.
+        tints: colours of each variant, with their `splats`, see `tints.tint`.
     """
-    splats = looks[0]
+    homes = _homes(home, tints, rig.body_id.shape[0])
+    if tints is not None:
+        static = tints.of_bodies(static)
     fixed = [c for c in range(rig.body_id.shape[1]) if cached and bool(static[rig.body_id[0, c]])]
     moving = [c for c in range(rig.body_id.shape[1]) if c not in fixed]
     views = []
     if fixed:
         mounts = _pick(rig, fixed)
-        background = _backgrounds(looks, mounts, config, static, home)
-        _warn_if_poor(chosen, splats, static, background, home, mounts, config)
-        _, dynamic = split_static(splats, static)
+        still, dynamic = split_static(splats, static)
+        background = _backgrounds(still, mounts, config, homes)
+        _warn_if_poor(chosen, splats, static, background, homes, mounts, config)
         views.append(View(dynamic, mounts, background, tuple(fixed)))
     if moving:
         views.append(View(splats, _pick(rig, moving), None, tuple(moving)))
     if shadows is not None:
-        bodies = home.xpos.shape[-2]
+        bodies = homes.xpos.shape[-2]
         views = [replace(view, splats=shadows.added_to(view.splats, bodies)) for view in views]
-    return SceneRenderer(chosen, config, tuple(views), shadows)
+    return SceneRenderer(chosen, config, tuple(views), shadows, tints)
 
 
 def mounted(rig: CameraRig, poses: BodyPoses, variant: Int[Array, " N"]) -> CameraBatch:
@@ -133,19 +141,20 @@ def mounted(rig: CameraRig, poses: BodyPoses, variant: Int[Array, " N"]) -> Came
     return jax.vmap(place)(jax.tree.map(lambda x: x[variant], rig), poses)
 
 
+def _homes(home: BodyPoses, tints: Tints | None, variants: int) -> BodyPoses:
+    """Return where everything is at home, once per variant [V, B, ...]."""
+    every = jax.tree.map(lambda x: jnp.broadcast_to(x, (variants, *x.shape)), home)
+    return every if tints is None else tints.variants(every, jnp.arange(variants))
+
+
 def _backgrounds(
-    looks: Sequence[GaussianSet],
-    rig: CameraRig,
-    config: RasterConfig,
-    static: Bool[np.ndarray, " B"],
-    home: BodyPoses,
+    still: GaussianSet, rig: CameraRig, config: RasterConfig, homes: BodyPoses
 ) -> Background:
     """Return one background per variant: its colours seen from its mounting."""
     parts = []
     for v in range(rig.body_id.shape[0]):
-        still, _ = split_static(looks[v], static)
-        cameras = place(jax.tree.map(lambda x, v=v: x[v], rig), home)
-        parts.append(build_background(still, cameras, config, home))
+        mounts, home = jax.tree.map(lambda x, v=v: x[v], (rig, homes))
+        parts.append(build_background(still, place(mounts, home), config, home))
     return jax.tree.map(lambda *xs: jnp.stack(xs), *parts)
 
 
@@ -154,14 +163,20 @@ def _warn_if_poor(
     splats: GaussianSet,
     static: Bool[np.ndarray, " B"],
     background: Background,
-    home: BodyPoses,
-    mounts: CameraRig,
+    homes: BodyPoses,
+    rig: CameraRig,
     config: RasterConfig,
 ) -> None:
     """Compare cached and full pictures of the first look at home."""
-    cameras = place(jax.tree.map(lambda x: x[0], mounts), home)
+    mounts, home = jax.tree.map(lambda x: x[0], (rig, homes))
     quality = background_psnr(
-        splats, static, background, home, cameras, config, rasterize=chosen.backend.rasterize
+        splats,
+        static,
+        background,
+        home,
+        place(mounts, home),
+        config,
+        rasterize=chosen.backend.rasterize,
     )
     problem = poor_background(quality)
     if problem is not None:

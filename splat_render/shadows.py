@@ -97,7 +97,10 @@ class Shadows:
             jnp.broadcast_to(x[..., None, :, :], (*lead, *x.shape[-2:]))
             for x in (poses.xpos, poses.xquat)
         )
-        return _with_spots(BodyPoses(xpos, xquat), spots).replace(
+        gain = poses.gain
+        if gain is not None:
+            gain = jnp.broadcast_to(gain[..., None, :, :], (*lead, *gain.shape[-2:]))
+        return _with_spots(BodyPoses(xpos, xquat, gain=gain), spots).replace(
             opacity=jnp.broadcast_to(opacity[..., None, :], (*lead, opacity.shape[-1]))
         )
 
@@ -113,7 +116,11 @@ class Shadows:
 
 def _with_spots(poses: BodyPoses, spots: Float[Array, "*n P 3"]) -> BodyPoses:
     still = jnp.broadcast_to(jnp.asarray(UNIT_QUAT, jnp.float32), (*spots.shape[:-1], 4))
+    gain = poses.gain
+    if gain is not None:
+        gain = jnp.concatenate([gain, jnp.ones_like(spots)], axis=-2)
     return BodyPoses(
+        gain=gain,
         xpos=jnp.concatenate([poses.xpos, spots], axis=-2),
         xquat=jnp.concatenate([poses.xquat, still], axis=-2),
     )

@@ -48,11 +48,13 @@ class BodyPoses:
         xpos: as MuJoCo's [m].
         xquat: as MuJoCo's (wxyz).
         opacity: factor in [0, 1] on the opacities of a body's splats; None is 1 everywhere.
+        gain: factor on the red, green and blue of a body's splats; None is 1 everywhere.
     """
 
     xpos: Float[Array, "*n B 3"]
     xquat: Float[Array, "*n B 4"]
     opacity: Float[Array, "*n B"] | None = None
+    gain: Float[Array, "*n B 3"] | None = None
 
 
 @struct.dataclass

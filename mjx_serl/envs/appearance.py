@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from mjx_serl.types import PRNGKey
 from scenes.contract.ranges import check_ranges, ranged
 from splat_render.cameras import CameraRig, jittered
-from splat_render.types import SH_C0, GaussianSet
+from splat_render.tints import Tints, tint
+from splat_render.types import GaussianSet
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,21 +94,11 @@ def jitter_rigs(config: LookConfig, rig: CameraRig, *, seed: int) -> CameraRig:
     )
 
 
-def tinted(config: LookConfig, splats: GaussianSet, *, seed: int) -> list[GaussianSet]:
-    """Return the splats once per variant with other colours; the first is as given.
-
-    Splats of one body and colour keep one colour: the gains depend on a coarse hue, so that the
-    table changes as a whole and differently from the floor.
-    """
-    draw = np.random.default_rng(seed)
-    color = np.clip(np.asarray(splats.sh)[:, 0] * SH_C0 + 0.5, 0.0, 1.0)
-    shares = color / np.maximum(color.sum(axis=1, keepdims=True), 1e-6)
-    kind = np.unique(np.round(4 * shares).astype(int), axis=0, return_inverse=True)[1].reshape(-1)
-    sets = [splats]
-    for _ in range(config.variants - 1):
-        gains = np.clip(draw.normal(1.0, config.background, (kind.max() + 1, 3)), 0.2, 2.0)
-        # (sh0 * c + 0.5) * gain = sh0' * c + 0.5; the higher orders scale along.
-        sh = np.asarray(splats.sh) * gains[kind][:, None, :]
-        sh[:, 0] += (gains[kind] - 1.0) * 0.5 / SH_C0
-        sets.append(splats.replace(sh=jnp.asarray(sh, jnp.float32)))
-    return sets
+def tinted(
+    config: LookConfig, splats: GaussianSet, static: Bool[np.ndarray, " B"], *, seed: int
+) -> tuple[GaussianSet, Tints | None]:
+    """Return the splats with the colours of each variant; None where there is one look."""
+    if config.variants == 1 or config.background == 0.0:
+        return splats, None
+    rng = np.random.default_rng(seed)
+    return tint(splats, static, variants=config.variants, deviation=config.background, rng=rng)

@@ -174,16 +174,19 @@ def build_renderer(config: PixelConfig, env: Env) -> "SceneRenderer":
     rig = make_rig(specs, bodies, width=config.size, height=config.size)
     # The same numbers whatever traces: what is prepared here is concrete.
     with jax.ensure_compile_time_eval():
-        splats = config.splats_of(model, cameras=specs)
+        baked = config.splats_of(model, cameras=specs)
+        static = static_bodies(model.body_weldid, model.body_mocapid)
+        splats, tints = tinted(config.look, baked, static, seed=config.seed)
         return build_scene_renderer(
             chosen,
             RasterConfig(width=config.size, height=config.size, color=SKY),
-            tinted(config.look, splats, seed=config.seed),
+            splats,
             jitter_rigs(config.look, rig, seed=config.seed),
-            static=static_bodies(model.body_weldid, model.body_mocapid),
+            static=static,
             home=BodyPoses(*(jnp.asarray(x, jnp.float32) for x in (home.xpos, home.xquat))),
             cached=config.cached,
-            shadows=_shadows(model, home, splats) if config.shadows else None,
+            shadows=_shadows(model, home, baked) if config.shadows else None,
+            tints=tints,
         )
 
 

@@ -92,6 +92,8 @@ def rasterize(
     look = jnp.zeros(poses.xpos.shape[:-2], jnp.int32) if look is None else look
     if poses.opacity is None:
         poses = poses.replace(opacity=jnp.ones(poses.xpos.shape[:-1]))
+    if poses.gain is None:
+        poses = poses.replace(gain=jnp.ones_like(poses.xpos))
     scene = _Scene(splats, jax.tree.map(_as_array, background))
     worlds = _Worlds(poses, cameras, _as_array(look))
     _check(scene, worlds, config)
@@ -212,7 +214,8 @@ def _call(config: RasterConfig, scene: _Scene, worlds: _Worlds) -> Frame:
     )
     rgb, depth, alpha = jax.ffi.ffi_call(native.TARGET, results)(
         *(splats.means, splats.quats, splats.scales, splats.opacities, splats.sh),
-        *(splats.body_id, worlds.poses.xpos, worlds.poses.xquat, worlds.poses.opacity),
+        *(splats.body_id, worlds.poses.xpos, worlds.poses.xquat),
+        *(worlds.poses.opacity, worlds.poses.gain),
         *(worlds.cameras.viewmats, worlds.cameras.Ks),
         *(background.rgb, background.depth, worlds.look),
         antialiased=config.antialiased,
@@ -256,10 +259,11 @@ def _expected(
     scene: _Scene, worlds: _Worlds, config: RasterConfig
 ) -> dict[str, tuple[Array, tuple[int, ...]]]:
     """Return arrays and the shapes they must have, by name."""
-    assert worlds.poses.opacity is not None  # see `rasterize`
+    poses = worlds.poses
+    assert poses.opacity is not None and poses.gain is not None  # see `rasterize`
     splats, background = scene
-    num, lead = splats.means.shape[:1], worlds.poses.xpos.shape[:-2]
-    coefficients, bodies = splats.sh.shape[1:2], worlds.poses.xpos.shape[-2:-1]
+    num, lead = splats.means.shape[:1], poses.xpos.shape[:-2]
+    coefficients, bodies = splats.sh.shape[1:2], poses.xpos.shape[-2:-1]
     cams = worlds.cameras.viewmats.shape[-3:-2]
     picture = (*background.rgb.shape[:1], *cams, config.height, config.width)
     return {
@@ -269,9 +273,10 @@ def _expected(
         "opacities": (splats.opacities, num),
         "sh": (splats.sh, (*num, *coefficients, 3)),
         "body_id": (splats.body_id, num),
-        "xpos": (worlds.poses.xpos, (*lead, *bodies, 3)),
-        "xquat": (worlds.poses.xquat, (*lead, *bodies, 4)),
-        "opacity": (worlds.poses.opacity, (*lead, *bodies)),
+        "xpos": (poses.xpos, (*lead, *bodies, 3)),
+        "xquat": (poses.xquat, (*lead, *bodies, 4)),
+        "opacity": (poses.opacity, (*lead, *bodies)),
+        "gain": (poses.gain, (*lead, *bodies, 3)),
         "viewmats": (worlds.cameras.viewmats, (*lead, *cams, 4, 4)),
         "Ks": (worlds.cameras.Ks, (*lead, *cams, 3, 3)),
         "background.rgb": (background.rgb, (*picture, 3)),

@@ -191,7 +191,8 @@ def _colors(splats: GaussianSet, poses: BodyPoses, cameras: CameraBatch) -> Floa
         return jnp.maximum(spherical_harmonics(rays, splats.sh) + 0.5, 0.0)
 
     each_camera = jax.vmap(seen, in_axes=(0, None, None))
-    return jax.vmap(each_camera)(cameras.viewmats, poses.xpos, poses.xquat)
+    colors = jax.vmap(each_camera)(cameras.viewmats, poses.xpos, poses.xquat)
+    return colors if poses.gain is None else colors * poses.gain[:, None, splats.body_id]
 
 
 def _multiply(a: Float[Array, "*n 4"], b: Float[Array, "*n 4"]) -> Float[Array, "*n 4"]:

@@ -151,6 +151,8 @@ def project(
     rays = means[order] + rotation.T @ shift
     rays = _apply(body[order].swapaxes(-1, -2), rays / np.linalg.norm(rays, axis=-1, keepdims=True))
     colors = np.maximum(spherical_harmonics(rays, blobs.sh[order]) + 0.5, 0.0)
+    if world.gain is not None:
+        colors = colors * world.gain[blobs.body_id[order]]
     return Projected(means2d, covars2d, opacities, points[order, 2], colors, order)
 
 

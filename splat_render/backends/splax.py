@@ -120,6 +120,8 @@ def _draw(
     opacities = splats.opacities
     if poses.opacity is not None:
         opacities = opacities * poses.opacity[splats.body_id]
+    if poses.gain is not None:
+        colors = colors * poses.gain[splats.body_id]
     xys, depths, radii, conics, _, hits = splax.project(
         splats.means,
         splats.scales,

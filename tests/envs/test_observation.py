@@ -15,6 +15,7 @@ from mjx_serl.envs.vector import VecEnv, VecState, vectorize
 from mjx_serl.training.collect import rollout
 from mjx_serl.training.policies import random_policy
 from mjx_serl.types import Transition
+from splat_render.types import BodyPoses
 
 WORLDS, SIZE = 3, 32
 CONFIG = PixelConfig(cameras=("front", "wrist"), size=SIZE, splats=800)
@@ -108,6 +109,25 @@ def test_looks_differ_between_episodes_and_stay_within_one(env: Env) -> None:
     assert all(np.abs(pictures[0] - pictures[i]).mean() > 1 for i in range(1, WORLDS))
     after, _ = jax.jit(varied.step)(state, jnp.zeros((WORLDS, varied.env.action_dim)))
     jax.tree.map(np.testing.assert_array_equal, after.look, state.look)
+
+
+def test_a_camera_on_the_hand_sees_the_colours_of_its_variant(env: Env) -> None:
+    look = LookConfig(variants=2, background=0.4)
+    home = jax.tree.map(lambda x: x[None], env.reset(jax.random.key(0)))
+    poses = BodyPoses(home.sim.xpos, home.sim.xquat)
+    seen = {}
+    for cached in (True, False):
+        view = dataclasses.replace(CONFIG, look=look, cached=cached).build(env).cameras
+        assert view is not None
+        seen[cached] = [view.renderer.render(poses, jnp.array([v])).rgb[0] for v in range(2)]
+    (front, wrist), (front_1, wrist_1) = np.asarray(seen[True], float)
+    assert np.abs(front_1 - front).mean() > 10 and np.abs(wrist_1 - wrist).mean() > 10
+    # The hand and the cube keep their colours: without them the table's gain is everywhere.
+    ratio = wrist_1 / np.maximum(wrist, 1.0)
+    assert (np.abs(ratio - 1.0).max(-1) < 0.02).mean() > 0.05
+    # A background that is drawn once has the colours that splats drawn every time have.
+    drawn = np.asarray(seen[False][1], float)[0]
+    assert np.abs(drawn - front_1).mean() < 2.0
 
 
 def test_gain_and_slope_are_what_they_say() -> None:

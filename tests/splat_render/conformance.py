@@ -248,10 +248,11 @@ def looks(count: int = LOOKS) -> Case:
 
 
 def fading() -> Case:
-    """Bodies of which one is gone, one half there, in worlds that differ."""
-    case = worlds()
-    shown = np.random.default_rng(4).choice(np.float32([0.0, 0.5, 1.0]), case.poses.xpos.shape[:-1])
-    return case._replace(poses=replace(case.poses, opacity=shown))
+    """Bodies of which one is gone, one half there, each with a tint, in worlds that differ."""
+    case, rng = worlds(), np.random.default_rng(4)
+    shown = rng.choice(np.float32([0.0, 0.5, 1.0]), case.poses.xpos.shape[:-1])
+    gain = np.float32(rng.uniform(0.2, 2.0, case.poses.xpos.shape))
+    return case._replace(poses=replace(case.poses, opacity=shown, gain=gain))
 
 
 def one_world_before_a_background() -> Case:

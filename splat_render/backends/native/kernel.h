@@ -268,6 +268,7 @@ static void project_all(const Packed& packed, int coefficients, const View& view
     if (!seen) continue;
     color_of(coefficients, block, load(block) - pose[12], load(block + LANES) - pose[13],
              load(block + 2 * LANES) - pose[14], out + kRed);
+    for (int c = 0; c < 3; ++c) out[kRed + c] *= pose[16 + c];
     for (; seen; seen &= seen - 1, ++n) {
       const int i = __builtin_ctz(seen);
       Drawn& to = work->drawn[n];

@@ -27,7 +27,7 @@ namespace {
 
 constexpr float kSh0 = 0.28209479177387814f;
 constexpr float kLn2 = 0.6931471805599453f;
-constexpr int kPoseSize = 16;   // rotation 9, translation 3, camera in the body's frame 3, opacity
+constexpr int kPoseSize = 19;   // rotation 9, translation 3, camera in its frame 3, opacity, gain 3
 constexpr int kQuantities = 11; // of a projected splat
 constexpr int kBandRows = 16;   // 64 columns of 6 planes: 28 kB
 constexpr int kMaxLanes = 8;
@@ -129,7 +129,7 @@ struct Job {
   Packed packed;
   int64_t worlds, cameras, looks;
   int width, height;
-  const float *xpos, *xquat, *opacity, *viewmats, *Ks, *look_rgb, *look_depth;
+  const float *xpos, *xquat, *opacity, *gain, *viewmats, *Ks, *look_rgb, *look_depth;
   const int32_t* look;
   uint8_t* rgb8;   // one of these two
   float* rgb;
@@ -189,6 +189,7 @@ void place_bodies(const Job& job, int64_t world, const float* view, std::vector<
     }
     for (int k = 0; k < 3; ++k) o[12 + k] = -(o[k] * o[9] + o[3 + k] * o[10] + o[6 + k] * o[11]);
     o[15] = job.opacity[world * bodies + b];
+    for (int k = 0; k < 3; ++k) o[16 + k] = job.gain[3 * (world * bodies + b) + k];
   }
 }
 
@@ -333,8 +334,8 @@ using Indices = ffi::Buffer<ffi::S32>;
 // Shapes are checked where the call is built (splat_render/cpu.py).
 ffi::Error rasterize(const Kernel& kernel, ffi::ThreadPool pool, Floats means, Floats quats,
                      Floats scales, Floats opacities, Floats sh, Indices body_id, Floats xpos,
-                     Floats xquat, Floats opacity, Floats viewmats, Floats Ks, Floats look_rgb,
-                     Floats look_depth, Indices look, ffi::Result<ffi::AnyBuffer> rgb,
+                     Floats xquat, Floats opacity, Floats gain, Floats viewmats, Floats Ks,
+                     Floats look_rgb, Floats look_depth, Indices look, ffi::Result<ffi::AnyBuffer> rgb,
                      ffi::ResultBuffer<ffi::F32> depth, ffi::ResultBuffer<ffi::F32> alpha,
                      bool antialiased, ffi::Span<const float> numbers) {
   // Kept between calls by the calling thread; other threads only read it while that one waits.
@@ -356,6 +357,7 @@ ffi::Error rasterize(const Kernel& kernel, ffi::ThreadPool pool, Floats means, F
   job.xpos = xpos.typed_data();
   job.xquat = xquat.typed_data();
   job.opacity = opacity.typed_data();
+  job.gain = gain.typed_data();
   job.viewmats = viewmats.typed_data();
   job.Ks = Ks.typed_data();
   job.look_rgb = look_rgb.typed_data();
@@ -424,7 +426,7 @@ ffi::Error blend_gradient(ffi::ThreadPool pool, Floats means, Floats conics, Flo
       .Arg<Floats>().Arg<Floats>().Arg<Floats>().Arg<Floats>().Arg<Floats>()      \
       .Arg<Indices>()                                                             \
       .Arg<Floats>().Arg<Floats>().Arg<Floats>().Arg<Floats>().Arg<Floats>()      \
-      .Arg<Floats>().Arg<Floats>().Arg<Indices>()                                 \
+      .Arg<Floats>().Arg<Floats>().Arg<Floats>().Arg<Indices>()                   \
       .Ret<ffi::AnyBuffer>().Ret<Floats>().Ret<Floats>()                          \
       .Attr<bool>("antialiased")                                                  \
       .Attr<ffi::Span<const float>>("numbers")

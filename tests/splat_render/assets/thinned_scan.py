@@ -65,7 +65,7 @@ def milliseconds(splats: GaussianSet, model: mujoco.MjModel, data: mujoco.MjData
     renderer = build_scene_renderer(
         choose_backend("cpu"),
         config,
-        [splats],
+        splats,
         jax.tree.map(lambda x: x[None], rig),
         static=static,
         home=BodyPoses(jnp.asarray(data.xpos, jnp.float32), jnp.asarray(data.xquat, jnp.float32)),
