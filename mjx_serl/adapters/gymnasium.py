@@ -7,7 +7,9 @@ Importing this module files the ids, as Gymnasium 1.x loads no plug-ins by itsel
     envs = gymnasium.make_vec("mjx_serl/FrankaPickCube-v0", num_envs=64)
 
 or, in one line, gymnasium.make("mjx_serl.adapters.gymnasium:mjx_serl/FrankaPickCube-v0").
-Observations and actions are numpy arrays; worlds stay on jax's device.
+Observations and actions are numpy arrays; worlds stay on jax's device. Environments of SERL,
+gym-hil and ManiSkill-GS are found by their own ids too, with their observations and actions:
+`mjx_serl.adapters.ancestors`.
 """
 
 import dataclasses
@@ -27,6 +29,8 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from jaxtyping import Array, Bool, Float, Key, UInt8
 
+from mjx_serl.adapters.ancestors import ANCESTORS
+from mjx_serl.adapters.interfaces import Ancestor, Interface, Own
 from mjx_serl.envs.env import EnvState, make_env
 from mjx_serl.envs.observation import Observer, PixelConfig
 from mjx_serl.envs.task import TASKS
@@ -36,14 +40,14 @@ from mjx_serl.types import Obs, PyTree
 from mjx_serl.viewing.recorded_env import SIDE, SIDE_SIZE, splats_shown, with_side_view
 from scenes.contract.errors import InputError
 from scenes.contract.names import require_fields
-from scenes.contract.specs import ObsField, ObsSpec
 
 NAMESPACE = "mjx_serl"
 RENDER_MODES = ("rgb_array",)
+_OWN = Own()
 # A fork inherits JAX's locks without the threads that would release them.
 _IMPORTED_BY = os.getpid()
 
-HostObs = dict[str, np.ndarray]
+HostObs = dict[str, Any]  # arrays; of an ancestor's, dicts of them
 
 
 def env_id(task: str) -> str:
@@ -55,13 +59,55 @@ def env_id(task: str) -> str:
 def register_envs() -> None:
     """File every task of the registry with Gymnasium; call it again after adding a task."""
     for task in TASKS:
-        if env_id(task) not in gymnasium.registry:
-            gymnasium.register(
-                env_id(task),
-                entry_point=f"{__name__}:MjxSerlEnv",
-                vector_entry_point=f"{__name__}:MjxSerlVectorEnv",
-                kwargs={"task": task},
-            )
+        _file(env_id(task), "MjxSerlEnv", "MjxSerlVectorEnv", {"task": task})
+    for name in ANCESTORS:
+        _file(name, "make_ancestor", "make_ancestor_vec", {"ancestor": name})
+
+
+def _file(name: str, single: str, vector: str, kwargs: dict[str, Any]) -> None:
+    # Where the ancestor itself is installed and was imported first, its ids stay its own.
+    if name not in gymnasium.registry:
+        gymnasium.register(
+            name,
+            entry_point=f"{__name__}:{single}",
+            vector_entry_point=f"{__name__}:{vector}",
+            kwargs=kwargs,
+        )
+
+
+def make_ancestor(ancestor: str, **options: Any) -> "MjxSerlEnv":
+    """Return one world that observes and acts as an ancestor's.
+
+    Args:
+        ancestor: its id.
+        options: of `EnvOptions` but for the cameras, which are the ancestor's, and what it takes
+            itself; raises KeyError with the allowed ones.
+    """
+    entry = ANCESTORS[ancestor]
+    return MjxSerlEnv(entry.task, interface=entry, **_options_of(entry, options))
+
+
+def make_ancestor_vec(
+    ancestor: str,
+    *,
+    num_envs: int = 1,
+    max_episode_steps: int | None = None,
+    **options: Any,
+) -> "MjxSerlVectorEnv":
+    """Return `num_envs` worlds that observe and act as an ancestor's; see `make_ancestor`."""
+    entry = ANCESTORS[ancestor]
+    return MjxSerlVectorEnv(
+        entry.task,
+        num_envs=num_envs,
+        max_episode_steps=max_episode_steps,
+        interface=entry,
+        **_options_of(entry, options),
+    )
+
+
+def _options_of(entry: Ancestor, options: Mapping[str, Any]) -> dict[str, Any]:
+    ours = {field.name for field in dataclasses.fields(EnvOptions)}
+    return entry.choose(options, ours - {"cameras", "image_size"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,11 +196,18 @@ class _Program:
         observer: one world, and what is observed of it.
         side: the same world seen from the side; None where nothing is rendered.
         episode_steps: time limit in control steps.
+        interface: what is observed and sent from outside.
     """
 
     observer: Observer
     side: Observer | None
     episode_steps: int
+    interface: Interface
+
+    @functools.cached_property
+    def spaces(self) -> tuple[gymnasium.spaces.Dict, gymnasium.spaces.Box]:
+        """What one world observes and takes."""
+        return self.interface.spaces(self.observer)
 
     @functools.cached_property
     def start(self) -> Callable[[Key[Array, " N"]], _Worlds]:
@@ -189,8 +242,10 @@ class _Program:
     def to_host(self, worlds: _Worlds) -> tuple[HostObs, Any, Any, Any, dict[str, Any]]:
         """Return one copy on the host: numpy arrays [N, ...] that belong to the caller."""
         state = worlds.state
-        obs = self.observer.observe(state, self._pictures(state, worlds.look))
-        info = {"success": state.success, "valid": state.valid, **state.metrics}
+        pictures = self._pictures(state, worlds.look)
+        obs = self.interface.observe(self.observer, state, pictures)
+        solved = dict.fromkeys(("success", self.interface.success_name), state.success)
+        info = {**solved, "valid": state.valid, **state.metrics}
         return jax.tree.map(np.array, (obs, state.reward, state.terminated, state.truncated, info))
 
     def views(self, worlds: _Worlds) -> UInt8[np.ndarray, "N H W 3"]:
@@ -206,7 +261,8 @@ class _Program:
         return _Worlds(state=state, look=look, keys=following, ended=state.terminated)
 
     def _step(self, worlds: _Worlds, actions: Float[Array, "N A"]) -> _Worlds:
-        state = jax.vmap(self.observer.env.step)(worlds.state, actions)
+        env = self.observer.env
+        state = jax.vmap(env.step)(worlds.state, self.interface.act(env, worlds.state, actions))
         late = (state.t >= self.episode_steps) & ~state.terminated
         state = state.replace(truncated=late)
         return worlds.replace(state=state, ended=state.terminated | late)
@@ -283,6 +339,7 @@ class MjxSerlEnv(gymnasium.Env[HostObs, np.ndarray]):
 
     Args:
         task: a registered task; raises KeyError with the allowed names.
+        interface: how it looks from outside; the task's own way, or an ancestor's.
         options: see `EnvOptions`.
     """
 
@@ -290,12 +347,12 @@ class MjxSerlEnv(gymnasium.Env[HostObs, np.ndarray]):
     spec: Any = _Spec()
     episode_steps = property(_time_limit)
 
-    def __init__(self, task: str, **options: Any) -> None:
+    def __init__(self, task: str, *, interface: Interface = _OWN, **options: Any) -> None:
         chosen = EnvOptions.of(options)
-        self._play = _Play(_build(task, chosen, max_worlds=1))
+        self._play = _Play(_build(task, chosen, interface, max_worlds=1))
         self.metadata = self._play.metadata
         self.render_mode = chosen.render_mode
-        self.observation_space, self.action_space = _spaces(self._play.program.observer)
+        self.observation_space, self.action_space = self._play.program.spaces
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -344,6 +401,7 @@ class MjxSerlVectorEnv(gymnasium.vector.VectorEnv[HostObs, np.ndarray, np.ndarra
         task: as in `MjxSerlEnv`.
         num_envs: worlds; raises ValueError unless positive.
         max_episode_steps: what `make_vec` calls `episode_steps`.
+        interface: as of `MjxSerlEnv`.
         options: see `EnvOptions`.
     """
 
@@ -351,15 +409,21 @@ class MjxSerlVectorEnv(gymnasium.vector.VectorEnv[HostObs, np.ndarray, np.ndarra
     episode_steps = property(_time_limit)
 
     def __init__(
-        self, task: str, *, num_envs: int = 1, max_episode_steps: int | None = None, **options: Any
+        self,
+        task: str,
+        *,
+        num_envs: int = 1,
+        max_episode_steps: int | None = None,
+        interface: Interface = _OWN,
+        **options: Any,
     ) -> None:
         require_worlds(num_envs)
         chosen = EnvOptions.of({"episode_steps": max_episode_steps, **options})
-        self._play = _Play(_build(task, chosen, max_worlds=num_envs))
+        self._play = _Play(_build(task, chosen, interface, max_worlds=num_envs))
         self.metadata = {**self._play.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
         self.render_mode = chosen.render_mode
         self.num_envs = num_envs
-        spaces = _spaces(self._play.program.observer)
+        spaces = self._play.program.spaces
         self.single_observation_space, self.single_action_space = spaces
         self.observation_space, self.action_space = (batch_space(s, num_envs) for s in spaces)
 
@@ -435,25 +499,7 @@ class MjxSerlVectorEnv(gymnasium.vector.VectorEnv[HostObs, np.ndarray, np.ndarra
         return mask
 
 
-def observation_space(spec: ObsSpec) -> gymnasium.spaces.Dict:
-    """Return a Dict of one Box per field; images are uint8 in [0, 255], the rest is unbounded."""
-    return gymnasium.spaces.Dict({field.name: _box(field) for field in spec.fields})
-
-
-def _box(field: ObsField) -> gymnasium.spaces.Box:
-    dtype = np.dtype(field.dtype)
-    if np.issubdtype(dtype, np.integer):
-        return gymnasium.spaces.Box(0, np.iinfo(dtype).max, field.shape, dtype.type)
-    return gymnasium.spaces.Box(-np.inf, np.inf, field.shape, dtype.type)
-
-
-def _spaces(observer: Observer) -> tuple[gymnasium.spaces.Dict, gymnasium.spaces.Box]:
-    """Return what one world observes and takes."""
-    actions = gymnasium.spaces.Box(-1.0, 1.0, (observer.env.action_dim,), np.float32)
-    return observation_space(observer.obs_spec), actions
-
-
-def _build(task: str, options: EnvOptions, *, max_worlds: int) -> _Program:
+def _build(task: str, options: EnvOptions, interface: Interface, *, max_worlds: int) -> _Program:
     if os.getpid() != _IMPORTED_BY:
         raise InputError(
             "A forked process cannot use JAX, it would wait for ever: start the workers afresh, "
@@ -461,14 +507,15 @@ def _build(task: str, options: EnvOptions, *, max_worlds: int) -> _Program:
         )
     if options.physics in ("mjx", "warp") and jax.default_backend() == "cpu":
         prepare_platform(mjx_on_cpu=True)  # warns: by now jax has started without the flag
-    env = make_env(task, physics=options.physics, max_worlds=max_worlds)
+    env = interface.equip(make_env(task, physics=options.physics, max_worlds=max_worlds))
     observer = options.pixels(options.cameras, options.image_size).build(env)
     side = None
     if options.render_mode is not None:
         seen = options.pixels([SIDE], options.render_size)
         more = max(seen.splats, splats_shown(options.render_size))
         side = dataclasses.replace(seen, splats=more).build(with_side_view(env))
-    return _Program(observer, side, options.episode_steps or env.task.episode_steps)
+    limit = options.episode_steps or interface.episode_steps(env)
+    return _Program(observer, side, limit, interface)
 
 
 def _keys(sources: Sequence[np.random.Generator]) -> Key[Array, " N"]:
@@ -493,7 +540,7 @@ def _checked(action: np.ndarray, space: gymnasium.Space[np.ndarray]) -> Any:
 
 
 def _first(obs: HostObs) -> HostObs:
-    return {name: value[0] for name, value in obs.items()}
+    return jax.tree.map(lambda value: value[0], obs)
 
 
 def _unbatched(info: dict[str, Any]) -> dict[str, Any]:

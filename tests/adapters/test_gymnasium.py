@@ -19,9 +19,9 @@ from mjx_serl.adapters.gymnasium import (
     MjxSerlEnv,
     MjxSerlVectorEnv,
     env_id,
-    observation_space,
     register_envs,
 )
+from mjx_serl.adapters.interfaces import observation_space
 from mjx_serl.envs.env import Env
 from mjx_serl.envs.task import TASKS
 from scenes.contract.specs import ObsField, ObsSpec
