@@ -19,8 +19,8 @@ from pathlib import Path
 
 from benchmarks.options import read_options
 from benchmarks.process import ROOT, cpu_seconds
-from benchmarks.results import Recorder, load, measure_load, say
-from benchmarks.table import finish
+from benchmarks.results import Recorder, measure_load, say
+from benchmarks.resumable import is_wanted, named_tasks, resumed
 from benchmarks.train import last_line, read_curve, read_run
 from benchmarks.workers.platform import prepare
 from scenes.contract.command_line import guarded
@@ -62,11 +62,11 @@ class TasksConfig:
 def run(cfg: TasksConfig, recorder: Recorder) -> None:
     """Measure what has no row yet; with `again`, all that is asked for."""
     prepare()
-    for task in _named_tasks(cfg.only):
-        if _wanted(cfg, recorder, _expert_row(task)):
+    for task in named_tasks(cfg.only):
+        if is_wanted(recorder, _expert_row(task), again=cfg.again):
             _play_expert(cfg, task, recorder)
         for seed in cfg.seeds:
-            if _wanted(cfg, recorder, _learned_row(task, seed)):
+            if is_wanted(recorder, _learned_row(task, seed), again=cfg.again):
                 _learn(cfg, task, seed, recorder)
 
 
@@ -76,25 +76,6 @@ def _expert_row(task: str) -> str:
 
 def _learned_row(task: str, seed: int) -> str:
     return f"{task}: learned, seed {seed}"
-
-
-def _named_tasks(only: tuple[str, ...]) -> list[str]:
-    from mjx_serl.envs.task import TASKS
-
-    for name in only:
-        TASKS[name]  # an unknown one is told with those that there are
-    return [name for name in TASKS if not only or name in only]
-
-
-def _wanted(cfg: TasksConfig, recorder: Recorder, name: str) -> bool:
-    """Whether to measure a row; its old one is dropped then."""
-    filed = [row for row in recorder.results if row.name == name]
-    if filed and not cfg.again:
-        return False
-    for row in filed:
-        recorder.results.remove(row)
-    say(f"tasks: {name}")
-    return True
 
 
 def _play_expert(cfg: TasksConfig, task: str, recorder: Recorder) -> None:
@@ -190,8 +171,7 @@ def _train(arguments: list[str], log: Path, budget: float) -> tuple[float, str |
 def main() -> None:
     """Parse, measure, file."""
     cfg = read_options(TasksConfig, __doc__)
-    recorder = Recorder(QUESTION, keep=finish)
-    recorder.results += [row for row in load() if row.question == QUESTION]
+    recorder = resumed(QUESTION)
 
     def measure() -> int:
         run(cfg, recorder)

@@ -1,0 +1,31 @@
+"""Rows of a question that are filed one by one, so that a stopped script goes on where it was."""
+
+from benchmarks.results import Recorder, load, say
+from benchmarks.table import finish
+
+
+def resumed(question: str) -> Recorder:
+    """Return a recorder that begins with what is filed of a question, and files every new row."""
+    recorder = Recorder(question, keep=finish)
+    recorder.results += [row for row in load() if row.question == question]
+    return recorder
+
+
+def named_tasks(only: tuple[str, ...]) -> list[str]:
+    """Return those tasks, or all; raises KeyError for an unknown one."""
+    from mjx_serl.envs.task import TASKS
+
+    for name in only:
+        TASKS[name]  # an unknown one is told with those that there are
+    return [name for name in TASKS if not only or name in only]
+
+
+def is_wanted(recorder: Recorder, name: str, *, again: bool) -> bool:
+    """Return whether to measure a row, whose old one is dropped then; says so."""
+    filed = [row for row in recorder.results if row.name == name]
+    if filed and not again:
+        return False
+    for row in filed:
+        recorder.results.remove(row)
+    say(f"{recorder.question}: {name}")
+    return True
