@@ -22,10 +22,14 @@ def named_tasks(only: tuple[str, ...]) -> list[str]:
 
 def is_wanted(recorder: Recorder, name: str, *, again: bool) -> bool:
     """Return whether to measure a row, whose old one is dropped then; says so."""
-    filed = [row for row in recorder.results if row.name == name]
+    filed = any(row.name == name for row in recorder.results)
     if filed and not again:
         return False
-    for row in filed:
-        recorder.results.remove(row)
+    drop(recorder, name)
     say(f"{recorder.question}: {name}")
     return True
+
+
+def drop(recorder: Recorder, name: str) -> None:
+    """Take a row out, where there is one."""
+    recorder.results[:] = [row for row in recorder.results if row.name != name]

@@ -1,9 +1,10 @@
-"""gym-hil's PandaPickCube in gymnasium's SyncVectorEnv, as vectorised SERL forks run it.
+"""A task of gym-hil in gymnasium's SyncVectorEnv, as vectorised SERL forks run it.
 
-Params: num_envs, seconds; images: width and height of its two cameras [px], 0 for state
-observations. Runs in a virtual environment of its own. With state observations its renderer,
-which every environment makes and never needs then, is replaced by one that draws nothing, so
-that it also runs without OpenGL. Images need MUJOCO_GL=osmesa and libosmesa6, or EGL.
+Params: num_envs, seconds; id of the environment, PandaPickCube's by default; images: width and
+height of its two cameras [px], 0 for state observations. Runs in a virtual environment of its own.
+With state observations its renderer, which every environment makes and never needs then, is
+replaced by one that draws nothing, so that it also runs without OpenGL. Images need
+MUJOCO_GL=osmesa and libosmesa6, or EGL.
 """
 
 from typing import Any
@@ -32,14 +33,14 @@ def start(params: Params) -> Job:
     import gymnasium
     import mujoco
 
-    size = params.get("images", 0)
+    size, name = params.get("images", 0), params.get("id", "gym_hil/PandaPickCubeBase-v0")
     if not size:
         mujoco.Renderer = NoRenderer
     import gym_hil as gym_hil  # registers the environment
 
     def make() -> Any:
         options = {"render_spec": _render_spec(size)} if size else {}
-        return gymnasium.make("gym_hil/PandaPickCubeBase-v0", image_obs=bool(size), **options)
+        return gymnasium.make(name, image_obs=bool(size), **options)
 
     envs = gymnasium.vector.SyncVectorEnv([make] * params["num_envs"])
     envs.reset(seed=0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from two_joints import registered
 
-from benchmarks import gpu, harness, learner, physics, pixels, render, train
+from benchmarks import gpu, harness, learner, physics, pixels, rates, render, train
 from benchmarks.peers import venvs
 from benchmarks.peers.environments import InstallError
 from benchmarks.process import ROOT
@@ -64,6 +64,19 @@ def test_physics_measures_ours_beside_the_raw_engines():
     ratios = {r.name: r.ratio for r in recorder.results}
     assert ratios["ours"].to == "mujoco.batch.Batch"
     assert ratios["ours"].goal == 0.75
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
+def test_a_task_is_measured_beside_the_engine_once():
+    recorder = Recorder("rates")
+    with registered() as task:
+        cfg = rates.RatesConfig(only=(task,), num_envs=4, repeats=1, seconds=0.01)
+        rates.run(cfg, recorder)
+        rates.run(cfg, recorder)
+    assert [r.name for r in recorder.results] == [task]
+    assert recorder.results[0].ratio.to == "mujoco.batch.Batch"
+    assert recorder.results[0].ratio.goal == 0.85
 
 
 @pytest.mark.slow
