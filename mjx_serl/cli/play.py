@@ -23,6 +23,7 @@ def main(
     out: Path = Path(),
     view: bool = False,
     port: int = 8080,
+    gallery: tuple[str, ...] | None = None,
     scan: Path | None = None,
     room: str | None = None,
     looks: tuple[Path, ...] = (),
@@ -41,6 +42,8 @@ def main(
         out: the .mp4 file to write, a .png file for a picture of the start, or a folder.
         view: serve a page on this machine instead of writing a video.
         port: of the page; the next free one if it is taken.
+        gallery: write pictures of these tasks, of all where none is named, into the folder `out`:
+            what their cameras see, random starts, and the expert at work.
         scan: a scanned scene, a folder of one .ply per body; a run brings its own.
         room: wood or lab, or a file: a table, walls and things around; a run brings its own.
         looks: .npz files of robot surfaces beyond the shipped ones; a run brings its own.
@@ -62,6 +65,13 @@ def main(
     else:
         require_output(out)
     pixels = PixelConfig(scan=scan, room=room, surfaces=looks, shadows=shadows)
+    if gallery is not None:
+        from mjx_serl.envs.task import TASKS
+        from mjx_serl.viewing.gallery import save_gallery
+
+        for line in save_gallery(out, gallery or tuple(TASKS), seed=seed, pixels=pixels):
+            print(line, flush=True)
+        return 0
     recorded, policies, name = build_playable(
         task, run, policy, size=size, episodes=episodes, pixels=pixels
     )

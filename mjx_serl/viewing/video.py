@@ -20,7 +20,7 @@ GAP = 4  # between pictures [px]
 GAP_COLOR = 32  # dark, so that it is neither a black frame nor a white table
 
 
-def save_video(path: Path, frames: Frames, *, fps: float) -> None:
+def save_video(path: Path, frames: Frames, *, fps: float, crf: int = 18) -> None:
     """Write an mp4 that browsers play (H.264, yuv420p, BT.709); never a part of one.
 
     Small frames are enlarged by a whole number, odd ones padded to an even width and height.
@@ -29,6 +29,7 @@ def save_video(path: Path, frames: Frames, *, fps: float) -> None:
         path: the file to write or replace.
         frames: at least one.
         fps: frames per second.
+        crf: H.264's quality, 0 lossless to 51; 18 looks lossless.
 
     Raises:
         ModuleNotFoundError: imageio-ffmpeg is missing.
@@ -40,7 +41,7 @@ def save_video(path: Path, frames: Frames, *, fps: float) -> None:
         "imageio_ffmpeg", package="imageio-ffmpeg", purpose="Writing videos"
     ).get_ffmpeg_exe()
     with new_file(path) as part:
-        command = [exe, *_encoder_options(frames.shape, fps), str(part)]
+        command = [exe, *_encoder_options(frames.shape, fps, crf), str(part)]
         done = subprocess.run(command, input=frames.tobytes(), capture_output=True, check=False)
         if done.returncode != 0:
             said = done.stderr.decode(errors="replace").strip().splitlines()
@@ -53,6 +54,18 @@ def save_picture(path: Path, picture: Picture) -> None:
 
     with new_file(path) as part:
         imsave(part, _checked(picture, 3), format="png")
+
+
+def save_jpeg(path: Path, picture: Picture, *, most: int) -> None:
+    """Write or replace a JPEG of at most so many bytes, as good as they allow."""
+    from matplotlib.image import imsave  # slow to import, and most runs have no pictures
+
+    with new_file(path) as part:
+        for quality in range(92, 8, -6):
+            options = {"quality": quality, "optimize": True}
+            imsave(part, _checked(picture, 3), format="jpg", pil_kwargs=options)
+            if part.stat().st_size <= most:
+                break
 
 
 def side_by_side(views: Sequence[Frames], *, least: int = LEAST_HEIGHT) -> Frames:
@@ -123,10 +136,10 @@ def _checked(pictures: np.ndarray, ndim: int) -> np.ndarray:
     return pictures
 
 
-def _encoder_options(shape: tuple[int, ...], fps: float) -> list[str]:
+def _encoder_options(shape: tuple[int, ...], fps: float, crf: int) -> list[str]:
     read = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{shape[2]}x{shape[1]}", "-r", str(fps)]
     # Without BT.709 video players guess the colours by the size of the picture.
     color = ["-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"]
     color += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
-    write = ["-c:v", "libx264", "-crf", "18", "-movflags", "+faststart", "-f", "mp4"]
+    write = ["-c:v", "libx264", "-crf", str(crf), "-movflags", "+faststart", "-f", "mp4"]
     return ["-v", "error", "-y", *read, "-i", "-", *color, *write]
