@@ -261,7 +261,12 @@ def make_env(name: str, *, physics: str | None = None, max_worlds: int = 1) -> E
         physics: "native", "mjx" or "warp"; None picks native on a CPU, MJX on an accelerator.
         max_worlds: the most worlds that will be stepped at once (sizes Warp's contact buffers).
     """
-    return build_env(TASKS[name], name=name, physics=physics, max_worlds=max_worlds)
+    factory = TASKS[name]
+    whole: Callable[..., Env] | None = getattr(factory, "whole_env", None)
+    if whole is not None:
+        _require_plain_jax()
+        return whole(name, physics=physics, max_worlds=max_worlds)
+    return build_env(factory, name=name, physics=physics, max_worlds=max_worlds)
 
 
 def build_env(

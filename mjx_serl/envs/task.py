@@ -81,7 +81,11 @@ class Task(Protocol):
 
 
 class TaskFactory(Protocol):
-    """What the registry files: a scene and the task that lives in it."""
+    """What the registry files: a scene and the task that lives in it.
+
+    One of another library's worlds, which are neither, has `whole_env(name, physics, max_worlds)`
+    instead, which returns what has the interface of `Env`.
+    """
 
     def scene(self) -> SceneSpec | SceneSource:
         """The scene to compile."""

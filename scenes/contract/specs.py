@@ -14,7 +14,7 @@ from scenes.contract.quaternions import LARGEST_TURN
 from scenes.contract.rotations import Quat, Vec3
 from scenes.contract.serialize import later_field
 
-ActionMode = Literal["ee_delta", "ee_delta_osc"]
+ActionMode = Literal["ee_delta", "ee_delta_osc", "direct"]
 ActionFrame = Literal["world", "tool"]
 
 # What an end-effector action may be made of, in this order: steps [m], turns [rad], closure [1].
@@ -42,8 +42,8 @@ class ActionSpec:
     """What the numbers of an action in [-1, 1] mean.
 
     Attributes:
-        mode: "ee_delta" (damped least squares to joint targets) or "ee_delta_osc" (operational
-            space).
+        mode: "ee_delta" (damped least squares to joint targets), "ee_delta_osc" (operational
+            space) or "direct" (what another library's world makes of it, for no robot of ours).
         names: one per entry, from `STEPS`, `TURNS` (a rotation vector) and `GRIPPER`; what is not
             named stays as it is.
         scale: value of one action unit per step, [m] or [rad] as the name says; gripper [1].
