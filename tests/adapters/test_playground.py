@@ -178,10 +178,12 @@ def test_worlds_are_stepped_together_and_restarted(slider: Env):
     state = jax.jit(vec_env.reset)(jax.random.key(1))
     starts = np.asarray(state.envs.sim.qpos)
     assert len(np.unique(starts)) == 3
-    step = jax.jit(vec_env.step)
+    step, ends = jax.jit(vec_env.step), []
     for _ in range(LIMIT):
         state, row = step(state, jnp.zeros((3, 1)))
-    assert row.truncated.all() and (np.asarray(state.envs.t) == 0).all()
+        ends.append(row.truncated.tolist())
+    assert ends == [[False] * 3] * (LIMIT - 1) + [[True] * 3]
+    assert (np.asarray(state.envs.t) == 0).all()
 
 
 def test_our_learner_trains_on_it(slider: Env):

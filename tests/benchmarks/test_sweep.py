@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from two_joints import registered
 
-from benchmarks import sweep
+from benchmarks import promises, sweep
 from benchmarks.results import Recorder
 from mjx_serl.envs.env import Env, make_env
 
@@ -24,14 +24,14 @@ def short(make_native: Callable[[str], Env]) -> Env:
 
 
 @pytest.fixture(scope="module")
-def played(short: Env) -> sweep.Played:
-    play = sweep.player(short, worlds=2, steps=STEPS)
+def played(short: Env) -> promises.Played:
+    play = promises.player(short, worlds=2, steps=STEPS)
     return jax.device_get(play(jax.random.key(0))[1])
 
 
-def test_a_time_limit_is_passed_rightly(short: Env, played: sweep.Played):
+def test_a_time_limit_is_passed_rightly(short: Env, played: promises.Played):
     assert played.t.T.tolist() == [[1, 2, 3, 4, 1, 2]] * 2
-    assert sweep.broken_promises(short, played) == []
+    assert promises.broken_promises(short, played) == []
 
 
 def put(array: np.ndarray, value: object, *where: int) -> np.ndarray:
@@ -57,27 +57,27 @@ def put(array: np.ndarray, value: object, *where: int) -> np.ndarray:
         (lambda p: {"obs": p.obs | {"ee_lag": put(p.obs["ee_lag"], 1e4, 0)}}, "reaches 1e+04 m"),
     ],
 )
-def test_a_broken_promise_is_told(short: Env, played: sweep.Played, change: Callable, told: str):
-    faults = sweep.broken_promises(short, played.replace(**change(played)))
+def test_a_broken_promise_is_told(short: Env, played: promises.Played, change: Callable, told: str):
+    faults = promises.broken_promises(short, played.replace(**change(played)))
     assert any(told in fault for fault in faults), faults
 
 
 def test_a_camera_that_sees_nothing_is_told(short: Env):
     """One below the floor, looking down: the sky."""
-    worlds, _ = sweep.player(short, worlds=2, steps=1)(jax.random.key(0))
+    worlds, _ = promises.player(short, worlds=2, steps=1)(jax.random.key(0))
     spec = short.scene.spec
     below = dataclasses.replace(
         spec.camera("front"), pos=(0.0, 0.0, -9.0), quat=(1.0, 0.0, 0.0, 0.0)
     )
     scene = dataclasses.replace(short.scene, spec=dataclasses.replace(spec, cameras=(below,)))
-    told = sweep.seen_wrong(dataclasses.replace(short, scene=scene), worlds)
+    told = promises.seen_wrong(dataclasses.replace(short, scene=scene), worlds)
     assert told == ["front sees nothing"]
 
 
 def test_native_and_mjx_agree_within_the_tolerance():
     with registered() as task:
         envs = [make_env(task, physics=physics) for physics in ("native", "mjx")]
-        gaps = sweep.differences(*envs, worlds=2, steps=sweep.PARITY_STEPS, seed=0)
+        gaps = promises.differences(*envs, worlds=2, steps=sweep.PARITY_STEPS, seed=0)
     assert gaps.shape == (sweep.PARITY_STEPS,)
     assert 0 < gaps.max() < sweep.PARITY
 

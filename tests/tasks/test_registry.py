@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.sweep import broken_promises, player, same_bits, seen_wrong
+from benchmarks.promises import broken_promises, player, same_bits, seen_wrong
 from mjx_serl.envs.env import Env, make_env
 from mjx_serl.envs.task import TASKS
 from scenes.contract.serialize import digest

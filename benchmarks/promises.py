@@ -1,0 +1,145 @@
+"""What every environment promises, and how it is seen that one does not keep it.
+
+It imports JAX: scripts import it once the platform is prepared.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from mjx_serl.envs.observation import PixelConfig
+from mjx_serl.envs.vector import select_worlds
+from scenes.contract.specs import ObsField
+
+if TYPE_CHECKING:
+    from mjx_serl.envs.env import Env, EnvState
+
+# Observations are below this many times their scale; our bound, for what has gone astray.
+FAR = 1000.0
+PICTURE = 32  # [px]
+
+
+@struct.dataclass
+class Played:
+    """N worlds after each of T control steps, ended ones put back to their start.
+
+    Attributes:
+        obs: by name, [T, N, ...].
+        qpos: joint positions.
+        reward: of the step.
+        terminated, truncated, valid: as in `EnvState`.
+        t: control steps since the start.
+    """
+
+    obs: dict[str, Array]
+    qpos: Float[Array, "T N nq"]
+    reward: Float[Array, "T N"]
+    terminated: Bool[Array, "T N"]
+    truncated: Bool[Array, "T N"]
+    valid: Bool[Array, "T N"]
+    t: Int[Array, "T N"]
+
+
+def player(env: "Env", *, worlds: int, steps: int) -> Any:
+    """Return a compiled function of a key: the last worlds and `Played`."""
+
+    def play(key: Array) -> "tuple[EnvState, Played]":
+        k_start, k_act = jax.random.split(key)
+        start = jax.vmap(env.reset)(jax.random.split(k_start, worlds))
+
+        def step(state: "EnvState", key: Array) -> "tuple[EnvState, Played]":
+            action = jax.random.uniform(key, (worlds, env.action_dim), minval=-1.0, maxval=1.0)
+            now = jax.vmap(env.step)(state, action)
+            ends = now.terminated, now.truncated
+            row = Played(now.obs, now.sim.qpos, now.reward, *ends, now.valid, now.t)
+            return select_worlds(ends[0] | ends[1], start, now), row
+
+        return jax.lax.scan(step, start, jax.random.split(k_act, steps))
+
+    return jax.jit(play)
+
+
+def broken_promises(env: "Env", played: Played) -> list[str]:
+    """Return what an environment did that it must not do, a line each.
+
+    Args:
+        env: one world.
+        played: on the host.
+    """
+    return [
+        *_of_the_spec(env, played),
+        *_of_the_ends(env, played),
+        *([] if played.valid.all() else [f"{np.sum(~played.valid)} invalid steps"]),
+        *([] if np.isfinite(played.qpos).all() else ["joint positions are not finite"]),
+        *([] if np.isfinite(played.reward).all() else ["rewards are not finite"]),
+    ]
+
+
+def _of_the_spec(env: "Env", played: Played) -> Iterator[str]:
+    spec, lead = env.obs_spec, played.t.shape
+    if set(played.obs) != set(spec.names):
+        yield f"observes {sorted(played.obs)}, says {sorted(spec.names)}"
+    for field in spec.fields:
+        yield from _of_a_field(field, np.asarray(played.obs[field.name]), lead)
+
+
+def _of_a_field(field: ObsField, seen: np.ndarray, lead: tuple[int, ...]) -> Iterator[str]:
+    wanted = (*lead, *field.shape), field.dtype
+    if (seen.shape, seen.dtype) != wanted:
+        yield f"{field.name} is {seen.dtype}{list(seen.shape)}, says {wanted}"
+    if not np.isfinite(seen).all():
+        yield f"{field.name} is not finite"
+    elif np.abs(seen).max() > FAR * field.scale:
+        yield f"{field.name} reaches {np.abs(seen).max():.3g} {field.unit}"
+
+
+def _of_the_ends(env: "Env", played: Played) -> Iterator[str]:
+    limit, t = env.task.episode_steps, played.t
+    ended = played.terminated | played.truncated
+    if (played.terminated & played.truncated).any():
+        yield "terminated and truncated in one step"
+    if (played.truncated != ((t >= limit) & ~played.terminated)).any():
+        yield f"truncated elsewhere than at {limit} steps"
+    if t.max() > limit:
+        yield f"an episode has {t.max()} of {limit} steps"
+    before = np.where(ended[:-1], 0, t[:-1])
+    if (t[0] != 1).any() or (t[1:] != before + 1).any():
+        yield "steps are not counted one by one"
+
+
+def same_bits(one: Played, other: Played) -> bool:
+    """Return whether two runs are equal to the last bit."""
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+def seen_wrong(env: "Env", worlds: "EnvState") -> list[str]:
+    """Return what is wrong with small pictures of worlds [N], one line each."""
+    cameras = tuple(camera.name for camera in env.scene.spec.cameras)
+    # Few splats, all drawn: what is asked is that they are drawn.
+    config = PixelConfig(cameras=cameras, size=PICTURE, splats=500, cached=False)
+    observer = config.build(env)
+    num = worlds.t.shape[0]
+    look = observer.looks(jax.random.key(0), num)
+    draw = jax.jit(observer.pictures) if observer.traceable else observer.pictures
+    seen = jax.device_get(observer.observe(worlds, draw(worlds, look)))
+    own = {field.name for field in env.obs_spec.fields if not field.privileged}
+    faults = [] if set(seen) == own | set(cameras) else [f"observes {sorted(seen)}"]
+    for name in cameras:
+        shape = (num, PICTURE, PICTURE, 3)
+        if (seen[name].shape, seen[name].dtype) != (shape, np.uint8):
+            faults.append(f"{name} is {seen[name].dtype}{list(seen[name].shape)}")
+        if seen[name].std(axis=(1, 2)).max() < 5.0:
+            faults.append(f"{name} sees nothing")
+    return faults
+
+
+def differences(one: "Env", other: "Env", *, worlds: int, steps: int, seed: int) -> Float[Any, "T"]:
+    """Return the largest difference of joint positions after each control step [rad], [m]."""
+    key = jax.random.key(seed)
+    both = [player(env, worlds=worlds, steps=steps)(key)[1].qpos for env in (one, other)]
+    return np.abs(np.asarray(both[0]) - np.asarray(both[1])).max(axis=(1, 2))
