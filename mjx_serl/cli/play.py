@@ -57,13 +57,6 @@ def main(
     from mjx_serl.viewing.play import build_playable, require_output, save_play
 
     require_seed(seed)
-    # What cannot work is told before anything is built.
-    if view:
-        from mjx_serl.viewing.browser import require_page
-
-        require_page(port)
-    else:
-        require_output(out)
     pixels = PixelConfig(scan=scan, room=room, surfaces=looks, shadows=shadows)
     if gallery is not None:
         from mjx_serl.envs.task import TASKS
@@ -72,6 +65,13 @@ def main(
         for line in save_gallery(out, gallery or tuple(TASKS), seed=seed, pixels=pixels):
             print(line, flush=True)
         return 0
+    # What cannot work is told before anything is built.
+    if view:
+        from mjx_serl.viewing.browser import require_page
+
+        require_page(port)
+    else:
+        require_output(out)
     recorded, policies, name = build_playable(
         task, run, policy, size=size, episodes=episodes, pixels=pixels
     )

@@ -11,6 +11,7 @@ import numpy as np
 
 from mjx_serl.envs.env import EnvState, make_env
 from mjx_serl.envs.observation import Observer, PixelConfig
+from mjx_serl.envs.task import TASKS
 from mjx_serl.training.episodes import EpisodeStep, episode_keys, play_episodes
 from mjx_serl.training.evaluate import ON_DEMAND, stream_key
 from mjx_serl.types import PRNGKey
@@ -69,17 +70,20 @@ def save_gallery(
         size: width and height of one picture [px].
         pixels: what they are drawn from.
     """
+    for task in tasks:
+        TASKS[task]  # an unknown one is told before anything is drawn
     out.mkdir(parents=True, exist_ok=True)
     require_writable(out / "gallery.jpg")
+    key = stream_key(seed, ON_DEMAND)
     for task in tasks:
-        yield _save_task(
-            out / task.replace("/", "-"), task, stream_key(seed, ON_DEMAND), size, pixels
-        )
+        yield _save_task(out / task.replace("/", "-"), task, key, size, pixels)
 
 
 def _save_task(stem: Path, task: str, key: PRNGKey, size: int, pixels: PixelConfig | None) -> str:
     env = make_env(task, max_worlds=WORLDS)
-    recorded = build_recorded_env(Observer(env), pixels or PixelConfig(), size=size)
+    # All drawn in every picture: there are few, and they are to be looked at.
+    whole = dataclasses.replace(pixels or PixelConfig(), cached=False)
+    recorded = build_recorded_env(Observer(env), whole, size=size)
     draw = _drawer(recorded, key)
     starts = jax.jit(jax.vmap(env.reset))(jax.random.split(key, WORLDS))
     seen = draw(starts)
