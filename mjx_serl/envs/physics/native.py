@@ -163,6 +163,7 @@ class HostStep:
     n_substeps: int
 
     def __call__(self, *args: Any) -> tuple[np.ndarray, ...]:
+        """Return what the step of the physics returns."""
         return self.physics.host_step(*args, self.n_substeps)
 
 
