@@ -31,7 +31,7 @@ class Networks:
 
     def init_actor(self, key: PRNGKey) -> PyTree:
         """Draw the actor's parameters."""
-        return self.actor.init(key, jnp.zeros((1, self.encoder.dim)))
+        return self.actor.init(key, jnp.zeros((1, self.encoder.policy.dim)))
 
     def init_critic(self, key: PRNGKey, encoder_key: PRNGKey, action_dim: int) -> CriticParams:
         """Draw the critics' parameters; ValueError for images the encoder cannot read."""
@@ -43,10 +43,16 @@ class Networks:
         """[image features | vectors], by the critic's encoder."""
         return self.encoder(params.encoder, obs)
 
+    def policy_features(self, params: CriticParams, obs: Obs) -> Float[Array, "B D"]:
+        """The part of `features` that the policy reads; no more of `obs` need be there."""
+        return self.encoder.policy(params.encoder, obs)
+
     def policy(
         self, params: PyTree, features: Float[Array, "B D"]
     ) -> tuple[Float[Array, "B A"], Float[Array, "B A"]]:
-        """Mean and standard deviation before tanh."""
+        """Mean and standard deviation before tanh; what critics alone see is left out."""
+        seen = self.encoder.policy.dim
+        features = features if seen == features.shape[-1] else features[:, :seen]
         return split_mean_std(forward(self.actor, params, features))
 
     def q(

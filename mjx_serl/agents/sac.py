@@ -206,7 +206,7 @@ class SAC(OffPolicyAgent):
     ) -> Choice:
         """Sample actions, or take tanh of the mean if `deterministic`; images are not shifted."""
         nets = self._nets_of(state)
-        features = nets.features(state.critic.params, obs)
+        features = nets.policy_features(state.critic.params, obs)
         mean, std = nets.policy(state.actor.params, features)
         return choice(jnp.tanh(mean) if deterministic else tanh_normal_sample(key, mean, std)[0])
 
@@ -381,16 +381,16 @@ class SAC(OffPolicyAgent):
     def _networks(self, obs: ObsSpec, action: ActionSpec) -> Networks:
         cfg = self.cfg
         encoder = ObsEncoder(cfg.encoder, obs, cfg.compute_dtype)
-        fused = encoder.cameras and encoder.vectors
         net = MLP(
             cfg.hidden,
             2 * action.dim,
             activation=cfg.activation,
             layer_norm=cfg.layer_norm,
             compute_dtype=cfg.compute_dtype,
-            embedded=(encoder.image_dim, encoder.dim) if fused else None,
+            embedded=_embedded(encoder.policy),
         )
-        return Networks(encoder, net, net.clone(out=1, members=cfg.critic_ensemble_size))
+        critic = net.clone(out=1, members=cfg.critic_ensemble_size, embedded=_embedded(encoder))
+        return Networks(encoder, net, critic)
 
     @property
     def _optimizer(self) -> optax.GradientTransformation:
@@ -399,6 +399,12 @@ class SAC(OffPolicyAgent):
 
     def _trainable(self, params: PyTree) -> Trainable:
         return Trainable(params, self._optimizer.init(params))
+
+
+def _embedded(encoder: ObsEncoder) -> tuple[int, int] | None:
+    """Where the vectors lie beside features of images."""
+    both = encoder.cameras and encoder.vectors
+    return (encoder.image_dim, encoder.dim) if both else None
 
 
 def _count_skipped(skipped: Int[Array, ""], finite: Bool[Array, ""]) -> Int[Array, ""]:

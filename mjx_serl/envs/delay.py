@@ -27,6 +27,11 @@ class Ring:
     rows: PyTree
 
 
+def at_age(ring: Ring, age: Int[Array, ""]) -> PyTree:
+    """Return the item that was pushed `age` pushes before the last one."""
+    return jax.tree.map(lambda x: x[age], ring.rows)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Line:
     """A delay in a world whose control steps take `ctrl_dt`.
@@ -83,8 +88,7 @@ class Line:
 
     def at(self, ring: Ring, tick: int = 0) -> PyTree:
         """Return the newest item that is there, `tick` ticks after the last one was sent."""
-        age = jnp.maximum(0, -((tick - ring.lag) // self.ticks))
-        return jax.tree.map(lambda x: x[age], ring.rows)
+        return at_age(ring, jnp.maximum(0, -((tick - ring.lag) // self.ticks)))
 
     def _lag(self, seconds: Float[Array, ""]) -> Int[Array, ""]:
         ticks = seconds / (self.ctrl_dt / self.ticks)

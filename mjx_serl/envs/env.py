@@ -69,7 +69,6 @@ class EnvState:
 
 
 _Loop = tuple[PyTree, SimState, Command]
-_VARIATION = 11  # stream of a reset's key
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -142,7 +141,6 @@ class Env:
         if self.variation is None:
             carry, sim = self.physics.reset(qpos, qvel)
         else:
-            key = jax.random.fold_in(key, _VARIATION)
             drawn = self.variation.draw(key) if drawn is None else drawn
             carry, sim, task_state = self._reset_drawn(qpos, qvel, task_state, drawn)
         sim = self.marked(sim, task_state)

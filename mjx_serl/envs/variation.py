@@ -23,7 +23,9 @@ from scenes.contract.specs import ObsSpec
 
 # What the arm's side of a command holds of its own; the rest is what the policy's side says.
 _ARMS_OWN = ("position", "velocity", "quat", "turning")
-_DRAW, _NOISE, _ACTION, _OBSERVATION, _PICTURES = range(5)  # streams of a world's key
+# Streams of the key of a world's reset; a task's `sample` takes it as it is.
+_DRAW, _NOISE, _ACTION, _OBSERVATION, _PICTURES = range(11, 16)
+_STARTUP = 0  # key of what is drawn for the places that worlds are prepared in
 
 
 @struct.dataclass
@@ -61,14 +63,35 @@ class Variation:
     noise: Mapping[str, float]
     lines: Mapping[str, Line]
 
-    def draw(self, key: PRNGKey) -> Drawn:
-        """Return the draws of a world."""
-        return Drawn(draw_numbers(self.randomization, key))
+    def draw(
+        self,
+        key: PRNGKey,
+        slot: Array | None = None,
+        *,
+        ends: tuple[Array, Array] | None = None,
+    ) -> Drawn:
+        """Return the draws of a world.
+
+        Args:
+            key: of its reset.
+            slot: place that it is prepared in, see `Randomize.when`; None draws all with `key`.
+            ends: narrower ends [D] than those of the ranges.
+        """
+        key = jax.random.fold_in(key, _DRAW)
+        numbers = self._between(key, self.ends if ends is None else ends)
+        startup = np.array([d.startup for d in self.randomization.draws], bool)
+        if slot is not None and startup.any():
+            fixed = self._between(jax.random.fold_in(jax.random.key(_STARTUP), slot), self.ends)
+            numbers = jnp.where(startup, fixed, numbers)
+        return Drawn(numbers)
 
     def begin(
         self, key: PRNGKey, drawn: Drawn, *, obs: Obs, command: Command, sim: SimState
     ) -> tuple[Obs, Varied]:
-        """Return what is seen at the start of an episode, and what is on its way."""
+        """Return what is seen at the start of an episode, and what is on its way.
+
+        `key` is that of the reset; see `Varied` for what is made of the rest.
+        """
         seconds = self._seconds(drawn)
         varied = Varied(drawn=drawn, key=jax.random.fold_in(key, _NOISE))
         seen = self._noisy(obs, varied.key, jnp.zeros((), jnp.int32))
@@ -110,9 +133,21 @@ class Variation:
             varied = varied.replace(poses=poses)
         return seen, varied.replace(truth=obs) if self._hides_truth else varied
 
-    def shown(self, varied: Varied) -> tuple[Array, Array] | None:
-        """Poses of the bodies that a picture of now shows; None where they are the present ones."""
-        return self.lines["pictures"].at(varied.poses) if "pictures" in self.lines else None
+    def truth(self, varied: Varied, obs: Obs) -> Obs:
+        """Return the observation without noise and delay."""
+        return varied.truth if isinstance(varied.truth, dict) else obs
+
+    @property
+    def action_latency(self) -> tuple[float, float]:
+        """Shortest and longest delay of commands [s]."""
+        line = self.lines.get("action")
+        return (0.0, 0.0) if line is None else (line.delay.low, line.delay.high)
+
+    @property
+    def camera_latency(self) -> float:
+        """Age of the pictures, on average [s]."""
+        line = self.lines.get("pictures")
+        return 0.0 if line is None else 0.5 * (line.delay.low + line.delay.high)
 
     def shares(self, numbers: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
         """Where draws lie in their ranges, from -1 at the low end to 1 at the high one."""
@@ -120,6 +155,25 @@ class Variation:
         width = np.where(high > low, high - low, 1.0)
         at = _scale(self.randomization, numbers)
         return jnp.where(high > low, 2.0 * (at - low) / width - 1.0, 0.0)
+
+    def between(
+        self, start: Float[Array, " D"], share: Float[Array, "D 2"]
+    ) -> tuple[Float[Array, " D"], Float[Array, " D"]]:
+        """Ends that are a share of the way from numbers to the ends of the ranges."""
+        low, high = (_scale(self.randomization, end) for end in self.ends)
+        middle = _scale(self.randomization, start)
+        grown = middle + share[:, 0] * (low - middle), middle + share[:, 1] * (high - middle)
+        return _unscale(self.randomization, grown[0]), _unscale(self.randomization, grown[1])
+
+    def _between(self, key: PRNGKey, ends: tuple[Any, Any]) -> Float[Array, " D"]:
+        """One number for each draw, between these ends."""
+        draws = self.randomization.draws
+        low, high = (_scale(self.randomization, end) for end in ends)
+        k_uniform, k_normal = jax.random.split(key)
+        unit = jax.random.uniform(k_uniform, (len(draws),), minval=-1.0)
+        normal = jax.random.truncated_normal(k_normal, -2.0, 2.0, (len(draws),)) / 2.0
+        unit = jnp.where(np.array([d.normal for d in draws], bool), normal, unit)
+        return _unscale(self.randomization, 0.5 * (low + high) + 0.5 * (high - low) * unit)
 
     @property
     def ends(self) -> tuple[np.ndarray, np.ndarray]:
@@ -152,28 +206,16 @@ def followed(told: Command, own: Command) -> Command:
     return jax.tree_util.tree_map_with_path(pick, told, own)
 
 
-def draw_numbers(
-    randomization: Randomization,
-    key: PRNGKey,
-    ends: tuple[Array, Array] | None = None,
-) -> Float[Array, " D"]:
-    """Return one number for each draw, between its ends or narrower ones."""
-    draws = randomization.draws
-    low, high = ends or (np.array([d.low for d in draws]), np.array([d.high for d in draws]))
-    low, high = _scale(randomization, low), _scale(randomization, high)
-    k_uniform, k_normal = jax.random.split(jax.random.fold_in(key, _DRAW))
-    unit = jax.random.uniform(k_uniform, (len(draws),), minval=-1.0)
-    normal = jax.random.truncated_normal(k_normal, -2.0, 2.0, (len(draws),)) / 2.0
-    unit = jnp.where(np.array([d.normal for d in draws], bool), normal, unit)
-    at = 0.5 * (low + high) + 0.5 * (high - low) * unit
-    log = np.array([d.log for d in draws], bool)
-    return jnp.where(log, jnp.exp(jnp.where(log, at, 0.0)), at)
-
-
 def _scale(randomization: Randomization, numbers: Any) -> Any:
     """Numbers, or their logarithms where those are uniform."""
     log = np.array([d.log for d in randomization.draws], bool)
     return jnp.where(log, jnp.log(jnp.where(log, numbers, 1.0)), numbers)
+
+
+def _unscale(randomization: Randomization, scaled: Any) -> Any:
+    """The inverse of `_scale`."""
+    log = np.array([d.log for d in randomization.draws], bool)
+    return jnp.where(log, jnp.exp(jnp.where(log, scaled, 0.0)), scaled)
 
 
 def _stream(key: PRNGKey, stream: int, t: Array) -> PRNGKey:
