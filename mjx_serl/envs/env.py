@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,6 @@ from mjx_serl.envs.randomize import ON_TIME, Latency, Noise, Randomize
 from mjx_serl.envs.task import TASKS, Task, TaskFactory, TaskState
 from mjx_serl.envs.variation import (
     Variation,
-    Varied,
     build_variation,
     followed,
     require_raised,
@@ -49,8 +48,8 @@ class EnvState:
             from and the world must be reset.
         t: control steps since the start.
         metrics: unscaled terms of the reward.
-        varied: what the world has drawn and what is on its way; () where the task randomises
-            nothing.
+        varied: `Varied`, what the world has drawn and what is on its way; () where the task
+            randomises nothing.
     """
 
     carry: PyTree
@@ -65,7 +64,7 @@ class EnvState:
     valid: Bool[Array, "*n"]
     t: Int[Array, "*n"]
     metrics: Metrics
-    varied: Varied | tuple = ()
+    varied: PyTree = ()
 
 
 _Loop = tuple[PyTree, SimState, Command]
@@ -138,16 +137,17 @@ class Env:
     def _reset(self, key: PRNGKey, drawn: Drawn | None = None) -> EnvState:
         qpos, task_state = self.task.sample(key)
         qvel = jnp.zeros(self.scene.model.nv)
-        if self.variation is None:
-            carry, sim = self.physics.reset(qpos, qvel)
-        else:
-            drawn = self.variation.draw(key) if drawn is None else drawn
-            carry, sim, task_state = self._reset_drawn(qpos, qvel, task_state, drawn)
-        sim = self.marked(sim, task_state)
-        command = self.controller.start(self._measured(sim, drawn))
-        _, terms = self.task.reward(sim, command, task_state)
-        obs, varied = self.task.observe(self._measured(sim, drawn), command, task_state), ()
+        own: tuple[Array, ...] = ()
         if self.variation is not None:
+            drawn = self.variation.draw(key) if drawn is None else drawn
+            qpos, task_state, own = self._placed(qpos, task_state, drawn)
+        physics: Any = self.physics
+        carry, sim = physics.reset(qpos, qvel, *own)
+        sim = self.marked(sim, task_state)
+        command = self.controller.start(self._measured(sim, self._bias(drawn)))
+        _, terms = self.task.reward(sim, command, task_state)
+        obs, varied = self._look(sim, command, task_state, drawn), ()
+        if self.variation is not None and drawn is not None:
             obs, varied = self.variation.begin(key, drawn, obs=obs, command=command, sim=sim)
         return EnvState(
             carry=carry,
@@ -165,28 +165,35 @@ class Env:
             varied=varied,
         )
 
-    def _reset_drawn(
-        self,
-        qpos: Float[Array, " nq"],
-        qvel: Float[Array, " nv"],
-        task_state: TaskState,
-        drawn: Drawn,
-    ) -> tuple[PyTree, SimState, TaskState]:
-        """Carry, SimState and task state of a world with its own physics."""
+    def _placed(
+        self, qpos: Float[Array, " nq"], task_state: TaskState, drawn: Drawn
+    ) -> tuple[Float[Array, " nq"], TaskState, tuple[Array, ...]]:
+        """Start and task state as drawn; the world's own values in its model, if it has any."""
         assert self.variation is not None
         drawing = self.variation.randomization
         qpos, rise = drawing.place(qpos, drawn.numbers)
         if rise:
-            task_state = self.task.raised(task_state, rise)
-        own = () if drawing.entries is None else (drawing.values(drawn.numbers),)
-        return (*self.physics.reset(qpos, qvel, *own), task_state)
+            task_state = cast(Any, self.task).raised(task_state, rise)
+        return qpos, task_state, () if drawing.entries is None else (drawing.values(drawn.numbers),)
 
-    def _measured(self, sim: SimState, drawn: Drawn | None) -> SimState:
+    def _bias(self, drawn: Drawn | None) -> Float[Array, " J"] | None:
+        """What the arm's encoders read too much; None where they do not."""
+        if drawn is None or self.variation is None:
+            return None
+        return self.variation.randomization.bias(drawn.numbers)
+
+    def _measured(self, sim: SimState, bias: Float[Array, " J"] | None) -> SimState:
         """The state as the arm's encoders say it is."""
-        bias = None if drawn is None else self.variation.randomization.bias(drawn.numbers)
         if bias is None:
             return sim
-        return measured(self.scene, sim, self.controller.jacobian(sim), bias)
+        jacobian = cast(Any, self.controller).jacobian(sim)
+        return measured(self.scene, sim, jacobian, bias)
+
+    def _look(
+        self, sim: SimState, command: Command, task_state: TaskState, drawn: Drawn | None
+    ) -> Obs:
+        """What the task observes of the state as the encoders say it is."""
+        return self.task.observe(self._measured(sim, self._bias(drawn)), command, task_state)
 
     def carry_on(self, state: EnvState, key: PRNGKey) -> EnvState:
         """Begin an episode where the last one ended: what moved stays where it is.
@@ -199,7 +206,7 @@ class Env:
         _, terms = self.task.reward(sim, state.command, task_state)
         no = jnp.zeros((), bool)
         drawn, varied = self._drawn(state), state.varied
-        obs = self.task.observe(self._measured(sim, drawn), state.command, task_state)
+        obs = self._look(sim, state.command, task_state, drawn)
         if self.variation is not None:
             obs, varied = self.variation.observe(varied, obs, sim, state.t)
         return state.replace(
@@ -235,7 +242,7 @@ class Env:
 
     def _step(self, state: EnvState, action: Float[Array, " A"]) -> EnvState:
         drawn, varied, heard = self._drawn(state), state.varied, None
-        sim = self._measured(state.sim, drawn)
+        sim = self._measured(state.sim, self._bias(drawn))
         command = self.controller.command(state.command, sim, action)
         if self.variation is not None:
             varied = self.variation.send(varied, command, state.t)
@@ -260,18 +267,18 @@ class Env:
             heard: what the arm follows at each update instead [K, ...], where commands come late.
             drawn: by the world, where its encoders may read too much.
         """
-        bias = None if drawn is None else self.variation.randomization.bias(drawn.numbers)
+        bias, physics = self._bias(drawn), cast(Any, self.physics)
 
         def inner(loop: _Loop, told: Command | None) -> tuple[_Loop, None]:
             carry, sim, command = loop
             command = command if told is None else followed(told, command)
-            seen = self._measured(sim, drawn)
+            seen = self._measured(sim, bias)
             command = self.controller.pace(command, seen)
             ctrl = self.controller.ctrl(command, seen)
             if bias is not None and self.scene.spec.actuation == "position":
                 # The servo's encoder is the one that reads too much.
                 ctrl = ctrl.at[self.scene.arm.ctrl_ids].add(-bias)
-            return (*self.physics.step(carry, ctrl, self.controller.n_substeps), command), None
+            return (*physics.step(carry, ctrl, self.controller.n_substeps), command), None
 
         (carry, sim, last), _ = jax.lax.scan(
             inner, (carry, sim, command), heard, length=self.controller.inner_steps
@@ -289,7 +296,7 @@ class Env:
         sim = self.marked(sim, state.task_state)
         task_state = self.task.advance(sim, command, state.task_state)
         sim = self.marked(sim, task_state)
-        obs = self.task.observe(self._measured(sim, self._drawn(state)), command, task_state)
+        obs = self._look(sim, command, task_state, self._drawn(state))
         varied = state.varied
         if self.variation is not None:
             obs, varied = self.variation.observe(varied, obs, sim, state.t)

@@ -7,7 +7,6 @@ were solved, and back where too few were (arXiv 1910.07113, section 5; its bound
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
@@ -43,7 +42,7 @@ def no_growth(variation: Variation) -> Growth:
 
 def draw_grown(variation: Variation, growth: Growth, key: PRNGKey, slot: Int[Array, ""]) -> Drawn:
     """Return the draws of a world from ranges that have grown so far; see `Variation.draw`."""
-    neutral = np.array([draw.nominal for draw in variation.randomization.draws])
+    neutral = jnp.array([draw.nominal for draw in variation.randomization.draws])
     ends = jnp.stack(variation.between(neutral, growth.reach), -1)
     numbers = variation.draw(key, slot, ends=(ends[:, 0], ends[:, 1])).numbers
     k_test, k_end = jax.random.split(jax.random.fold_in(key, 1))

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
 from mjx_serl.envs.physics.entries import ModelEntries
 from mjx_serl.envs.randomize import FIELDS, Randomize, operate
 from mjx_serl.envs.selectors import TABLE, select
+from mjx_serl.types import PyTree
 from scenes.build import ObjectIndex, Scene
 from scenes.contract.errors import InputError
 from scenes.contract.quaternions import product
@@ -50,12 +51,12 @@ class Drawn:
 
     Attributes:
         numbers: one for each `Draw`.
-        tested: the end of a range that this episode tests, twice the draw's index and one more for
-            the high end; -1 for none. () where ranges do not grow.
+        tested: int32, the end of a range that this episode tests: twice the draw's index, one more
+            for the high end; -1 for none. () where ranges do not grow.
     """
 
     numbers: Float[Array, "*n D"]
-    tested: Int[Array, "*n"] | tuple = ()
+    tested: PyTree = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

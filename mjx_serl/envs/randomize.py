@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.names import unknown_name
@@ -130,7 +130,7 @@ class Randomize:
             )
 
 
-def operate(operation: Operation, value: float, drawn: float) -> float:
+def operate(operation: Operation, value: Any, drawn: Any) -> Any:
     """Return a value after an operation with what was drawn; of arrays too."""
     if operation == "scale":
         return value * drawn

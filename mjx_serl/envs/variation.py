@@ -11,7 +11,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from mjx_serl.envs.control.controller import Command, ControlConfig
-from mjx_serl.envs.delay import Line, Ring
+from mjx_serl.envs.delay import Line
 from mjx_serl.envs.physics.protocol import SimState
 from mjx_serl.envs.randomization import Drawn, Randomization, build_randomization
 from mjx_serl.envs.randomize import Delay, Latency, Noise, Randomize
@@ -35,7 +35,7 @@ class Varied:
     Attributes:
         drawn: at its reset.
         key: of its noise and changing delays.
-        commands: that the arm has not all heard yet; () without a delay of them.
+        commands: a `Ring` of those that the arm may not have heard yet; () without a delay.
         numbers: observations that the policy has not all seen yet; () likewise.
         poses: of the bodies, as pictures will show them; () likewise.
         truth: the observation without noise and delay, for critics; () where it is the one seen.
@@ -43,10 +43,10 @@ class Varied:
 
     drawn: Drawn
     key: PRNGKey
-    commands: Ring | tuple = ()
-    numbers: Ring | tuple = ()
-    poses: Ring | tuple = ()
-    truth: Obs | tuple = ()
+    commands: PyTree = ()
+    numbers: PyTree = ()
+    poses: PyTree = ()
+    truth: PyTree = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -154,7 +154,7 @@ class Variation:
         low, high = (_scale(self.randomization, end) for end in self.ends)
         width = np.where(high > low, high - low, 1.0)
         at = _scale(self.randomization, numbers)
-        return jnp.where(high > low, 2.0 * (at - low) / width - 1.0, 0.0)
+        return jnp.asarray(jnp.where(high > low, 2.0 * (at - low) / width - 1.0, 0.0))
 
     def between(
         self, start: Float[Array, " D"], share: Float[Array, "D 2"]
@@ -209,13 +209,13 @@ def followed(told: Command, own: Command) -> Command:
 def _scale(randomization: Randomization, numbers: Any) -> Any:
     """Numbers, or their logarithms where those are uniform."""
     log = np.array([d.log for d in randomization.draws], bool)
-    return jnp.where(log, jnp.log(jnp.where(log, numbers, 1.0)), numbers)
+    return jnp.where(log, jnp.log(jnp.asarray(jnp.where(log, numbers, 1.0))), numbers)
 
 
 def _unscale(randomization: Randomization, scaled: Any) -> Any:
     """The inverse of `_scale`."""
     log = np.array([d.log for d in randomization.draws], bool)
-    return jnp.where(log, jnp.exp(jnp.where(log, scaled, 0.0)), scaled)
+    return jnp.where(log, jnp.exp(jnp.asarray(jnp.where(log, scaled, 0.0))), scaled)
 
 
 def _stream(key: PRNGKey, stream: int, t: Array) -> PRNGKey:

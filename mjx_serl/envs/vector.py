@@ -80,7 +80,7 @@ class VecState:
         stats: sums over episodes.
         bad: the first world whose state became non-finite.
         key: of everything random in the steps to come.
-        growth: of the ranges that worlds draw from; () where they do not grow.
+        growth: `Growth` of the ranges that worlds draw from; () where they do not grow.
     """
 
     envs: EnvState
@@ -90,7 +90,7 @@ class VecState:
     stats: EpisodeStats
     bad: BadWorld
     key: PRNGKey
-    growth: Growth | tuple = ()
+    growth: PyTree = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -233,8 +233,8 @@ class VecEnv:
 
     @property
     def _no_growth(self) -> Growth | tuple:
-        grows = self.grow and self.env.variation is not None
-        return no_growth(self.env.variation) if grows else ()
+        variation = self.env.variation
+        return no_growth(variation) if self.grow and variation is not None else ()
 
 
 def require_worlds(num_envs: int) -> None:

@@ -39,9 +39,9 @@ def make_constants(model: mujoco.MjModel) -> Callable[[Fields], dict[str, Array]
             jnp.einsum("bkv,vw,bkw->b", part, inverse, part) / 3.0 for part in (linear, angular)
         ]
         return {
-            "body_subtreemass": below @ mass,
+            "body_subtreemass": jnp.asarray(below) @ mass,
             "dof_M0": jnp.diag(whole),
-            "dof_invweight0": mean @ jnp.diag(inverse),
+            "dof_invweight0": jnp.asarray(mean) @ jnp.diag(inverse),
             "body_invweight0": jnp.stack(weights, -1) * moving,
         }
 
