@@ -119,12 +119,12 @@ _ACTS_ON = {
     "armature": ("dof_armature", 1, 0),
     "frictionloss": ("dof_frictionloss", 1, 0),
     "gain": ("actuator_gainprm", 10, 0),
-    "effort": ("actuator_forcerange", 2, 1),
+    "effort": ("jnt_actfrcrange", 2, 1),
 }
 _ALONG = {
     "mass": ("body_inertia", 3, (0, 1, 2)),
     "gain": ("actuator_biasprm", 10, (1, 2)),
-    "effort": ("actuator_forcerange", 2, (0,)),
+    "effort": ("jnt_actfrcrange", 2, (0,)),
 }
 
 
@@ -158,9 +158,9 @@ def _entries(term: Randomize, scene: Scene) -> Part:
 
 
 def _check_movable(term: Randomize, model: mujoco.MjModel, ids: NDArray[np.integer]) -> None:
-    """Raise InputError for what has no such number: a massless body, an unlimited motor."""
-    if term.field == "effort" and not model.actuator_forcelimited[ids].all():
-        raise InputError(f"{term}: without a limit of its force, allowed: actuators that have one")
+    """Raise InputError for what has no such number: a joint without limits, a torque motor."""
+    if term.field == "effort" and not model.jnt_actfrclimited[ids].all():
+        raise InputError(f"{term}: without a limit of its force, allowed: joints that have one")
     position = int(mujoco.mjtBias.mjBIAS_AFFINE)
     if term.field == "gain" and (model.actuator_biastype[ids] != position).any():
         raise InputError(f"{term}: no position actuator, allowed: those of actuation 'position'")

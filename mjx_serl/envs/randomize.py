@@ -49,7 +49,7 @@ FIELDS: Mapping[str, FieldRule] = MappingProxyType(
         "armature": FieldRule(unit="kg m^2", of="dof", operations=_ALL, least=0.0),
         "frictionloss": FieldRule(unit="N m", of="dof", operations=_ALL, least=0.0),
         "gain": FieldRule(unit="N m/rad", of="actuator", operations=_ALL, above=0.0),
-        "effort": FieldRule(unit="N m", of="actuator", operations=_ALL, above=0.0),
+        "effort": FieldRule(unit="N m", of="joint", operations=_ALL, above=0.0),
         "size": FieldRule(unit="1", of="object", operations=("scale",), above=0.0),
         "position": FieldRule(unit="m", of="object", operations=("add",)),
         "yaw": FieldRule(unit="rad", of="object", operations=("add",)),
@@ -66,15 +66,16 @@ class Randomize:
     "friction" is the sliding one of geoms. "mass" scales the inertia along. "inertia" stretches how
     the mass lies along the three principal axes, by a factor each, which no draw makes unphysical
     (a diagonal pseudo-inertia, Rucker and Wensing 2022). "gain" scales stiffness and damping of a
-    position actuator together. "size" scales a solid with its mass at the same density, and puts
-    it down as much higher. "position" moves an object from where an episode would begin with it,
-    along x and y; "yaw" turns it; "table_height" raises the table with all that is on it.
-    "encoder_bias" is what the joints' sensors read too much: controller and observation see it.
+    position actuator together. "effort" is the limit of the force on a joint. "size" scales a
+    solid with its mass at the same density, and puts it down as much higher. "position" moves an
+    object from where an episode would begin with it, along x and y; "yaw" turns it; "table_height"
+    raises the table with all that is on it. "encoder_bias" is what the joints' sensors read too
+    much: controller and observation see it.
 
     Attributes:
         field: an entry of `FIELDS`.
-        selector: whose: names of the scene's objects, "table", "gripper" (its pads, or its
-            actuator), "arm", or names in the model.
+        selector: whose: names of the scene's objects, "table", "gripper" (its pads, its
+            joints or its actuator), "arm", or names in the model.
         range: low and high end.
         operation: what is drawn scales or is added to the value that the model has, or replaces it.
         distribution: "gaussian" is a normal one cut off at the range's ends, two deviations from

@@ -18,7 +18,7 @@ def select(scene: Scene, of: str, names: Sequence[str]) -> list[NDArray[np.integ
 
     Args:
         scene: compiled.
-        of: "geom", "body", "dof", "actuator" or "joint" (of the arms).
+        of: "geom", "body", "dof", "actuator" or "joint".
         names: see `Randomize.selector`.
     """
     roles, named = _ROLES[of](scene), _named(scene.model, of)
@@ -53,7 +53,12 @@ def _actuators(scene: Scene) -> dict[str, NDArray[np.integer]]:
 
 
 def _joints(scene: Scene) -> dict[str, NDArray[np.integer]]:
-    return {ARM: np.concatenate([arm.joint_ids for arm in scene.arms.values()])}
+    arms = scene.arms.values()
+    fingers = np.concatenate([arm.finger_qpos_ids for arm in arms])
+    return {
+        ARM: np.concatenate([arm.joint_ids for arm in arms]),
+        GRIPPER: np.flatnonzero(np.isin(scene.model.jnt_qposadr, fingers)),
+    }
 
 
 def _with_objects(
