@@ -12,6 +12,9 @@ critics each have their own. The actor step reuses the features that the critic 
 one optimiser step old, as DrQ-v2 does (arXiv 2107.09645, `drqv2.py` update), which saves a pass
 of the encoder. Nothing of a critic but the encoder is shared by its ensemble (SERL shares the
 heads too), and there is no dropout to differ between actor and critic.
+
+Where the observation has fields for critics alone (`ObsField.critic_only`), the actor reads the
+rest, and the encoder is also trained to tell them (`Networks.probe_loss`).
 """
 
 from dataclasses import dataclass, field, replace
@@ -290,7 +293,10 @@ class SAC(OffPolicyAgent):
         def loss_fn(params: CriticParams) -> tuple[Array, tuple[Array, Array]]:
             features = nets.features(params, batch.obs)
             q = nets.q(params.members, features, batch.action)
-            return objectives.critic_loss(q, target), (jnp.mean(q), features)
+            loss = objectives.critic_loss(q, target)
+            if nets.probe is not None:
+                loss += nets.probe_loss(params, features)
+            return loss, (jnp.mean(q), features)
 
         (loss, (mean_q, features)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             state.critic.params
@@ -390,7 +396,9 @@ class SAC(OffPolicyAgent):
             embedded=_embedded(encoder.policy),
         )
         critic = net.clone(out=1, members=cfg.critic_ensemble_size, embedded=_embedded(encoder))
-        return Networks(encoder, net, critic)
+        hidden = encoder.dim - encoder.policy.dim
+        probe = net.clone(hidden=cfg.hidden[:1], out=hidden) if hidden and encoder.cameras else None
+        return Networks(encoder, net, critic, probe)
 
     @property
     def _optimizer(self) -> optax.GradientTransformation:
