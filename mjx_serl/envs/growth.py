@@ -14,6 +14,7 @@ from mjx_serl.envs.randomization import Drawn
 from mjx_serl.envs.variation import Variation
 from mjx_serl.types import PRNGKey
 
+_TEST = 16  # stream of the key of a reset, apart from those of `variation`
 TEST_SHARE = 0.5  # of the episodes, as in arXiv 1910.07113
 EPISODES = 20  # that tested an end before it moves (ours)
 RAISE_ABOVE, LOWER_BELOW = 0.8, 0.4  # success rates (reference next_capabilities.md E.2)
@@ -45,7 +46,7 @@ def draw_grown(variation: Variation, growth: Growth, key: PRNGKey, slot: Int[Arr
     neutral = jnp.array([draw.nominal for draw in variation.randomization.draws])
     ends = jnp.stack(variation.between(neutral, growth.reach), -1)
     numbers = variation.draw(key, slot, ends=(ends[:, 0], ends[:, 1])).numbers
-    k_test, k_end = jax.random.split(jax.random.fold_in(key, 1))
+    k_test, k_end = jax.random.split(jax.random.fold_in(key, _TEST))
     end = jax.random.randint(k_end, (), 0, ends.size)
     tests = jax.random.bernoulli(k_test, TEST_SHARE)
     moved = numbers.at[end // 2].set(ends.reshape(-1)[end])
