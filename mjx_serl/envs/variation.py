@@ -152,7 +152,7 @@ class Variation:
     def shares(self, numbers: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
         """Where draws lie in their ranges, from -1 at the low end to 1 at the high one."""
         low, high = (_scale(self.randomization, end) for end in self.ends)
-        width = np.where(high > low, high - low, 1.0)
+        width = jnp.where(high > low, high - low, 1.0)
         at = _scale(self.randomization, numbers)
         return jnp.asarray(jnp.where(high > low, 2.0 * (at - low) / width - 1.0, 0.0))
 
