@@ -29,9 +29,10 @@ class Task(Protocol):
     nothing before it is solved, which a run without demonstrations warns of. One lists what differs
     between worlds in `randomize`, `noise` and `latency` (`mjx_serl.envs.randomize`), and says in
     `raised(task_state, rise)` what changes where objects, by name, lie higher [m] than `sample` put
-    them. Three more are asked for where a task has them: `resume(sim, key)`, the task state of an episode that goes on where
-    the last one ended; `markers(sim, task_state)`, where the scene's markers are (`Markers`); and
-    `expert_noise` [m], where the expert must not be disturbed by `EXPERT_NOISE`.
+    them. Three more are asked for where a task has them: `resume(sim, key)`, the task state of an
+    episode that goes on where the last one ended; `markers(sim, task_state)`, where the scene's
+    markers are (`Markers`); and `expert_noise` [m], where the expert must not be disturbed by
+    `EXPERT_NOISE`.
     """
 
     @property
