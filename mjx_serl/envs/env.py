@@ -22,6 +22,7 @@ from mjx_serl.envs.variation import (
     Variation,
     build_variation,
     followed,
+    require_jacobian,
     require_raised,
 )
 from mjx_serl.types import Metrics, Obs, PRNGKey, PyTree
@@ -413,6 +414,7 @@ def vary(
     )
     if variation is None:
         return env
+    require_jacobian(env.controller, terms)
     entries = variation.randomization.entries
     physics = env.physics if entries is None else env.physics.varied(entries)
     return dataclasses.replace(env, physics=physics, variation=variation)

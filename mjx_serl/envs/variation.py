@@ -201,7 +201,7 @@ def followed(told: Command, own: Command) -> Command:
     """The command that the arm's side follows: what it was told, on from where it is itself."""
 
     def pick(path: Any, old: Array, new: Array) -> Array:
-        return new if path[-1].name in _ARMS_OWN else old
+        return new if getattr(path[-1], "name", "") in _ARMS_OWN else old
 
     return jax.tree_util.tree_map_with_path(pick, told, own)
 
@@ -278,4 +278,13 @@ def require_raised(task: object, terms: Sequence[Randomize]) -> None:
             raise InputError(
                 f"{term}: the task does not say what changes where objects lie higher, allowed: "
                 "tasks with a method raised(task_state, rise)"
+            )
+
+
+def require_jacobian(controller: object, terms: Sequence[Randomize]) -> None:
+    """Raise InputError where a control law cannot say where biased joints put the end effector."""
+    for term in terms:
+        if term.field == "encoder_bias" and not hasattr(controller, "jacobian"):
+            raise InputError(
+                f"{term}: this task's control law has no Jacobian, allowed: the laws dls and osc"
             )
