@@ -159,7 +159,7 @@ def load(path: Path | str) -> Loaded:
 def _load_run(path: Path) -> Loaded:
     run, params = load_policy(path)
     policy = jax.jit(trained_policy(run.trainer, params))
-    contract = dataclasses.replace(run.observer.contract, obs=run.observer.obs_spec)
+    contract = dataclasses.replace(run.observer.contract, obs=run.observer.obs_spec.policy)
     return Loaded(path, contract, policy)
 
 

@@ -22,6 +22,7 @@ from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import CurveHook, Hook, JsonlHook, TensorBoardHook
 from mjx_serl.run.loop import Output, Run
 from mjx_serl.run.resume import allowed_changes, refuse_options
+from mjx_serl.run.robustness import RunGrid
 from mjx_serl.run.run_lock import require_unlocked
 from mjx_serl.run.signals import undo_on_quit
 from mjx_serl.training.trainer import METHODS
@@ -35,7 +36,7 @@ from scenes.contract.plugins import load_plugins
 # What a run starts from.
 STARTING = ("--preset", "--plugin", "--method", "--agent", "--seeds")
 # What a run leaves beside its logs.
-OUTPUTS: tuple[Output, ...] = (RunVideo(), RunBundle())
+OUTPUTS: tuple[Output, ...] = (RunGrid(), RunVideo(), RunBundle())
 
 
 def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, Path | None]:

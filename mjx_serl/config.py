@@ -14,7 +14,13 @@ from mjx_serl.nets.frozen import FrozenEncoder, load_encoder
 from mjx_serl.training.off_policy import OffPolicyConfig
 from mjx_serl.training.trainer import METHODS, Trainer
 from scenes.contract.plugins import load_plugins
-from scenes.contract.ranges import MOST_EPISODES, MOST_SEED, check_ranges, ranged
+from scenes.contract.ranges import (
+    MOST_EPISODES,
+    MOST_SEED,
+    check_ranges,
+    ranged,
+    require_number,
+)
 from scenes.contract.serialize import later_field, open_field
 
 
@@ -29,6 +35,8 @@ class EvalConfig:
         stop_at: training ends early once `stop_checks` checks in a row reach this success
             rate; above 1 never. Also `--stop-at`.
         stop_checks: see `stop_at`.
+        grid: episodes in each cell of a grid of extremes of the physics, played at the end
+            (`mjx_serl.training.robustness`); 0 plays none.
     """
 
     every_epochs: int = ranged(5, least=1)
@@ -36,6 +44,7 @@ class EvalConfig:
     episodes: int = ranged(100, least=1, most=MOST_EPISODES)
     stop_at: Annotated[float, tyro.conf.arg(aliases=("--stop-at",))] = ranged(0.99, above=0)
     stop_checks: int = ranged(2, least=1)
+    grid: int = later_field(0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,6 +129,7 @@ class TrainConfig:
     def check(self) -> None:
         """Raise InputError for a number out of range, or options that do not go together."""
         check_ranges(self, flat=("method",))
+        require_number("eval.grid", self.eval.grid, least=0, most=MOST_EPISODES, whole=True)
         self.method.check(num_envs=self.num_envs)
 
     def build_observer(self) -> Observer:

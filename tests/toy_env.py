@@ -76,6 +76,7 @@ class ToyEnv:
     obs_spec: ObsSpec = SPEC
     action_spec: ActionSpec = ACTION
     task: ToyTask = dataclasses.field(default_factory=ToyTask)
+    variation: None = None
 
     def reset(self, key: jax.Array) -> ToyState:
         """Draw the start, the end and whether success comes too late."""

@@ -19,34 +19,65 @@ class CriticParams:
 
     encoder: PyTree  # of images, {} without; all members share it
     members: PyTree  # every leaf has a leading member axis
+    probe: PyTree = ()  # see `Networks.probe_loss`; () without
 
 
 @dataclass(frozen=True)
 class Networks:
-    """The encoder, the actor on its features and the critics on features and action."""
+    """The encoder, the actor on its features and the critics on features and action.
+
+    Attributes:
+        encoder: of everything that is observed.
+        actor: reads the part that the policy sees.
+        critic: reads all of it.
+        probe: reads what the actor reads and says what critics alone see; None where they see no
+            more, or no pictures are encoded.
+    """
 
     encoder: ObsEncoder
     actor: MLP
     critic: MLP
+    probe: MLP | None = None
 
     def init_actor(self, key: PRNGKey) -> PyTree:
         """Draw the actor's parameters."""
-        return self.actor.init(key, jnp.zeros((1, self.encoder.dim)))
+        return self.actor.init(key, jnp.zeros((1, self.encoder.policy.dim)))
 
     def init_critic(self, key: PRNGKey, encoder_key: PRNGKey, action_dim: int) -> CriticParams:
         """Draw the critics' parameters; ValueError for images the encoder cannot read."""
         encoder = self.encoder.init(encoder_key)
         blank = jnp.zeros((1, self.encoder.dim + action_dim))
-        return CriticParams(encoder, self.critic.init(key, blank))
+        members = self.critic.init(key, blank)
+        if self.probe is None:
+            return CriticParams(encoder, members)
+        features = jnp.zeros((1, self.encoder.policy.dim))
+        return CriticParams(encoder, members, self.probe.init(encoder_key, features))
 
     def features(self, params: CriticParams, obs: Obs) -> Float[Array, "B D"]:
         """[image features | vectors], by the critic's encoder."""
         return self.encoder(params.encoder, obs)
 
+    def policy_features(self, params: CriticParams, obs: Obs) -> Float[Array, "B D"]:
+        """The part of `features` that the policy reads; no more of `obs` need be there."""
+        return self.encoder.policy(params.encoder, obs)
+
+    def probe_loss(self, params: CriticParams, features: Float[Array, "B D"]) -> Float[Array, ""]:
+        """Mean square error of what critics alone see, told from what the policy sees.
+
+        A critic that is told where things are has no use for pictures, and nothing else trains
+        their encoder, which the policy reads too: this does.
+        """
+        assert self.probe is not None
+        seen = self.encoder.policy.dim
+        told = forward(self.probe, params.probe, features[:, :seen])
+        return jnp.mean(jnp.square(told - features[:, seen:]))
+
     def policy(
         self, params: PyTree, features: Float[Array, "B D"]
     ) -> tuple[Float[Array, "B A"], Float[Array, "B A"]]:
-        """Mean and standard deviation before tanh."""
+        """Mean and standard deviation before tanh; what critics alone see is left out."""
+        seen = self.encoder.policy.dim
+        features = features if seen == features.shape[-1] else features[:, :seen]
         return split_mean_std(forward(self.actor, params, features))
 
     def q(

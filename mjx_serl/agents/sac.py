@@ -12,6 +12,9 @@ critics each have their own. The actor step reuses the features that the critic 
 one optimiser step old, as DrQ-v2 does (arXiv 2107.09645, `drqv2.py` update), which saves a pass
 of the encoder. Nothing of a critic but the encoder is shared by its ensemble (SERL shares the
 heads too), and there is no dropout to differ between actor and critic.
+
+Where the observation has fields for critics alone (`ObsField.critic_only`), the actor reads the
+rest, and the encoder is also trained to tell them (`Networks.probe_loss`).
 """
 
 from dataclasses import dataclass, field, replace
@@ -206,7 +209,7 @@ class SAC(OffPolicyAgent):
     ) -> Choice:
         """Sample actions, or take tanh of the mean if `deterministic`; images are not shifted."""
         nets = self._nets_of(state)
-        features = nets.features(state.critic.params, obs)
+        features = nets.policy_features(state.critic.params, obs)
         mean, std = nets.policy(state.actor.params, features)
         return choice(jnp.tanh(mean) if deterministic else tanh_normal_sample(key, mean, std)[0])
 
@@ -290,7 +293,10 @@ class SAC(OffPolicyAgent):
         def loss_fn(params: CriticParams) -> tuple[Array, tuple[Array, Array]]:
             features = nets.features(params, batch.obs)
             q = nets.q(params.members, features, batch.action)
-            return objectives.critic_loss(q, target), (jnp.mean(q), features)
+            loss = objectives.critic_loss(q, target)
+            if nets.probe is not None:
+                loss += nets.probe_loss(params, features)
+            return loss, (jnp.mean(q), features)
 
         (loss, (mean_q, features)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             state.critic.params
@@ -381,16 +387,18 @@ class SAC(OffPolicyAgent):
     def _networks(self, obs: ObsSpec, action: ActionSpec) -> Networks:
         cfg = self.cfg
         encoder = ObsEncoder(cfg.encoder, obs, cfg.compute_dtype)
-        fused = encoder.cameras and encoder.vectors
         net = MLP(
             cfg.hidden,
             2 * action.dim,
             activation=cfg.activation,
             layer_norm=cfg.layer_norm,
             compute_dtype=cfg.compute_dtype,
-            embedded=(encoder.image_dim, encoder.dim) if fused else None,
+            embedded=_embedded(encoder.policy),
         )
-        return Networks(encoder, net, net.clone(out=1, members=cfg.critic_ensemble_size))
+        critic = net.clone(out=1, members=cfg.critic_ensemble_size, embedded=_embedded(encoder))
+        hidden = encoder.dim - encoder.policy.dim
+        probe = net.clone(hidden=cfg.hidden[:1], out=hidden) if hidden and encoder.cameras else None
+        return Networks(encoder, net, critic, probe)
 
     @property
     def _optimizer(self) -> optax.GradientTransformation:
@@ -399,6 +407,12 @@ class SAC(OffPolicyAgent):
 
     def _trainable(self, params: PyTree) -> Trainable:
         return Trainable(params, self._optimizer.init(params))
+
+
+def _embedded(encoder: ObsEncoder) -> tuple[int, int] | None:
+    """Where the vectors lie beside features of images."""
+    both = encoder.cameras and encoder.vectors
+    return (encoder.image_dim, encoder.dim) if both else None
 
 
 def _count_skipped(skipped: Int[Array, ""], finite: Bool[Array, ""]) -> Int[Array, ""]:

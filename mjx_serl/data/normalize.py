@@ -60,10 +60,13 @@ def update(state: NormalizerState, obs: Obs, mask: Bool[Array, "*lead"]) -> Norm
 def normalize(state: NormalizerState, obs: Obs) -> Obs:
     """Scale vectors to zero mean and unit variance, clipped to +-10; the rest passes through.
 
-    Before the first sample this is the identity (apart from the clip).
+    Before the first sample this is the identity (apart from the clip). What critics alone see may
+    be missing.
     """
     scaled = dict(obs)
     for name, mean in state.mean.items():
+        if name not in obs:
+            continue
         variance = state.m2[name] / jnp.maximum(state.count, 1.0)
         std = jnp.where(state.count > 0, jnp.sqrt(variance), 1.0)
         x = (obs[name] - mean) / jnp.maximum(std, STD_FLOOR)

@@ -1,9 +1,9 @@
 """One world: scene, physics, controller and task make reset and step."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,19 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mjx_serl.envs.control.controller import Command, Controller
 from mjx_serl.envs.control.registry import build_controller
-from mjx_serl.envs.physics.protocol import Physics, SimState
+from mjx_serl.envs.encoder_bias import measured
+from mjx_serl.envs.physics.protocol import Physics, SimState, VariedPhysics
 from mjx_serl.envs.physics.registry import PHYSICS, default_physics
+from mjx_serl.envs.randomization import Drawn
+from mjx_serl.envs.randomize import ON_TIME, Latency, Noise, Randomize
 from mjx_serl.envs.task import TASKS, Task, TaskFactory, TaskState
+from mjx_serl.envs.variation import (
+    Variation,
+    build_variation,
+    followed,
+    require_jacobian,
+    require_raised,
+)
 from mjx_serl.types import Metrics, Obs, PRNGKey, PyTree
 from scenes.build import Scene, build_scene
 from scenes.contract.errors import InputError
@@ -39,6 +49,8 @@ class EnvState:
             from and the world must be reset.
         t: control steps since the start.
         metrics: unscaled terms of the reward.
+        varied: `Varied`, what the world has drawn and what is on its way; () where the task
+            randomises nothing.
     """
 
     carry: PyTree
@@ -53,6 +65,7 @@ class EnvState:
     valid: Bool[Array, "*n"]
     t: Int[Array, "*n"]
     metrics: Metrics
+    varied: PyTree = ()
 
 
 _Loop = tuple[PyTree, SimState, Command]
@@ -68,13 +81,15 @@ class Env:
         physics: steps the scene.
         controller: makes controls of actions.
         task: starts, observations, rewards and ends.
+        variation: what the task randomises; None where that is nothing.
     """
 
     name: str
     scene: Scene
-    physics: Physics
+    physics: Physics | VariedPhysics
     controller: Controller
     task: Task
+    variation: Variation | None = None
 
     @property
     def action_dim(self) -> int:
@@ -96,9 +111,14 @@ class Env:
         """Simulated seconds per step."""
         return 1.0 / self.task.control.rate
 
-    def reset(self, key: PRNGKey) -> EnvState:
-        """Return the start of an episode drawn with `key`."""
-        return self._traced_reset(key)
+    def reset(self, key: PRNGKey, drawn: Drawn | None = None) -> EnvState:
+        """Return the start of an episode drawn with `key`.
+
+        Args:
+            key: of all that is random in it.
+            drawn: of what the task randomises; None draws it too.
+        """
+        return self._traced_reset(key) if drawn is None else self._traced_reset(key, drawn)
 
     def step(self, state: EnvState, action: Float[Array, " A"]) -> EnvState:
         """Return the world after `action` in [-1, 1] was held for one control period."""
@@ -108,25 +128,34 @@ class Env:
     # start. `inline` puts it into each as if it had been traced there.
 
     @cached_property
-    def _traced_reset(self) -> Callable[[PRNGKey], EnvState]:
+    def _traced_reset(self) -> Callable[..., EnvState]:
         return jax.jit(self._reset, inline=True)
 
     @cached_property
     def _traced_step(self) -> Callable[[EnvState, Float[Array, " A"]], EnvState]:
         return jax.jit(self._step, inline=True)
 
-    def _reset(self, key: PRNGKey) -> EnvState:
+    def _reset(self, key: PRNGKey, drawn: Drawn | None = None) -> EnvState:
         qpos, task_state = self.task.sample(key)
-        carry, sim = self.physics.reset(qpos, jnp.zeros(self.scene.model.nv))
+        qvel = jnp.zeros(self.scene.model.nv)
+        own: tuple[Array, ...] = ()
+        if self.variation is not None:
+            drawn = self.variation.draw(key) if drawn is None else drawn
+            qpos, task_state, own = self._placed(qpos, task_state, drawn)
+        physics: Any = self.physics
+        carry, sim = physics.reset(qpos, qvel, *own)
         sim = self.marked(sim, task_state)
-        command = self.controller.start(sim)
+        command = self.controller.start(self._measured(sim, self._bias(drawn)))
         _, terms = self.task.reward(sim, command, task_state)
+        obs, varied = self._look(sim, command, task_state, drawn), ()
+        if self.variation is not None and drawn is not None:
+            obs, varied = self.variation.begin(key, drawn, obs=obs, command=command, sim=sim)
         return EnvState(
             carry=carry,
             sim=sim,
             command=command,
             task_state=task_state,
-            obs=self.task.observe(sim, command, task_state),
+            obs=obs,
             reward=jnp.zeros(()),
             terminated=jnp.zeros((), bool),
             truncated=jnp.zeros((), bool),
@@ -134,7 +163,38 @@ class Env:
             valid=jnp.ones((), bool),
             t=jnp.zeros((), jnp.int32),
             metrics=jax.tree.map(jnp.zeros_like, terms),
+            varied=varied,
         )
+
+    def _placed(
+        self, qpos: Float[Array, " nq"], task_state: TaskState, drawn: Drawn
+    ) -> tuple[Float[Array, " nq"], TaskState, tuple[Array, ...]]:
+        """Start and task state as drawn; the world's own values in its model, if it has any."""
+        assert self.variation is not None
+        drawing = self.variation.randomization
+        qpos, rise = drawing.place(qpos, drawn.numbers)
+        if rise:
+            task_state = cast(Any, self.task).raised(task_state, rise)
+        return qpos, task_state, () if drawing.entries is None else (drawing.values(drawn.numbers),)
+
+    def _bias(self, drawn: Drawn | None) -> Float[Array, " J"] | None:
+        """What the arm's encoders read too much; None where they do not."""
+        if drawn is None or self.variation is None:
+            return None
+        return self.variation.randomization.bias(drawn.numbers)
+
+    def _measured(self, sim: SimState, bias: Float[Array, " J"] | None) -> SimState:
+        """The state as the arm's encoders say it is."""
+        if bias is None:
+            return sim
+        jacobian = cast(Any, self.controller).jacobian(sim)
+        return measured(self.scene, sim, jacobian, bias)
+
+    def _look(
+        self, sim: SimState, command: Command, task_state: TaskState, drawn: Drawn | None
+    ) -> Obs:
+        """What the task observes of the state as the encoders say it is."""
+        return self.task.observe(self._measured(sim, self._bias(drawn)), command, task_state)
 
     def carry_on(self, state: EnvState, key: PRNGKey) -> EnvState:
         """Begin an episode where the last one ended: what moved stays where it is.
@@ -146,10 +206,15 @@ class Env:
         sim = self.marked(state.sim, task_state)
         _, terms = self.task.reward(sim, state.command, task_state)
         no = jnp.zeros((), bool)
+        drawn, varied = self._drawn(state), state.varied
+        obs = self._look(sim, state.command, task_state, drawn)
+        if self.variation is not None:
+            obs, varied = self.variation.observe(varied, obs, sim, state.t)
         return state.replace(
             sim=sim,
             task_state=task_state,
-            obs=self.task.observe(sim, state.command, task_state),
+            obs=obs,
+            varied=varied,
             reward=jnp.zeros(()),
             terminated=no,
             truncated=no,
@@ -173,26 +238,53 @@ class Env:
             )
         return sim
 
+    def _drawn(self, state: EnvState) -> Drawn | None:
+        return None if self.variation is None else state.varied.drawn
+
     def _step(self, state: EnvState, action: Float[Array, " A"]) -> EnvState:
-        command = self.controller.command(state.command, state.sim, action)
-        carry, sim, command = self.hold(state.carry, state.sim, command)
-        return self._judge(state, action, carry, sim, command)
+        drawn, varied, heard = self._drawn(state), state.varied, None
+        sim = self._measured(state.sim, self._bias(drawn))
+        command = self.controller.command(state.command, sim, action)
+        if self.variation is not None:
+            varied = self.variation.send(varied, command, state.t)
+            heard = self.variation.heard(varied)
+        carry, sim, command = self.hold(state.carry, state.sim, command, heard=heard, drawn=drawn)
+        return self._judge(state.replace(varied=varied), action, carry, sim, command)
 
     def hold(
-        self, carry: PyTree, sim: SimState, command: Command
+        self,
+        carry: PyTree,
+        sim: SimState,
+        command: Command,
+        *,
+        heard: Command | None = None,
+        drawn: Drawn | None = None,
     ) -> tuple[PyTree, SimState, Command]:
-        """Return carry, SimState and command after one control period under a command."""
+        """Return carry, SimState and command after one control period under a command.
 
-        def inner(loop: _Loop, _: None) -> tuple[_Loop, None]:
+        Args:
+            carry, sim: of the world.
+            command: what is followed.
+            heard: what the arm follows at each update instead [K, ...], where commands come late.
+            drawn: by the world, where its encoders may read too much.
+        """
+        bias, physics = self._bias(drawn), cast(Any, self.physics)
+
+        def inner(loop: _Loop, told: Command | None) -> tuple[_Loop, None]:
             carry, sim, command = loop
-            command = self.controller.pace(command, sim)
-            ctrl = self.controller.ctrl(command, sim)
-            return (*self.physics.step(carry, ctrl, self.controller.n_substeps), command), None
+            command = command if told is None else followed(told, command)
+            seen = self._measured(sim, bias)
+            command = self.controller.pace(command, seen)
+            ctrl = self.controller.ctrl(command, seen)
+            if bias is not None and self.scene.spec.actuation == "position":
+                # The servo's encoder is the one that reads too much.
+                ctrl = ctrl.at[self.scene.arm.ctrl_ids].add(-bias)
+            return (*physics.step(carry, ctrl, self.controller.n_substeps), command), None
 
-        loop, _ = jax.lax.scan(
-            inner, (carry, sim, command), None, length=self.controller.inner_steps
+        (carry, sim, last), _ = jax.lax.scan(
+            inner, (carry, sim, command), heard, length=self.controller.inner_steps
         )
-        return loop
+        return carry, sim, last if heard is None else followed(command, last)
 
     def _judge(
         self,
@@ -205,7 +297,10 @@ class Env:
         sim = self.marked(sim, state.task_state)
         task_state = self.task.advance(sim, command, state.task_state)
         sim = self.marked(sim, task_state)
-        obs = self.task.observe(sim, command, task_state)
+        obs = self._look(sim, command, task_state, self._drawn(state))
+        varied = state.varied
+        if self.variation is not None:
+            obs, varied = self.variation.observe(varied, obs, sim, state.t)
         reward, terms = self.task.reward(sim, command, task_state)
         # MuJoCo takes a non-finite control for zeros, which would hide a non-finite action.
         valid = _finite((action, sim.qpos, sim.qvel, obs, reward))
@@ -229,6 +324,7 @@ class Env:
             valid=valid,
             t=t,
             metrics=terms,
+            varied=varied,
         )
 
 
@@ -284,10 +380,46 @@ def build_env(
     _require_plain_jax()
     scene = build_scene(factory.scene())
     task = factory.build(scene)
-    return Env(
+    env = Env(
         name=name,
         scene=scene,
         physics=PHYSICS[physics or default_physics()](scene.model, max_worlds),
         controller=build_controller(task.control, scene),
         task=task,
     )
+    return vary(
+        env,
+        terms=getattr(task, "randomize", ()),
+        noise=getattr(task, "noise", ()),
+        latency=getattr(task, "latency", ON_TIME),
+    )
+
+
+def vary(
+    env: Env, *, terms: Sequence[Randomize], noise: Sequence[Noise] = (), latency: Latency
+) -> Env:
+    """Return a world that randomises these things, or nothing, in place of nothing.
+
+    Raises InputError for what does not fit its scene, its task or its physics.
+
+    Args:
+        env: that randomises nothing yet.
+        terms, noise, latency: see `mjx_serl.envs.randomize`.
+    """
+    task = env.task
+    require_raised(task, terms)
+    variation = build_variation(
+        env.scene,
+        terms=terms,
+        noise=noise,
+        latency=latency,
+        control=task.control,
+        obs=task.obs_spec,
+        episode_steps=task.episode_steps,
+    )
+    if variation is None:
+        return env
+    require_jacobian(env.controller, terms)
+    entries = variation.randomization.entries
+    physics = env.physics if entries is None else env.physics.varied(entries)
+    return dataclasses.replace(env, physics=physics, variation=variation)

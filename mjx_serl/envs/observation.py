@@ -13,7 +13,9 @@ import tyro
 from jaxtyping import Array, Float
 
 from mjx_serl.envs.appearance import Look, LookConfig, apply_look, draw_looks, jitter_rigs, tinted
+from mjx_serl.envs.delay import Ring, at_age
 from mjx_serl.envs.env import Env, EnvState
+from mjx_serl.envs.variation import Varied
 from mjx_serl.types import Obs, PRNGKey, PyTree
 from scenes.contract.errors import InputError
 from scenes.contract.policy_contract import Contract
@@ -32,6 +34,8 @@ SKY = (0.62, 0.72, 0.82)  # behind the scene
 _TABLE = "table"  # geom that shadows fall on
 _LEVEL = (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_BOX)
 FEATURES = "picture_features"  # what a frozen encoder adds to the observation
+RANDOMIZED = "randomized"  # what a world has drawn, for critics: -1 to 1 in each range
+TRUE = "true_"  # begins the names of what critics see without noise and delay
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,9 @@ class PixelConfig:
         frozen: name or file of a trained encoder whose features are observed instead of the
             pictures, so that the learner never sees a pixel; None observes pictures.
         privileged: also observe what only a simulator knows.
+        critic_obs: critics learn from what only a simulator knows, without noise or delay, and from
+            what a world has drawn (`RANDOMIZED`); the policy sees no more than without. Also where
+            there are no cameras.
         scan: a scanned scene, a folder of one .ply per body (docs/scans.md); what it lacks is
             baked. None bakes all.
         room: wood or lab, or a file of `python -m splat_render.assets.bake --room`: a table, walls
@@ -76,6 +83,7 @@ class PixelConfig:
         ()
     )
     assets: tyro.conf.Suppress[str] = later_field("")
+    critic_obs: bool = later_field(False)
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -151,9 +159,21 @@ class PixelConfig:
                 from splat_render.assets.rooms.stored import room_file
 
                 room_file(self.room)
-            return Observer(env)
+            return Observer(env, critic_obs=self.critic_obs)
+        _check_drawn(env)
         pinned = self.pinned()
-        return Observer(env, CameraView(pinned, build_renderer(pinned, env), encoder))
+        view = CameraView(pinned, build_renderer(pinned, env), encoder)
+        return Observer(env, view, critic_obs=self.critic_obs)
+
+
+def _check_drawn(env: Env) -> None:
+    """Raise InputError where worlds differ in what their pictures would not show."""
+    for term in getattr(env.task, "randomize", ()):
+        if term.field in ("size", "table_height"):
+            raise InputError(
+                f"{term}: pictures are drawn from one scene and do not show it, allowed: without "
+                "cameras"
+            )
 
 
 def build_renderer(config: PixelConfig, env: Env) -> "SceneRenderer":
@@ -266,10 +286,17 @@ class CameraView:
 
     def pictures(self, worlds: EnvState, look: Look) -> Obs:
         """Return uint8 [N, H, W, 3] per camera."""
-        poses = BodyPoses(worlds.sim.xpos, worlds.sim.xquat)
+        poses = BodyPoses(*(self.late_poses(worlds) or (worlds.sim.xpos, worlds.sim.xquat)))
         rgb = self.renderer.render(poses, look.variant).rgb
         rgb = apply_look(self.config.look, look, rgb)
         return {name: rgb[:, i] for i, name in enumerate(self.config.cameras)}
+
+    def late_poses(self, worlds: EnvState) -> tuple[Array, Array] | None:
+        """Poses [N, nbody, 3 or 4] that pictures show late; None where they show the present."""
+        varied = getattr(worlds, "varied", ())
+        if not isinstance(varied, Varied) or not isinstance(varied.poses, Ring):
+            return None
+        return jax.vmap(at_age)(varied.poses, varied.poses.lag)
 
     def fields(self) -> tuple[ObsField, ...]:
         """Return one image field per camera, or one of the features of all."""
@@ -295,10 +322,12 @@ class Observer:
     Attributes:
         env: one world.
         cameras: None where the policy sees no pictures.
+        critic_obs: see `PixelConfig`.
     """
 
     env: Env
     cameras: CameraView | None = None
+    critic_obs: bool = False
 
     @property
     def traceable(self) -> bool:
@@ -309,14 +338,39 @@ class Observer:
     def obs_spec(self) -> ObsSpec:
         """Names, shapes and units of what `observe` returns."""
         spec = self.env.obs_spec
-        if self.cameras is None:
+        if self.cameras is None and not self.critic_obs:
             return spec
-        return ObsSpec(fields=(*self._numbers(), *self.cameras.fields()))
+        pictures = () if self.cameras is None else self.cameras.fields()
+        return ObsSpec(fields=(*self._numbers(), *pictures, *self._critic_fields()))
 
     def _numbers(self) -> tuple[ObsField, ...]:
         """Return the fields that are observed of the task's own observation."""
         every = self.cameras is None or self.cameras.config.privileged
         return tuple(f for f in self.env.obs_spec.fields if every or not f.privileged)
+
+    def _critic_fields(self) -> tuple[ObsField, ...]:
+        """Return what critics see beyond the policy."""
+        if not self.critic_obs:
+            return ()
+        hidden = [
+            dataclasses.replace(field, name=f"{TRUE}{field.name}", critic_only=True)
+            for field in self.env.obs_spec.fields
+            if field.privileged
+        ]
+        if self.env.variation is not None:
+            count = len(self.env.variation.randomization.draws)
+            hidden.append(ObsField(name=RANDOMIZED, shape=(count,), unit="1", critic_only=True))
+        return tuple(hidden)
+
+    def _critic_obs(self, worlds: EnvState) -> Obs:
+        """Return the values of `_critic_fields`."""
+        names = [field.name for field in self._critic_fields()]
+        varied, variation = worlds.varied, self.env.variation
+        truth = worlds.obs if variation is None else variation.truth(varied, worlds.obs)
+        seen = {name: truth[name.removeprefix(TRUE)] for name in names if name.startswith(TRUE)}
+        if RANDOMIZED in names and variation is not None:
+            seen[RANDOMIZED] = variation.shares(varied.drawn.numbers)
+        return seen
 
     @property
     def contract(self) -> Contract:
@@ -327,6 +381,7 @@ class Observer:
         env, cameras = self.env, self.cameras
         spec, control = env.scene.spec, env.task.control
         pictures = () if cameras is None else cameras.picture_fields()
+        late = env.variation
         return Contract(
             robot=spec.robot,
             obs=ObsSpec(fields=(*self._numbers(), *pictures)),
@@ -340,6 +395,8 @@ class Observer:
             assets="" if cameras is None else cameras.config.assets,
             room="" if cameras is None else cameras.config.shipped_room,
             shadows=cameras is not None and cameras.config.shadows,
+            camera_latency=0.0 if late is None else late.camera_latency,
+            latency=(0.0, 0.0) if late is None else late.action_latency,
         )
 
     def looks(self, key: PRNGKey, num: int) -> PyTree:
@@ -352,7 +409,9 @@ class Observer:
 
     def observe(self, worlds: EnvState, pictures: Obs) -> Obs:
         """Return the observations of worlds [N] whose pictures are drawn."""
-        if self.cameras is None:
+        if self.cameras is None and not self.critic_obs:
             return worlds.obs
-        names = [name for name in self.obs_spec.names if name not in pictures]
-        return {name: worlds.obs[name] for name in names} | pictures
+        hidden = self._critic_obs(worlds) if self.critic_obs else {}
+        apart = {*pictures, *hidden}
+        names = [name for name in self.obs_spec.names if name not in apart]
+        return {name: worlds.obs[name] for name in names} | pictures | hidden

@@ -26,10 +26,13 @@ class Task(Protocol):
 
     Rewards come with their unscaled terms by name, for the logs. `demonstrate` raises
     NotImplementedError where no scripted expert exists. One with a true property `sparse` pays
-    nothing before it is solved, which a run without demonstrations warns of. Three more are asked
-    for where a task has them: `resume(sim, key)`, the task state of an episode that goes on where
-    the last one ended; `markers(sim, task_state)`, where the scene's markers are (`Markers`); and
-    `expert_noise` [m], where the expert must not be disturbed by `EXPERT_NOISE`.
+    nothing before it is solved, which a run without demonstrations warns of. One lists what differs
+    between worlds in `randomize`, `noise` and `latency` (`mjx_serl.envs.randomize`), and says in
+    `raised(task_state, rise)` what changes where objects, by name, lie higher [m] than `sample` put
+    them. Three more are asked for where a task has them: `resume(sim, key)`, the task state of an
+    episode that goes on where the last one ended; `markers(sim, task_state)`, where the scene's
+    markers are (`Markers`); and `expert_noise` [m], where the expert must not be disturbed by
+    `EXPERT_NOISE`.
     """
 
     @property

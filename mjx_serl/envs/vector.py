@@ -7,6 +7,7 @@ shape and never waits for a reset. Pictures are drawn after that, once per step.
 import dataclasses
 import functools
 from collections.abc import Callable
+from functools import partial
 from numbers import Integral
 from typing import Literal
 
@@ -16,6 +17,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from mjx_serl.envs.env import Env, EnvState
+from mjx_serl.envs.growth import Growth, count_tested, draw_grown, grow, no_growth
 from mjx_serl.envs.observation import Observer
 from mjx_serl.envs.task import split_keys
 from mjx_serl.types import Choice, Metrics, Obs, PRNGKey, PyTree, Transition, choice
@@ -78,6 +80,7 @@ class VecState:
         stats: sums over episodes.
         bad: the first world whose state became non-finite.
         key: of everything random in the steps to come.
+        growth: `Growth` of the ranges that worlds draw from; () where they do not grow.
     """
 
     envs: EnvState
@@ -87,6 +90,7 @@ class VecState:
     stats: EpisodeStats
     bad: BadWorld
     key: PRNGKey
+    growth: PyTree = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,6 +108,8 @@ class VecEnv:
             step after it, whose action is ignored (as Gymnasium's NEXT_STEP); "never" lets the
             next episode begin where the last one ended, as on a real arm, unless the physics
             failed.
+        grow: step by which the ranges of what the task randomises grow with success, as a share of
+            them (`mjx_serl.envs.growth`); 0 draws from the whole ranges.
     """
 
     observer: Observer
@@ -111,6 +117,7 @@ class VecEnv:
     pool_size: int
     autoreset: Autoreset = "pool"
     stagger: bool = False
+    grow: float = 0.0
 
     @property
     def env(self) -> Env:
@@ -120,7 +127,8 @@ class VecEnv:
     def reset(self, key: PRNGKey) -> VecState:
         """Return `num_envs` worlds at the start of an episode, and a full pool."""
         k_worlds, k_pool, k_run = jax.random.split(key, 3)
-        worlds = self._start_jit(k_worlds, self.num_envs)
+        growth = self._no_growth
+        worlds = self._start_jit(k_worlds, self.num_envs, growth)
         if self.stagger:
             limit = self.env.task.episode_steps
             spread = jnp.arange(self.num_envs) / self.num_envs * limit
@@ -131,7 +139,7 @@ class VecEnv:
             envs=worlds,
             look=look,
             pictures=self.observer.pictures(worlds, look),
-            pool=self._start_jit(k_pool, self.pool_size),
+            pool=self._start_jit(k_pool, self.pool_size, growth),
             stats=EpisodeStats(jnp.zeros(self.num_envs), *_zero_sums()),
             bad=BadWorld(
                 seen=jnp.zeros((), bool),
@@ -142,12 +150,17 @@ class VecEnv:
                 action=jnp.zeros(self.env.action_dim),
             ),
             key=k_run,
+            growth=growth,
         )
 
     def refresh(self, state: VecState) -> VecState:
         """Return the state with a new pool of resets."""
         key, k_pool = jax.random.split(state.key)
-        return state.replace(pool=self._start(k_pool, self.pool_size), key=key)
+        growth = state.growth
+        if isinstance(growth, Growth):
+            growth = grow(growth, self.grow)
+        pool = self._start(k_pool, self.pool_size, growth)
+        return state.replace(pool=pool, key=key, growth=growth)
 
     def observe(self, state: VecState) -> Obs:
         """Return what the policy sees of all worlds."""
@@ -186,6 +199,7 @@ class VecEnv:
                 stats=_count(state.stats, stepped.after, ended),
                 bad=_remember_bad(state.bad, before, after, action),
                 key=key,
+                growth=_tested(state.growth, stepped.after, ended),
             ),
             transition,
             stepped.after,
@@ -205,12 +219,22 @@ class VecEnv:
         return state.replace(pictures=self.observer.pictures(state.envs, state.look))
 
     @functools.cached_property
-    def _start_jit(self) -> Callable[[PRNGKey, int], EnvState]:
+    def _start_jit(self) -> Callable[[PRNGKey, int, PyTree], EnvState]:
         # For a reset that is not traced as a whole; inside another jit it makes no difference.
         return jax.jit(self._start, static_argnums=1)
 
-    def _start(self, key: PRNGKey, num: int) -> EnvState:
-        return jax.vmap(self.env.reset)(split_keys(key, num))
+    def _start(self, key: PRNGKey, num: int, growth: PyTree) -> EnvState:
+        keys, variation = split_keys(key, num), self.env.variation
+        if variation is None:
+            return jax.vmap(self.env.reset)(keys)
+        grows = isinstance(growth, Growth)
+        draw = partial(draw_grown, variation, growth) if grows else variation.draw
+        return jax.vmap(self.env.reset)(keys, jax.vmap(draw)(keys, jnp.arange(num)))
+
+    @property
+    def _no_growth(self) -> Growth | tuple:
+        variation = self.env.variation
+        return no_growth(variation) if self.grow and variation is not None else ()
 
 
 def require_worlds(num_envs: int) -> None:
@@ -226,11 +250,12 @@ def vectorize(
     pool_size: int | None = None,
     autoreset: Autoreset = "pool",
     stagger: bool = False,
+    grow: float = 0.0,
 ) -> VecEnv:
     """Return many worlds of `env`; raises ValueError where num_envs is not positive.
 
     Args:
-        env, num_envs, autoreset, stagger: as of `VecEnv`.
+        env, num_envs, autoreset, stagger, grow: as of `VecEnv`.
         pool_size: prepared resets; None is `default_pool`.
     """
     require_worlds(num_envs)
@@ -243,6 +268,7 @@ def vectorize(
         pool_size=pool_size or default_pool(num_envs),
         autoreset=autoreset,
         stagger=stagger,
+        grow=grow,
     )
 
 
@@ -322,6 +348,13 @@ def episode_metrics(stats: EpisodeStats) -> Metrics:
     }
 
 
+def growth_metrics(growth: Growth | tuple) -> Metrics:
+    """Return how far ranges have grown, on average and the least of them, where they do."""
+    if not isinstance(growth, Growth):
+        return {}
+    return {"growth/mean": growth.reach.mean(), "growth/least": growth.reach.min()}
+
+
 def clear_stats(state: VecState) -> VecState:
     """Return the state without the sums of ended episodes; the running ones are kept."""
     return state.replace(stats=EpisodeStats(state.stats.running_return, *_zero_sums()))
@@ -339,6 +372,12 @@ def select_worlds(ended: Bool[Array, " N"], fresh: PyTree, after: PyTree) -> PyT
         return jnp.where(ended.reshape(-1, *[1] * (x.ndim - 1)), x, y)
 
     return jax.tree.map(pick, fresh, after)
+
+
+def _tested(growth: Growth | tuple, after: EnvState, ended: Bool[Array, " N"]) -> Growth | tuple:
+    if not isinstance(growth, Growth):
+        return growth
+    return count_tested(growth, after.varied.drawn.tested, ended, after.success)
 
 
 def _count(stats: EpisodeStats, after: EnvState, ended: Bool[Array, " N"]) -> EpisodeStats:

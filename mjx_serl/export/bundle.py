@@ -110,7 +110,11 @@ def write_bundle(run: Run, params: PolicyParams, out: Path, *, summary: Summary 
         rate=contract.action.rate,
         horizon=HORIZON,
         trained_in=run.trainer.compute_dtype,
-        normalizer=statistics(params.normalizer),
+        normalizer={
+            name: found
+            for name, found in statistics(params.normalizer).items()
+            if name in {field.name for field in run.observer.obs_spec.policy.fields}
+        },
         measured=_measured(summary),
         commit=None if summary is None else summary.commit,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

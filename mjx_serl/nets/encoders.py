@@ -7,7 +7,7 @@ but its parameters, so one that is trained can be applied on its own.
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias, cast
 
 import flax.linen as nn
@@ -257,8 +257,8 @@ class ObsEncoder:
 
     @property
     def vectors(self) -> tuple[ObsField, ...]:
-        """The fields that are not images, sorted by name."""
-        return self.obs.of_kind("vector")
+        """The fields that are not images, sorted by name; those of critics alone come last."""
+        return tuple(sorted(self.obs.of_kind("vector"), key=lambda field: field.critic_only))
 
     @property
     def image_dim(self) -> int:
@@ -269,6 +269,11 @@ class ObsEncoder:
     def dim(self) -> int:
         """Length of the whole vector."""
         return self.image_dim + vector_dim(self.vectors)
+
+    @property
+    def policy(self) -> "ObsEncoder":
+        """The same encoder of what the policy sees: the first entries of the whole vector."""
+        return replace(self, obs=self.obs.policy)
 
     def init(self, key: PRNGKey) -> PyTree:
         """Draw parameters; ValueError where the encoder cannot read an image."""

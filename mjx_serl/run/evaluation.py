@@ -1,5 +1,6 @@
 """Evaluate, record and compare outside training: load a run's policy and play episodes."""
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from mjx_serl.config import TrainConfig
 from mjx_serl.run.checkpoint import CheckpointStore
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.loop import Run
+from mjx_serl.run.robustness import run_grid
+from mjx_serl.run.summary import GridCell
 from mjx_serl.training.episodes import EpisodeResult
 from mjx_serl.training.evaluate import ON_DEMAND, evaluate, stream_key
 from mjx_serl.training.policies import trained_policy
@@ -45,6 +48,22 @@ def evaluate_run(
     play = partial(evaluate, run.observer, policy, episodes=episodes)
     result = (jax.jit(play) if run.trainer.traceable else play)(stream_key(seed, ON_DEMAND))
     return run.cfg, jax.device_get(result)
+
+
+def evaluate_grid(path: Path, *, episodes: int, seed: int) -> tuple[GridCell, ...]:
+    """Play `episodes` in each cell of the grid of extremes, and note it in `summary.json`.
+
+    The starts are those of `evaluate_run`. Raises InputError for numbers out of range, or a run
+    that has no grid.
+    """
+    require_episodes(episodes)
+    require_seed(seed)
+    run, params = load_policy(path)
+    cells = run_grid(run, params, stream_key(seed, ON_DEMAND), episodes=episodes)
+    summary = run.folder.read_summary()
+    if summary is not None:
+        run.folder.write_summary(dataclasses.replace(summary, grid=cells))
+    return cells
 
 
 def describe(result: EpisodeResult) -> str:

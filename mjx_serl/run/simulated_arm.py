@@ -189,7 +189,7 @@ class SimulatedArm:
         if cameras is not None and self._seen is None:
             sim = jax.tree.map(lambda x: np.asarray(x)[None], self._sim)
             # Drawing reads nothing but `sim`.
-            drawn = cameras.pictures(self._shapes.replace(sim=sim), self._look)
+            drawn = cameras.pictures(self._shapes.replace(sim=sim, varied=()), self._look)
             self._seen = {name: np.asarray(picture[0]) for name, picture in drawn.items()}
         return self._seen or {}
 

@@ -8,9 +8,23 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scenes.contract.serialize import later_field
 from scenes.contract.success_rate import wilson_interval as wilson_interval
 
 _VERSIONED = ("jax", "jaxlib", "flax", "optax", "numpy", "mujoco", "mujoco-mjx", "orbax-checkpoint")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridCell:
+    """Success in one cell of the grid of extremes (`mjx_serl.training.robustness`).
+
+    `name` says what is extreme in it; `ci95` is the Wilson interval of the success rate.
+    """
+
+    name: str
+    successes: int
+    episodes: int
+    ci95: tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +33,8 @@ class Summary:
 
     `success_rate` is that of the last evaluation over `episodes` held-out episodes,
     `success_ci95` its Wilson interval; both None before any evaluation. `install_seconds` is
-    None where the environment was not set up by `make`, `commit` None outside a checkout.
+    None where the environment was not set up by `make`, `commit` None outside a checkout. `grid`
+    is empty unless it was asked for, with `--eval.grid` or evaluate.py's `--grid`.
     """
 
     task: str
@@ -36,6 +51,7 @@ class Summary:
     install_seconds: float | None = field(default_factory=lambda: install_seconds())
     versions: dict[str, str] = field(default_factory=lambda: versions())
     commit: str | None = field(default_factory=lambda: commit())
+    grid: tuple[GridCell, ...] = later_field(())
 
 
 def install_seconds(prefix: Path | None = None) -> float | None:

@@ -46,11 +46,14 @@ class EpisodeKeys:
         starts: one key per episode's start.
         look: key of their appearance.
         steps: one key per control step, of all worlds together.
+        drawn: what the worlds have drawn of what their task randomises (`Drawn`); None draws it
+            with the keys of the starts.
     """
 
     starts: Key[Array, " N"]
     look: PRNGKey
     steps: Key[Array, " T"]
+    drawn: PyTree = None
 
 
 @struct.dataclass
@@ -106,10 +109,11 @@ def episode_keys(key: PRNGKey, *, episodes: int, steps: int) -> EpisodeKeys:
 
 
 def start_episodes(
-    drawn: DrawnEnv, starts: Key[Array, " N"], look: PRNGKey
+    drawn: DrawnEnv, starts: Key[Array, " N"], look: PRNGKey, numbers: PyTree = None
 ) -> tuple[EnvState, PyTree]:
-    """Return worlds [N] at the start of their episodes, and their looks; keys as `EpisodeKeys`."""
-    worlds = jax.jit(jax.vmap(drawn.env.reset))(starts)
+    """Return worlds [N] at the start of their episodes, and their looks; all as `EpisodeKeys`."""
+    args = (starts,) if numbers is None else (starts, numbers)
+    worlds = jax.jit(jax.vmap(drawn.env.reset))(*args)
     return worlds, drawn.looks(look, starts.shape[0])
 
 
@@ -132,7 +136,7 @@ def play_episodes(
         How the episodes went, and what was kept, stacked to [T, ...]. Worlds are stepped on
         after their end: those rows are not `running`.
     """
-    worlds, look = start_episodes(drawn, keys.starts, keys.look)
+    worlds, look = start_episodes(drawn, keys.starts, keys.look, keys.drawn)
 
     @jax.jit
     def advance(loop: tuple, pictures: Any, key: PRNGKey) -> tuple[tuple, PyTree]:

@@ -22,6 +22,7 @@ from mjx_serl.envs.vector import (
     default_pool,
     episode_metrics,
     epoch_pool,
+    growth_metrics,
     vectorize,
 )
 from mjx_serl.nets.mlp import ComputeDtype
@@ -34,7 +35,7 @@ from mjx_serl.training.state import PolicyParams, TrainState, tree_bytes
 from mjx_serl.training.trainer import METHODS, Share
 from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey, Transition
 from scenes.contract.errors import InputError
-from scenes.contract.ranges import check_ranges, ranged
+from scenes.contract.ranges import check_ranges, ranged, require_number
 from scenes.contract.serialize import later_field, open_field
 
 ONLINE, DEMOS = "online", "demos"
@@ -59,6 +60,8 @@ class LoopConfig:
         pool: prepared starts that ended worlds draw from, drawn anew each epoch: "worlds" is four
             a world, at most 256; "epoch" also grows with `steps_per_epoch` (few worlds and long
             epochs meet more starts).
+        grow: step by which the ranges of what the task randomises grow with success, as a share of
+            them: from nothing to the whole; 0 draws from the whole from the start.
     """
 
     batch_size: int = ranged(256, least=2)
@@ -70,6 +73,7 @@ class LoopConfig:
     normalize_steps: int = ranged(0, least=0)
     stagger: bool = later_field(False)
     pool: Literal["worlds", "epoch"] = later_field("worlds")
+    grow: float = later_field(0.0)
 
 
 @METHODS.register("off_policy")
@@ -91,6 +95,7 @@ class OffPolicyConfig:
         """Raise ValueError, with what is allowed, for options that do not go together."""
         check_ranges(self)
         loop = self.loop
+        require_number("loop.grow", loop.grow, least=0, most=1)
         rows = least_rows(self.agent.build().n_step)
         if loop.buffer_size < rows * num_envs:
             raise InputError(
@@ -142,6 +147,7 @@ class OffPolicyConfig:
                 num_envs=num_envs,
                 pool_size=self.pool_size(num_envs),
                 stagger=self.loop.stagger,
+                grow=self.loop.grow,
             ),
             sources=sources,
             demos=demos,
@@ -255,7 +261,7 @@ class OffPolicy:
             traceable=self.traceable,
         )
         metrics = jax.tree.map(jnp.mean, metrics)
-        metrics |= episode_metrics(state.worlds.stats)
+        metrics |= episode_metrics(state.worlds.stats) | growth_metrics(state.worlds.growth)
         size = self.sources[ONLINE].buffer.size(state.data[ONLINE]).astype(jnp.float32)
         metrics |= {"buffer/size": size, "buffer/fill": size / self.config.buffer_size}
         return state.replace(epoch=optax.safe_increment(state.epoch)), metrics

@@ -99,6 +99,8 @@ class Contract:
             where all was baked from the scene itself.
         room: that the task was drawn in; "" where it was the scene's own.
         shadows: whether what comes near the table cast a shadow in the pictures.
+        latency: shortest and longest delay between an action and what the arm first did of it in
+            training [s]; it is told, no bridge acts on it.
     """
 
     robot: RobotSpec
@@ -114,6 +116,7 @@ class Contract:
     assets: str = later_field("")
     room: str = later_field("")
     shadows: bool = later_field(False)
+    latency: tuple[float, float] = later_field((0.0, 0.0))
 
     @property
     def workspace(self) -> tuple[Vec3, Vec3]:

@@ -124,6 +124,7 @@ class ObsField:
         scale: the magnitude a network should see as 1 [unit].
         privileged: known to a simulator only; a policy that has cameras does without it.
         modality: what is not told by dtype and shape: "depth" images [m], "tokens" of text.
+        critic_only: seen by critics while they learn and not by the policy.
     """
 
     name: str
@@ -133,6 +134,7 @@ class ObsField:
     scale: float = 1.0
     privileged: bool = False
     modality: Literal["depth", "tokens"] | None = later_field(None)
+    critic_only: bool = later_field(False)
 
     def __post_init__(self) -> None:
         require_positive("ObsField", "scale", (self.scale,))
@@ -162,6 +164,11 @@ class ObsSpec:
     def of_kind(self, *kinds: ObsKind) -> tuple[ObsField, ...]:
         """Return the fields of these kinds, sorted by name."""
         return tuple(sorted((f for f in self.fields if f.kind in kinds), key=lambda f: f.name))
+
+    @property
+    def policy(self) -> "ObsSpec":
+        """What the policy sees of it."""
+        return ObsSpec(fields=tuple(field for field in self.fields if not field.critic_only))
 
     def __getitem__(self, name: str) -> ObsField:
         return named(self.fields, name, kind="observation")

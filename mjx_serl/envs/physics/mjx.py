@@ -1,17 +1,22 @@
 """MJX on any device: pure JAX, or MuJoCo Warp's kernels."""
 
+import copy
 import dataclasses
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import mujoco
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 from mujoco import mjx
 
-from mjx_serl.envs.physics.protocol import PhysicsName, SimState
+from mjx_serl.envs.physics.constants import make_constants
+from mjx_serl.envs.physics.entries import ModelEntries
+from mjx_serl.envs.physics.protocol import PhysicsName, SimState, VariedCarry
 from scenes.build import warp_model
+from scenes.contract.errors import InputError
 
 # Upper bounds for Warp's buffers; MuJoCo Playground's PandaPickCube uses the same
 # (reference performance.md section 4). An overflow drops contacts and is printed by Warp.
@@ -85,6 +90,15 @@ class MjxPhysics:
         names = [f.name for f in dataclasses.fields(MjxCarry)]
         return MjxCarry(**{k: getattr(data, k) for k in names}), self._observe(data)
 
+    def varied(self, entries: ModelEntries) -> "MjxVaried":
+        """Return the physics of worlds that differ in entries of the model."""
+        if self._impl == "warp":
+            raise InputError(
+                "physics 'warp' has one model for all worlds and cannot randomise its fields, "
+                "allowed: mjx, native"
+            )
+        return MjxVaried(self.model, entries)
+
     def _data(self, carry: MjxCarry, ctrl: jax.Array) -> mjx.Data:
         data = mjx.make_data(self.model, impl=self._impl, **self._sizes)
         return data.replace(ctrl=ctrl, **vars(carry))
@@ -99,6 +113,56 @@ class MjxPhysics:
         return SimState(
             **{k: getattr(data, k).reshape(shapes.get(k, getattr(data, k).shape)) for k in _FIELDS}
         )
+
+
+class MjxVaried:
+    """MJX in JAX, of worlds that differ in entries of the model.
+
+    Attributes:
+        name: in the registry of physics.
+    """
+
+    name: PhysicsName = "mjx"
+
+    def __init__(self, model: mujoco.MjModel, entries: ModelEntries) -> None:
+        self.model = model
+        self._entries = entries
+        self._shared = MjxPhysics(model)
+        self._constants = make_constants(model) if entries.derived else None
+
+    def reset(
+        self, qpos: Float[Array, " nq"], qvel: Float[Array, " nv"], values: Float[Array, " P"]
+    ) -> tuple[VariedCarry, SimState]:
+        """See `VariedPhysics.reset`."""
+        changed = self._changed(values)
+        constants = () if self._constants is None else self._constants(changed)
+        carry, sim = self._of(values, constants).reset(qpos, qvel)
+        return VariedCarry(carry, values, constants), sim
+
+    def step(
+        self, carry: VariedCarry, ctrl: Float[Array, " nu"], n_substeps: int
+    ) -> tuple[VariedCarry, SimState]:
+        """See `Physics.step`."""
+        physics = self._of(carry.values, carry.constants)
+        stepped, sim = physics.step(carry.carry, ctrl, n_substeps)
+        return VariedCarry(stepped, carry.values, carry.constants), sim
+
+    def _changed(self, values: Float[Array, " P"]) -> dict[str, Array]:
+        """Whole model fields with the values in their entries."""
+        fields, begin = {}, 0
+        for name, index in self._entries.fields:
+            whole = getattr(self._shared._mjx_model, name)
+            own = values[begin : begin + len(index)]
+            flat = whole.reshape(-1).at[np.asarray(index)].set(own)
+            fields[name], begin = flat.reshape(whole.shape), begin + len(index)
+        return fields
+
+    def _of(self, values: Float[Array, " P"], constants: Any) -> MjxPhysics:
+        """The physics of one world."""
+        fields = self._changed(values) | dict(constants or {})
+        own = copy.copy(self._shared)
+        own._mjx_model = self._shared._mjx_model.tree_replace(fields)
+        return own
 
 
 def _put_warp(model: mujoco.MjModel) -> mjx.Model:

@@ -20,7 +20,8 @@ from jaxtyping import Array, Float, UInt32
 from mujoco import batch as mujoco_batch
 
 from mjx_serl.envs.physics import native_ffi as native
-from mjx_serl.envs.physics.protocol import PhysicsName, SimState
+from mjx_serl.envs.physics.entries import ModelEntries
+from mjx_serl.envs.physics.protocol import PhysicsName, SimState, VariedPhysics
 
 Row = UInt32[Array, " row"]
 
@@ -40,8 +41,9 @@ class NativePhysics:
 
     def __init__(self, model: mujoco.MjModel, *, num_threads: int = 0) -> None:
         self.model = model
+        self._num_threads = num_threads
         self._number = np.int64(native.register_model(model, num_threads=num_threads))
-        self._results = _result_shapes(model)
+        self._results = result_shapes(model)
 
     def reset(self, qpos: Float[Array, " nq"], qvel: Float[Array, " nv"]) -> tuple[Row, SimState]:
         """Return the state row and the SimState at (qpos, qvel)."""
@@ -50,6 +52,12 @@ class NativePhysics:
     def step(self, carry: Row, ctrl: Float[Array, " nu"], n_substeps: int) -> tuple[Row, SimState]:
         """Return the stepped row and its SimState; see `Physics.step`."""
         return self._call("mjx_serl_step", carry, ctrl, n_substeps=np.int64(n_substeps))
+
+    def varied(self, entries: ModelEntries) -> VariedPhysics:
+        """Return the physics of worlds that differ in entries of the model."""
+        from mjx_serl.envs.physics.native_varied import NativeVaried  # it builds on this module
+
+        return NativeVaried(self.model, entries, num_threads=self._num_threads)
 
     def _call(self, target: str, *args: Array, **attributes: np.int64) -> tuple[Row, SimState]:
         call = jax.ffi.ffi_call(target, self._results, vmap_method="broadcast_all")
@@ -69,42 +77,50 @@ class CallbackPhysics:
     def __init__(self, model: mujoco.MjModel, *, num_threads: int = 0) -> None:
         self.model = model
         self._num_threads = num_threads
-        self._results = _result_shapes(model)
+        self._results = result_shapes(model)
         self._batches: dict[int, mujoco_batch.Batch] = {}
 
     def reset(self, qpos: Float[Array, " nq"], qvel: Float[Array, " nv"]) -> tuple[Row, SimState]:
         """Return the state row and the SimState at (qpos, qvel)."""
-        return self._call(self._reset_host, qpos, qvel)
+        return self._call(self.host_reset, qpos, qvel)
 
     def step(self, carry: Row, ctrl: Float[Array, " nu"], n_substeps: int) -> tuple[Row, SimState]:
         """Return the stepped row and its SimState; see `Physics.step`."""
-        return self._call(_HostStep(self, n_substeps), carry, ctrl)
+        return self._call(HostStep(self, n_substeps), carry, ctrl)
 
     def host_step(self, row: Any, ctrl: Any, n_substeps: int) -> tuple[np.ndarray, ...]:
         """Return rows [*n, row] stepped on the host; the body of the callback."""
         row, ctrl = np.asarray(row), np.asarray(ctrl)
-        with _alone_and_quiet():
-            sims = self._batch(row.shape[:-1])
+        with alone_and_quiet():
+            sims = self.batch(row.shape[:-1])
             sims.state[...] = np.ascontiguousarray(row).view(np.float64).reshape(sims.nsim, -1)
             sims.bind("ctrl")[...] = ctrl.reshape(sims.nsim, -1)
             sims.step(nstep=n_substeps, stage=_STAGE)
             return _read(sims, row.shape[:-1])
 
-    def _reset_host(self, qpos: Any, qvel: Any) -> tuple[np.ndarray, ...]:
+    def host_reset(self, qpos: Any, qvel: Any) -> tuple[np.ndarray, ...]:
+        """Return rows at (qpos, qvel) made on the host; the body of the callback."""
         qpos, qvel = np.asarray(qpos), np.asarray(qvel)
-        with _alone_and_quiet():
-            sims = self._batch(qpos.shape[:-1])
+        with alone_and_quiet():
+            sims = self.batch(qpos.shape[:-1])
             sims.reset(stage=int(mujoco.mjtStage.mjSTAGE_NONE))
             sims.bind("qpos")[...] = qpos.reshape(sims.nsim, -1)
             sims.bind("qvel")[...] = qvel.reshape(sims.nsim, -1)
             sims.forward(stage=_STAGE)
             return _read(sims, qpos.shape[:-1])
 
+    def varied(self, entries: ModelEntries) -> VariedPhysics:
+        """Return the physics of worlds that differ in entries of the model."""
+        from mjx_serl.envs.physics.native_varied import CallbackVaried  # it builds on this module
+
+        return CallbackVaried(self.model, entries, num_threads=self._num_threads)
+
     def _call(self, host: Callable[..., Any], *args: Array) -> tuple[Row, SimState]:
         row, *fields = jax.pure_callback(host, self._results, *args, vmap_method="broadcast_all")
         return row, SimState(*fields)
 
-    def _batch(self, lead: tuple[int, ...]) -> mujoco_batch.Batch:
+    def batch(self, lead: tuple[int, ...]) -> mujoco_batch.Batch:
+        """Return the simulations of worlds with these leading axes."""
         nsim = int(np.prod(lead))
         if nsim not in self._batches:
             sims = mujoco_batch.Batch(self.model, nsim=nsim, nthread=self._num_threads)
@@ -115,11 +131,11 @@ class CallbackPhysics:
 
 
 # A batch serves one caller at a time, and two programs may run at once.
-_ONE_CALLER = threading.Lock()
+_ONE_CALLER = threading.RLock()
 
 
 @contextlib.contextmanager
-def _alone_and_quiet() -> Iterator[None]:
+def alone_and_quiet() -> Iterator[None]:
     """Keep MuJoCo from noting each non-finite world on the terminal and in MUJOCO_LOG.TXT.
 
     They are counted and masked by the environment; the library does the same on its threads.
@@ -135,7 +151,7 @@ def _alone_and_quiet() -> Iterator[None]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _HostStep:
+class HostStep:
     """A step as a hashable function, so that equal steps share one compiled program.
 
     Attributes:
@@ -143,11 +159,12 @@ class _HostStep:
         n_substeps: physics steps per call.
     """
 
-    physics: CallbackPhysics
+    physics: Any
     n_substeps: int
 
-    def __call__(self, row: Any, ctrl: Any) -> tuple[np.ndarray, ...]:
-        return self.physics.host_step(row, ctrl, self.n_substeps)
+    def __call__(self, *args: Any) -> tuple[np.ndarray, ...]:
+        """Return what the step of the physics returns."""
+        return self.physics.host_step(*args, self.n_substeps)
 
 
 def build_native(model: mujoco.MjModel) -> NativePhysics | CallbackPhysics:
@@ -159,7 +176,8 @@ def build_native(model: mujoco.MjModel) -> NativePhysics | CallbackPhysics:
         return CallbackPhysics(model)
 
 
-def _result_shapes(model: mujoco.MjModel) -> tuple[jax.ShapeDtypeStruct, ...]:
+def result_shapes(model: mujoco.MjModel) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Return the shapes of a call's results: the state row, then the fields of SimState."""
     data = mujoco.MjData(model)
     row = 2 * mujoco_batch.Batch(model, nsim=1, nthread=1).nstate
     fields = [jax.ShapeDtypeStruct(np.shape(getattr(data, k)), jnp.float32) for k in _FIELDS]

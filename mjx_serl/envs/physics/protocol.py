@@ -10,6 +10,7 @@ import mujoco
 from flax import struct
 from jaxtyping import Array, Float
 
+from mjx_serl.envs.physics.entries import ModelEntries
 from mjx_serl.types import PyTree
 
 PhysicsName = Literal["native", "mjx", "warp"]
@@ -42,6 +43,45 @@ class SimState:
     time: Float[Array, "*n"]
 
 
+@struct.dataclass
+class VariedCarry:
+    """The carry of a world that differs from others in entries of the model.
+
+    Attributes:
+        carry: of the physics.
+        values: of the entries, in their order.
+        constants: what follows from them, where the physics does not derive it itself.
+    """
+
+    carry: PyTree
+    values: Float[Array, "*n P"]
+    constants: PyTree = ()
+
+
+class VariedPhysics(Protocol):
+    """Like `Physics`, of worlds that differ in entries of the model; the carry holds theirs.
+
+    Attributes:
+        name: in the registry of physics.
+        model: compiled.
+    """
+
+    name: PhysicsName
+    model: mujoco.MjModel
+
+    def reset(
+        self, qpos: Float[Array, " nq"], qvel: Float[Array, " nv"], values: Float[Array, " P"]
+    ) -> tuple[VariedCarry, SimState]:
+        """Return carry and SimState of a world whose model has these values in its entries."""
+        ...
+
+    def step(
+        self, carry: VariedCarry, ctrl: Float[Array, " nu"], n_substeps: int
+    ) -> tuple[VariedCarry, SimState]:
+        """See `Physics.step`."""
+        ...
+
+
 class Physics(Protocol):
     """One world's dynamics; `jax.vmap` turns it into many.
 
@@ -63,6 +103,13 @@ class Physics(Protocol):
         self, carry: PyTree, ctrl: Float[Array, " nu"], n_substeps: int
     ) -> tuple[PyTree, SimState]:
         """Return both after `n_substeps` steps of `model.opt.timestep` [s] under `ctrl`."""
+        ...
+
+    def varied(self, entries: ModelEntries) -> VariedPhysics:
+        """Return the physics of worlds that differ in entries of the model.
+
+        Raises InputError where it cannot step such worlds.
+        """
         ...
 
 

@@ -14,27 +14,45 @@ import jaxlib
 import mujoco
 import numpy as np
 
+from mjx_serl.envs.physics.entries import ModelEntries
 from scenes import native_build
 from scenes.native_build import NativeBuildError, NativeLibrary
 
-_TARGETS = {"mjx_serl_step": "MjxSerlStep", "mjx_serl_reset": "MjxSerlReset"}
+_TARGETS = {
+    "mjx_serl_step": "MjxSerlStep",
+    "mjx_serl_reset": "MjxSerlReset",
+    "mjx_serl_step_varied": "MjxSerlStepVaried",
+    "mjx_serl_reset_varied": "MjxSerlResetVaried",
+}
 _OTHERWISE = "physics goes through a callback"
 
 
-def register_model(model: mujoco.MjModel, *, num_threads: int) -> int:
+def register_model(
+    model: mujoco.MjModel, *, num_threads: int, entries: ModelEntries | None = None
+) -> int:
     """File a model with the library and return the number its FFI calls name it by.
 
-    The number is a hash of the model's content, so programs cached on disk stay valid. Raises
-    NativeBuildError where the library cannot be built.
+    The number is a hash of the model's content, and of the `entries` that differ between worlds, so
+    programs cached on disk stay valid. Raises NativeBuildError where the library cannot be built.
     """
     library = load()
     content = np.zeros(mujoco.mj_sizeModel(model), np.uint8)
     mujoco.mj_saveModel(model, None, content)
-    digest = hashlib.sha256(content.tobytes() + bytes([num_threads])).digest()
+    varied = b"" if entries is None else repr(entries.fields).encode()
+    digest = hashlib.sha256(content.tobytes() + bytes([num_threads]) + varied).digest()
     number = int.from_bytes(digest[:8], "little") >> 1
     library.mjx_serl_register(
         ctypes.c_int64(number), ctypes.c_void_p(model._address), ctypes.c_int(num_threads)
     )
+    for position, (field, index) in enumerate(entries.fields if entries else ()):
+        library.mjx_serl_vary(
+            ctypes.c_int64(number),
+            field.encode(),
+            (ctypes.c_int64 * len(index))(*index),
+            ctypes.c_int(len(index)),
+            ctypes.c_int(position),
+            ctypes.c_int(entries is not None and entries.derived),
+        )
     return number
 
 

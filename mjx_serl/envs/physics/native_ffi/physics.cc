@@ -29,6 +29,7 @@ struct Sims {
   mjBatch* batch = nullptr;
   std::mutex mutex;             // a batch serves one caller at a time
   std::vector<mjtNum> initial;  // one state row at the model's defaults
+  std::vector<float> values;    // of the model's entries, as last written, one row a simulation
 };
 
 // What one call does to each simulation.
@@ -37,9 +38,17 @@ struct Work {
   float* fields[kNumFields] = {};
 };
 
+// Entries of one model field that differ between simulations.
+struct Entries {
+  std::string field;
+  std::vector<int64_t> index;  // in the field, flat
+};
+
 struct Model {
   const mjModel* model = nullptr;
   int nthread = 0;
+  std::vector<Entries> entries;  // empty: all simulations share the model
+  bool derived = false;          // the entries change constants that mj_setConst derives
 };
 
 struct Registry {
@@ -121,6 +130,47 @@ Sims* sims_of(int64_t model, int64_t n, std::string* error) {
   return slot.get();
 }
 
+// Makes each simulation's model that of its row of values. Rows that are as they were written last
+// are left alone, so in the usual case this compares and does no more; the result depends on the
+// values only.
+std::string write_values(Sims* sims, const Model& model, const float* values, int64_t n) {
+  int64_t width = 0;
+  for (const Entries& entries : model.entries) width += entries.index.size();
+  std::vector<int> changed;
+  const bool first = sims->values.empty();
+  if (first) sims->values.resize(n * width);
+  for (int64_t s = 0; s < n; ++s) {
+    const size_t bytes = width * sizeof(float);
+    if (!first && !std::memcmp(&sims->values[s * width], values + s * width, bytes)) continue;
+    std::memcpy(&sims->values[s * width], values + s * width, bytes);
+    changed.push_back(static_cast<int>(s));
+  }
+  if (changed.empty()) return "";
+  int64_t begin = 0;
+  for (const Entries& entries : model.entries) {
+    int size = 0, elemsize = 0;
+    void* storage = mjb_expand(sims->batch, entries.field.c_str(), &size, &elemsize);
+    if (!storage || elemsize != sizeof(mjtNum)) return "model field " + entries.field;
+    for (int s : changed) {
+      mjtNum* to = static_cast<mjtNum*>(storage) + static_cast<int64_t>(s) * size;
+      const float* from = values + s * width + begin;
+      for (size_t k = 0; k < entries.index.size(); ++k) to[entries.index[k]] = from[k];
+    }
+    begin += entries.index.size();
+  }
+  const bool failed =
+      model.derived && mjb_setConst(sims->batch, changed.data(), static_cast<int>(changed.size()));
+  if (!failed) return "";
+  sims->values.clear();  // nothing is known of the models now
+  return "constants of a simulation's model";
+}
+
+const Model& model_of(int64_t number) {  // filed before it was called
+  Registry& all = registry();
+  std::lock_guard<std::mutex> lock(all.mutex);
+  return all.models.at(number);
+}
+
 // Steps every simulation and fills the results.
 ffi::Error run(Sims* sims, int64_t n_substeps, ffi::RemainingRets rets) {
   Work work;
@@ -146,14 +196,16 @@ void write_component(Sims* sims, int component, const float* from, int64_t n) {
     for (int64_t k = 0; k < size; ++k) to[s * row + k] = from[s * size + k];
 }
 
-ffi::Error step(int64_t model, int64_t n_substeps, ffi::Buffer<ffi::U32> rows,
-                ffi::Buffer<ffi::F32> ctrl, ffi::RemainingRets rets) {
+ffi::Error step_with(int64_t model, int64_t n_substeps, ffi::Buffer<ffi::U32> rows,
+                     ffi::Buffer<ffi::F32> ctrl, const float* values, ffi::RemainingRets rets) {
   const int64_t width = rows.dimensions().back();
   const int64_t n = rows.element_count() / width;
   std::string error;
   Sims* sims = sims_of(model, n, &error);
   if (!sims) return ffi::Error::Internal(error);
   std::lock_guard<std::mutex> lock(sims->mutex);
+  if (values) error = write_values(sims, model_of(model), values, n);
+  if (!error.empty()) return ffi::Error::Internal("native physics: cannot set " + error);
   if (width != 2 * mjb_nstate(sims->batch))
     return ffi::Error::InvalidArgument("native physics: state row has another width");
   std::memcpy(mjb_state(sims->batch), rows.typed_data(), rows.size_bytes());
@@ -161,13 +213,26 @@ ffi::Error step(int64_t model, int64_t n_substeps, ffi::Buffer<ffi::U32> rows,
   return run(sims, n_substeps, rets);
 }
 
-ffi::Error reset(int64_t model, ffi::Buffer<ffi::F32> qpos, ffi::Buffer<ffi::F32> qvel,
-                 ffi::RemainingRets rets) {
+ffi::Error step(int64_t model, int64_t n_substeps, ffi::Buffer<ffi::U32> rows,
+                ffi::Buffer<ffi::F32> ctrl, ffi::RemainingRets rets) {
+  return step_with(model, n_substeps, rows, ctrl, nullptr, rets);
+}
+
+ffi::Error step_varied(int64_t model, int64_t n_substeps, ffi::Buffer<ffi::U32> rows,
+                       ffi::Buffer<ffi::F32> ctrl, ffi::Buffer<ffi::F32> values,
+                       ffi::RemainingRets rets) {
+  return step_with(model, n_substeps, rows, ctrl, values.typed_data(), rets);
+}
+
+ffi::Error reset_with(int64_t model, ffi::Buffer<ffi::F32> qpos, ffi::Buffer<ffi::F32> qvel,
+                      const float* values, ffi::RemainingRets rets) {
   const int64_t n = qpos.element_count() / qpos.dimensions().back();
   std::string error;
   Sims* sims = sims_of(model, n, &error);
   if (!sims) return ffi::Error::Internal(error);
   std::lock_guard<std::mutex> lock(sims->mutex);
+  if (values) error = write_values(sims, model_of(model), values, n);
+  if (!error.empty()) return ffi::Error::Internal("native physics: cannot set " + error);
   mjtNum* rows = mjb_state(sims->batch);
   const size_t width = sims->initial.size();
   for (int64_t s = 0; s < n; ++s)
@@ -175,6 +240,16 @@ ffi::Error reset(int64_t model, ffi::Buffer<ffi::F32> qpos, ffi::Buffer<ffi::F32
   write_component(sims, mjSTATE_QPOS, qpos.typed_data(), n);
   write_component(sims, mjSTATE_QVEL, qvel.typed_data(), n);
   return run(sims, 0, rets);
+}
+
+ffi::Error reset(int64_t model, ffi::Buffer<ffi::F32> qpos, ffi::Buffer<ffi::F32> qvel,
+                 ffi::RemainingRets rets) {
+  return reset_with(model, qpos, qvel, nullptr, rets);
+}
+
+ffi::Error reset_varied(int64_t model, ffi::Buffer<ffi::F32> qpos, ffi::Buffer<ffi::F32> qvel,
+                        ffi::Buffer<ffi::F32> values, ffi::RemainingRets rets) {
+  return reset_with(model, qpos, qvel, values.typed_data(), rets);
 }
 
 }  // namespace
@@ -194,10 +269,39 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlReset, reset,
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .RemainingRets());
 
+XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlStepVaried, step_varied,
+                              ffi::Ffi::Bind()
+                                  .Attr<int64_t>("model")
+                                  .Attr<int64_t>("n_substeps")
+                                  .Arg<ffi::Buffer<ffi::U32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .RemainingRets());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlResetVaried, reset_varied,
+                              ffi::Ffi::Bind()
+                                  .Attr<int64_t>("model")
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .RemainingRets());
+
 // Files a copy of a model under the hash of its content; `nthread` 0 means all CPUs.
 extern "C" void mjx_serl_register(int64_t hash, const mjModel* model, int nthread) {
   Registry& all = registry();
   std::lock_guard<std::mutex> lock(all.mutex);
   if (!loud) loud = mju_setLogHandler(log);
-  if (!all.models.count(hash)) all.models[hash] = {mj_copyModel(nullptr, model), nthread};
+  if (!all.models.count(hash)) all.models[hash] = {mj_copyModel(nullptr, model), nthread, {}, false};
+}
+
+// Adds entries of a field that differ between simulations to a model that was filed under a hash of
+// these too; the order of the calls is that of the values. `derived`: see `Model`.
+extern "C" void mjx_serl_vary(int64_t hash, const char* field, const int64_t* index, int count,
+                              int position, int derived) {
+  Registry& all = registry();
+  std::lock_guard<std::mutex> lock(all.mutex);
+  Model& model = all.models[hash];
+  if (position < static_cast<int>(model.entries.size())) return;  // filed before
+  model.entries.push_back({field, {index, index + count}});
+  model.derived = model.derived || derived;
 }
