@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mjx_serl.envs.control.arms import ArmsConfig, command_of, own_frame
 from mjx_serl.envs.control.controller import Command, ControlConfig
-from mjx_serl.envs.control.kinematics import quat_to_mat
+from mjx_serl.envs.control.kinematics import quat_to_mat, rotation_vector
 from mjx_serl.envs.physics.protocol import SimState
 from mjx_serl.envs.readings import observe_arms, read_arms
 from mjx_serl.envs.task import TASKS
@@ -43,6 +43,7 @@ _HOMES = {
     LEFT: (-0.0242, 0.1196, -0.0097, -1.6793, 0.0012, 1.799, 0.7513),
     RIGHT: (0.0, -0.4908, 0.0, -2.1203, 0.0, 1.6295, -2.3562),
 }
+_MIDDLE = -0.01  # [m] along y: where both boxes end
 _HIGHER = 0.06  # [m] the taking hand clears the stick by this much
 _EXPERT_GAIN = 0.6  # share of what is still to go that the expert commands at once
 
@@ -71,9 +72,9 @@ class HandoverConfig:
     """
 
     control: ArmsConfig
-    stick: Vec3 = (0.13, 0.012, 0.012)
-    mass: float = 0.1
-    grip: float = 0.08
+    stick: Vec3 = (0.11, 0.015, 0.012)
+    mass: float = 0.05
+    grip: float = 0.06
     slid: float = 0.02
     starts: tuple[Vec3, Vec3] = ((0.6, -0.02, 0.42), (0.4, 0.0, 0.5))
     hold_steps: int = 3
@@ -224,27 +225,31 @@ class Handover:
         over = jnp.abs(way[:2]) < jnp.array([0.015, 0.008])
         around = over.all() & (jnp.abs(way[2]) < 0.008)
         goal = way + jnp.array([0.0, 0.0, 1.0]) * jnp.where(over.all(), 0.0, _HIGHER)
-        right = self._step(RIGHT, sim, command, jnp.where(gripped, jnp.zeros(3), goal))
-        # The left hand brings the stick into the middle of both boxes, where the right can be.
-        middle = jnp.array([0.0, -0.01 - self._tool(LEFT, sim)[1], 0.0])
-        left = self._step(LEFT, sim, command, jnp.where(gripped, jnp.zeros(3), middle))
-        close = jnp.where(around | gripped, 1.0, -1.0)
-        let_go = jnp.where(gripped, -1.0, 1.0)
-        zero = jnp.zeros(())
-        return jnp.concatenate([left, jnp.stack([zero, let_go]), right, jnp.stack([zero, close])])
+        # The left hand brings the stick where the right one may be: beside its own start.
+        x, _, z = self.config.starts[0]
+        middle = jnp.array([x, _MIDDLE, z]) - self._tool(LEFT, sim)
+        return jnp.concatenate(
+            [
+                self._go(LEFT, sim, command, jnp.where(gripped, jnp.zeros(3), middle)),
+                jnp.where(gripped, -1.0, 1.0)[None],
+                self._go(RIGHT, sim, command, jnp.where(gripped, jnp.zeros(3), goal)),
+                jnp.where(around | gripped, 1.0, -1.0)[None],
+            ]
+        )
 
-    def _step(
+    def _go(
         self, role: str, sim: SimState, command: Command, way: Float[Array, " 3"]
-    ) -> Float[Array, " 3"]:
-        """Action of an arm that goes a way given in the world [m]."""
+    ) -> Float[Array, " 4"]:
+        """Steps and turn of an arm that goes a way given in the world [m], its fingers down."""
         index = list(self.scene.arms).index(role)
-        base = quat_to_matrix(self.scene.spec.arms[index].base_quat)
-        seen = own_frame(self.scene, role).seen(sim)
-        at = seen.site_xpos[self.scene.arms[role].ee_site_id]
+        frame, own = own_frame(self.scene, role), command_of(command, index)
+        control = self.control.of(role)
+        at = frame.seen(sim).site_xpos[self.scene.arms[role].ee_site_id]
         # A proportional law on the commanded target, so that lag is not corrected twice.
-        lead = command_of(command, index).target - at
-        goal = way @ jnp.asarray(base, jnp.float32) - lead
-        return jnp.clip(_EXPERT_GAIN * goal / self.control.of(role).scale, -1.0, 1.0)
+        goal = way @ jnp.asarray(quat_to_matrix(frame.quat), jnp.float32) - (own.target - at)
+        still = rotation_vector(own.target_quat, jnp.asarray(control.orientation))
+        step, turn = goal / control.scale, still[1:2] / (control.turn_scale or 1.0)
+        return jnp.clip(_EXPERT_GAIN * jnp.concatenate([step, turn]), -1.0, 1.0)
 
     def _taken(self, sim: SimState) -> Bool[Array, ""]:
         """The right fingers are closed on the stick, the left ones are off it."""

@@ -18,7 +18,7 @@ from mjx_serl.envs.physics.protocol import SimState
 from scenes.bases import Fixed
 from scenes.build import Scene
 from scenes.contract.errors import InputError
-from scenes.contract.quaternions import product
+from scenes.contract.quaternions import conjugate, product
 from scenes.contract.rotations import UNIT_QUAT, quat_to_matrix
 from scenes.contract.specs import ActionSpec
 
@@ -93,11 +93,11 @@ class OwnFrame:
             return sim
         turn = jnp.asarray(quat_to_matrix(self.quat), jnp.float32)
         at = jnp.asarray(self.position, jnp.float32)
-        back = np.asarray(self.quat, np.float32) * np.float32([1.0, -1.0, -1.0, -1.0])
+        back = conjugate(np.asarray(self.quat, np.float32))
         sites = sim.site_xmat.reshape(*sim.site_xmat.shape[:-1], 3, 3)
         return sim.replace(
             xpos=(sim.xpos - at) @ turn,
-            xquat=product(jnp.asarray(back), sim.xquat),
+            xquat=product(back, sim.xquat),
             site_xpos=(sim.site_xpos - at) @ turn,
             site_xmat=(turn.T @ sites).reshape(sim.site_xmat.shape),
         )
