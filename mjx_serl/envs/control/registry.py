@@ -8,6 +8,7 @@ from mjx_serl.envs.control.arms import Arms
 from mjx_serl.envs.control.controller import Control, Controller
 from mjx_serl.envs.control.damped_least_squares import DampedLeastSquares
 from mjx_serl.envs.control.operational_space import OperationalSpace
+from mjx_serl.envs.control.wrench import Wrench
 from mjx_serl.registry import Registry
 from scenes.build import Scene
 from scenes.contract.errors import InputError
@@ -15,8 +16,9 @@ from scenes.contract.errors import InputError
 CONTROLLERS: Registry[Callable[[Any, Scene], Controller]] = Registry("control law")
 CONTROLLERS.register("dls")(DampedLeastSquares)
 CONTROLLERS.register("osc")(OperationalSpace)
+CONTROLLERS.register("wrench")(Wrench)
 # What the actuators are told by the laws that tell one kind.
-ACTUATION = {"dls": "position", "osc": "torque"}
+ACTUATION = {"dls": "position", "osc": "torque", "wrench": "torque"}
 
 
 def build_controller(config: Control, scene: Scene) -> Controller:
