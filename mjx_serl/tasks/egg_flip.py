@@ -46,8 +46,8 @@ _EGG = (0.97, 0.93, 0.80, 1.0)
 # Where the expert's swing begins: the tool's x, z [m] and pitch [rad], far back, low, and tilted so
 # far that the egg has slid to the front rim; how near to it; and the gains that bring it there.
 _READY: Any = np.float32([0.36, 0.32, 0.45])
-_NEAR: Any = np.float32([0.03, 0.05, 0.06])
-_STIFFNESS: Any = np.float32([20.0, 20.0, 0.6])  # [N/m], [N m/rad]
+_NEAR: Any = np.float32([0.03, 0.03, 0.08])
+_STIFFNESS: Any = np.float32([20.0, 20.0, 1.0])  # [N/m], [N m/rad]
 _DAMPING: Any = np.float32([8.0, 8.0, 0.3])  # [N s/m], [N m s/rad]
 # Actions of the swing.
 _SWING: Any = np.float32(
@@ -246,7 +246,8 @@ class EggFlip:
         del command
         pose, velocity = self._hand(sim)
         values = jnp.asarray([value for _, value in self.control.wrench])
-        back = (_STIFFNESS * (_READY - pose) - _DAMPING * velocity) / values
+        weight = 9.81 * self.config.mass * jnp.array([0.0, 1.0, -self.config.reach])
+        back = (_STIFFNESS * (_READY - pose) - _DAMPING * velocity + weight) / values
         swung = jnp.asarray(_SWING)[task_state.swing - 1]
         return jnp.clip(jnp.where(task_state.swing > 0, swung, back), -1.0, 1.0)
 
