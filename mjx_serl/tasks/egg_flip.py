@@ -90,9 +90,7 @@ class EggFlipConfig:
         episode_steps: time limit in control steps.
     """
 
-    control: WrenchConfig = WrenchConfig(
-        wrench=(("fx", 13.0), ("fz", 12.0), ("ty", 3.5)), grip=1.0 - _HANDLE / 0.04, turn_limit=0.8
-    )
+    control: WrenchConfig
     home: tuple[float, ...] = (0.0, -0.3407, 0.0, -2.2456, 0.0, 1.905, 0.7854)
     low: Vec3 = (0.3, -0.1, 0.25)
     high: Vec3 = (0.6, 0.1, 0.6)
@@ -269,6 +267,10 @@ class EggFlip:
         return (sim.xpos[egg] - sim.xpos[pan]) @ turned, axis @ turned
 
 
-EGG_FLIP = EggFlipConfig()
+EGG_FLIP = EggFlipConfig(
+    control=WrenchConfig(
+        wrench=(("fx", 13.0), ("fz", 12.0), ("ty", 3.5)), grip=1.0 - _HANDLE / 0.04, turn_limit=0.8
+    )
+)
 
 TASKS.register("franka/egg_flip")(EGG_FLIP)
