@@ -49,18 +49,22 @@ _READY: Any = np.float32([0.36, 0.32, 0.45])
 _NEAR: Any = np.float32([0.03, 0.03, 0.08])
 _STIFFNESS: Any = np.float32([20.0, 20.0, 1.0])  # [N/m], [N m/rad]
 _DAMPING: Any = np.float32([8.0, 8.0, 0.3])  # [N s/m], [N m s/rad]
-# Actions of the swing.
+# Actions of the swing: by the cross-entropy method, three rounds of 14 generations of 40 to 64
+# candidates, each under noise of 0.05 from 8 to 16 starts, native physics; the score was turns that
+# ended in the pan. Forward and up, front down, then front up as the box's far wall stops the pan.
 _SWING: Any = np.float32(
     [
-        [0.53, 0.18, 0.14],
-        [0.84, 0.61, -0.36],
-        [0.95, 0.71, -0.66],
-        [0.95, 0.61, -0.25],
-        [0.71, -0.27, 0.04],
-        [0.57, 0.58, 0.5],
-        [0.73, 0.46, 0.63],
+        [0.21, 0.03, 0.93],
+        [0.88, 0.67, -0.09],
+        [0.91, 0.72, -0.93],
+        [0.88, 0.63, -0.5],
+        [0.91, -0.46, -0.23],
+        [0.79, 0.11, 0.51],
+        [0.76, 0.75, 0.71],
+        [0.15, -0.01, -0.05],
     ]
 )
+_EXPERT_NOISE = 0.03
 _STILL = 0.1  # [m/s], [rad/s]
 
 
@@ -169,12 +173,14 @@ class EggFlip:
         config, scene: of the task.
         sparse: nothing is paid before it is turned.
         obs_spec: what is observed.
+        expert_noise: of demonstrations, one deviation as a share of a full action [1].
     """
 
     config: EggFlipConfig
     scene: Scene
     sparse: bool = True
     obs_spec: ObsSpec = OBS
+    expert_noise: float = _EXPERT_NOISE
 
     @property
     def episode_steps(self) -> int:

@@ -125,9 +125,7 @@ class Wrench(EndEffector):
 
     def start(self, sim: SimState) -> WrenchCommand:
         """No wrench."""
-        held = super().start(sim)
-        fields = {f.name: getattr(held, f.name) for f in dataclasses.fields(held)}
-        return WrenchCommand(**fields, wrench=jnp.zeros(6))
+        return WrenchCommand(**vars(super().start(sim)), wrench=jnp.zeros(6))
 
     def command(self, last: Command, sim: SimState, action: Float[Array, " A"]) -> Command:
         """The wrench of an action; what lies outside [-1, 1] is clipped."""
