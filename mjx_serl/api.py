@@ -33,6 +33,7 @@ from scenes.contract.manifest import read_manifest, read_sums, sha256
 from scenes.contract.names import require_fields
 from scenes.contract.plugins import load_plugins as load_plugins
 from scenes.contract.policy_contract import Contract
+from scenes.contract.specs import ObsSpec
 from scenes.contract.weights import read_safetensors
 
 
@@ -68,12 +69,14 @@ class Loaded:
 
     Attributes:
         path: the run folder or bundle it is from.
-        contract: what it observes, what its actions mean, and of which robot.
+        obs_spec: what it observes.
+        contract: what its actions mean, and of which robot; None where no bridge could run it.
         policy: observations [N, ...] to actions [N, A], jitted.
     """
 
     path: Path
-    contract: Contract
+    obs_spec: ObsSpec
+    contract: Contract | None
     policy: Callable[[Obs, jax.Array], Float[Array, "N A"]]
 
     def act(self, obs: Obs, *, seed: int = 0) -> Float[np.ndarray, "N A"]:
@@ -81,17 +84,14 @@ class Loaded:
 
         Raises KeyError for an observation that is not there.
         """
-        missing = [name for name in self._observed if name not in obs]
+        observed = self.obs_spec.names
+        missing = [name for name in observed if name not in obs]
         if missing:
             raise UnknownNameError(
                 f"act: the policy also observes {missing}; given were {sorted(obs)}"
             )
-        seen = {name: jnp.asarray(obs[name]) for name in self._observed}
+        seen = {name: jnp.asarray(obs[name]) for name in observed}
         return np.asarray(self.policy(seen, jax.random.key(seed)))
-
-    @property
-    def _observed(self) -> tuple[str, ...]:
-        return self.contract.obs.names
 
     def replay(self, source: str = "online") -> Transition:
         """Return what the run's latest checkpoint stored, oldest first, leaves [T, N, ...].
@@ -159,8 +159,11 @@ def load(path: Path | str) -> Loaded:
 def _load_run(path: Path) -> Loaded:
     run, params = load_policy(path)
     policy = jax.jit(trained_policy(run.trainer, params))
-    contract = dataclasses.replace(run.observer.contract, obs=run.observer.obs_spec.policy)
-    return Loaded(path, contract, policy)
+    observer, contract = run.observer, None
+    seen = observer.obs_spec.policy
+    if observer.has_contract:
+        contract = dataclasses.replace(observer.contract, obs=seen)
+    return Loaded(path, seen, contract, policy)
 
 
 def _load_bundle(path: Path) -> Loaded:
@@ -180,7 +183,7 @@ def _load_bundle(path: Path) -> Loaded:
         rows = {name: x[:, None] for name, x in obs.items()}
         return jax.lax.map(lambda row: program.call(params, row)[0, 0], rows)
 
-    return Loaded(path, contract, policy)
+    return Loaded(path, contract.obs, contract, policy)
 
 
 def _restore(path: Path) -> TrainState:

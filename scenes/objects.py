@@ -1,8 +1,10 @@
 """Parametric objects."""
 
+import math
+
 from scenes.contract.robot import Rgba
-from scenes.contract.rotations import Vec3
-from scenes.shapes import Box, Compound, FixedMount, Part
+from scenes.contract.rotations import Quat, Vec3
+from scenes.shapes import Box, Compound, FixedMount, Mount, Part
 from scenes.specs import ObjectSpec
 
 RED: Rgba = (0.80, 0.16, 0.15, 1.0)
@@ -70,4 +72,56 @@ def socket(
         rgba=rgba,
         friction=friction,
         pos=seat,
+    )
+
+
+def frying_pan(
+    name: str = "pan",
+    *,
+    half_width: float,
+    rim: float,
+    slope: float,
+    handle: float,
+    mount: Mount,
+    pos: Vec3,
+    quat: Quat,
+    mass: float = 0.2,
+    friction: Vec3 = (0.2, 0.005, 0.0001),
+) -> ObjectSpec:
+    """A square pan of boxes with sloped rims; its handle goes along -x.
+
+    Its frame is in the middle of the floor's top, z up.
+
+    Args:
+        name: of the object.
+        half_width: of the floor along x and y [m].
+        rim: length of the rims up their slope [m].
+        slope: of the rims, away from upright [rad].
+        handle: from the floor's edge along -x [m].
+        mount: how it is held.
+        pos, quat: of its frame, where the mount says [m], wxyz.
+        mass: [kg].
+        friction: slide [1], spin [m], roll [m].
+    """
+    thick = 0.003  # half of every wall's [m]
+    out, up = math.sin(slope) * rim / 2, math.cos(slope) * rim / 2
+    far, c, s = half_width + out, math.cos(slope / 2), math.sin(slope / 2)
+    length = half_width + 2 * out
+    walls = [
+        Part(shape=Box((thick, length, rim / 2)), pos=(far, 0.0, up), quat=(c, 0.0, s, 0.0)),
+        Part(shape=Box((thick, length, rim / 2)), pos=(-far, 0.0, up), quat=(c, 0.0, -s, 0.0)),
+        Part(shape=Box((length, thick, rim / 2)), pos=(0.0, far, up), quat=(c, -s, 0.0, 0.0)),
+        Part(shape=Box((length, thick, rim / 2)), pos=(0.0, -far, up), quat=(c, s, 0.0, 0.0)),
+    ]
+    floor = Part(shape=Box((half_width, half_width, thick)), pos=(0.0, 0.0, -thick))
+    grip = Part(shape=Box((handle / 2, 0.008, 0.006)), pos=(-half_width - handle / 2, 0.0, -0.006))
+    return ObjectSpec(
+        name=name,
+        mass=mass,
+        shape=Compound((floor, *walls, grip)),
+        mount=mount,
+        rgba=GREY,
+        friction=friction,
+        pos=pos,
+        quat=quat,
     )

@@ -13,6 +13,7 @@ import tyro
 from jaxtyping import Array, Float
 
 from mjx_serl.envs.appearance import Look, LookConfig, apply_look, draw_looks, jitter_rigs, tinted
+from mjx_serl.envs.control.controller import ControlConfig
 from mjx_serl.envs.delay import Ring, at_age
 from mjx_serl.envs.env import Env, EnvState
 from mjx_serl.envs.variation import Varied
@@ -373,13 +374,24 @@ class Observer:
         return seen
 
     @property
+    def has_contract(self) -> bool:
+        """Whether a bridge could run such a policy: one arm that goes where it is told."""
+        return isinstance(self.env.task.control, ControlConfig)
+
+    @property
     def contract(self) -> Contract:
         """What a policy trained on these observations takes for granted about its arm.
 
         A frozen encoder counts as part of the policy: its pictures are observed, not its features.
+        Raises InputError where no bridge could keep it.
         """
         env, cameras = self.env, self.cameras
         spec, control = env.scene.spec, env.task.control
+        if not isinstance(control, ControlConfig):
+            raise InputError(
+                f"Control law '{control.law}' has no contract with a robot: such a policy is "
+                "trained, evaluated and played here; the bridge runs one arm under law dls or osc"
+            )
         pictures = () if cameras is None else cameras.picture_fields()
         late = env.variation
         return Contract(

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import jax
 from jaxtyping import Array, Bool, Float
 
-from mjx_serl.envs.control.controller import Command, ControlConfig
+from mjx_serl.envs.control.controller import Command, Control
 from mjx_serl.envs.physics.protocol import SimState
 from mjx_serl.registry import Registry
 from mjx_serl.types import Obs, PRNGKey
@@ -41,7 +41,7 @@ class Task(Protocol):
         ...
 
     @property
-    def control(self) -> ControlConfig:
+    def control(self) -> Control:
         """How actions act."""
         ...
 

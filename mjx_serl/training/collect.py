@@ -53,8 +53,9 @@ def demonstrate(
     env = observer.env
     noise = expert_noise(env.task) if noise is None else noise
     scale = jnp.full(env.action_dim, noise / env.task.control.scale)
-    if GRIPPER in env.action_spec.names:
-        scale = scale.at[env.action_spec.names.index(GRIPPER)].set(0.0)
+    for i, name in enumerate(env.action_spec.names):
+        if name.rpartition("/")[2] == GRIPPER:  # "left/gripper" where there are several
+            scale = scale.at[i].set(0.0)
 
     def act(worlds: EnvState, pictures: Obs, key: PRNGKey) -> Float[Array, "N A"]:
         del pictures  # an expert reads the simulator's state

@@ -14,13 +14,16 @@ from scenes.contract.quaternions import LARGEST_TURN
 from scenes.contract.rotations import Quat, Vec3
 from scenes.contract.serialize import later_field
 
-ActionMode = Literal["ee_delta", "ee_delta_osc", "direct"]
+ActionMode = Literal["ee_delta", "ee_delta_osc", "wrench", "direct"]
 ActionFrame = Literal["world", "tool"]
 
 # What an end-effector action may be made of, in this order: steps [m], turns [rad], closure [1].
 STEPS: tuple[str, ...] = ("x", "y", "z")
 TURNS: tuple[str, ...] = ("rx", "ry", "rz")
 GRIPPER = "gripper"
+# What a wrench may be made of, at the tool centre: forces [N], torques [N m].
+FORCES: tuple[str, ...] = ("fx", "fy", "fz")
+TORQUES: tuple[str, ...] = ("tx", "ty", "tz")
 ObsKind = Literal["vector", "image", "depth", "tokens"]
 
 
@@ -43,10 +46,13 @@ class ActionSpec:
 
     Attributes:
         mode: "ee_delta" (damped least squares to joint targets), "ee_delta_osc" (operational
-            space) or "direct" (what another library's world makes of it, for no robot of ours).
+            space), "wrench" (forces and torques, which no bridge passes on to an arm) or "direct"
+            (what another library's world makes of it, for no robot of ours).
         names: one per entry, from `STEPS`, `TURNS` (a rotation vector) and `GRIPPER`; what is not
-            named stays as it is.
-        scale: value of one action unit per step, [m] or [rad] as the name says; gripper [1].
+            named stays as it is. Of a wrench, from `FORCES` and `TORQUES`; of several arms, the
+            role before each: "left/x".
+        scale: value of one action unit per step, [m] or [rad] as the name says; gripper [1]; of a
+            wrench [N] or [N m].
         rate: actions per second [Hz].
         base: steps and turns are added to the last commanded ("target") or the "measured" pose.
         frame: whose axes steps and turns are along: the "world"'s (the robot's base), or those of

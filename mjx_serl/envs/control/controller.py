@@ -100,6 +100,34 @@ class ControlConfig:
         )
 
 
+class Control(Protocol):
+    """How actions act, as data: what `build_controller` takes and an environment asks for."""
+
+    @property
+    def law(self) -> str:
+        """Name of the control law."""
+        ...
+
+    @property
+    def rate(self) -> float:
+        """Policy actions per second [Hz]."""
+        ...
+
+    @property
+    def inner_rate(self) -> float:
+        """Updates of the law per second [Hz]."""
+        ...
+
+    @property
+    def scale(self) -> float:
+        """What `expert_noise` is a share of: the end-effector step of a full action [m]."""
+        ...
+
+    def action_spec(self) -> ActionSpec:
+        """What the numbers of an action mean."""
+        ...
+
+
 class Controller(Protocol):
     """Turns commands into actuator controls at `inner_steps` updates per action."""
 

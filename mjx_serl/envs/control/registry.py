@@ -1,22 +1,27 @@
 """Control laws by name."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-from mjx_serl.envs.control.controller import ControlConfig, Controller
+from mjx_serl.envs.control.arms import Arms
+from mjx_serl.envs.control.controller import Control, Controller
 from mjx_serl.envs.control.damped_least_squares import DampedLeastSquares
 from mjx_serl.envs.control.operational_space import OperationalSpace
+from mjx_serl.envs.control.wrench import Wrench
 from mjx_serl.registry import Registry
 from scenes.build import Scene
 from scenes.contract.errors import InputError
 
-CONTROLLERS: Registry[Callable[[ControlConfig, Scene], Controller]] = Registry("control law")
+CONTROLLERS: Registry[Callable[[Any, Scene], Controller]] = Registry("control law")
 CONTROLLERS.register("dls")(DampedLeastSquares)
 CONTROLLERS.register("osc")(OperationalSpace)
+CONTROLLERS.register("wrench")(Wrench)
 # What the actuators are told by the laws that tell one kind.
-ACTUATION = {"dls": "position", "osc": "torque"}
+ACTUATION = {"dls": "position", "osc": "torque", "wrench": "torque"}
 
 
-def build_controller(config: ControlConfig, scene: Scene) -> Controller:
+def build_controller(config: Control, scene: Scene) -> Controller:
     """Return the controller of a compiled scene.
 
     Raises ValueError where the rates do not divide or the arm's actuators do not take what the law
@@ -36,3 +41,6 @@ def build_controller(config: ControlConfig, scene: Scene) -> Controller:
         if abs(fast / slow - round(fast / slow)) > 1e-6:
             raise InputError(f"{name} {fast:g} Hz is no multiple of {slow:g} Hz")
     return CONTROLLERS[config.law](config, scene)
+
+
+CONTROLLERS.register("arms")(partial(Arms, build=build_controller))
