@@ -96,7 +96,9 @@ def to_sysid(sysid: Any, chosen: Sequence[Candidate], values: Mapping[str, float
     parameters = sysid.ParameterDict()
     for c in chosen:
         low, high = c.low / c.scale, c.high / c.scale
-        value = np.clip(values[c.name] / c.scale, low, high)
+        # On a bound a fit may stall; a little inside it does not.
+        inset = 2e-3 * (high - low)
+        value = np.clip(values[c.name] / c.scale, low + inset, high - inset)
         parameters.add(sysid.Parameter(c.name, value, low, high))
     return parameters
 
