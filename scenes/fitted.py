@@ -2,15 +2,24 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from scenes.contract.errors import InputError
 from scenes.contract.robot import RobotSpec
-from scenes.contract.robot_fit import PER_JOINT, RobotFit, fitted_robot
+from scenes.contract.robot_fit import PER_JOINT, RobotFit, fitted_robot, load_robot_fit
 from scenes.robots import robot_named
 from scenes.specs import MountedArm, SceneSpec
 
 _DYNAMICS = (*PER_JOINT, "payload")
+
+
+def with_fit(path: Path | None) -> Callable[[Any], SceneSpec] | None:
+    """What `make_env` changes scenes by: the fit in a file, or nothing."""
+    if path is None:
+        return None
+    fit = load_robot_fit(path)
+    return lambda spec: fitted_scene(spec, fit)
 
 
 def fitted_scene(spec: Any, fit: RobotFit) -> SceneSpec:
@@ -34,15 +43,18 @@ def fitted_scene(spec: Any, fit: RobotFit) -> SceneSpec:
     )
 
 
-def with_dynamics_of(spec: SceneSpec, robot: RobotSpec) -> SceneSpec:
-    """The scene whose arms of that name have a robot's gains, losses, inertias and payload."""
+def with_dynamics_of(spec: Any, robot: RobotSpec) -> Any:
+    """The scene whose arms of that name have a robot's gains, losses, inertias and payload.
+
+    An imported scene stays as it is: its arms' numbers are in files of its own.
+    """
+    if not isinstance(spec, SceneSpec):
+        return spec
     dynamics = {name: getattr(robot, name) for name in _DYNAMICS}
     return _with_robots(spec, robot.name, lambda one: dataclasses.replace(one, **dynamics))
 
 
-def _with_robots(
-    spec: SceneSpec, name: str, change: Callable[[RobotSpec], RobotSpec]
-) -> SceneSpec:
+def _with_robots(spec: SceneSpec, name: str, change: Callable[[RobotSpec], RobotSpec]) -> SceneSpec:
     def changed(arm: MountedArm) -> MountedArm:
         if arm.robot.name != name:
             return arm

@@ -14,11 +14,12 @@ from mjx_serl.envs.control.controller import Command, Controller
 from mjx_serl.envs.control.registry import build_controller
 from mjx_serl.envs.physics.protocol import Physics, SimState
 from mjx_serl.envs.physics.registry import PHYSICS, default_physics
-from mjx_serl.envs.task import TASKS, Task, TaskFactory, TaskState
+from mjx_serl.envs.task import TASKS, Task, TaskFactory, TaskIn, TaskState
 from mjx_serl.types import Metrics, Obs, PRNGKey, PyTree
-from scenes.build import Scene, build_scene
+from scenes.build import Scene, SceneSource, build_scene
 from scenes.contract.errors import InputError
 from scenes.contract.specs import ActionSpec, ObsSpec
+from scenes.specs import SceneSpec
 
 
 @struct.dataclass
@@ -253,15 +254,25 @@ def _require_plain_jax() -> None:
         )
 
 
-def make_env(name: str, *, physics: str | None = None, max_worlds: int = 1) -> Env:
+def make_env(
+    name: str,
+    *,
+    physics: str | None = None,
+    max_worlds: int = 1,
+    scene: Callable[[SceneSpec | SceneSource], SceneSpec] | None = None,
+) -> Env:
     """Return one world of a registered task.
 
     Args:
         name: for example "franka/pick_cube"; raises KeyError with the allowed names.
         physics: "native", "mjx" or "warp"; None picks native on a CPU, MJX on an accelerator.
         max_worlds: the most worlds that will be stepped at once (sizes Warp's contact buffers).
+        scene: changes the task's, for example `scenes.fitted.fitted_scene` of a fit.
     """
-    return build_env(TASKS[name], name=name, physics=physics, max_worlds=max_worlds)
+    task = TASKS[name]
+    if scene is not None:
+        task = TaskIn(task, scene(task.scene()))
+    return build_env(task, name=name, physics=physics, max_worlds=max_worlds)
 
 
 def build_env(

@@ -16,7 +16,7 @@ from mjx_serl.sysid.identifiability import dependents, hidden_directions, interv
 from mjx_serl.sysid.motion import Motion
 from mjx_serl.sysid.parameters import DELAY, Candidate, candidates, to_sysid
 from mjx_serl.sysid.prediction import Predictor
-from scenes.contract.extras import require
+from mjx_serl.sysid.toolbox import Squares, toolbox
 
 Values = dict[str, float]
 Say = Callable[[str], None]
@@ -26,7 +26,7 @@ _DELAYS = np.arange(0.0, 0.205, 0.005)
 # Step of finite differences in units of `Candidate.scale`; the converged solver is smooth there.
 _STEP = 1e-3
 # The fit has converged where nothing moves by more than this, in the same units.
-_SETTLED = 1e-3
+_SETTLED = 3e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,15 +104,13 @@ def estimate(arm: ArmModel, motions: Sequence[Motion], *, say: Say) -> list[Fitt
 
 def _first_delay(search: _Search) -> None:
     sets = [search.values | {DELAY: float(delay)} for delay in _DELAYS]
-    cost = sum(
-        (errors * search.weights).__pow__(2).sum(axis=(1, 2))
-        for errors in search.predictor.errors(sets)
-    )
+    found = search.predictor.errors(sets)
+    cost = sum(((errors * search.weights) ** 2).sum(axis=(1, 2)) for errors in found)
     search.values[DELAY] = float(_DELAYS[int(np.argmin(cost))])
 
 
 def _fit(search: _Search, chosen: Sequence[Candidate], *, iterations: int) -> None:
-    sysid = require("mujoco.sysid", "sysid")
+    sysid = toolbox()
     parameters = to_sysid(sysid, chosen, search.values)
 
     def residual(x: np.ndarray, *_: object, **__: object) -> tuple[list[np.ndarray], None, None]:
@@ -129,6 +127,7 @@ def _fit(search: _Search, chosen: Sequence[Candidate], *, iterations: int) -> No
         eps=_STEP,
         xtol=_SETTLED,
         x_scale="jac",
+        norm=Squares(),
         output=io.StringIO(),
     )
     found = np.asarray(result.x).ravel()
@@ -196,9 +195,7 @@ def _with_intervals(search: _Search) -> list[Fitted]:
     ]
 
 
-def errors_of(
-    arm: ArmModel, motions: Sequence[Motion], values: Mapping[str, float]
-) -> Errors:
+def errors_of(arm: ArmModel, motions: Sequence[Motion], values: Mapping[str, float]) -> Errors:
     """How far the simulated arm is from the measured one."""
     joints = arm.robot.num_joints
     found = Predictor(arm, candidates(arm.robot), motions).errors([values])

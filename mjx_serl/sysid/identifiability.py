@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mjx_serl.sysid.parameters import FREEZE_ORDER, Candidate
-from scenes.contract.extras import require
+from mjx_serl.sysid.toolbox import product, toolbox
 
 # Cosine between what two parameters do from which on nothing tells them apart.
 _ALIKE = 0.9999
@@ -22,17 +22,13 @@ _INDEPENDENT = 0.05
 _NORMAL_95 = 1.96
 
 
-def dependents(
-    all_of: Sequence[Candidate], jacobian: Float[np.ndarray, "R P"]
-) -> dict[str, str]:
+def dependents(all_of: Sequence[Candidate], jacobian: Float[np.ndarray, "R P"]) -> dict[str, str]:
     """Parameters that do what another one does, and why each is held."""
     unit = jacobian / np.maximum(np.linalg.norm(jacobian, axis=0), 1e-12)
-    alike = np.abs(_gram(unit)) > _ALIKE
+    alike = np.abs(product(unit, unit)) > _ALIKE
     held: dict[str, str] = {}
     for i, j in zip(*np.nonzero(np.triu(alike, 1)), strict=True):
-        first, second = sorted(
-            (all_of[i], all_of[j]), key=lambda c: FREEZE_ORDER.index(c.field)
-        )
+        first, second = sorted((all_of[i], all_of[j]), key=lambda c: FREEZE_ORDER.index(c.field))
         held[first.name] = f"does what {second.name} does"
     return held
 
@@ -42,8 +38,9 @@ def hidden_directions(
 ) -> dict[str, str]:
     """Parameters whose values, alone or together with others, the motions do not show."""
     rows, held = list(range(len(free))), dict[str, str]()
+    gram = product(jacobian, jacobian)
     while rows:
-        values, directions = np.linalg.eigh(_gram(jacobian[:, rows]))
+        values, directions = np.linalg.eigh(gram[np.ix_(rows, rows)])
         if values[0] >= (_NORMAL_95 / _UNKNOWN) ** 2:
             break
         entries = np.abs(directions[:, 0])
@@ -54,10 +51,6 @@ def hidden_directions(
         held[first.name] = shown if others else "the motions do not show it"
         rows = [i for i in rows if free[i] is not first]
     return held
-
-
-def _gram(columns: Float[np.ndarray, "R P"]) -> Float[np.ndarray, "P P"]:
-    return columns.T @ columns
 
 
 def intervals(
@@ -75,14 +68,14 @@ def intervals(
         held: of those that are not.
         errors: weighted, of each motion.
     """
-    sysid = require("mujoco.sysid", "sysid")
+    sysid = toolbox()
     _, half = sysid.calculate_intervals([e.ravel() for e in errors], jacobian)
     lasting = np.mean([lasting_errors(e) for e in errors], axis=0)
     rows = np.concatenate([np.tile(lasting, len(e)) for e in errors])
     squares = jacobian**2
     factor = (squares * rows[:, None]).sum(axis=0) / np.maximum(squares.sum(axis=0), 1e-30)
-    moved = np.linalg.lstsq(_gram(jacobian), jacobian.T @ held, rcond=None)[0]
-    return np.sqrt(half**2 * factor + (_NORMAL_95 * moved) ** 2 @ np.ones(held.shape[1]))
+    moved = np.linalg.lstsq(product(jacobian, jacobian), product(jacobian, held), rcond=None)[0]
+    return np.sqrt(half**2 * factor + ((_NORMAL_95 * moved) ** 2).sum(axis=1))
 
 
 def lasting_errors(errors: Float[np.ndarray, "T C"]) -> Float[np.ndarray, " C"]:

@@ -73,7 +73,6 @@ def cut_motions(log: Motion) -> list[Motion]:
             dq=log.dq[fresh],
             sent=log.sent[rows],
             target=log.target[rows],
-            width=float(np.median(log.width)),
         )
         if np.ptp(motion.q, axis=0).max() > STILL:
             motions.append(motion)

@@ -45,9 +45,7 @@ def candidates(robot: RobotSpec) -> tuple[Candidate, ...]:
     """All parameters of a robot, the delay first."""
     found = [_whole(DELAY, nominal=0.0, high=0.25, scale=0.02, begin=0.0)]
     for field, low, high in (("kp", 0.1, 10), ("kd", 0.05, 10), ("armature", 0.02, 10)):
-        found += [
-            _relative(robot, field, j, low=low, high=high) for j in range(robot.num_joints)
-        ]
+        found += [_relative(robot, field, j, low=low, high=high) for j in range(robot.num_joints)]
     found += [_relative(robot, "damping", j, low=0.0, high=20) for j in range(robot.num_joints)]
     found += [_friction(robot, j) for j in range(robot.num_joints)]
     found.append(_whole(PAYLOAD, nominal=robot.payload, high=10.0, scale=0.5, begin=0.05))

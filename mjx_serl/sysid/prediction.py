@@ -52,12 +52,13 @@ class Predictor:
         grid = motion.t[0] + dt * np.arange(steps)
         told = {d: arm.controls(delayed(motion, grid, dt, d), motion.width) for d in set(delays)}
         start = arm.start(motion.q[0], motion.dq[0], motion.width)
-        states, _ = rollout.rollout(
+        found, _ = rollout.rollout(
             list(models),
             [self._data],
             np.repeat(start[None], len(models), axis=0),
             np.stack([told[d] for d in delays]),
         )
+        states = np.asarray(found)
         states = np.concatenate([np.broadcast_to(start, states[:, :1].shape), states], axis=1)
         # A full state is time, qpos, qvel.
         q = states[:, :, 1 + arm.qpos]

@@ -27,6 +27,7 @@ from robot_bridge.control.session import (
     Tally,
 )
 from robot_bridge.deploy.audit import AuditLog, person
+from robot_bridge.deploy.deployment import Talk
 from robot_bridge.deploy.rig import Rig
 from robot_bridge.driver import ArmInfo, DriverError, Vector
 from robot_bridge.reasons import Phase
@@ -115,9 +116,7 @@ def excitation_contract(robot: RobotSpec) -> Contract:
     )
 
 
-def excite(
-    rig: Rig, cfg: ExciteConfig, say: Callable[[str], None], ask: Callable[[str], str]
-) -> Path:
+def excite(rig: Rig, cfg: ExciteConfig, talk: Talk) -> Path:
     """Connect, ask, arm, home, move, let go; return the recording.
 
     Raises DriverError where the bridge or the arm stopped the motion, NotAllowedError without a
@@ -133,10 +132,10 @@ def excite(
             limits = dataclasses.replace(limits, state_max_age=rig.state_max_age)
         recorder = _recorder(cfg, rig, robot, limits)
         stack.callback(recorder.close)
-        say(f"record   {recorder.path}")
+        talk.say(f"record   {recorder.path}")
         control = ControlLoop(_parts(cfg, rig, robot, limits), sinks=[recorder.put])
         control.speed = cfg.speed
-        _arm(control, info, say, ask)
+        _arm(control, info, talk)
         stepper = _stepper(control, rig)
         stack.callback(stepper.close)
         # Whatever ends the motion, the arm stands before anything else is put away.
@@ -172,23 +171,19 @@ def _parts(cfg: ExciteConfig, rig: Rig, robot: RobotSpec, limits: Limits) -> Par
         driver=rig.driver,
         governor=Governor(robot, limits, dt=CONTROL_PERIOD),
         gate=ActionGate(contract, limits),
-        supervisor=Supervisor(
-            rig.driver, rig.clock, phrase=f"{TASK} {serial}", audit=audit.note
-        ),
+        supervisor=Supervisor(rig.driver, rig.clock, phrase=f"{TASK} {serial}", audit=audit.note),
         arbiter=Arbiter(),
         clock=rig.clock,
     )
 
 
-def _arm(
-    control: ControlLoop, info: ArmInfo, say: Callable[[str], None], ask: Callable[[str], str]
-) -> None:
+def _arm(control: ControlLoop, info: ArmInfo, talk: Talk) -> None:
     supervisor = control.parts.supervisor
     typed = supervisor.phrase
     if not info.simulated:
-        say("Clear the workspace, stand clear, keep the stop button at hand.")
-        say("Once armed, the arm goes home and swings about it, every joint at once.")
-        typed = ask(f"To arm, type '{supervisor.phrase}': ")
+        talk.say("Clear the workspace, stand clear, keep the stop button at hand.")
+        talk.say("Once armed, the arm goes home and swings about it, every joint at once.")
+        typed = talk.ask(f"To arm, type '{supervisor.phrase}': ")
     supervisor.arm(supervisor.confirm("arm", by=person(), typed=typed))
 
 

@@ -151,9 +151,7 @@ class FitRange:
 def fit_ranges(fit: RobotFit, *, held: bool = False) -> tuple[FitRange, ...]:
     """Intervals as ranges; with `held` also what is assumed of values that were not fitted."""
     return tuple(
-        FitRange(
-            field=v.field, joints=(v.joint,) if v.joint else (), low=v.low, high=v.high
-        )
+        FitRange(field=v.field, joints=(v.joint,) if v.joint else (), low=v.low, high=v.high)
         for v in fit.values
         if held or not v.held
     )
