@@ -22,7 +22,7 @@ from benchmarks.options import read_options
 from benchmarks.results import Recorder, say
 from mjx_serl.sysid.__main__ import read_log
 from mjx_serl.sysid.driven_arm import DrivenArm
-from mjx_serl.sysid.identify import Identified, identify
+from mjx_serl.sysid.identify import identify
 from mjx_serl.sysid.motion import cut_motions
 from robot_bridge.clock import ManualClock
 from robot_bridge.deploy.deployment import Talk
@@ -31,7 +31,7 @@ from robot_bridge.deploy.rig import Rig, Senses
 from robot_bridge.drivers.simulated_joints import SimJointDriver
 from scenes.contract.ranges import MOST_SEED, ranged
 from scenes.contract.robot import RobotSpec
-from scenes.contract.robot_fit import FittedValue
+from scenes.contract.robot_fit import FittedValue, RobotFit
 from scenes.robots import robot_named
 
 _SPREAD = 0.3
@@ -109,14 +109,13 @@ def record_arm(
     return made
 
 
-def misses(found: Identified, arm: RobotSpec, delay: float) -> list[Miss]:
+def misses(fit: RobotFit, arm: RobotSpec, nominal: RobotSpec, delay: float) -> list[Miss]:
     """Errors of all parameters that were fitted.
 
     Damping of a driven joint does what its drive's does: the truth of kd is what both together are
     beyond the nominal damping.
     """
-    nominal = found.arm.robot
-    return [_miss(v, _truth(v, arm, nominal, delay)) for v in found.fit.values if not v.held]
+    return [_miss(v, _truth(v, arm, nominal, delay)) for v in fit.values if not v.held]
 
 
 def _truth(value: FittedValue, arm: RobotSpec, nominal: RobotSpec, delay: float) -> float:
@@ -138,7 +137,7 @@ def _miss(value: FittedValue, truth: float) -> Miss:
     )
 
 
-def trial(name: str, seed: int, cfg: SysidConfig) -> tuple[Identified, list[Miss]]:
+def trial(name: str, seed: int, cfg: SysidConfig) -> list[Miss]:
     """Draw an arm, record it, fit the recordings, compare."""
     robot = robot_named(name)
     arm = drawn_arm(robot, seed)
@@ -152,8 +151,7 @@ def trial(name: str, seed: int, cfg: SysidConfig) -> tuple[Identified, list[Miss
             seed=seed,
         )
         motions = [motion for path in paths for motion in cut_motions(read_log(path, robot=name))]
-    found = identify(robot, motions)
-    return found, misses(found, arm, cfg.delay)
+    return misses(identify(robot, motions).fit, arm, robot, cfg.delay)
 
 
 def run(cfg: SysidConfig, recorder: Recorder) -> None:
@@ -161,7 +159,7 @@ def run(cfg: SysidConfig, recorder: Recorder) -> None:
     for name in cfg.robots:
         rows: dict[str, list[Miss]] = defaultdict(list)
         for seed in range(cfg.seed, cfg.seed + cfg.trials):
-            for miss in trial(name, seed, cfg)[1]:
+            for miss in trial(name, seed, cfg):
                 rows[miss.name].append(miss)
             say(f"sysid: {name}, trial {seed - cfg.seed + 1} of {cfg.trials}")
         _report(name, rows, cfg, recorder)

@@ -1,7 +1,8 @@
 """From motions to parameters with intervals, by least squares of `mujoco.sysid`.
 
-First the delay, then what follows a command (gains), then all that the motions show; what they do
-not show is held at its nominal value and named.
+First the delay, then gains, friction and payload at the nominal inertias, which give all of them
+their scale, then all that the motions show; what they do not show is held at its nominal value and
+named.
 """
 
 import io
@@ -14,17 +15,24 @@ from jaxtyping import Float
 from mjx_serl.sysid.arm_model import ArmModel
 from mjx_serl.sysid.identifiability import dependents, hidden_directions, intervals
 from mjx_serl.sysid.motion import Motion
-from mjx_serl.sysid.parameters import DELAY, Candidate, candidates, to_sysid
+from mjx_serl.sysid.parameters import DELAY, PAYLOAD, Candidate, candidates, to_sysid
 from mjx_serl.sysid.prediction import Predictor
 from mjx_serl.sysid.toolbox import Squares, toolbox
 
 Values = dict[str, float]
 Say = Callable[[str], None]
 
+# What is fitted before inertias are.
+_DRIVES = (DELAY, "kp", "kd", "friction_loss", PAYLOAD)
 # Delays that are tried before anything else is fitted [s].
 _DELAYS = np.arange(0.0, 0.205, 0.005)
 # Step of finite differences in units of `Candidate.scale`; the converged solver is smooth there.
 _STEP = 1e-3
+# How far from nominal a value that the motions do not show may end, in the same units. It moves one
+# that they show to a twentieth of that by 0.1 %.
+_PRIOR = 2.0
+# Readings are weighed anew until no weight changes by more than this share.
+_SAME_WEIGHTS = 0.1
 # The fit has converged where nothing moves by more than this, in the same units.
 _SETTLED = 3e-3
 
@@ -89,13 +97,13 @@ def estimate(arm: ArmModel, motions: Sequence[Motion], *, say: Say) -> list[Fitt
     search = _Search(Predictor(arm, all_of, motions), all_of, begin, weights)
     _first_delay(search)
     say(f"delay    about {search.values[DELAY] * 1e3:.0f} ms")
-    _fit(search, [c for c in all_of if c.field in (DELAY, "kp", "kd")], iterations=5)
-    say(f"gains    position error {_position_error(search) * 1e3:.3g} mrad")
+    _fit(search, [c for c in all_of if c.field in _DRIVES], iterations=8)
+    say(f"drives   position error {_position_error(search) * 1e3:.3g} mrad")
     _hold(search, dependents(all_of, _jacobian(search, all_of)), say)
     _fit(search, search.free, iterations=12)
     say(f"all      position error {_position_error(search) * 1e3:.3g} mrad")
-    _weigh(search)
-    _fit(search, search.free, iterations=12)
+    while _weigh(search) > _SAME_WEIGHTS:
+        _fit(search, search.free, iterations=12)
     while hidden := hidden_directions(search.free, _jacobian(search, search.free)):
         _hold(search, hidden, say)
         _fit(search, search.free, iterations=12)
@@ -112,10 +120,11 @@ def _first_delay(search: _Search) -> None:
 def _fit(search: _Search, chosen: Sequence[Candidate], *, iterations: int) -> None:
     sysid = toolbox()
     parameters = to_sysid(sysid, chosen, search.values)
+    nominal = np.array([[c.nominal / c.scale] for c in chosen])
 
     def residual(x: np.ndarray, *_: object, **__: object) -> tuple[list[np.ndarray], None, None]:
         columns = x.reshape(len(chosen), -1)
-        rows = _residuals(search, chosen, columns)
+        rows = np.concatenate([_residuals(search, chosen, columns), (columns - nominal) / _PRIOR])
         return [rows if x.ndim > 1 else rows[:, 0]], None, None
 
     _, result = sysid.optimize(
@@ -163,10 +172,12 @@ def _position_error(search: _Search) -> float:
     return float(np.sqrt(np.mean(np.concatenate(errors) ** 2)))
 
 
-def _weigh(search: _Search) -> None:
-    """Weigh each reading by how well it is predicted now."""
+def _weigh(search: _Search) -> float:
+    """Weigh each reading by how well it is predicted now; return the largest change, a share."""
     errors = np.concatenate([e[0] for e in search.predictor.errors([search.values])])
+    before = search.weights
     search.weights = 1.0 / np.maximum(np.sqrt((errors**2).mean(axis=0)), 1e-9)
+    return float(np.abs(search.weights / before - 1.0).max())
 
 
 def _hold(search: _Search, reasons: Mapping[str, str], say: Say) -> None:

@@ -50,8 +50,8 @@ _BAND = (0.2, 6.0)
 _SINES = 6
 # How long the motion takes to come up and to die away [s].
 _FADE = 1.0
-# The arm is still while this long is recorded before and after [s].
-_REST = 0.5
+# The arm is still for so long before the motion; after it the governor is a moment behind [s].
+_REST, _SETTLE = 0.5, 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +199,7 @@ def _move(
     session = Session(control, stepper, Tally(), lambda: None)
     session.home(robot.home)
     began, supervisor = control.clock.now(), control.parts.supervisor
-    length = cfg.seconds + 2.0 * _REST
+    length = cfg.seconds + _REST + _SETTLE
     recorder.event("begin", seed=cfg.seed)
     control.follow(sines(robot, cfg, began))
     stepper.run(

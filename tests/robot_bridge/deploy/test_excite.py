@@ -53,7 +53,7 @@ def test_every_joint_moves_within_all_limits(name: str, tmp_path: Path) -> None:
     began = recording.events[0].t
     sent = [t.target.q for t in recording.ticks if t.target is not None and t.t >= began]
     q = np.array(sent)
-    assert len(q) > 600 and np.ptp(q, axis=0).min() > 0.1
+    assert len(q) > 600 and np.ptp(q, axis=0).min() > 0.05
     limits = default_limits(robot)
     assert ((q >= limits.q_low) & (q <= limits.q_high)).all()
     for order, most in ((1, limits.joint_speed), (2, limits.joint_acceleration)):
@@ -69,7 +69,7 @@ def test_joints_do_not_move_alike() -> None:
     q = np.array([sines(robot, cfg, 0.0)(t) for t in times])
     other = np.array([sines(robot, dataclasses.replace(cfg, seed=1), 0.0)(t) for t in times])
     alike = np.corrcoef(q.T) - np.eye(7)
-    assert np.abs(alike).max() < 0.3 and np.abs(q - other).max() > 0.05
+    assert np.abs(alike).max() < 0.5 and np.abs(q - other).max() > 0.05
 
 
 def test_a_real_arm_needs_the_phrase(tmp_path: Path) -> None:
