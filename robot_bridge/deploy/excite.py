@@ -51,7 +51,7 @@ _SINES = 6
 # How long the motion takes to come up and to die away [s].
 _FADE = 1.0
 # The arm is still for so long before the motion; after it the governor is a moment behind [s].
-_REST, _SETTLE = 0.5, 2.0
+_REST, _SETTLE = 0.5, 3.0
 
 
 @dataclass(frozen=True, kw_only=True)

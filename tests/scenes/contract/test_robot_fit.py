@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from robot_fits import make_fit, value
 
 from scenes.contract.robot_fit import (
-    FitErrors,
-    FittedValue,
-    RobotFit,
     fit_ranges,
     fitted_robot,
     load_robot_fit,
@@ -20,27 +18,6 @@ from scenes.contract.serialize import to_json
 from scenes.robots import robot_named
 
 PANDA = robot_named("panda")
-
-
-def value(field: str, joint: str, found: float, **changes: Any) -> FittedValue:
-    numbers = {"value": found, "low": 0.9 * found, "high": 1.1 * found, "nominal": 1.0}
-    return FittedValue(field=field, joint=joint, **(numbers | changes))
-
-
-def make_fit(*values: FittedValue, **changes: Any) -> RobotFit:
-    errors = FitErrors(
-        position_before=1e-2, position_after=1e-5, velocity_before=0.1, velocity_after=1e-3,
-        seconds=10.0,
-    )  # fmt: skip
-    chosen = values or (
-        value("kp", "joint2", 4000.0),
-        value("friction_loss", "joint1", 0.5),
-        value("damping", "joint1", 1.0, held="does what kd joint1 does"),
-        value("payload", "", 0.3),
-        value("delay", "", 0.03),
-    )
-    facts = {"robot": "panda", "sim_dt": 0.005, "fitted": errors, "validation": errors}
-    return RobotFit(values=chosen, **(facts | changes))
 
 
 def test_values_replace_the_nominal_ones_and_held_ones_do_not(tmp_path: Path) -> None:
