@@ -13,6 +13,7 @@ from mjx_serl.envs.vector import default_pool
 from mjx_serl.nets.frozen import FrozenEncoder, load_encoder
 from mjx_serl.training.off_policy import OffPolicyConfig
 from mjx_serl.training.trainer import METHODS, Trainer
+from scenes.contract.errors import InputError
 from scenes.contract.plugins import load_plugins
 from scenes.contract.ranges import (
     MOST_EPISODES,
@@ -21,7 +22,9 @@ from scenes.contract.ranges import (
     ranged,
     require_number,
 )
+from scenes.contract.robot_fit import load_robot_fit
 from scenes.contract.serialize import later_field, open_field
+from scenes.fitted import with_fit
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,6 +89,10 @@ class TrainConfig:
         plugins: modules that register what the run needs and is not ours (`--plugin`).
         init: a run folder, of whose agent's parameters and observation statistics the run begins;
             its replay, optimisers and worlds are not taken.
+        robot_fit: a robot_fit.json of `python -m mjx_serl.sysid`, whose values the task's robot
+            takes in place of its nominal ones.
+        robot_fit_digest: of what that file held when the run began, which the run fills in; a run
+            whose file has changed since is refused.
         method: how it is trained, with its agent.
         eval: evaluation.
         run: the run folder.
@@ -100,6 +107,8 @@ class TrainConfig:
     num_envs: int = ranged(8, least=1)
     total_env_steps: int = ranged(100_000, least=1)
     init: Path | None = later_field(None)
+    robot_fit: Path | None = later_field(None)
+    robot_fit_digest: tyro.conf.Suppress[str] = later_field("")
     # Of any registered class. Without a prefix its options are --agent.lr, not --method.agent.lr.
     method: Annotated[Any, tyro.conf.arg(name="")] = open_field(METHODS, OffPolicyConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
@@ -142,8 +151,24 @@ class TrainConfig:
         pool_size = getattr(self.method, "pool_size", default_pool)
         most = max(self.num_envs, episodes, pool_size(self.num_envs))
         physics = None if self.physics == "auto" else self.physics
-        env = make_env(self.task, physics=physics, max_worlds=most)
+        scene = with_fit(self.pinned_fit().robot_fit)
+        env = make_env(self.task, physics=physics, max_worlds=most, scene=scene)
         return self.pixels.build(env, _frozen_encoder(self.pixels))
+
+    def pinned_fit(self) -> "TrainConfig":
+        """Return it with the absolute path and the digest of its robot fit.
+
+        Raises FileNotFoundError, and InputError where there is a digest that differs.
+        """
+        if self.robot_fit is None:
+            return self
+        found = load_robot_fit(self.robot_fit).digest
+        if self.robot_fit_digest not in ("", found):
+            raise InputError(
+                f"{self.robot_fit} has changed since the run began (digest {found[:12]}..., then "
+                f"{self.robot_fit_digest[:12]}...): put the old file back, or begin a new run"
+            )
+        return dataclasses.replace(self, robot_fit=self.robot_fit.resolve(), robot_fit_digest=found)
 
     def build(self, observer: Observer) -> Trainer:
         """The functions of the run; `observer` is from `build_observer`."""

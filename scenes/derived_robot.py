@@ -6,6 +6,7 @@ bridge's kinematics holds for it. Masses of bodies that are welded together are 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -199,7 +200,7 @@ class ArmReader:
             inertia=inertia,
         )
 
-    def _limits(self) -> tuple[dict[str, tuple[float, ...]], tuple[str, ...]]:
+    def _limits(self) -> tuple[dict[str, Any], tuple[str, ...]]:
         model, given, count = self.model, self.roles.limits, len(self.roles.joints)
         joints = self._joint_ids()
         dofs = [int(model.jnt_dofadr[joint]) for joint in joints]

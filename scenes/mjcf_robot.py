@@ -37,12 +37,15 @@ VISUAL_GROUP, _COLLISION_GROUP = 2, 3
 
 FINGERS = (("left_finger", (1.0, 0.0, 0.0, 0.0)), ("right_finger", (0.0, 0.0, 0.0, 1.0)))
 EE_SITE = "ee"
+PAYLOAD = "payload"
 GRIPPER_ACTUATOR = "gripper"
 FLANGE_SITE = "flange"
 FORCE_TORQUE = (
     ("force", mujoco.mjtSensor.mjSENS_FORCE),
     ("torque", mujoco.mjtSensor.mjSENS_TORQUE),
 )
+# Ours: of the ball that stands for a payload, about that of a tool between the fingers [m].
+PAYLOAD_RADIUS = 0.03
 _EE_LOOK: dict[str, Any] = {"size": [0.004] * 3, "rgba": [0.1, 0.8, 0.2, 0.5], "group": 4}
 
 
@@ -61,6 +64,8 @@ def add_arm(builder: mujoco.MjSpec, arm: MountedArm, *, actuation: Actuation) ->
         _add_tool(parent, arm)
     else:
         _add_hand(parent, arm, robot.gripper)
+    if robot.payload > 0:
+        _add_payload(builder, arm)
     for i in range(robot.num_joints):
         _add_arm_actuator(builder, arm, i, actuation)
     if robot.gripper is not None:
@@ -135,6 +140,7 @@ def _add_arm_joint(body: mujoco.MjsBody, arm: MountedArm, i: int, *, driven: boo
         range=[robot.q_min[i], robot.q_max[i]],
         armature=robot.armature[i],
         damping=robot.damping[i],
+        frictionloss=robot.friction_loss[i] if robot.friction_loss else 0.0,
         actfrclimited=driven,
         actfrcrange=[-robot.tau_max[i], robot.tau_max[i]],
     )
@@ -181,6 +187,20 @@ def _add_hand(flange: mujoco.MjsBody, arm: MountedArm, gripper: GripperSpec) -> 
             actfrclimited=True,
             actfrcrange=[-gripper.force_max, gripper.force_max],
         )
+
+
+def _add_payload(builder: mujoco.MjSpec, arm: MountedArm) -> None:
+    """Add a mass at the tool centre whose weight the arm has to hold by its drives."""
+    site = builder.site(arm.prefix + EE_SITE)
+    body = site.parent.add_body(name=arm.prefix + PAYLOAD, pos=site.pos)
+    body.mass = arm.robot.payload
+    body.inertia = [ball_inertia(arm.robot.payload)] * 3
+    body.explicitinertial = True
+
+
+def ball_inertia(mass: float) -> float:
+    """Moment of inertia of a solid ball of the payload's size [kg m^2]: 2/5 m r^2."""
+    return 0.4 * mass * PAYLOAD_RADIUS**2
 
 
 def _add_gripper_drive(builder: mujoco.MjSpec, arm: MountedArm, gripper: GripperSpec) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import pytest
+from robot_fits import make_fit
 
 from mjx_serl.config import TrainConfig
 from mjx_serl.envs.observation import Observer
@@ -18,6 +19,7 @@ from mjx_serl.run.memory_check import available_bytes, check_memory
 from mjx_serl.training.demonstrations import DemoConfig
 from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig
 from mjx_serl.training.state import TrainState, tree_bytes
+from scenes.contract.robot_fit import save_robot_fit
 from scenes.contract.serialize import from_json, to_json
 
 # Reference serl_family.md 1.2 and 1.3: SERL's make_sac_agent, HIL-SERL's pixel agent.
@@ -261,3 +263,16 @@ def test_what_fits_is_counted():
 
 def test_this_machine_has_memory():
     assert 100e6 < available_bytes() < 100e12
+
+
+def test_a_run_keeps_to_the_robot_fit_that_it_began_with(tmp_path: Path) -> None:
+    path = tmp_path / "robot_fit.json"
+    save_robot_fit(path, make_fit())
+    cfg = dataclasses.replace(TrainConfig(), robot_fit=path).pinned_fit()
+    assert cfg.robot_fit_digest and cfg == from_json(TrainConfig, to_json(cfg)).pinned_fit()
+    assert cfg.build_observer().env.scene.spec.robot.payload == 0.3
+    save_robot_fit(path, make_fit(sim_dt=0.001))
+    with pytest.raises(ValueError, match=r"has changed since the run began.*begin a new run"):
+        cfg.pinned_fit()
+    # Configs without one are written as they always were.
+    assert "robot_fit" not in to_json(TrainConfig()) and TrainConfig().pinned_fit() == TrainConfig()

@@ -28,6 +28,7 @@ def main(
     room: str | None = None,
     looks: tuple[Path, ...] = (),
     shadows: bool = False,
+    robot_fit: Path | None = None,
     plugin: tuple[str, ...] = (),
 ) -> int:
     """Show how a policy plays, as the cameras see it and from the side.
@@ -48,6 +49,8 @@ def main(
         room: wood or lab, or a file: a table, walls and things around; a run brings its own.
         looks: .npz files of robot surfaces beyond the shipped ones; a run brings its own.
         shadows: draw soft shadows on the table; a run is drawn as it was trained.
+        robot_fit: a robot_fit.json of `python -m mjx_serl.sysid`, whose values the task's robot
+            takes; a run brings its own.
         plugin: modules to import first, which register tasks of yours.
     """
     prepare_platform(mjx_on_cpu=needs_mjx(run=run), cache_dir=program_cache())
@@ -73,7 +76,7 @@ def main(
     else:
         require_output(out)
     recorded, policies, name = build_playable(
-        task, run, policy, size=size, episodes=episodes, pixels=pixels
+        task, run, policy, size=size, episodes=episodes, pixels=pixels, robot_fit=robot_fit
     )
     if view:
         from mjx_serl.viewing.browser import serve

@@ -50,6 +50,10 @@ COMMANDS = {
     "deploy": Command(
         "mjx_serl.cli.deploy", "run a policy on an arm", simulator=False, own_signals=True
     ),
+    "excite": Command(
+        "mjx_serl.cli.excite", "record a motion for sysid", simulator=False, own_signals=True
+    ),
+    "sysid": Command("mjx_serl.sysid.__main__", "find what a recorded arm is like"),
     "compare": Command("mjx_serl.compare", "runs side by side: table and picture"),
     "export": Command("mjx_serl.export.__main__", "make a run's bundle for a robot"),
     "pretrain": Command("mjx_serl.pretraining.__main__", "train a frozen image encoder"),

@@ -17,7 +17,7 @@ from mjx_serl.envs.physics.protocol import Physics, SimState, VariedPhysics
 from mjx_serl.envs.physics.registry import PHYSICS, default_physics
 from mjx_serl.envs.randomization import Drawn
 from mjx_serl.envs.randomize import ON_TIME, Latency, Noise, Randomize
-from mjx_serl.envs.task import TASKS, Task, TaskFactory, TaskState
+from mjx_serl.envs.task import TASKS, Task, TaskFactory, TaskIn, TaskState
 from mjx_serl.envs.variation import (
     Variation,
     build_variation,
@@ -26,9 +26,10 @@ from mjx_serl.envs.variation import (
     require_raised,
 )
 from mjx_serl.types import Metrics, Obs, PRNGKey, PyTree
-from scenes.build import Scene, build_scene
+from scenes.build import Scene, SceneSource, build_scene
 from scenes.contract.errors import InputError
 from scenes.contract.specs import ActionSpec, ObsSpec
+from scenes.specs import SceneSpec
 
 
 @struct.dataclass
@@ -349,15 +350,24 @@ def _require_plain_jax() -> None:
         )
 
 
-def make_env(name: str, *, physics: str | None = None, max_worlds: int = 1) -> Env:
+def make_env(
+    name: str,
+    *,
+    physics: str | None = None,
+    max_worlds: int = 1,
+    scene: Callable[[SceneSpec | SceneSource], SceneSpec] | None = None,
+) -> Env:
     """Return one world of a registered task.
 
     Args:
         name: for example "franka/pick_cube"; raises KeyError with the allowed names.
         physics: "native", "mjx" or "warp"; None picks native on a CPU, MJX on an accelerator.
         max_worlds: the most worlds that will be stepped at once (sizes Warp's contact buffers).
+        scene: changes the task's, for example `scenes.fitted.fitted_scene` of a fit.
     """
     factory = TASKS[name]
+    if scene is not None:
+        factory = TaskIn(factory, scene(factory.scene()))
     whole: Callable[..., Env] | None = getattr(factory, "whole_env", None)
     if whole is not None:
         _require_plain_jax()

@@ -24,6 +24,7 @@ from scenes.contract.errors import InputError
 from scenes.contract.policy_contract import Contract
 from scenes.contract.ranges import require_episodes, require_seed
 from scenes.contract.serialize import digest
+from scenes.fitted import with_dynamics_of
 
 
 class Reader:
@@ -222,7 +223,10 @@ def build_world(task: str, contract: Contract, *, seed: int, episodes: int) -> S
             "This policy was trained on pictures of a scan, surfaces or a room of which its bundle "
             "does not hold the files: evaluate or play its run instead"
         )
-    observer = pixels.build(make_env(task))
+    # A policy that was trained with a fit has its numbers in the contract's robot.
+    observer = pixels.build(
+        make_env(task, scene=lambda spec: with_dynamics_of(spec, contract.robot))
+    )
     if digest(observer.contract) != digest(contract):
         raise InputError(
             f"Task '{task}' is not what this policy was trained in: the contracts differ. "

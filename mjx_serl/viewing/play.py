@@ -14,6 +14,7 @@ from mjx_serl.viewing.run_video import trained
 from scenes.contract.errors import InputError
 from scenes.contract.files import require_writable
 from scenes.contract.ranges import require_episodes, require_number
+from scenes.fitted import with_fit
 
 DEFAULT_TASK = "franka/pick_cube"
 _FILES = (".mp4", ".png")
@@ -27,6 +28,7 @@ def build_playable(
     size: int,
     episodes: int = 1,
     pixels: PixelConfig | None = None,
+    robot_fit: Path | None = None,
 ) -> tuple[RecordedEnv, Registry[WorldPolicy], str]:
     """Return a task with all its cameras, the policies it can be played by, and the chosen one.
 
@@ -38,14 +40,17 @@ def build_playable(
         size: width and height of all other cameras [px].
         episodes: worlds that will be played at once, at least 1.
         pixels: what a task without a run is drawn from; a run brings its own.
+        robot_fit: values of the robot of a task without a run.
     """
     require_episodes(episodes)
     require_number("size", size, least=1, most=4096, whole=True)
     if run is None:
-        env = make_env(task or DEFAULT_TASK, max_worlds=episodes)
+        env = make_env(task or DEFAULT_TASK, max_worlds=episodes, scene=with_fit(robot_fit))
         observer, pixels = Observer(env), pixels or PixelConfig()
         policies = build_policies(observer.env)
     else:
+        if robot_fit is not None:
+            raise InputError(f"Run '{run}' has the robot it was trained with: drop --robot-fit")
         loaded, params = load_policy(run)
         if task not in (None, loaded.cfg.task):
             raise InputError(f"Run '{run}' is of task '{loaded.cfg.task}', got '{task}': drop one")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from robot_bridge.clock import Clock
 from robot_bridge.control.arbiter import Arbiter
 from robot_bridge.control.chunk_player import Action, Gate, Player
-from robot_bridge.driver import ArmDriver, ArmState, DriverError, Target
+from robot_bridge.driver import ArmDriver, ArmState, DriverError, Target, Vector
 from robot_bridge.messages import Command, Goal, Notice, Tick
 from robot_bridge.reasons import Phase, Reason
 from robot_bridge.safety.limits import Limits
@@ -139,7 +139,7 @@ class ControlLoop:
         self._notice: Notice | None = None
         self._troubled_since: float | None = None
         self._width: float | None = None
-        self._homing: NDArray[np.float64] | None = None
+        self._path: Callable[[float], Vector] | None = None
         self._wanted: Callable[[ArmState], None] | None = None
         self._sunk = Reason.NONE
         self._obs: Mapping[str, NDArray[Any]] | None = None
@@ -173,8 +173,15 @@ class ControlLoop:
 
     def home(self, q: NDArray[np.float64] | None) -> None:
         """Move to joint positions [rad] while ARMED, from the next tick on; None stops there."""
+        self.follow(None if q is None else lambda _: q)
+
+    def follow(self, path: Callable[[float], Vector] | None) -> None:
+        """Go after joint positions [rad] that change with the clock's time [s], while ARMED.
+
+        From the next tick on, under the governor as all motion; None stops.
+        """
         self.parts.supervisor.require_armed()
-        self._wanted = partial(self._set_home, q)
+        self._wanted = partial(self._set_path, path)
 
     def grip(self, width: float) -> None:
         """Ask for an opening of the gripper [m] while ARMED, at the next tick."""
@@ -233,8 +240,8 @@ class ControlLoop:
             phase = self.parts.supervisor.phase
             if phase in CONTROLLED:
                 self._control(state)
-            elif phase is Phase.ARMED and self._homing is not None:
-                self._go_home(self._homing, state)
+            elif phase is Phase.ARMED and self._path is not None:
+                self._go_along(self._path, state)
         except DriverError as error:
             self._fault(Reason.DRIVER_ERROR, str(error))
         self._index += 1
@@ -247,12 +254,12 @@ class ControlLoop:
                 self._sunk = Reason.RECORD_DROPPED
         return self._latest
 
-    def _go_home(self, q: NDArray[np.float64], state: ArmState) -> None:
+    def _go_along(self, path: Callable[[float], Vector], state: ArmState) -> None:
         governor = self.parts.governor
         if self._turn_holds():
             self._send(governor.brake(state))
         else:
-            self._send(governor.move_to(q, state, speed=self.speed))
+            self._send(governor.move_to(path(self._turn.now), state, speed=self.speed))
             self._require_motion(state)
 
     def _do_wanted(self, state: ArmState) -> None:
@@ -265,15 +272,15 @@ class ControlLoop:
         self._anchor(state)
         self._player.reset()
         self.parts.arbiter.clear()
-        self._notice, self._troubled_since, self._homing = None, None, None
+        self._notice, self._troubled_since, self._path = None, None, None
         self.episode = Episode(began=self._turn.now)
         # Until the policy's first command the arm stands and its goal is itself.
         self._goal = _standing(self.parts.contract, state, closure=0.0)
         self.parts.supervisor.start()
 
-    def _set_home(self, q: NDArray[np.float64] | None, state: ArmState) -> None:
+    def _set_path(self, path: Callable[[float], Vector] | None, state: ArmState) -> None:
         self._anchor(state)
-        self._homing = q
+        self._path = path
 
     def _set_width(self, width: float, state: ArmState) -> None:
         del state

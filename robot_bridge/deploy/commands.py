@@ -42,7 +42,7 @@ def deploy(
         ledger=options.ledger or state / "ledger.json",
         audit=options.audit or state / "audit.jsonl",
     )
-    talk = Talk(_say, _ask)
+    talk = terminal()
     deployment = Deployment(options, bundle, build_rig(rig, bundle.contract, robots), talk)
     with Interruptible(_say):
         reports = deployment.run()
@@ -103,6 +103,11 @@ def guarded(main: Callable[[], int]) -> int:
     return refusals.guarded(
         main, failures=_FAILURES, interrupted="Interrupted; nothing is commanded any more."
     )
+
+
+def terminal() -> Talk:
+    """A person at this terminal."""
+    return Talk(_say, _ask)
 
 
 def _ask(prompt: str) -> str:

@@ -22,6 +22,8 @@ _STARTED = {
     "record": "record_demos.py",
     "compare": "-m mjx_serl.compare",
     "export": "-m mjx_serl.export",
+    "sysid": "-m mjx_serl.sysid",
+    "excite": "-m mjx_serl.cli excite",
     "pretrain": "-m mjx_serl.pretraining",
     "bridge": "-m robot_bridge",
 }

@@ -135,6 +135,8 @@ class RobotSpec:
         workspace_high: its high corner [m].
         base_pos: base in the world [m].
         base_quat: base in the world, wxyz.
+        friction_loss: dry friction of the joints [N m], one each; empty where there is none.
+        payload: mass at the tool centre that the arm's own controller does not carry [kg].
         sources: (field, where its numbers come from) for every numeric field.
     """
 
@@ -162,6 +164,8 @@ class RobotSpec:
     base_pos: Vec3 = (0.0, 0.0, 0.0)
     base_quat: Quat = UNIT_QUAT
     sources: tuple[tuple[str, str], ...] = ()
+    friction_loss: tuple[float, ...] = later_field(())
+    payload: float = later_field(0.0)
 
     JOINT_FIELDS: ClassVar[tuple[str, ...]] = (
         *("q_min", "q_max", "dq_max", "ddq_max", "jerk_max", "tau_max"),
@@ -179,7 +183,17 @@ class RobotSpec:
                 )
         for field in ("dq_max", "ddq_max", "jerk_max", "tau_max", "kp", "kd"):
             require_positive(owner, field, getattr(self, field))
+        self._check_losses(owner)
         self.check_pose(self.home, what="home")
+
+    def _check_losses(self, owner: str) -> None:
+        if len(self.friction_loss) not in (0, self.num_joints):
+            raise InputError(
+                f"{owner}: friction_loss has {len(self.friction_loss)} entries, "
+                f"allowed {self.num_joints} (one per joint) or none."
+            )
+        if min((self.payload, *self.friction_loss)) < 0:
+            raise InputError(f"{owner}: friction_loss and payload must not be negative.")
 
     @property
     def num_joints(self) -> int:

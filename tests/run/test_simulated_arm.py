@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 from as_users import user_env
+from robot_fits import make_fit
 
 from mjx_serl.envs.env import make_env
 from mjx_serl.envs.observation import Observer
@@ -15,6 +17,8 @@ from mjx_serl.tasks.pick_cube import PACED, SPARSE
 from mjx_serl.tasks.pick_turned_bar import TURNED, TURNED_PACED
 from robot_bridge.driver import ArmInfo
 from robot_bridge.drivers.simulated import SteppedGovernor
+from scenes.contract.serialize import digest
+from scenes.fitted import fitted_scene
 
 ROOT = Path(__file__).parents[2]
 # What turns in each: the hand of the 4-D tasks keeps its orientation.
@@ -59,6 +63,16 @@ def test_a_task_that_has_changed_since_is_refused() -> None:
     observer = Observer(make_env("franka/pick_cube", physics="native"))
     with pytest.raises(ValueError, match="is not what this policy was trained in"):
         build_world("franka/pick_cube_paced", observer.contract, seed=0, episodes=1)
+
+
+def test_a_policy_of_a_fitted_robot_finds_its_own_in_its_contract() -> None:
+    change = partial(fitted_scene, fit=make_fit())
+    fitted = make_env("franka/pick_cube_paced", physics="native", scene=change)
+    contract = Observer(fitted).contract
+    assert contract.robot.friction_loss[0] == 0.5 and contract.robot.payload == 0.3
+    world = build_world("franka/pick_cube_paced", contract, seed=0, episodes=1)
+    world.advance(4)
+    assert digest(world._observer.contract) == digest(contract)
 
 
 def test_an_arm_that_is_real_takes_no_ungoverned_targets() -> None:

@@ -14,14 +14,17 @@ from driver_conformance import (
     name_of,
 )
 
+from mjx_serl.sysid.driven_arm import DrivenArm, Noise
 from robot_bridge.clock import ManualClock
 from robot_bridge.control.session import HOME_TOLERANCE, LockStep, Loop, Session, Tally
 from robot_bridge.driver import ArmDriver
 from robot_bridge.drivers.dry_run import DryRun, NullDriver
 from robot_bridge.drivers.simulated import SimDriver
+from robot_bridge.drivers.simulated_joints import SimJointDriver
 from robot_bridge.safety.kinematics import Chain, matrix_to_quat
 from scenes.robots import robot_named
 
+NOISELESS = Noise(position=0.0, velocity=0.0)
 HOME = (0.0, 0.195, 0.0, -2.43, 0.0, 2.62, 0.785)
 
 
@@ -70,6 +73,7 @@ def make_rig(kind: str) -> Rig:
     makers: dict[str, Callable[[], ArmDriver]] = {
         "null": lambda: NullDriver(robot, HOME, clock),
         "sim": lambda: SimDriver(PointWorld(), clock),
+        "joints": lambda: SimJointDriver(DrivenArm(robot, noise=NOISELESS), clock),
         "dry": lambda: DryRun(NullDriver(robot, HOME, clock)),
     }
     return Rig(
@@ -77,7 +81,7 @@ def make_rig(kind: str) -> Rig:
     )
 
 
-@pytest.mark.parametrize("kind", ["null", "sim"])
+@pytest.mark.parametrize("kind", ["null", "sim", "joints"])
 @pytest.mark.parametrize("check", CHECKS, ids=name_of)
 def test_conforms(check, kind: str) -> None:
     check(make_rig(kind))

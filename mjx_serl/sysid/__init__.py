@@ -1,0 +1,1 @@
+"""System identification: what simulator parameters make a recorded arm."""
