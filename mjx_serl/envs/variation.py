@@ -10,7 +10,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
-from mjx_serl.envs.control.controller import Command, ControlConfig
+from mjx_serl.envs.control.controller import Command, Control
 from mjx_serl.envs.delay import Line
 from mjx_serl.envs.physics.protocol import SimState
 from mjx_serl.envs.randomization import Drawn, Randomization, build_randomization
@@ -228,7 +228,7 @@ def build_variation(
     terms: Sequence[Randomize],
     noise: Sequence[Noise],
     latency: Latency,
-    control: ControlConfig,
+    control: Control,
     obs: ObsSpec,
     episode_steps: int,
 ) -> Variation | None:
@@ -252,7 +252,7 @@ def build_variation(
     )
 
 
-def _lines(latency: Latency, control: ControlConfig) -> dict[str, Line]:
+def _lines(latency: Latency, control: Control) -> dict[str, Line]:
     parts: dict[str, tuple[Delay | None, int]] = {
         "action": (latency.action, round(control.inner_rate / control.rate)),
         "observation": (latency.observation, 1),

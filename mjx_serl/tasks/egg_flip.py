@@ -42,17 +42,16 @@ from scenes.specs import MountedArm, ObjectSpec, SceneSpec
 _HANDLE = 0.008  # half of what the fingers close on [m]
 _EGG = (0.97, 0.93, 0.80, 1.0)
 
-
 # Where the expert's swing begins: the tool's x, z [m] and pitch [rad], far back, low, and tilted so
 # far that the egg has slid to the front rim; how near to it; and the gains that bring it there.
-_READY: Any = np.float32([0.36, 0.32, 0.45])
-_NEAR: Any = np.float32([0.03, 0.03, 0.08])
-_STIFFNESS: Any = np.float32([20.0, 20.0, 1.0])  # [N/m], [N m/rad]
-_DAMPING: Any = np.float32([8.0, 8.0, 0.3])  # [N s/m], [N m s/rad]
+_READY: Any = np.asarray([0.36, 0.32, 0.45], np.float32)
+_NEAR: Any = np.asarray([0.03, 0.03, 0.08], np.float32)
+_STIFFNESS: Any = np.asarray([20.0, 20.0, 1.0], np.float32)  # [N/m], [N m/rad]
+_DAMPING: Any = np.asarray([8.0, 8.0, 0.3], np.float32)  # [N s/m], [N m s/rad]
 # Actions of the swing: by the cross-entropy method, three rounds of 14 generations of 40 to 64
 # candidates, each under noise of 0.05 from 8 to 16 starts, native physics; the score was turns that
 # ended in the pan. Forward and up, front down, then front up as the box's far wall stops the pan.
-_SWING: Any = np.float32(
+_SWING: Any = np.asarray(
     [
         [0.21, 0.03, 0.93],
         [0.88, 0.67, -0.09],
@@ -62,7 +61,8 @@ _SWING: Any = np.float32(
         [0.79, 0.11, 0.51],
         [0.76, 0.75, 0.71],
         [0.15, -0.01, -0.05],
-    ]
+    ],
+    np.float32,
 )
 _EXPERT_NOISE = 0.03
 _STILL = 0.1  # [m/s], [rad/s]
@@ -225,7 +225,8 @@ class EggFlip:
         at, _ = self._in_pan(sim)
         ready = (jnp.abs(pose - _READY) < _NEAR).all() & (jnp.abs(velocity) < _STILL).all()
         ready &= at[0] > self.config.pan - self.config.egg[0] - 0.015
-        swing = jnp.where(task_state.swing > 0, task_state.swing + 1, ready.astype(jnp.int32))
+        first: jax.Array = ready.astype(jnp.int32)
+        swing = jnp.where(task_state.swing > 0, task_state.swing + 1, first)
         return EggFlipState(swing=jnp.where(swing > len(_SWING), 0, swing))
 
     def terminated(self, sim: SimState, task_state: EggFlipState) -> Bool[Array, ""]:
@@ -251,9 +252,10 @@ class EggFlip:
         pose, velocity = self._hand(sim)
         values = jnp.asarray([value for _, value in self.control.wrench])
         weight = 9.81 * self.config.mass * jnp.array([0.0, 1.0, -self.config.reach])
-        back = (_STIFFNESS * (_READY - pose) - _DAMPING * velocity + weight) / values
+        back: jax.Array = (_STIFFNESS * (_READY - pose) - _DAMPING * velocity + weight) / values
         swung = jnp.asarray(_SWING)[task_state.swing - 1]
-        return jnp.clip(jnp.where(task_state.swing > 0, swung, back), -1.0, 1.0)
+        action = jnp.where(task_state.swing > 0, swung, back)
+        return jnp.clip(action, -1.0, 1.0)
 
     def _hand(self, sim: SimState) -> tuple[Float[Array, " 3"], Float[Array, " 3"]]:
         """The tool's x, z [m] and pitch [rad], and their velocities."""

@@ -69,7 +69,7 @@ def test_it_counts_where_only_the_right_hand_has_it(
         qpos=qpos,
     )
     state = HandoverState(taken=jnp.int32(HANDOVER.hold_steps - 1))
-    after = env.task.advance(sim, None, state)  # type: ignore[arg-type]
+    after = env.task.advance(sim, None, state)
     assert int(after.taken) == (HANDOVER.hold_steps if taken else 0)
     assert bool(env.task.success(sim, after)) is taken
     assert not bool(env.task.success(sim, state)), "not before it was held long enough"

@@ -104,7 +104,7 @@ def test_arms_that_do_not_fit_are_refused_in_one_line(env: Env):
     with pytest.raises(ValueError, match="Arm 'left' stands on a base that moves, allowed: a fix"):
         build_controller(ArmsConfig(arms=BOTH), scene)
     with pytest.raises(KeyError, match="Unknown arm 'middle'. Allowed: left, right"):
-        observe_arms(["middle/ee_lag"], dict.fromkeys((LEFT, RIGHT)))  # type: ignore[arg-type]
+        observe_arms(["middle/ee_lag"], dict.fromkeys((LEFT, RIGHT)))
 
 
 def test_no_contract_with_a_robot_is_made_up(env: Env):
