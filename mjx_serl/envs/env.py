@@ -299,15 +299,16 @@ class Env:
         task_state = self.task.advance(sim, command, state.task_state)
         sim = self.marked(sim, task_state)
         obs = self._look(sim, command, task_state, self._drawn(state))
-        varied = state.varied
+        varied, truth = state.varied, ()
         if self.variation is not None:
             obs, varied = self.variation.observe(varied, obs, sim, state.t)
+            truth = varied.truth
         reward, terms = self.task.reward(sim, command, task_state)
         # MuJoCo takes a non-finite control for zeros, which would hide a non-finite action.
         valid = _finite((action, sim.qpos, sim.qvel, obs, reward))
         # A world with a non-finite state ends here; zeros stand for what it would earn and show.
-        obs, reward, terms = jax.tree.map(
-            lambda x: jnp.where(valid, x, jnp.zeros_like(x)), (obs, reward, terms)
+        obs, reward, terms, truth = jax.tree.map(
+            lambda x: jnp.where(valid, x, jnp.zeros_like(x)), (obs, reward, terms, truth)
         )
         success = valid & self.task.success(sim, task_state)
         terminated = ~valid | self.task.terminated(sim, task_state)
@@ -325,7 +326,7 @@ class Env:
             valid=valid,
             t=t,
             metrics=terms,
-            varied=varied,
+            varied=varied.replace(truth=truth) if self.variation is not None else varied,
         )
 
 
