@@ -64,7 +64,7 @@ def _misses(fit) -> list:
     return misses(fit, drawn_arm(PIPER, seed=0), PIPER, DELAY)
 
 
-def still_motion(moved: int, seconds: float = 4.0) -> Motion:
+def still_motion(moved: int, seconds: float = 3.1) -> Motion:
     """Only one joint is told to move; the readings are those of the nominal arm, with noise."""
     arm, draw = build_arm_model(PIPER, sim_dt=0.005), np.random.default_rng(0)
     sent = np.arange(0.0, seconds, 0.01)
