@@ -31,6 +31,7 @@ class ArmModel:
         robot: that it was built from.
         model: MuJoCo's; its first keyframe is home.
         qpos: places of the joints in qpos; `dofs` in qvel, `drives` among the actuators.
+        scratch: what a variant's constants are computed in.
     """
 
     robot: RobotSpec
@@ -38,6 +39,7 @@ class ArmModel:
     qpos: Float[np.ndarray, " J"]
     dofs: Float[np.ndarray, " J"]
     drives: Float[np.ndarray, " J"]
+    scratch: mujoco.MjData
 
     @property
     def dt(self) -> float:
@@ -50,7 +52,7 @@ class ArmModel:
         for name, value in values.items():
             _WRITERS[name](self, model, value)
         # What contacts and friction are scaled by follows the masses.
-        mujoco.mj_setConst(model, mujoco.MjData(model))
+        mujoco.mj_setConst(model, self.scratch)
         return model
 
     def start(
@@ -93,6 +95,7 @@ def build_arm_model(robot: RobotSpec, *, sim_dt: float) -> ArmModel:
         qpos=np.array([int(joint.qposadr[0]) for joint in joints]),
         dofs=np.array([int(joint.dofadr[0]) for joint in joints]),
         drives=np.array([model.actuator(name).id for name in robot.joint_names]),
+        scratch=mujoco.MjData(model),
     )
 
 

@@ -12,9 +12,10 @@ from mjx_serl.sysid.parameters import FREEZE_ORDER, Candidate
 from mjx_serl.sysid.toolbox import product, toolbox
 
 # Cosine between what two parameters do from which on nothing tells them apart.
-_ALIKE = 0.9999
-# A direction that is known no better than its likely error is not known (95 %).
-_UNKNOWN = 1.0
+_ALIKE = 0.999999
+# A direction of which the motions leave a standard deviation of more than its likely error, one,
+# is known as well without them.
+_KNOWN = 1.0
 # Entries of a direction smaller than this share of its largest do not belong to it.
 _PART = 0.3
 # Correlation of errors below which they count as independent.
@@ -41,7 +42,7 @@ def hidden_directions(
     gram = product(jacobian, jacobian)
     while rows:
         values, directions = np.linalg.eigh(gram[np.ix_(rows, rows)])
-        if values[0] >= (_NORMAL_95 / _UNKNOWN) ** 2:
+        if values[0] >= _KNOWN**2:
             break
         entries = np.abs(directions[:, 0])
         parts = [free[rows[i]] for i in np.flatnonzero(entries >= _PART * entries.max())]
