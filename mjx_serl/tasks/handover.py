@@ -50,9 +50,15 @@ _EXPERT_GAIN = 0.6  # share of what is still to go that the expert commands at o
 
 @struct.dataclass
 class HandoverState:
-    """Control steps for which only the right hand has had the stick."""
+    """For how many control steps so far.
+
+    Attributes:
+        taken: only the right hand has had the stick.
+        dropped: the stick has been below the hands.
+    """
 
     taken: Int[Array, "*n"]
+    dropped: Int[Array, "*n"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +74,7 @@ class HandoverConfig:
         control: of both arms.
         hold_steps: control steps for which the right hand alone must have the stick.
         lowest: height of the stick below which it is dropped [m].
+        drop_steps: control steps after which a dropped stick ends the episode.
         episode_steps: time limit in control steps.
     """
 
@@ -79,6 +86,7 @@ class HandoverConfig:
     starts: tuple[Vec3, Vec3] = ((0.6, -0.02, 0.42), (0.4, 0.0, 0.5))
     hold_steps: int = 3
     lowest: float = 0.25
+    drop_steps: int = 10
     episode_steps: int = 200
 
     def scene(self) -> SceneSpec:
@@ -172,7 +180,7 @@ class Handover:
         qpos = qpos.at[place].add(slide)
         fingers = scene.arms[LEFT].finger_qpos_ids
         qpos = qpos.at[fingers].set(cfg.stick[1])
-        return qpos, HandoverState(taken=jnp.zeros((), jnp.int32))
+        return qpos, self._nothing_yet()
 
     def observe(self, sim: SimState, command: Command, task_state: HandoverState) -> Obs:
         """Of each arm in its own frame: stick, end effector, lag, gripper, joint velocities."""
@@ -193,19 +201,22 @@ class Handover:
         return terms["done"], terms
 
     def advance(self, sim: SimState, command: Command, task_state: HandoverState) -> HandoverState:
-        """Count how long only the right hand has had it."""
+        """Count on."""
         del command
-        taken = jnp.where(self._taken(sim), task_state.taken + 1, 0)
-        return HandoverState(taken=taken)
+        low = self._stick(sim)[2] < self.config.lowest
+        return HandoverState(
+            taken=jnp.where(self._taken(sim), task_state.taken + 1, 0),
+            dropped=jnp.where(low, task_state.dropped + 1, 0),
+        )
 
     def resume(self, sim: SimState, key: PRNGKey) -> HandoverState:
         """Nothing is counted yet."""
         del sim, key
-        return HandoverState(taken=jnp.zeros((), jnp.int32))
+        return self._nothing_yet()
 
     def terminated(self, sim: SimState, task_state: HandoverState) -> Bool[Array, ""]:
-        """Done, or dropped."""
-        return self.success(sim, task_state) | (self._stick(sim)[2] < self.config.lowest)
+        """Done, or dropped a while ago."""
+        return self.success(sim, task_state) | (task_state.dropped >= self.config.drop_steps)
 
     def success(self, sim: SimState, task_state: HandoverState) -> Bool[Array, ""]:
         """The right hand has it, and the left has let go of it, long enough not to be falling."""
@@ -250,6 +261,10 @@ class Handover:
         still = rotation_vector(own.target_quat, jnp.asarray(control.orientation))
         step, turn = goal / control.scale, still[1:2] / (control.turn_scale or 1.0)
         return jnp.clip(_EXPERT_GAIN * jnp.concatenate([step, turn]), -1.0, 1.0)
+
+    def _nothing_yet(self) -> HandoverState:
+        zero = jnp.zeros((), jnp.int32)
+        return HandoverState(taken=zero, dropped=zero)
 
     def _taken(self, sim: SimState) -> Bool[Array, ""]:
         """The right fingers are closed on the stick, the left ones are off it."""
