@@ -1,5 +1,7 @@
 """docs/tasks.md: every registered task at a glance, from the registry, results.jsonl and pictures.
 
+The README's table of other projects' environments is written too.
+
 python play.py --gallery --out docs/pictures/tasks && python -m benchmarks.task_page
 """
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from scenes.build import Scene
 
 PAGE = ROOT / "docs" / "tasks.md"
+README = ROOT / "README.md"
 PICTURES = Path("pictures") / "tasks"  # from the page
 QUESTION = "tasks"  # of benchmarks.tasks
 MEASURED = ("expert", "learned")  # first words of lines that come from results.jsonl
@@ -140,10 +143,23 @@ def _bar(share: float) -> str:
     return _BARS[min(int(share * len(_BARS)), len(_BARS) - 1)]
 
 
+def with_ancestors(readme: str) -> str:
+    """Return the README with today's table of other projects' environments."""
+    from mjx_serl.adapters.ancestors import ancestors_table
+
+    table = ancestors_table().split("\n")
+    lines = readme.split("\n")
+    first = last = lines.index(table[0])
+    while lines[last].startswith("|"):
+        last += 1
+    return "\n".join([*lines[:first], *table, *lines[last:]])
+
+
 def main() -> None:
-    """Write the page."""
+    """Write the page, and the table in the README."""
     prepare()
     PAGE.write_text(page(load()))
+    README.write_text(with_ancestors(README.read_text()))
 
 
 if __name__ == "__main__":
