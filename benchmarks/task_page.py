@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.process import ROOT
 from benchmarks.results import Result, load
 from benchmarks.workers.platform import prepare
-from scenes.contract.specs import STEPS, TURNS, ActionSpec, ObsSpec
+from scenes.contract.specs import FORCES, GRIPPER, STEPS, TORQUES, TURNS, ActionSpec, ObsSpec
 
 if TYPE_CHECKING:
     from mjx_serl.envs.task import Task
@@ -105,10 +105,18 @@ def _action(spec: ActionSpec) -> str:
     """Entries of one scale and unit together: "x y z ± 0.025 m"."""
     groups: dict[str, list[str]] = {}
     for name, scale in zip(spec.names, spec.scale, strict=True):
-        unit = " m" if name in STEPS else " rad" if name in TURNS else ""
-        groups.setdefault(f"{scale:g}{unit}", []).append(name)
+        groups.setdefault(f"{scale:g}{_unit(name, spec)}", []).append(name)
     parts = (f"{' '.join(names)} ± {most}" for most, names in groups.items())
     return f"{spec.rate:g} Hz: {', '.join(parts)}"
+
+
+def _unit(name: str, spec: ActionSpec) -> str:
+    """Unit of an entry, which may be of one of several arms ("left/x")."""
+    entry = name.rsplit("/", 1)[-1]
+    units = ((STEPS, " m"), (TURNS, " rad"), (FORCES, " N"), (TORQUES, " N m"))
+    known = {name: unit for names, unit in units for name in names}
+    joint = " rad" if spec.mode == "joint_delta" and entry != GRIPPER else ""
+    return known.get(entry, joint)
 
 
 def _observation(spec: ObsSpec) -> str:
