@@ -1,5 +1,7 @@
 """docs/tasks.md: every registered task at a glance, from the registry, results.jsonl and pictures.
 
+The README's table of other projects' environments is written too.
+
 python play.py --gallery --out docs/pictures/tasks && python -m benchmarks.task_page
 """
 
@@ -12,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.process import ROOT
 from benchmarks.results import Result, load
 from benchmarks.workers.platform import prepare
-from scenes.contract.specs import STEPS, TURNS, ActionSpec, ObsSpec
+from scenes.contract.specs import FORCES, GRIPPER, STEPS, TORQUES, TURNS, ActionSpec, ObsSpec
 
 if TYPE_CHECKING:
     from mjx_serl.envs.task import Task
     from scenes.build import Scene
 
 PAGE = ROOT / "docs" / "tasks.md"
+README = ROOT / "README.md"
 PICTURES = Path("pictures") / "tasks"  # from the page
 QUESTION = "tasks"  # of benchmarks.tasks
 MEASURED = ("expert", "learned")  # first words of lines that come from results.jsonl
@@ -102,10 +105,18 @@ def _action(spec: ActionSpec) -> str:
     """Entries of one scale and unit together: "x y z ± 0.025 m"."""
     groups: dict[str, list[str]] = {}
     for name, scale in zip(spec.names, spec.scale, strict=True):
-        unit = " m" if name in STEPS else " rad" if name in TURNS else ""
-        groups.setdefault(f"{scale:g}{unit}", []).append(name)
+        groups.setdefault(f"{scale:g}{_unit(name, spec)}", []).append(name)
     parts = (f"{' '.join(names)} ± {most}" for most, names in groups.items())
     return f"{spec.rate:g} Hz: {', '.join(parts)}"
+
+
+def _unit(name: str, spec: ActionSpec) -> str:
+    """Unit of an entry, which may be of one of several arms ("left/x")."""
+    entry = name.rsplit("/", 1)[-1]
+    units = ((STEPS, " m"), (TURNS, " rad"), (FORCES, " N"), (TORQUES, " N m"))
+    known = {name: unit for names, unit in units for name in names}
+    joint = " rad" if spec.mode == "joint_delta" and entry != GRIPPER else ""
+    return known.get(entry, joint)
 
 
 def _observation(spec: ObsSpec) -> str:
@@ -140,10 +151,23 @@ def _bar(share: float) -> str:
     return _BARS[min(int(share * len(_BARS)), len(_BARS) - 1)]
 
 
+def with_ancestors(readme: str) -> str:
+    """Return the README with today's table of other projects' environments."""
+    from mjx_serl.adapters.ancestors import ancestors_table
+
+    table = ancestors_table().split("\n")
+    lines = readme.split("\n")
+    first = last = lines.index(table[0])
+    while lines[last].startswith("|"):
+        last += 1
+    return "\n".join([*lines[:first], *table, *lines[last:]])
+
+
 def main() -> None:
-    """Write the page."""
+    """Write the page, and the table in the README."""
     prepare()
     PAGE.write_text(page(load()))
+    README.write_text(with_ancestors(README.read_text()))
 
 
 if __name__ == "__main__":

@@ -99,6 +99,7 @@ class PlaygroundEnv:
         task: what training asks of it.
         physics: by our name.
         solved: a metric of theirs and what it must reach.
+        variation: nothing of ours is randomised.
     """
 
     name: str
@@ -106,6 +107,7 @@ class PlaygroundEnv:
     task: PlaygroundTask
     physics: PlaygroundPhysics
     solved: tuple[str, float]
+    variation: None = None
 
     @property
     def action_dim(self) -> int:

@@ -367,12 +367,14 @@ def make_env(
         scene: changes the task's, for example `scenes.fitted.fitted_scene` of a fit.
     """
     factory = TASKS[name]
-    if scene is not None:
-        factory = TaskIn(factory, scene(factory.scene()))
     whole: Callable[..., Env] | None = getattr(factory, "whole_env", None)
     if whole is not None:
         _require_plain_jax()
+        if scene is not None:
+            raise InputError(f"'{name}' is another library's world: its scene stays as it is")
         return whole(name, physics=physics, max_worlds=max_worlds)
+    if scene is not None:
+        factory = TaskIn(factory, scene(factory.scene()))
     return build_env(factory, name=name, physics=physics, max_worlds=max_worlds)
 
 

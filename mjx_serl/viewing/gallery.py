@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mjx_serl.envs.env import EnvState, make_env
@@ -134,13 +135,13 @@ def play_expert(recorded: RecordedEnv, key: PRNGKey) -> Episode:
     def keep(step: EpisodeStep) -> tuple:
         return step.before, step.after, step.running
 
-    result, (before, after, running) = jax.device_get(
-        jax.jit(partial(play_episodes, Observer(env), act, keep=keep))(keys)
-    )
-    which = int(np.argmax(result.success))
+    play = jax.jit(partial(play_episodes, Observer(env), act, keep=keep))
+    result, (before, after, running) = play(keys)
+    which = int(jnp.argmax(result.success))
     last = int(running[:, which].sum()) - 1
+    # By jax: a state may hold keys.
     states = jax.tree.map(
-        lambda x, y: np.concatenate([x[: last + 1, which], y[last : last + 1, which]]),
+        lambda x, y: jnp.concatenate([x[: last + 1, which], y[last : last + 1, which]]),
         before,
         after,
     )

@@ -48,6 +48,7 @@ def test_an_ancestors_task_and_cameras_are_there(name: str):
 
 
 def test_the_readme_has_the_table():
+    """Written by python -m benchmarks.task_page."""
     assert ancestors_table() in (ROOT / "README.md").read_text()
 
 

@@ -218,6 +218,8 @@ def test_what_it_cannot_do_is_told_in_one_line(playground: list[dict], slider: E
         make_env("playground/PandaPickCube", physics="native")
     with pytest.raises(InputError, match="no bundle, --run.no-bundle"):
         _ = slider.scene
+    with pytest.raises(InputError, match="another library's world"):
+        make_env("playground/PandaPickCube", scene=lambda spec: spec)
     with pytest.raises(KeyError, match="Unknown task 'playground/PandaPickCup'. Did you mean"):
         make_env("playground/PandaPickCup")
 

@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks import task_page
 from benchmarks.results import Recorder
+from mjx_serl.adapters.ancestors import ancestors_table
 from mjx_serl.envs.task import TASKS
 
 HINT = "python play.py --gallery --out docs/pictures/tasks && python -m benchmarks.task_page"
@@ -30,6 +31,14 @@ def test_a_task_has_small_pictures(name: str):
     assert all(size <= 150_000 for size in sizes.values()), sizes
     # A strip and a video, or neither.
     assert (files["expert"] in sizes) == (files["video"] in sizes)
+
+
+def test_the_table_of_the_readme_is_put_where_the_old_one_was():
+    old = "# title\n\n| id | of | our task | differences |\n|---|\n| `x` | y |\n\nmore\n"
+    new = task_page.with_ancestors(old)
+    assert new.startswith("# title\n\n| id | of ") and new.endswith("|\n\nmore\n")
+    assert ancestors_table() in new and "`x`" not in new
+    assert task_page.with_ancestors(new) == new
 
 
 def test_what_was_measured_is_told():
