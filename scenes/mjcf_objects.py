@@ -55,6 +55,10 @@ def add_object(builder: mujoco.MjSpec, entry: ObjectSpec, arms: Sequence[Mounted
             **solid_geom(part.shape, builder, name),
         )
         geom.pos, geom.quat = part.pos, part.quat
+        if entry.contact is not None:
+            geom.solref = entry.contact.solref
+            geom.solimp = [*entry.contact.solimp, 0.5, 2.0]
+            geom.priority = 1
 
 
 def _in_hand(
