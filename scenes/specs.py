@@ -16,7 +16,16 @@ from scenes.contract.names import named, unknown_name
 from scenes.contract.robot import Rgba, RobotSpec
 from scenes.contract.rotations import UNIT_QUAT, Quat, Vec3, quat_to_matrix
 from scenes.contract.specs import CameraSpec, require_positive, require_unique
-from scenes.shapes import Box, FreeMount, MarkerMount, Mount, Shape
+from scenes.shapes import (
+    Box,
+    Chain,
+    FixedMount,
+    FreeMount,
+    HeldMount,
+    MarkerMount,
+    Mount,
+    Shape,
+)
 
 Actuation = Literal["position", "torque"]
 Entry = TypeVar("Entry")
@@ -85,12 +94,18 @@ class ObjectSpec:
         if isinstance(self.shape, str) and self.shape != "box":
             raise InputError(
                 f"{owner}: shape must be 'box', got '{self.shape}'. "
-                "Others are values: Cylinder, Capsule, Sphere, Mesh, Compound of scenes.shapes."
+                "Others are values of scenes.shapes: Cylinder, Capsule, Sphere, Mesh, Compound or "
+                "Chain."
             )
         if (self.shape == "box") == (self.half_size is None):
             raise InputError(f"{owner}: give either half_size or a shape of scenes.shapes.")
         if self.half_size is not None:
             require_positive(owner, "half_size", self.half_size)
+        if isinstance(self.shape, Chain) and not isinstance(self.mount, HeldMount | FixedMount):
+            raise InputError(
+                f"{owner}: a Chain is held at one end: mount must be a HeldMount or a FixedMount, "
+                f"got {type(self.mount).__name__}."
+            )
 
     @property
     def solid(self) -> Shape:

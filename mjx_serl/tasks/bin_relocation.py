@@ -22,12 +22,12 @@ from mjx_serl.envs.task import TASKS
 from mjx_serl.tasks.experts import Carry
 from mjx_serl.tasks.insertion import SOFT_KD, SOFT_KP
 from mjx_serl.tasks.pick_cube import OBS, PickCube, PickCubeConfig
-from mjx_serl.tasks.resets import arm_pose
+from mjx_serl.tasks.resets import turned_arm_pose
 from mjx_serl.tasks.rewards import GripState
 from mjx_serl.types import PRNGKey
 from scenes.build import Scene
 from scenes.contract.policy_contract import Pace
-from scenes.contract.rotations import Quat, quat_to_matrix
+from scenes.contract.rotations import Quat
 from scenes.contract.specs import ObsField, ObsSpec
 from scenes.objects import GREY, cube
 from scenes.shapes import Box, Compound, FixedMount, Part
@@ -120,9 +120,8 @@ class BinRelocation(PickCube):
         low, high = jnp.asarray(cfg.spawn_low), jnp.asarray(cfg.spawn_high)
         middle = self._middle(cfg.side)
         hand = middle.at[2].set(_TARGET[2] + cfg.above)
-        down = jnp.asarray(quat_to_matrix(ACROSS), jnp.float32)
         qpos = jnp.asarray(self.scene.model.key_qpos[0], jnp.float32)
-        qpos = qpos.at[arm.qpos_ids].set(arm_pose(self.scene, hand, down))
+        qpos = qpos.at[arm.qpos_ids].set(turned_arm_pose(self.scene, hand, ACROSS, jnp.zeros(())))
         xy = middle[:2] + jax.random.uniform(key, (2,), minval=low, maxval=high)
         return qpos.at[adr : adr + 2].set(xy), GripState.start(jnp.zeros((), bool))
 

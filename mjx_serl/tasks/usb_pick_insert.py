@@ -18,14 +18,15 @@ from mjx_serl.envs.control.kinematics import rotation_vector
 from mjx_serl.envs.physics.protocol import SimState
 from mjx_serl.envs.readings import read
 from mjx_serl.envs.task import TASKS
+from mjx_serl.tasks.bin_relocation import ACROSS
 from mjx_serl.tasks.insertion import SOFT_KD, SOFT_KP
-from mjx_serl.tasks.resets import arm_pose
+from mjx_serl.tasks.resets import turned_arm_pose
 from mjx_serl.tasks.rewards import GripState
 from mjx_serl.types import Obs, PRNGKey
 from scenes.build import Scene
 from scenes.contract.policy_contract import Pace, observe
 from scenes.contract.quaternions import product
-from scenes.contract.rotations import Quat, Vec3, quat_to_matrix
+from scenes.contract.rotations import Vec3
 from scenes.contract.specs import ObsField, ObsSpec
 from scenes.layouts import front_camera, wrist_camera
 from scenes.objects import RED, socket
@@ -33,8 +34,6 @@ from scenes.robots.panda import panda
 from scenes.shapes import Box, Compound, FixedMount, Part
 from scenes.specs import ContactSpec, MountedArm, ObjectSpec, SceneSpec
 
-# Fingers down, turned by a quarter about the vertical: the hand closes along x.
-_ACROSS: Quat = (0.0, math.sqrt(0.5), math.sqrt(0.5), 0.0)
 # The shell of a plug is 12.0 by 4.5 mm, the opening for it 12.5 by 5.12 mm (USB 2.0, chapter 6).
 _SHELL: Vec3 = (0.006, 0.006, 0.00225)  # half size; 12 mm long
 _OPENING = (0.00625, 0.00256)  # half widths [m]
@@ -198,7 +197,7 @@ class UsbPickInsert:
     @property
     def expert_noise(self) -> float:
         """Of demonstrations [m]: with more the expert hardly ever meets the port."""
-        return 0.0005
+        return 0.0002
 
     def sample(self, key: PRNGKey) -> tuple[Float[Array, " nq"], GripState]:
         """The hand somewhere above the plug, open and turned a little; the plug moved a little."""
@@ -208,11 +207,8 @@ class UsbPickInsert:
         dx, dy, yaw, px, py, plug_yaw = jax.random.uniform(key, (6,), minval=-bound, maxval=bound)
         hand = jnp.add(jnp.asarray(cfg.target), jnp.asarray(cfg.start))
         hand = hand + jnp.stack([dx, dy, jnp.zeros(())])
-        c, s = jnp.cos(yaw), jnp.sin(yaw)
-        turn = jnp.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
-        down = turn @ jnp.asarray(quat_to_matrix(_ACROSS), jnp.float32)
         qpos = jnp.asarray(self.scene.model.key_qpos[0], jnp.float32)
-        qpos = qpos.at[arm.qpos_ids].set(arm_pose(self.scene, hand, down))
+        qpos = qpos.at[arm.qpos_ids].set(turned_arm_pose(self.scene, hand, ACROSS, yaw))
         qpos = qpos.at[adr : adr + 2].add(jnp.stack([px, py]))
         half, zero = 0.5 * plug_yaw, jnp.zeros(())
         quat = jnp.stack([jnp.cos(half), zero, zero, jnp.sin(half)])
@@ -272,7 +268,7 @@ class UsbPickInsert:
     ) -> tuple[Float[Array, " 3"], Float[Array, " 3"], Bool[Array, ""]]:
         """The way around the plug [m], the turn along it, and whether the fingers are there."""
         plug = self.scene.objects["plug"].body_id
-        along = product(sim.xquat[plug], jnp.asarray(_ACROSS, jnp.float32))
+        along = product(sim.xquat[plug], jnp.asarray(ACROSS, jnp.float32))
         turn = rotation_vector(command.target_quat, along)
         way = sim.xpos[plug] - sim.site_xpos[self.scene.arm.ee_site_id]
         aligned = (jnp.linalg.norm(way[:2]) < 0.004) & (jnp.abs(turn) < 0.03).all()
@@ -311,7 +307,7 @@ TASKS.register("franka/usb_pick_insert")(
             scale=0.015,
             turn_scale=0.1,
             turn_limit=0.3,
-            orientation=_ACROSS,
+            orientation=ACROSS,
             start="measured",
             # HIL-SERL clips how far its target is ahead to 3.5 to 6 mm and 0.02 rad.
             pace=Pace(leash=0.01, turn_leash=0.05),
