@@ -67,11 +67,11 @@ def socket(
         Part(shape=Box((x, wall / 2, up)), pos=(0.0, side * (y + wall / 2), up))
         for side in (-1.0, 1.0)
     ]
-    base = Part(shape=Box((x + wall, y + wall, floor / 2)), pos=(0.0, 0.0, -floor / 2))
+    behind = Part(shape=Box((x + wall, y + wall, floor / 2)), pos=(0.0, 0.0, -floor / 2))
     return ObjectSpec(
         name=name,
         mass=mass,
-        shape=Compound((base, *sides)),
+        shape=Compound((behind, *sides)),
         mount=FixedMount(),
         rgba=rgba,
         friction=friction,
