@@ -12,7 +12,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from mjx_serl.envs.control.controller import Command
 from mjx_serl.envs.physics.protocol import SimState
@@ -84,12 +84,12 @@ class ArrangeBoxesConfig(PickCubeConfig):
 
 def _mark(box: str, xy: tuple[float, float], color: Rgba) -> ObjectSpec:
     # Theirs are transparent; what is drawn of splats is not, so ours are pale.
-    pale = (*(0.45 + 0.55 * c for c in color[:3]), 1.0)
+    red, green, blue = (0.45 + 0.55 * c for c in color[:3])
     return ObjectSpec(
         name=f"{box}_mark",
         shape=Box((0.05, 0.05, 0.005)),
         mount=MarkerMount(),
-        rgba=pale,
+        rgba=(red, green, blue, 1.0),
         pos=(*xy, 0.0),
     )
 
@@ -154,24 +154,24 @@ class ArrangeBoxes(PickCube):
         """One box after the other: grasp as the pick task's expert, carry, let down, open, up."""
         grasp = super().demonstrate(sim, command, task_state)
         box, ee = self._cube(sim), sim.site_xpos[self.scene.arm.ee_site_id]
-        mark = self._marks()[self._turn(sim)]
+        mark = self._marks()[self._current(sim)]
         scale, limit = self.config.control.scale, self._longest_step()
         step, low = CARRY.step(box, mark, command.target - ee, limit)
         carry = jnp.append(step / scale, jnp.where(low, -1.0, 1.0))
         held = self._gripped(sim, command) & (jnp.linalg.norm(box - ee) < 0.03)
         # Once let go it is left: up and away, until the next box is nearer.
-        left = self._placed(sim)[self._turn(sim)] & (command.gripper < 0.5)
+        left = self._placed(sim)[self._current(sim)] & (command.gripper < 0.5)
         away = jnp.array([0.0, 0.0, limit / scale, -1.0])
         return jnp.where(left, away, jnp.where(held, carry, grasp))
 
     def _cube(self, sim: SimState) -> Float[Array, " 3"]:
-        return self._boxes(sim)[self._turn(sim)]
+        return self._boxes(sim)[self._current(sim)]
 
-    def _turn(self, sim: SimState) -> Array:
+    def _current(self, sim: SimState) -> Int[Array, ""]:
         """Which box the expert deals with: the one at hand, else the first that is not placed."""
         away = jnp.linalg.norm(self._boxes(sim) - sim.site_xpos[self.scene.arm.ee_site_id], axis=1)
         later = jnp.arange(1.0, len(_BOXES) + 1) + 100.0 * self._placed(sim)
-        return jnp.argmin(jnp.where(away < _AT_HAND, away, later))
+        return jnp.argmin(later - 1000.0 * (away < _AT_HAND))
 
     def _placed(self, sim: SimState) -> Bool[Array, " 5"]:
         aside = jnp.linalg.norm((self._boxes(sim) - self._marks())[:, :2], axis=1)

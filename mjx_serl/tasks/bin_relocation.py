@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float
 from mjx_serl.envs.control.controller import Command, ControlConfig
 from mjx_serl.envs.control.kinematics import rotation_vector
 from mjx_serl.envs.physics.protocol import SimState
-from mjx_serl.envs.task import TASKS
+from mjx_serl.envs.task import TASKS, TaskState
 from mjx_serl.tasks.experts import Carry
 from mjx_serl.tasks.insertion import SOFT_KD, SOFT_KP
 from mjx_serl.tasks.pick_cube import OBS, PickCube, PickCubeConfig
@@ -114,7 +114,7 @@ class BinRelocation(PickCube):
     config: BinRelocationConfig
     obs_spec: ObsSpec = BIN_OBS
 
-    def sample(self, key: PRNGKey) -> tuple[Float[Array, " nq"], GripState]:
+    def sample(self, key: PRNGKey) -> tuple[Float[Array, " nq"], TaskState]:
         """The hand above the middle of the first bin, the cube anywhere in it."""
         cfg, arm, adr = self.config, self.scene.arm, self.scene.objects[self.object].qpos_adr
         low, high = jnp.asarray(cfg.spawn_low), jnp.asarray(cfg.spawn_high)
@@ -131,7 +131,7 @@ class BinRelocation(PickCube):
         return GripState.start(self._width(sim) < 2.2 * self._half_width())
 
     def reward(
-        self, sim: SimState, command: Command, task_state: GripState
+        self, sim: SimState, command: Command, task_state: TaskState
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """1 where the cube is in the other bin, less the penalty for opening and closing."""
         del command
@@ -139,18 +139,18 @@ class BinRelocation(PickCube):
         toggled = task_state.toggled.astype(jnp.float32)
         return placed - self.config.penalty * toggled, {"placed": placed, "toggled": toggled}
 
-    def advance(self, sim: SimState, command: Command, task_state: GripState) -> GripState:
+    def advance(self, sim: SimState, command: Command, task_state: TaskState) -> TaskState:
         """Remember what the hand was told."""
         del sim
         return task_state.after(command)
 
-    def terminated(self, sim: SimState, task_state: GripState) -> Bool[Array, ""]:
+    def terminated(self, sim: SimState, task_state: TaskState) -> Bool[Array, ""]:
         """It is in the other bin, or outside both."""
         xy = jnp.abs(self._cube(sim) - jnp.asarray(_TARGET))[:2]
         left = (xy > jnp.array([_X + _WALL, _Y + _WALL])).any()
         return self.success(sim, task_state) | left
 
-    def success(self, sim: SimState, task_state: GripState) -> Bool[Array, ""]:
+    def success(self, sim: SimState, task_state: TaskState) -> Bool[Array, ""]:
         """The cube lies in the other bin, and the fingers are off it."""
         del task_state
         x, y, z = self._cube(sim) - jnp.asarray(_TARGET)
@@ -159,7 +159,7 @@ class BinRelocation(PickCube):
         return inside & (self._width(sim) > 2.0 * self._half_width() + 0.005)
 
     def demonstrate(
-        self, sim: SimState, command: Command, task_state: GripState
+        self, sim: SimState, command: Command, task_state: TaskState
     ) -> Float[Array, " 5"]:
         """Grasp as the pick task's expert, over the wall, down, open."""
         grasp = super().demonstrate(sim, command, task_state)

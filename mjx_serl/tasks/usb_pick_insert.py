@@ -48,6 +48,8 @@ _LOWER = 0.003  # than in the port it lies on the ridge [m]
 _REACH = _HANDLE[1] + 2 * _SHELL[1]  # from the handle's middle to the tip [m]
 # Share of what is still to go that the expert commands at once.
 _EXPERT_GAIN = 0.7
+# Behind the handle's middle the expert grips it, and so far ahead it pushes at once [m].
+_REAR, _PUSH = 0.005, 0.006
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -270,7 +272,9 @@ class UsbPickInsert:
         plug = self.scene.objects["plug"].body_id
         along = product(sim.xquat[plug], jnp.asarray(ACROSS, jnp.float32))
         turn = rotation_vector(command.target_quat, along)
+        # The rear of the handle: it may slip forward in the hand before the fingers meet the port.
         way = sim.xpos[plug] - sim.site_xpos[self.scene.arm.ee_site_id]
+        way = way.at[1].add(_REAR)
         aligned = (jnp.linalg.norm(way[:2]) < 0.004) & (jnp.abs(turn) < 0.03).all()
         hover = way.at[2].add(jnp.where(aligned, 0.0, 0.04))
         return hover, turn, aligned & (jnp.abs(way[2]) < 0.003)
@@ -285,7 +289,8 @@ class UsbPickInsert:
         lined = (jnp.abs(off) < 0.8 * jnp.array(_CLEARANCE)).all() & (jnp.abs(turn) < 0.015).all()
         inside = -way[1] < _DEPTH - 0.002
         before = jnp.where(jnp.abs(way[2]) < 1.5e-3, way[1] + _DEPTH + 0.003, 0.0)
-        return way.at[1].set(jnp.where(lined | inside, way[1], before)), turn
+        push = jnp.maximum(way[1], -_PUSH)
+        return way.at[1].set(jnp.where(lined | inside, push, before)), turn
 
     def _way(self, sim: SimState) -> Float[Array, " 3"]:
         """From the plug to where it is in the port [m]."""
