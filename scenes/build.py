@@ -15,7 +15,7 @@ from scenes.contract.names import unknown_name
 from scenes.mjcf import to_mjspec
 from scenes.mjcf_objects import geom_name
 from scenes.mjcf_robot import EE_SITE, FINGERS, GRIPPER_ACTUATOR
-from scenes.shapes import MarkerMount, parts_of
+from scenes.shapes import Chain, MarkerMount, parts_of
 from scenes.specs import MountedArm, ObjectSpec, SceneSpec, only
 
 
@@ -71,11 +71,11 @@ class ObjectIndex:
     """Where an object is in the model.
 
     Attributes:
-        body_id: its body.
+        body_id: its body, the first link of a chain.
         geom_ids: its solids.
-        qpos_ids: its places in qpos: seven of a free object, one of a hinged or sliding one, none
-            of one that is fixed or a marker.
-        dof_ids: its places in qvel: six, one or none.
+        qpos_ids: its places in qpos: seven of a free object, one of a hinged or sliding one, two of
+            each bend of a chain, none of one that is fixed or a marker.
+        dof_ids: its places in qvel: six, one, two of each bend, or none.
     """
 
     body_id: int
@@ -283,4 +283,9 @@ def _actuators(model: mujoco.MjModel, names: Sequence[str]) -> NDArray[np.int64]
 def _index_object(entry: ObjectSpec, model: mujoco.MjModel) -> ObjectIndex:
     names = [geom_name(entry.name, i) for i in range(len(parts_of(entry.solid)))]
     geoms = [int(model.geom(name).id) for name in names]
-    return index_body(model, int(model.body(entry.name).id), geoms)
+    first = index_body(model, int(model.body(entry.name).id), geoms)
+    if not isinstance(entry.shape, Chain):
+        return first
+    joints = [f"{name}_{axis}" for name in names[1:] for axis in "xy"]
+    qpos_ids, dof_ids = index_joints(model, joints)
+    return replace(first, qpos_ids=qpos_ids, dof_ids=dof_ids)

@@ -7,6 +7,8 @@ actuator out of the implicit velocity derivative and MJX-JAX does not, so a satu
 move differently; the joint limit is treated alike by all.
 """
 
+from collections.abc import Iterable
+
 import mujoco
 
 from scenes.bases import Floating
@@ -14,7 +16,8 @@ from scenes.contract.specs import CameraSpec
 from scenes.mjcf_objects import add_object, object_home
 from scenes.mjcf_robot import MASKS, VISUAL_GROUP, add_arm, find_body
 from scenes.mjcf_sensors import add_touch
-from scenes.specs import SceneSpec, TableSpec
+from scenes.shapes import HeldMount
+from scenes.specs import ObjectSpec, SceneSpec, TableSpec
 
 HOME_KEY = "home"
 
@@ -145,6 +148,15 @@ def _add_home(builder: mujoco.MjSpec, spec: SceneSpec) -> None:
             opened = arm.robot.gripper.finger_range[1]
             qpos += [opened, opened]
             ctrl.append(opened)
-    for entry in spec.objects:
-        qpos += object_home(entry)
+        qpos += _home_of(x for x in spec.objects if _holder(x) == arm.role)
+    qpos += _home_of(x for x in spec.objects if _holder(x) is None)
     builder.add_key(name=HOME_KEY, qpos=qpos, ctrl=ctrl)
+
+
+def _home_of(objects: Iterable[ObjectSpec]) -> list[float]:
+    return [number for entry in objects for number in object_home(entry)]
+
+
+def _holder(entry: ObjectSpec) -> str | None:
+    """The arm whose joints an object's own follow, by its role."""
+    return entry.mount.role if isinstance(entry.mount, HeldMount) else None

@@ -13,6 +13,7 @@ from scenes.mjcf_robot import FINGERS, MASKS, find_body
 from scenes.shapes import (
     Box,
     Capsule,
+    Chain,
     Cylinder,
     FixedMount,
     FreeMount,
@@ -21,6 +22,7 @@ from scenes.shapes import (
     MarkerMount,
     Mesh,
     Mount,
+    Part,
     SlidingMount,
     Solid,
     Sphere,
@@ -39,22 +41,53 @@ def add_object(builder: mujoco.MjSpec, entry: ObjectSpec, arms: Sequence[Mounted
     else:
         body = builder.worldbody.add_body(name=entry.name, pos=entry.pos, quat=entry.quat)
         add_mount(entry.mount, body, entry.name)
-    marker = isinstance(entry.mount, MarkerMount)
-    contype, conaffinity = MASKS["visual" if marker else "object"]
-    parts, mass = parts_of(entry.solid), entry.mass or 0.0
+    for i, part in enumerate(parts_of(entry.solid)):
+        if i and isinstance(entry.shape, Chain):
+            body = _next_link(body, entry.shape, geom_name(entry.name, i))
+        _add_solid(builder, body, entry, i, part)
+
+
+def _add_solid(
+    builder: mujoco.MjSpec, body: mujoco.MjsBody, entry: ObjectSpec, i: int, part: Part
+) -> None:
+    name, parts, mass = geom_name(entry.name, i), parts_of(entry.solid), entry.mass or 0.0
     shares = sum(part.mass_share for part in parts)
-    for i, part in enumerate(parts):
-        name = geom_name(entry.name, i)
-        geom = body.add_geom(
-            name=name,
-            mass=mass if len(parts) == 1 else mass * part.mass_share / shares,
-            friction=entry.friction,
-            contype=contype,
-            conaffinity=conaffinity,
-            rgba=entry.rgba if part.rgba is None else part.rgba,
-            **solid_geom(part.shape, builder, name),
+    contype, conaffinity = MASKS[_role(entry)]
+    geom = body.add_geom(
+        name=name,
+        mass=mass if len(parts) == 1 else mass * part.mass_share / shares,
+        friction=entry.friction,
+        contype=contype,
+        conaffinity=conaffinity,
+        rgba=entry.rgba if part.rgba is None else part.rgba,
+        **solid_geom(part.shape, builder, name),
+    )
+    geom.pos, geom.quat = part.pos, part.quat
+    if entry.contact is not None:
+        geom.solref = entry.contact.solref
+        geom.solimp = [*entry.contact.solimp, 0.5, 2.0]
+        geom.priority = 1
+
+
+def _role(entry: ObjectSpec) -> str:
+    if isinstance(entry.mount, MarkerMount):
+        return "visual"
+    # As a hand a chain touches the table and objects and, of its own kind, nothing.
+    return "hand" if isinstance(entry.shape, Chain) else "object"
+
+
+def _next_link(before: mujoco.MjsBody, chain: Chain, name: str) -> mujoco.MjsBody:
+    link = before.add_body(name=name, pos=(0.0, 0.0, chain.length))
+    for axis, direction in (("x", (1.0, 0.0, 0.0)), ("y", (0.0, 1.0, 0.0))):
+        link.add_joint(
+            name=f"{name}_{axis}",
+            type=mujoco.mjtJoint.mjJNT_HINGE,
+            axis=direction,
+            stiffness=chain.stiffness,
+            damping=chain.damping,
+            armature=chain.armature,
         )
-        geom.pos, geom.quat = part.pos, part.quat
+    return link
 
 
 def _in_hand(
@@ -170,7 +203,9 @@ def _limits(mount: HingedMount | SlidingMount) -> dict[str, Any]:
 
 
 def object_home(entry: ObjectSpec) -> list[float]:
-    """What an object adds to the keyframe's qpos: its pose, one zero, or nothing."""
+    """What an object adds to the keyframe's qpos: its pose, a zero for each joint, or nothing."""
+    if isinstance(entry.shape, Chain):
+        return [0.0] * entry.shape.bends
     one = dict.fromkeys((HingedMount, SlidingMount), 1)
     lengths = {FreeMount: 7, **one} | dict.fromkeys((FixedMount, HeldMount, MarkerMount), 0)
     zeros = [0.0] * lengths[type(entry.mount)]

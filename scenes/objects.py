@@ -3,7 +3,7 @@
 import math
 
 from scenes.contract.robot import Rgba
-from scenes.contract.rotations import Quat, Vec3
+from scenes.contract.rotations import UNIT_QUAT, Quat, Vec3
 from scenes.shapes import Box, Compound, FixedMount, Mount, Part
 from scenes.specs import ObjectSpec
 
@@ -36,26 +36,30 @@ def socket(
     depth: float,
     seat: Vec3,
     wall: float = 0.02,
+    base: float | None = None,
+    quat: Quat = UNIT_QUAT,
     mass: float = 1.0,
     rgba: Rgba = GREY,
     friction: Vec3 = (0.3, 0.005, 0.0001),
 ) -> ObjectSpec:
-    """A block on the table with a rectangular hole from above; it does not move.
+    """A block with a rectangular hole, from above unless it is turned; it does not move.
 
-    Its frame is in the middle of the hole's floor, z up.
+    Its frame is in the middle of the hole's floor, z out of the hole.
 
     Args:
         name: of the object.
         hole: half widths of the hole along x and y [m].
         depth: of the hole [m].
-        seat: where the middle of the hole's floor is in the world [m]; the block stands below it.
+        seat: where the middle of the hole's floor is in the world [m].
         wall: how thick the block is around the hole [m].
+        base: how thick it is behind the hole's floor [m]; None for down to the table.
+        quat: its axes in the world, wxyz.
         mass: [kg].
         rgba: colour.
         friction: slide [1], spin [m], roll [m].
     """
-    (x, y), (_, _, floor) = hole, seat
-    up = depth / 2
+    x, y = hole
+    up, floor = depth / 2, seat[2] if base is None else base
     sides = [
         Part(shape=Box((wall / 2, y + wall, up)), pos=(side * (x + wall / 2), 0.0, up))
         for side in (-1.0, 1.0)
@@ -63,15 +67,16 @@ def socket(
         Part(shape=Box((x, wall / 2, up)), pos=(0.0, side * (y + wall / 2), up))
         for side in (-1.0, 1.0)
     ]
-    base = Part(shape=Box((x + wall, y + wall, floor / 2)), pos=(0.0, 0.0, -floor / 2))
+    behind = Part(shape=Box((x + wall, y + wall, floor / 2)), pos=(0.0, 0.0, -floor / 2))
     return ObjectSpec(
         name=name,
         mass=mass,
-        shape=Compound((base, *sides)),
+        shape=Compound((behind, *sides)),
         mount=FixedMount(),
         rgba=rgba,
         friction=friction,
         pos=seat,
+        quat=quat,
     )
 
 

@@ -128,7 +128,42 @@ class Compound:
             raise InputError("Compound: parts is empty, allowed: one or more Part.")
 
 
-Shape = Solid | Compound
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """A cable: capsules in a row along z that bend about x and y where they meet.
+
+    The first link is the object's body, and what its mount holds. Links touch the table and other
+    objects, not each other and not a hand.
+
+    Attributes:
+        links: how many, two or more.
+        length: of each [m].
+        radius: [m].
+        stiffness: of each bend [N m/rad]: bending stiffness [N m^2] over length.
+        damping: of each bend [N m s/rad].
+        armature: inertia added to each bend [kg m^2]: light links swing too fast to be stepped.
+    """
+
+    links: int
+    length: float
+    radius: float
+    stiffness: float
+    damping: float
+    armature: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for name in ("length", "radius", "stiffness", "damping", "armature"):
+            require_positive("Chain", name, (getattr(self, name),))
+        if self.links < 2:
+            raise InputError(f"Chain: links must be 2 or more, got {self.links}.")
+
+    @property
+    def bends(self) -> int:
+        """How many numbers of qpos it has."""
+        return 2 * (self.links - 1)
+
+
+Shape = Solid | Compound | Chain
 
 
 @dataclass(frozen=True)
@@ -209,7 +244,10 @@ Mount = FreeMount | FixedMount | HeldMount | MarkerMount | HingedMount | Sliding
 
 
 def parts_of(shape: Shape) -> tuple[Part, ...]:
-    """The solids of a shape: a compound's parts, or the one solid itself."""
+    """The solids of a shape: a compound's parts, a chain's links in their own frames, or itself."""
+    if isinstance(shape, Chain):
+        link = Capsule(shape.radius, shape.length / 2)
+        return (Part(shape=link, pos=(0.0, 0.0, shape.length / 2)),) * shape.links
     return shape.parts if isinstance(shape, Compound) else (Part(shape=shape),)
 
 

@@ -16,11 +16,40 @@ from scenes.contract.names import named, unknown_name
 from scenes.contract.robot import Rgba, RobotSpec
 from scenes.contract.rotations import UNIT_QUAT, Quat, Vec3, quat_to_matrix
 from scenes.contract.specs import CameraSpec, require_positive, require_unique
-from scenes.shapes import Box, FreeMount, MarkerMount, Mount, Shape
+from scenes.shapes import (
+    Box,
+    Chain,
+    FixedMount,
+    FreeMount,
+    HeldMount,
+    MarkerMount,
+    Mount,
+    Shape,
+)
 
 Actuation = Literal["position", "torque"]
 Entry = TypeVar("Entry")
 _FREE, _BOLTED = FreeMount(), Fixed()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContactSpec:
+    """How hard the contacts of an object are, in MuJoCo's terms; they hold whatever it touches.
+
+    With MuJoCo's own (0.02, 1; 0.9, 0.95, 0.001) 25 N press a cube of 0.1 kg 1.3 mm into the table,
+    with the default here 0.3 mm.
+
+    Attributes:
+        solref: time constant, at least two physics steps [s], and damping ratio [1].
+        solimp: impedance at the surface and inside [1], and how deep that is [m].
+    """
+
+    solref: tuple[float, float] = (0.01, 1.0)
+    solimp: Vec3 = (0.95, 0.99, 0.001)
+
+    def __post_init__(self) -> None:
+        require_positive("ContactSpec", "solref", self.solref)
+        require_positive("ContactSpec", "solimp", self.solimp)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +64,7 @@ class ObjectSpec:
         mount: whether and how it moves.
         rgba: colour.
         friction: slide [1], spin [m], roll [m].
+        contact: how hard it is; None for MuJoCo's default.
         pos: at the start, in the world [m].
         quat: at the start, in the world, wxyz.
     """
@@ -46,6 +76,7 @@ class ObjectSpec:
     mount: Mount = _FREE
     rgba: Rgba = (0.8, 0.2, 0.2, 1.0)
     friction: Vec3 = (1.0, 0.005, 0.0001)
+    contact: ContactSpec | None = None
     pos: Vec3 = (0.5, 0.0, 0.0)
     quat: Quat = UNIT_QUAT
 
@@ -63,12 +94,18 @@ class ObjectSpec:
         if isinstance(self.shape, str) and self.shape != "box":
             raise InputError(
                 f"{owner}: shape must be 'box', got '{self.shape}'. "
-                "Others are values: Cylinder, Capsule, Sphere, Mesh, Compound of scenes.shapes."
+                "Others are values of scenes.shapes: Cylinder, Capsule, Sphere, Mesh, Compound or "
+                "Chain."
             )
         if (self.shape == "box") == (self.half_size is None):
             raise InputError(f"{owner}: give either half_size or a shape of scenes.shapes.")
         if self.half_size is not None:
             require_positive(owner, "half_size", self.half_size)
+        if isinstance(self.shape, Chain) and not isinstance(self.mount, HeldMount | FixedMount):
+            raise InputError(
+                f"{owner}: a Chain is held at one end: mount must be a HeldMount or a FixedMount, "
+                f"got {type(self.mount).__name__}."
+            )
 
     @property
     def solid(self) -> Shape:

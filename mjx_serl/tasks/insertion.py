@@ -35,8 +35,8 @@ from scenes.specs import MountedArm, ObjectSpec, SceneSpec
 
 # Joint gains of franka_ros' impedance examples [N m/rad], [N m s/rad]: at a workplace half a metre
 # away about the 2,000 to 3,000 N/m that SERL's compliance mode has.
-_SOFT_KP = (600.0, 600.0, 600.0, 600.0, 250.0, 150.0, 50.0)
-_SOFT_KD = (50.0, 50.0, 50.0, 50.0, 30.0, 25.0, 15.0)
+SOFT_KP = (600.0, 600.0, 600.0, 600.0, 250.0, 150.0, 50.0)
+SOFT_KD = (50.0, 50.0, 50.0, 50.0, 30.0, 25.0, 15.0)
 # Share of what is still to go that the expert commands at once.
 _EXPERT_GAIN = 0.8
 _SEATED: Any = np.asarray(FINGERS_DOWN, np.float32)
@@ -118,7 +118,7 @@ class InsertionConfig:
         )
         low, high = ((x, y, z) for x, y, z in corners)
         return dataclasses.replace(
-            panda(), workspace_low=low, workspace_high=high, kp=_SOFT_KP, kd=_SOFT_KD
+            panda(), workspace_low=low, workspace_high=high, kp=SOFT_KP, kd=SOFT_KD
         )
 
     def build(self, scene: Scene) -> "Insertion":

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 from mjx_serl.envs.control.controller import Command, ControlConfig
 from mjx_serl.envs.physics.protocol import SimState
 from mjx_serl.envs.task import TASKS
+from mjx_serl.tasks.experts import Carry
 from mjx_serl.tasks.pick_cube import OBS, PickCube, PickCubeConfig, PickState
 from mjx_serl.types import PRNGKey
 from scenes.build import Scene
@@ -23,8 +24,7 @@ from scenes.objects import RED
 from scenes.robots.fr3 import fr3
 from scenes.specs import MountedArm, ObjectSpec, SceneSpec
 
-# The cube is carried this high above the plate [m] and let go this near to its middle.
-CARRY, PLACE = 0.10, 0.02
+CARRY = Carry(height=0.10, near=0.02, rest=0.03, low=0.05)
 # Their rotation (ahead, left, up as columns) with our axes: x right, y up, looking along -z.
 _THIRD_QUAT = (0.7965157, 0.3417005, -0.2420924, -0.4361132)
 _OBJECT_FRICTION = (1.0, 0.005, 0.0001)
@@ -146,19 +146,10 @@ class PutCubeOnPlate(PickCube):
             self._plate(sim),
         )
         held = self._gripped(sim, command) & (jnp.linalg.norm(cube - ee) < 0.03)
-        way = plate - cube
-        over = jnp.linalg.norm(way[:2]) < PLACE
-        carried = cube[2] - plate[2] > 0.6 * CARRY
-        height = jnp.where(over, 0.03, CARRY)
-        # Sideways only where the cube is clear of the table.
-        aside = jnp.where(carried | over, way[:2], jnp.zeros(2))
-        lead = command.target - ee
-        goal = jnp.append(aside, way[2] + height) - lead
         scale, limit = self.config.control.scale, self._longest_step()
-        step = jnp.clip(0.6 * goal, -limit, limit) / scale
-        low = over & (cube[2] - plate[2] < 0.05)
+        step, low = CARRY.step(cube, plate, command.target - ee, limit)
         let_go = low & jnp.bool_(self.config.released)
-        carry = jnp.concatenate([step, jnp.where(let_go, -1.0, 1.0)[None]])
+        carry = jnp.concatenate([step / scale, jnp.where(let_go, -1.0, 1.0)[None]])
         action = jnp.where(held, carry, grasp)
         # Once let go over the plate it stays so: up and away.
         away = jnp.array([0.0, 0.0, limit / scale, -1.0])

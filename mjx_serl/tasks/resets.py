@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from mjx_serl.envs.control.kinematics import rotation_error, solve_spd
 from scenes.build import Scene
-from scenes.contract.rotations import quat_to_matrix
+from scenes.contract.rotations import Quat, quat_to_matrix
 
 # From 20 cm and half a radian away, ten steps leave less than 0.1 mm (tests/tasks/test_resets.py).
 _STEPS, _DAMPING = 10, 1e-4
@@ -37,6 +37,20 @@ def arm_pose(
         return jnp.clip(q + jac.T @ solve_spd(gram, error), low, high)
 
     return jax.lax.fori_loop(0, _STEPS, step, home)
+
+
+def turned_arm_pose(
+    scene: Scene, position: Float[Array, " 3"], quat: Quat, yaw: Float[Array, ""]
+) -> Float[Array, " J"]:
+    """Return joint values [rad] as `arm_pose`, for an orientation (wxyz) turned by `yaw` [rad].
+
+    Args:
+        scene, position: as of `arm_pose`.
+        quat: of the end effector in the world, wxyz.
+        yaw: turn about the world's vertical [rad].
+    """
+    turn = _turn(np.array([0.0, 0.0, 1.0]), yaw)
+    return arm_pose(scene, position, turn @ jnp.asarray(quat_to_matrix(quat), jnp.float32))
 
 
 def _forward(

@@ -13,9 +13,11 @@ from scenes.objects import cube
 from scenes.shapes import (
     Box,
     Capsule,
+    Chain,
     Compound,
     Cylinder,
     FixedMount,
+    FreeMount,
     HeldMount,
     HingedMount,
     Mesh,
@@ -23,7 +25,7 @@ from scenes.shapes import (
     SlidingMount,
     Sphere,
 )
-from scenes.specs import ObjectSpec, TouchSpec
+from scenes.specs import ContactSpec, ObjectSpec, TouchSpec
 
 TETRAHEDRON = """v 0 0 0
 v 40 0 0
@@ -210,3 +212,48 @@ def test_the_wrist_feels_the_weight_of_what_hangs_on_it() -> None:
     weight = 9.81 * (gripper.hand.mass + 2 * gripper.finger.mass)
     np.testing.assert_allclose(np.linalg.norm(force), weight, rtol=1e-3)
     assert scene.sensor("torque").tolist() == [3, 4, 5]
+
+
+def chain_of(mount: object, **changes: object) -> ObjectSpec:
+    """A cable of twenty links, 20 cm, along x."""
+    chain = Chain(links=20, length=0.01, radius=0.003, stiffness=0.1, damping=4e-3)
+    level = (np.sqrt(0.5), 0.0, np.sqrt(0.5), 0.0)
+    entry = ObjectSpec(name="cable", shape=chain, mass=0.008, mount=mount, quat=level)  # type: ignore[arg-type]
+    return dataclasses.replace(entry, **changes)  # type: ignore[arg-type]
+
+
+def test_a_chain_sags_as_a_beam_does() -> None:
+    """A cantilever's end: w L^4 / 8 E I (Timoshenko)."""
+    scene = scene_of(chain_of(FixedMount(), pos=(0.3, 0.2, 0.2)))
+    data, cable = settled(scene, 2000), scene.object("cable")
+    links = scene.model.geom_bodyid[cable.geom_ids]
+    end = data.xpos[links[-1]] + 0.01 * data.xmat[links[-1]].reshape(3, 3)[:, 2]
+    load, bending = 0.008 * 9.81 / 0.2, 0.1 * 0.01
+    assert 0.2 - end[2] == pytest.approx(load * 0.19**4 / (8 * bending), rel=0.1)
+    assert len(cable.qpos_ids) == len(cable.dof_ids) == 38
+    assert np.abs(data.qvel).max() < 1e-3
+
+
+def test_a_held_chain_starts_straight_whatever_is_named_before_it() -> None:
+    """The joints of what is held come with the arm's, before those of what lies there."""
+    scene = scene_of(cube(), chain_of(HeldMount(), pos=(0.0, 0.0, 0.0)))
+    home = scene.model.key_qpos[0]
+    assert (home[scene.object("cable").qpos_ids] == 0.0).all()
+    np.testing.assert_allclose(home[scene.object("cube").qpos_ids], [0.5, 0, 0.02, 1, 0, 0, 0])
+
+
+def test_a_chain_that_nothing_holds_is_refused() -> None:
+    with pytest.raises(ValueError, match="held at one end: mount must be a HeldMount or a Fixed"):
+        chain_of(FreeMount())
+    with pytest.raises(ValueError, match="links must be 2 or more, got 1"):
+        Chain(links=1, length=0.01, radius=0.003, stiffness=0.1, damping=1e-3)
+
+
+@pytest.mark.parametrize(("contact", "depth"), [(None, 1.3e-3), (ContactSpec(), 3e-4)])
+def test_a_pressed_cube_sinks_in_as_deep_as_its_contact_lets_it(contact, depth: float) -> None:
+    scene = scene_of(dataclasses.replace(cube(xy=(0.4, 0.25)), contact=contact))
+    data, thing = mujoco.MjData(scene.model), scene.object("cube")
+    mujoco.mj_resetDataKeyframe(scene.model, data, 0)
+    data.xfrc_applied[thing.body_id, 2] = -25.0
+    mujoco.mj_step(scene.model, data, 400)
+    assert 0.02 - data.xpos[thing.body_id, 2] == pytest.approx(depth, rel=0.05)

@@ -9,7 +9,7 @@ import pytest
 
 from mjx_serl.envs.env import Env, EnvState, build_env
 from mjx_serl.envs.observation import Observer
-from mjx_serl.tasks.pick_cube import DENSE, OSC, SPARSE, PickCube, PickCubeConfig
+from mjx_serl.tasks.pick_cube import DENSE, OSC, SIM, SPARSE, PickCube, PickCubeConfig
 from mjx_serl.training.collect import demonstrate
 
 SIM_STEP = 0.005  # [s], ours; both originals step 2 ms
@@ -36,6 +36,17 @@ def test_dense_numbers_are_serls(dense: Env):
     assert DENSE.leave_margin is None
     assert DENSE.home == (0.0, -0.785, 0.0, -2.35, 0.0, 1.57, 0.785)
     assert OSC.control.law == "osc" and OSC.control.inner_rate == 1 / SIM_STEP
+
+
+def test_sim_numbers_are_hil_serl_sims():
+    """serl_family.md 2.1, column SIM pick_cube_sim: done at half of (z0 + 0.2), after 500 steps."""
+    assert SIM.lift_height + 0.02 == pytest.approx(0.5 * (0.02 + 0.2))
+    assert (SIM.reward, SIM.episode_steps, SIM.control.rate) == ("sparse", 500, 50.0)
+    assert (SIM.spawn_low, SIM.spawn_high, SIM.home) == (
+        DENSE.spawn_low,
+        DENSE.spawn_high,
+        DENSE.home,
+    )
 
 
 def test_scene_numbers(sparse: Env):
