@@ -1,4 +1,4 @@
-"""The Robotiq 2F-85 as a parallel gripper, and the Panda that carries it.
+"""The Robotiq 2F-85 as a parallel gripper, and the Franka arms that carry it.
 
 The real one closes by four-bar linkages whose tips also move along the hand; here they only slide.
 Numbers are those of the MuJoCo Menagerie model `robotiq_2f85` (BSD-2-Clause) with its linkage
@@ -9,9 +9,11 @@ import dataclasses
 
 from scenes.contract.robot import GeomSpec, GripperSpec, LinkSpec, RobotSpec
 from scenes.contract.rotations import full_inertia
+from scenes.robots.fr3 import fr3
 from scenes.robots.franka import FLANGE_POS, HAND_QUAT
 from scenes.robots.panda import panda
-from scenes.robots.shapes import BLACK, GREY
+from scenes.robots.registry import register_robot
+from scenes.robots.shapes import BLACK, GREY, disc
 
 MENAGERIE = "MuJoCo Menagerie robotiq_2f85/2f85.xml (BSD-2-Clause)"
 MANUAL = (
@@ -69,7 +71,7 @@ def robotiq_2f85() -> GripperSpec:
 def robotiq_geoms() -> tuple[GeomSpec, ...]:
     """Primitive shape [m] of the 2F-85: palm and pads; the pads as Menagerie's two boxes in one."""
     return (
-        GeomSpec(body="hand", kind="box", size=(0.037, 0.037, 0.045), pos=(0, 0, 0.05), rgba=BLACK),
+        disc("hand", (0, 0, 0.005), (0, 0, 0.095), 0.0375, BLACK),
         GeomSpec(
             body="hand",
             kind="capsule",
@@ -92,9 +94,19 @@ def robotiq_geoms() -> tuple[GeomSpec, ...]:
     )
 
 
+@register_robot("panda_2f85")
 def panda_2f85() -> RobotSpec:
     """The Panda with the 2F-85 in place of its hand, as in SERL's and gym-hil's simulators."""
-    robot = panda()
+    return _with_2f85(panda())
+
+
+@register_robot("fr3_2f85")
+def fr3_2f85() -> RobotSpec:
+    """The FR3 with the 2F-85 in place of its hand."""
+    return _with_2f85(fr3())
+
+
+def _with_2f85(robot: RobotSpec) -> RobotSpec:
     arm = tuple(geom for geom in robot.geoms if geom.body not in ("hand", "finger"))
     changed = {
         "gripper": f"{MENAGERIE} (frames, masses, pads); {MANUAL}; kp, kd, armature, rod ours",
@@ -104,7 +116,7 @@ def panda_2f85() -> RobotSpec:
     }
     return dataclasses.replace(
         robot,
-        name="panda_2f85",
+        name=f"{robot.name}_2f85",
         gripper=robotiq_2f85(),
         geoms=(*arm, *robotiq_geoms()),
         ee_pos=(0.0, 0.0, _PAD_Z),
