@@ -32,9 +32,9 @@ _FINGER_MASS = 0.00899563 + 0.0140974 + 0.0221642 + 0.0125222 + 0.0035
 def robotiq_2f85() -> GripperSpec:
     """Build the 2F-85 on a Franka flange: finger travel 0..0.0425 m, width 0..0.085 m.
 
-    kp, kd and armature are the Franka Hand's: closed on a 4 cm cube it asks for 20 N, the manual's
-    least, and it closes faster than the real one's `speed_max`, which the simulated drive does not
-    keep (the damping that would keep it is too stiff for steps of 5 ms).
+    kp, kd, armature and the pads' softness are the Franka Hand's: closed on a 4 cm cube it asks for
+    20 N, the manual's least, and it closes faster than the real one's `speed_max`, which the
+    simulated drive does not keep (the damping that would keep it is too stiff for steps of 5 ms).
     """
     travel = WIDTH / 2
     return GripperSpec(
@@ -63,7 +63,7 @@ def robotiq_2f85() -> GripperSpec:
         armature=0.1,
         pad_friction=(0.7, 0.005, 0.0001),
         pad_solref=(0.01, 1.0),
-        pad_solimp=(0.95, 0.99, 0.001),
+        pad_solimp=(0.99, 0.995, 0.01),
         speed_max=SPEED,
     )
 
@@ -109,7 +109,7 @@ def fr3_2f85() -> RobotSpec:
 def _with_2f85(robot: RobotSpec) -> RobotSpec:
     arm = tuple(geom for geom in robot.geoms if geom.body not in ("hand", "finger"))
     changed = {
-        "gripper": f"{MENAGERIE} (frames, masses, pads); {MANUAL}; kp, kd, armature, rod ours",
+        "gripper": f"{MENAGERIE} (frames, masses, friction); {MANUAL}; kp, kd, armature, rod ours",
         "geoms": "ours, by eye; pads from Menagerie's pad_box1 and pad_box2",
         "ee_pos": f"middle of the pads, {MENAGERIE}",
         "ee_quat": "ours: mounted as the Franka Hand",
