@@ -1,9 +1,10 @@
-"""What an arm stands on: bolted down, a base that drives in a plane, or one that floats freely."""
+"""What an arm stands on: bolted down, driven in a plane, floating freely, or on legs."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from scenes.contract.errors import InputError
+from scenes.contract.quadruped import QuadrupedSpec
 from scenes.contract.rotations import Quat, Vec3
 from scenes.contract.specs import require_positive
 
@@ -79,4 +80,34 @@ class Floating:
     quat: Quat | None = None
 
 
-Base = Fixed | Planar | Floating
+@dataclass(frozen=True, kw_only=True)
+class Legged:
+    """A base that walks: four legs under a trunk, on whose back the arm's base is bolted.
+
+    The arm's base is the body that floats; the trunk hangs on it. The arm is not carried by
+    anything else, so its weight is on the legs and its own drives.
+
+    Attributes:
+        robot: trunk and legs.
+        mount: of the arm's base in the trunk, its axes the trunk's [m].
+        pos: where the arm's base starts in the world [m]; None where the robot's own holds.
+        quat: how it starts in the world, wxyz; None where the robot's own holds.
+    """
+
+    robot: QuadrupedSpec
+    mount: Vec3
+    pos: Vec3 | None = None
+    quat: Quat | None = None
+
+    @property
+    def joints(self) -> tuple[str, ...]:
+        """The free one, then those of the legs."""
+        return "base_free", *self.robot.joint_names
+
+    @property
+    def home(self) -> tuple[float, ...]:
+        """Joint positions of the legs in the keyframe [rad]."""
+        return self.robot.stance * len(self.robot.LEGS)
+
+
+Base = Fixed | Planar | Floating | Legged

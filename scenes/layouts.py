@@ -18,7 +18,7 @@ PICK_HOME = (0.0, 0.195, 0.0, -2.43, 0.0, 2.62, 0.785)
 # Home and the cube's place where they are gym-hil's; other arms start at their own home with the
 # cube in the middle of their workspace.
 _PICK_STARTS: Mapping[str, tuple[tuple[float, ...], tuple[float, float]]] = MappingProxyType(
-    {"panda": (PICK_HOME, (0.5, 0.0)), "fr3": (PICK_HOME, (0.5, 0.0))}
+    dict.fromkeys(("panda", "fr3", "panda_2f85", "fr3_2f85"), (PICK_HOME, (0.5, 0.0)))
 )
 
 

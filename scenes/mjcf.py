@@ -11,15 +11,17 @@ from collections.abc import Iterable
 
 import mujoco
 
-from scenes.bases import Floating
+from scenes.bases import Floating, Legged
 from scenes.contract.specs import CameraSpec
+from scenes.mjcf_legs import add_legs
 from scenes.mjcf_objects import add_object, object_home
-from scenes.mjcf_robot import MASKS, VISUAL_GROUP, add_arm, find_body
+from scenes.mjcf_robot import MASKS, VISUAL_GROUP, add_arm, add_base, find_body
 from scenes.mjcf_sensors import add_touch
 from scenes.shapes import HeldMount
-from scenes.specs import ObjectSpec, SceneSpec, TableSpec
+from scenes.specs import MountedArm, ObjectSpec, SceneSpec, TableSpec
 
 HOME_KEY = "home"
+add_base.register(Legged, add_legs)
 
 
 def to_mjspec(spec: SceneSpec) -> mujoco.MjSpec:
@@ -134,14 +136,23 @@ def add_camera(builder: mujoco.MjSpec, camera: CameraSpec) -> None:
     )
 
 
+def _base_home(arm: MountedArm) -> tuple[list[float], list[float]]:
+    """What an arm's base adds to the keyframe's qpos and ctrl."""
+    base, placed = arm.base, [*arm.base_pos, *arm.base_quat]
+    if isinstance(base, Floating):
+        return placed, []
+    if isinstance(base, Legged):
+        return [*placed, *base.home], [*base.home]
+    return [0.0] * len(base.joints), [0.0] * len(base.joints)
+
+
 def _add_home(builder: mujoco.MjSpec, spec: SceneSpec) -> None:
     qpos: list[float] = []
     ctrl: list[float] = []
     for arm in spec.arms:
-        home, base = spec.home_of(arm), len(arm.base.joints)
-        floats = isinstance(arm.base, Floating)
-        qpos += [*arm.base_pos, *arm.base_quat] if floats else [0.0] * base
-        ctrl += [] if floats else [0.0] * base
+        home = spec.home_of(arm)
+        q, u = _base_home(arm)
+        qpos, ctrl = qpos + q, ctrl + u
         qpos += home
         ctrl += home if spec.actuation == "position" else [0.0] * arm.robot.num_joints
         if arm.robot.gripper is not None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import mujoco
 
-from scenes.bases import Base, Floating, Planar
+from scenes.bases import Base, Floating, Legged, Planar
 from scenes.contract.errors import UnknownNameError
 from scenes.contract.names import unknown_name
 from scenes.contract.robot import GeomSpec, GripperSpec, LinkSpec
@@ -54,7 +54,7 @@ def add_arm(builder: mujoco.MjSpec, arm: MountedArm, *, actuation: Actuation) ->
     robot = arm.robot
     parent = builder.worldbody
     for i, link in enumerate(robot.links):
-        parent = _add_link(parent, link, name=arm.prefix + link.name)
+        parent = add_link(parent, link, name=arm.prefix + link.name, carried=_carried(arm))
         if i == 0:
             parent.pos, parent.quat = arm.base_pos, arm.base_quat
             add_base(arm.base, builder, parent, arm.prefix)
@@ -74,6 +74,11 @@ def add_arm(builder: mujoco.MjSpec, arm: MountedArm, *, actuation: Actuation) ->
         _add_robot_geom(builder, geom, arm)
     if arm.force_torque:
         _add_force_torque(builder, arm)
+
+
+def _carried(arm: MountedArm) -> bool:
+    """Whether nothing feels the arm's weight: legs do."""
+    return not isinstance(arm.base, Legged)
 
 
 @singledispatch
@@ -116,7 +121,10 @@ def _planar(base: Planar, builder: mujoco.MjSpec, body: mujoco.MjsBody, prefix: 
             actuator.ctrlrange = [-base.speed_max[i], base.speed_max[i]]
 
 
-def _add_link(parent: mujoco.MjsBody, link: LinkSpec, *, name: str) -> mujoco.MjsBody:
+def add_link(
+    parent: mujoco.MjsBody, link: LinkSpec, *, name: str, carried: bool = True
+) -> mujoco.MjsBody:
+    """Add a rigid body; the robot's own controller carries the weight of one that is `carried`."""
     return parent.add_body(
         name=name,
         pos=link.pos,
@@ -125,8 +133,8 @@ def _add_link(parent: mujoco.MjsBody, link: LinkSpec, *, name: str) -> mujoco.Mj
         ipos=link.com,
         fullinertia=link.inertia,
         explicitinertial=True,
-        # The robot's own controller carries its weight, so the simulated drives need not.
-        gravcomp=1.0,
+        # Then the simulated drives need not.
+        gravcomp=1.0 if carried else 0.0,
     )
 
 
@@ -172,10 +180,12 @@ def _add_tool(flange: mujoco.MjsBody, arm: MountedArm) -> None:
 
 
 def _add_hand(flange: mujoco.MjsBody, arm: MountedArm, gripper: GripperSpec) -> None:
-    hand = _add_link(flange, gripper.hand, name=arm.prefix + gripper.hand.name)
+    carried = _carried(arm)
+    name = arm.prefix + gripper.hand.name
+    hand = add_link(flange, gripper.hand, name=name, carried=carried)
     hand.add_site(name=arm.prefix + EE_SITE, pos=arm.robot.ee_pos, **_EE_LOOK)
     for name, quat in FINGERS:
-        finger = _add_link(hand, gripper.finger, name=arm.prefix + name)
+        finger = add_link(hand, gripper.finger, name=arm.prefix + name, carried=carried)
         finger.quat = quat
         finger.add_joint(
             name=f"{arm.prefix}{name}_joint",
@@ -230,26 +240,33 @@ def _add_robot_geom(builder: mujoco.MjSpec, geom: GeomSpec, arm: MountedArm) -> 
     targets = [name for name, _ in FINGERS] if geom.body == "finger" else [geom.body]
     for target in targets:
         body = find_body(builder, arm.prefix + target)
-        contype, conaffinity = MASKS[geom.role]
-        added = body.add_geom(
-            name=f"{arm.prefix}{target}_pad" if geom.role == "pad" else "",
-            type=GEOM_TYPES[geom.kind],
-            size=[*geom.size, 0.0, 0.0][:3],
-            pos=geom.pos,
-            contype=contype,
-            conaffinity=conaffinity,
-            rgba=geom.rgba,
-            # The pads are drawn and collide; the other colliders are hidden by default.
-            group=_COLLISION_GROUP if geom.role in ("arm", "hand") else VISUAL_GROUP,
-        )
-        if geom.start is not None and geom.end is not None:
-            added.fromto = [*geom.start, *geom.end]
+        name = f"{arm.prefix}{target}_pad" if geom.role == "pad" else ""
+        added = add_primitive(body, geom, name=name)
         if geom.role == "pad":
             gripper = arm.robot.parallel_gripper
             added.friction = gripper.pad_friction
             added.solref = gripper.pad_solref
             added.solimp = [*gripper.pad_solimp, 0.5, 2.0]
             added.priority = 1
+
+
+def add_primitive(body: mujoco.MjsBody, geom: GeomSpec, *, name: str = "") -> mujoco.MjsGeom:
+    """Add a shape of a robot to its body."""
+    contype, conaffinity = MASKS[geom.role]
+    added = body.add_geom(
+        name=name,
+        type=GEOM_TYPES[geom.kind],
+        size=[*geom.size, 0.0, 0.0][:3],
+        pos=geom.pos,
+        contype=contype,
+        conaffinity=conaffinity,
+        rgba=geom.rgba,
+        # The pads are drawn and collide; the other colliders are hidden by default.
+        group=_COLLISION_GROUP if geom.role in ("arm", "hand") else VISUAL_GROUP,
+    )
+    if geom.start is not None and geom.end is not None:
+        added.fromto = [*geom.start, *geom.end]
+    return added
 
 
 def _add_force_torque(builder: mujoco.MjSpec, arm: MountedArm) -> None:

@@ -16,7 +16,7 @@ from benchmarks.worker import resident_bytes
 from mjx_serl.platform import prepare_platform
 
 if TYPE_CHECKING:
-    from mjx_serl.envs.env import Env
+    from mjx_serl.envs.env import Env, EnvState
     from scenes.build import Scene
 
 # A runner in the background may ignore them, and what is started here would inherit that.
@@ -147,3 +147,17 @@ def sparse(make_native: "Callable[[str], Env]") -> "Env":
 def dense(make_native: "Callable[[str], Env]") -> "Env":
     """franka/pick_cube_dense on native physics."""
     return make_native("franka/pick_cube_dense")
+
+
+@pytest.fixture(scope="session")
+def mobile(make_native: "Callable[[str], Env]") -> "Env":
+    """piper/mobile_pick on native physics."""
+    return make_native("piper/mobile_pick")
+
+
+@pytest.fixture(scope="session")
+def mobile_start(mobile: "Env") -> "EnvState":
+    """One of its starts, as numpy."""
+    import jax
+
+    return jax.device_get(jax.jit(mobile.reset)(jax.random.key(0)))

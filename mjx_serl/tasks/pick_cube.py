@@ -27,7 +27,7 @@ from scenes.specs import SceneSpec
 
 # The expert's fastest step along an axis [m/s]: the arm follows it within 2 cm.
 EXPERT_SPEED = 0.5
-# Nearer to the base than this [m] the hand cannot come down from above.
+# Of a Franka: above what is nearer its folded arm meets the limit of the fourth joint [m].
 NEAR_X = 0.3
 
 
@@ -108,6 +108,7 @@ class PickCube:
         obs_spec: what is observed.
         object: name of what is picked.
         across: axis of the object that the fingers close along (0 x, 1 y).
+        near_x: nearer to the base than this [m] the hand cannot come down from above.
     """
 
     config: PickCubeConfig
@@ -115,6 +116,7 @@ class PickCube:
     obs_spec: ObsSpec = OBS
     object: str = "cube"
     across: int = 0
+    near_x: float = NEAR_X
 
     @property
     def episode_steps(self) -> int:
@@ -206,7 +208,7 @@ class PickCube:
         aligned = jnp.linalg.norm(offset[:2]) < jnp.where(gripped, 0.03, 0.015)
         around = aligned & (offset[2] > -0.015)
         held = around & gripped
-        lane, down = _approach(offset, cube)
+        lane, down = _approach(offset, cube, self.near_x)
         # A proportional law on the commanded target, so that lag is not corrected twice.
         lead = command.target - ee
         z = jnp.where(aligned | down, offset[2], offset[2] + 0.1) - lead[2]
@@ -247,16 +249,16 @@ class PickCube:
 
 
 def _approach(
-    offset: Float[Array, " 3"], cube: Float[Array, " 3"]
+    offset: Float[Array, " 3"], cube: Float[Array, " 3"], near_x: float
 ) -> tuple[Float[Array, " 2"], Bool[Array, ""]]:
     """Where the expert goes sideways [m from the hand] and whether it may be low there.
 
-    A cube nearer than `NEAR_X` is entered from the front at table height: above it the folded
+    A cube nearer than `near_x` is entered from the front at table height: above it the folded
     arm meets the limit of its fourth joint.
     """
-    near = cube[0] < NEAR_X
+    near = cube[0] < near_x
     low = (offset[2] > -0.04) & (jnp.abs(offset[1]) < 0.015)
-    front = jnp.append(NEAR_X - cube[0] + offset[0], offset[1])
+    front = jnp.append(near_x - cube[0] + offset[0], offset[1])
     lane = jnp.where(near & ~low, front, offset[:2])
     return lane, near & (low | (jnp.linalg.norm(front) < 0.015))
 

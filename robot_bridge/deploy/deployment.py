@@ -47,7 +47,7 @@ from robot_bridge.policy.observation import ObservationBuilder
 from robot_bridge.policy.policy import Policy
 from robot_bridge.policy.policy_loop import PolicyLoop
 from robot_bridge.records.recorder import Recorder, RecordHeader, new_session, running_versions
-from robot_bridge.safety.command_check import ActionGate
+from robot_bridge.safety.command_check import ActionGate, require_runnable
 from robot_bridge.safety.governor import Governor
 from robot_bridge.safety.limits import Limits, default_limits, intersect, tighten, trained_within
 from robot_bridge.safety.supervisor import NotAllowedError, Supervisor
@@ -201,6 +201,7 @@ class Deployment:
     """
 
     def __init__(self, cfg: DeployConfig, bundle: Bundle, rig: Rig, talk: Talk) -> None:
+        require_runnable(bundle.contract.action)
         self.cfg, self.bundle, self.rig, self.talk = cfg, bundle, rig, talk
         self.contract = bundle.contract
         self.period = 1.0 / self.contract.action.rate

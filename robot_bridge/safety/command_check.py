@@ -10,9 +10,10 @@ from robot_bridge.messages import Command, Goal, Source
 from robot_bridge.reasons import Reason
 from robot_bridge.safety.kinematics import quat_to_vector, vector_to_quat
 from robot_bridge.safety.limits import Limits
+from scenes.contract.errors import InputError
 from scenes.contract.policy_contract import Commanded, Contract, Pose, advance_command
 from scenes.contract.rotations import multiply_quats
-from scenes.contract.specs import STEPS, TURNS, ActionSpec
+from scenes.contract.specs import STEPS, TURNS, ActionMode, ActionSpec
 
 # Longest chunk of actions: ten seconds at 10 Hz.
 LONGEST_CHUNK = 100
@@ -24,6 +25,17 @@ _SLACK = 1.0 + 1e-6
 _ALL_AXES = math.sqrt(3.0) * (1.0 + 1e-5)
 
 _BACK = np.array([1.0, -1.0, -1.0, -1.0])
+# What the governor can bound: steps of the tool centre.
+RUNNABLE: tuple[ActionMode, ...] = ("ee_delta", "ee_delta_osc")
+
+
+def require_runnable(action: ActionSpec) -> None:
+    """Raise InputError, naming the allowed modes, for actions that no arm is driven by here."""
+    if action.mode not in RUNNABLE:
+        raise InputError(
+            f"The policy's actions are '{action.mode}', which no arm is driven by; "
+            f"allowed: {', '.join(RUNNABLE)}"
+        )
 
 
 class ActionGate:
@@ -32,11 +44,14 @@ class ActionGate:
     Args:
         contract: shape and meaning of actions, and the reach of the commanded pose.
         limits: ages, the longest step and the widest turn.
+
+    Raises InputError for actions that are not `RUNNABLE`.
     """
 
     REJECTING = Reason.NOT_FINITE | Reason.BAD_SHAPE | Reason.OLD_COMMAND
 
     def __init__(self, contract: Contract, limits: Limits) -> None:
+        require_runnable(contract.action)
         self._spec, self._limits, self._reach = contract.action, limits, contract.reach
         self._most = _largest_action(contract.action, limits)
         self._newest: dict[Source, int] = {}

@@ -14,7 +14,9 @@ from scenes.contract.quaternions import LARGEST_TURN
 from scenes.contract.rotations import Quat, Vec3
 from scenes.contract.serialize import later_field
 
-ActionMode = Literal["ee_delta", "ee_delta_osc", "wrench", "direct"]
+ActionMode = Literal[
+    "ee_delta", "ee_delta_osc", "wrench", "joint_delta", "ee_delta_legged", "direct"
+]
 ActionFrame = Literal["world", "tool"]
 
 # What an end-effector action may be made of, in this order: steps [m], turns [rad], closure [1].
@@ -24,6 +26,8 @@ GRIPPER = "gripper"
 # What a wrench may be made of, at the tool centre: forces [N], torques [N m].
 FORCES: tuple[str, ...] = ("fx", "fy", "fz")
 TORQUES: tuple[str, ...] = ("tx", "ty", "tz")
+# Of a base that walks: speeds ahead and to the left [m/s], turning [rad/s], a step of height [m].
+BASE: tuple[str, ...] = ("base_x", "base_y", "base_yaw", "base_height")
 ObsKind = Literal["vector", "image", "depth", "tokens"]
 
 
@@ -46,15 +50,19 @@ class ActionSpec:
 
     Attributes:
         mode: "ee_delta" (damped least squares to joint targets), "ee_delta_osc" (operational
-            space), "wrench" (forces and torques, which no bridge passes on to an arm) or "direct"
-            (what another library's world makes of it, for no robot of ours).
+            space). No bridge drives an arm by the others: "wrench" (forces and torques),
+            "joint_delta" (steps of the joints themselves), "ee_delta_legged" (along the axes of a
+            base that walks, and where it walks) and "direct" (what another library's world makes
+            of it, for no robot of ours).
         names: one per entry, from `STEPS`, `TURNS` (a rotation vector) and `GRIPPER`; what is not
-            named stays as it is. Of a wrench, from `FORCES` and `TORQUES`; of several arms, the
+            named stays as it is. Of a wrench, from `FORCES` and `TORQUES`; of "joint_delta" the
+            joints' names and `GRIPPER`; of a base that walks also `BASE`; of several arms, the
             role before each: "left/x".
         scale: value of one action unit per step, [m] or [rad] as the name says; gripper [1]; of a
-            wrench [N] or [N m].
+            wrench [N] or [N m]; of `BASE` as said there.
         rate: actions per second [Hz].
-        base: steps and turns are added to the last commanded ("target") or the "measured" pose.
+        base: steps and turns are added to the last commanded ("target") or the "measured" pose;
+            of "joint_delta" those of the joints and of the gripper to theirs.
         frame: whose axes steps and turns are along: the "world"'s (the robot's base), or those of
             the "tool", turned with the pose that they are added to. Both are at the tool centre,
             so that a turn moves nothing (SERL's 6 x 6 adjoint mixed its blocks here: reference

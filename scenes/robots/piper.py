@@ -59,6 +59,11 @@ _ROWS = (
 # axis, and only so turned does its x look forward while the fingers point down (FINGERS_DOWN).
 _HAND_QUAT: Quat = (0.0, 0.0, 0.0, 1.0)
 
+# The hand leans forward by this [rad] at home and in tasks: with its fingers straight down it can
+# hardly leave the table, as the fifth joint ends at 1.22 rad. The governor's cone is 30 degrees.
+LEAN = math.radians(20)
+LEANING: Quat = (0.0, math.cos(LEAN / 2), 0.0, math.sin(LEAN / 2))
+
 # mass [kg], centre of mass [m], inertia xx yy zz xy xz yz [kg m^2] of base_link, link1..link6.
 _INERTIALS: tuple[tuple[float, Vec3, Inertia], ...] = (
     (
@@ -105,7 +110,7 @@ _SOURCES = (
     ("ddq_max", _SDK_DRIVES),
     ("jerk_max", "piper-planner 0.1.3's limit; AgileX states none (robot_bridge.md section 1)"),
     ("tau_max", "MIT torque field of 8 N m, times 4 on joints 1-3 (robot_bridge.md 2 and 6)"),
-    ("home", "ours: fingers down over the middle of the workspace"),
+    ("home", "ours: over the workspace, the hand leaning forward by 20 degrees (LEAN)"),
     ("kp", _OURS),
     ("kd", _OURS),
     ("armature", "ours: AgileX states no rotor inertia"),
@@ -116,8 +121,8 @@ _SOURCES = (
     ("flange_pos", f"{_DH}: its last row ends at the flange"),
     ("ee_pos", "finger frames of AgileX piper_description, 0.1358 m; not measured on an arm"),
     ("ee_quat", "ours: half a turn about the symmetric gripper's axis (_HAND_QUAT)"),
-    ("workspace_low", "ours: where the fingers can point straight down (tests/scenes)"),
-    ("workspace_high", "ours: where the fingers can point straight down (tests/scenes)"),
+    ("workspace_low", "ours: where the hand can lean as at home (tests/scenes)"),
+    ("workspace_high", "ours: where the hand can lean as at home (tests/scenes)"),
     ("base_pos", "convention: base at the world origin"),
     ("base_quat", "convention: base at the world origin"),
 )
@@ -135,7 +140,7 @@ def piper() -> RobotSpec:
         ddq_max=(5.0,) * 6,
         jerk_max=(20.0,) * 6,
         tau_max=(32.0,) * 3 + (8.0,) * 3,
-        home=(0.0, 1.6342, -0.9824, 0.0, 1.0062, 0.0),
+        home=(0.0, 1.4237, -1.0292, 0.0, 0.9145, 0.0),
         kp=(400.0, 600.0, 400.0, 80.0, 80.0, 50.0),
         kd=(18.0, 29.0, 19.0, 3.5, 3.5, 2.1),
         armature=(0.05,) * 3 + (0.01,) * 3,
@@ -147,7 +152,7 @@ def piper() -> RobotSpec:
         ee_pos=(0.0, 0.0, 0.1358),
         ee_quat=_HAND_QUAT,
         workspace_low=(0.2, -0.15, 0.0),
-        workspace_high=(0.35, 0.15, 0.06),
+        workspace_high=(0.44, 0.15, 0.15),
         sources=_SOURCES,
     )
 
@@ -193,19 +198,25 @@ def _gripper() -> GripperSpec:
 
 
 def _arm_geoms() -> tuple[GeomSpec, ...]:
-    """Primitive shape [m]; only forearm and wrist can meet the table and collide."""
+    """Primitive shape [m]; only forearm and wrist can meet the table and collide.
+
+    Colliders are not drawn, so those two stand twice.
+    """
+    forearm = (
+        ("link3", (0, -0.03, 0), (-0.02198, -0.18, 0), 0.03),
+        ("link3", (-0.02198, -0.18, 0), (-0.02198, -0.24, 0), 0.028),
+        ("link5", (0, 0, 0), (0, -0.06, 0), 0.028),
+    )
     return (
+        *(tube(*shape, arm=collides) for shape in forearm for collides in (False, True)),
         GeomSpec(body="link0", kind="box", size=(0.06, 0.05, 0.02), pos=(-0.01, 0, 0.02)),
         disc("link0", (0, 0, 0.0), (0, 0, 0.09), 0.045, WHITE),
         disc("link1", (0, 0, -0.033), (0, 0, 0.0), 0.046, GREY),
         disc("link1", (0, -0.045, 0), (0, 0.045, 0), 0.045, WHITE),
         tube("link2", (0.03, 0, 0), (0.25, -0.01, 0), 0.034),
         disc("link2", (0.28503, 0, -0.045), (0.28503, 0, 0.045), 0.04, GREY),
-        tube("link3", (0, -0.03, 0), (-0.02198, -0.18, 0), 0.03, arm=True),
-        tube("link3", (-0.02198, -0.18, 0), (-0.02198, -0.24, 0), 0.028, arm=True),
         disc("link4", (0, 0, -0.03), (0, 0, 0.0), 0.032, GREY),
         disc("link4", (0, -0.032, 0), (0, 0.032, 0), 0.03, WHITE),
-        tube("link5", (0, 0, 0), (0, -0.06, 0), 0.028, arm=True),
         disc("link6", (0, 0, -0.012), (0, 0, 0.0), 0.03, BLACK),
     )
 

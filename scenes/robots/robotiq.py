@@ -1,4 +1,4 @@
-"""The Robotiq 2F-85 as a parallel gripper, and the Panda that carries it.
+"""The Robotiq 2F-85 as a parallel gripper, and the Franka arms that carry it.
 
 The real one closes by four-bar linkages whose tips also move along the hand; here they only slide.
 Numbers are those of the MuJoCo Menagerie model `robotiq_2f85` (BSD-2-Clause) with its linkage
@@ -9,9 +9,11 @@ import dataclasses
 
 from scenes.contract.robot import GeomSpec, GripperSpec, LinkSpec, RobotSpec
 from scenes.contract.rotations import full_inertia
+from scenes.robots.fr3 import fr3
 from scenes.robots.franka import FLANGE_POS, HAND_QUAT
 from scenes.robots.panda import panda
-from scenes.robots.shapes import BLACK, GREY
+from scenes.robots.registry import register_robot
+from scenes.robots.shapes import BLACK, GREY, disc
 
 MENAGERIE = "MuJoCo Menagerie robotiq_2f85/2f85.xml (BSD-2-Clause)"
 MANUAL = (
@@ -30,9 +32,9 @@ _FINGER_MASS = 0.00899563 + 0.0140974 + 0.0221642 + 0.0125222 + 0.0035
 def robotiq_2f85() -> GripperSpec:
     """Build the 2F-85 on a Franka flange: finger travel 0..0.0425 m, width 0..0.085 m.
 
-    kp, kd and armature are the Franka Hand's: closed on a 4 cm cube it asks for 20 N, the manual's
-    least, and it closes faster than the real one's `speed_max`, which the simulated drive does not
-    keep (the damping that would keep it is too stiff for steps of 5 ms).
+    kp, kd, armature and the pads' softness are the Franka Hand's: closed on a 4 cm cube it asks for
+    20 N, the manual's least, and it closes faster than the real one's `speed_max`, which the
+    simulated drive does not keep (the damping that would keep it is too stiff for steps of 5 ms).
     """
     travel = WIDTH / 2
     return GripperSpec(
@@ -61,7 +63,7 @@ def robotiq_2f85() -> GripperSpec:
         armature=0.1,
         pad_friction=(0.7, 0.005, 0.0001),
         pad_solref=(0.01, 1.0),
-        pad_solimp=(0.95, 0.99, 0.001),
+        pad_solimp=(0.99, 0.995, 0.01),
         speed_max=SPEED,
     )
 
@@ -69,7 +71,7 @@ def robotiq_2f85() -> GripperSpec:
 def robotiq_geoms() -> tuple[GeomSpec, ...]:
     """Primitive shape [m] of the 2F-85: palm and pads; the pads as Menagerie's two boxes in one."""
     return (
-        GeomSpec(body="hand", kind="box", size=(0.037, 0.037, 0.045), pos=(0, 0, 0.05), rgba=BLACK),
+        disc("hand", (0, 0, 0.005), (0, 0, 0.095), 0.0375, BLACK),
         GeomSpec(
             body="hand",
             kind="capsule",
@@ -92,19 +94,29 @@ def robotiq_geoms() -> tuple[GeomSpec, ...]:
     )
 
 
+@register_robot("panda_2f85")
 def panda_2f85() -> RobotSpec:
     """The Panda with the 2F-85 in place of its hand, as in SERL's and gym-hil's simulators."""
-    robot = panda()
+    return _with_2f85(panda())
+
+
+@register_robot("fr3_2f85")
+def fr3_2f85() -> RobotSpec:
+    """The FR3 with the 2F-85 in place of its hand."""
+    return _with_2f85(fr3())
+
+
+def _with_2f85(robot: RobotSpec) -> RobotSpec:
     arm = tuple(geom for geom in robot.geoms if geom.body not in ("hand", "finger"))
     changed = {
-        "gripper": f"{MENAGERIE} (frames, masses, pads); {MANUAL}; kp, kd, armature, rod ours",
+        "gripper": f"{MENAGERIE} (frames, masses, friction); {MANUAL}; kp, kd, armature, rod ours",
         "geoms": "ours, by eye; pads from Menagerie's pad_box1 and pad_box2",
         "ee_pos": f"middle of the pads, {MENAGERIE}",
         "ee_quat": "ours: mounted as the Franka Hand",
     }
     return dataclasses.replace(
         robot,
-        name="panda_2f85",
+        name=f"{robot.name}_2f85",
         gripper=robotiq_2f85(),
         geoms=(*arm, *robotiq_geoms()),
         ee_pos=(0.0, 0.0, _PAD_Z),

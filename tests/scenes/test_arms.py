@@ -16,6 +16,8 @@ from scenes.robots import robot_named
 from scenes.robots.panda import panda
 from scenes.robots.robotiq import SPEED, panda_2f85
 from scenes.specs import MountedArm, SceneSpec
+from splat_render.assets.bake import scene_splats
+from splat_render.assets.robot_surfaces import load_surface
 
 
 def at_home(scene: Scene) -> mujoco.MjData:
@@ -158,9 +160,9 @@ def test_robots_that_have_a_gripper_are_written_as_before() -> None:
     assert to_json(panda_2f85())["gripper"]["speed_max"] == SPEED
 
 
-@pytest.fixture(scope="module")
-def robotiq() -> Scene:
-    return build_scene(pick_cube(panda_2f85()))
+@pytest.fixture(scope="module", params=["panda", "fr3"])
+def robotiq(request: pytest.FixtureRequest) -> Scene:
+    return build_scene(pick_cube(robot_named(f"{request.param}_2f85")))
 
 
 def test_the_2f85_opens_85_mm_between_its_pads(robotiq: Scene) -> None:
@@ -184,7 +186,19 @@ def test_the_2f85_closes_with_both_fingers_and_holds_a_cube(robotiq: Scene) -> N
     )
 
 
-def test_every_number_of_the_panda_with_the_2f85_has_a_source() -> None:
-    robot = panda_2f85()
-    assert {f for f, _ in robot.sources} == {f for f, _ in robot_named("panda").sources}
+@pytest.mark.parametrize("arm", ["panda", "fr3"])
+def test_a_franka_with_the_2f85_is_that_franka_up_to_the_flange(arm: str) -> None:
+    robot, plain = robot_named(f"{arm}_2f85"), robot_named(arm)
+    for name in (*RobotSpec.JOINT_FIELDS, "links", "flange_pos", "ee_quat"):
+        assert getattr(robot, name) == getattr(plain, name), name
+    assert {f for f, _ in robot.sources} == {f for f, _ in plain.sources}
     assert "235 N" in dict(robot.sources)["gripper"]
+
+
+def test_the_2f85_is_drawn_with_its_own_shape_not_with_the_franka_hands_surface(
+    robotiq: Scene,
+) -> None:
+    assert not load_surface("panda").fits(robotiq.model)
+    splats = scene_splats(robotiq.model, budget=400)
+    hand = [robotiq.arm.hand_body_id, *robotiq.arm.finger_body_ids]
+    assert all((np.asarray(splats.body_id) == body).any() for body in hand)

@@ -65,8 +65,10 @@ def test_tool_centre_lies_between_the_pads(scene: Scene) -> None:
     middle = data.geom_xpos[scene.arm.pad_geom_ids].mean(axis=0)
     np.testing.assert_allclose(data.site_xpos[scene.arm.ee_site_id], middle, atol=1e-3)
     # Hand frame to tool centre along the hand's z: 0.1034 m as the Franka Hand's own tool frame,
-    # 0.1358 m to the Piper's finger frames.
-    reach = {"panda": 0.1034, "fr3": 0.1034, "piper": 0.1358}[scene.spec.robot.name]
+    # 0.1358 m to the Piper's finger frames, 0.1415 m to the middle of the 2F-85's pads.
+    arm = scene.spec.robot.name.removesuffix("_2f85")
+    reach = {"panda": 0.1034, "fr3": 0.1034, "piper": 0.1358}[arm]
+    reach = 0.14147 if scene.spec.robot.name.endswith("_2f85") else reach
     offset = data.site_xpos[scene.arm.ee_site_id] - data.xpos[scene.arm.hand_body_id]
     np.testing.assert_allclose(np.linalg.norm(offset), reach, atol=1e-9)
     np.testing.assert_allclose(scene.spec.robot.T_flange_ee[:3, 3], (0, 0, reach))

@@ -6,8 +6,12 @@ import pytest
 from jaxtyping import Float
 
 from scenes.build import Scene
+from scenes.contract.policy_contract import FINGERS_DOWN
+from scenes.contract.rotations import quat_to_matrix
+from scenes.robots.piper import LEANING
 
-DOWN = np.diag([1.0, -1.0, -1.0])
+# How the hand is held: the fingers down, the Piper's leaning.
+HANDS = {"piper": LEANING}
 
 
 def _servo(
@@ -19,7 +23,7 @@ def _servo(
     seconds: float,
     speed: float = 0.25,
 ) -> None:
-    """Move the tool centre towards goal [m] at `speed` [m/s], hand down, finger command [m]."""
+    """Move the tool centre towards goal [m] at `speed` [m/s], the hand held, finger command [m]."""
     model, arm = scene.model, scene.arm
     target = data.site_xpos[arm.ee_site_id].copy()
     stride = speed * model.opt.timestep
@@ -40,7 +44,8 @@ def _joint_step(
     mujoco.mj_jacSite(scene.model, data, jac[:3], jac[3:], arm.ee_site_id)
     jac = jac[:, arm.dof_ids]
     rotation = data.site_xmat[arm.ee_site_id].reshape(3, 3)
-    tilt = 0.5 * sum(np.cross(rotation[:, k], DOWN[:, k]) for k in range(3))
+    hand = quat_to_matrix(HANDS.get(scene.spec.robot.name, FINGERS_DOWN))
+    tilt = 0.5 * sum(np.cross(rotation[:, k], hand[:, k]) for k in range(3))
     error = np.concatenate([target - data.site_xpos[arm.ee_site_id], tilt])
     lag = data.ctrl[arm.ctrl_ids] - data.qpos[arm.qpos_ids]
     return 0.5 * (jac.T @ np.linalg.solve(jac @ jac.T + 1e-4 * np.eye(6), error) - lag)

@@ -9,7 +9,15 @@ from jaxtyping import Array, Float
 from mjx_serl.envs.physics.protocol import SimState
 from scenes.contract.policy_contract import FINGERS_DOWN, IkSpec, Pace
 from scenes.contract.rotations import Quat
-from scenes.contract.specs import GRIPPER, STEPS, TURNS, ActionFrame, ActionSpec
+from scenes.contract.specs import BASE, GRIPPER, STEPS, TURNS, ActionFrame, ActionMode, ActionSpec
+
+Law = Literal["dls", "osc", "joint_delta", "legged"]
+_MODES: dict[Law, ActionMode] = {
+    "dls": "ee_delta",
+    "osc": "ee_delta_osc",
+    "joint_delta": "joint_delta",
+    "legged": "ee_delta_legged",
+}
 
 
 @struct.dataclass
@@ -52,7 +60,15 @@ class ControlConfig:
         orientation: of the end effector at the start of an episode, wxyz; fingers down.
         start: what is held at the start of an episode: that orientation, or the one in which the
             arm then is ("measured").
-        law: "dls" commands joint positions, "osc" commands torques (`actuation="torque"`).
+        law: "dls" commands joint positions, "osc" commands torques (`actuation="torque"`),
+            "joint_delta" takes steps of the joints themselves and commands their positions,
+            "legged" is "dls" on a base that walks.
+        joints: names of the arm's joints, in their order, where the law takes steps of them.
+        joint_scale: step of a full action of each [rad]; `scale` then only says what the noise of
+            demonstrations is a share of.
+        grip_scale: step of a full action of the gripper, 1 being all of its way.
+        base_scale: speed of the base that a full action asks for, ahead and to the left [m/s],
+            turning [rad/s], and its step of the base's height [m]; where the law is "legged".
         damping: damping of the least squares (squared) [m^2].
         max_joint_step: largest commanded joint lead [rad].
         pace: limits on how the target is followed, as on a real arm; None jumps to it.
@@ -70,7 +86,11 @@ class ControlConfig:
     turn_limit: float | None = None
     orientation: Quat = FINGERS_DOWN
     start: Literal["orientation", "measured"] = "orientation"
-    law: Literal["dls", "osc"] = "dls"
+    law: Law = "dls"
+    joints: tuple[str, ...] = ()
+    joint_scale: tuple[float, ...] = ()
+    grip_scale: float = 1.0
+    base_scale: tuple[float, ...] = ()
     damping: float = 1e-3
     max_joint_step: float = 0.15
     pace: Pace | None = None
@@ -78,15 +98,18 @@ class ControlConfig:
     def action_spec(self) -> ActionSpec:
         """The contract that a policy bundle and the bridge share with this controller."""
         turns = () if self.turn_scale is None else self.turns
-        gripper = self.gripper
+        names, scale = (
+            (*STEPS, *turns),
+            (*(self.scale,) * 3, *(self.turn_scale or 0.0,) * len(turns)),
+        )
+        if self.law == "joint_delta":
+            names, scale = self.joints, self.joint_scale
+        grip = ((GRIPPER,), (self.grip_scale,)) if self.gripper else ((), ())
+        walks = (BASE, self.base_scale) if self.law == "legged" else ((), ())
         return ActionSpec(
-            mode="ee_delta" if self.law == "dls" else "ee_delta_osc",
-            names=(*STEPS, *turns, *((GRIPPER,) if gripper else ())),
-            scale=(
-                *(self.scale,) * 3,
-                *(self.turn_scale or 0.0,) * len(turns),
-                *((1.0,) if gripper else ()),
-            ),
+            mode=_MODES[self.law],
+            names=(*names, *grip[0], *walks[0]),
+            scale=(*scale, *grip[1], *walks[1]),
             rate=self.rate,
             base=self.base,
             frame=self.frame,

@@ -7,6 +7,8 @@ from typing import Any
 from mjx_serl.envs.control.arms import Arms
 from mjx_serl.envs.control.controller import Control, Controller
 from mjx_serl.envs.control.damped_least_squares import DampedLeastSquares
+from mjx_serl.envs.control.joint_delta import JointDelta
+from mjx_serl.envs.control.legged import LeggedArm
 from mjx_serl.envs.control.operational_space import OperationalSpace
 from mjx_serl.envs.control.wrench import Wrench
 from mjx_serl.registry import Registry
@@ -17,8 +19,16 @@ CONTROLLERS: Registry[Callable[[Any, Scene], Controller]] = Registry("control la
 CONTROLLERS.register("dls")(DampedLeastSquares)
 CONTROLLERS.register("osc")(OperationalSpace)
 CONTROLLERS.register("wrench")(Wrench)
+CONTROLLERS.register("joint_delta")(JointDelta)
+CONTROLLERS.register("legged")(LeggedArm)
 # What the actuators are told by the laws that tell one kind.
-ACTUATION = {"dls": "position", "osc": "torque", "wrench": "torque"}
+ACTUATION = {
+    "dls": "position",
+    "osc": "torque",
+    "wrench": "torque",
+    "joint_delta": "position",
+    "legged": "position",
+}
 
 
 def build_controller(config: Control, scene: Scene) -> Controller:

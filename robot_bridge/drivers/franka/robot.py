@@ -6,7 +6,9 @@ The limits are the Franka column of robot_bridge.md section 3 ("the table").
 from robot_bridge.driver import ArmDriver
 from robot_bridge.drivers.registry import Connection, register_driver
 from robot_bridge.safety.limits import BrakingCurve, Limits, register_limits
+from scenes.contract.errors import InputError
 from scenes.contract.robot import RobotSpec
+from scenes.robots.franka import franka_hand
 
 # libfranka 6474466 rate_limiting.h, robot_bridge.md section 6.
 FR3_BRAKING = BrakingCurve(
@@ -16,12 +18,14 @@ FR3_BRAKING = BrakingCurve(
 _HOST = "the host of its control box"
 
 
+@register_limits("panda_2f85")
 @register_limits("panda")
 def panda_limits(robot: RobotSpec) -> Limits:
     """The table's limits, without a braking curve."""
     return _franka_limits(robot, None)
 
 
+@register_limits("fr3_2f85")
 @register_limits("fr3")
 def fr3_limits(robot: RobotSpec) -> Limits:
     """The table's limits, and the FR3's own near a joint limit."""
@@ -59,6 +63,12 @@ def connect_franka_rs(connection: Connection) -> ArmDriver:
     from robot_bridge.drivers.franka.config import FrankaConfig
     from robot_bridge.drivers.franka.franka_rs import franka_rs_driver
 
+    robot = connection.contract.robot
+    if robot.gripper_range != franka_hand().finger_range:
+        raise InputError(
+            f"franka-rs drives the Franka Hand, the policy's robot is a {robot.name}; "
+            "allowed: serl-http, whose server drives another gripper"
+        )
     host = connection.require_address(_HOST)
     settings = FrankaConfig(host=host, realtime=connection.realtime_kernel)
-    return franka_rs_driver(settings, robot=connection.contract.robot)
+    return franka_rs_driver(settings, robot=robot)

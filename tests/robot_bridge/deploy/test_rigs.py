@@ -38,6 +38,7 @@ from robot_bridge.reasons import Phase, Reason
 from robot_bridge.safety.limits import default_limits
 from scenes.contract.serialize import to_json
 from scenes.contract.specs import ObsField, ObsSpec
+from scenes.robots import robot_named
 
 PLACE = ("cube=0.4,0.05,0.02",)
 
@@ -71,6 +72,13 @@ def test_a_keyboard_without_a_terminal_is_refused_before_anything_is_armed(
     config = RigConfig(robot="null", objects=PLACE, operator="keyboard")
     with pytest.raises(OperatorError, match=r"needs a terminal .* use `ssh -t`"):
         build_rig(config, bench_contract(), rig_makers())
+
+
+def test_franka_rs_refuses_a_policy_of_another_gripper() -> None:
+    other = dataclasses.replace(bench_contract(), robot=robot_named("panda_2f85"))
+    config = RigConfig(robot="franka-rs", address="10.0.0.2", objects=PLACE)
+    with pytest.raises(ValueError, match="the policy's robot is a panda_2f85; allowed: serl-http"):
+        build_rig(config, other, rig_makers())
 
 
 @pytest.mark.parametrize("robot", ["franka", "franka-rs"])

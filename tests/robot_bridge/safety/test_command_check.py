@@ -66,6 +66,14 @@ def state(position=(0.4, 0.0, 0.3)) -> ArmState:
     )  # fmt: skip
 
 
+def test_actions_that_no_arm_is_driven_by_are_refused():
+    joints = replace(contract().action, mode="joint_delta", names=("j1", "j2", "j3", "gripper"))
+    with pytest.raises(
+        ValueError, match="actions are 'joint_delta', .* allowed: ee_delta, ee_delta_osc"
+    ):
+        ActionGate(replace(contract(), action=joints), LIMITS)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_not_finite(gate: ActionGate, bad: float):
     actions = np.zeros((3, 4), np.float32)

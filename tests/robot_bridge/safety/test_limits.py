@@ -46,7 +46,7 @@ def test_the_tables_columns(fr3: Limits):
 
 def test_unknown_robots_have_none():
     robot = replace(robot_named("fr3"), name="fr4")
-    with pytest.raises(KeyError, match="fr4.*Allowed: fr3, panda, piper"):
+    with pytest.raises(KeyError, match="fr4.*Allowed: fr3, fr3_2f85, panda, panda_2f85, piper"):
         default_limits(robot)
 
 
