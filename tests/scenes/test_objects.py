@@ -218,8 +218,8 @@ def chain_of(mount: object, **changes: object) -> ObjectSpec:
     """A cable of twenty links, 20 cm, along x."""
     chain = Chain(links=20, length=0.01, radius=0.003, stiffness=0.1, damping=4e-3)
     level = (np.sqrt(0.5), 0.0, np.sqrt(0.5), 0.0)
-    entry = ObjectSpec(name="cable", shape=chain, mass=0.008, mount=mount, quat=level)  # type: ignore[arg-type]
-    return dataclasses.replace(entry, **changes)  # type: ignore[arg-type]
+    entry = ObjectSpec(name="cable", shape=chain, mass=0.008, mount=mount, quat=level)
+    return dataclasses.replace(entry, **changes)
 
 
 def test_a_chain_sags_as_a_beam_does() -> None:
