@@ -83,11 +83,11 @@ class ArrangeBoxesConfig(PickCubeConfig):
 
 
 def _mark(box: str, xy: tuple[float, float], color: Rgba) -> ObjectSpec:
-    # Theirs are transparent; what is drawn of splats is not, so ours are pale.
-    red, green, blue = (0.45 + 0.55 * c for c in color[:3])
+    # Theirs are transparent, ours pale; theirs rise 5 mm, which splats draw patchy, ours 10 mm.
+    red, green, blue = (0.35 + 0.65 * c for c in color[:3])
     return ObjectSpec(
         name=f"{box}_mark",
-        shape=Box((0.05, 0.05, 0.005)),
+        shape=Box((0.05, 0.05, 0.01)),
         mount=MarkerMount(),
         rgba=(red, green, blue, 1.0),
         pos=(*xy, 0.0),

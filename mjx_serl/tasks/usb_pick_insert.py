@@ -27,8 +27,8 @@ from scenes.build import Scene
 from scenes.contract.policy_contract import Pace, observe
 from scenes.contract.quaternions import product
 from scenes.contract.rotations import Vec3
-from scenes.contract.specs import ObsField, ObsSpec
-from scenes.layouts import front_camera, wrist_camera
+from scenes.contract.specs import CameraSpec, ObsField, ObsSpec
+from scenes.layouts import wrist_camera
 from scenes.objects import RED, socket
 from scenes.robots.panda import panda
 from scenes.shapes import Box, Compound, FixedMount, Part
@@ -107,7 +107,7 @@ class UsbPickInsertConfig:
             name="usb_pick_insert",
             arms=(MountedArm(robot=robot),),
             objects=(_plug((x, y + _PULLED, z - _LOWER)), _board(self.target), port),
-            cameras=(front_camera(), wrist_camera()),
+            cameras=(side_camera(self.target), wrist_camera()),
             home=self.home,
             sim_dt=0.0025,
         )
@@ -115,6 +115,17 @@ class UsbPickInsertConfig:
     def build(self, scene: Scene) -> "UsbPickInsert":
         """The task for a compiled scene."""
         return UsbPickInsert(config=self, scene=scene)
+
+
+def side_camera(target: Vec3) -> CameraSpec:
+    """A camera in front of plug and port, where HIL-SERL has one too (where: ours, by eye)."""
+    x, y, z = target
+    return CameraSpec(
+        name="side",
+        pos=(x + 0.25, y + 0.01, z + 0.08),
+        quat=(0.5711339, 0.4169005, 0.4169005, 0.5711339),
+        fovy=45,
+    )
 
 
 def _board(target: Vec3) -> ObjectSpec:
