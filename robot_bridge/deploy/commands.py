@@ -16,6 +16,7 @@ from robot_bridge.driver import DriverError
 from robot_bridge.openpi.client import RemotePolicyError
 from robot_bridge.operators.operator import OperatorError
 from robot_bridge.policy.bundle import Bundle
+from robot_bridge.safety.command_check import require_runnable
 from robot_bridge.safety.supervisor import NotAllowedError
 from scenes.contract import command_line as refusals
 from scenes.contract.success_rate import success_line
@@ -43,6 +44,7 @@ def deploy(
         audit=options.audit or state / "audit.jsonl",
     )
     talk = terminal()
+    require_runnable(bundle.contract.action)  # before what it observes is asked for
     deployment = Deployment(options, bundle, build_rig(rig, bundle.contract, robots), talk)
     with Interruptible(_say):
         reports = deployment.run()
