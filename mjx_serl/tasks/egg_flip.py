@@ -8,6 +8,7 @@ its own axis tells when it is turned over.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -33,7 +34,6 @@ from scenes.contract.policy_contract import FINGERS_DOWN, observe
 from scenes.contract.robot import RobotSpec
 from scenes.contract.rotations import Vec3
 from scenes.contract.specs import CameraSpec, ObsField, ObsSpec
-from scenes.layouts import wrist_camera
 from scenes.objects import frying_pan
 from scenes.robots.panda import panda
 from scenes.shapes import HeldMount
@@ -133,7 +133,7 @@ class EggFlipConfig:
             name="egg_flip",
             arms=(MountedArm(robot=self._robot()),),
             objects=(pan, egg),
-            cameras=(side_camera(), wrist_camera()),
+            cameras=(side_camera(), hand_camera()),
             home=self.home,
             actuation="torque",
             sim_dt=0.0025,
@@ -152,6 +152,12 @@ def side_camera() -> CameraSpec:
     return CameraSpec(
         name="side", pos=(0.6, -0.9, 0.8), quat=(0.8433914, 0.5372996, 0.0, 0.0), fovy=50
     )
+
+
+def hand_camera() -> CameraSpec:
+    """A camera on the hand that looks over the pan's rim at the egg (ours, by eye)."""
+    s, c = math.sin(math.radians(-26)) / math.sqrt(2), math.cos(math.radians(-26)) / math.sqrt(2)
+    return CameraSpec(name="wrist", body="hand", pos=(0.06, 0.0, 0.0), quat=(s, c, c, s), fovy=75)
 
 
 OBS = ObsSpec(

@@ -16,7 +16,7 @@ from mjx_serl.tasks.egg_flip import EGG_FLIP
 from mjx_serl.training.collect import demonstrate
 
 NAME = "franka/egg_flip"
-EPISODES = 24
+EPISODES = 20
 
 
 def test_the_expert_turns_it_over_in_80_percent_of_noisy_episodes(
