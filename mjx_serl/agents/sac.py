@@ -290,15 +290,17 @@ class SAC(OffPolicyAgent):
         batch = self._cropped(batch, crop_key, nets.encoder.cameras)
         target, entropy = self._target(state, batch, action_key, subset_key)
 
-        def loss_fn(params: CriticParams) -> tuple[Array, tuple[Array, Array]]:
+        def loss_fn(params: CriticParams) -> tuple[Array, tuple[Array, Array, Metrics]]:
             features = nets.features(params, batch.obs)
             q = nets.q(params.members, features, batch.action)
             loss = objectives.critic_loss(q, target)
-            if nets.probe is not None:
-                loss += nets.probe_loss(params, features)
-            return loss, (jnp.mean(q), features)
+            if nets.probe is None:
+                return loss, (jnp.mean(q), features, {})
+            told = nets.probe_loss(params, features)
+            more = {"learner/critic_loss": loss, "learner/probe_loss": told}
+            return loss + told, (jnp.mean(q), features, more)
 
-        (loss, (mean_q, features)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+        (loss, (mean_q, features, more)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             state.critic.params
         )
         critic, finite = apply_gradients(self._optimizer, state.critic, grads)
@@ -310,7 +312,7 @@ class SAC(OffPolicyAgent):
             step=optax.safe_increment(state.step),
             skipped=_count_skipped(state.skipped, finite),
         )
-        metrics = {"learner/critic_loss": loss, "learner/q": mean_q}
+        metrics = {"learner/critic_loss": loss, "learner/q": mean_q} | more
         return state, _Seen(features, entropy), metrics
 
     def _target(

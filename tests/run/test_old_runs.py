@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from mjx_serl.config import TrainConfig
-from mjx_serl.run.evaluation import evaluate_run, load_policy
+from mjx_serl.run.evaluation import evaluate_grid, evaluate_run, load_policy
 from mjx_serl.run.folder import RunFolder
+from mjx_serl.run.robustness import describe_grid
 from mjx_serl.training.policies import trained_policy
 
 OLD = Path(__file__).resolve().parents[1] / "data" / "run_before_methods"
@@ -47,3 +48,12 @@ def test_its_policy_acts_as_it_did(old: Path):
 def test_it_is_evaluated_again(old: Path):
     _, result = evaluate_run(old, episodes=4, seed=0)
     assert result.steps.tolist() == [100] * 4  # what evaluate.py of that version printed
+
+
+@pytest.mark.slow
+def test_its_grid_of_extremes_goes_into_its_summary(old: Path):
+    folder, cells = RunFolder.open(old), evaluate_grid(old, episodes=2, seed=0)
+    assert len(cells) == 8 and {cell.episodes for cell in cells} == {2}
+    assert len(describe_grid(cells).splitlines()) == 8
+    summary = folder.read_summary()
+    assert summary is not None and summary.grid == cells
