@@ -159,9 +159,14 @@ def run(cfg: SysidConfig, recorder: Recorder) -> None:
     for name in cfg.robots:
         rows: dict[str, list[Miss]] = defaultdict(list)
         for seed in range(cfg.seed, cfg.seed + cfg.trials):
-            for miss in trial(name, seed, cfg):
+            found = trial(name, seed, cfg)
+            for miss in found:
                 rows[miss.name].append(miss)
-            say(f"sysid: {name}, trial {seed - cfg.seed + 1} of {cfg.trials}")
+            inside, worst = sum(m.inside for m in found), max(found, key=lambda m: abs(m.relative))
+            say(
+                f"sysid: {name}, arm {seed}: {inside} of {len(found)} intervals hold the truth; "
+                f"worst {worst.name}, {worst.relative:.1%}"
+            )
         _report(name, rows, cfg, recorder)
 
 

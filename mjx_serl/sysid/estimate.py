@@ -31,8 +31,8 @@ _STEP = 1e-3
 # How far from nominal a value that the motions do not show may end, in the same units. It moves one
 # that they show to a twentieth of that by 0.1 %.
 _PRIOR = 2.0
-# Readings are weighed anew until no weight changes by more than this share.
-_SAME_WEIGHTS = 0.1
+# Readings are weighed anew until no weight changes by more than this share, but not for ever.
+_SAME_WEIGHTS, _WEIGHINGS = 0.1, 5
 # The fit has converged where nothing moves by more than this, in the same units.
 _SETTLED = 3e-3
 
@@ -102,7 +102,9 @@ def estimate(arm: ArmModel, motions: Sequence[Motion], *, say: Say) -> list[Fitt
     _hold(search, dependents(all_of, _jacobian(search, all_of)), say)
     _fit(search, search.free, iterations=12)
     say(f"all      position error {_position_error(search) * 1e3:.3g} mrad")
-    while _weigh(search) > _SAME_WEIGHTS:
+    for _ in range(_WEIGHINGS):
+        if _weigh(search) < _SAME_WEIGHTS:
+            break
         _fit(search, search.free, iterations=12)
     while hidden := hidden_directions(search.free, _jacobian(search, search.free)):
         _hold(search, hidden, say)

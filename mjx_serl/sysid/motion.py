@@ -1,15 +1,19 @@
 """Recorded motions of an arm: what was sent, what was measured, cut to where it moved."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from scenes.contract.errors import InputError
 
 # Shorter than this a motion says little beyond its first, unknown moments [s].
 SHORTEST = 3.0
+# A longer one is simulated in pieces, and more than so much in all takes too much memory [s].
+LONGEST, MOST = 60.0, 600.0
 # A joint that moves less than this moves by its noise [rad].
 STILL = 0.01
 # Targets further apart belong to two motions [s].
@@ -54,40 +58,50 @@ class Motion:
 def cut_motions(log: Motion) -> list[Motion]:
     """The motions of a log whose targets are NaN where none was sent, T = K.
 
-    What is too short or stands still is left out.
+    Long ones are cut into pieces; what is too short or stands still is left out.
     """
-    sent = np.isfinite(log.target).all(axis=1)
-    times = log.sent[sent]
-    breaks = np.flatnonzero(np.diff(times) > GAP) + 1
-    motions: list[Motion] = []
-    for rows in np.split(np.flatnonzero(sent), breaks):
-        if len(rows) == 0 or log.sent[rows[-1]] - log.sent[rows[0]] < SHORTEST:
-            continue
-        # Measurements may be repeated where an arm's readings come slower than ticks.
-        fresh = rows[np.append(True, np.diff(log.t[rows]) > 0)]
-        motion = replace(
-            log,
-            name=f"{log.name} #{len(motions) + 1}",
-            t=log.t[fresh],
-            q=log.q[fresh],
-            dq=log.dq[fresh],
-            sent=log.sent[rows],
-            target=log.target[rows],
-        )
-        if np.ptp(motion.q, axis=0).max() > STILL:
-            motions.append(motion)
-    return motions
+    sent = np.flatnonzero(np.isfinite(log.target).all(axis=1))
+    breaks = np.flatnonzero(np.diff(log.sent[sent]) > GAP) + 1
+    whole = [_rows(log, rows) for rows in np.split(sent, breaks) if len(rows) > 1]
+    pieces = [piece for motion in whole for piece in _pieces(motion)]
+    kept = [m for m in pieces if m.seconds >= SHORTEST and np.ptp(m.q, axis=0).max() > STILL]
+    return [replace(m, name=f"{log.name} #{i}") for i, m in enumerate(kept, 1)]
+
+
+def _rows(log: Motion, rows: Int[np.ndarray, " N"]) -> Motion:
+    # Measurements are repeated where an arm's readings come slower than ticks.
+    fresh = rows[np.append(True, np.diff(log.t[rows]) > 0)]
+    return replace(
+        log,
+        t=log.t[fresh],
+        q=log.q[fresh],
+        dq=log.dq[fresh],
+        sent=log.sent[rows],
+        target=log.target[rows],
+    )
+
+
+def _pieces(motion: Motion) -> list[Motion]:
+    """Equal parts of a motion, none longer than `LONGEST`."""
+    count = max(1, math.ceil(motion.seconds / LONGEST))
+    ends = np.linspace(motion.t[0], motion.t[-1], count + 1)
+    return [motion.between(*pair, name=motion.name) for pair in pairwise(ends.tolist())]
 
 
 def split_motions(motions: Sequence[Motion]) -> tuple[list[Motion], list[Motion]]:
     """Motions to fit and others to validate by: the last of several, else the last part of time.
 
-    Raises InputError where there is nothing to fit.
+    Raises InputError where there is nothing to fit, or too much.
     """
     if not motions:
         raise InputError(
             f"No recording holds a motion: allowed are {SHORTEST:g} s or more without a break in "
             f"which a joint moves more than {STILL:g} rad; make one with `mjx-serl excite`"
+        )
+    seconds = sum(motion.seconds for motion in motions)
+    if seconds > MOST:
+        raise InputError(
+            f"The recordings hold {seconds:.0f} s of motion, allowed are {MOST:g}: name fewer"
         )
     if len(motions) > 1:
         held_out = max(1, round(VALIDATION * len(motions)))

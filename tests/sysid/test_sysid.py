@@ -174,6 +174,13 @@ class TestMotions:
         assert fitted.t[-1] <= validation.t[0] and fitted.seconds > 2.5 * validation.seconds
         assert split_motions([one, one, one])[1] == [one]
 
+    def test_long_motions_are_cut_and_too_many_refused(self) -> None:
+        pieces = cut_motions(self.log(length=130.0))
+        assert [round(m.seconds) for m in pieces] == [43, 43, 43]
+        assert len(pieces[2].sent) == 13_000  # what was sent before still acts
+        with pytest.raises(ValueError, match=r"650 s of motion, allowed are 600"):
+            split_motions(pieces * 5)
+
     def test_nothing_that_moves_is_one_line(self) -> None:
         still = dataclasses.replace(self.log(), q=np.zeros((1000, 2)))
         for log in (still, self.log(length=2.0)):
