@@ -82,6 +82,17 @@ def _agent(env: Env, state: EnvState) -> Float[Array, " 18"]:
     return jnp.concatenate([*joints, 255.0 * _closure(env, state), _position(env, state)])
 
 
+def _box(env: Env, state: EnvState) -> Float[Array, " 3"]:
+    """gym-hil shows the first of its boxes."""
+    return object_position(env.scene, state.sim, "box1")
+
+
+def _joints_and_finger(env: Env, state: EnvState) -> Float[Array, " 7"]:
+    arm, sim = env.scene.arm, state.sim
+    finger = sim.qpos[jnp.asarray(arm.finger_qpos_ids)].mean()
+    return jnp.append(sim.qpos[jnp.asarray(arm.qpos_ids)], finger)
+
+
 def _joints_and_fingers(env: Env, state: EnvState) -> Float[Array, " 9"]:
     arm = env.scene.arm
     return state.sim.qpos[np.append(arm.qpos_ids, arm.finger_qpos_ids)]
@@ -112,6 +123,19 @@ def _gym_hil(env: Env, state: EnvState, action: Float[Array, " 4"]) -> Float[Arr
     """Steps [m], and the gripper from 0 (opens) over 1 (stays) to 2 (closes)."""
     del env, state
     return jnp.append(action[:3] / _GYM_HIL_STEP, action[3] - 1.0)
+
+
+def _serl_bin(env: Env, state: EnvState, action: Float[Array, " 7"]) -> Float[Array, " 5"]:
+    """Steps, yaw, and a gripper that is told to close at -0.9 and to open at 0.9."""
+    del env, state
+    grip = jnp.where(action[6] <= -0.9, 1.0, jnp.where(action[6] >= 0.9, -1.0, 0.0))
+    return jnp.append(action[jnp.array([0, 1, 2, 5])], grip)
+
+
+def _piper(env: Env, state: EnvState, action: Float[Array, " 7"]) -> Float[Array, " 7"]:
+    """Joint steps, and a gripper step that opens."""
+    del env, state
+    return action * jnp.array([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, -1.0])
 
 
 def _maniskill_gs(env: Env, state: EnvState, action: Float[Array, " 7"]) -> Float[Array, " 7"]:
@@ -174,6 +198,20 @@ _GYM_HIL_DIFFERS = (
     "Franka Hand for the Robotiq 2F-85; joint targets for torques; the block always starts "
     "somewhere in its box, never fixed; steps beyond 25 mm are cut; only the sparse reward"
 )
+_ARRANGE = functools.partial(
+    _GYM_HIL,
+    task="franka/arrange_boxes",
+    numbers=(
+        Number(("agent_pos",), (18,), _agent),
+        Number(("environment_state",), (3,), _box, privileged=True),
+    ),
+    # In its own 100 steps of 2.5 cm five boxes cannot be brought over.
+    steps=350,
+)
+_ARRANGE_DIFFERS = (
+    "Franka Hand for the Robotiq 2F-85; joint targets for torques; 350 steps for 100, in which it "
+    "cannot be done; ends where any box leaves; steps beyond 25 mm are cut; only the sparse reward"
+)
 _SERL_REAL = functools.partial(
     Ancestor,
     project="SERL",
@@ -214,6 +252,49 @@ _ENTRIES: tuple[Ancestor, ...] = (
     ),
     _INSERTS(id="FrankaPegInsert-Vision-v0", task="franka/peg_insertion"),
     _INSERTS(id="FrankaPCBInsert-Vision-v0", task="franka/pcb_insertion"),
+    _INSERTS(
+        id="FrankaCableRoute-Vision-v0",
+        task="franka/cable_routing",
+        differences="simulated, the cable's other end free; roll, pitch and gripper entries do "
+        "nothing; force and torque as of the insertions; the cable's pose judges, no classifier",
+    ),
+    _SERL_REAL(
+        id="FrankaBinRelocation-Vision-v0",
+        task="franka/bin_relocation_forward",
+        pictures=(Picture(("images", "wrist_1"), "wrist"), Picture(("images", "front"), "front")),
+        translate=_serl_bin,
+        differences="simulated; forward only, the way back is `franka/bin_relocation_backward`; "
+        "roll and pitch entries do nothing; force and torque as of the insertions; the cube's pose "
+        "judges, no classifier",
+    ),
+    _ARRANGE(
+        id="gym_hil/PandaArrangeBoxesBase-v0",
+        low=(-1.0,) * 7,
+        high=(1.0,) * 7,
+        translate=_gym_hil_base,
+        differences=_ARRANGE_DIFFERS,
+    ),
+    _ARRANGE(
+        id="gym_hil/PandaArrangeBoxes-v0",
+        low=(*(-_GYM_HIL_STEP,) * 3, 0.0),
+        high=(*(_GYM_HIL_STEP,) * 3, 2.0),
+        translate=_gym_hil,
+        differences=f"{_ARRANGE_DIFFERS}; no `discrete_penalty` in `info`",
+    ),
+    Ancestor(
+        id="PiperMobileRobot-v0",
+        project="3DGS_Vectorized_SERL",
+        task="piper/mobile_pick_dense",
+        numbers=(Number(("state",), (7,), _joints_and_finger),),
+        pictures=(Picture(("rgb",), "3rd"),),
+        low=(-1.0,) * 7,
+        high=(1.0,) * 7,
+        translate=_piper,
+        steps=80,
+        differences="the reward's gripper term reads the gripper (theirs the base's orientation); "
+        "distances are the tool centre's; a bar stands for the banana's mesh; time-outs truncate; "
+        "no sleeping in `step`",
+    ),
     Ancestor(
         id="GSEnv-PutCubeOnPlate-v0",
         project="ManiSkill-GS",

@@ -32,6 +32,8 @@ NUMBERS = {
         "tcp_torque": 3,
     },
     "GSEnv-PutCubeOnPlate-v0": {"qpos": 9},
+    "gym_hil/PandaArrangeBoxes-v0": {"agent_pos": 18, "environment_state": 3},
+    "PiperMobileRobot-v0": {"state": 7},
 }
 
 
@@ -120,6 +122,23 @@ def test_actions_move_as_theirs_do(make_native: Callable[[str], Env]):
     _, before, after, _ = played(make_native, "FrankaPegInsert-Vision-v0", peg)
     same = np.abs(np.sum(before.command.target_quat * after.command.target_quat, -1))
     np.testing.assert_allclose(2 * np.arccos(np.minimum(same, 1)), [0.0, 0.1], atol=2e-3)
+
+
+def test_a_gripper_of_theirs_opens_and_closes_as_there(make_native: Callable[[str], Env]):
+    """SERL's robot closes at -0.9 and opens at 0.9; Piper's entry is a step that opens."""
+    bins = np.zeros((2, 7))
+    bins[:, 6] = -0.95, -0.5
+    _, _, after, _ = played(make_native, "FrankaBinRelocation-Vision-v0", bins)
+    np.testing.assert_allclose(after.command.gripper, [1.0, 0.0])
+
+    piper = np.zeros((2, 7))
+    piper[0, 0], piper[1, 6] = 1.0, -1.0
+    env, before, after, seen = played(make_native, "PiperMobileRobot-v0", piper)
+    step = np.asarray(after.command.joints - before.sim.qpos[:, env.scene.arm.qpos_ids])
+    np.testing.assert_allclose(step[0], [0.05, 0, 0, 0, 0, 0], atol=1e-6)
+    closes = np.asarray(after.command.gripper - before.command.gripper)
+    np.testing.assert_allclose(closes, [0.0, 0.005 / 0.035], atol=1e-3)
+    assert seen["state"][0, 6] == pytest.approx(0.035, abs=2e-3)  # open
 
 
 def test_maniskills_gripper_entry_is_where_the_fingers_go(make_native: Callable[[str], Env]):
