@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -21,6 +22,7 @@ from scenes.shapes import (
     HeldMount,
     HingedMount,
     Mesh,
+    Mount,
     Part,
     SlidingMount,
     Sphere,
@@ -214,7 +216,7 @@ def test_the_wrist_feels_the_weight_of_what_hangs_on_it() -> None:
     assert scene.sensor("torque").tolist() == [3, 4, 5]
 
 
-def chain_of(mount: object, **changes: object) -> ObjectSpec:
+def chain_of(mount: Mount, **changes: Any) -> ObjectSpec:
     """A cable of twenty links, 20 cm, along x."""
     chain = Chain(links=20, length=0.01, radius=0.003, stiffness=0.1, damping=4e-3)
     level = (np.sqrt(0.5), 0.0, np.sqrt(0.5), 0.0)
