@@ -4,7 +4,7 @@ Numbers: reference serl_family.md 2.1, and gym-hil's arrange_boxes_scene.xml and
 places, colours and the dense reward. What differs: the arm has the Franka Hand (theirs a Robotiq
 2F-85); the episode ends where any box leaves the table's area (theirs watches the first one only);
 all five boxes are observed (theirs shows the first); and it lasts 350 steps. Theirs ends after
-100, in which 2.5 cm per step cannot bring five boxes over: ours take the expert about 230.
+100, in which 2.5 cm per step cannot bring five boxes over: the expert takes about 200.
 """
 
 import dataclasses
