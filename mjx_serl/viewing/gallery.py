@@ -32,6 +32,7 @@ STRIP = 6  # pictures of the expert
 SIZE = 240  # of one picture [px]
 LARGEST = 60_000  # of a picture's file [bytes]
 _CRF = 30  # of the video: visibly coarser than a run's, a fifth of the bytes
+_FRAMES = 120  # a longer episode is played faster
 _HOLD_S = 0.7  # the last picture stays this long [s]
 
 Draw = Callable[[EnvState], dict[str, np.ndarray]]  # worlds [N] to pictures [N, H, W, 3] by camera
@@ -111,7 +112,8 @@ def _save_expert(
     moments = np.linspace(0, len(frames[SIDE]) - 1, STRIP).round().astype(int)
     rows = np.concatenate([frames[name][moments] for name in shown])
     save_jpeg(_named(stem, "expert.jpg"), grid(rows, columns=STRIP), most=LARGEST)
-    together = side_by_side([frames[name] for name in shown], least=1)
+    faster = -(-len(frames[SIDE]) // _FRAMES)
+    together = side_by_side([frames[name][::faster] for name in shown], least=1)
     hold = np.repeat(together[-1:], round(_HOLD_S / recorded.env.ctrl_dt), axis=0)
     save_video(
         _named(stem, "expert.mp4"),
