@@ -32,7 +32,7 @@ def main(
     sim_delay: float = 0.03,
     plugin: tuple[str, ...] = (),
 ) -> int:
-    """Swing every joint of an arm about its home, inside the bridge's limits, and record it.
+    """Swing every joint of an arm about its home, under the bridge's governor, and record it.
 
     Args:
         robot: which arm, of those listed above; sim moves a simulated one.
