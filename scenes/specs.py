@@ -34,7 +34,9 @@ _FREE, _BOLTED = FreeMount(), Fixed()
 
 @dataclass(frozen=True, kw_only=True)
 class ContactSpec:
-    """How hard the contacts of an object are, in MuJoCo's terms; they hold whatever it touches.
+    """How hard the contacts of an object are, in MuJoCo's terms, whatever it touches.
+
+    The object's friction then holds too, not the larger of both as elsewhere.
 
     With MuJoCo's own (0.02, 1; 0.9, 0.95, 0.001) 25 N press a cube of 0.1 kg 1.3 mm into the table,
     with the default here 0.3 mm.

@@ -15,12 +15,14 @@ from robot_bridge.deploy.rig import Rig, RigConfig, Senses
 from robot_bridge.deploy.rigs import build_rig, describe_robots, rig_makers
 from robot_bridge.drivers.simulated_joints import SimJointDriver
 from scenes.contract.command_line import how_to_start
-from scenes.contract.errors import InputError
+from scenes.contract.errors import InputError, UnknownNameError
+from scenes.contract.names import unknown_name
 from scenes.contract.plugins import load_plugins
 from scenes.contract.ranges import require_number
 from scenes.robots import ROBOTS, robot_named
 
 DEFAULTS = ExciteConfig()
+SIM = "sim"  # the robot that is simulated
 
 
 def main(
@@ -32,11 +34,12 @@ def main(
     sim_delay: float = 0.03,
     plugin: tuple[str, ...] = (),
 ) -> int:
-    """Swing every joint of an arm about its home, inside the bridge's limits, and record it.
+    """Swing every joint of an arm about its home, under the bridge's governor, and record it.
 
     Args:
         robot: which arm, of those listed above; sim moves a simulated one.
-        model: what it is in the simulator: panda, fr3 or piper; as `robot` unless given.
+        model: what it is in the simulator, for example panda, fr3 or piper; as `robot` unless
+            given.
         address: of the arm: the control box's host, the CAN channel or the server's URL.
         realtime_kernel: refuse to drive a Franka from a kernel that is not PREEMPT_RT.
         motion: how it is moved.
@@ -58,14 +61,15 @@ def main(
 
 def _rig(config: RigConfig, model: str | None, sim_delay: float) -> Rig:
     """What is connected; InputError where nobody knows what it is in the simulator."""
-    if config.robot == "sim":
+    if config.robot == SIM:
         return _simulated(model or "panda", delay=sim_delay)
     makers, known = rig_makers(), list(ROBOTS)
+    if config.robot not in makers:
+        raise UnknownNameError(unknown_name("robot", config.robot, [*makers, SIM]))
     name = model or config.robot
-    if config.robot in makers and name not in known:
+    if name not in known:
         raise InputError(f"Say what '{name}' is in the simulator: --model {'|'.join(known)}")
-    contract = excitation_contract(robot_named(name if name in known else known[0]))
-    return build_rig(config, contract, makers)
+    return build_rig(config, excitation_contract(robot_named(name)), makers)
 
 
 def _simulated(model: str, *, delay: float) -> Rig:

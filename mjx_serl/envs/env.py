@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from mjx_serl.envs.control.controller import Command, Controller
+from mjx_serl.envs.control.controller import Command, Controller, followed
 from mjx_serl.envs.control.registry import build_controller
 from mjx_serl.envs.encoder_bias import measured
 from mjx_serl.envs.physics.protocol import Physics, SimState, VariedPhysics
@@ -21,7 +21,6 @@ from mjx_serl.envs.task import TASKS, Task, TaskFactory, TaskIn, TaskState
 from mjx_serl.envs.variation import (
     Variation,
     build_variation,
-    followed,
     require_jacobian,
     require_raised,
 )
@@ -270,10 +269,11 @@ class Env:
             drawn: by the world, where its encoders may read too much.
         """
         bias, physics = self._bias(drawn), cast(Any, self.physics)
+        merge = getattr(self.controller, "followed", followed)
 
         def inner(loop: _Loop, told: Command | None) -> tuple[_Loop, None]:
             carry, sim, command = loop
-            command = command if told is None else followed(told, command)
+            command = command if told is None else merge(told, command)
             seen = self._measured(sim, bias)
             command = self.controller.pace(command, seen)
             ctrl = self.controller.ctrl(command, seen)
@@ -285,7 +285,7 @@ class Env:
         (carry, sim, last), _ = jax.lax.scan(
             inner, (carry, sim, command), heard, length=self.controller.inner_steps
         )
-        return carry, sim, last if heard is None else followed(command, last)
+        return carry, sim, last if heard is None else merge(command, last)
 
     def _judge(
         self,

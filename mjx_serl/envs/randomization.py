@@ -391,8 +391,24 @@ def build_randomization(
 ) -> Randomization:
     """Return the terms compiled for a scene; InputError where one does not fit it."""
     parts = tuple(compile_term(term, scene) for term in terms)
+    _check_apart(terms, parts)
     keys = sorted({key for part in parts for key in part.keys})
     fields = {name: tuple(i for f, i in keys if f == name) for name, _ in keys}
     entries = ModelEntries(tuple(fields.items())) if fields else None
     nominal = np.zeros(0, np.float32) if entries is None else entries.nominal(scene.model)
     return Randomization(parts=parts, further=tuple(further), entries=entries, nominal=nominal)
+
+
+def _check_apart(terms: Sequence[Randomize], parts: Sequence[Part]) -> None:
+    """Raise InputError where two terms change one number and are not both factors.
+
+    Each was checked with the number that the model has, which the other one changes.
+    """
+    owners: dict[Key, Randomize] = {}
+    for term, part in zip(terms, parts, strict=True):
+        for key in part.keys:
+            other = owners.setdefault(key, term)
+            if other is not term and {term.operation, other.operation} != {"scale"}:
+                raise InputError(
+                    f"{term}: {other} changes the same, allowed: two that both scale it, or one"
+                )

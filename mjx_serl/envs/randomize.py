@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.names import unknown_name
@@ -104,8 +104,11 @@ class Randomize:
             raise InputError(f"{self}: range {self.range}, allowed: two numbers, the lower first")
         if self.distribution == "log_uniform" and low <= 0.0:
             raise InputError(f"{self}: log_uniform, allowed: a range above 0")
-        if not self.selector:
-            raise InputError(f"{self}: selects nothing, allowed: names")
+        for name, kind in (("distribution", Distribution), ("when", When)):
+            if getattr(self, name) not in get_args(kind):
+                raise UnknownNameError(unknown_name(name, getattr(self, name), get_args(kind)))
+        if not self.selector or isinstance(self.selector, str):
+            raise InputError(f"{self}: selector {self.selector!r}, allowed: a tuple of names")
 
     def __str__(self) -> str:
         of, (low, high) = ", ".join(self.selector), self.range

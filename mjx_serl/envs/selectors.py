@@ -25,7 +25,7 @@ def select(scene: Scene, of: str, names: Sequence[str]) -> list[NDArray[np.integ
     found = []
     for name in names:
         if name not in roles and name not in named:
-            raise UnknownNameError(unknown_name(f"selected {of}", name, [*roles, *named]))
+            raise UnknownNameError(unknown_name(f"selected {of}", name, {*roles, *named}))
         found.append(np.asarray(roles.get(name, named.get(name)), np.int64).reshape(-1))
     return found
 

@@ -21,8 +21,6 @@ from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.names import unknown_name
 from scenes.contract.specs import ObsSpec
 
-# What the arm's side of a command holds of its own; the rest is what the policy's side says.
-_ARMS_OWN = ("position", "velocity", "quat", "turning")
 # Streams of the key of a world's reset; a task's `sample` takes it as it is.
 _DRAW, _NOISE, _ACTION, _OBSERVATION, _PICTURES = range(11, 16)
 _STARTUP = 0  # key of what is drawn for the places that worlds are prepared in
@@ -195,15 +193,6 @@ class Variation:
             k = jax.random.fold_in(_stream(key, _NOISE, t), i)
             noisy[name] = obs[name] + std * jax.random.normal(k, obs[name].shape)
         return noisy
-
-
-def followed(told: Command, own: Command) -> Command:
-    """The command that the arm's side follows: what it was told, on from where it is itself."""
-
-    def pick(path: Any, old: Array, new: Array) -> Array:
-        return new if getattr(path[-1], "name", "") in _ARMS_OWN else old
-
-    return jax.tree_util.tree_map_with_path(pick, told, own)
 
 
 def _scale(randomization: Randomization, numbers: Any) -> Any:

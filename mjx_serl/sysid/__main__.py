@@ -44,7 +44,7 @@ def main(
     Args:
         recordings: folders that `mjx-serl excite` or `deploy.py --record` wrote, or a folder of
             such folders; of several the last ones validate the fit.
-        robot: whose they are: panda, fr3 or piper.
+        robot: whose they are, for example panda, fr3 or piper.
         out: folder for the results.
         sim_dt: physics step of the tasks that will use them [s].
         plugin: modules to import first, which register robots of yours.

@@ -1,8 +1,8 @@
 """A motion that shows what an arm's joints are like, recorded for `python -m mjx_serl.sysid`.
 
 `mjx-serl excite` is its command line. Every joint follows a sum of sines about the arm's home;
-what is sent is what the governor makes of it, inside all limits, and what is recorded is what was
-sent and what the arm did.
+what is sent is what the governor makes of it, inside all limits but a task's box and cone, as on
+the way home; what is recorded is what was sent and what the arm did.
 """
 
 import dataclasses
@@ -135,6 +135,7 @@ def excite(rig: Rig, cfg: ExciteConfig, talk: Talk) -> Path:
         talk.say(f"record   {recorder.path}")
         control = ControlLoop(_parts(cfg, rig, robot, limits), sinks=[recorder.put])
         control.speed = cfg.speed
+        stack.callback(control.parts.supervisor.disarm)
         _arm(control, info, talk)
         stepper = _stepper(control, rig)
         stack.callback(stepper.close)
@@ -182,7 +183,8 @@ def _arm(control: ControlLoop, info: ArmInfo, talk: Talk) -> None:
     typed = supervisor.phrase
     if not info.simulated:
         talk.say("Clear the workspace, stand clear, keep the stop button at hand.")
-        talk.say("Once armed, the arm goes home and swings about it, every joint at once.")
+        talk.say("Once armed, the arm goes home and swings about it, every joint at once,")
+        talk.say("beyond the box that it works in.")
         typed = talk.ask(f"To arm, type '{supervisor.phrase}': ")
     supervisor.arm(supervisor.confirm("arm", by=person(), typed=typed))
 

@@ -289,10 +289,13 @@ def test_growth_is_part_of_the_worlds_state(randomized: Env):
         (lambda: term("colour", "cube", 0, 1), "Unknown randomised field 'colour'. .*friction"),
         (lambda: term("size", "cube", -0.1, 0.1, operation="add"), "allowed: scale"),
         (lambda: term("mass", "cube", 2.0, 0.5), "the lower first"),
+        (lambda: term("mass", "cube", 0.5, 2.0, when="interval"), "Unknown when.*startup"),
+        (lambda: term("mass", "cube", 0.5, 2.0, distribution="cauchy"), "Allowed: gaussian"),
+        (lambda: Randomize(field="mass", selector="cube", range=(1, 2)), "a tuple of names"),
         (lambda: Delay(low=0.2, high=0.1), "at most high 0.1 s"),
         (lambda: Delay(high=0.1, hold=1.5), "hold 1.5, allowed: 0 to 1|hold 1.5, allowed"),
     ],
-    ids=["field", "operation", "range", "delay", "hold"],
+    ids=["field", "operation", "range", "when", "distribution", "selector", "delay", "hold"],
 )
 def test_terms_that_cannot_be_are_refused_in_one_line(made, wanted: str):
     with pytest.raises((InputError, KeyError), match=wanted) as error:
@@ -307,12 +310,21 @@ def test_terms_that_cannot_be_are_refused_in_one_line(made, wanted: str):
             {"terms": [term("mass", "cube", -0.2, 0.1, operation="add")]},
             "mass would be -0.1 kg, allowed: above 0 kg",
         ),
+        (
+            {
+                "terms": [
+                    term("size", "cube", 0.5, 1.0),
+                    term("mass", "cube", -0.05, 0.0, operation="add"),
+                ]
+            },
+            "changes the same, allowed: two that both scale it",
+        ),
         ({"terms": [term("mass", "ball", 0.5, 2.0)]}, "Unknown selected body 'ball'.*cube"),
         ({"latency": Latency(action=Delay(high=10.0))}, "allowed: less than the episode's 10 s"),
         ({"latency": Latency(pictures=Delay(high=0.03))}, "whole control steps of 0.1 s"),
         ({"noise": [Noise(field="colour", std=1.0)]}, "Unknown observation with noise 'colour'"),
     ],
-    ids=["negative mass", "selector", "delay", "part of a step", "noise"],
+    ids=["negative mass", "negative after another", "selector", "delay", "part of a step", "noise"],
 )
 def test_what_does_not_fit_a_task_is_refused_in_one_line(sparse: Env, more, wanted: str):
     with pytest.raises((InputError, KeyError), match=wanted) as error:

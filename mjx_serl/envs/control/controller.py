@@ -1,8 +1,9 @@
 """From an action in [-1, 1] to actuator controls: end-effector steps, then joint targets."""
 
 import dataclasses
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
+import jax
 from flax import struct
 from jaxtyping import Array, Float
 
@@ -151,8 +152,27 @@ class Control(Protocol):
         ...
 
 
+CommandT = TypeVar("CommandT", bound=Command)
+
+# What the arm's side of a command holds of its own; the rest is what the policy's side says.
+_ARMS_OWN = ("position", "velocity", "quat", "turning")
+
+
+def followed(told: CommandT, own: CommandT) -> CommandT:
+    """The command that the arm's side follows: what it was told, on from where it is itself."""
+
+    def pick(path: Any, old: Array, new: Array) -> Array:
+        return new if getattr(path[-1], "name", "") in _ARMS_OWN else old
+
+    return jax.tree_util.tree_map_with_path(pick, told, own)
+
+
 class Controller(Protocol):
-    """Turns commands into actuator controls at `inner_steps` updates per action."""
+    """Turns commands into actuator controls at `inner_steps` updates per action.
+
+    Where its commands change on their way to the arm in more than `followed` knows, it has a
+    method of that name, which is used where commands come late.
+    """
 
     inner_steps: int
     n_substeps: int

@@ -7,7 +7,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
-from mjx_serl.envs.control.controller import Command, ControlConfig
+from mjx_serl.envs.control.controller import Command, ControlConfig, followed
 from mjx_serl.envs.control.damped_least_squares import DampedLeastSquares
 from mjx_serl.envs.control.gait import Trot, speed_of
 from mjx_serl.envs.physics.protocol import SimState
@@ -101,6 +101,17 @@ class LeggedArm(DampedLeastSquares):
             quat=quat,
             seen=here,
             walk=command.walk + jnp.clip(command.drive - command.walk, -most, most),
+        )
+
+    def followed(self, told: Command, own: Command) -> LeggedCommand:
+        """What was told, its target in front of where the base has come to and the legs as fast."""
+        assert isinstance(told, LeggedCommand) and isinstance(own, LeggedCommand)
+        here, before = own.seen, told.seen
+        return followed(told, own).replace(
+            target=out_of(here, into(before, told.target)),
+            target_quat=turned(told.target_quat, here[2] - before[2]),
+            walk=own.walk,
+            seen=here,
         )
 
     def ctrl(self, command: Command, sim: SimState) -> Float[Array, " nu"]:

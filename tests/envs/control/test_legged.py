@@ -11,7 +11,8 @@ import pytest
 
 from mjx_serl.envs.control.legged import HIGHEST, LOWEST, LeggedArm, into
 from mjx_serl.envs.control.registry import build_controller
-from mjx_serl.envs.env import Env, EnvState
+from mjx_serl.envs.env import Env, EnvState, vary
+from mjx_serl.envs.randomize import Delay, Latency
 from scenes.build import Scene
 
 STEPS = 30
@@ -117,6 +118,22 @@ def test_the_tools_target_goes_along_and_the_tool_with_it(env: Env):
     assert half == pytest.approx(turned, abs=0.02)
     lag = states[-1].sim.site_xpos[env.scene.arm.ee_site_id] - end[0].target
     assert np.linalg.norm(lag) < 0.03
+
+
+def test_it_walks_and_sees_the_same_where_commands_come_late(env: Env):
+    """The commands of a delay's arm go along with the base, and its legs get faster."""
+    late = vary(env, terms=(), latency=Latency(action=Delay(low=0.0, high=0.0)))
+    states = [env.reset(jax.random.key(0)), late.reset(jax.random.key(0))]
+    steps, action = (
+        (jax.jit(env.step), jax.jit(late.step)),
+        jnp.zeros(8).at[jnp.array([4, 6])].set(1),
+    )
+    for _ in range(8):
+        states = [step(state, action) for step, state in zip(steps, states, strict=True)]
+    plain, delayed = states
+    assert float(delayed.command.walk[0]) == pytest.approx(0.25)
+    for name, seen in plain.obs.items():
+        np.testing.assert_allclose(delayed.obs[name], seen, atol=1e-3, err_msg=name)
 
 
 def test_an_arm_that_does_not_walk_is_refused(panda_scene: Scene, env: Env):

@@ -23,9 +23,12 @@ QUIET = Talk(lambda line: None, lambda line: "no")
 
 
 class Arm(NullDriver):
-    """Reaches every target at once; may call itself real, and fail after so many readings."""
+    """Reaches every target at once; may call itself real, and fail after so many readings.
 
-    real, good = False, 10**9
+    With `interrupted`, that is when Ctrl-C is pressed.
+    """
+
+    real, good, interrupted, stops = False, 10**9, False, 0
 
     @property
     def info(self) -> ArmInfo:
@@ -34,7 +37,13 @@ class Arm(NullDriver):
     def state(self) -> Any:
         self.good -= 1
         state = super().state()
+        if self.good <= 0 and self.interrupted:
+            raise KeyboardInterrupt
         return state if self.good > 0 else dataclasses.replace(state, faults=("overheated",))
+
+    def stop(self, kind: Any) -> None:
+        self.stops += 1
+        super().stop(kind)
 
 
 def rig_of(name: str) -> tuple[Rig, Arm]:
@@ -86,6 +95,27 @@ def test_a_fault_ends_the_motion_and_is_said(tmp_path: Path) -> None:
         excite(rig, ExciteConfig(seconds=6, record=tmp_path), QUIET)
     (path,) = tmp_path.iterdir()
     assert [event.name for event in read_recording(path).events] == ["begin", "fault"]
+
+
+def test_ctrl_c_in_the_motion_stops_the_arm(tmp_path: Path) -> None:
+    rig, arm = rig_of("piper")
+    arm.good, arm.interrupted = 300, True
+    with pytest.raises(KeyboardInterrupt):
+        excite(rig, ExciteConfig(seconds=6, record=tmp_path), QUIET)
+    assert arm.stops == 1
+
+
+def test_ctrl_c_before_the_motion_stops_the_armed_arm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def press(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("robot_bridge.deploy.excite._stepper", press)
+    rig, arm = rig_of("piper")
+    with pytest.raises(KeyboardInterrupt):
+        excite(rig, ExciteConfig(seconds=6, record=tmp_path), QUIET)
+    assert arm.stops == 1
 
 
 def test_limits_may_only_be_tightened(tmp_path: Path) -> None:
