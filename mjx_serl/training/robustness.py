@@ -51,8 +51,9 @@ def physics_grid(env: Env) -> Grid:
 
     What the task itself randomises is left out, but its noise and its other delays stay. Friction
     is of pads, table and all objects, held and fixed ones too: a contact has the larger of two.
-    Masses are of the objects that nothing holds; a scene without any has no such axis. Raises InputError where
-    the physics has one model for all worlds, or the delay is as long as an episode.
+    Masses are of the objects that nothing holds; a scene without any has no such axis. Raises
+    InputError where the physics has one model for all worlds, or the delay is as long as an
+    episode.
     """
     scene = env.scene
     free = tuple(name for name, entry in scene.objects.items() if len(entry.qpos_ids) == 7)
