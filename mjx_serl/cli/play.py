@@ -8,6 +8,7 @@ import tyro
 from mjx_serl.cli.task_help import with_tasks
 from mjx_serl.platform import needs_mjx, prepare_platform, program_cache
 from scenes.contract.command_line import guarded
+from scenes.contract.errors import InputError
 from scenes.contract.plugins import load_plugins
 from scenes.contract.ranges import require_seed
 
@@ -53,6 +54,8 @@ def main(
             takes; a run brings its own.
         plugin: modules to import first, which register tasks of yours.
     """
+    if gallery is not None:
+        _require_none(task=task, policy=policy, run=run, view=view or None, robot_fit=robot_fit)
     prepare_platform(mjx_on_cpu=needs_mjx(run=run), cache_dir=program_cache())
     # JAX must start after the platform is prepared.
     load_plugins(plugin)
@@ -84,6 +87,16 @@ def main(
         return serve(recorded, policies, first=name, seed=seed, port=port)
     print(save_play(out, recorded, policies, name, episodes=episodes, seed=seed))
     return 0
+
+
+def _require_none(**given: object) -> None:
+    """Raise InputError for what a gallery would not heed."""
+    named = [name.replace("_", "-") for name, value in given.items() if value is not None]
+    if named:
+        raise InputError(
+            f"--gallery takes no {', '.join(named)}, allowed: names of tasks after it, and --seed, "
+            "--out and what is drawn"
+        )
 
 
 def run() -> int:

@@ -234,7 +234,7 @@ class VecEnv:
     @property
     def _no_growth(self) -> Growth | tuple:
         variation = self.env.variation
-        return no_growth(variation) if self.grow and variation is not None else ()
+        return () if variation is None or not self.grow else no_growth(variation)
 
 
 def require_worlds(num_envs: int) -> None:
@@ -262,6 +262,11 @@ def vectorize(
     if autoreset not in _RESTARTS:
         raise InputError(f"autoreset '{autoreset}', allowed: {', '.join(_RESTARTS)}")
     observer = env if isinstance(env, Observer) else Observer(env)
+    if grow and observer.env.variation is None:
+        raise InputError(
+            f"grow {grow:g} where '{observer.env.name}' randomises nothing, allowed: 0; "
+            "or a task that does, for example franka/pick_cube_randomized"
+        )
     return VecEnv(
         observer=observer,
         num_envs=num_envs,

@@ -18,6 +18,7 @@ from mjx_serl.envs.selectors import GRIPPER, TABLE
 from mjx_serl.training.episodes import EpisodeKeys, EpisodeResult, episode_keys, play_episodes
 from mjx_serl.training.policies import Policy
 from mjx_serl.types import Obs, PRNGKey
+from scenes.build import Scene
 
 # Issue 11's extremes: sliding friction [1] of all that touches, mass of what lies free, delay of
 # actions [s].
@@ -48,15 +49,17 @@ class Grid:
 def physics_grid(env: Env) -> Grid:
     """Return the grid of a task: friction, mass and action delay at their ends.
 
-    What the task itself randomises is left out, but its noise and its other delays stay. Masses are
-    of the objects that nothing holds; a scene without any has no such axis. Raises InputError where
-    the physics has one model for all worlds, or the delay is as long as an episode.
+    What the task itself randomises is left out, but its noise and its other delays stay. Friction
+    is of pads, table and all objects, held and fixed ones too: a contact has the larger of two.
+    Masses are of the objects that nothing holds; a scene without any has no such axis. Raises
+    InputError where the physics has one model for all worlds, or the delay is as long as an
+    episode.
     """
     scene = env.scene
     free = tuple(name for name, entry in scene.objects.items() if len(entry.qpos_ids) == 7)
     grips = (GRIPPER,) if any(len(arm.pad_geom_ids) for arm in scene.arms.values()) else ()
     geoms = {scene.model.geom(i).name for i in range(scene.model.ngeom)}
-    touching = (*grips, *free, *((TABLE,) if TABLE in geoms else ()))
+    touching = (*grips, *_solid(scene), *((TABLE,) if TABLE in geoms else ()))
     terms = [
         Randomize(field="friction", selector=touching, range=FRICTION, operation="abs"),
         *([Randomize(field="mass", selector=free, range=MASS)] if free else []),
@@ -74,6 +77,13 @@ def physics_grid(env: Env) -> Grid:
     latency = dataclasses.replace(task_latency, action=Delay(low=DELAY[0], high=DELAY[1]))
     noise = getattr(env.task, "noise", ())
     return Grid(vary(plain, terms=terms, noise=noise, latency=latency), cells)
+
+
+def _solid(scene: Scene) -> tuple[str, ...]:
+    """Names of the objects that touch anything: all but marks."""
+    model = scene.model
+    touches = (model.geom_contype | model.geom_conaffinity) != 0
+    return tuple(name for name, entry in scene.objects.items() if touches[entry.geom_ids].any())
 
 
 def play_grid(

@@ -274,6 +274,11 @@ def test_ranges_grow_where_their_ends_are_mastered(randomized: Env):
     assert numbers[:, 1].min() == pytest.approx(0.5**0.5) and numbers[:, 1].max() <= 1 + 1e-6
 
 
+def test_nothing_to_grow_is_refused(sparse: Env):
+    with pytest.raises(InputError, match="grow 0.1 where 'franka/pick_cube' randomises nothing"):
+        vectorize(sparse, num_envs=1, grow=0.1)
+
+
 def test_growth_is_part_of_the_worlds_state(randomized: Env):
     vec_env = vectorize(randomized, num_envs=4, pool_size=4, grow=0.5)
     state = jax.jit(vec_env.reset)(jax.random.key(1))

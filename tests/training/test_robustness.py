@@ -40,3 +40,13 @@ def test_cells_are_the_corners_of_friction_mass_and_delay(make_native):
     np.testing.assert_allclose(corner[3], 2.0 * env.scene.model.body_mass[cube])
     np.testing.assert_allclose(corner[4:], 0.4)
     assert seen[0]["ee_lag"].shape[0] == 16 and fresh.carry.values.shape == corner.shape
+
+
+def test_friction_is_also_that_of_what_is_held_and_of_what_is_fixed(make_native):
+    """Of two things that touch the larger friction holds: one left out would undo the low end."""
+    env: Env = make_native("franka/peg_insertion")
+    own = physics_grid(env).env.variation
+    assert own is not None and own.randomization.entries is not None
+    drawn = {i // 3 for i in dict(own.randomization.entries.fields)["geom_friction"]}
+    for name in ("held", "socket"):
+        assert drawn >= set(env.scene.object(name).geom_ids.tolist())

@@ -15,6 +15,7 @@ from mjx_serl.viewing import gallery
 from mjx_serl.viewing.recorded_env import RecordedEnv
 from mjx_serl.viewing.video import save_jpeg
 from scenes.contract.command_line import BAD_INPUT, guarded
+from scenes.contract.errors import InputError
 
 KEY = jax.random.key(7)
 
@@ -79,3 +80,8 @@ def test_pictures_of_a_task(tmp_path: Path):
     }
     video = frames(files["expert.mp4"])
     assert len(video) > 10 and np.abs(video[0].astype(int) - video[-1]).max() > 30
+
+
+def test_a_gallery_refuses_what_it_would_not_heed(tmp_path: Path):
+    with pytest.raises(InputError, match=r"takes no task, run, allowed: names of tasks after it"):
+        command.main("franka/pick_cube", run=tmp_path, gallery=())

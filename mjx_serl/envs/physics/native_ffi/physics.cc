@@ -150,7 +150,10 @@ std::string write_values(Sims* sims, const Model& model, const float* values, in
   for (const Entries& entries : model.entries) {
     int size = 0, elemsize = 0;
     void* storage = mjb_expand(sims->batch, entries.field.c_str(), &size, &elemsize);
-    if (!storage || elemsize != sizeof(mjtNum)) return "model field " + entries.field;
+    if (!storage || elemsize != sizeof(mjtNum)) {
+      sims->values.clear();  // nothing is known of the models now
+      return "model field " + entries.field;
+    }
     for (int s : changed) {
       mjtNum* to = static_cast<mjtNum*>(storage) + static_cast<int64_t>(s) * size;
       const float* from = values + s * width + begin;
@@ -161,7 +164,7 @@ std::string write_values(Sims* sims, const Model& model, const float* values, in
   const bool failed =
       model.derived && mjb_setConst(sims->batch, changed.data(), static_cast<int>(changed.size()));
   if (!failed) return "";
-  sims->values.clear();  // nothing is known of the models now
+  sims->values.clear();
   return "constants of a simulation's model";
 }
 
