@@ -37,7 +37,7 @@ from scenes.contract.specs import CameraSpec, ObsField, ObsSpec
 from scenes.objects import frying_pan
 from scenes.robots.panda import panda
 from scenes.shapes import HeldMount
-from scenes.specs import MountedArm, ObjectSpec, SceneSpec
+from scenes.specs import ContactSpec, MountedArm, ObjectSpec, SceneSpec
 
 _HANDLE = 0.008  # half of what the fingers close on [m]
 _EGG = (0.97, 0.93, 0.80, 1.0)
@@ -127,6 +127,7 @@ class EggFlipConfig:
             mass=self.mass,
             rgba=_EGG,
             friction=(0.3, 0.005, 0.0001),
+            contact=ContactSpec(solref=(0.005, 1.0)),
             pos=(0.45 + self.reach, 0.0, 0.4 + self.egg[2]),
         )
         return SceneSpec(

@@ -22,12 +22,21 @@ from scenes.contract.specs import CameraSpec, ObsField, ObsSpec
 from scenes.layouts import wrist_camera
 from scenes.objects import RED
 from scenes.robots.fr3 import fr3
-from scenes.specs import MountedArm, ObjectSpec, SceneSpec
+from scenes.specs import ContactSpec, MountedArm, ObjectSpec, SceneSpec
 
 CARRY = Carry(height=0.10, near=0.02, rest=0.03, low=0.05)
 # Their rotation (ahead, left, up as columns) with our axes: x right, y up, looking along -z.
 _THIRD_QUAT = (0.7965157, 0.3417005, -0.2420924, -0.4361132)
 _OBJECT_FRICTION = (1.0, 0.005, 0.0001)
+# Their joint gains [N m/rad], [N m s/rad]: with stiffer ones random actions press the hand through
+# plate and table. Their limit of 100 N m is the FR3's own, lower at the wrist, here.
+_KP, _KD = (1e3,) * 7, (1e2,) * 7
+# Theirs is 2 ms [s].
+_SIM_DT = 0.0025
+# As hard as that step lets contacts be: time constant [s], damping ratio [1].
+_HARD = (2 * _SIM_DT, 1.0)
+# Impedance of the pads, whose contacts with an object are the mean of both.
+_CONTACT = ContactSpec(solref=_HARD, solimp=(0.99, 0.995, 0.01))
 _CUBE = (0.02, 0.02, 0.02)  # half size [m]
 _PLATE = (0.07, 0.07, 0.012)  # half size [m]
 _BLUE = (0.16, 0.36, 0.80, 1.0)
@@ -65,12 +74,14 @@ class PutCubeOnPlateConfig(PickCubeConfig):
                     mass=0.3,
                     rgba=color,
                     friction=_OBJECT_FRICTION,
+                    contact=_CONTACT,
                     pos=(xy[0], xy[1], size[2]),
                 )
                 for name, size, xy, color in things
             ),
             cameras=(third_view(), wrist_camera()),
             home=self.home,
+            sim_dt=_SIM_DT,
         )
 
     def build(self, scene: Scene) -> "PutCubeOnPlate":
@@ -82,8 +93,12 @@ def _robot() -> RobotSpec:
     robot = fr3()
     # Fingers of friction 2.0.
     grip = robot.parallel_gripper
-    gripper = dataclasses.replace(grip, pad_friction=(2.0, *grip.pad_friction[1:]))
-    return dataclasses.replace(robot, gripper=gripper)
+    friction = (2.0, *grip.pad_friction[1:])
+    gripper = dataclasses.replace(grip, pad_friction=friction, pad_solref=_HARD)
+    x, y, _ = robot.workspace_low
+    # The pads reach 8 mm beyond the tool centre: lower they would be told into the table.
+    low = (x, y, 0.01)
+    return dataclasses.replace(robot, gripper=gripper, kp=_KP, kd=_KD, workspace_low=low)
 
 
 def third_view() -> CameraSpec:
