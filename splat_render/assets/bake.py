@@ -58,6 +58,7 @@ MOST_POINTS = 5_000_000
 
 _PILOT = 200  # points per geom that say where the others should go
 _POINTS_PER_SPLAT = 12
+_PLANE_POINTS = 2  # times as many: its cells differ in size, its points are everywhere as dense
 _LEAST_POINTS = 8  # per splat of a surface that has no more of them
 _POINTS_PER_FITTED = 4  # to begin a fit with
 _FITTED_SHARE = 0.8  # of the budget, for a robot's fitted splats
@@ -71,13 +72,17 @@ _MOST_SEEDS = 400  # found in one search
 _CELL_ROUNDS = 6  # of Lloyd's algorithm
 # Deviation of a splat over that of its cell, s / sqrt(12) for a square of side s. At 1.5 alpha
 # falls to one half at the edge of a face, and through the gaps one sees the same body's far side.
-# A plane has no far side: it must close its gaps itself.
-_SPREAD, _PLANE_SPREAD = 1.55, 2.6
+# A plane has no far side: it must close its gaps itself, but what stands on it is drawn behind
+# those of its splats whose middles are nearer, so they must reach no further than they need to.
+_SPREAD, _PLANE_SPREAD = 1.55, 2.0
 # Least optical depth of a layer of a solid's splats, mean over its area: its near and its far side
 # together let exp(-2.6) = 7 % through.
 _DEPTH, _DEPTH_ROUNDS = 1.3, 8
 _PRIOR_POINTS = 12  # on a square of the cell's area, when the shape of the cell is estimated
-_INSET = 0.5  # of the deviation, inwards: what is round would swell by its flat splats
+# Of the deviation, inwards: what is round would swell by its flat splats, and of a plane those
+# splats come first whose middles are nearest, so that it would look nearer than it is.
+_INSET = 0.5
+_DEEPEST = 0.008  # [m] of a plane's
 _THICKNESS = 0.1  # of the deviation across
 _OPACITY = 0.98  # two in a row must not meet the renderers' transmittance stop of 1e-4
 _LEAST_OPEN = 1.5 / 16  # below one ray of 16 it lies inside
@@ -111,8 +116,15 @@ def bake(
     """
     data = pose(model, qpos)
     points = _POINTS_PER_SPLAT * budget
-    samples = bake_samples(model, data, points=points, seed=seed, skip_bodies=skip_bodies)
-    return _to_splats(samples, model, data, budget=budget, cameras=cameras)
+    samples = bake_samples(
+        model,
+        data,
+        points=points,
+        seed=seed,
+        skip_bodies=skip_bodies,
+        on_planes=_PLANE_POINTS,
+    )
+    return _to_splats(samples, model, data, budget=budget, cameras=cameras, closely=True)
 
 
 def scene_splats(
@@ -150,8 +162,9 @@ def scene_splats(
         points=_POINTS_PER_SPLAT * rest,
         seed=seed,
         skip_bodies=covered,
+        on_planes=_PLANE_POINTS,
     )
-    baked = _to_splats(samples, model, data, budget=rest, cameras=cameras)
+    baked = _to_splats(samples, model, data, budget=rest, cameras=cameras, closely=True)
     return concatenate([baked, *made]) if made else baked
 
 
@@ -188,13 +201,17 @@ def _samples(
     points: int,
     seed: int,
     skip_bodies: Collection[str] = (),
+    on_planes: int = 1,
 ) -> Samples:
     covered = {*skip_bodies, *(body for surface in surfaces for body in surface.bodies)}
     parts = [
         surface.samples_for(model, first_geom=model.ngeom + 256 * i)
         for i, surface in enumerate(surfaces)
     ]
-    parts.append(bake_samples(model, data, points=points, seed=seed, skip_bodies=covered))
+    own = bake_samples(
+        model, data, points=points, seed=seed, skip_bodies=covered, on_planes=on_planes
+    )
+    parts.append(own)
     return join(parts)
 
 
@@ -237,8 +254,12 @@ def bake_samples(
     points: int,
     seed: int = 0,
     skip_bodies: Collection[str] = (),
+    on_planes: int = 1,
 ) -> Samples:
-    """Spread points over what is drawn, darken them where little light comes, drop the hidden."""
+    """Spread points over what is drawn, darken them where little light comes, drop the hidden.
+
+    Planes get `on_planes` times their share; evenly where that is more than once.
+    """
     rng = np.random.default_rng(seed)
     pilot = _pilot(model)
     drawn = np.isin(pilot.geom_id, drawn_geoms(model, skip_bodies))
@@ -247,8 +268,12 @@ def bake_samples(
     counts = _allocate(
         np.bincount(owner, weights, len(geoms)), model.geom_bodyid[geoms] == 0, points
     )
+    counts[[is_plane(model, int(g)) for g in geoms]] *= on_planes
     samples = join(
-        [sample_geom(model, int(g), int(n), rng) for g, n in zip(geoms, counts, strict=True)]
+        [
+            sample_geom(model, int(g), int(n), rng, even=on_planes > 1 and is_plane(model, int(g)))
+            for g, n in zip(geoms, counts, strict=True)
+        ]
     )
     opened = openness(model, data, samples, rng)
     samples.rgba[:, :3] *= (0.55 + 0.45 * opened)[:, None]
@@ -278,12 +303,18 @@ def _allocate(
 
 
 def _importance(
-    samples: Samples, pilot: Samples, model: mujoco.MjModel, data: mujoco.MjData
+    samples: Samples,
+    pilot: Samples,
+    model: mujoco.MjModel,
+    data: mujoco.MjData,
+    *,
+    near_objects: bool = False,
 ) -> Float[np.ndarray, " N"]:
     """Return how densely to cover each point; 0 is not at all.
 
     Objects are seen from nearest, scenery matters less the further it is from what can move, and
-    its far sides not at all: large splats of a table's underside would show through its top.
+    its far sides not at all: large splats of a table's underside would show through its top. With
+    `near_objects`, and where there are any, it is the distance to those that counts.
     """
     free = model.jnt_bodyid[model.jnt_type == mujoco.mjtJoint.mjJNT_FREE]
     result = np.where(np.isin(samples.body_id, free), _OBJECT_IMPORTANCE, 1.0)
@@ -295,6 +326,9 @@ def _importance(
         for some in (pilot.take(movable), samples.take(scenery))
     )
     distance, nearest = cKDTree(near).query(points)
+    grasped = np.isin(pilot.body_id[movable], free)
+    if near_objects and grasped.any():
+        distance = cKDTree(near[grasped]).query(points)[0]
     facing = np.einsum("ni,ni->n", near[nearest] - points, samples.normals[scenery]) > -_TOUCHING
     result[scenery] = np.where(facing, 1 / (1 + (distance / _NEAR) ** 2) ** 2, 0.0)
     return result
@@ -319,8 +353,11 @@ def _to_splats(
     budget: int,
     cameras: Sequence[CameraSpec] = (),
     least_points: int | None = None,
+    closely: bool = False,
 ) -> GaussianSet:
-    weight = samples.area * _importance(samples, _pilot(model), model, data)
+    """Make splats; `closely` where cameras come near: wrist cameras do where objects are."""
+    importance = _importance(samples, _pilot(model), model, data, near_objects=closely)
+    weight = samples.area * importance
     samples = _lit(samples, data)
     geoms, first, owner = np.unique(samples.geom_id, return_index=True, return_inverse=True)
     counts = _allocate(np.bincount(owner, weight), samples.body_id[first] == 0, budget)
@@ -335,7 +372,12 @@ def _to_splats(
             smallest, pixel = pixels[own].min(axis=0)[0], pixels[own].max()
             useful = samples.area[own].sum() / (_CELL_PIXELS * smallest**2 + 1e-12)
             count = int(max(1, min(count, useful, own.sum() / (least_points or _LEAST_POINTS))))
-        parts.append(_surfels(samples.take(own), weight[own], count, solid=solid, pixel=pixel))
+        deepest = np.inf if solid else _DEEPEST * closely
+        parts.append(
+            _surfels(
+                samples.take(own), weight[own], count, solid=solid, pixel=pixel, deepest=deepest
+            )
+        )
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     order = np.argsort(columns["body_id"], kind="stable")
     return GaussianSet(**{name: jnp.asarray(value[order]) for name, value in columns.items()})
@@ -369,6 +411,7 @@ def _surfels(
     *,
     solid: bool,
     pixel: float,
+    deepest: float,
 ) -> dict[str, np.ndarray]:
     """Gather the points of one geom, a solid or a sheet, into at most `count` Gaussians."""
     label = _cells(samples, weight, count)
@@ -397,8 +440,7 @@ def _surfels(
     spread = _solid_spread(area, pixel)[:, None] if solid else _PLANE_SPREAD
     deviation = spread * np.sqrt(variance.clip(min=0))
     deviation[:, 0] = _THICKNESS * deviation[:, 1]
-    if solid:
-        centre -= _INSET * deviation[:, 1:2] * normal
+    centre -= (_INSET * deviation[:, 1:2]).clip(max=deepest) * normal
     return {
         "means": centre.astype(np.float32),
         "quats": Rotation.from_matrix(axes).as_quat(scalar_first=True).astype(np.float32),

@@ -22,6 +22,8 @@ _MOST_SEGMENTS = 400  # of a circle
 _RAYS = 16  # per point; a splat averages those of about ten points
 _REACH = 0.15  # [m] how far occluders darken
 _LIFT = 5e-4  # [m] rays start this far off the surface
+# Roberts' R2 sequence (2018): multiples of these, modulo 1, fill a square evenly.
+_EVEN = np.array([0.7548776662466927, 0.5698402909980532])
 _PLANE_THICKNESS = 2e-4  # [m] half of it; less than _LIFT, or a plane would shade itself
 # No ray that leaves the surface of one of these meets it again.
 _CONVEX = np.array(
@@ -139,8 +141,10 @@ def solid_around(
     return None
 
 
-def sample_geom(model: mujoco.MjModel, geom: int, count: int, rng: np.random.Generator) -> Samples:
-    """Return `count` points spread evenly over a geom."""
+def sample_geom(
+    model: mujoco.MjModel, geom: int, count: int, rng: np.random.Generator, *, even: bool = False
+) -> Samples:
+    """Return `count` points spread over a geom; `even`ly, a plane, or as chance has it."""
     vertices, faces = triangles = geom_triangles(model, geom)
     areas = triangle_areas(triangles)
     steps = (np.arange(count) + rng.uniform(size=count)) / count
@@ -148,6 +152,10 @@ def sample_geom(model: mujoco.MjModel, geom: int, count: int, rng: np.random.Gen
     root, along = np.sqrt(rng.uniform(size=(count, 1))), rng.uniform(size=(count, 1))
     a, b, c = (vertices[faces[face, corner]] for corner in range(3))
     points = (1 - root) * a + root * (1 - along) * b + root * along * c
+    if even:
+        # Chance leaves gaps, and splats that are large enough to close them hide too much.
+        square = (np.arange(count)[:, None] * _EVEN + rng.uniform(size=2)) % 1
+        points[:, :2] = (2 * square - 1) * _plane_half_size(model.geom_size[geom])
     normals = _face_normals(triangles)[face] / (2 * areas[face, None])
     rotation = quat_to_matrix(model.geom_quat[geom])
     return Samples(
