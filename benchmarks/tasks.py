@@ -31,9 +31,11 @@ QUESTION = "tasks"
 _CORES = 2  # that the minutes of a run are counted for
 _POLL = 1.0  # [s]
 # Of tasks that the default, laptop, does not solve.
-PRESETS = dict.fromkeys(
-    ("franka/pcb_insertion", "franka/ram_insertion", "franka/usb_pick_insert"), "precise"
-)
+PRESETS: dict[str, str] = {
+    "franka/pcb_insertion": "precise",
+    "franka/ram_insertion": "precise",
+    "franka/usb_pick_insert": "precise",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
