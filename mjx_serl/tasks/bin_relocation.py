@@ -20,7 +20,6 @@ from mjx_serl.envs.control.kinematics import rotation_vector
 from mjx_serl.envs.physics.protocol import SimState
 from mjx_serl.envs.task import TASKS, TaskState
 from mjx_serl.tasks.experts import Carry
-from mjx_serl.tasks.insertion import SOFT_KD, SOFT_KP
 from mjx_serl.tasks.pick_cube import OBS, PickCube, PickCubeConfig
 from mjx_serl.tasks.resets import turned_arm_pose
 from mjx_serl.tasks.rewards import GripState
@@ -30,6 +29,7 @@ from scenes.contract.policy_contract import Pace
 from scenes.contract.rotations import Quat
 from scenes.contract.specs import ObsField, ObsSpec
 from scenes.objects import GREY, cube
+from scenes.robots.panda import soft_panda
 from scenes.shapes import Box, Compound, FixedMount, Part
 from scenes.specs import ContactSpec, ObjectSpec, SceneSpec
 
@@ -61,14 +61,8 @@ class BinRelocationConfig(PickCubeConfig):
         """The scene of the pick task with two bins."""
         scene = super().scene()
         (arm,) = scene.arms
-        x, y, z = _TARGET
-        robot = dataclasses.replace(
-            arm.robot,
-            workspace_low=(x - 0.07, y - 0.15, z - 0.001),
-            workspace_high=(x + 0.07, y + 0.15, z + 0.1),
-            kp=SOFT_KP,
-            kd=SOFT_KD,
-        )
+        x, y, _ = _TARGET
+        robot = soft_panda(_TARGET, (-0.07, -0.15, -0.001), (0.07, 0.15, 0.1))
         thing = dataclasses.replace(cube(xy=(x, y + _AWAY)), contact=ContactSpec())
         return dataclasses.replace(
             scene,

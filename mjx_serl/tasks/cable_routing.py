@@ -20,7 +20,8 @@ from mjx_serl.envs.physics.protocol import SimState
 from mjx_serl.envs.readings import read
 from mjx_serl.envs.task import TASKS
 from mjx_serl.tasks.bin_relocation import ACROSS
-from mjx_serl.tasks.insertion import SOFT_KD, SOFT_KP, InsertionState
+from mjx_serl.tasks.configured import EndEffectorTask
+from mjx_serl.tasks.insertion import InsertionState
 from mjx_serl.tasks.resets import turned_arm_pose
 from mjx_serl.types import Obs, PRNGKey
 from scenes.build import Scene
@@ -29,7 +30,7 @@ from scenes.contract.rotations import Vec3
 from scenes.contract.specs import ObsField, ObsSpec
 from scenes.layouts import front_camera, wrist_camera
 from scenes.objects import GREY
-from scenes.robots.panda import panda
+from scenes.robots.panda import soft_panda
 from scenes.shapes import Box, Chain, Compound, FixedMount, HeldMount, Part
 from scenes.specs import ContactSpec, MountedArm, ObjectSpec, SceneSpec
 
@@ -70,13 +71,7 @@ class CableRoutingConfig:
     def scene(self) -> SceneSpec:
         """A soft Panda with the cable in its hand, and the clip on the table."""
         (x, y, z), aside = self.target, self.spread
-        robot = dataclasses.replace(
-            panda(),
-            workspace_low=(x - aside, y - aside, z - 0.001),
-            workspace_high=(x + aside, y + aside, z + self.above),
-            kp=SOFT_KP,
-            kd=SOFT_KD,
-        )
+        low, high = (-aside, -aside, -0.001), (aside, aside, self.above)
         cable = ObjectSpec(
             name="cable",
             shape=_CABLE,
@@ -91,7 +86,7 @@ class CableRoutingConfig:
         )
         return SceneSpec(
             name="cable_routing",
-            arms=(MountedArm(robot=robot),),
+            arms=(MountedArm(robot=soft_panda(self.target, low, high)),),
             objects=(cable, _clip((x, y + _AHEAD, z - _CABLE.radius - 0.001))),
             cameras=(front_camera(), wrist_camera()),
             home=self.home,
@@ -136,7 +131,7 @@ OBS = ObsSpec(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class CableRouting:
+class CableRouting(EndEffectorTask):
     """Turn the cable along the slot and press it in.
 
     Attributes:
@@ -151,16 +146,6 @@ class CableRouting:
     sparse: bool = True
     obs_spec: ObsSpec = OBS
     expert_noise: float = 0.002
-
-    @property
-    def episode_steps(self) -> int:
-        """Time limit in control steps."""
-        return self.config.episode_steps
-
-    @property
-    def control(self) -> ControlConfig:
-        """How actions act."""
-        return self.config.control
 
     def sample(self, key: PRNGKey) -> tuple[Float[Array, " nq"], InsertionState]:
         """The hand somewhere above the clip, turned; the cable straight."""
@@ -186,13 +171,6 @@ class CableRouting:
         del command
         routed = self.success(sim, task_state).astype(jnp.float32)
         return routed, {"routed": routed}
-
-    def advance(
-        self, sim: SimState, command: Command, task_state: InsertionState
-    ) -> InsertionState:
-        """Nothing to carry on."""
-        del sim, command
-        return task_state
 
     def terminated(self, sim: SimState, task_state: InsertionState) -> Bool[Array, ""]:
         """It lies in the slot."""

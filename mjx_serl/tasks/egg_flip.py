@@ -28,6 +28,7 @@ from mjx_serl.envs.control.wrench import WrenchConfig
 from mjx_serl.envs.physics.protocol import SimState
 from mjx_serl.envs.readings import read
 from mjx_serl.envs.task import TASKS
+from mjx_serl.tasks.configured import ConfiguredTask
 from mjx_serl.types import Obs, PRNGKey
 from scenes.build import Scene
 from scenes.contract.policy_contract import FINGERS_DOWN, observe
@@ -174,7 +175,7 @@ OBS = ObsSpec(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class EggFlip:
+class EggFlip(ConfiguredTask[WrenchConfig]):
     """Turn the egg over, and have it in the pan.
 
     Attributes:
@@ -189,16 +190,6 @@ class EggFlip:
     sparse: bool = True
     obs_spec: ObsSpec = OBS
     expert_noise: float = _EXPERT_NOISE
-
-    @property
-    def episode_steps(self) -> int:
-        """Time limit in control steps."""
-        return self.config.episode_steps
-
-    @property
-    def control(self) -> WrenchConfig:
-        """How actions act."""
-        return self.config.control
 
     def sample(self, key: PRNGKey) -> tuple[Float[Array, " nq"], EggFlipState]:
         """The arm at home, the egg near the middle of the pan, turned about the vertical."""

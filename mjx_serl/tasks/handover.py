@@ -23,6 +23,7 @@ from mjx_serl.envs.control.kinematics import quat_to_mat, rotation_vector
 from mjx_serl.envs.physics.protocol import SimState
 from mjx_serl.envs.readings import observe_arms, read_arms
 from mjx_serl.envs.task import TASKS
+from mjx_serl.tasks.configured import ConfiguredTask
 from mjx_serl.types import Obs, PRNGKey
 from scenes.build import Scene
 from scenes.contract.policy_contract import FINGERS_DOWN, Pace
@@ -143,7 +144,7 @@ OBS = ObsSpec(fields=(*_fields(LEFT), *_fields(RIGHT)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Handover:
+class Handover(ConfiguredTask[ArmsConfig]):
     """Bring the stick from the left hand into the right one.
 
     Attributes:
@@ -156,16 +157,6 @@ class Handover:
     scene: Scene
     sparse: bool = True
     obs_spec: ObsSpec = OBS
-
-    @property
-    def episode_steps(self) -> int:
-        """Time limit in control steps."""
-        return self.config.episode_steps
-
-    @property
-    def control(self) -> ArmsConfig:
-        """How actions act."""
-        return self.config.control
 
     def sample(self, key: PRNGKey) -> tuple[Float[Array, " nq"], HandoverState]:
         """Both hands where the ancestor's are, the stick somewhere along itself in the left one."""

@@ -18,25 +18,20 @@ from jaxtyping import Array, Bool, Float
 from mjx_serl.envs.control.controller import Command, ControlConfig
 from mjx_serl.envs.control.kinematics import rotation_vector, tool_quat
 from mjx_serl.envs.physics.protocol import SimState
-from mjx_serl.envs.readings import read
 from mjx_serl.envs.task import TASKS
+from mjx_serl.tasks.configured import EndEffectorTask
 from mjx_serl.tasks.resets import arm_pose
-from mjx_serl.types import Obs, PRNGKey
+from mjx_serl.types import PRNGKey
 from scenes.build import Scene
-from scenes.contract.policy_contract import FINGERS_DOWN, Pace, observe
-from scenes.contract.robot import RobotSpec
+from scenes.contract.policy_contract import FINGERS_DOWN, Pace
 from scenes.contract.rotations import Vec3, quat_to_matrix
 from scenes.contract.specs import TURNS, ObsField, ObsSpec
 from scenes.layouts import front_camera, wrist_camera
 from scenes.objects import RED, socket
-from scenes.robots.panda import panda
+from scenes.robots.panda import soft_panda
 from scenes.shapes import HeldMount
 from scenes.specs import MountedArm, ObjectSpec, SceneSpec
 
-# Joint gains of franka_ros' impedance examples [N m/rad], [N m s/rad]: at a workplace half a metre
-# away about the 2,000 to 3,000 N/m that SERL's compliance mode has.
-SOFT_KP = (600.0, 600.0, 600.0, 600.0, 250.0, 150.0, 50.0)
-SOFT_KD = (50.0, 50.0, 50.0, 50.0, 30.0, 25.0, 15.0)
 # Share of what is still to go that the expert commands at once.
 _EXPERT_GAIN = 0.8
 _SEATED: Any = np.asarray(FINGERS_DOWN, np.float32)
@@ -104,21 +99,11 @@ class InsertionConfig:
         hole = (a + self.clearance[0], b + self.clearance[1])
         return SceneSpec(
             name="insertion",
-            arms=(MountedArm(robot=self._robot()),),
+            arms=(MountedArm(robot=soft_panda(self.target, self.low, self.high)),),
             objects=(held, socket(hole=hole, depth=self.depth, seat=(x, y, z - self.tip))),
             cameras=(front_camera(), wrist_camera()),
             home=self.home,
             sim_dt=0.0025,
-        )
-
-    def _robot(self) -> RobotSpec:
-        corners = (
-            tuple(t + d for t, d in zip(self.target, corner, strict=True))
-            for corner in (self.low, self.high)
-        )
-        low, high = ((x, y, z) for x, y, z in corners)
-        return dataclasses.replace(
-            panda(), workspace_low=low, workspace_high=high, kp=SOFT_KP, kd=SOFT_KD
         )
 
     def build(self, scene: Scene) -> "Insertion":
@@ -139,7 +124,7 @@ OBS = ObsSpec(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Insertion:
+class Insertion(EndEffectorTask):
     """Bring what is held into its hole.
 
     Attributes:
@@ -152,16 +137,6 @@ class Insertion:
     scene: Scene
     sparse: bool = True
     obs_spec: ObsSpec = OBS
-
-    @property
-    def episode_steps(self) -> int:
-        """Time limit in control steps."""
-        return self.config.episode_steps
-
-    @property
-    def control(self) -> ControlConfig:
-        """How actions act."""
-        return self.config.control
 
     @property
     def expert_noise(self) -> float:
@@ -184,12 +159,6 @@ class Insertion:
         qpos = qpos.at[arm.qpos_ids].set(arm_pose(self.scene, position, turn @ down))
         return qpos.at[arm.finger_qpos_ids].set(cfg.held[1]), InsertionState()
 
-    def observe(self, sim: SimState, command: Command, task_state: InsertionState) -> Obs:
-        """The hole, the end effector, its lag behind the command, joint velocities."""
-        del task_state
-        readings = read(self.scene, sim, command, start=self.control.orientation)
-        return observe(self.obs_spec.names, readings)
-
     def reward(
         self, sim: SimState, command: Command, task_state: InsertionState
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
@@ -197,13 +166,6 @@ class Insertion:
         del command
         seated = self.success(sim, task_state).astype(jnp.float32)
         return seated, {"seated": seated}
-
-    def advance(
-        self, sim: SimState, command: Command, task_state: InsertionState
-    ) -> InsertionState:
-        """Nothing to carry on."""
-        del sim, command
-        return task_state
 
     def terminated(self, sim: SimState, task_state: InsertionState) -> Bool[Array, ""]:
         """Seated."""

@@ -15,13 +15,13 @@ from jaxtyping import Array, Bool, Float
 from mjx_serl.envs.control.controller import Command, ControlConfig
 from mjx_serl.envs.physics.protocol import SimState
 from mjx_serl.envs.randomize import ON_TIME, Delay, Latency, Noise, Randomize
-from mjx_serl.envs.readings import read
 from mjx_serl.envs.task import TASKS
+from mjx_serl.tasks.configured import EndEffectorTask
 from mjx_serl.tasks.rewards import lift, reach
-from mjx_serl.types import Obs, PRNGKey
+from mjx_serl.types import PRNGKey
 from scenes import layouts as worlds
 from scenes.build import Scene
-from scenes.contract.policy_contract import Pace, observe
+from scenes.contract.policy_contract import Pace
 from scenes.contract.specs import ObsField, ObsSpec
 from scenes.specs import SceneSpec
 
@@ -100,7 +100,7 @@ def obs_of(num_joints: int) -> ObsSpec:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class PickCube:
+class PickCube(EndEffectorTask):
     """Lift the cube off the table.
 
     Attributes:
@@ -119,19 +119,9 @@ class PickCube:
     near_x: float = NEAR_X
 
     @property
-    def episode_steps(self) -> int:
-        """Time limit in control steps."""
-        return self.config.episode_steps
-
-    @property
     def sparse(self) -> bool:
         """Whether nothing is paid before the task is solved."""
         return self.config.reward == "sparse"
-
-    @property
-    def control(self) -> ControlConfig:
-        """How actions act."""
-        return self.config.control
 
     @property
     def randomize(self) -> tuple[Randomize, ...]:
@@ -161,12 +151,6 @@ class PickCube:
         qpos = qpos.at[cube.qpos_adr : cube.qpos_adr + 2].set(xy)
         return qpos, PickState(start_height=qpos[cube.qpos_adr + 2])
 
-    def observe(self, sim: SimState, command: Command, task_state: PickState) -> Obs:
-        """Cube, end effector, its commanded target, gripper and joint velocities."""
-        del task_state
-        readings = read(self.scene, sim, command, start=self.control.orientation)
-        return observe(self.obs_spec.names, readings)
-
     def reward(
         self, sim: SimState, command: Command, task_state: PickState
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
@@ -180,11 +164,6 @@ class PickCube:
         }
         dense = 0.3 * terms["reach"] + 0.7 * terms["lift"]
         return (dense if self.config.reward == "dense" else terms["picked"]), terms
-
-    def advance(self, sim: SimState, command: Command, task_state: PickState) -> PickState:
-        """Nothing to carry on."""
-        del sim, command
-        return task_state
 
     def terminated(self, sim: SimState, task_state: PickState) -> Bool[Array, ""]:
         """Sparse: picked, or the cube left its box. Dense: never."""

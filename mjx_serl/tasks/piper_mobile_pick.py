@@ -26,14 +26,13 @@ from mjx_serl.envs.control.kinematics import (
     solve_spd,
 )
 from mjx_serl.envs.physics.protocol import SimState
-from mjx_serl.envs.readings import read
 from mjx_serl.envs.task import TASKS
+from mjx_serl.tasks.configured import EndEffectorTask
 from mjx_serl.tasks.rewards import distance, lift
 from mjx_serl.tasks.table_contact import Colliders, table_colliders
-from mjx_serl.types import Obs, PRNGKey
+from mjx_serl.types import PRNGKey
 from scenes.bases import Planar
 from scenes.build import Scene
-from scenes.contract.policy_contract import observe
 from scenes.contract.rotations import Vec3
 from scenes.contract.specs import CameraSpec, ObsField, ObsSpec
 from scenes.layouts import wrist_camera
@@ -156,7 +155,7 @@ OBS = ObsSpec(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class MobilePick:
+class MobilePick(EndEffectorTask):
     """Lift the thing.
 
     Attributes:
@@ -173,16 +172,6 @@ class MobilePick:
     expert_noise: float = 0.003
 
     @property
-    def episode_steps(self) -> int:
-        """Time limit in control steps."""
-        return self.config.episode_steps
-
-    @property
-    def control(self) -> ControlConfig:
-        """How actions act."""
-        return self.config.control
-
-    @property
     def sparse(self) -> bool:
         """Whether nothing is paid before it is lifted."""
         return self.config.reward == "sparse"
@@ -196,12 +185,6 @@ class MobilePick:
         at = self.scene.objects[THING].qpos_adr
         xy = jnp.asarray(cfg.center) + away
         return qpos.at[at : at + 2].set(xy), MobileState(streak=jnp.zeros((), jnp.int32))
-
-    def observe(self, sim: SimState, command: Command, task_state: MobileState) -> Obs:
-        """The thing, the tool, joints and gripper."""
-        del task_state
-        readings = read(self.scene, sim, command, start=self.control.orientation)
-        return observe(self.obs_spec.names, readings)
 
     def reward(
         self, sim: SimState, command: Command, task_state: MobileState

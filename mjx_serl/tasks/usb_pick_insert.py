@@ -16,21 +16,20 @@ from jaxtyping import Array, Bool, Float
 from mjx_serl.envs.control.controller import Command, ControlConfig
 from mjx_serl.envs.control.kinematics import rotation_vector
 from mjx_serl.envs.physics.protocol import SimState
-from mjx_serl.envs.readings import read
 from mjx_serl.envs.task import TASKS
 from mjx_serl.tasks.bin_relocation import ACROSS
-from mjx_serl.tasks.insertion import SOFT_KD, SOFT_KP
+from mjx_serl.tasks.configured import EndEffectorTask
 from mjx_serl.tasks.resets import turned_arm_pose
 from mjx_serl.tasks.rewards import GripState
-from mjx_serl.types import Obs, PRNGKey
+from mjx_serl.types import PRNGKey
 from scenes.build import Scene
-from scenes.contract.policy_contract import Pace, observe
+from scenes.contract.policy_contract import Pace
 from scenes.contract.quaternions import product
 from scenes.contract.rotations import Vec3
 from scenes.contract.specs import CameraSpec, ObsField, ObsSpec
 from scenes.layouts import wrist_camera
 from scenes.objects import RED, socket
-from scenes.robots.panda import panda
+from scenes.robots.panda import soft_panda
 from scenes.shapes import Box, Compound, FixedMount, Part
 from scenes.specs import ContactSpec, MountedArm, ObjectSpec, SceneSpec
 
@@ -89,10 +88,6 @@ class UsbPickInsertConfig:
     def scene(self) -> SceneSpec:
         """A soft Panda, the plug on a ridge, and the port beside it."""
         x, y, z = self.target
-        low, high = ((x + a, y + b, z + c) for a, b, c in (self.low, self.high))
-        robot = dataclasses.replace(
-            panda(), workspace_low=low, workspace_high=high, kp=SOFT_KP, kd=SOFT_KD
-        )
         # Its hole is open towards +y.
         port = socket(
             "port",
@@ -105,7 +100,7 @@ class UsbPickInsertConfig:
         )
         return SceneSpec(
             name="usb_pick_insert",
-            arms=(MountedArm(robot=robot),),
+            arms=(MountedArm(robot=soft_panda(self.target, self.low, self.high)),),
             objects=(_plug((x, y + _PULLED, z - _LOWER)), _board(self.target), port),
             cameras=(side_camera(self.target), wrist_camera()),
             home=self.home,
@@ -183,7 +178,7 @@ OBS = ObsSpec(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class UsbPickInsert:
+class UsbPickInsert(EndEffectorTask):
     """Grasp the plug, bring it in front of the port, push it in, let go.
 
     Attributes:
@@ -196,16 +191,6 @@ class UsbPickInsert:
     scene: Scene
     sparse: bool = True
     obs_spec: ObsSpec = OBS
-
-    @property
-    def episode_steps(self) -> int:
-        """Time limit in control steps."""
-        return self.config.episode_steps
-
-    @property
-    def control(self) -> ControlConfig:
-        """How actions act."""
-        return self.config.control
 
     @property
     def expert_noise(self) -> float:
@@ -226,12 +211,6 @@ class UsbPickInsert:
         half, zero = 0.5 * plug_yaw, jnp.zeros(())
         quat = jnp.stack([jnp.cos(half), zero, zero, jnp.sin(half)])
         return qpos.at[adr + 3 : adr + 7].set(quat), GripState.start(jnp.zeros((), bool))
-
-    def observe(self, sim: SimState, command: Command, task_state: GripState) -> Obs:
-        """Plug and port, the end effector, its lag behind the command, gripper and joints."""
-        del task_state
-        readings = read(self.scene, sim, command, start=self.control.orientation)
-        return observe(self.obs_spec.names, readings)
 
     def reward(
         self, sim: SimState, command: Command, task_state: GripState

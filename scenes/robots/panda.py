@@ -1,5 +1,7 @@
 """The Franka Panda (Franka Emika Robot, FER) with the Franka Hand."""
 
+import dataclasses
+
 from scenes.contract.robot import RobotSpec
 from scenes.contract.rotations import Inertia, Vec3
 from scenes.robots.franka import (
@@ -99,4 +101,28 @@ def panda() -> RobotSpec:
         workspace_low=(0.2, -0.3, 0.0),
         workspace_high=(0.6, 0.3, 0.5),
         sources=_SOURCES + SHARED_SOURCES,
+    )
+
+
+# Joint gains of franka_ros' impedance examples [N m/rad], [N m s/rad]: at a workplace half a metre
+# away about the 2,000 to 3,000 N/m that SERL's compliance mode has.
+_SOFT_KP = (600.0, 600.0, 600.0, 600.0, 250.0, 150.0, 50.0)
+_SOFT_KD = (50.0, 50.0, 50.0, 50.0, 30.0, 25.0, 15.0)
+
+
+def soft_panda(target: Vec3, low: Vec3, high: Vec3) -> RobotSpec:
+    """The Panda as compliant as for work in contact, with a box around one place.
+
+    Args:
+        target: that place, in the frame of the base [m].
+        low, high: corners of the workspace from there [m].
+    """
+    corners = (tuple(t + d for t, d in zip(target, box, strict=True)) for box in (low, high))
+    (a, b, c), (d, e, f) = corners
+    return dataclasses.replace(
+        panda(),
+        workspace_low=(a, b, c),
+        workspace_high=(d, e, f),
+        kp=_SOFT_KP,
+        kd=_SOFT_KD,
     )
