@@ -7,7 +7,6 @@ On native physics. Each row is filed once it is there, so that a stopped run goe
 where anything touches.
 """
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,9 +18,8 @@ from jaxtyping import Float
 
 from benchmarks.options import read_options
 from benchmarks.results import Recorder
-from benchmarks.resumable import drop, is_wanted, named_tasks, resumed
+from benchmarks.resumable import drop, go_on, is_wanted, named_tasks
 from benchmarks.workers.platform import prepare
-from scenes.contract.command_line import guarded
 from scenes.contract.ranges import MOST_SEED, ranged
 
 if TYPE_CHECKING:
@@ -154,12 +152,7 @@ def _measure(cfg: ContactsConfig, task: str, recorder: Recorder) -> None:
 def main() -> None:
     """Parse, measure, file."""
     cfg = read_options(ContactsConfig, __doc__)
-
-    def measure() -> int:
-        run(cfg, resumed(QUESTION))
-        return 0
-
-    sys.exit(guarded(measure))
+    go_on(QUESTION, lambda recorder: run(cfg, recorder))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ threads and controls, in turns. Tasks of gym-hil stand beside gym-hil's own. Eac
 it is there, so that a stopped run goes on where it was; `--again` measures anew.
 """
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -18,8 +17,7 @@ from benchmarks.options import read_options
 from benchmarks.peers.venvs import PeerError, peer_python
 from benchmarks.physics import ENV, GYM_HIL_ENVS, RAW, record_rate
 from benchmarks.results import Recorder
-from benchmarks.resumable import drop, is_wanted, named_tasks, resumed
-from scenes.contract.command_line import guarded
+from benchmarks.resumable import drop, go_on, is_wanted, named_tasks
 from scenes.contract.ranges import ranged
 
 QUESTION = "rates"
@@ -92,12 +90,7 @@ def _start_gym_hil(group: Group, cfg: RatesConfig, task: str, recorder: Recorder
 def main() -> None:
     """Parse, measure, file."""
     cfg = read_options(RatesConfig, __doc__)
-
-    def measure() -> int:
-        run(cfg, resumed(QUESTION))
-        return 0
-
-    sys.exit(guarded(measure))
+    go_on(QUESTION, lambda recorder: run(cfg, recorder))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,21 @@
 """Rows of a question that are filed one by one, so that a stopped script goes on where it was."""
 
+import sys
+from collections.abc import Callable
+
 from benchmarks.results import Recorder, load, say
 from benchmarks.table import finish
+from scenes.contract.command_line import guarded
+
+
+def go_on(question: str, run: Callable[[Recorder], None]) -> None:
+    """Measure and file, and end the process; bad input is one line."""
+
+    def measure() -> int:
+        run(resumed(question))
+        return 0
+
+    sys.exit(guarded(measure))
 
 
 def resumed(question: str) -> Recorder:

@@ -7,15 +7,13 @@ anew. A row of a physics counts broken promises, one of "parity" is the largest 
 native and MJX.
 """
 
-import sys
 import time
 from dataclasses import dataclass
 
 from benchmarks.options import read_options
 from benchmarks.results import Recorder
-from benchmarks.resumable import is_wanted, named_tasks, resumed
+from benchmarks.resumable import go_on, is_wanted, named_tasks
 from benchmarks.workers.platform import prepare
-from scenes.contract.command_line import guarded
 from scenes.contract.ranges import MOST_SEED, ranged
 
 QUESTION = "sweep"
@@ -113,12 +111,7 @@ def _compare(cfg: SweepConfig, task: str, recorder: Recorder) -> None:
 def main() -> None:
     """Parse, measure, file."""
     cfg = read_options(SweepConfig, __doc__)
-
-    def measure() -> int:
-        run(cfg, resumed(QUESTION))
-        return 0
-
-    sys.exit(guarded(measure))
+    go_on(QUESTION, lambda recorder: run(cfg, recorder))
 
 
 if __name__ == "__main__":

@@ -20,10 +20,9 @@ from pathlib import Path
 from benchmarks.options import read_options
 from benchmarks.process import ROOT, cpu_seconds
 from benchmarks.results import Recorder, measure_load, say
-from benchmarks.resumable import is_wanted, named_tasks, resumed
+from benchmarks.resumable import go_on, is_wanted, named_tasks
 from benchmarks.train import last_line, read_curve, read_run
 from benchmarks.workers.platform import prepare
-from scenes.contract.command_line import guarded
 from scenes.contract.ranges import MOST_EPISODES, MOST_SEED, ranged
 from scenes.contract.success_rate import wilson_interval
 
@@ -175,13 +174,7 @@ def _train(arguments: list[str], log: Path, budget: float) -> tuple[float, str |
 def main() -> None:
     """Parse, measure, file."""
     cfg = read_options(TasksConfig, __doc__)
-    recorder = resumed(QUESTION)
-
-    def measure() -> int:
-        run(cfg, recorder)
-        return 0
-
-    sys.exit(guarded(measure))
+    go_on(QUESTION, lambda recorder: run(cfg, recorder))
 
 
 if __name__ == "__main__":
