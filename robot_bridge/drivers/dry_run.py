@@ -15,7 +15,7 @@ from robot_bridge.driver import (
     Target,
     require_token,
 )
-from robot_bridge.drivers.pretended_link import PretendLink
+from robot_bridge.drivers.pretended_link import PretendedArm
 from robot_bridge.drivers.registry import Connection, register_driver
 from scenes.contract.robot import RobotSpec
 
@@ -76,7 +76,7 @@ class DryRun:
         self._arm.close()
 
 
-class NullDriver:
+class NullDriver(PretendedArm):
     """No arm at all: states of one that reaches every target at once, from its home pose.
 
     A bundle's first run: does the policy load, see and act, and what would it send?
@@ -86,12 +86,12 @@ class NullDriver:
         # Imported here: kinematics is the governor's, and light.
         from robot_bridge.safety.kinematics import Chain
 
+        super().__init__("The null arm")
         self._chain, self._clock, self._robot = Chain(robot), clock, robot
         self._q = np.asarray(home, np.float64)
         self._dq = np.zeros_like(self._q)
         self._width = robot.parallel_gripper.width_range[1]
         self._seq, self._at = 0, clock.now()
-        self._link = PretendLink("The null arm")
 
     @property
     def info(self) -> ArmInfo:
@@ -99,14 +99,6 @@ class NullDriver:
         return ArmInfo(
             robot=self._robot.name, serial="none", firmware="none", takes="joints", simulated=True
         )
-
-    def connect(self) -> None:
-        """Nothing to open; it only has to come first."""
-        self._link.connect()
-
-    def arm(self, token: ArmToken) -> None:
-        """Follow targets from now on."""
-        self._link.arm(token)
 
     def state(self) -> ArmState:
         """Where the last target was."""
@@ -139,20 +131,6 @@ class NullDriver:
     def hold(self) -> None:
         """Stand."""
         self._dq = np.zeros_like(self._q)
-
-    def stop(self, kind: Literal["soft", "protective"]) -> None:
-        """Stand and take no more targets."""
-        del kind
-        self.hold()
-        self._link.disarm()
-
-    def recover(self, token: ArmToken) -> None:
-        """Nothing to clear."""
-        require_token(token, "recover")
-
-    def close(self) -> None:
-        """Nothing to let go of; it has to be connected again."""
-        self._link.close()
 
 
 @register_driver("null", summary="no arm: states of one that reaches every target at once")

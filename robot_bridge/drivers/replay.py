@@ -7,7 +7,7 @@ the states are those of the recording whatever is sent.
 import bisect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,9 @@ from robot_bridge.clock import Clock
 from robot_bridge.driver import (
     ArmInfo,
     ArmState,
-    ArmToken,
     Target,
-    require_token,
 )
-from robot_bridge.drivers.pretended_link import PretendLink
+from robot_bridge.drivers.pretended_link import PretendedArm
 from robot_bridge.messages import Tick
 from robot_bridge.records.reader import RecordReader, TickRecord
 from scenes.contract.errors import InputError
@@ -29,13 +27,14 @@ from scenes.contract.errors import InputError
 Obs = Mapping[str, NDArray[Any]]
 
 
-class ReplayDriver:
+class ReplayDriver(PretendedArm):
     """Plays the ticks of a recording in which the arm was controlled.
 
     FileNotFoundError or ValueError where there is no such recording.
     """
 
     def __init__(self, path: Path, clock: Clock) -> None:
+        super().__init__("The replay")
         reader = RecordReader(path)
         self.header = reader.header
         records = [r for r in reader if isinstance(r, TickRecord) and r.tick.target is not None]
@@ -47,7 +46,6 @@ class ReplayDriver:
         self._seen: list[Obs] = [obs for _, obs in seen]
         self._times = [tick.t for tick in self._ticks]
         self._clock, self._began = clock, 0.0
-        self._link = PretendLink("The replay")
         self.gaps: list[float] = []
 
     @property
@@ -79,12 +77,8 @@ class ReplayDriver:
 
     def connect(self) -> None:
         """Begin."""
-        self._link.connect()
+        super().connect()
         self.start()
-
-    def arm(self, token: ArmToken) -> None:
-        """Take targets to compare."""
-        self._link.arm(token)
 
     def state(self) -> ArmState:
         """What the arm was then, as if it were now."""
@@ -103,21 +97,6 @@ class ReplayDriver:
 
     def gripper(self, width: float, force: float) -> None:
         """Nothing to open."""
-
-    def hold(self) -> None:
-        """Nothing to hold."""
-
-    def stop(self, kind: Literal["soft", "protective"]) -> None:
-        """Take no more targets."""
-        self._link.disarm()
-
-    def recover(self, token: ArmToken) -> None:
-        """Nothing to clear."""
-        require_token(token, "recover")
-
-    def close(self) -> None:
-        """Forget the connection."""
-        self._link.close()
 
     def seen(self) -> Obs:
         """What the policy had last seen by now; LookupError before its first observation."""

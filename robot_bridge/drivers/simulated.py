@@ -1,7 +1,7 @@
 """Arms that cannot hurt anybody: the training environment as a robot, and its lock-step parts."""
 
 from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,23 +11,18 @@ from robot_bridge.clock import Clock
 from robot_bridge.driver import (
     ArmInfo,
     ArmState,
-    ArmToken,
     Target,
     Vector,
-    require_token,
 )
-from robot_bridge.drivers.pretended_link import PretendLink
+from robot_bridge.drivers.world_arm import ArmWorld, WorldArm
 from robot_bridge.messages import Goal
 from robot_bridge.reasons import Reason
 from scenes.contract.errors import InputError
 from scenes.contract.specs import CameraSpec
 
 
-class World(Protocol):
+class World(ArmWorld, Protocol):
     """A simulated arm with its surroundings; see `mjx_serl.run.simulated_arm.SimulatedArm`."""
-
-    sim_dt: float
-    name: str
 
     def start(self, episode: int) -> None:
         """Put everything into the start of an episode."""
@@ -38,22 +33,6 @@ class World(Protocol):
 
         A world whose actions do not turn keeps its orientation, whatever `quat` is.
         """
-        ...
-
-    def advance(self, substeps: int) -> None:
-        """Let physics steps pass."""
-        ...
-
-    def joints(self) -> tuple[Vector, Vector]:
-        """Positions [rad] and velocities [rad/s]."""
-        ...
-
-    def tool(self) -> tuple[Vector, Vector]:
-        """Position [m] and orientation (wxyz) of the tool centre."""
-        ...
-
-    def width(self) -> float:
-        """Opening of the gripper [m]."""
         ...
 
     def objects(self) -> Mapping[str, Vector]:
@@ -73,18 +52,11 @@ class World(Protocol):
         ...
 
 
-class SimDriver:
-    """A simulated world as an arm that lives in the clock's time, real or turned by hand.
-
-    Whenever it is read, the world catches up with the clock in whole physics steps.
-    """
+class SimDriver(WorldArm[World]):
+    """A simulated world as an arm that takes poses."""
 
     def __init__(self, world: World, clock: Clock) -> None:
-        self.world = world
-        self._clock = clock
-        self._began, self._done = clock.now(), 0
-        self._link = PretendLink("The simulated arm")
-        self._seq = 0
+        super().__init__(world, clock)
         self._width = world.width()
         self._pose = world.tool()
 
@@ -98,35 +70,8 @@ class SimDriver:
     def start(self, episode: int) -> None:
         """Put the world into the start of an episode, gripper open."""
         self.world.start(episode)
-        self._began, self._done = self._clock.now(), 0
+        self._begin()
         self._pose, self._width = self.world.tool(), self.world.width()
-
-    def connect(self) -> None:
-        """Nothing to open; it only has to come first."""
-        self._link.connect()
-
-    def arm(self, token: ArmToken) -> None:
-        """Take targets from now on."""
-        self._link.arm(token)
-
-    def state(self) -> ArmState:
-        """The world as it is now."""
-        self._link.require_connected()
-        now = self._clock.now()
-        self._catch_up(now)
-        self._seq += 1
-        q, dq = self.world.joints()
-        position, quat = self.world.tool()
-        return ArmState(
-            t=now,
-            seq=self._seq,
-            q=q,
-            dq=dq,
-            position=position,
-            quat=quat,
-            gripper_width=self.world.width(),
-            mode=self._link.mode,
-        )
 
     def servo(self, target: Target) -> None:
         """Go on towards the target's pose."""
@@ -143,29 +88,9 @@ class SimDriver:
         """Stay."""
         self._set(*self.world.tool())
 
-    def stop(self, kind: Literal["soft", "protective"]) -> None:
-        """Stay and take no more targets."""
-        del kind
-        self.hold()
-        self._link.disarm()
-
-    def recover(self, token: ArmToken) -> None:
-        """Nothing to clear."""
-        require_token(token, "recover")
-
-    def close(self) -> None:
-        """Nothing to let go of; it has to be connected again."""
-        self._link.close()
-
     def _set(self, position: Vector, quat: Vector) -> None:
         self._pose = position, quat
         self.world.command(position, quat, self._width)
-
-    def _catch_up(self, now: float) -> None:
-        due = int((now - self._began) / self.world.sim_dt + 1e-6)
-        if due > self._done:
-            self.world.advance(due - self._done)
-            self._done = due
 
 
 class SimObjects:
