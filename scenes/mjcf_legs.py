@@ -60,6 +60,7 @@ def _add_leg(
         size=[robot.foot_radius, 0, 0],
         pos=robot.foot_pos,
         friction=robot.foot_friction,
+        solref=robot.foot_solref,
         priority=1,
         contype=contype,
         conaffinity=conaffinity,

@@ -72,6 +72,7 @@ class HandoverConfig:
         control: of both arms.
         hold_steps: control steps for which the right hand alone must have the stick.
         lowest: height of the stick below which it is dropped, which ends the episode [m].
+        fallen: so far below both tools it is dropped as well; hanging by its end it is not [m].
         episode_steps: time limit in control steps.
     """
 
@@ -82,7 +83,8 @@ class HandoverConfig:
     slid: float = 0.02
     starts: tuple[Vec3, Vec3] = ((0.6, -0.02, 0.42), (0.4, 0.0, 0.5))
     hold_steps: int = 3
-    lowest: float = 0.25
+    lowest: float = 0.28
+    fallen: float = 0.09
     episode_steps: int = 200
 
     def scene(self) -> SceneSpec:
@@ -198,8 +200,10 @@ class Handover(ConfiguredTask[ArmsConfig]):
         return self._nothing_yet()
 
     def terminated(self, sim: SimState, task_state: HandoverState) -> Bool[Array, ""]:
-        """Done, or dropped: no hand comes so low."""
-        dropped = self._stick(sim)[2] < self.config.lowest
+        """Done, or dropped: no hand comes so low, or none has it."""
+        height, cfg = self._stick(sim)[2], self.config
+        tools = jnp.stack([self._tool(role, sim)[2] for role in (LEFT, RIGHT)])
+        dropped = (height < cfg.lowest) | (height < tools.min() - cfg.fallen)
         return self.success(sim, task_state) | dropped
 
     def success(self, sim: SimState, task_state: HandoverState) -> Bool[Array, ""]:

@@ -23,6 +23,7 @@ class QuadrupedSpec:
         foot_pos: middle of the foot in the calf [m].
         foot_radius: [m].
         foot_friction: slide [1], spin [m], roll [m].
+        foot_solref: time constant [s] and damping ratio [1] of their contacts.
         q_min, q_max: joint limits of hip, front thigh, rear thigh, calf [rad].
         tau_max: largest torques of hip, thigh, calf [N m].
         armature, damping: of every joint [kg m^2], [N m s/rad].
@@ -45,6 +46,7 @@ class QuadrupedSpec:
     foot_pos: Vec3
     foot_radius: float
     foot_friction: Vec3
+    foot_solref: tuple[float, float]
     q_min: tuple[float, float, float, float]
     q_max: tuple[float, float, float, float]
     tau_max: Vec3

@@ -18,6 +18,8 @@ from scenes.contract.quaternions import product
 
 # How fast the commanded speed may change [m/s^2], [rad/s^2] (ours).
 _HURRY = 1.0
+# How fast the hips rise or sink [m/s]: legs drawn in faster let the trunk fall on its feet (ours).
+_RISE = 0.1
 # The hips over the ground [m]: what the legs can stand at with room to step (ours).
 LOWEST, HIGHEST = 0.23, 0.31
 # A slower speed than this is none: noise on an action need not make it tread on the spot [m/s].
@@ -31,13 +33,15 @@ class LeggedCommand(Command):
     Attributes:
         drive: wanted speed ahead and to the left [m/s], turning [rad/s].
         walk: what the legs are told of it by now.
-        height: of the hips over the ground [m].
+        height: wanted, of the hips over the ground [m].
+        stand: what the legs are told of it by now [m].
         seen: place [m] and heading [rad] of the base that the target was last put in front of.
     """
 
     drive: Float[Array, "*n 3"]
     walk: Float[Array, "*n 3"]
     height: Float[Array, "*n"]
+    stand: Float[Array, "*n"]
     seen: Float[Array, "*n 3"]
 
 
@@ -66,11 +70,13 @@ class LeggedArm(DampedLeastSquares):
     def start(self, sim: SimState) -> LeggedCommand:
         """Stand, and hold the arm where it is."""
         start, here = super().start(sim), self.heading(sim)
+        stand = jnp.full((), self.stands_at, jnp.float32)
         return LeggedCommand(
             **vars(start) | {"target_quat": turned(start.target_quat, here[2])},
             drive=jnp.zeros(3),
             walk=jnp.zeros(3),
-            height=jnp.full((), self.stands_at, jnp.float32),
+            height=stand,
+            stand=stand,
             seen=here,
         )
 
@@ -89,9 +95,10 @@ class LeggedArm(DampedLeastSquares):
         )
 
     def pace(self, command: Command, sim: SimState) -> Command:
-        """Take the target along with the base, and the legs nearer to the wanted speed."""
+        """Take the target along with the base, the legs nearer to the wanted speed and height."""
         assert isinstance(command, LeggedCommand)
-        here, most = self.heading(sim), _HURRY / self.config.inner_rate
+        here, rate = self.heading(sim), self.config.inner_rate
+        most, rise = _HURRY / rate, _RISE / rate
         target = out_of(here, into(command.seen, command.target))
         quat = turned(command.target_quat, here[2] - command.seen[2])
         return command.replace(
@@ -101,6 +108,7 @@ class LeggedArm(DampedLeastSquares):
             quat=quat,
             seen=here,
             walk=command.walk + jnp.clip(command.drive - command.walk, -most, most),
+            stand=command.stand + jnp.clip(command.height - command.stand, -rise, rise),
         )
 
     def followed(self, told: Command, own: Command) -> LeggedCommand:
@@ -111,6 +119,7 @@ class LeggedArm(DampedLeastSquares):
             target=out_of(here, into(before, told.target)),
             target_quat=turned(told.target_quat, here[2] - before[2]),
             walk=own.walk,
+            stand=own.stand,
             seen=here,
         )
 
@@ -118,7 +127,7 @@ class LeggedArm(DampedLeastSquares):
         """Joint targets of the arm and of the legs."""
         assert isinstance(command, LeggedCommand)
         ids = self.arm.base_ctrl_ids
-        legs = self.trot.joints(sim.time, command.walk, command.height)
+        legs = self.trot.joints(sim.time, command.walk, command.stand)
         legs = jnp.clip(legs, self.ctrl_low[ids], self.ctrl_high[ids])
         return super().ctrl(command, sim).at[ids].set(legs)
 
