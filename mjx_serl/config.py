@@ -93,6 +93,8 @@ class TrainConfig:
             takes in place of its nominal ones.
         robot_fit_digest: of what that file held when the run began, which the run fills in; a run
             whose file has changed since is refused.
+        robot_fit_varies: each world draws its arm from the 95 % intervals of that file, and gets
+            actions as late as was found.
         method: how it is trained, with its agent.
         eval: evaluation.
         run: the run folder.
@@ -109,6 +111,7 @@ class TrainConfig:
     init: Path | None = later_field(None)
     robot_fit: Path | None = later_field(None)
     robot_fit_digest: tyro.conf.Suppress[str] = later_field("")
+    robot_fit_varies: bool = later_field(False)
     # Of any registered class. Without a prefix its options are --agent.lr, not --method.agent.lr.
     method: Annotated[Any, tyro.conf.arg(name="")] = open_field(METHODS, OffPolicyConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
@@ -139,6 +142,8 @@ class TrainConfig:
         """Raise InputError for a number out of range, or options that do not go together."""
         check_ranges(self, flat=("method",))
         require_number("eval.grid", self.eval.grid, least=0, most=MOST_EPISODES, whole=True)
+        if self.robot_fit_varies and self.robot_fit is None:
+            raise InputError("robot_fit_varies without a fit, allowed: with --robot-fit FILE")
         self.method.check(num_envs=self.num_envs)
 
     def build_observer(self) -> Observer:
@@ -151,8 +156,9 @@ class TrainConfig:
         pool_size = getattr(self.method, "pool_size", default_pool)
         most = max(self.num_envs, episodes, pool_size(self.num_envs))
         physics = None if self.physics == "auto" else self.physics
-        scene = with_fit(self.pinned_fit().robot_fit)
-        env = make_env(self.task, physics=physics, max_worlds=most, scene=scene)
+        path = self.pinned_fit().robot_fit
+        fit = load_robot_fit(path) if path is not None and self.robot_fit_varies else None
+        env = make_env(self.task, physics=physics, max_worlds=most, scene=with_fit(path), fit=fit)
         return self.pixels.build(env, _frozen_encoder(self.pixels))
 
     def pinned_fit(self) -> "TrainConfig":

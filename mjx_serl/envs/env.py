@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mjx_serl.envs.control.controller import Command, Controller, followed
 from mjx_serl.envs.control.registry import build_controller
 from mjx_serl.envs.encoder_bias import measured
+from mjx_serl.envs.fit_variation import fit_latency, fit_terms
 from mjx_serl.envs.physics.protocol import Physics, SimState, VariedPhysics
 from mjx_serl.envs.physics.registry import PHYSICS, default_physics
 from mjx_serl.envs.randomization import Drawn
@@ -27,6 +28,7 @@ from mjx_serl.envs.variation import (
 from mjx_serl.types import Metrics, Obs, PRNGKey, PyTree
 from scenes.build import Scene, SceneSource, build_scene
 from scenes.contract.errors import InputError
+from scenes.contract.robot_fit import RobotFit
 from scenes.contract.specs import ActionSpec, ObsSpec
 from scenes.specs import SceneSpec
 
@@ -357,6 +359,7 @@ def make_env(
     physics: str | None = None,
     max_worlds: int = 1,
     scene: Callable[[SceneSpec | SceneSource], SceneSpec] | None = None,
+    fit: RobotFit | None = None,
 ) -> Env:
     """Return one world of a registered task.
 
@@ -365,21 +368,27 @@ def make_env(
         physics: "native", "mjx" or "warp"; None picks native on a CPU, MJX on an accelerator.
         max_worlds: the most worlds that will be stepped at once (sizes Warp's contact buffers).
         scene: changes the task's, for example `scenes.fitted.fitted_scene` of a fit.
+        fit: as of `build_env`.
     """
     factory = TASKS[name]
     whole: Callable[..., Env] | None = getattr(factory, "whole_env", None)
     if whole is not None:
         _require_plain_jax()
-        if scene is not None:
+        if scene is not None or fit is not None:
             raise InputError(f"'{name}' is another library's world: its scene stays as it is")
         return whole(name, physics=physics, max_worlds=max_worlds)
     if scene is not None:
         factory = TaskIn(factory, scene(factory.scene()))
-    return build_env(factory, name=name, physics=physics, max_worlds=max_worlds)
+    return build_env(factory, name=name, physics=physics, max_worlds=max_worlds, fit=fit)
 
 
 def build_env(
-    factory: TaskFactory, *, name: str, physics: str | None = None, max_worlds: int = 1
+    factory: TaskFactory,
+    *,
+    name: str,
+    physics: str | None = None,
+    max_worlds: int = 1,
+    fit: RobotFit | None = None,
 ) -> Env:
     """Build a task that need not be registered, for example one in a scene of the user's own.
 
@@ -387,6 +396,8 @@ def build_env(
         factory: the task and its scene.
         name: what it is called.
         physics, max_worlds: as of `make_env`.
+        fit: each world draws an arm from its intervals and gets actions as late as it says, beside
+            what the task randomises.
 
     Raises ValueError where JAX is set to something that no world works under.
     """
@@ -400,12 +411,11 @@ def build_env(
         controller=build_controller(task.control, scene),
         task=task,
     )
-    return vary(
-        env,
-        terms=getattr(task, "randomize", ()),
-        noise=getattr(task, "noise", ()),
-        latency=getattr(task, "latency", ON_TIME),
-    )
+    terms: Sequence[Randomize] = getattr(task, "randomize", ())
+    latency: Latency = getattr(task, "latency", ON_TIME)
+    if fit is not None:
+        terms, latency = (*terms, *fit_terms(scene, fit)), fit_latency(latency, fit)
+    return vary(env, terms=terms, noise=getattr(task, "noise", ()), latency=latency)
 
 
 def vary(
