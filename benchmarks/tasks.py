@@ -1,6 +1,7 @@
 """How well is every task solved: by its scripted expert, and by what learns from it?
 
 python -m benchmarks.tasks --only franka/peg_insertion --seeds 0 1 2
+python -m benchmarks.tasks --only franka/peg_insertion --seeds 0 1 --pixels --minutes 45
 
 Each row is filed once it is there, so that a stopped run goes on where it was; `--again` measures
 anew. A training run has `minutes` of two cores: it is stopped, and then evaluated, once it has used
@@ -46,6 +47,7 @@ class TasksConfig:
         seeds: one training run each; without any only the experts are measured.
         minutes: of two cores for one run, compiling included [min].
         episodes: held-out episodes of the expert [1].
+        pixels: learn end to end from the task's cameras (preset pixels), not from its state.
         stop_at: a run ends early once two checks in a row reach this success rate.
         args: further options of train.py.
         again: measure once more what is filed already.
@@ -56,6 +58,7 @@ class TasksConfig:
     seeds: tuple[int, ...] = ranged((0,), least=0, most=MOST_SEED)
     minutes: float = ranged(12.0, above=0)
     episodes: int = ranged(100, least=1, most=MOST_EPISODES)
+    pixels: bool = False
     stop_at: float = ranged(0.97, above=0)
     args: tuple[str, ...] = ()
     again: bool = False
@@ -69,7 +72,7 @@ def run(cfg: TasksConfig, recorder: Recorder) -> None:
         if is_wanted(recorder, _expert_row(task), again=cfg.again):
             _play_expert(cfg, task, recorder)
         for seed in cfg.seeds:
-            if is_wanted(recorder, _learned_row(task, seed), again=cfg.again):
+            if is_wanted(recorder, learned_row(cfg, task, seed), again=cfg.again):
                 _learn(cfg, task, seed, recorder)
 
 
@@ -77,8 +80,31 @@ def _expert_row(task: str) -> str:
     return f"{task}: expert"
 
 
-def _learned_row(task: str, seed: int) -> str:
-    return f"{task}: learned, seed {seed}"
+def learned_row(cfg: TasksConfig, task: str, seed: int) -> str:
+    """What the row of a training run is called."""
+    return f"{task}: learned{' from pixels' if cfg.pixels else ''}, seed {seed}"
+
+
+def train_command(cfg: TasksConfig, task: str, seed: int) -> list[str]:
+    """The training run, without where it is kept."""
+    preset = "pixels" if cfg.pixels else PRESETS.get(task, "laptop")
+    cameras = ["--pixels.cameras", *_cameras(task)] if cfg.pixels else []
+    return [
+        "train.py",
+        f"--preset={preset}",
+        f"--task={task}",
+        *cameras,
+        f"--seed={seed}",
+        f"--eval.stop-at={cfg.stop_at:g}",
+        *cfg.args,
+    ]
+
+
+def _cameras(task: str) -> list[str]:
+    from mjx_serl.envs.task import TASKS
+    from scenes.build import build_scene
+
+    return [camera.name for camera in build_scene(TASKS[task].scene()).spec.cameras]
 
 
 def _play_expert(cfg: TasksConfig, task: str, recorder: Recorder) -> None:
@@ -107,27 +133,26 @@ def _play_expert(cfg: TasksConfig, task: str, recorder: Recorder) -> None:
 
 def _learn(cfg: TasksConfig, task: str, seed: int, recorder: Recorder) -> None:
     """Train from scratch in a process of its own; what stopped half way begins anew."""
-    name = _learned_row(task, seed)
-    folder = (cfg.folder / f"{task.replace('/', '-')}-s{seed}").absolute()
+    name = learned_row(cfg, task, seed)
+    kind = "-pixels" if cfg.pixels else ""
+    folder = (cfg.folder / f"{task.replace('/', '-')}{kind}-s{seed}").absolute()
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.with_suffix(".log")
     log.write_text("")
     say(f"tasks: what it says is in {log}")
-    command = [
-        "train.py",
-        f"--preset={PRESETS.get(task, 'laptop')}",
-        f"--task={task}",
-        f"--seed={seed}",
-        f"--eval.stop-at={cfg.stop_at:g}",
-        *cfg.args,
-    ]
+    command = train_command(cfg, task, seed)
     kept = [f"--run.folder={folder.parent}", f"--run.name={folder.name}"]
     load = measure_load()
     begun = time.monotonic()
     budget = cfg.minutes * 60 * _CORES
     used, problem = _train([*command, *kept], log, budget)
-    params = {"task": task, "seed": seed, "train": " ".join(["python", *command])}
+    params = {
+        "task": task,
+        "seed": seed,
+        "pixels": cfg.pixels,
+        "train": " ".join(["python", *command]),
+    }
     if problem is None and used >= budget:
         # The final evaluation, on episodes of its own, is what a run makes that is over.
         over = ["train.py", f"--resume={folder}", f"--total-env-steps={_env_steps(folder)}"]

@@ -56,8 +56,11 @@ def test_what_was_measured_is_told():
         "curve": [(100, 1.0, 0.0), (200, 2.0, 0.55), (300, 3.0, 1.0)],
     }
     rec.add(f"{task}: learned, seed 0", 0.97, "rate", learned)
+    pixels = learned | {"pixels": True}
+    rec.add(f"{task}: learned from pixels, seed 0", 0.97, "rate", pixels)
     rec.missing("x: learned, seed 1", "exit 1", {"task": task, "seed": 1})
     facts = dict(task_page._measured(task, rec.results))
+    assert facts.pop("learned from pixels, seed 0") == facts["learned, seed 0"]
     assert facts == {
         "expert": "98 % [90, 100] of 100 episodes",
         "learned, seed 0": "97 % [93, 99] of 100 episodes, 12,345 steps, 2.0 min of two cores, "

@@ -62,3 +62,11 @@ def test_a_run_that_fails_is_filed_with_its_last_words(trained: tasks.TasksConfi
     tasks.run(trained, recorder)
     assert recorder.results[1].value is None
     assert recorder.results[1].params["reason"] == "exit 1: error: no such option"
+
+
+def test_pixels_are_those_of_all_of_the_task_s_cameras():
+    cfg = tasks.TasksConfig(pixels=True)
+    task = "piper/mobile_pick"
+    assert tasks.learned_row(cfg, task, 1) == "piper/mobile_pick: learned from pixels, seed 1"
+    command = " ".join(tasks.train_command(cfg, task, 1))
+    assert "--preset=pixels --task=piper/mobile_pick --pixels.cameras 3rd wrist --seed=1" in command
