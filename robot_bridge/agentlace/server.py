@@ -24,11 +24,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from robot_bridge.agentlace.plain_pickle import PickleRefusedError, dumps, loads
 from robot_bridge.network.codec import CodecError
 from robot_bridge.network.endpoints import UnsafeBindError, is_loopback
 from robot_bridge.network.wake import Wake
 from scenes.contract.extras import require
+from scenes.contract.plain_pickle import PickleRefusedError, dumps, loads
 
 _LOG = logging.getLogger(__name__)
 # Of a frame, packed and unpacked [bytes]. An actor whose learner starts anew sends all that it

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from robot_bridge.network.codec import CodecError, array_of
+from robot_bridge.network.codec import CodecError
+from scenes.contract.arrays import array_of
 from scenes.contract.extras import require
 
 MAX_BYTES = 16 * 2**20  # of a message (reference robot_bridge.md 4.6)
@@ -46,7 +47,7 @@ def _plain(value: Any, depth: int) -> Any:
     if isinstance(value, np.ndarray):
         array = value.astype(value.dtype.newbyteorder("<"), copy=False)
         data, kind, shape = array.tobytes(), array.dtype.str, array.shape
-        array_of(data, kind, shape)
+        array_of(data, kind, shape, error=CodecError)
         return {b"__ndarray__": True, b"data": data, b"dtype": kind, b"shape": shape}
     # float64 is a Python float, which their packer writes as one.
     if isinstance(value, np.generic) and not isinstance(value, np.float64):
@@ -92,14 +93,14 @@ def _array(fields: dict[Any, Any]) -> np.ndarray:
         isinstance(data, bytes) and isinstance(kind, str) and isinstance(shape, list) and sizes
     ):
         raise CodecError("Array: allowed: data as bytes, dtype as text, shape as whole numbers")
-    return array_of(data, kind, tuple(shape))
+    return array_of(data, kind, tuple(shape), error=CodecError)
 
 
 def _scalar(fields: dict[Any, Any]) -> Any:
     data, kind = fields.get(b"data"), fields.get(b"dtype")
     if not isinstance(data, (bool, int, float)) or not isinstance(kind, str):
         raise CodecError("Scalar: allowed: a number, and its dtype as text")
-    dtype = array_of(b"", kind, (0,)).dtype
+    dtype = array_of(b"", kind, (0,), error=CodecError).dtype
     try:
         return dtype.type(data)
     except (OverflowError, ValueError) as error:

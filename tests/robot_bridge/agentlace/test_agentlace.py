@@ -23,12 +23,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from robot_bridge.agentlace import plain_pickle
 from robot_bridge.agentlace import server as agentlace
-from robot_bridge.agentlace.plain_pickle import PickleRefusedError, dumps, loads
 from robot_bridge.agentlace.server import AgentlaceConfig, AgentlaceServer, compress, decompress
-from robot_bridge.network.codec import DTYPES, CodecError
+from robot_bridge.network.codec import CodecError
 from robot_bridge.network.endpoints import UnsafeBindError
+from scenes.contract import plain_pickle
+from scenes.contract.arrays import DTYPES
+from scenes.contract.plain_pickle import PickleRefusedError, dumps, loads
 
 WITNESS = "/tmp/robot_bridge_agentlace_was_here"
 

@@ -17,10 +17,11 @@ from robot_bridge.messages import Command, Goal, Notice, Tick
 from robot_bridge.network import codec
 from robot_bridge.network.codec import CodecError, Stamp, decode, encode
 from robot_bridge.reasons import Phase, Reason
+from scenes.contract.arrays import DTYPES
 from scenes.contract.extras import require
 
 REALS = st.floats(allow_nan=False)
-ARRAYS = st.sampled_from(sorted(codec.DTYPES)).flatmap(
+ARRAYS = st.sampled_from(sorted(DTYPES)).flatmap(
     lambda kind: hnp.arrays(kind, hnp.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=4))
 )
 

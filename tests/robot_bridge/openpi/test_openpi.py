@@ -25,7 +25,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from robot_bridge.deploy.serve import read_renaming
-from robot_bridge.network.codec import DTYPES, CodecError
+from robot_bridge.network.codec import CodecError
 from robot_bridge.network.endpoints import UnsafeBindError
 from robot_bridge.openpi import client as openpi_client
 from robot_bridge.openpi import wire as openpi_wire
@@ -37,6 +37,7 @@ from robot_bridge.openpi.client import (
 )
 from robot_bridge.openpi.server import PolicyServer, PolicyServerConfig, safe_traceback
 from robot_bridge.openpi.wire import pack, unpack
+from scenes.contract.arrays import DTYPES
 from scenes.contract.policy_contract import Contract, IkSpec
 from scenes.contract.serialize import digest
 from scenes.contract.specs import ActionSpec, ObsField, ObsSpec

@@ -9,19 +9,19 @@ import io
 import pickle
 import pickletools
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_bridge.network.codec import DTYPES, array_of
+from scenes.contract.arrays import DTYPES, array_of
 from scenes.contract.errors import InputError
 
 MAX_DEPTH = 32
 MAX_VALUES = 500_000
-MAX_ARRAY_BYTES = 512 * 2**20  # of all arrays together [bytes]; see server.MAX_BYTES
+MAX_ARRAY_BYTES = 512 * 2**20  # of all arrays together [bytes]
 _MAX_NDIM = 8
 _MAX_INT_BYTES = 9  # a uint64 and its sign
 
@@ -31,15 +31,34 @@ class PickleRefusedError(InputError):
 
 
 @dataclass(frozen=True, slots=True)
-class _Named:
+class Named:
     """A name that a pickle may mention; never the thing itself."""
 
     what: str
 
 
 @dataclass(frozen=True, slots=True)
+class Extension:
+    """What one kind of pickles may hold beyond plain data; nothing of it is looked up either.
+
+    Attributes:
+        names: what (module, name) stands for.
+        builders: makes a leaf of the arguments that a `Named.what` is called with.
+        persistent: makes something of a persistent id; None where there are none.
+        leaves: types of the leaves that come out.
+        drops_state: whether a dict may have a state, which is left out.
+    """
+
+    names: Mapping[tuple[str, str], Named]
+    builders: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    persistent: Callable[[Any], Any] | None = None
+    leaves: tuple[type, ...] = ()
+    drops_state: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class _Dtype:
-    """A dtype, little-endian or of one byte; `kind` is one of codec.DTYPES."""
+    """A dtype, little-endian or of one byte; `kind` is one of arrays.DTYPES."""
 
     kind: str
 
@@ -53,28 +72,41 @@ class _Slot:
 
 # numpy 1.x, then 2.x. SERL's older gym spaces hand out OrderedDicts.
 GLOBALS = {
-    ("numpy", "ndarray"): _Named("ndarray"),
-    ("numpy", "dtype"): _Named("dtype"),
-    ("numpy.core.multiarray", "_reconstruct"): _Named("array"),
-    ("numpy._core.multiarray", "_reconstruct"): _Named("array"),
-    ("numpy.core.multiarray", "scalar"): _Named("scalar"),
-    ("numpy._core.multiarray", "scalar"): _Named("scalar"),
-    ("numpy.core.numeric", "_frombuffer"): _Named("buffer"),
-    ("numpy._core.numeric", "_frombuffer"): _Named("buffer"),
-    ("collections", "OrderedDict"): _Named("dict"),
+    ("numpy", "ndarray"): Named("ndarray"),
+    ("numpy", "dtype"): Named("dtype"),
+    ("numpy.core.multiarray", "_reconstruct"): Named("array"),
+    ("numpy._core.multiarray", "_reconstruct"): Named("array"),
+    ("numpy.core.multiarray", "scalar"): Named("scalar"),
+    ("numpy._core.multiarray", "scalar"): Named("scalar"),
+    ("numpy.core.numeric", "_frombuffer"): Named("buffer"),
+    ("numpy._core.numeric", "_frombuffer"): Named("buffer"),
+    ("collections", "OrderedDict"): Named("dict"),
 }
 
 
 def loads(data: bytes) -> Any:
     """Return the plain value; arrays are read-only. PickleRefusedError for anything else."""
+    value, end = read(data)
+    if end != len(data):
+        raise PickleRefusedError("Malformed pickle: something is left over")
+    return value
+
+
+def read(data: bytes, at: int = 0, extension: Extension | None = None) -> tuple[Any, int]:
+    """Return the value of a pickle that begins at a byte, and where it ends.
+
+    What it holds is plain, arrays, or leaves of the extension; PickleRefusedError else.
+    """
+    extension = extension or Extension(names={})
+    reader = _Reader(data, at, extension)
     try:
-        value = _Reader(data).read()
+        value = reader.read()
     except PickleRefusedError:
         raise
     # What a malformed pickle makes of stack, memo and arguments.
     except (LookupError, TypeError, ValueError, struct.error, OverflowError) as error:
         raise PickleRefusedError(f"Malformed pickle: {str(error)[:200]}") from None
-    return _Resolver().resolve(value, MAX_DEPTH)
+    return _Resolver(extension.leaves).resolve(value, MAX_DEPTH), reader.at
 
 
 def dumps(value: Any) -> bytes:
@@ -96,15 +128,18 @@ def _reduce_array(array: NDArray[Any]) -> tuple[Any, tuple[Any, ...]]:
 class _Reader:
     """A stack machine; `_OPCODES` says what each opcode does to it."""
 
-    def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
+    def __init__(self, data: bytes, at: int, extension: Extension) -> None:
+        self.data, self.at = data, at
+        self.names = GLOBALS | dict(extension.names)
+        self.builders = _BUILDERS | dict(extension.builders)
+        self.persistent, self.drops_state = extension.persistent, extension.drops_state
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.left = MAX_VALUES
 
     def read(self) -> Any:
-        """Run until STOP, which must be the end."""
+        """Run until STOP."""
         while True:
             opcode = self.take(1)
             if opcode == pickle.STOP:
@@ -116,7 +151,7 @@ class _Reader:
             if self.left < 0:
                 raise PickleRefusedError(f"Values of a pickle: allowed: {MAX_VALUES}")
             step(self)
-        if len(self.stack) != 1 or self.marks or self.at != len(self.data):
+        if len(self.stack) != 1 or self.marks:
             raise PickleRefusedError("Malformed pickle: something is left over")
         return self.stack[0]
 
@@ -210,7 +245,7 @@ def _memoize(reader: _Reader, index: int) -> None:
 
 
 def _global(reader: _Reader, module: Any, name: Any) -> None:
-    named = GLOBALS.get((module, name)) if type(module) is type(name) is str else None
+    named = reader.names.get((module, name)) if type(module) is type(name) is str else None
     if named is None:
         raise PickleRefusedError(f"Name in a pickle: got {module!s:.60}.{name!s:.60}, not allowed")
     reader.push(named)
@@ -224,12 +259,18 @@ def _stack_global(reader: _Reader) -> None:
 def _reduce(reader: _Reader) -> None:
     """What would be a call: build the thing that the allowed name stands for."""
     arguments, named = reader.stack.pop(), reader.stack.pop()
-    if not isinstance(named, _Named) or type(arguments) is not tuple:
+    if not isinstance(named, Named) or type(arguments) is not tuple:
         raise PickleRefusedError("Call in a pickle of what cannot be called")
-    build = _BUILDERS.get(named.what)
+    build = reader.builders.get(named.what)
     if build is None:
         raise PickleRefusedError(f"Call of {named.what} in a pickle: not allowed")
     reader.push(build(*arguments))
+
+
+def _persistent(reader: _Reader) -> None:
+    if reader.persistent is None:
+        raise PickleRefusedError("Persistent id in a pickle: plain data have none such")
+    reader.push(reader.persistent(reader.stack.pop()))
 
 
 def _build(reader: _Reader) -> None:
@@ -242,7 +283,7 @@ def _build(reader: _Reader) -> None:
         order = state[1]
         if order not in ("<", "|") or any(part is not None for part in state[2:5]):
             raise PickleRefusedError(f"State of a dtype: got order {order!r}, allowed: '<' | '|'")
-    else:
+    elif not (type(target) is dict and reader.drops_state):
         raise PickleRefusedError(f"State for a {type(target).__name__}: not allowed")
 
 
@@ -258,7 +299,7 @@ def _array(data: Any, dtype: Any, shape: Any, order: str) -> NDArray[Any]:
 
 
 def _new_array(kind: Any, *_: Any) -> _Slot:
-    if kind != _Named("ndarray"):
+    if kind != Named("ndarray"):
         raise PickleRefusedError("Array: allowed: numpy.ndarray itself")
     return _Slot()
 
@@ -326,6 +367,7 @@ _OPCODES: dict[bytes, Callable[[_Reader], Any]] = {
     pickle.STACK_GLOBAL: _stack_global,
     pickle.REDUCE: _reduce,
     pickle.BUILD: _build,
+    pickle.BINPERSID: _persistent,
 }
 
 
@@ -335,7 +377,8 @@ class _Resolver:
     Shared and circular references are what bombs are made of: each mention counts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, leaves: tuple[type, ...]) -> None:
+        self._leaves = (bool, int, float, str, bytes, np.generic, *leaves)
         self._values, self._bytes = MAX_VALUES, MAX_ARRAY_BYTES
 
     def resolve(self, value: Any, depth: int) -> Any:
@@ -358,6 +401,6 @@ class _Resolver:
             if self._bytes < 0:
                 raise PickleRefusedError(f"Arrays of a pickle: allowed: {MAX_ARRAY_BYTES} bytes")
             return value
-        if value is None or isinstance(value, (bool, int, float, str, bytes, np.generic)):
+        if value is None or isinstance(value, self._leaves):
             return value
         raise PickleRefusedError(f"Value of a pickle: got {type(value).__name__}, allowed: plain")
