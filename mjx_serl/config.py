@@ -184,6 +184,4 @@ class TrainConfig:
 def _frozen_encoder(pixels: PixelConfig) -> FrozenEncoder | None:
     if pixels.frozen is None:
         return None
-    encoder = load_encoder(pixels.frozen)
-    encoder.check(pixels.cameras, pixels.size)
-    return encoder
+    return load_encoder(pixels.frozen, cameras=pixels.cameras, size=pixels.size)

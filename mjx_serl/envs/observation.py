@@ -52,8 +52,10 @@ class PixelConfig:
         cached: draw what never moves once per fixed camera.
         look: domain randomisation of the appearance.
         seed: of the looks.
-        frozen: name or file of a trained encoder whose features are observed instead of the
-            pictures, so that the learner never sees a pixel; None observes pictures.
+        frozen: a trained encoder whose features are observed instead of the pictures, so that the
+            learner never sees a pixel: pick_cube, ours of that task; efficientnet_lite0 or xfeat,
+            of any task, from packages of PyPI; or a file of `python -m
+            mjx_serl.pretraining`. None observes pictures.
         privileged: also observe what only a simulator knows.
         critic_obs: critics learn from what only a simulator knows, without noise or delay, and from
             what a world has drawn (`RANDOMIZED`); the policy sees no more than without. Also where

@@ -401,6 +401,7 @@ RULES: dict[str, Rule] = {
     "or": _logical("Or"),
     "not": _logical("Not"),
     "logistic": _same("Sigmoid"),
+    "stop_gradient": _same("Identity"),
     "integer_pow": _integer_pow,
     "square": lambda graph, eqn, inputs: graph.emit("Mul", inputs[0], inputs[0]),
     "rsqrt": _rsqrt,

@@ -1,14 +1,15 @@
 """A trained image encoder that is only applied: pictures in, a short vector out.
 
-Stored features are what the learner then works on, at the speed of a state observation. The
-file is an .npz of plain arrays and a line of JSON, never a pickle.
+Stored features are what the learner then works on, at the speed of a state observation. It is a
+reader of ours, trained on what a simulator knows, or a trunk that others trained (`pretrained`). A
+file of ours is an .npz of plain arrays and a line of JSON, never a pickle.
 """
 
 import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import flax.linen as nn
 import jax
@@ -19,6 +20,7 @@ from jaxtyping import Array, Float
 
 from mjx_serl.nets.encoders import CameraEncoders, EncoderConfig
 from mjx_serl.nets.mlp import MLP
+from mjx_serl.nets.pretrained import TRUNKS, TrunkSpec
 from mjx_serl.types import Obs, PyTree
 from scenes.contract.errors import InputError
 from scenes.contract.files import new_file
@@ -26,6 +28,30 @@ from scenes.contract.files import new_file
 SHIPPED = Path(__file__).parent / "data"
 MAX_BYTES = 256 << 20  # of a file of encoder weights
 _META = "meta"
+
+
+class EncoderSpec(Protocol):
+    """A frozen encoder without its parameters.
+
+    Attributes:
+        cameras: names.
+        size: width and height of the pictures [px].
+    """
+
+    @property
+    def cameras(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    @property
+    def size(self) -> int: ...  # noqa: D102
+
+    @property
+    def dim(self) -> int:
+        """Length of the output."""
+        ...
+
+    def apply(self, params: PyTree, pictures: Obs) -> Float[Array, "B D"]:
+        """Return the features of pictures uint8 [B, size, size, 3] by camera."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,6 +82,11 @@ class ReaderSpec:
         """Length of the output: the joint features and the targets' estimates."""
         return self.hidden + self.target_dim
 
+    def apply(self, params: PyTree, pictures: Obs) -> Float[Array, "B D"]:
+        """Return [features | estimates] of pictures uint8 [B, size, size, 3] by camera."""
+        features, targets = cast(tuple, Reader(self).apply(params, pictures))
+        return jnp.concatenate([features, targets], axis=-1)
+
 
 class Reader(nn.Module):
     """Tells from pictures what the simulator knows.
@@ -77,14 +108,14 @@ class Reader(nn.Module):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FrozenEncoder:
-    """A trained reader that is only applied.
+    """A trained network that is only applied.
 
     Attributes:
-        spec: what it expects.
-        params: of the `Reader`.
+        spec: what it expects and does.
+        params: of it.
     """
 
-    spec: ReaderSpec
+    spec: EncoderSpec
     params: PyTree
 
     @property
@@ -93,9 +124,8 @@ class FrozenEncoder:
         return self.spec.dim
 
     def __call__(self, pictures: Obs) -> Float[Array, "N D"]:
-        """Return [features | estimates] of pictures uint8 [N, size, size, 3] by camera."""
-        features, targets = cast(tuple, Reader(self.spec).apply(self.params, pictures))
-        return jnp.concatenate([features, targets], axis=-1)
+        """Return features of pictures uint8 [N, size, size, 3] by camera."""
+        return self.spec.apply(self.params, pictures)
 
     def check(self, cameras: tuple[str, ...], size: int) -> None:
         """Raise ValueError unless it was trained on these cameras and this size [px]."""
@@ -107,28 +137,40 @@ class FrozenEncoder:
             )
 
 
-def save_encoder(path: Path, encoder: FrozenEncoder, *, note: Mapping[str, Any]) -> None:
-    """Write weights as float16, with what they are for and how they were made."""
-    flat = flatten_dict(jax.device_get(encoder.params), sep="/")
+def save_encoder(path: Path, spec: ReaderSpec, params: PyTree, *, note: Mapping[str, Any]) -> None:
+    """Write a reader's weights as float16, with what they are for and how they were made."""
+    flat = flatten_dict(jax.device_get(params), sep="/")
     arrays = {name: np.asarray(leaf, np.float16) for name, leaf in flat.items()}
-    meta = json.dumps({"spec": dataclasses.asdict(encoder.spec), "note": dict(note)})
+    meta = json.dumps({"spec": dataclasses.asdict(spec), "note": dict(note)})
     path.parent.mkdir(parents=True, exist_ok=True)
     with new_file(path) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays, **{_META: np.array(meta)})  # pyright: ignore
 
 
-def load_encoder(name: str) -> FrozenEncoder:
-    """Return a shipped encoder by name, or a file by its path.
+def load_encoder(name: str, *, cameras: tuple[str, ...], size: int) -> FrozenEncoder:
+    """Return the encoder of some cameras: a shipped one or a pretrained trunk by name, or a file.
 
     Raises:
-        FileNotFoundError: there is none; the message names the shipped ones.
-        ValueError: the file is no encoder, is too large, or holds other shapes than it says.
+        FileNotFoundError: there is none; the message names those that there are.
+        MissingPackageError: the package with the trunk's weights is not installed.
+        ValueError: the file is no encoder, is too large, holds other shapes than it says, or reads
+            other cameras or another size [px].
     """
+    if name in TRUNKS:
+        spec = TrunkSpec(name=name, cameras=cameras, size=size)
+        return FrozenEncoder(spec, TRUNKS[name].load())
+    encoder = _load_reader(name)
+    encoder.check(cameras, size)
+    return encoder
+
+
+def _load_reader(name: str) -> FrozenEncoder:
     path = Path(name) if name.endswith(".npz") else SHIPPED / f"{name}.npz"
     if not path.is_file():
         shipped = sorted(p.stem for p in SHIPPED.glob("*.npz"))
         raise FileNotFoundError(
-            f"No frozen encoder '{name}'. Shipped: {', '.join(shipped) or 'none'}; or give a .npz."
+            f"No frozen encoder '{name}'. Shipped: {', '.join(shipped) or 'none'}; from packages: "
+            f"{', '.join(TRUNKS)}; or give a .npz."
         )
     if path.stat().st_size > MAX_BYTES:
         raise InputError(f"{path} has {path.stat().st_size} bytes, allowed are {MAX_BYTES}")
@@ -139,9 +181,9 @@ def load_encoder(name: str) -> FrozenEncoder:
     except (KeyError, TypeError, ValueError, OSError, EOFError) as error:
         raise InputError(f"{path} is no frozen encoder: {error}") from error
     params = {key: jnp.asarray(value, jnp.float32) for key, value in arrays.items()}
-    encoder = FrozenEncoder(spec, unflatten_dict(params, sep="/"))
-    _check_shapes(path, encoder)
-    return encoder
+    nested = unflatten_dict(params, sep="/")
+    _check_shapes(path, spec, nested)
+    return FrozenEncoder(spec, nested)
 
 
 def _read_spec(raw: dict[str, Any]) -> ReaderSpec:
@@ -154,12 +196,11 @@ def _read_spec(raw: dict[str, Any]) -> ReaderSpec:
     )
 
 
-def _check_shapes(path: Path, encoder: FrozenEncoder) -> None:
-    spec = encoder.spec
+def _check_shapes(path: Path, spec: ReaderSpec, params: PyTree) -> None:
     blank = {c: jnp.zeros((1, spec.size, spec.size, 3), jnp.uint8) for c in spec.cameras}
     want = jax.eval_shape(Reader(spec).init, jax.random.key(0), blank)
     shapes = jax.tree.map(lambda x: x.shape, want)
-    got = jax.tree.map(lambda x: x.shape, encoder.params)
-    finite = all(np.isfinite(x).all() for x in jax.tree.leaves(encoder.params))
+    got = jax.tree.map(lambda x: x.shape, params)
+    finite = all(np.isfinite(x).all() for x in jax.tree.leaves(params))
     if shapes != got or not finite:
         raise InputError(f"{path} does not hold the finite weights of the network it describes")

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, UInt8
 from mjx_serl.envs.observation import Observer
 from mjx_serl.envs.vector import vectorize
 from mjx_serl.nets.encoders import EncoderConfig
-from mjx_serl.nets.frozen import FrozenEncoder, Reader, ReaderSpec
+from mjx_serl.nets.frozen import Reader, ReaderSpec
 from mjx_serl.training.collect import demonstrate, rollout
 from mjx_serl.training.policies import random_policy
 from mjx_serl.types import Obs, PRNGKey, PyTree
@@ -156,19 +156,16 @@ def make_fit(
     return init, jax.jit(fit, static_argnums=3, donate_argnums=0)
 
 
-def errors(encoder: FrozenEncoder, examples: Examples) -> dict[str, Float[Array, " M"]]:
+def errors(spec: ReaderSpec, params: PyTree, examples: Examples) -> dict[str, Float[Array, " M"]]:
     """Return the distance between estimate and truth of each target, in the target's own unit."""
-    spec, found, start = encoder.spec, [], 0
+    found, start = [], 0
+    estimate = jax.jit(spec.apply)
     for first in range(0, examples.targets.shape[0], 512):
         part = {name: x[first : first + 512] for name, x in examples.pictures.items()}
-        found.append(_estimate(encoder, part))
+        found.append(estimate(params, part)[:, spec.hidden :])
     missed = jnp.concatenate(found) - examples.targets
     result = {}
     for name, length, scale in spec.targets:
         result[name] = scale * jnp.linalg.norm(missed[:, start : start + length], axis=-1)
         start += length
     return result
-
-
-def _estimate(encoder: FrozenEncoder, pictures: Obs) -> Float[Array, "B T"]:
-    return jax.jit(encoder)(pictures)[:, encoder.spec.hidden :]

@@ -71,7 +71,7 @@ def run(cfg: PretrainRun) -> FrozenEncoder:
     params = _fit(cfg, spec, data, test, say)
     encoder = FrozenEncoder(spec, params)
     note = {"task": cfg.task, "seed": cfg.seed, "train": dataclasses.asdict(cfg.train)}
-    save_encoder(cfg.out, encoder, note=note)
+    save_encoder(cfg.out, spec, params, note=note)
     say(f"{cfg.out}: {cfg.out.stat().st_size / 1e3:.0f} kB")
     return encoder
 
@@ -104,14 +104,14 @@ def _fit(
         state, loss = fit(state, data, jax.random.fold_in(key, done), CHUNK)
         line = f"{done} updates, loss {float(loss):.2e}"
         if done % 1000 == 0 or done + CHUNK > cfg.train.updates:
-            line += _errors(FrozenEncoder(spec, state[0]), test)
+            line += _errors(spec, state[0], test)
         say(line)
     return state[0]
 
 
-def _errors(encoder: FrozenEncoder, test: Examples) -> str:
+def _errors(spec: ReaderSpec, params: PyTree, test: Examples) -> str:
     lines = []
-    for name, missed in errors(encoder, test).items():
+    for name, missed in errors(spec, params, test).items():
         half, most = np.quantile(np.asarray(missed), (0.5, 0.95))
         lines.append(f"  {name} {1e3 * half:.1f} mm (95 % within {1e3 * most:.1f})")
     return "".join(lines)

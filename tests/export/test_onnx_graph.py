@@ -75,6 +75,7 @@ CASES: dict[str, list[tuple[Callable[[Any], Any], np.ndarray]]] = {
     "neg": [(lambda x: -x, X)],
     "sqrt": [(lambda x: jnp.sqrt(jnp.abs(x)), X)],
     "tanh": [(jnp.tanh, X)],
+    "stop_gradient": [(lambda x: lax.stop_gradient(x) * 2.0, X)],
     "logistic": [(jax.nn.sigmoid, X), (jax.nn.swish, X)],
     "rsqrt": [(lambda x: lax.rsqrt(jnp.abs(x) + 0.1), X)],
     "square": [(jnp.square, X)],

@@ -12,7 +12,6 @@ from toy_env import ToyEnv
 
 from mjx_serl.envs.observation import Observer
 from mjx_serl.nets.encoders import EncoderConfig
-from mjx_serl.nets.frozen import FrozenEncoder
 from mjx_serl.pretraining.encoder import (
     Examples,
     PretrainConfig,
@@ -81,9 +80,9 @@ def test_it_learns_to_tell_what_the_picture_shows(observer: ToyObserver) -> None
     np.testing.assert_allclose((data.targets * 4.0)[inside].clip(0, 2), shown[inside], atol=0.01)
     init, fit = make_fit(CONFIG, spec)
     state = init(jax.random.key(1))
-    before = errors(FrozenEncoder(spec, state[0]), data)["x"].mean()
+    before = errors(spec, state[0], data)["x"].mean()
     state, _ = fit(state, data, jax.random.key(2), CONFIG.updates)
-    after = errors(FrozenEncoder(spec, state[0]), data)["x"].mean()
+    after = errors(spec, state[0], data)["x"].mean()
     assert after < 0.2 * before
 
 
@@ -91,7 +90,7 @@ def test_errors_are_distances_in_the_targets_unit(observer: ToyObserver) -> None
     spec = reader_spec(CONFIG, observer)
     params = jax.tree.map(jnp.zeros_like, make_fit(CONFIG, spec)[0](jax.random.key(0))[0])
     pictures = {"front": jnp.zeros((1, SIZE, SIZE, 3), jnp.uint8)}
-    missed = errors(FrozenEncoder(spec, params), Examples(pictures, jnp.array([[0.3, 0.4]])))
+    missed = errors(spec, params, Examples(pictures, jnp.array([[0.3, 0.4]])))
     np.testing.assert_allclose(missed["x"], [4.0 * 0.5], rtol=1e-6)
 
 
