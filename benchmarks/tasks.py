@@ -8,28 +8,19 @@ anew. A training run has `minutes` of two cores: it is stopped, and then evaluat
 twice as many minutes of processor time, however busy the machine is.
 """
 
-import json
-import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from benchmarks.options import read_options
-from benchmarks.process import ROOT, cpu_seconds
-from benchmarks.results import Recorder, measure_load, say
+from benchmarks.results import Recorder
 from benchmarks.resumable import go_on, is_wanted, named_tasks
-from benchmarks.train import last_line, read_curve, read_run
+from benchmarks.training_run import TrainingRun
 from benchmarks.workers.platform import prepare
 from scenes.contract.ranges import MOST_EPISODES, MOST_SEED, ranged
 from scenes.contract.success_rate import wilson_interval
 
 QUESTION = "tasks"
-_CORES = 2  # that the minutes of a run are counted for
-_POLL = 1.0  # [s]
 # Of tasks that the default, laptop, does not solve.
 PRESETS: dict[str, str] = {
     "franka/pcb_insertion": "precise",
@@ -132,68 +123,14 @@ def _play_expert(cfg: TasksConfig, task: str, recorder: Recorder) -> None:
 
 
 def _learn(cfg: TasksConfig, task: str, seed: int, recorder: Recorder) -> None:
-    """Train from scratch in a process of its own; what stopped half way begins anew."""
-    name = learned_row(cfg, task, seed)
     kind = "-pixels" if cfg.pixels else ""
-    folder = (cfg.folder / f"{task.replace('/', '-')}{kind}-s{seed}").absolute()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    log = folder.with_suffix(".log")
-    log.write_text("")
-    say(f"tasks: what it says is in {log}")
-    command = train_command(cfg, task, seed)
-    kept = [f"--run.folder={folder.parent}", f"--run.name={folder.name}"]
-    load = measure_load()
-    begun = time.monotonic()
-    budget = cfg.minutes * 60 * _CORES
-    used, problem = _train([*command, *kept], log, budget)
-    params = {
-        "task": task,
-        "seed": seed,
-        "pixels": cfg.pixels,
-        "train": " ".join(["python", *command]),
-    }
-    if problem is None and used >= budget:
-        # The final evaluation, on episodes of its own, is what a run makes that is over.
-        over = ["train.py", f"--resume={folder}", f"--total-env-steps={_env_steps(folder)}"]
-        _, problem = _train(over, log, float("inf"))
-    if problem is not None:
-        recorder.missing(name, problem, params)
-        return
-    found = read_run(folder)
-    params |= {
-        "episodes": found["episodes"],
-        "ci95": found["success_ci95"],
-        "env_steps": found["env_steps"],
-        "wall_seconds": time.monotonic() - begun,
-        "cpu_seconds": used,
-        "out_of_time": used >= budget,
-        "curve": read_curve(folder),
-    }
-    recorder.add(name, found["success_rate"], "rate", params, load=load)
-
-
-def _env_steps(folder: Path) -> int:
-    return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["env_steps"]
-
-
-def _train(arguments: list[str], log: Path, budget: float) -> tuple[float, str | None]:
-    """Run train.py, stopped as by Ctrl-C where it has used its budget of processor time [s].
-
-    Returns what it has used [s], and one line on what went wrong, None if nothing.
-    """
-    with log.open("a") as said:
-        process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stdout=said, stderr=said)
-        used, asked = 0.0, False
-        while process.poll() is None:
-            used = max(used, cpu_seconds(process.pid))
-            if used >= budget and not asked:
-                process.send_signal(signal.SIGINT)
-                asked = True
-            time.sleep(_POLL)
-    if asked or process.returncode == 0:
-        return used, None
-    return used, f"exit {process.returncode}: {last_line(log.read_text())}"
+    run = TrainingRun(
+        command=train_command(cfg, task, seed),
+        folder=cfg.folder / f"{task.replace('/', '-')}{kind}-s{seed}",
+        minutes=cfg.minutes,
+    )
+    params = {"task": task, "seed": seed, "pixels": cfg.pixels}
+    run.measure(recorder, learned_row(cfg, task, seed), params)
 
 
 def main() -> None:

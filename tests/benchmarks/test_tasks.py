@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import tasks
+from benchmarks import tasks, training_run
 from benchmarks.results import Recorder
 
 # Stands for train.py: one check, then work until it is stopped; a resumed run is over at once.
@@ -33,8 +33,8 @@ while True:
 @pytest.fixture
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tasks.TasksConfig:
     (tmp_path / "train.py").write_text(TRAIN)
-    monkeypatch.setattr(tasks, "ROOT", tmp_path)
-    monkeypatch.setattr(tasks, "_POLL", 0.02)
+    monkeypatch.setattr(training_run, "ROOT", tmp_path)
+    monkeypatch.setattr(training_run, "_POLL", 0.02)
     return tasks.TasksConfig(
         only=("franka/pick_cube",), minutes=0.3 / 120, episodes=2, folder=tmp_path / "runs"
     )
@@ -56,7 +56,7 @@ def test_a_run_out_of_time_is_stopped_and_evaluated_where_it_is(trained: tasks.T
 
 
 def test_a_run_that_fails_is_filed_with_its_last_words(trained: tasks.TasksConfig):
-    (tasks.ROOT / "train.py").write_text('raise SystemExit("error: no such option")')
+    (training_run.ROOT / "train.py").write_text('raise SystemExit("error: no such option")')
     recorder = Recorder("tasks")
     recorder.add("franka/pick_cube: expert", 1.0, "rate", {})
     tasks.run(trained, recorder)
