@@ -25,20 +25,32 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from mjx_serl.agents import objectives
 from mjx_serl.agents.agent import AGENTS, AgentConfig, OffPolicyAgent
-from mjx_serl.agents.networks import CriticParams, Networks
-from mjx_serl.agents.optimizer import Trainable, apply_gradients, make_optimizer, tick
-from mjx_serl.nets.augment import crop_images
+from mjx_serl.agents.networks import (
+    CriticParams,
+    Networks,
+    build_mlp,
+    check_networks,
+    check_specs,
+)
+from mjx_serl.agents.optimizer import (
+    Trainable,
+    apply_gradients,
+    count_skipped,
+    make_optimizer,
+    tick,
+)
+from mjx_serl.nets.augment import crop_batch
 from mjx_serl.nets.distributions import tanh_normal_sample
-from mjx_serl.nets.encoders import ENCODERS, EncoderConfig, ObsEncoder
+from mjx_serl.nets.encoders import EncoderConfig, ObsEncoder
 from mjx_serl.nets.ensemble import random_members
-from mjx_serl.nets.mlp import ACTIVATIONS, COMPUTE_DTYPES, MLP, Activation, ComputeDtype
+from mjx_serl.nets.mlp import Activation, ComputeDtype
 from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey, PyTree, choice
 from scenes.contract.errors import InputError
-from scenes.contract.ranges import check_ranges, ranged
+from scenes.contract.ranges import ranged
 from scenes.contract.specs import ActionSpec, ObsSpec
 
 AdamTicks = Literal["own", "shared", "shared_apart"]
@@ -108,24 +120,13 @@ class SACConfig(AgentConfig):
 
     def build(self) -> "SAC":
         """Return the agent; raises ValueError on a field outside its range, KeyError on a name."""
-        _ = ENCODERS[self.encoder.name]
-        check_ranges(self)
-        for message in _config_errors(self):
-            raise InputError(f"SACConfig: {message}")
+        check_networks(self, *_config_errors(self))
         return SAC(self)
 
 
 def _config_errors(cfg: SACConfig) -> list[str]:
     subsample, size = cfg.critic_subsample_size, cfg.critic_ensemble_size
     checks = [
-        (
-            cfg.activation in ACTIVATIONS,
-            f"activation '{cfg.activation}', allowed: {[*ACTIVATIONS]}",
-        ),
-        (
-            cfg.compute_dtype in COMPUTE_DTYPES,
-            f"compute_dtype '{cfg.compute_dtype}', allowed: {[*COMPUTE_DTYPES]}",
-        ),
         (
             subsample is None or subsample <= size,
             f"critic_subsample_size {subsample}, allowed: None or 1..{size} (the ensemble size)",
@@ -188,7 +189,7 @@ class SAC(OffPolicyAgent):
         Raises ValueError for observations the encoder cannot read, or actions with choices or a
         horizon.
         """
-        _check_specs(obs, action)
+        check_specs("SAC", obs, action)
         nets = self._networks(obs, action)
         actor_key, critic_key, encoder_key = jax.random.split(key, 3)
         critic = nets.init_critic(critic_key, encoder_key, action.dim)
@@ -287,7 +288,7 @@ class SAC(OffPolicyAgent):
     ) -> tuple[SACState, _Seen, Metrics]:
         action_key, subset_key, crop_key = jax.random.split(key, 3)
         nets = self._nets_of(state)
-        batch = self._cropped(batch, crop_key, nets.encoder.cameras)
+        batch = crop_batch(crop_key, batch, self.cfg.crop, cameras=nets.encoder.cameras)
         target, entropy = self._target(state, batch, action_key, subset_key)
 
         def loss_fn(params: CriticParams) -> tuple[Array, tuple[Array, Array, Metrics]]:
@@ -310,7 +311,7 @@ class SAC(OffPolicyAgent):
                 critic.params, state.target_params, self.cfg.tau
             ),
             step=optax.safe_increment(state.step),
-            skipped=_count_skipped(state.skipped, finite),
+            skipped=count_skipped(state.skipped, finite),
         )
         metrics = {"learner/critic_loss": loss, "learner/q": mean_q} | more
         return state, _Seen(features, entropy), metrics
@@ -362,16 +363,11 @@ class SAC(OffPolicyAgent):
         )
         actor, actor_ok = apply_gradients(self._optimizer, state.actor, actor_grads)
         theta, theta_ok = apply_gradients(self._optimizer, state.log_temperature, temperature_grad)
-        skipped = _count_skipped(_count_skipped(state.skipped, actor_ok), theta_ok)
+        skipped = count_skipped(count_skipped(state.skipped, actor_ok), theta_ok)
         state = state.replace(actor=actor, log_temperature=theta, skipped=skipped)
         return state, {"learner/actor_loss": loss, "learner/entropy": seen.entropy}
 
     # -- pieces ------------------------------------------------------------------------------
-
-    def _cropped(self, batch: Batch, key: PRNGKey, cameras: tuple[str, ...]) -> Batch:
-        now, later = jax.random.split(key)
-        crop = partial(crop_images, pad=self.cfg.crop, cameras=cameras)
-        return batch.replace(obs=crop(now, batch.obs), next_obs=crop(later, batch.next_obs))
 
     def _tick_policy(self, state: SACState) -> SACState:
         run = partial(tick, self._optimizer)
@@ -389,15 +385,8 @@ class SAC(OffPolicyAgent):
     def _networks(self, obs: ObsSpec, action: ActionSpec) -> Networks:
         cfg = self.cfg
         encoder = ObsEncoder(cfg.encoder, obs, cfg.compute_dtype)
-        net = MLP(
-            cfg.hidden,
-            2 * action.dim,
-            activation=cfg.activation,
-            layer_norm=cfg.layer_norm,
-            compute_dtype=cfg.compute_dtype,
-            embedded=_embedded(encoder.policy),
-        )
-        critic = net.clone(out=1, members=cfg.critic_ensemble_size, embedded=_embedded(encoder))
+        net = build_mlp(cfg, encoder.policy, 2 * action.dim)
+        critic = build_mlp(cfg, encoder, 1).clone(members=cfg.critic_ensemble_size)
         hidden = encoder.dim - encoder.policy.dim
         probe = net.clone(hidden=cfg.hidden[:1], out=hidden) if hidden and encoder.cameras else None
         return Networks(encoder, net, critic, probe)
@@ -409,27 +398,6 @@ class SAC(OffPolicyAgent):
 
     def _trainable(self, params: PyTree) -> Trainable:
         return Trainable(params, self._optimizer.init(params))
-
-
-def _embedded(encoder: ObsEncoder) -> tuple[int, int] | None:
-    """Where the vectors lie beside features of images."""
-    both = encoder.cameras and encoder.vectors
-    return (encoder.image_dim, encoder.dim) if both else None
-
-
-def _count_skipped(skipped: Int[Array, ""], finite: Bool[Array, ""]) -> Int[Array, ""]:
-    return jnp.where(finite, skipped, optax.safe_increment(skipped))
-
-
-def _check_specs(obs: ObsSpec, action: ActionSpec) -> None:
-    unread = [f"'{f.name}' ({f.kind})" for f in obs.fields if f.kind not in ("vector", "image")]
-    if unread:
-        raise InputError(f"SAC reads vectors and images, got {', '.join(unread)}")
-    if any(action.choices) or action.horizon != 1:
-        raise InputError(
-            f"SAC gives one continuous action at a time, asked for choices {action.choices} and "
-            f"horizon {action.horizon}"
-        )
 
 
 def take_minibatch(batch: Batch, index: int | Int[Array, ""], count: int) -> Batch:

@@ -16,7 +16,7 @@ class TrainState:
 
     Attributes:
         agent: what is learned, with its optimisers.
-        worlds: all environments.
+        worlds: all environments; () where none is stepped.
         data: what the trainer keeps between epochs, of its own making; replay rings by source for
             an off-policy one.
         normalizer: observation statistics.
