@@ -29,12 +29,13 @@ from scenes.contract.specs import ActionSpec, ObsSpec
 @AGENTS.register("bc")
 @dataclass(frozen=True, kw_only=True)
 class BCConfig(AgentConfig):
-    """Hyper-parameters of behaviour cloning; the defaults are SERL's (`bc_policy.py`).
+    """Hyper-parameters of behaviour cloning; the defaults are SERL's (`bc_policy.py`) and a norm.
 
     Attributes:
         hidden: widths of the hidden layers [units].
         activation: "tanh", "relu" or "swish", after each hidden layer.
-        layer_norm: normalise each hidden layer before its activation.
+        layer_norm: normalise each hidden layer before its activation. SERL's has none, and so
+            learned when to close a gripper far too slowly (the presets `bc` and `bc_serl`).
         dropout: share of each hidden layer that is left out while learning [1]; HIL-SERL: 0.25.
         compute_dtype: as of `SACConfig`.
         encoder: of images, where the observation has any.
@@ -46,7 +47,7 @@ class BCConfig(AgentConfig):
 
     hidden: tuple[int, ...] = ranged((256, 256), least=1, filled=True)
     activation: Activation = "tanh"
-    layer_norm: bool = False
+    layer_norm: bool = True
     dropout: float = ranged(0.0, least=0, below=1)
     compute_dtype: ComputeDtype = "float32"
     encoder: EncoderConfig = field(default_factory=EncoderConfig)

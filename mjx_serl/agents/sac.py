@@ -261,7 +261,7 @@ class SAC(OffPolicyAgent):
             state = self._tick_policy(state)
         state, actor_metrics = self._policy_step(state, minibatch, seen, keys[0])
         if self.cfg.adam_ticks == "shared_apart":
-            state = state.replace(critic=tick(self._optimizer, state.critic))
+            state = state.replace(critic=tick(self.optimizer, state.critic))
         return state, self._metrics(state) | critic_metrics | actor_metrics
 
     def q_values(
@@ -270,6 +270,13 @@ class SAC(OffPolicyAgent):
         """Return Q of every online critic for leading axis [B]."""
         nets, params = self._nets_of(state), state.critic.params
         return nets.q(params.members, nets.features(params, obs), action)
+
+    def policy_features(
+        self, state: SACState, obs: Obs, *, target: bool = False
+    ) -> Float[Array, "B D"]:
+        """What the policy reads of observations, by the critic's encoder or its Polyak copy."""
+        params = state.target_params if target else state.critic.params
+        return self._nets_of(state).policy_features(params, obs)
 
     # -- one step of each part ---------------------------------------------------------------
 
@@ -304,7 +311,7 @@ class SAC(OffPolicyAgent):
         (loss, (mean_q, features, more)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             state.critic.params
         )
-        critic, finite = apply_gradients(self._optimizer, state.critic, grads)
+        critic, finite = apply_gradients(self.optimizer, state.critic, grads)
         state = state.replace(
             critic=critic,
             target_params=optax.incremental_update(
@@ -361,8 +368,8 @@ class SAC(OffPolicyAgent):
         temperature_grad = jax.grad(objectives.temperature_loss)(
             state.log_temperature.params, seen.entropy, target_entropy
         )
-        actor, actor_ok = apply_gradients(self._optimizer, state.actor, actor_grads)
-        theta, theta_ok = apply_gradients(self._optimizer, state.log_temperature, temperature_grad)
+        actor, actor_ok = apply_gradients(self.optimizer, state.actor, actor_grads)
+        theta, theta_ok = apply_gradients(self.optimizer, state.log_temperature, temperature_grad)
         skipped = count_skipped(count_skipped(state.skipped, actor_ok), theta_ok)
         state = state.replace(actor=actor, log_temperature=theta, skipped=skipped)
         return state, {"learner/actor_loss": loss, "learner/entropy": seen.entropy}
@@ -370,7 +377,7 @@ class SAC(OffPolicyAgent):
     # -- pieces ------------------------------------------------------------------------------
 
     def _tick_policy(self, state: SACState) -> SACState:
-        run = partial(tick, self._optimizer)
+        run = partial(tick, self.optimizer)
         return state.replace(actor=run(state.actor), log_temperature=run(state.log_temperature))
 
     def _metrics(self, state: SACState) -> Metrics:
@@ -392,12 +399,13 @@ class SAC(OffPolicyAgent):
         return Networks(encoder, net, critic, probe)
 
     @property
-    def _optimizer(self) -> optax.GradientTransformation:
+    def optimizer(self) -> optax.GradientTransformation:
+        """Of all its networks."""
         cfg = self.cfg
         return make_optimizer(cfg.lr, warmup_steps=cfg.lr_warmup_steps, clip_norm=cfg.clip_norm)
 
     def _trainable(self, params: PyTree) -> Trainable:
-        return Trainable(params, self._optimizer.init(params))
+        return Trainable(params, self.optimizer.init(params))
 
 
 def take_minibatch(batch: Batch, index: int | Int[Array, ""], count: int) -> Batch:

@@ -104,6 +104,10 @@ CASES: dict[str, list[tuple[Callable[[Any], Any], np.ndarray]]] = {
         (lambda x: (x > 0).astype(jnp.float32), X),
     ],
     "reshape": [(lambda x: x.reshape(3, 8), X), (lambda x: x.ravel(), IMAGE)],
+    "argmax": [
+        (lambda x: jnp.argmax(x, axis=-1), X),
+        (lambda x: jnp.argmax(jnp.abs(x), axis=0).astype(jnp.float32), X),
+    ],
     "squeeze": [(lambda x: lax.squeeze(x[:1, :, 2:3], (0, 2)), IMAGE)],
     "broadcast_in_dim": [
         (lambda x: jnp.broadcast_to(x, (2, 4, 6)), X),

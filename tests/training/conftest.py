@@ -11,6 +11,7 @@ import pytest
 from flax import struct
 from toy_env import ToyEnv
 
+from mjx_serl.agents.agent import OffPolicyAgent
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.data.replay import ReplayBuffer
 from mjx_serl.envs.observation import Observer
@@ -32,7 +33,7 @@ class Counted:
 
 
 @dataclasses.dataclass(frozen=True)
-class Idle:
+class Idle(OffPolicyAgent):
     """An agent that plays at random and learns nothing: its epoch compiles in a third of the time.
 
     For what the loop does whoever learns. It reads all of a batch, as a learner does.
