@@ -171,6 +171,7 @@ def test_every_preset_builds(name: str):
     env = SimpleNamespace(task=SimpleNamespace(episode_steps=100))
     trainer = cfg.build(Observer(env))
     if trainer.env_steps_per_epoch == 0:
+        assert cfg.total_updates is not None
         assert cfg.total_updates % trainer.updates_per_epoch == 0
         return
     assert trainer.vec_env.num_envs == cfg.num_envs

@@ -5,8 +5,8 @@ is one choice among a few (`agents.choices`), made by a network of their own on 
 SAC's policy reads: acting takes its best choice always, so it is explored by warm-up,
 demonstrations and interventions. Its target is double DQN's with SAC's discount and rate tau, and
 its reward has a penalty where a gripper is told to open or close (reference serl_family.md 1.3,
-`sac_hybrid_single.py`, `sac_hybrid_dual.py`). The gradient stops at the features: SAC's critics
-train the encoder, as they do for the actor.
+`sac_hybrid_single.py`, `sac_hybrid_dual.py`). Features are given to it and not trained: SAC's
+critics train the encoder, as they do for the actor.
 """
 
 from dataclasses import dataclass, field, replace
@@ -232,8 +232,7 @@ class Hybrid(OffPolicyAgent):
     def _features(
         self, state: HybridState, obs: Obs, *, target: bool = False
     ) -> Float[Array, "B D"]:
-        features = self._sac(state.action).policy_features(state.sac, obs, target=target)
-        return jax.lax.stop_gradient(features)
+        return self._sac(state.action).policy_features(state.sac, obs, target=target)
 
     def _values(
         self, state: HybridState, params: PyTree, features: Float[Array, "B D"]

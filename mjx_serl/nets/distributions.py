@@ -36,8 +36,8 @@ def tanh_normal_sample(
     """
     noise = jax.random.normal(key, mean.shape, mean.dtype)
     pre_tanh = mean + std * noise
-    log_prob = _log_density(noise, std) - tanh_log_det(pre_tanh)
-    return jnp.tanh(pre_tanh), jnp.sum(log_prob, axis=-1)
+    normal = _log_density(noise, std)
+    return jnp.tanh(pre_tanh), jnp.sum(normal - tanh_log_det(pre_tanh), axis=-1)
 
 
 def tanh_normal_log_prob(

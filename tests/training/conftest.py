@@ -11,7 +11,6 @@ import pytest
 from flax import struct
 from toy_env import ToyEnv
 
-from mjx_serl.agents.agent import OffPolicyAgent
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.data.replay import ReplayBuffer
 from mjx_serl.envs.observation import Observer
@@ -33,7 +32,7 @@ class Counted:
 
 
 @dataclasses.dataclass(frozen=True)
-class Idle(OffPolicyAgent):
+class Idle:
     """An agent that plays at random and learns nothing: its epoch compiles in a third of the time.
 
     For what the loop does whoever learns. It reads all of a batch, as a learner does.
@@ -56,6 +55,9 @@ class Idle(OffPolicyAgent):
 
     def acting(self, state: Counted) -> Counted:
         return state
+
+    def beside(self, steps: Transition, action: ActionSpec) -> dict[str, jax.Array]:
+        return {}
 
     def update(self, state: Counted, batch: Batch, key: jax.Array) -> tuple[Counted, Metrics]:
         seen = sum(jnp.mean(x) for x in jax.tree.leaves(batch))
