@@ -31,7 +31,7 @@ from mjx_serl.training.demonstrations import DemoConfig, Demonstrations
 from mjx_serl.training.evaluate import TRAIN
 from mjx_serl.training.policies import random_policy
 from mjx_serl.training.scan import run_once, scan
-from mjx_serl.training.state import PolicyParams, TrainState, tree_bytes
+from mjx_serl.training.state import PolicyParams, TrainState, shapes_of, tree_bytes
 from mjx_serl.training.takeover import Takeover
 from mjx_serl.training.trainer import METHODS, Share
 from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey, PyTree, Transition
@@ -224,8 +224,7 @@ class OffPolicy:
             shapes = None if self.demos is None else self.demos.shapes()
             return jax.eval_shape(self._first_state, jax.random.key(0), shapes)
         # What cannot be traced has to be made to be measured.
-        state = self.init(jax.random.key(0))
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+        return shapes_of(self.init(jax.random.key(0)))
 
     def init(self, key: PRNGKey) -> TrainState:
         """The state before the first epoch, demonstrations and warm-up included."""

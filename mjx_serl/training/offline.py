@@ -22,7 +22,7 @@ from mjx_serl.training.demonstrations import DemoConfig, Demonstrations
 from mjx_serl.training.evaluate import TRAIN
 from mjx_serl.training.off_policy import DEMOS, LoopConfig, OffPolicy, OffPolicyConfig
 from mjx_serl.training.scan import run_once
-from mjx_serl.training.state import PolicyParams, TrainState, tree_bytes
+from mjx_serl.training.state import PolicyParams, TrainState, shapes_of, tree_bytes
 from mjx_serl.training.trainer import METHODS, Share
 from mjx_serl.types import Choice, Metrics, Obs, PRNGKey, Transition
 from scenes.contract.errors import InputError
@@ -117,7 +117,10 @@ class Offline:
 
     def state_shapes(self) -> TrainState:
         """The state as shapes."""
-        return jax.eval_shape(self._first_state, jax.random.key(0), self._demos.shapes())
+        if self.traceable:
+            return jax.eval_shape(self._first_state, jax.random.key(0), self._demos.shapes())
+        # Demonstrations that cannot be traced have to be made to be measured.
+        return shapes_of(self.init(jax.random.key(0)))
 
     def init(self, key: PRNGKey) -> TrainState:
         """The state before the first epoch, demonstrations included."""

@@ -46,6 +46,11 @@ class PolicyParams:
     normalizer: NormalizerState
 
 
+def shapes_of(tree: PyTree) -> PyTree:
+    """The same pytree with the shape and dtype of each array in its place."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
 def tree_bytes(tree: PyTree) -> int:
     """Bytes of all arrays in a pytree (arrays or shapes)."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -13,6 +13,8 @@ from toy_env import STEPS, ToyEnv, ToyTask
 from whole_runs import assert_same
 
 from mjx_serl.agents.bc import BCConfig
+from mjx_serl.agents.hybrid import HybridConfig
+from mjx_serl.agents.sac import SACConfig
 from mjx_serl.envs.observation import Observer
 from mjx_serl.run.checkpoint import CheckpointStore
 from mjx_serl.training.dagger import HGDAggerConfig
@@ -75,13 +77,24 @@ def dagger(demos: RecordedDemos) -> Trained:
     return trained(shown(method.build(Observer(ToyEnv()), num_envs=6), demos))
 
 
+@pytest.fixture(scope="module")
+def hybrid(make_toy: Callable) -> Trained:
+    """The off-policy loop with the hybrid agent; a toy's gripper says nothing of itself."""
+    agent = HybridConfig(sac=SACConfig(hidden=(8,), utd_ratio=2), grasp_penalty=0.0)
+    return trained(make_toy(agent=agent).trainer)
+
+
 @pytest.fixture(params=["offline", "dagger"])
 def run(request: pytest.FixtureRequest) -> Trained:
     """Each of the two."""
     return request.getfixturevalue(request.param)
 
 
-def test_epochs_through_the_disk_equal_those_in_one_go(run: Trained, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["offline", "dagger", "hybrid"])
+def test_epochs_through_the_disk_equal_those_in_one_go(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    run: Trained = request.getfixturevalue(name)
     store = CheckpointStore(tmp_path)
     store.save(1, run.after[0], {})
     store.wait()
