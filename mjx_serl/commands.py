@@ -154,7 +154,7 @@ def _about() -> str:
     return (
         "Train a policy in one process, one compiled function per epoch.\n\n"
         "--resume RUN_FOLDER goes on with a stopped run, bit for bit, or with a finished one:\n"
-        "  --total-env-steps, --eval.* and --run.* may change with it, nothing else.\n\n"
+        "  --total-env-steps, --total-updates, --eval.* and --run.* may change, nothing else.\n\n"
         f"{SHOW_TRACEBACK}=1 in the environment shows where an error came from.\n"
         "--plugin MODULE imports a module of yours, which registers tasks, agents, robots, ...\n"
         f"--method NAME and --agent NAME pick another learner ({', '.join(METHODS)}; "

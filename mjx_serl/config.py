@@ -86,6 +86,8 @@ class TrainConfig:
         pixels: cameras; none by default.
         num_envs: worlds stepped together.
         total_env_steps: control steps of all worlds after which training ends.
+        total_updates: gradient steps after which it ends, if that is sooner; None leaves it to the
+            env steps, and to 20,000 updates where the method takes no env steps.
         plugins: modules that register what the run needs and is not ours (`--plugin`).
         init: a run folder, of whose agent's parameters and observation statistics the run begins;
             its replay, optimisers and worlds are not taken.
@@ -108,6 +110,7 @@ class TrainConfig:
     plugins: tyro.conf.Suppress[tuple[str, ...]] = ()
     num_envs: int = ranged(8, least=1)
     total_env_steps: int = ranged(100_000, least=1)
+    total_updates: int | None = later_field(None)
     init: Path | None = later_field(None)
     robot_fit: Path | None = later_field(None)
     robot_fit_digest: tyro.conf.Suppress[str] = later_field("")
@@ -141,6 +144,8 @@ class TrainConfig:
     def check(self) -> None:
         """Raise InputError for a number out of range, or options that do not go together."""
         check_ranges(self, flat=("method",))
+        if self.total_updates is not None:
+            require_number("total_updates", self.total_updates, least=1, whole=True)
         require_number("eval.grid", self.eval.grid, least=0, most=MOST_EPISODES, whole=True)
         if self.robot_fit_varies and self.robot_fit is None:
             raise InputError("robot_fit_varies without a fit, allowed: with --robot-fit FILE")

@@ -5,12 +5,16 @@ from collections.abc import Callable
 
 import jax
 
+from mjx_serl.agents.bc import BCConfig
+from mjx_serl.agents.hybrid import HybridConfig
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.config import EvalConfig, RunConfig, TrainConfig
 from mjx_serl.envs.observation import PixelConfig
 from mjx_serl.registry import Registry
+from mjx_serl.training.dagger import HGDAggerConfig
 from mjx_serl.training.demonstrations import DemoConfig
 from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig
+from mjx_serl.training.offline import OfflineConfig
 from scenes.contract.names import require_fields
 
 PRESETS: Registry[Callable[[], TrainConfig]] = Registry("preset")
@@ -140,6 +144,78 @@ def hil_serl() -> TrainConfig:
             ),
         ),
         eval=EvalConfig(every_epochs=20, check_episodes=20),
+    )
+
+
+@PRESETS.register("hybrid")
+def hybrid() -> TrainConfig:
+    """HIL-SERL's hybrid agent: SAC moves the arm, a DQN opens and closes the gripper.
+
+    `python train.py --preset hybrid`; numbers: reference serl_family.md 1.3, HIL hybrid gripper.
+    """
+    base = hil_serl()
+    method = dataclasses.replace(base.method, agent=HybridConfig(sac=base.method.agent))
+    return dataclasses.replace(base, preset="hybrid", method=method)
+
+
+@PRESETS.register("bc")
+def bc() -> TrainConfig:
+    """Behaviour cloning: 100 demonstrations, 20,000 updates, no step in any world.
+
+    `python train.py --preset bc`. SERL's numbers (reference serl_family.md 1.3, BC) with a
+    LayerNorm: franka/pick_cube, seed 0, 99 % of 100 held-out episodes, 0 % without.
+    """
+    return TrainConfig(
+        preset="bc",
+        num_envs=1,
+        total_updates=20_000,
+        method=OfflineConfig(agent=BCConfig(), demos=DemoConfig(count=100)),
+        eval=EvalConfig(every_epochs=8),
+    )
+
+
+@PRESETS.register("bc_serl")
+def bc_serl() -> TrainConfig:
+    """SERL's behaviour cloning, without LayerNorm, dropout and crops.
+
+    `python train.py --preset bc_serl`; numbers: reference serl_family.md 1.3, BC.
+    """
+    base = bc()
+    method = dataclasses.replace(base.method, agent=BCConfig(layer_norm=False))
+    return dataclasses.replace(base, preset="bc_serl", method=method)
+
+
+@PRESETS.register("bc_hil")
+def bc_hil() -> TrainConfig:
+    """HIL-SERL's behaviour cloning from two cameras: wider, with dropout and random crops.
+
+    `python train.py --preset bc_hil`; numbers: reference serl_family.md 1.3, BC.
+    """
+    agent = BCConfig(hidden=(512, 512, 512), dropout=0.25, crop=4)
+    base = bc()
+    return dataclasses.replace(
+        base,
+        preset="bc_hil",
+        pixels=PixelConfig(cameras=("front", "wrist")),
+        method=dataclasses.replace(base.method, agent=agent),
+        run=RunConfig(checkpoint_seconds=120.0),
+    )
+
+
+@PRESETS.register("hg_dagger")
+def hg_dagger() -> TrainConfig:
+    """HG-DAgger: behaviour cloning, then rollouts in which the task's expert takes over.
+
+    `python train.py --preset hg_dagger`. The gate is that of `mjx_serl/training/takeover.py`.
+    """
+    return TrainConfig(
+        preset="hg_dagger",
+        num_envs=16,
+        method=HGDAggerConfig(
+            loop=LoopConfig(
+                updates_per_step=4, warmup_steps=0, pretrain_updates=5000, pool="epoch"
+            ),
+        ),
     )
 
 

@@ -120,8 +120,10 @@ class SeedRuns:
         """The config of a run on disk, with what may change as it is for all."""
         own = folder.read_config(TrainConfig)
         where = dataclasses.replace(self.cfg.run, folder=own.run.folder, name=own.run.name)
-        free = {"total_env_steps": self.cfg.total_env_steps, "eval": self.cfg.eval, "run": where}
-        return dataclasses.replace(own, **free)
+        free = {
+            name: getattr(self.cfg, name) for name in ("total_env_steps", "total_updates", "eval")
+        }
+        return dataclasses.replace(own, **free, run=where)
 
     def _folder(self, seed: int) -> RunFolder:
         return RunFolder(self.path / f"seed-{seed}")

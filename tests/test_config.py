@@ -69,6 +69,10 @@ PUBLISHED = {
 }
 
 
+# Those that step worlds.
+STEPPED = [name for name in PRESETS if hasattr(PRESETS[name]().method, "pool_size")]
+
+
 def with_method(cfg: TrainConfig, **changes: Any) -> TrainConfig:
     return dataclasses.replace(cfg, method=dataclasses.replace(cfg.method, **changes))
 
@@ -78,6 +82,43 @@ def lookup(cfg: TrainConfig, path: str) -> Any:
     for name in path.split(".") if hasattr(cfg, part) else ["method", *path.split(".")]:
         cfg = getattr(cfg, name)
     return cfg
+
+
+# Reference serl_family.md 1.3, BC: SERL's `bc_policy.py`, HIL-SERL's `train_bc.py`.
+CLONING = {
+    "bc_serl": {
+        "agent.hidden": (256, 256),
+        "agent.layer_norm": False,
+        "agent.dropout": 0.0,
+        "agent.crop": 0,
+        "demos.count": 100,
+    },
+    "bc_hil": {
+        "agent.hidden": (512, 512, 512),
+        "agent.layer_norm": True,
+        "agent.dropout": 0.25,
+        "agent.crop": 4,
+    },
+}
+EVERY_CLONING = {"agent.activation": "tanh", "agent.lr": 3e-4, "loop.batch_size": 256}
+# HIL-SERL's hybrid is its learner with grippers apart.
+HYBRID = {
+    "agent.sac" if path == "agent" else path.replace("agent.", "agent.sac."): value
+    for path, value in (COMMON | PUBLISHED["hil_serl"]).items()
+} | {"agent.grasp_penalty": 0.02}
+
+
+@pytest.mark.parametrize("name", [*CLONING])
+def test_cloning_presets_carry_the_published_numbers(name: str):
+    cfg = PRESETS[name]()
+    want = EVERY_CLONING | CLONING[name]
+    assert {path: lookup(cfg, path) for path in want} == want
+    assert cfg.total_updates == 20_000
+
+
+def test_the_hybrid_preset_carries_the_published_numbers():
+    cfg = PRESETS["hybrid"]()
+    assert {path: lookup(cfg, path) for path in HYBRID} == HYBRID
 
 
 @pytest.mark.parametrize("name", [*PUBLISHED])
@@ -129,6 +170,10 @@ def test_every_preset_builds(name: str):
     cfg = PRESETS[name]()
     env = SimpleNamespace(task=SimpleNamespace(episode_steps=100))
     trainer = cfg.build(Observer(env))
+    if trainer.env_steps_per_epoch == 0:
+        assert cfg.total_updates is not None
+        assert cfg.total_updates % trainer.updates_per_epoch == 0
+        return
     assert trainer.vec_env.num_envs == cfg.num_envs
     rows = trainer.sources["online"].buffer.capacity_rows
     assert rows * cfg.num_envs <= cfg.method.loop.buffer_size
@@ -136,7 +181,7 @@ def test_every_preset_builds(name: str):
     assert sum(source.fraction for source in trainer.sources.values()) == 1.0
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if name != "fast"])
+@pytest.mark.parametrize("name", [name for name in STEPPED if name != "fast"])
 def test_presets_of_few_worlds_draw_starts_in_proportion_to_their_epochs(name: str):
     """Also where the user makes the epochs longer."""
     cfg = PRESETS[name]()
@@ -173,6 +218,8 @@ def test_an_agent_is_named_by_its_demonstrations():
         ({"num_envs": 64}, {"buffer_size": 319}, "buffer_size 319, allowed: at least 320"),
         ({}, {"updates_per_step": 0}, "updates_per_step 0, allowed: at least 1"),
         ({}, {"warmup_steps": -1}, "warmup_steps -1, allowed: at least 0"),
+        ({}, {"pretrain_updates": -1}, "pretrain_updates -1, allowed: at least 0"),
+        ({"total_updates": 0}, {}, "total_updates 0, allowed: at least 1"),
         ({"total_env_steps": 0}, {}, "total_env_steps 0, allowed: at least 1"),
     ],
 )

@@ -6,9 +6,11 @@ An agent is a frozen, hashable object; everything that changes is in its AgentSt
 
 from typing import Any, Protocol, Self, TypeAlias
 
+from jaxtyping import Array, Shaped
+
 from mjx_serl.nets.mlp import ComputeDtype
 from mjx_serl.registry import Registry
-from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey, PyTree
+from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey, PyTree, Transition
 from scenes.contract.specs import ActionSpec, ObsSpec
 
 AgentState: TypeAlias = Any  # a pytree of the agent's own making
@@ -71,6 +73,14 @@ class OffPolicyAgent(Agent, Protocol):
     def gamma(self) -> float:
         """Discount per control step, which that sum uses."""
         return 0.99
+
+    def beside(self, steps: Transition, action: ActionSpec) -> dict[str, Shaped[Array, "..."]]:
+        """What is stored beside transitions [*lead, ...] as they were observed, by name.
+
+        A batch has it in its extras.
+        """
+        del steps, action
+        return {}
 
     def update(self, state: AgentState, batch: Batch, key: PRNGKey) -> tuple[AgentState, Metrics]:
         """Learn from a batch with leading axis [utd_ratio * B].

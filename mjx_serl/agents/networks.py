@@ -1,16 +1,101 @@
 """Encoder, actor and critics for one kind of observation and action."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
 from mjx_serl.nets.distributions import split_mean_std
-from mjx_serl.nets.encoders import ObsEncoder
+from mjx_serl.nets.encoders import ENCODERS, EncoderConfig, ObsEncoder
 from mjx_serl.nets.ensemble import ensemble_q
-from mjx_serl.nets.mlp import MLP, forward
+from mjx_serl.nets.mlp import (
+    ACTIVATIONS,
+    COMPUTE_DTYPES,
+    MLP,
+    Activation,
+    ComputeDtype,
+    forward,
+)
 from mjx_serl.types import Obs, PRNGKey, PyTree
+from scenes.contract.errors import InputError
+from scenes.contract.ranges import check_ranges
+from scenes.contract.specs import ActionSpec, ObsSpec
+
+
+class NetworksConfig(Protocol):
+    """What hyper-parameters say of networks; the fields are those of `SACConfig`."""
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Widths of the hidden layers."""
+        ...
+
+    @property
+    def activation(self) -> Activation:
+        """After each hidden layer."""
+        ...
+
+    @property
+    def layer_norm(self) -> bool:
+        """Whether hidden layers are normalised."""
+        ...
+
+    @property
+    def compute_dtype(self) -> ComputeDtype:
+        """Of the products."""
+        ...
+
+    @property
+    def encoder(self) -> EncoderConfig:
+        """Of images."""
+        ...
+
+
+def check_networks(cfg: NetworksConfig, *messages: str) -> None:
+    """Raise InputError for a number out of range, an unknown name, or the first of `messages`."""
+    _ = ENCODERS[cfg.encoder.name]
+    check_ranges(cfg)
+    named: Sequence[tuple[str, Sequence[str]]] = (
+        ("activation", [*ACTIVATIONS]),
+        ("compute_dtype", [*COMPUTE_DTYPES]),
+    )
+    unknown = [
+        f"{field} '{getattr(cfg, field)}', allowed: {allowed}"
+        for field, allowed in named
+        if getattr(cfg, field) not in allowed
+    ]
+    for message in (*unknown, *messages):
+        raise InputError(f"{type(cfg).__name__}: {message}")
+
+
+def check_specs(agent: str, obs: ObsSpec, action: ActionSpec) -> None:
+    """Raise InputError for observations that are neither vectors nor images, or actions that are
+    not one continuous vector at a time.
+    """
+    unread = [f"'{f.name}' ({f.kind})" for f in obs.fields if f.kind not in ("vector", "image")]
+    if unread:
+        raise InputError(f"{agent} reads vectors and images, got {', '.join(unread)}")
+    if any(action.choices) or action.horizon != 1:
+        raise InputError(
+            f"{agent} gives one continuous action at a time, asked for choices {action.choices} "
+            f"and horizon {action.horizon}"
+        )
+
+
+def build_mlp(cfg: NetworksConfig, encoder: ObsEncoder, outputs: int) -> MLP:
+    """Return the network on an encoder's features; beside images the vectors are embedded."""
+    both = encoder.cameras and encoder.vectors
+    return MLP(
+        cfg.hidden,
+        outputs,
+        activation=cfg.activation,
+        layer_norm=cfg.layer_norm,
+        compute_dtype=cfg.compute_dtype,
+        embedded=(encoder.image_dim, encoder.dim) if both else None,
+    )
 
 
 @struct.dataclass

@@ -1,4 +1,4 @@
-"""The mathematics of soft actor-critic, without networks, keys or state.
+"""The mathematics of soft actor-critic, imitation and choices, without networks, keys or state.
 
 Symbols: Q_i ensemble members, a' ~ pi(.|s'), alpha temperature, d terminated. A time-out is not
 d: the caller passes `terminated` alone.
@@ -56,8 +56,33 @@ def imitation_loss(
 
     Added to the actor's loss as in Nair et al. 2018, arXiv 1709.10089 eq. 3.
     """
-    error = jnp.sum(jnp.square(action - wanted), axis=-1)
-    return jnp.sum(jnp.where(expert, error, 0.0)) / jnp.maximum(jnp.sum(expert), 1)
+    return expert_mean(jnp.sum(jnp.square(action - wanted), axis=-1), expert)
+
+
+def likelihood_loss(log_prob: Float[Array, " B"], expert: Bool[Array, " B"]) -> Float[Array, ""]:
+    """-log pi(a|s), its mean over the expert's samples (serl_launcher `bc.py`); 0 without any."""
+    return -expert_mean(log_prob, expert)
+
+
+def expert_mean(x: Float[Array, " B"], expert: Bool[Array, " B"]) -> Float[Array, ""]:
+    """Mean over the expert's samples; 0 where the batch has none."""
+    return jnp.sum(jnp.where(expert, x, 0.0)) / jnp.maximum(jnp.sum(expert), 1)
+
+
+def double_dqn_target(
+    reward: Float[Array, " B"],
+    terminated: Bool[Array, " B"],
+    online_q: Float[Array, "B K"],
+    target_q: Float[Array, "B K"],
+    gamma: float,
+) -> Float[Array, " B"]:
+    """y = r + gamma (1 - d) Q'(s', argmax_k Q(s', k)), of choices k.
+
+    The online network chooses, the target network values (arXiv 1509.06461 eq. 4).
+    """
+    best = jnp.argmax(online_q, axis=-1, keepdims=True)
+    value = jnp.take_along_axis(target_q, best, axis=-1)[:, 0]
+    return reward + gamma * jnp.where(terminated, 0.0, value)
 
 
 def temperature_of(log_temperature: Float[Array, ""]) -> Float[Array, ""]:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from mjx_serl.types import PyTree
 
@@ -48,6 +48,11 @@ def apply_gradients(
     stepped = Trainable(optax.apply_updates(trainable.params, updates), opt_state)
     kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), stepped, trainable)
     return kept, finite
+
+
+def count_skipped(skipped: Int[Array, ""], finite: Bool[Array, ""]) -> Int[Array, ""]:
+    """One more where a step was not taken."""
+    return jnp.where(finite, skipped, optax.safe_increment(skipped))
 
 
 def tick(optimizer: optax.GradientTransformation, trainable: Trainable) -> Trainable:

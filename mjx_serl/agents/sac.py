@@ -25,20 +25,32 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from mjx_serl.agents import objectives
 from mjx_serl.agents.agent import AGENTS, AgentConfig, OffPolicyAgent
-from mjx_serl.agents.networks import CriticParams, Networks
-from mjx_serl.agents.optimizer import Trainable, apply_gradients, make_optimizer, tick
-from mjx_serl.nets.augment import crop_images
+from mjx_serl.agents.networks import (
+    CriticParams,
+    Networks,
+    build_mlp,
+    check_networks,
+    check_specs,
+)
+from mjx_serl.agents.optimizer import (
+    Trainable,
+    apply_gradients,
+    count_skipped,
+    make_optimizer,
+    tick,
+)
+from mjx_serl.nets.augment import crop_batch
 from mjx_serl.nets.distributions import tanh_normal_sample
-from mjx_serl.nets.encoders import ENCODERS, EncoderConfig, ObsEncoder
+from mjx_serl.nets.encoders import EncoderConfig, ObsEncoder
 from mjx_serl.nets.ensemble import random_members
-from mjx_serl.nets.mlp import ACTIVATIONS, COMPUTE_DTYPES, MLP, Activation, ComputeDtype
+from mjx_serl.nets.mlp import Activation, ComputeDtype
 from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey, PyTree, choice
 from scenes.contract.errors import InputError
-from scenes.contract.ranges import check_ranges, ranged
+from scenes.contract.ranges import ranged
 from scenes.contract.specs import ActionSpec, ObsSpec
 
 AdamTicks = Literal["own", "shared", "shared_apart"]
@@ -108,24 +120,13 @@ class SACConfig(AgentConfig):
 
     def build(self) -> "SAC":
         """Return the agent; raises ValueError on a field outside its range, KeyError on a name."""
-        _ = ENCODERS[self.encoder.name]
-        check_ranges(self)
-        for message in _config_errors(self):
-            raise InputError(f"SACConfig: {message}")
+        check_networks(self, *_config_errors(self))
         return SAC(self)
 
 
 def _config_errors(cfg: SACConfig) -> list[str]:
     subsample, size = cfg.critic_subsample_size, cfg.critic_ensemble_size
     checks = [
-        (
-            cfg.activation in ACTIVATIONS,
-            f"activation '{cfg.activation}', allowed: {[*ACTIVATIONS]}",
-        ),
-        (
-            cfg.compute_dtype in COMPUTE_DTYPES,
-            f"compute_dtype '{cfg.compute_dtype}', allowed: {[*COMPUTE_DTYPES]}",
-        ),
         (
             subsample is None or subsample <= size,
             f"critic_subsample_size {subsample}, allowed: None or 1..{size} (the ensemble size)",
@@ -188,7 +189,7 @@ class SAC(OffPolicyAgent):
         Raises ValueError for observations the encoder cannot read, or actions with choices or a
         horizon.
         """
-        _check_specs(obs, action)
+        check_specs("SAC", obs, action)
         nets = self._networks(obs, action)
         actor_key, critic_key, encoder_key = jax.random.split(key, 3)
         critic = nets.init_critic(critic_key, encoder_key, action.dim)
@@ -260,7 +261,7 @@ class SAC(OffPolicyAgent):
             state = self._tick_policy(state)
         state, actor_metrics = self._policy_step(state, minibatch, seen, keys[0])
         if self.cfg.adam_ticks == "shared_apart":
-            state = state.replace(critic=tick(self._optimizer, state.critic))
+            state = state.replace(critic=tick(self.optimizer, state.critic))
         return state, self._metrics(state) | critic_metrics | actor_metrics
 
     def q_values(
@@ -269,6 +270,13 @@ class SAC(OffPolicyAgent):
         """Return Q of every online critic for leading axis [B]."""
         nets, params = self._nets_of(state), state.critic.params
         return nets.q(params.members, nets.features(params, obs), action)
+
+    def policy_features(
+        self, state: SACState, obs: Obs, *, target: bool = False
+    ) -> Float[Array, "B D"]:
+        """What the policy reads of observations, by the critic's encoder or its Polyak copy."""
+        params = state.target_params if target else state.critic.params
+        return self._nets_of(state).policy_features(params, obs)
 
     # -- one step of each part ---------------------------------------------------------------
 
@@ -287,7 +295,7 @@ class SAC(OffPolicyAgent):
     ) -> tuple[SACState, _Seen, Metrics]:
         action_key, subset_key, crop_key = jax.random.split(key, 3)
         nets = self._nets_of(state)
-        batch = self._cropped(batch, crop_key, nets.encoder.cameras)
+        batch = crop_batch(crop_key, batch, self.cfg.crop, cameras=nets.encoder.cameras)
         target, entropy = self._target(state, batch, action_key, subset_key)
 
         def loss_fn(params: CriticParams) -> tuple[Array, tuple[Array, Array, Metrics]]:
@@ -303,14 +311,14 @@ class SAC(OffPolicyAgent):
         (loss, (mean_q, features, more)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             state.critic.params
         )
-        critic, finite = apply_gradients(self._optimizer, state.critic, grads)
+        critic, finite = apply_gradients(self.optimizer, state.critic, grads)
         state = state.replace(
             critic=critic,
             target_params=optax.incremental_update(
                 critic.params, state.target_params, self.cfg.tau
             ),
             step=optax.safe_increment(state.step),
-            skipped=_count_skipped(state.skipped, finite),
+            skipped=count_skipped(state.skipped, finite),
         )
         metrics = {"learner/critic_loss": loss, "learner/q": mean_q} | more
         return state, _Seen(features, entropy), metrics
@@ -360,21 +368,16 @@ class SAC(OffPolicyAgent):
         temperature_grad = jax.grad(objectives.temperature_loss)(
             state.log_temperature.params, seen.entropy, target_entropy
         )
-        actor, actor_ok = apply_gradients(self._optimizer, state.actor, actor_grads)
-        theta, theta_ok = apply_gradients(self._optimizer, state.log_temperature, temperature_grad)
-        skipped = _count_skipped(_count_skipped(state.skipped, actor_ok), theta_ok)
+        actor, actor_ok = apply_gradients(self.optimizer, state.actor, actor_grads)
+        theta, theta_ok = apply_gradients(self.optimizer, state.log_temperature, temperature_grad)
+        skipped = count_skipped(count_skipped(state.skipped, actor_ok), theta_ok)
         state = state.replace(actor=actor, log_temperature=theta, skipped=skipped)
         return state, {"learner/actor_loss": loss, "learner/entropy": seen.entropy}
 
     # -- pieces ------------------------------------------------------------------------------
 
-    def _cropped(self, batch: Batch, key: PRNGKey, cameras: tuple[str, ...]) -> Batch:
-        now, later = jax.random.split(key)
-        crop = partial(crop_images, pad=self.cfg.crop, cameras=cameras)
-        return batch.replace(obs=crop(now, batch.obs), next_obs=crop(later, batch.next_obs))
-
     def _tick_policy(self, state: SACState) -> SACState:
-        run = partial(tick, self._optimizer)
+        run = partial(tick, self.optimizer)
         return state.replace(actor=run(state.actor), log_temperature=run(state.log_temperature))
 
     def _metrics(self, state: SACState) -> Metrics:
@@ -389,47 +392,20 @@ class SAC(OffPolicyAgent):
     def _networks(self, obs: ObsSpec, action: ActionSpec) -> Networks:
         cfg = self.cfg
         encoder = ObsEncoder(cfg.encoder, obs, cfg.compute_dtype)
-        net = MLP(
-            cfg.hidden,
-            2 * action.dim,
-            activation=cfg.activation,
-            layer_norm=cfg.layer_norm,
-            compute_dtype=cfg.compute_dtype,
-            embedded=_embedded(encoder.policy),
-        )
-        critic = net.clone(out=1, members=cfg.critic_ensemble_size, embedded=_embedded(encoder))
+        net = build_mlp(cfg, encoder.policy, 2 * action.dim)
+        critic = build_mlp(cfg, encoder, 1).clone(members=cfg.critic_ensemble_size)
         hidden = encoder.dim - encoder.policy.dim
         probe = net.clone(hidden=cfg.hidden[:1], out=hidden) if hidden and encoder.cameras else None
         return Networks(encoder, net, critic, probe)
 
     @property
-    def _optimizer(self) -> optax.GradientTransformation:
+    def optimizer(self) -> optax.GradientTransformation:
+        """Of all its networks."""
         cfg = self.cfg
         return make_optimizer(cfg.lr, warmup_steps=cfg.lr_warmup_steps, clip_norm=cfg.clip_norm)
 
     def _trainable(self, params: PyTree) -> Trainable:
-        return Trainable(params, self._optimizer.init(params))
-
-
-def _embedded(encoder: ObsEncoder) -> tuple[int, int] | None:
-    """Where the vectors lie beside features of images."""
-    both = encoder.cameras and encoder.vectors
-    return (encoder.image_dim, encoder.dim) if both else None
-
-
-def _count_skipped(skipped: Int[Array, ""], finite: Bool[Array, ""]) -> Int[Array, ""]:
-    return jnp.where(finite, skipped, optax.safe_increment(skipped))
-
-
-def _check_specs(obs: ObsSpec, action: ActionSpec) -> None:
-    unread = [f"'{f.name}' ({f.kind})" for f in obs.fields if f.kind not in ("vector", "image")]
-    if unread:
-        raise InputError(f"SAC reads vectors and images, got {', '.join(unread)}")
-    if any(action.choices) or action.horizon != 1:
-        raise InputError(
-            f"SAC gives one continuous action at a time, asked for choices {action.choices} and "
-            f"horizon {action.horizon}"
-        )
+        return Trainable(params, self.optimizer.init(params))
 
 
 def take_minibatch(batch: Batch, index: int | Int[Array, ""], count: int) -> Batch:

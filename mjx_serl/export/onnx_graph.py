@@ -303,6 +303,13 @@ def _reduce(op: str) -> Rule:
     return rule
 
 
+def _argmax(graph: OnnxGraph, eqn: core.JaxprEqn, inputs: Sequence[str]) -> str:
+    """The first of equal entries, in both."""
+    _require(len(eqn.params["axes"]) == 1, eqn, "over one axis")
+    found = graph.emit("ArgMax", inputs[0], axis=int(eqn.params["axes"][0]), keepdims=0)
+    return graph.emit("Cast", found, to=_element_type(eqn.params["index_dtype"]))
+
+
 def _dot(graph: OnnxGraph, eqn: core.JaxprEqn, inputs: Sequence[str]) -> str:
     """Both sides as [*batch, rows, depth] and [*batch, depth, columns], then one product."""
     dtypes = {str(_dtype(var)) for var in (*eqn.invars, *eqn.outvars)}
@@ -419,6 +426,7 @@ RULES: dict[str, Rule] = {
     "reduce_sum": _reduce("ReduceSum"),
     "reduce_max": _reduce("ReduceMax"),
     "reduce_min": _reduce("ReduceMin"),
+    "argmax": _argmax,
     "dot_general": _dot,
     "conv_general_dilated": _convolution,
     "reduce_window_max": _max_pool,

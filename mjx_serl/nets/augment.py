@@ -6,7 +6,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, UInt8
 
-from mjx_serl.types import Obs, PRNGKey
+from mjx_serl.types import Batch, Obs, PRNGKey
+
+
+def crop_batch(key: PRNGKey, batch: Batch, pad: int, *, cameras: Sequence[str]) -> Batch:
+    """`crop_images` of obs and next_obs, apart."""
+    now, later = jax.random.split(key)
+    return batch.replace(
+        obs=crop_images(now, batch.obs, pad, cameras=cameras),
+        next_obs=crop_images(later, batch.next_obs, pad, cameras=cameras),
+    )
 
 
 def crop_images(key: PRNGKey, obs: Obs, pad: int, *, cameras: Sequence[str]) -> Obs:

@@ -1,4 +1,4 @@
-"""The tanh-squashed diagonal Normal policy."""
+"""Diagonal Normal policies, squashed by tanh or not."""
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ def tanh_normal_sample(
     """
     noise = jax.random.normal(key, mean.shape, mean.dtype)
     pre_tanh = mean + std * noise
-    normal = -0.5 * jnp.square(noise) - jnp.log(std) - _LOG_SQRT_2PI
+    normal = _log_density(noise, std)
     return jnp.tanh(pre_tanh), jnp.sum(normal - tanh_log_det(pre_tanh), axis=-1)
 
 
@@ -45,6 +45,18 @@ def tanh_normal_log_prob(
 ) -> Float[Array, "*lead"]:
     """Return the log-density of given actions in [-1, 1]; +-1 is moved inside by 1e-6."""
     pre_tanh = jnp.arctanh(jnp.clip(action, -1.0 + 1e-6, 1.0 - 1e-6))
-    noise = (pre_tanh - mean) / std
-    normal = -0.5 * jnp.square(noise) - jnp.log(std) - _LOG_SQRT_2PI
-    return jnp.sum(normal - tanh_log_det(pre_tanh), axis=-1)
+    return jnp.sum(_log_density((pre_tanh - mean) / std, std) - tanh_log_det(pre_tanh), axis=-1)
+
+
+def normal_log_prob(
+    x: Float[Array, "*lead A"], mean: Float[Array, "*lead A"], std: Float[Array, "*lead A"]
+) -> Float[Array, "*lead"]:
+    """Return the log-density over A dimensions of a Normal that nothing squashes."""
+    return jnp.sum(_log_density((x - mean) / std, std), axis=-1)
+
+
+def _log_density(
+    noise: Float[Array, "*lead A"], std: Float[Array, "*lead A"]
+) -> Float[Array, "*lead A"]:
+    """Log-density of each entry at `noise` standard deviations from its mean."""
+    return -0.5 * jnp.square(noise) - jnp.log(std) - _LOG_SQRT_2PI

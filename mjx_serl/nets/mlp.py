@@ -1,9 +1,10 @@
 """The multilayer perceptron under every actor and critic, laid out as SERL's.
 
-Block order is Dense (xavier-uniform, zero bias) -> [LayerNorm] -> activation, for every hidden
-layer, followed by a linear layer (serl_launcher `networks/mlp.py` with `activate_final=True`
-and the head on top). An ensemble is the same network with a leading member axis on parameters
-and outputs: batched products written out, because `vmap` would transpose every first layer.
+Block order is Dense (xavier-uniform, zero bias) -> [Dropout] -> [LayerNorm] -> activation, for
+every hidden layer, followed by a linear layer (serl_launcher `networks/mlp.py` with
+`activate_final=True` and the head on top). An ensemble is the same network with a leading member
+axis on parameters and outputs: batched products written out, because `vmap` would transpose every
+first layer.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mjx_serl.types import PyTree
+from mjx_serl.types import PRNGKey, PyTree
 
 Activation: TypeAlias = Literal["tanh", "relu", "swish"]
 Rows: TypeAlias = Float[Array, "*members B H"]
@@ -38,6 +39,8 @@ class MLP(nn.Module):
         members: size of the ensemble; None for one plain network.
         embedded: first and last + 1 of the input columns that pass a block of `EMBEDDING` units
             first, so that a few joint angles are not lost among hundreds of image features.
+        dropout: share of the hidden blocks' sums that is set to 0 where there is a key of that
+            name, the rest scaled up [1].
     """
 
     hidden: tuple[int, ...]
@@ -47,6 +50,7 @@ class MLP(nn.Module):
     compute_dtype: ComputeDtype = "float32"
     members: int | None = None
     embedded: tuple[int, int] | None = None
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "*members B out"]:
@@ -57,7 +61,7 @@ class MLP(nn.Module):
             before, some, after = jnp.split(x, self.embedded, axis=-1)
             x = jnp.concatenate([before, self._block(some, "embed", EMBEDDING), after], axis=-1)
         for i, width in enumerate(self.hidden):
-            x = self._block(x, f"{i}", width)
+            x = self._block(x, f"{i}", width, dropout=self.dropout)
         if self.out is None:
             return x
         # The head is stored [out, H]: so its gradient is a row-major product, 3x as fast.
@@ -67,10 +71,14 @@ class MLP(nn.Module):
             + self._vector("head_bias", x, self.out)[..., None, :]
         )
 
-    def _block(self, x: Rows, name: str, width: int) -> Rows:
+    def _block(self, x: Rows, name: str, width: int, *, dropout: float = 0.0) -> Rows:
         kernel = self._kernel(f"dense_{name}", (x.shape[-1], width), x.shape[:-2])
         z = COMPUTE_DTYPES[self.compute_dtype](x, kernel)
         bias = self._vector(f"dense_{name}_bias", x, width)
+        if dropout and self.has_rng("dropout"):
+            # Before the norm, as SERL's.
+            z = dropped(self.make_rng("dropout"), z + bias[..., None, :], dropout)
+            bias = jnp.zeros_like(bias)
         if not self.layer_norm:
             return ACTIVATIONS[self.activation](z + bias[..., None, :])
         scale = self._vector(f"norm_{name}_scale", x, width, one=True)
@@ -87,9 +95,18 @@ class MLP(nn.Module):
         return self.param(name, init, (*x.shape[:-2], width))
 
 
-def forward(net: MLP, params: PyTree, x: Float[Array, "B D"]) -> Rows:
-    """Return `net.apply(params, x)`, typed."""
-    return cast(Array, net.apply(params, x))
+def forward(
+    net: MLP, params: PyTree, x: Float[Array, "B D"], *, dropout_key: PRNGKey | None = None
+) -> Rows:
+    """Return `net.apply(params, x)`, typed; with a key what `MLP.dropout` says is dropped."""
+    rngs = None if dropout_key is None else {"dropout": dropout_key}
+    return cast(Array, net.apply(params, x, rngs=rngs))
+
+
+def dropped(key: PRNGKey, x: Rows, rate: float) -> Rows:
+    """Set a share `rate` of the entries to 0 and scale up the rest (arXiv 1207.0580)."""
+    kept = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(kept, x / (1.0 - rate), 0.0)
 
 
 @jax.custom_vjp

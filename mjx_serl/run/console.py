@@ -77,7 +77,7 @@ class ConsoleHook:
         self._board.evaluation = record
         if not record.final:  # that one is in the last line of the run
             self._print(
-                f"eval  epoch {record.epoch}  env steps {count(record.env_steps)}  "
+                f"eval  epoch {record.epoch}  {spent(record)}  "
                 f"{duration(record.elapsed_s)}  success {interval(record)} of {record.episodes}"
             )
 
@@ -127,9 +127,11 @@ class Board:
     def eta_s(self) -> float | None:
         """Training time left [s] at the present rate."""
         rates = self.rates()
-        if rates is None or rates[0] <= 0:
+        total, unit = self.info.goal
+        rate = 0.0 if rates is None else rates[0] if unit == "env steps" else rates[1]
+        if rate <= 0:
             return None
-        return max(self.info.total_env_steps - self._recent[-1].env_steps, 0) / rates[0]
+        return max(total - self.info.done(self._recent[-1]), 0) / rate
 
     def elapsed_s(self) -> float:
         """Training time [s], running on between two records."""
@@ -147,8 +149,8 @@ class Board:
             "train success": known(metrics, TRAIN_SUCCESS, "{:.0%}"),
             "eval": interval(self.evaluation) if self.evaluation else "-",
             "return": known(metrics, TRAIN_RETURN, "{:.3g}"),
-            "env steps": count(last.env_steps) if last else "-",
-            "env steps/s": count(rates[0]) if rates else "-",
+            "env steps": count(last.env_steps) if last and last.env_steps else "-",
+            "env steps/s": count(rates[0]) if rates and rates[0] else "-",
             "updates": count(last.grad_steps) if last else "-",
             "updates/s": count(rates[1]) if rates else "-",
             "buffer": known(metrics, BUFFER_FILL, "{:.0%}"),
@@ -175,11 +177,11 @@ class Board:
         state = (
             f"{clock} elapsed, {figures['left']} left" if self._recent else f"{self.doing}, {clock}"
         )
-        done = self._recent[-1].env_steps if self._recent else self.info.start_env_steps
+        done = self.info.done(self._recent[-1] if self._recent else None)
         row = Table.grid(padding=(0, 2), expand=True)
         row.add_column(ratio=1)
         row.add_column(justify="right", no_wrap=True)
-        total = max(self.info.total_env_steps, 1)
+        total = max(self.info.goal[0], 1)
         row.add_row(ProgressBar(total=total, completed=done), Text(state, "dim"))
         return row
 
@@ -201,9 +203,10 @@ def _figure_grid(figures: Mapping[str, str]) -> Table:
 def start_lines(info: RunInfo) -> Iterator[str]:
     """What is said before the first epoch: run, device, memory, config."""
     yield f"{info.task}  {info.agent}  seed {info.seed}  ->  {info.folder}"
-    goal = f"{count(info.total_env_steps)} env steps"
+    total, unit = info.goal
+    goal = f"{count(total)} {unit}"
     if info.start_epoch:
-        goal = f"resumed at epoch {info.start_epoch} ({count(info.start_env_steps)}) of {goal}"
+        goal = f"resumed at epoch {info.start_epoch} ({count(info.done(None))}) of {goal}"
     memory = f"state {size(info.state_bytes)}, of it buffer {size(info.buffer_bytes)}"
     yield f"device {info.device}  {memory}  {goal}"
     for section, text in _sections(info.config):
@@ -234,12 +237,21 @@ def _flat(values: Mapping[str, Any]) -> str:
 def end_line(summary: Summary) -> str:
     """The result of the run on one line."""
     took = f"{duration(summary.wall_seconds)} (compile {duration(summary.compile_seconds)})"
-    steps = f"{count(summary.env_steps)} env steps, {count(summary.updates)} updates"
+    steps = f"{count(summary.updates)} updates"
+    if summary.env_steps:
+        steps = f"{count(summary.env_steps)} env steps, {steps}"
     if summary.success_rate is None or summary.success_ci95 is None:
         return f"done  {steps} in {took}; not evaluated"
     low, high = summary.success_ci95
     rate = f"{summary.success_rate:.1%} of {summary.episodes} episodes"
     return f"done  success {rate} (95% interval {low:.1%} to {high:.1%})  {steps} in {took}"
+
+
+def spent(record: EvalRecord) -> str:
+    """What had been made before an evaluation: env steps, or updates where there are none."""
+    if record.env_steps or not record.grad_steps:
+        return f"env steps {count(record.env_steps)}"
+    return f"updates {count(record.grad_steps)}"
 
 
 def interval(record: EvalRecord) -> str:

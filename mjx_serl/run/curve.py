@@ -12,6 +12,7 @@ _INK, _MUTED, _GRID = "#22272e", "#6b7280", "#e5e7eb"
 _EVAL, _TRAIN = "#2563eb", "#9db8ee"
 
 _LEGEND_COLUMNS = 4
+_SPENT = {"env_steps": "environment steps", "grad_steps": "updates"}
 
 Row = dict[str, Any]
 """One line of `metrics.jsonl`."""
@@ -27,7 +28,7 @@ def draw_curve(rows: Sequence[Row], path: Path, *, title: str = "") -> None:
         return
     figure, left, right, scale = _panels(rows)
     _draw_panel(left, rows, "elapsed_s", scale)
-    _draw_panel(right, rows, "env_steps", 1.0)
+    _draw_panel(right, rows, _spent(rows), 1.0)
     _draw_legend(figure, left, right)
     figure.suptitle(headline(rows, title), x=0.01, ha="left", color=_INK, fontsize=11)
     with new_file(path) as part:
@@ -36,10 +37,11 @@ def draw_curve(rows: Sequence[Row], path: Path, *, title: str = "") -> None:
 
 def draw_comparison(runs: Mapping[str, Sequence[Row]], path: Path) -> None:
     """Draw the evaluations of several runs, by name, and replace `path` atomically."""
-    figure, left, right, scale = _panels([row for rows in runs.values() for row in rows])
+    every = [row for rows in runs.values() for row in rows]
+    figure, left, right, scale = _panels(every)
     for name, rows in runs.items():
         evals = [row for row in rows if row["kind"] in ("eval", "final")]
-        for axes, x_name, x_scale in ((left, "elapsed_s", scale), (right, "env_steps", 1.0)):
+        for axes, x_name, x_scale in ((left, "elapsed_s", scale), (right, _spent(every), 1.0)):
             xs = [row[x_name] * x_scale for row in evals]
             (line,) = axes.plot(xs, [row["success_rate"] for row in evals], "o-", ms=3, label=name)
             low, high = ([row["success_ci95"][i] for row in evals] for i in (0, 1))
@@ -59,9 +61,17 @@ def _panels(rows: Sequence[Row]) -> tuple[Any, Any, Any, float]:
     scale, unit = _time_unit(rows)
     left, right = figure.subplots(1, 2, sharey=True)
     left.set(xlabel=f"wall time [{unit}]", ylabel="success rate")
-    right.set(xlabel="environment steps")
+    right.set(xlabel=_SPENT[_spent(rows)])
     right.xaxis.set_major_formatter(_require("matplotlib.ticker").EngFormatter(sep=""))
     return figure, left, right, 1 / scale
+
+
+def _spent(rows: Sequence[Row]) -> str:
+    """What is counted on the right: env steps, or updates where none of the runs takes any."""
+    stepped = any(row.get("env_steps") for row in rows)
+    return (
+        "env_steps" if stepped or not any(row.get("grad_steps") for row in rows) else "grad_steps"
+    )
 
 
 def _draw_panel(axes: Any, rows: Sequence[Row], x_name: str, x_scale: float) -> None:

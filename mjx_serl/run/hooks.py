@@ -25,6 +25,8 @@ class RunInfo:
     """What is known before the first epoch; `config` is the resolved one as JSON values.
 
     `state_bytes` [bytes] is the whole training state, `buffer_bytes` the replay buffer's share.
+    The run ends after `total_updates` gradient steps, or where that is None after
+    `total_env_steps`.
     """
 
     task: str
@@ -38,6 +40,21 @@ class RunInfo:
     total_env_steps: int
     start_epoch: int = 0
     start_env_steps: int = 0
+    total_updates: int | None = None
+    start_updates: int = 0
+
+    @property
+    def goal(self) -> tuple[int, str]:
+        """How many of what the run makes."""
+        updates = self.total_updates
+        return (self.total_env_steps, "env steps") if updates is None else (updates, "updates")
+
+    def done(self, record: "EpochRecord | None") -> int:
+        """How many of these are made, before the first record too."""
+        steps, updates = self.start_env_steps, self.start_updates
+        if record is not None:
+            steps, updates = record.env_steps, record.grad_steps
+        return steps if self.total_updates is None else updates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +78,7 @@ class EvalRecord:
     successes: int
     episodes: int
     final: bool = False
+    grad_steps: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -171,7 +189,10 @@ class JsonlHook:
 
 
 class TensorBoardHook:
-    """Scalars over env steps in `<run>/tensorboard`; a resumed run drops what it repeats."""
+    """Scalars over env steps in `<run>/tensorboard`; a resumed run drops what it repeats.
+
+    They are over updates where a run takes no env steps.
+    """
 
     def __init__(self, folder: RunFolder) -> None:
         self._path = folder.path / "tensorboard"
@@ -180,13 +201,14 @@ class TensorBoardHook:
 
     def on_start(self, info: RunInfo) -> None:
         """Open the event file."""
-        purge = info.start_env_steps + 1 if info.start_env_steps else None
+        begun = info.start_env_steps or info.start_updates
+        purge = begun + 1 if begun else None
         self._writer = self._module.SummaryWriter(str(self._path), purge_step=purge)
 
     def on_epoch(self, record: EpochRecord) -> None:
         """Write every metric of the epoch."""
         for name, value in record.metrics.items():
-            self._writer.add_scalar(name, value, record.env_steps)
+            self._writer.add_scalar(name, value, record.env_steps or record.grad_steps)
 
     def on_eval(self, record: EvalRecord) -> None:
         """Write the success rate, its interval and the other figures.
@@ -198,7 +220,7 @@ class TensorBoardHook:
         figures = {"success_rate": record.success_rate, "success_low": low, "success_high": high}
         figures |= {name.removeprefix("eval/"): value for name, value in record.metrics.items()}
         for name, value in figures.items():
-            self._writer.add_scalar(f"{area}/{name}", value, record.env_steps)
+            self._writer.add_scalar(f"{area}/{name}", value, record.env_steps or record.grad_steps)
         self._writer.flush()
 
     def on_end(self, summary: Summary | None) -> None:
@@ -253,6 +275,7 @@ def eval_row(record: EvalRecord) -> dict[str, Any]:
         "kind": "final" if record.final else "eval",
         "epoch": record.epoch,
         "env_steps": record.env_steps,
+        "grad_steps": record.grad_steps,
         "elapsed_s": round(record.elapsed_s, 3),
         "successes": record.successes,
         "episodes": record.episodes,

@@ -66,6 +66,9 @@ class Output(Protocol):
         ...
 
 
+# Gradient steps of a run that takes no env steps and was told no other number: SERL's scripts for
+# its cable and board tasks, and HIL-SERL's `train_bc.py`.
+UPDATES = 20_000
 # What is done before the first epoch, at the same time where it can be.
 _EPOCH, _CHECK = "compiling the epoch", "compiling the evaluation"
 _FIRST = "demonstrations and first steps"
@@ -246,6 +249,8 @@ class Run:
             total_env_steps=self.cfg.total_env_steps,
             start_epoch=self.progress.epoch,
             start_env_steps=self.progress.epoch * self.trainer.env_steps_per_epoch,
+            total_updates=self._total_updates(),
+            start_updates=self.progress.epoch * self.trainer.updates_per_epoch,
         )
 
     # -- the loop ------------------------------------------------------------------------------
@@ -259,7 +264,7 @@ class Run:
     ) -> tuple[TrainState, bool]:
         """Train until the end (True) or a signal (False)."""
         saved = clock()
-        total = -(-self.cfg.total_env_steps // self.trainer.env_steps_per_epoch)
+        total = self._epochs_to(self._total_updates())
         while self.progress.epoch < total and not self._solved():
             with self.activity.doing(f"epoch {self.progress.epoch + 1}"):
                 state, metrics = programs.epoch(state)
@@ -275,6 +280,20 @@ class Run:
                 self._save(state)
                 saved = clock()
         return state, True
+
+    def _total_updates(self) -> int | None:
+        """Gradient steps after which the run ends; None where env steps say when."""
+        wanted, steps = self.cfg.total_updates, self.trainer.env_steps_per_epoch
+        if steps == 0:
+            return UPDATES if wanted is None else wanted
+        sooner = wanted is not None and self._epochs_to(wanted) < self._epochs_to(None)
+        return wanted if sooner else None
+
+    def _epochs_to(self, updates: int | None) -> int:
+        """Epochs until so many updates, or where that is None all env steps, are made."""
+        if updates is None:
+            return -(-self.cfg.total_env_steps // self.trainer.env_steps_per_epoch)
+        return -(-updates // self.trainer.updates_per_epoch)
 
     def _solved(self) -> bool:
         return self.progress.good_checks >= self.cfg.eval.stop_checks
@@ -310,7 +329,7 @@ class Run:
             metrics=_derived(metrics),
         )
         self.hooks.on_epoch(record)
-        if metrics["env/nan_worlds"] > 0 and not self._nan_dumped:
+        if metrics.get("env/nan_worlds", 0) > 0 and not self._nan_dumped:
             self._nan_dumped = True
             dump_bad_world(state, self.folder.path / "nan_world.npz")
 
@@ -318,6 +337,7 @@ class Run:
         return EvalRecord(
             epoch=self.progress.epoch,
             env_steps=self.progress.epoch * self.trainer.env_steps_per_epoch,
+            grad_steps=self.progress.epoch * self.trainer.updates_per_epoch,
             elapsed_s=elapsed,
             successes=int(np.sum(result.success)),
             episodes=len(result.success),
@@ -370,7 +390,7 @@ def _device_kind() -> str:
 
 def _derived(metrics: dict[str, float]) -> dict[str, float]:
     """Rates from sums, for the console and the curves."""
-    episodes = metrics["episode/count"]
+    episodes = metrics.get("episode/count", 0)  # none where no world is stepped
     if episodes == 0:
         return metrics
     return metrics | {

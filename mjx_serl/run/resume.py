@@ -9,7 +9,7 @@ from scenes.contract.errors import InputError
 from scenes.contract.serialize import to_json
 
 # Parts of a config that its training state does not depend on, and what in them names the folder.
-FREE = ("total_env_steps", "eval.", "run.")
+FREE = ("total_env_steps", "total_updates", "eval.", "run.")
 FIXED = ("run.folder", "run.name")
 
 
@@ -53,7 +53,7 @@ def refuse_options(options: list[str]) -> None:
     if options:
         raise InputError(
             f"--resume goes on with the run as it began; it cannot change {', '.join(options)}. "
-            "Allowed: --total-env-steps, --eval.*, --run.* (not folder and name); "
+            "Allowed: --total-env-steps, --total-updates, --eval.*, --run.* (not folder and name); "
             "the rest takes a new run"
         )
 

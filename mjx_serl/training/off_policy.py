@@ -31,9 +31,10 @@ from mjx_serl.training.demonstrations import DemoConfig, Demonstrations
 from mjx_serl.training.evaluate import TRAIN
 from mjx_serl.training.policies import random_policy
 from mjx_serl.training.scan import run_once, scan
-from mjx_serl.training.state import PolicyParams, TrainState, tree_bytes
+from mjx_serl.training.state import PolicyParams, TrainState, shapes_of, tree_bytes
+from mjx_serl.training.takeover import Takeover
 from mjx_serl.training.trainer import METHODS, Share
-from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey, Transition
+from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey, PyTree, Transition
 from scenes.contract.errors import InputError
 from scenes.contract.ranges import check_ranges, ranged, require_number
 from scenes.contract.serialize import later_field, open_field
@@ -62,6 +63,8 @@ class LoopConfig:
             epochs meet more starts).
         grow: step by which the ranges of what the task randomises grow with success, as a share of
             them: from nothing to the whole; 0 draws from the whole from the start.
+        pretrain_updates: calls of `agent.update` on demonstrations alone before the first epoch;
+            like the warm-up they are not among what a run counts.
     """
 
     batch_size: int = ranged(256, least=2)
@@ -74,6 +77,7 @@ class LoopConfig:
     stagger: bool = later_field(False)
     pool: Literal["worlds", "epoch"] = later_field("worlds")
     grow: float = later_field(0.0)
+    pretrain_updates: int = later_field(0)
 
 
 @METHODS.register("off_policy")
@@ -96,6 +100,12 @@ class OffPolicyConfig:
         check_ranges(self)
         loop = self.loop
         require_number("loop.grow", loop.grow, least=0, most=1)
+        require_number("loop.pretrain_updates", loop.pretrain_updates, least=0, whole=True)
+        if loop.pretrain_updates and not self.has_demos:
+            raise InputError(
+                f"loop.pretrain_updates {loop.pretrain_updates} without demonstrations, allowed: "
+                "0; or --demos.count above 0, or --demos.file FILE"
+            )
         rows = least_rows(self.agent.build().n_step)
         if loop.buffer_size < rows * num_envs:
             raise InputError(
@@ -111,14 +121,18 @@ class OffPolicyConfig:
     def cautions(self, observer: Observer) -> list[str]:
         """What is allowed and hardly meant: a sparse task without the demonstrations it wants."""
         sparse = getattr(observer.env.task, "sparse", False)
-        demos = self.demos.count > 0 or self.demos.file is not None
-        if demos or not sparse or not self.loop.demo_fraction:
+        if self.has_demos or not sparse or not self.loop.demo_fraction:
             return []
         return [
             "this task pays nothing before it is solved, and without demonstrations it may never "
             "be: take --demos.count 20 or --demos.file FILE, a dense task, or "
             "--loop.demo-fraction 0 if this is meant"
         ]
+
+    @property
+    def has_demos(self) -> bool:
+        """Whether there are demonstrations."""
+        return self.demos.count > 0 or self.demos.file is not None
 
     def pool_size(self, num_envs: int) -> int:
         """Prepared starts of so many worlds."""
@@ -129,8 +143,7 @@ class OffPolicyConfig:
 
     def label(self, *, images: bool) -> str:
         """What the learner is called in folders and tables."""
-        demos = self.demos.count > 0 or self.demos.file is not None
-        return self.agent.label(images=images, demos=demos)
+        return self.agent.label(images=images, demos=self.has_demos)
 
     def build(self, observer: Observer, *, num_envs: int) -> "OffPolicy":
         """Return the trainer of an observer's task."""
@@ -180,6 +193,7 @@ class OffPolicy:
         sources: "online" is what `vec_env` yields, "demos" the demonstrations.
         demos: their rows; None without.
         config: the loop.
+        takeover: an expert that takes over in the worlds; None nowhere.
     """
 
     agent: OffPolicyAgent
@@ -187,6 +201,7 @@ class OffPolicy:
     sources: Mapping[str, Source]
     demos: Demonstrations | None
     config: LoopConfig
+    takeover: Takeover | None = None
 
     @property
     def traceable(self) -> bool:
@@ -209,41 +224,38 @@ class OffPolicy:
             shapes = None if self.demos is None else self.demos.shapes()
             return jax.eval_shape(self._first_state, jax.random.key(0), shapes)
         # What cannot be traced has to be made to be measured.
-        state = self.init(jax.random.key(0))
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+        return shapes_of(self.init(jax.random.key(0)))
 
     def init(self, key: PRNGKey) -> TrainState:
         """The state before the first epoch, demonstrations and warm-up included."""
         rows = None if self.demos is None else self.demos.rows(key)
-        return run_once(self._first_state, key, rows, traceable=self.traceable)
+        state = run_once(self._first_state, key, rows, traceable=self.traceable)
+        return self._pretrain(state) if self.config.pretrain_updates else state
 
     def _first_state(self, key: PRNGKey, demos: Transition | None) -> TrainState:
         k_worlds, key = jax.random.split(jax.random.fold_in(key, TRAIN))
         worlds = self.vec_env.reset(k_worlds)
         k_agent, k_warm, key = jax.random.split(key, 3)
         worlds, steps = self._warm_up(worlds, k_warm)
-        return self._jit_gather(worlds, steps, demos, k_agent, key)
+        rows = {ONLINE: steps} if demos is None else {ONLINE: steps, DEMOS: demos}
+        return self._jit_gather(worlds, rows, k_agent, key)
 
-    def _gather(
-        self,
-        worlds: VecState,
-        steps: Transition,
-        demos: Transition | None,
-        k_agent: PRNGKey,
-        key: PRNGKey,
+    def gather(
+        self, worlds: PyTree, rows: Mapping[str, Transition], k_agent: PRNGKey, key: PRNGKey
     ) -> TrainState:
-        example = jax.tree.map(lambda x: x[0, 0], steps)
+        """The state before the first epoch: rows [T, N, ...] by source, and a fresh agent."""
+        stored = {name: self._stored(steps) for name, steps in rows.items()}
+        example = jax.tree.map(lambda x: x[0, 0], next(iter(stored.values())))
         data = {}
-        for name, rows in {ONLINE: steps, DEMOS: demos}.items():
-            if rows is not None:
-                buffer = self.sources[name].buffer
-                data[name] = buffer.add(buffer.init(example), rows)
+        for name, steps in stored.items():
+            buffer = self.sources[name].buffer
+            data[name] = buffer.add(buffer.init(example), steps)
         obs_spec = self.vec_env.observer.obs_spec
         state = TrainState(
             agent=self.agent.init(k_agent, obs_spec, self.vec_env.env.action_spec),
             worlds=worlds,
             data=data,
-            normalizer=self._first_statistics([steps] if demos is None else [steps, demos]),
+            normalizer=self._first_statistics([*rows.values()]),
             key=key,
             epoch=jnp.zeros((), jnp.int32),
         )
@@ -265,6 +277,31 @@ class OffPolicy:
         size = self.sources[ONLINE].buffer.size(state.data[ONLINE]).astype(jnp.float32)
         metrics |= {"buffer/size": size, "buffer/fill": size / self.config.buffer_size}
         return state.replace(epoch=optax.safe_increment(state.epoch)), metrics
+
+    def _stored(self, steps: Transition) -> Transition:
+        """Steps as they are stored: with what the agent keeps beside them."""
+        steps = steps if self.takeover is None else self.takeover.shown(steps)
+        beside = self.agent.beside(steps, self.vec_env.env.action_spec)
+        return steps.replace(extras=steps.extras | beside)
+
+    def learn_shown(self, state: TrainState, iterations: int) -> tuple[TrainState, Metrics]:
+        """Make the updates of so many iterations on demonstrations alone; metrics of all."""
+        demos = Source(self.sources[DEMOS].buffer, 1.0)
+        alone = dataclasses.replace(self, sources={DEMOS: demos})
+
+        def iteration(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+            key, k_sample, k_learn = jax.random.split(state.key, 3)
+            agent, metrics = alone._learn(state, k_sample, k_learn)
+            return state.replace(agent=agent, key=key), metrics
+
+        state, metrics = jax.lax.scan(iteration, state, None, length=iterations)
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    def _pretrain(self, state: TrainState) -> TrainState:
+        iterations = -(-self.config.pretrain_updates // self.config.updates_per_step)
+        return jax.jit(lambda state: self.learn_shown(state, iterations)[0], donate_argnums=0)(
+            state
+        )
 
     def policy_params(self, state: TrainState) -> PolicyParams:
         """What `choose` reads."""
@@ -319,7 +356,7 @@ class OffPolicy:
 
     @cached_property
     def _jit_gather(self) -> Callable[..., TrainState]:
-        return jax.jit(self._gather, inline=True)
+        return jax.jit(self.gather, inline=True)
 
     @cached_property
     def _jit_begin(self) -> Callable[[VecState], VecState]:
@@ -339,19 +376,23 @@ class OffPolicy:
         params = PolicyParams(state.agent, state.normalizer)
         obs = self.vec_env.observe(state.worlds)
         chosen = self.choose(params, obs, k_act, deterministic=False)
+        if self.takeover is not None:
+            chosen = self.takeover.choose(state.worlds.envs, chosen)
         worlds, step, _ = self.vec_env.advance(state.worlds, chosen)
         return state.replace(worlds=worlds, key=key), step
 
     def learn(self, state: TrainState, step: Transition) -> tuple[TrainState, Metrics]:
         """Store a step and make the updates of one iteration."""
         key, k_sample, k_learn = jax.random.split(state.key, 3)
-        row = jax.tree.map(lambda x: x[None], step)
+        row = jax.tree.map(lambda x: x[None], self._stored(step))
         state = state.replace(
             data=state.data | {ONLINE: self.sources[ONLINE].buffer.add(state.data[ONLINE], row)},
             normalizer=self._observe(state, step),
             key=key,
         )
         agent, metrics = self._learn(state, k_sample, k_learn)
+        if self.takeover is not None:
+            metrics |= {"takeover/share": jnp.mean(step.expert)}
         return state.replace(agent=agent), metrics
 
     def _first_statistics(self, seen: list[Transition]) -> NormalizerState:

@@ -16,7 +16,7 @@ class TrainState:
 
     Attributes:
         agent: what is learned, with its optimisers.
-        worlds: all environments.
+        worlds: all environments; () where none is stepped.
         data: what the trainer keeps between epochs, of its own making; replay rings by source for
             an off-policy one.
         normalizer: observation statistics.
@@ -44,6 +44,11 @@ class PolicyParams:
 
     agent: PyTree
     normalizer: NormalizerState
+
+
+def shapes_of(tree: PyTree) -> PyTree:
+    """The same pytree with the shape and dtype of each array in its place."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
 def tree_bytes(tree: PyTree) -> int:

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from mjx_serl.envs.vector import VecState
 from mjx_serl.run.checkpoint import warn_line
 from mjx_serl.run.loop import Run
 from mjx_serl.run.summary import Summary
@@ -16,8 +17,8 @@ class RunVideo:
     """Writes worlds.png at each check and policy.mp4 at the end, as `RunConfig.video` says."""
 
     def after_check(self, run: Run, state: TrainState) -> None:
-        """Write what the cameras of the training worlds see now."""
-        if _wanted(run):
+        """Write what the cameras of the training worlds see now, where there are any worlds."""
+        if _wanted(run) and isinstance(state.worlds, VecState):
             _writer(run).write_worlds(state.worlds)
 
     def after_run(self, run: Run, state: TrainState, summary: Summary) -> None:

@@ -13,6 +13,7 @@ from specs_of import action_spec_of, obs_spec_of
 
 from mjx_serl.agents.sac import SAC, SACConfig, SACState
 from mjx_serl.data.replay import ReplayBuffer, mix
+from mjx_serl.nets.augment import crop_batch
 from mjx_serl.nets.encoders import EncoderConfig
 from mjx_serl.types import Batch, Transition
 
@@ -163,8 +164,9 @@ def test_learning_crops_and_acting_does_not() -> None:
 
 def test_the_same_image_is_cropped_differently_now_and_later() -> None:
     batch = batch_of(16)
-    crop = jax.jit(SMALL.build()._cropped, static_argnums=2)
-    cropped = jax.device_get(crop(batch.replace(next_obs=batch.obs), jax.random.key(0), ("front",)))
+    crop = jax.jit(crop_batch, static_argnums=2, static_argnames="cameras")
+    same_twice = batch.replace(next_obs=batch.obs)
+    cropped = jax.device_get(crop(jax.random.key(0), same_twice, SMALL.crop, cameras=("front",)))
     assert cropped.obs["front"].dtype == jnp.uint8
     assert cropped.obs["front"].shape == batch.obs["front"].shape
     same = np.all(cropped.obs["front"] == cropped.next_obs["front"], axis=(1, 2, 3))

@@ -65,3 +65,17 @@ def test_imitation_is_the_mean_error_of_the_experts_samples() -> None:
     loss = objectives.imitation_loss(action, wanted, jnp.array([True, False, True]))
     assert loss == pytest.approx((0.25 + 2.0) / 2)
     assert objectives.imitation_loss(action, wanted, jnp.zeros(3, bool)) == 0.0
+
+
+def test_likelihood_is_the_mean_of_the_experts_samples() -> None:
+    log_prob = jnp.array([-1.0, -7.0, 3.0])
+    loss = objectives.likelihood_loss(log_prob, jnp.array([True, False, True]))
+    assert float(loss) == pytest.approx(-(-1.0 + 3.0) / 2)
+    assert objectives.likelihood_loss(log_prob, jnp.zeros(3, bool)) == 0.0
+
+
+def test_a_choice_is_made_by_one_network_and_valued_by_the_other() -> None:
+    online = jnp.array([[0.0, 2.0, 1.0], [5.0, 0.0, 0.0], [0.0, 0.0, 9.0]])
+    held = jnp.array([[7.0, 3.0, 8.0], [4.0, 9.0, 9.0], [0.0, 0.0, jnp.nan]])
+    target = objectives.double_dqn_target(REWARD, DONE, online, held, 0.5)
+    np.testing.assert_allclose(target, [1 + 0.5 * 3, 0.5 * 4, -1.0])

@@ -15,6 +15,8 @@ from jax import lax
 from jax.extend import core
 from specs_of import action_spec_of, obs_spec_of
 
+from mjx_serl.agents.bc import BCConfig
+from mjx_serl.agents.hybrid import HybridConfig
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.export.onnx_graph import RULES, initializers, to_onnx
 from mjx_serl.nets.convolution import convolve
@@ -105,6 +107,10 @@ CASES: dict[str, list[tuple[Callable[[Any], Any], np.ndarray]]] = {
         (lambda x: (x > 0).astype(jnp.float32), X),
     ],
     "reshape": [(lambda x: x.reshape(3, 8), X), (lambda x: x.ravel(), IMAGE)],
+    "argmax": [
+        (lambda x: jnp.argmax(x, axis=-1), X),
+        (lambda x: jnp.argmax(jnp.abs(x), axis=0).astype(jnp.float32), X),
+    ],
     "squeeze": [(lambda x: lax.squeeze(x[:1, :, 2:3], (0, 2)), IMAGE)],
     "broadcast_in_dim": [
         (lambda x: jnp.broadcast_to(x, (2, 4, 6)), X),
@@ -257,7 +263,10 @@ POLICIES = {
     "swish without norms": dataclasses.replace(STATE, activation="swish", layer_norm=False),
     **{name: dataclasses.replace(STATE, encoder=EncoderConfig(name=name)) for name in ENCODERS},
     "one encoder for all": dataclasses.replace(STATE, encoder=EncoderConfig(shared=True)),
+    "cloned": BCConfig(hidden=(32, 32), dropout=0.5),
+    "hybrid": HybridConfig(sac=STATE),
 }
+MOVED = {"hybrid": slice(3)}  # entries that are continuous
 
 
 def policy(name: str, cameras: tuple[str, ...]) -> tuple[Any, dict[str, np.ndarray], Arrays]:
@@ -267,7 +276,8 @@ def policy(name: str, cameras: tuple[str, ...]) -> tuple[Any, dict[str, np.ndarr
     obs |= {n: rng.integers(0, 256, (1, 48, 48, 3), np.uint8) for n in cameras}
     spec = obs_spec_of({n: x[0] for n, x in obs.items()})
     agent = POLICIES[name].build()
-    init = jax.eval_shape(lambda key: agent.init(key, spec, action_spec_of(4)), jax.random.key(0))
+    action = action_spec_of(4, names=("x", "y", "z", "gripper"))
+    init = jax.eval_shape(lambda key: agent.init(key, spec, action), jax.random.key(0))
     leaves, structure = jax.tree.flatten(init)
     # Not as initialised: biases and the scales of norms count too.
     params = {f"p{i}": _drawn(rng, x) for i, x in enumerate(leaves)}
@@ -293,6 +303,8 @@ def test_a_policy_is_jax_s(name: str):
     found, kept = run_onnx(act, params, obs)
     wanted = np.asarray(jax.jit(act)(params, obs))
     np.testing.assert_allclose(found, wanted, atol=2e-5)
-    assert np.abs(wanted).min() > 1e-4 and np.abs(wanted).max() < 1.0, "something to compare"
+    moved = np.abs(wanted[:, MOVED.get(name, slice(None))])
+    assert moved.min() > 1e-4 and moved.max() < 1.0, "something to compare"
+    assert "hybrid" not in name or set(wanted[:, 3]) <= {-1.0, 0.0, 1.0}
     read = [name for name in kept if name in params]
     assert 0 < len(read) < len(params) / 2, "no critic, no optimiser"

@@ -1,5 +1,6 @@
 """The console: what a log file and a terminal show, and how numbers are written."""
 
+import dataclasses
 import io
 import itertools
 
@@ -50,6 +51,22 @@ def test_start_shows_config_device_and_bytes(make_info):
     assert lines[3].split() == ["agent", "hidden=256x256", "critic=(layer_norm=True)"]
     resumed = make_info("runs/x", start_epoch=4, start_env_steps=400)
     assert "resumed at epoch 4 (400) of 1000 env steps" in list(start_lines(resumed))[1]
+
+
+def test_a_run_that_takes_no_env_steps_counts_updates(clock, make_info, make_eval):
+    stream = io.StringIO()
+    hook = ConsoleHook(stream=stream, interval_s=0.0)
+    info = make_info("runs/x", total_updates=2000, start_epoch=1, start_updates=500)
+    assert "resumed at epoch 1 (500) of 2000 updates" in list(start_lines(info))[1]
+    hook.on_start(info)
+    for epoch in (2, 3):
+        clock["s"] = float(epoch)
+        made = {"env_steps": 0, "grad_steps": epoch * 500, "metrics": {}}
+        hook.on_epoch(dataclasses.replace(make_epoch(epoch, float(epoch)), **made))
+    hook.on_eval(dataclasses.replace(make_eval(3), env_steps=0, grad_steps=1500))
+    text = stream.getvalue()
+    assert "left 1.0s" in text and "updates 1500  updates/s 500" in text
+    assert "eval  epoch 3  updates 1500" in text and "env steps" not in text
 
 
 def test_log_lines_come_first_at_once_then_every_few_seconds(clock, make_info):

@@ -56,6 +56,9 @@ class Idle:
     def acting(self, state: Counted) -> Counted:
         return state
 
+    def beside(self, steps: Transition, action: ActionSpec) -> dict[str, jax.Array]:
+        return {}
+
     def update(self, state: Counted, batch: Batch, key: jax.Array) -> tuple[Counted, Metrics]:
         seen = sum(jnp.mean(x) for x in jax.tree.leaves(batch))
         return Counted(state.step + self.utd_ratio), {"learner/seen": seen}

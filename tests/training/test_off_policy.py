@@ -197,6 +197,23 @@ def test_the_demonstrations_share_is_exact(
     assert (draw(sharing, toy.start()).expert.sum(-1) == experts).all()
 
 
+def test_what_an_agent_keeps_beside_its_steps_is_in_the_batch(
+    make_idle: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    """Of demonstrations too, and from observations as they were, before they are scaled."""
+
+    def beside(self: Any, steps: Transition, action: Any) -> dict[str, jax.Array]:
+        return {"sum": steps.obs["x"].sum(-1) + steps.action[..., 0]}
+
+    toy = make_idle(warmup_steps=30)
+    monkeypatch.setattr(type(toy.trainer.agent), "beside", beside)
+    state, _ = toy.epoch(toy.start())
+    batch = draw(toy, state)
+    wanted = batch.obs["x"].sum(-1) * SPEC["x"].scale + batch.action[..., 0]
+    np.testing.assert_allclose(batch.extras["sum"], wanted, rtol=1e-5)
+    assert batch.expert.any() and not batch.expert.all()
+
+
 def test_without_demonstrations_nothing_is_expert(warmed_up: dict):
     toy, state = warmed_up["long"]
     assert "demos" not in state.data
