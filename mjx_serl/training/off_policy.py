@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import optax
 
 from mjx_serl.agents.agent import AGENTS, AgentState, OffPolicyAgent
+from mjx_serl.agents.reward_model import Vice, ViceConfig, ViceState, require_demos, unpaid
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.data import normalize
 from mjx_serl.data.normalize import NormalizerState
-from mjx_serl.data.replay import ReplayBuffer, mix
-from mjx_serl.envs.observation import Observer
+from mjx_serl.data.replay import ReplayBuffer, RewardModel, mix
+from mjx_serl.envs.judge import Judge, judged_metrics
+from mjx_serl.envs.observation import FEATURES, Observer
 from mjx_serl.envs.vector import (
     VecEnv,
     VecState,
@@ -37,8 +39,10 @@ from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey, Transition
 from scenes.contract.errors import InputError
 from scenes.contract.ranges import check_ranges, ranged, require_number
 from scenes.contract.serialize import later_field, open_field
+from scenes.contract.specs import ObsSpec
 
 ONLINE, DEMOS = "online", "demos"
+VICE = "vice"  # beside the rings
 MAX_COUNT = 2**31 - 1  # where a counter of a state, int32, stays
 
 
@@ -85,11 +89,13 @@ class OffPolicyConfig:
         agent: the learner.
         loop: collection, replay and the number of updates.
         demos: demonstrations.
+        vice: a reward learned from the demonstrations' ends in place of the task's.
     """
 
     agent: Any = open_field(AGENTS, SACConfig)
     loop: LoopConfig = dataclasses.field(default_factory=LoopConfig)
     demos: DemoConfig = dataclasses.field(default_factory=DemoConfig)
+    vice: ViceConfig = later_field(ViceConfig())
 
     def check(self, *, num_envs: int) -> None:
         """Raise ValueError, with what is allowed, for options that do not go together."""
@@ -133,25 +139,39 @@ class OffPolicyConfig:
         return self.agent.label(images=images, demos=demos)
 
     def build(self, observer: Observer, *, num_envs: int) -> "OffPolicy":
-        """Return the trainer of an observer's task."""
-        demos = self.demos.build(observer)
-        share = self.loop.demo_fraction
+        """Return the trainer of an observer's task; InputError for two rewards in its place."""
+        if self.vice.updates:
+            if observer.judge is not None:
+                raise InputError("--vice.updates learns a reward itself: leave out --reward")
+            # Nobody tells the worlds that they are solved.
+            observer = dataclasses.replace(observer, judge=Judge(observer.env))
+        vec_env = vectorize(
+            observer,
+            num_envs=num_envs,
+            pool_size=self.pool_size(num_envs),
+            stagger=self.loop.stagger,
+            grow=self.loop.grow,
+        )
+        return self.trainer(vec_env, self.demos.build(observer))
+
+    def trainer(self, vec_env: VecEnv, demos: Demonstrations | None) -> "OffPolicy":
+        """Return the trainer of these worlds, with rings for what they yield and for `demos`."""
+        share, num_envs = self.loop.demo_fraction, vec_env.num_envs
         online = ReplayBuffer(buffer_rows(self.loop, num_envs), num_envs)
         sources = {ONLINE: Source(online, 1.0 if demos is None else 1.0 - share)}
         if demos is not None:
             sources[DEMOS] = Source(ReplayBuffer(*demos.size), share)
+        spec = vec_env.observer.obs_spec
+        vice = self.vice.build(spec, shown(spec))
+        if vice is not None:
+            require_demos(demos)
         return OffPolicy(
             agent=self.agent.build(),
-            vec_env=vectorize(
-                observer,
-                num_envs=num_envs,
-                pool_size=self.pool_size(num_envs),
-                stagger=self.loop.stagger,
-                grow=self.loop.grow,
-            ),
+            vec_env=vec_env,
             sources=sources,
             demos=demos,
             config=self.loop,
+            vice=vice,
         )
 
 
@@ -180,6 +200,8 @@ class OffPolicy:
         sources: "online" is what `vec_env` yields, "demos" the demonstrations.
         demos: their rows; None without.
         config: the loop.
+        vice: the reward that is learned, whose state is "vice" in the data; None where the stored
+            one is learned from.
     """
 
     agent: OffPolicyAgent
@@ -187,6 +209,7 @@ class OffPolicy:
     sources: Mapping[str, Source]
     demos: Demonstrations | None
     config: LoopConfig
+    vice: Vice | None = None
 
     @property
     def traceable(self) -> bool:
@@ -221,10 +244,10 @@ class OffPolicy:
         k_worlds, key = jax.random.split(jax.random.fold_in(key, TRAIN))
         worlds = self.vec_env.reset(k_worlds)
         k_agent, k_warm, key = jax.random.split(key, 3)
-        worlds, steps = self._warm_up(worlds, k_warm)
+        worlds, steps = self.warm_up(worlds, k_warm)
         return self._jit_gather(worlds, steps, demos, k_agent, key)
 
-    def _gather(
+    def gather(
         self,
         worlds: VecState,
         steps: Transition,
@@ -232,8 +255,20 @@ class OffPolicy:
         k_agent: PRNGKey,
         key: PRNGKey,
     ) -> TrainState:
+        """The first state: rows stored, parameters drawn.
+
+        Args:
+            worlds: as they are now.
+            steps: rows [T, N] that led there.
+            demos: rows of demonstrations.
+            k_agent: draws the parameters.
+            key: of all that is random from here on.
+        """
         example = jax.tree.map(lambda x: x[0, 0], steps)
-        data = {}
+        data, learned = {}, {}
+        if self.vice is not None and demos is not None:
+            demos = unpaid(demos)
+            learned[VICE] = self.vice.init(jax.random.fold_in(k_agent, 1), demos)
         for name, rows in {ONLINE: steps, DEMOS: demos}.items():
             if rows is not None:
                 buffer = self.sources[name].buffer
@@ -242,7 +277,7 @@ class OffPolicy:
         state = TrainState(
             agent=self.agent.init(k_agent, obs_spec, self.vec_env.env.action_spec),
             worlds=worlds,
-            data=data,
+            data=data | learned,
             normalizer=self._first_statistics([steps] if demos is None else [steps, demos]),
             key=key,
             epoch=jnp.zeros((), jnp.int32),
@@ -262,6 +297,7 @@ class OffPolicy:
         )
         metrics = jax.tree.map(jnp.mean, metrics)
         metrics |= episode_metrics(state.worlds.stats) | growth_metrics(state.worlds.growth)
+        metrics |= judged_metrics(state.worlds.judged)
         size = self.sources[ONLINE].buffer.size(state.data[ONLINE]).astype(jnp.float32)
         metrics |= {"buffer/size": size, "buffer/fill": size / self.config.buffer_size}
         return state.replace(epoch=optax.safe_increment(state.epoch)), metrics
@@ -304,7 +340,8 @@ class OffPolicy:
             Share("worlds", worlds, "--num-envs", num, 1),
         ]
 
-    def _warm_up(self, worlds: VecState, key: PRNGKey) -> tuple[VecState, Transition]:
+    def warm_up(self, worlds: VecState, key: PRNGKey) -> tuple[VecState, Transition]:
+        """Let uniform actions play; the worlds after it, and its rows [T, N]."""
         length = max(
             least_rows(self.agent.n_step), -(-self.config.warmup_steps // self.vec_env.num_envs)
         )
@@ -319,7 +356,7 @@ class OffPolicy:
 
     @cached_property
     def _jit_gather(self) -> Callable[..., TrainState]:
-        return jax.jit(self._gather, inline=True)
+        return jax.jit(self.gather, inline=True)
 
     @cached_property
     def _jit_begin(self) -> Callable[[VecState], VecState]:
@@ -351,8 +388,11 @@ class OffPolicy:
             normalizer=self._observe(state, step),
             key=key,
         )
+        told: Metrics = {}
+        if self.vice is not None:
+            state, told = self._learn_reward(self.vice, state, jax.random.fold_in(k_learn, 1))
         agent, metrics = self._learn(state, k_sample, k_learn)
-        return state.replace(agent=agent), metrics
+        return state.replace(agent=agent), metrics | told
 
     def _first_statistics(self, seen: list[Transition]) -> NormalizerState:
         spec = self.vec_env.observer.obs_spec
@@ -378,7 +418,7 @@ class OffPolicy:
     ) -> tuple[AgentState, Metrics]:
         updates = self.config.updates_per_step
         # One gather for all updates of the step.
-        batches = self._sample(state, k_sample, updates)
+        batches = self._sample(state, k_sample, updates, reward_of=self._reward_of(state))
 
         def learn(agent: AgentState, xs: tuple[Batch, PRNGKey]) -> tuple[AgentState, Metrics]:
             return self.agent.update(agent, *xs)
@@ -388,16 +428,62 @@ class OffPolicy:
         )
         return agent, jax.tree.map(jnp.mean, metrics)
 
-    def _sample(self, state: TrainState, key: PRNGKey, updates: int) -> Batch:
+    def _learn_reward(
+        self, vice: Vice, state: TrainState, key: PRNGKey
+    ) -> tuple[TrainState, Metrics]:
+        """The classifier's steps of an iteration, and how right it is about the worlds."""
+        k_visited, k_learn = jax.random.split(key)
+        shape = (vice.cfg.updates, vice.cfg.batch_size // 2)
+        visited = self.sources[ONLINE].buffer.sample(state.data[ONLINE], k_visited, shape).next_obs
+
+        def learn(inner: ViceState, xs: tuple[Obs, PRNGKey]) -> tuple[ViceState, Metrics]:
+            return vice.update(inner, *xs)
+
+        keys = jax.random.split(k_learn, vice.cfg.updates)
+        inner, metrics = jax.lax.scan(learn, state.data[VICE], (visited, keys))
+        said = vice.says(inner, self.vec_env.observe(state.worlds))
+        true = state.worlds.envs.success
+        metrics = jax.tree.map(jnp.mean, metrics) | {
+            "vice/said": said.mean(),
+            "vice/true": true.mean(),
+            "vice/false_positives": (said & ~true).mean(),
+        }
+        return state.replace(data=state.data | {VICE: inner}), metrics
+
+    def _reward_of(self, state: TrainState) -> RewardModel | None:
+        """What replaces the stored rewards of a batch."""
+        return None if self.vice is None else partial(self.vice.reward, state.data[VICE])
+
+    def _sample(
+        self,
+        state: TrainState,
+        key: PRNGKey,
+        updates: int,
+        reward_of: RewardModel | None = None,
+    ) -> Batch:
         shape = (updates, self.config.batch_size * self.agent.utd_ratio)
         sampler = mix(
             [source.fraction for source in self.sources.values()],
             [source.buffer for source in self.sources.values()],
         )
         states = [state.data[name] for name in self.sources]
-        batch = sampler.sample(states, key, shape, n_step=self.agent.n_step, gamma=self.agent.gamma)
+        batch = sampler.sample(
+            states,
+            key,
+            shape,
+            n_step=self.agent.n_step,
+            gamma=self.agent.gamma,
+            reward_of=reward_of,
+        )
         scale = partial(normalize.normalize, state.normalizer)
         return batch.replace(obs=scale(batch.obs), next_obs=scale(batch.next_obs))
+
+
+def shown(obs: ObsSpec) -> list[str]:
+    """Names of the fields that show a state: pictures or their features, else all that is seen."""
+    pictures = [field.name for field in obs.of_kind("image")]
+    features = [field.name for field in obs.fields if field.name == FEATURES]
+    return pictures or features or list(obs.policy.names)
 
 
 def least_rows(n_step: int) -> int:

@@ -92,5 +92,7 @@ def test_never_still_restarts_a_world_whose_physics_failed():
 
 
 def test_an_unknown_mode_is_refused():
-    with pytest.raises(ValueError, match="autoreset 'always', allowed: pool, next_step, never"):
+    with pytest.raises(
+        ValueError, match="autoreset 'always', allowed: pool, next_step, never, lost"
+    ):
         vectorize(ToyEnv(), num_envs=2, autoreset="always")
