@@ -290,7 +290,7 @@ def choose_threshold(
     wrong = np.sort(probability[~reached])[::-1]
     allowed = int(false_positives * len(wrong))
     least = wrong[allowed] if len(wrong) > allowed else 0.0
-    return float(np.clip(np.nextafter(np.float32(least), np.float32(1)), 0.5, MOST_CERTAIN))
+    return min(max(float(np.nextafter(np.float32(least), np.float32(1))), 0.5), MOST_CERTAIN)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
