@@ -161,18 +161,19 @@ class OffPolicyConfig:
         sources = {ONLINE: Source(online, 1.0 if demos is None else 1.0 - share)}
         if demos is not None:
             sources[DEMOS] = Source(ReplayBuffer(*demos.size), share)
-        spec = vec_env.observer.obs_spec
-        vice = self.vice.build(spec, shown(spec))
-        if vice is not None:
-            require_demos(demos)
         return OffPolicy(
             agent=self.agent.build(),
             vec_env=vec_env,
             sources=sources,
             demos=demos,
             config=self.loop,
-            vice=vice,
+            vice=self._vice(vec_env.observer.obs_spec, demos) if self.vice.updates else None,
         )
+
+    def _vice(self, obs: ObsSpec, demos: Demonstrations | None) -> Vice | None:
+        """The reward that is learned; InputError without demonstrations."""
+        require_demos(demos)
+        return self.vice.build(obs, shown(obs))
 
 
 @dataclasses.dataclass(frozen=True)
