@@ -122,6 +122,9 @@ class Shows:
     def encoded(self, pictures: Obs) -> Obs:
         return pictures
 
+    def observe(self, worlds: ToyState, look: tuple) -> Obs:
+        return self.encoded(self.pictures(worlds, look))
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ToyObserver(Observer):
