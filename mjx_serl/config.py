@@ -157,9 +157,9 @@ class TrainConfig:
         physics = None if self.physics == "auto" else self.physics
         scene = with_fit(self.pinned_fit().robot_fit)
         env = make_env(self.task, physics=physics, max_worlds=most, scene=scene)
-        classifier = self._classifier()
+        judge = self.reward.build(env, self._classifier())
         observer = self.pixels.build(env, _frozen_encoder(self.pixels))
-        return dataclasses.replace(observer, judge=self.reward.build(env, classifier))
+        return observer if judge is None else dataclasses.replace(observer, judge=judge)
 
     def _classifier(self) -> RewardClassifier | None:
         """The classifier that judges; InputError where it is not for this task and its cameras."""

@@ -298,7 +298,7 @@ class OffPolicy:
         )
         metrics = jax.tree.map(jnp.mean, metrics)
         metrics |= episode_metrics(state.worlds.stats) | growth_metrics(state.worlds.growth)
-        metrics |= judged_metrics(state.worlds.judged)
+        metrics |= {} if self.vice is not None else judged_metrics(state.worlds.judged)
         size = self.sources[ONLINE].buffer.size(state.data[ONLINE]).astype(jnp.float32)
         metrics |= {"buffer/size": size, "buffer/fill": size / self.config.buffer_size}
         return state.replace(epoch=optax.safe_increment(state.epoch)), metrics

@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Int
 
 from mjx_serl.agents.agent import AGENTS
@@ -81,6 +82,8 @@ class PairConfig:
                 f"--method pair with '{observer.env.name}', which is one task; allowed: a task of "
                 "two by turns, for example franka/bin_relocation"
             )
+        if observer.judge is not None:
+            raise InputError("--method pair takes no --reward: one classifier cannot judge both")
         vec_env = vectorize(
             observer,
             num_envs=num_envs,
@@ -173,7 +176,7 @@ class Pair:
         size = sum(buffer.size(ring[ONLINE]) for ring in rings).astype(jnp.float32)
         fill = size / (buffer.capacity_rows * buffer.num_envs)
         metrics |= {"buffer/size": size, "buffer/fill": fill}
-        return state.replace(epoch=state.epoch + 1), metrics
+        return state.replace(epoch=optax.safe_increment(state.epoch)), metrics
 
     def _iteration(self, state: TrainState, _: None) -> tuple[TrainState, tuple[Metrics, Metrics]]:
         state, step, counts = self._jit_advance(state)

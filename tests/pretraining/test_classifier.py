@@ -1,6 +1,7 @@
 """Frames for classifiers: every state drawn and labelled, whole episodes held out, a threshold."""
 
 import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,15 +13,14 @@ from toy_env import STEPS, ToyEnv, ToyState
 
 from mjx_serl.data.frames import frames_of
 from mjx_serl.envs.observation import Observer
-from mjx_serl.nets.classifier import ClassifierSpec, RewardClassifier
+from mjx_serl.nets.classifier import ClassifierSpec, load_classifier
 from mjx_serl.nets.encoders import EncoderConfig
+from mjx_serl.pretraining import classifier_run as runs
 from mjx_serl.pretraining.classifier import (
     WAYS,
     ClassifierConfig,
     Frames,
-    accuracies,
     choose_threshold,
-    classifier_fit,
     classifier_loss,
     classifier_spec,
     collect_frames,
@@ -29,7 +29,6 @@ from mjx_serl.pretraining.classifier import (
     require_classes,
     split_frames,
 )
-from mjx_serl.pretraining.fit import run_fit
 from mjx_serl.types import Obs, Transition
 
 SIZE, EPISODES = 32, 6
@@ -39,6 +38,7 @@ CONFIG = ClassifierConfig(
     batch_size=32,
     lr=1e-3,
     crop=1,
+    held_out=0.4,
     encoder=EncoderConfig(name="small", features=8),
     hidden=16,
 )
@@ -151,22 +151,28 @@ def test_the_loss_is_the_cross_entropy_of_classes_or_of_each_stage(spec: Classif
     np.testing.assert_allclose(classifier_loss(n_way, logits, label), np.log(5), rtol=1e-6)
 
 
-def test_it_learns_to_tell_success(spec: ClassifierSpec, frames: Frames):
-    learn, _, tests = split_frames(frames, 0.4)
-    require_classes(spec, learn, "frames")
-    said: list[int] = []
-    params = run_fit(
-        *classifier_fit(CONFIG, spec, None),
-        jax.tree.map(jnp.asarray, learn),
-        updates=CONFIG.updates,
-        key=jax.random.key(1),
-        report=lambda done, loss, params: said.append(done),
-    )
-    assert said == [250]
-    trained = RewardClassifier(dataclasses.replace(spec, thresholds=(0.5,)), params)
-    (found,) = accuracies(trained, tests)
+def test_one_is_trained_measured_saved_and_tested_again(
+    observer: ToyObserver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    monkeypatch.setattr(runs, "make_env", lambda task, max_worlds: observer.env)
+    pixels: Any = SimpleNamespace(build=lambda env: observer)
+    cfg = runs.TrainClassifier(out=tmp_path / "c.npz", task="toy", pixels=pixels, train=CONFIG)
+    trained, (found,) = runs.train(cfg)
     assert (found.correct, found.recognised, found.mistaken) == (1.0, 1.0, 0.0)
-    assert str(found).startswith(f"success: 100.00% of {len(tests.label)} frames right")
+    loaded, note = load_classifier(cfg.out)
+    assert loaded.digest == trained.digest and 0.5 <= loaded.thresholds[0] < 1.0
+    assert note["held_out"] == [dataclasses.asdict(found)]
+    said = capsys.readouterr().out
+    assert "none " in said and "250 updates, loss" in said
+    assert f"held-out episodes: {found}" in said
+    with pytest.raises(FileExistsError, match="give another name"):
+        runs.train(cfg)
+    monkeypatch.setattr(runs, "PixelConfig", lambda **fields: pixels)
+    (again,) = runs.test(runs.TestClassifier(file=cfg.out, episodes=EPISODES))
+    assert again.frames == len(WAYS) * EPISODES * (STEPS + 1) and again.correct > 0.99
+    nothing = dataclasses.replace(cfg, out=tmp_path / "d.npz", simulate=False)
+    with pytest.raises(ValueError, match="there is nothing to learn"):
+        runs.train(nothing)
 
 
 def test_what_cannot_be_learned_is_refused(
