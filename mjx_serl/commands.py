@@ -96,7 +96,7 @@ def open_run(
     if resume is None:
         if cfg.init is not None:
             RunFolder.open(cfg.init)
-        cfg = dataclasses.replace(cfg, pixels=cfg.pixels.pinned()).pinned_fit()
+        cfg = dataclasses.replace(cfg, pixels=cfg.pixels.pinned()).pinned_fit().pinned_classifier()
     folder = RunFolder.open(resume) if resume else _new_folder(cfg)
     with contextlib.nullcontext() if resume else _removed_unused(folder):
         require_unlocked(folder.path)

@@ -8,8 +8,10 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from mjx_serl.envs.env import make_env
+from mjx_serl.envs.judge import RewardConfig
 from mjx_serl.envs.observation import Observer, PixelConfig
 from mjx_serl.envs.vector import default_pool
+from mjx_serl.nets.classifier import RewardClassifier, load_classifier
 from mjx_serl.nets.frozen import FrozenEncoder, load_encoder
 from mjx_serl.training.off_policy import OffPolicyConfig
 from mjx_serl.training.trainer import METHODS, Trainer
@@ -97,6 +99,7 @@ class TrainConfig:
             whose file has changed since is refused.
         robot_fit_varies: each world draws its arm from the 95 % intervals of that file, and gets
             actions as late as was found.
+        reward: what pays and ends episodes: the task, or a classifier of pictures.
         method: how it is trained, with its agent.
         eval: evaluation.
         run: the run folder.
@@ -115,6 +118,7 @@ class TrainConfig:
     robot_fit: Path | None = later_field(None)
     robot_fit_digest: tyro.conf.Suppress[str] = later_field("")
     robot_fit_varies: bool = later_field(False)
+    reward: RewardConfig = later_field(RewardConfig())
     # Of any registered class. Without a prefix its options are --agent.lr, not --method.agent.lr.
     method: Annotated[Any, tyro.conf.arg(name="")] = open_field(METHODS, OffPolicyConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
@@ -164,7 +168,35 @@ class TrainConfig:
         path = self.pinned_fit().robot_fit
         fit = load_robot_fit(path) if path is not None and self.robot_fit_varies else None
         env = make_env(self.task, physics=physics, max_worlds=most, scene=with_fit(path), fit=fit)
-        return self.pixels.build(env, _frozen_encoder(self.pixels))
+        judge = self.reward.build(env, self._classifier())
+        observer = self.pixels.build(env, _frozen_encoder(self.pixels))
+        return observer if judge is None else dataclasses.replace(observer, judge=judge)
+
+    def _classifier(self) -> RewardClassifier | None:
+        """The classifier that judges; InputError where it is not for this task and its cameras."""
+        file = self.pinned_classifier().reward.classifier
+        if file is None:
+            return None
+        classifier, _ = load_classifier(file)
+        classifier.check(self.task, self.pixels.cameras, self.pixels.size)
+        return classifier.with_threshold(self.reward.threshold)
+
+    def pinned_classifier(self) -> "TrainConfig":
+        """Return it with the absolute path and the digest of its classifier.
+
+        Raises FileNotFoundError, and InputError where there is a digest that differs.
+        """
+        reward = self.reward
+        if reward.classifier is None:
+            return self
+        found = load_classifier(reward.classifier)[0].digest
+        if reward.digest not in ("", found):
+            raise InputError(
+                f"{reward.classifier} has changed since the run began (digest {found[:12]}..., "
+                f"then {reward.digest[:12]}...): put the old file back, or begin a new run"
+            )
+        reward = dataclasses.replace(reward, classifier=reward.classifier.resolve(), digest=found)
+        return dataclasses.replace(self, reward=reward)
 
     def pinned_fit(self) -> "TrainConfig":
         """Return it with the absolute path and the digest of its robot fit.

@@ -7,6 +7,7 @@ import jax
 
 from mjx_serl.agents.bc import BCConfig
 from mjx_serl.agents.hybrid import HybridConfig
+from mjx_serl.agents.reward_model import ViceConfig
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.config import EvalConfig, RunConfig, TrainConfig
 from mjx_serl.envs.observation import PixelConfig
@@ -15,6 +16,7 @@ from mjx_serl.training.dagger import HGDAggerConfig
 from mjx_serl.training.demonstrations import DemoConfig
 from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig
 from mjx_serl.training.offline import OfflineConfig
+from mjx_serl.training.pair import PairConfig
 from scenes.contract.names import require_fields
 
 PRESETS: Registry[Callable[[], TrainConfig]] = Registry("preset")
@@ -216,6 +218,36 @@ def hg_dagger() -> TrainConfig:
                 updates_per_step=4, warmup_steps=0, pretrain_updates=5000, pool="epoch"
             ),
         ),
+    )
+
+
+@PRESETS.register("vice")
+def vice() -> TrainConfig:
+    """No reward at all: a classifier learns it from the ends of demonstrations, beside the agent.
+
+    `python train.py --preset vice`: pixels_frozen with VICE, numbers: reference serl_family.md 1.3.
+    Nothing ends an episode but its time limit, and what is evaluated is the task's own success.
+    """
+    base = pixels_frozen()
+    method = dataclasses.replace(base.method, vice=ViceConfig(updates=1))
+    return dataclasses.replace(base, preset="vice", method=method)
+
+
+@PRESETS.register("reset_free")
+def reset_free() -> TrainConfig:
+    """A forward and a backward policy that undo each other's work: no resets in between.
+
+    `python train.py --preset reset_free`. Both learn as laptop does; only a world whose cube has
+    left the bins is put back (`pair/put_back` in metrics.jsonl). No bundle: it holds one policy.
+    """
+    base = laptop()
+    method = PairConfig(agent=base.method.agent, loop=base.method.loop)
+    return dataclasses.replace(
+        base,
+        preset="reset_free",
+        task="franka/bin_relocation",
+        method=method,
+        run=dataclasses.replace(base.run, bundle=False),
     )
 
 

@@ -7,20 +7,32 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 from robot_fits import make_fit
 
 from mjx_serl.config import TrainConfig
-from mjx_serl.envs.observation import Observer
+from mjx_serl.envs.judge import RewardConfig
+from mjx_serl.envs.observation import Observer, PixelConfig
 from mjx_serl.envs.vector import epoch_pool
 from mjx_serl.experiments import PRESETS, preset
+from mjx_serl.nets.classifier import (
+    ClassifierSpec,
+    RewardClassifier,
+    SuccessNet,
+    save_classifier,
+)
+from mjx_serl.nets.encoders import EncoderConfig
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.memory_check import available_bytes, check_memory
+from mjx_serl.tasks.alternating import Alternating
 from mjx_serl.training.demonstrations import DemoConfig
 from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig
+from mjx_serl.training.pair import PairConfig
 from mjx_serl.training.state import TrainState, tree_bytes
 from scenes.contract.robot_fit import save_robot_fit
 from scenes.contract.serialize import from_json, to_json
+from scenes.contract.specs import ObsSpec
 
 # Reference serl_family.md 1.2 and 1.3: SERL's make_sac_agent, HIL-SERL's pixel agent.
 COMMON = {
@@ -168,12 +180,16 @@ def test_every_preset_says_how_to_run_it(name: str):
 def test_every_preset_builds(name: str):
     """Static parts only; the fast preset's thousands of worlds are not started."""
     cfg = PRESETS[name]()
-    env = SimpleNamespace(task=SimpleNamespace(episode_steps=100))
+    task: Any = SimpleNamespace(episode_steps=100)
+    if isinstance(cfg.method, PairConfig):
+        task = Alternating(("there", "back"), (task, task))
+    env: Any = SimpleNamespace(task=task, obs_spec=ObsSpec(fields=()))
     trainer = cfg.build(Observer(env))
     if trainer.env_steps_per_epoch == 0:
         assert cfg.total_updates is not None
         assert cfg.total_updates % trainer.updates_per_epoch == 0
         return
+    trainer = getattr(trainer, "one", trainer)  # of a pair, how either learns
     assert trainer.vec_env.num_envs == cfg.num_envs
     rows = trainer.sources["online"].buffer.capacity_rows
     assert rows * cfg.num_envs <= cfg.method.loop.buffer_size
@@ -323,3 +339,49 @@ def test_a_run_keeps_to_the_robot_fit_that_it_began_with(tmp_path: Path) -> None
         cfg.pinned_fit()
     # Configs without one are written as they always were.
     assert "robot_fit" not in to_json(TrainConfig()) and TrainConfig().pinned_fit() == TrainConfig()
+
+
+# -- a classifier in place of the task's reward ----------------------------------------------------
+
+
+def save_tiny(path: Path, *, bias: float) -> None:
+    """A classifier of franka/pick_cube that says the same of every picture."""
+    spec = ClassifierSpec(
+        task="franka/pick_cube",
+        kind="binary",
+        names=("none", "success"),
+        cameras=("front",),
+        size=32,
+        encoder=EncoderConfig(features=2),
+        frozen=None,
+        hidden=2,
+        thresholds=(0.5,),
+    )
+    net = SuccessNet(spec)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), net.blank())
+    params = jax.tree.map(lambda x: np.full(x.shape, bias, np.float32), shapes)
+    save_classifier(path, RewardClassifier(spec, params), note={})
+
+
+def test_a_run_keeps_the_classifier_that_it_began_with(tmp_path: Path):
+    path = tmp_path / "c.npz"
+    save_tiny(path, bias=0.0)
+    cameras = PixelConfig(cameras=("front", "wrist"), size=32)
+    cfg = TrainConfig(reward=RewardConfig(classifier=path, threshold=0.9), pixels=cameras)
+    pinned = cfg.pinned_classifier()
+    assert len(pinned.reward.digest) == 64 and pinned.pinned_classifier() == pinned
+    assert from_json(TrainConfig, to_json(pinned)) == pinned
+    found = pinned._classifier()
+    assert found is not None and found.thresholds == (0.9,)
+    other = dataclasses.replace(pinned, task="franka/peg_insertion")
+    with pytest.raises(ValueError, match="tells success of 'franka/pick_cube', got task"):
+        other._classifier()
+    path.unlink()
+    save_tiny(path, bias=1.0)
+    with pytest.raises(ValueError, match="has changed since the run began"):
+        pinned._classifier()
+
+
+def test_a_run_without_a_classifier_says_nothing_of_one():
+    """So that configs from before read and write as they did."""
+    assert not {"reward", "vice"} & {*to_json(TrainConfig()), *to_json(TrainConfig())["method"]}

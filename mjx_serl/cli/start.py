@@ -57,6 +57,7 @@ COMMANDS = {
     "compare": Command("mjx_serl.compare", "runs side by side: table and picture"),
     "export": Command("mjx_serl.export.__main__", "make a run's bundle for a robot"),
     "pretrain": Command("mjx_serl.pretraining.__main__", "train a frozen image encoder"),
+    "classifier": Command("mjx_serl.classifier", "train a classifier of success, or test one"),
     "bridge": Command(
         "robot_bridge.__main__",
         "keys, observers and recordings of the bridge",
@@ -71,7 +72,7 @@ def main() -> int:
     """Run `mjx-serl COMMAND ...`; returns its exit status."""
     word = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if word in ("-h", "--help"):
-        lines = [f"  {name:<10}{command.about}" for name, command in COMMANDS.items()]
+        lines = [f"  {name:<11}{command.about}" for name, command in COMMANDS.items()]
         sys.stdout.write("usage: mjx-serl COMMAND ...; COMMAND --help lists its options\n\n")
         sys.stdout.write("\n".join(lines) + "\n")
         return 0

@@ -70,6 +70,11 @@ class EnvState:
     varied: PyTree = ()
 
 
+def lost(after: EnvState) -> Bool[Array, " N"]:
+    """Which worlds ended by themselves without being solved; those whose physics failed too."""
+    return after.terminated & ~after.success
+
+
 _Loop = tuple[PyTree, SimState, Command]
 
 
@@ -201,10 +206,11 @@ class Env:
     def carry_on(self, state: EnvState, key: PRNGKey) -> EnvState:
         """Begin an episode where the last one ended: what moved stays where it is.
 
-        A task that draws a goal or remembers the start says so in `resume(sim, key)`.
+        A task that draws a goal or remembers the start says so in `resume(sim, last, key)`.
         """
         resume = getattr(self.task, "resume", None)
-        task_state = state.task_state if resume is None else resume(state.sim, key)
+        last = state.task_state
+        task_state = last if resume is None else resume(state.sim, last, key)
         sim = self.marked(state.sim, task_state)
         _, terms = self.task.reward(sim, state.command, task_state)
         no = jnp.zeros((), bool)

@@ -16,6 +16,7 @@ from mjx_serl.envs.appearance import Look, LookConfig, apply_look, draw_looks, j
 from mjx_serl.envs.control.controller import ControlConfig
 from mjx_serl.envs.delay import Ring, at_age
 from mjx_serl.envs.env import Env, EnvState
+from mjx_serl.envs.judge import VERDICT, Judge
 from mjx_serl.envs.variation import Varied
 from mjx_serl.types import Obs, PRNGKey, PyTree
 from scenes.contract.errors import InputError
@@ -284,7 +285,10 @@ class CameraView:
 
     def observe(self, worlds: EnvState, look: Look) -> Obs:
         """Return what is observed of the pictures: themselves, or an encoder's features."""
-        pictures = self.pictures(worlds, look)
+        return self.encoded(self.pictures(worlds, look))
+
+    def encoded(self, pictures: Obs) -> Obs:
+        """Return what is observed of pictures that are drawn."""
         return pictures if self.encoder is None else {FEATURES: self.encoder(pictures)}
 
     def pictures(self, worlds: EnvState, look: Look) -> Obs:
@@ -326,11 +330,13 @@ class Observer:
         env: one world.
         cameras: None where the policy sees no pictures.
         critic_obs: see `PixelConfig`.
+        judge: pays and ends episodes in place of the task; None where the task does.
     """
 
     env: Env
     cameras: CameraView | None = None
     critic_obs: bool = False
+    judge: Judge | None = None
 
     @property
     def traceable(self) -> bool:
@@ -418,13 +424,24 @@ class Observer:
         return () if self.cameras is None else draw_looks(self.cameras.config.look, key, num)
 
     def pictures(self, worlds: EnvState, look: PyTree) -> Obs:
-        """Return what is observed of the pictures of worlds [N], by name; {} without cameras."""
-        return {} if self.cameras is None else self.cameras.observe(worlds, look)
+        """Return what is observed of the pictures of worlds [N], by name; {} without cameras.
+
+        A judge's classifier adds its `VERDICT`, which is not observed.
+        """
+        if self.cameras is None:
+            return {}
+        classifier = None if self.judge is None else self.judge.classifier
+        if classifier is None:
+            return self.cameras.observe(worlds, look)
+        seen = self.cameras.pictures(worlds, look)
+        return self.cameras.encoded(seen) | {VERDICT: classifier(seen)}
 
     def observe(self, worlds: EnvState, pictures: Obs) -> Obs:
         """Return the observations of worlds [N] whose pictures are drawn."""
         if self.cameras is None and not self.critic_obs:
             return worlds.obs
+        if VERDICT in pictures:
+            pictures = {name: x for name, x in pictures.items() if name != VERDICT}
         hidden = self._critic_obs(worlds) if self.critic_obs else {}
         apart = {*pictures, *hidden}
         names = [name for name in self.obs_spec.names if name not in apart]

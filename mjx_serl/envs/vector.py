@@ -16,14 +16,15 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from mjx_serl.envs.env import Env, EnvState
+from mjx_serl.envs.env import Env, EnvState, lost
 from mjx_serl.envs.growth import Growth, count_tested, draw_grown, grow, no_growth
+from mjx_serl.envs.judge import clear_judged
 from mjx_serl.envs.observation import Observer
 from mjx_serl.envs.task import split_keys
 from mjx_serl.types import Choice, Metrics, Obs, PRNGKey, PyTree, Transition, choice
 from scenes.contract.errors import InputError
 
-Autoreset = Literal["pool", "next_step", "never"]
+Autoreset = Literal["pool", "next_step", "never", "lost"]
 
 
 @struct.dataclass
@@ -81,6 +82,7 @@ class VecState:
         bad: the first world whose state became non-finite.
         key: of everything random in the steps to come.
         growth: `Growth` of the ranges that worlds draw from; () where they do not grow.
+        judged: what the observer's judge remembers; () where the task judges itself.
     """
 
     envs: EnvState
@@ -91,6 +93,7 @@ class VecState:
     bad: BadWorld
     key: PRNGKey
     growth: PyTree = ()
+    judged: PyTree = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,7 +110,8 @@ class VecEnv:
         autoreset: "pool" restarts ended worlds in the step that ended them; "next_step" in the
             step after it, whose action is ignored (as Gymnasium's NEXT_STEP); "never" lets the
             next episode begin where the last one ended, as on a real arm, unless the physics
-            failed.
+            failed; "lost" as well, but takes worlds that ended by themselves unsolved, from which
+            there is no way on, from the pool.
         grow: step by which the ranges of what the task randomises grow with success, as a share of
             them (`mjx_serl.envs.growth`); 0 draws from the whole ranges.
     """
@@ -151,6 +155,7 @@ class VecEnv:
             ),
             key=k_run,
             growth=growth,
+            judged=() if self.observer.judge is None else self.observer.judge.start(self.num_envs),
         )
 
     def refresh(self, state: VecState) -> VecState:
@@ -178,7 +183,9 @@ class VecEnv:
         cut off (`observe_last`).
         """
         before, action = state.envs, chosen.action[:, 0]
-        after = jax.vmap(self.env.step)(before, action)
+        after, judged = jax.vmap(self.env.step)(before, action), state.judged
+        if self.observer.judge is not None:
+            judged, after, _ = self.observer.judge(judged, before, state.pictures, after)
         key, k_pick = jax.random.split(state.key)
         stepped = _RESTARTS[self.autoreset](self, state, after, k_pick)
         transition = Transition(
@@ -200,6 +207,7 @@ class VecEnv:
                 bad=_remember_bad(state.bad, before, after, action),
                 key=key,
                 growth=_tested(state.growth, stepped.after, ended),
+                judged=judged,
             ),
             transition,
             stepped.after,
@@ -316,12 +324,23 @@ def _restart_next_step(vec_env: VecEnv, state: VecState, after: EnvState, key: P
 
 
 def _restart_never(vec_env: VecEnv, state: VecState, after: EnvState, key: PRNGKey) -> _Stepped:
+    return _go_on(vec_env, state, after, key, unless=~after.valid)
+
+
+def _restart_lost(vec_env: VecEnv, state: VecState, after: EnvState, key: PRNGKey) -> _Stepped:
+    return _go_on(vec_env, state, after, key, unless=lost(after))
+
+
+def _go_on(
+    vec_env: VecEnv, state: VecState, after: EnvState, key: PRNGKey, *, unless: Bool[Array, " N"]
+) -> _Stepped:
+    """Begin the next episodes where the last ones ended, `unless` those worlds are renewed."""
     ended = after.terminated | after.truncated
     k_pool, k_episode = jax.random.split(key)
     keys = split_keys(k_episode, vec_env.num_envs)
     going_on = select_worlds(ended, jax.vmap(vec_env.env.carry_on)(after, keys), after)
     state = state.replace(envs=going_on)
-    worlds, look = _fresh(vec_env, state, going_on, ~after.valid, k_pool)
+    worlds, look = _fresh(vec_env, state, going_on, unless, k_pool)
     return _Stepped(worlds, look, after, jnp.zeros_like(ended))
 
 
@@ -339,6 +358,7 @@ _RESTARTS = {
     "pool": _restart_from_pool,
     "next_step": _restart_next_step,
     "never": _restart_never,
+    "lost": _restart_lost,
 }
 
 
@@ -362,7 +382,8 @@ def growth_metrics(growth: Growth | tuple) -> Metrics:
 
 def clear_stats(state: VecState) -> VecState:
     """Return the state without the sums of ended episodes; the running ones are kept."""
-    return state.replace(stats=EpisodeStats(state.stats.running_return, *_zero_sums()))
+    stats = EpisodeStats(state.stats.running_return, *_zero_sums())
+    return state.replace(stats=stats, judged=clear_judged(state.judged))
 
 
 def _zero_sums() -> tuple[Array, ...]:

@@ -6,7 +6,6 @@ file of ours is an .npz of plain arrays and a line of JSON, never a pickle.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -15,19 +14,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
 from mjx_serl.nets.encoders import CameraEncoders, EncoderConfig
 from mjx_serl.nets.mlp import MLP
 from mjx_serl.nets.pretrained import TRUNKS, TrunkSpec
+from mjx_serl.nets.stored import check_network, load_network, save_network
 from mjx_serl.types import Obs, PyTree
 from scenes.contract.errors import InputError
-from scenes.contract.files import new_file
 
 SHIPPED = Path(__file__).parent / "data"
-MAX_BYTES = 256 << 20  # of a file of encoder weights
-_META = "meta"
 
 
 class EncoderSpec(Protocol):
@@ -139,12 +135,8 @@ class FrozenEncoder:
 
 def save_encoder(path: Path, spec: ReaderSpec, params: PyTree, *, note: Mapping[str, Any]) -> None:
     """Write a reader's weights as float16, with what they are for and how they were made."""
-    flat = flatten_dict(jax.device_get(params), sep="/")
-    arrays = {name: np.asarray(leaf, np.float16) for name, leaf in flat.items()}
-    meta = json.dumps({"spec": dataclasses.asdict(spec), "note": dict(note)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with new_file(path) as part, part.open("wb") as file:
-        np.savez_compressed(file, **arrays, **{_META: np.array(meta)})  # pyright: ignore
+    meta = {"spec": dataclasses.asdict(spec), "note": dict(note)}
+    save_network(path, params, meta, dtype=np.float16)
 
 
 def load_encoder(name: str, *, cameras: tuple[str, ...], size: int) -> FrozenEncoder:
@@ -172,21 +164,18 @@ def _load_reader(name: str) -> FrozenEncoder:
             f"No frozen encoder '{name}'. Shipped: {', '.join(shipped) or 'none'}; from packages: "
             f"{', '.join(TRUNKS)}; or give a .npz."
         )
-    if path.stat().st_size > MAX_BYTES:
-        raise InputError(f"{path} has {path.stat().st_size} bytes, allowed are {MAX_BYTES}")
+    params, meta = load_network(path, kind="frozen encoder")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-        spec = _read_spec(json.loads(str(arrays.pop(_META)))["spec"])
-    except (KeyError, TypeError, ValueError, OSError, EOFError) as error:
+        spec = read_reader(meta["spec"])
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is no frozen encoder: {error}") from error
-    params = {key: jnp.asarray(value, jnp.float32) for key, value in arrays.items()}
-    nested = unflatten_dict(params, sep="/")
-    _check_shapes(path, spec, nested)
-    return FrozenEncoder(spec, nested)
+    blank = {c: jnp.zeros((1, spec.size, spec.size, 3), jnp.uint8) for c in spec.cameras}
+    check_network(path, params, jax.eval_shape(Reader(spec).init, jax.random.key(0), blank))
+    return FrozenEncoder(spec, params)
 
 
-def _read_spec(raw: dict[str, Any]) -> ReaderSpec:
+def read_reader(raw: dict[str, Any]) -> ReaderSpec:
+    """Return what `dataclasses.asdict` made of a reader, from JSON."""
     return ReaderSpec(
         cameras=tuple(raw["cameras"]),
         size=int(raw["size"]),
@@ -194,13 +183,3 @@ def _read_spec(raw: dict[str, Any]) -> ReaderSpec:
         hidden=int(raw["hidden"]),
         targets=tuple((str(n), int(k), float(s)) for n, k, s in raw["targets"]),
     )
-
-
-def _check_shapes(path: Path, spec: ReaderSpec, params: PyTree) -> None:
-    blank = {c: jnp.zeros((1, spec.size, spec.size, 3), jnp.uint8) for c in spec.cameras}
-    want = jax.eval_shape(Reader(spec).init, jax.random.key(0), blank)
-    shapes = jax.tree.map(lambda x: x.shape, want)
-    got = jax.tree.map(lambda x: x.shape, params)
-    finite = all(np.isfinite(x).all() for x in jax.tree.leaves(params))
-    if shapes != got or not finite:
-        raise InputError(f"{path} does not hold the finite weights of the network it describes")

@@ -5,19 +5,20 @@ encoder turns pictures into features when they are collected, and the learner ne
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from mjx_serl.envs.observation import Observer
 from mjx_serl.envs.vector import vectorize
 from mjx_serl.nets.encoders import EncoderConfig
 from mjx_serl.nets.frozen import Reader, ReaderSpec
+from mjx_serl.pretraining.fit import Fit, Init, make_fit
 from mjx_serl.training.collect import demonstrate, rollout
 from mjx_serl.training.policies import random_policy
 from mjx_serl.types import Obs, PRNGKey, PyTree
@@ -120,40 +121,27 @@ def _examples(spec: ReaderSpec, obs: Obs) -> Examples:
     )
 
 
-def make_fit(
-    config: PretrainConfig, spec: ReaderSpec
-) -> tuple[Callable[[PRNGKey], PyTree], Callable[..., tuple[PyTree, Float[Array, ""]]]]:
-    """Return init(key) -> state and fit(state, examples, key, steps) -> (state, mean loss)."""
+def reader_fit(config: PretrainConfig, spec: ReaderSpec) -> tuple[Init, Fit]:
+    """Return what `make_fit` does, for a reader of `Examples`."""
     reader = Reader(spec)
     schedule = optax.cosine_decay_schedule(config.lr, config.updates)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
 
     def init(key: PRNGKey) -> PyTree:
         shape = (1, spec.size, spec.size, 3)
-        params = reader.init(key, {c: jnp.zeros(shape, jnp.uint8) for c in spec.cameras})
-        return params, optimizer.init(params)
+        return reader.init(key, {c: jnp.zeros(shape, jnp.uint8) for c in spec.cameras})
 
-    def loss(params: PyTree, batch: Examples) -> Float[Array, ""]:
+    def loss(params: PyTree, batch: Examples, key: PRNGKey) -> Float[Array, ""]:
+        del key
         _, found = cast(tuple[Array, Array], reader.apply(params, batch.pictures))
         # Beyond 2 % of the scale linear, so that what is hidden does not outweigh what is seen.
         return optax.huber_loss(found, batch.targets, delta=0.02).mean()
 
-    def update(state: PyTree, batch: Examples) -> tuple[PyTree, Float[Array, ""]]:
-        params, opt_state = state
-        value, grads = jax.value_and_grad(loss)(params, batch)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), value
-
-    def fit(
-        state: PyTree, examples: Examples, key: PRNGKey, steps: int
-    ) -> tuple[PyTree, Float[Array, ""]]:
+    def draw(key: PRNGKey, examples: Examples, steps: int) -> Int[Array, "steps B"]:
         count = examples.targets.shape[0]
-        picks = jax.random.randint(key, (steps, config.batch_size), 0, count)
-        step = lambda s, pick: update(s, jax.tree.map(lambda x: x[pick], examples))  # noqa: E731
-        state, losses = jax.lax.scan(step, state, picks)
-        return state, losses.mean()
+        return jax.random.randint(key, (steps, config.batch_size), 0, count)
 
-    return init, jax.jit(fit, static_argnums=3, donate_argnums=0)
+    return make_fit(init, loss, optimizer, draw)
 
 
 def errors(spec: ReaderSpec, params: PyTree, examples: Examples) -> dict[str, Float[Array, " M"]]:

@@ -20,13 +20,13 @@ from mjx_serl.pretraining.encoder import (
     PretrainConfig,
     collect_rounds,
     errors,
-    make_fit,
+    reader_fit,
     reader_spec,
 )
+from mjx_serl.pretraining.fit import CHUNK, run_fit
 from mjx_serl.types import PyTree
 from scenes.contract.ranges import MOST_SEED, check_ranges, ranged
 
-CHUNK = 250  # updates per compiled call and progress line
 # A camera that may be turned by 1 deg cannot tell where a cube 1.3 m away is to 2 cm.
 LOOKS = LookConfig(
     variants=16, background=0.15, camera_position=0.003, camera_angle=0.2, color=0.2, light=0.2
@@ -63,7 +63,7 @@ def run(cfg: PretrainRun) -> FrozenEncoder:
     check_ranges(cfg)
     if cfg.out.exists():
         raise FileExistsError(f"{cfg.out} exists; give another name or remove it")
-    say = partial(_say, time.monotonic())
+    say = partial(say_since, time.monotonic())
     observer = cfg.pixels.build(make_env(cfg.task, max_worlds=cfg.train.episodes))
     spec = reader_spec(cfg.train, observer)
     say(f"{cfg.task}: {' and '.join(spec.cameras)} at {spec.size} px")
@@ -97,16 +97,14 @@ def _fit(
     test: Examples,
     say: Callable[[str], None],
 ) -> PyTree:
-    key = jax.random.key(cfg.seed + 1)
-    init, fit = make_fit(cfg.train, spec)
-    state = init(key)
-    for done in range(CHUNK, cfg.train.updates + 1, CHUNK):
-        state, loss = fit(state, data, jax.random.fold_in(key, done), CHUNK)
-        line = f"{done} updates, loss {float(loss):.2e}"
+    def report(done: int, loss: float, params: PyTree) -> None:
+        line = f"{done} updates, loss {loss:.2e}"
         if done % 1000 == 0 or done + CHUNK > cfg.train.updates:
-            line += _errors(spec, state[0], test)
+            line += _errors(spec, params, test)
         say(line)
-    return state[0]
+
+    key, updates = jax.random.key(cfg.seed + 1), cfg.train.updates
+    return run_fit(*reader_fit(cfg.train, spec), data, updates=updates, key=key, report=report)
 
 
 def _errors(spec: ReaderSpec, params: PyTree, test: Examples) -> str:
@@ -117,5 +115,6 @@ def _errors(spec: ReaderSpec, params: PyTree, test: Examples) -> str:
     return "".join(lines)
 
 
-def _say(began: float, text: str) -> None:
+def say_since(began: float, text: str) -> None:
+    """Print a line with the seconds since `began`."""
     print(f"{time.monotonic() - began:6.0f} s  {text}", flush=True)

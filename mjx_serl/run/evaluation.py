@@ -10,7 +10,7 @@ import numpy as np
 from mjx_serl.config import TrainConfig
 from mjx_serl.run.checkpoint import CheckpointStore
 from mjx_serl.run.folder import RunFolder
-from mjx_serl.run.loop import Run
+from mjx_serl.run.loop import Run, judged_rates, part_cells
 from mjx_serl.run.robustness import run_grid
 from mjx_serl.run.summary import GridCell
 from mjx_serl.training.episodes import EpisodeResult
@@ -67,9 +67,15 @@ def evaluate_grid(path: Path, *, episodes: int, seed: int) -> tuple[GridCell, ..
 
 
 def describe(result: EpisodeResult) -> str:
-    """Success rate with its Wilson 95 % interval, return and length, in one line."""
+    """Success rate with its Wilson 95 % interval, return and length, in one line.
+
+    Of a task by turns a line for each of its parts follows, of a classifier's verdicts two more.
+    """
     solved, total = int(np.sum(result.success)), len(result.success)
+    parts = [f"\n{c.name}  {success_line(c.successes, c.episodes)}" for c in part_cells(result)]
+    parts += [f"\n{name.replace('_', ' ')} {x:.1%}" for name, x in judged_rates(result).items()]
     return (
         f"{success_line(solved, total)}, "
         f"return {np.mean(result.returns):.3f}, {np.mean(result.steps):.1f} steps per episode"
+        f"{''.join(parts)}"
     )

@@ -33,7 +33,7 @@ from mjx_serl.run.programs import EvalFn, Programs, compile_epoch, compile_eval
 from mjx_serl.run.resume import Change
 from mjx_serl.run.run_lock import locked
 from mjx_serl.run.signals import StopSignal, note_stop
-from mjx_serl.run.summary import Summary
+from mjx_serl.run.summary import GridCell, Summary
 from mjx_serl.training.episodes import EpisodeResult
 from mjx_serl.training.evaluate import (
     CHECK,
@@ -312,7 +312,7 @@ class Run:
         result = self._evaluate(programs.final, state, FINAL)
         record = self._record(result, clock(), final=True)
         self.hooks.on_eval(record)
-        return self._summary(record)
+        return self._summary(record, result)
 
     def _evaluate(self, program: EvalFn, state: TrainState, stream: int) -> EpisodeResult:
         # Every check plays other episodes, so that passing two in a row is no accident.
@@ -345,6 +345,11 @@ class Run:
             metrics={
                 "eval/return": float(np.mean(result.returns)),
                 "eval/episode_steps": float(np.mean(result.steps)),
+                **{f"eval/{name}": rate for name, rate in judged_rates(result).items()},
+                **{
+                    f"eval/{cell.name}_success_rate": cell.successes / max(cell.episodes, 1)
+                    for cell in part_cells(result)
+                },
             },
         )
 
@@ -353,7 +358,7 @@ class Run:
         with self.activity.doing("saving"):
             self.store.save(self.progress.epoch, state, meta)
 
-    def _summary(self, record: EvalRecord) -> Summary:
+    def _summary(self, record: EvalRecord, result: EpisodeResult) -> Summary:
         return Summary(
             task=self.cfg.task,
             agent=self.cfg.agent_name,
@@ -366,7 +371,26 @@ class Run:
             env_steps=record.env_steps,
             updates=self.progress.epoch * self.trainer.updates_per_epoch,
             device=device_name(self.env),
+            parts=part_cells(result),
+            **judged_rates(result),
         )
+
+
+def part_cells(result: EpisodeResult) -> tuple[GridCell, ...]:
+    """Success by the parts of a task by turns; () of any other."""
+    success, part = np.asarray(result.success), np.asarray(result.part)
+    return tuple(GridCell.of(name, success[part == i]) for i, name in enumerate(result.parts))
+
+
+def judged_rates(result: EpisodeResult) -> dict[str, float]:
+    """What a judge called solved, and what of it was not; {} where the task judged."""
+    if result.judged is None:
+        return {}
+    judged, wrong = np.asarray(result.judged), ~np.asarray(result.success)
+    return {
+        "judged_success_rate": float(np.mean(judged)),
+        "false_positive_rate": float(np.mean(judged & wrong)),
+    }
 
 
 def dump_bad_world(state: TrainState, path: Path) -> None:
@@ -388,6 +412,10 @@ def _device_kind() -> str:
     return device.device_kind or device.platform
 
 
+# Rates of what a judge counts.
+_JUDGED = {"judged_success_rate": "judged_successes", "false_positive_rate": "false_positives"}
+
+
 def _derived(metrics: dict[str, float]) -> dict[str, float]:
     """Rates from sums, for the console and the curves."""
     episodes = metrics.get("episode/count", 0)  # none where no world is stepped
@@ -396,5 +424,10 @@ def _derived(metrics: dict[str, float]) -> dict[str, float]:
     return metrics | {
         TRAIN_SUCCESS: metrics["episode/successes"] / episodes,
         TRAIN_RETURN: metrics["episode/return_sum"] / episodes,
+        **{
+            f"train/{name}": metrics[f"episode/{count}"] / episodes
+            for name, count in _JUDGED.items()
+            if f"episode/{count}" in metrics
+        },
         "train/episode_steps": metrics["episode/step_sum"] / episodes,
     }

@@ -10,7 +10,7 @@ import numpy as np
 from mjx_serl.envs.observation import Observer
 from mjx_serl.run.checkpoint import warn_line
 from mjx_serl.run.loop import Run
-from mjx_serl.run.summary import GridCell, Summary, wilson_interval
+from mjx_serl.run.summary import GridCell, Summary
 from mjx_serl.training.episodes import EpisodeResult
 from mjx_serl.training.evaluate import FINAL, evaluate, stream_key
 from mjx_serl.training.policies import trained_policy
@@ -58,7 +58,7 @@ def run_grid(
         other = replace(run.cfg.pixels, look=look).build(run.env, cameras and cameras.encoder)
         seen = _compiled(other, partial(evaluate, other, policy, episodes=episodes))(key)
         rates[name] = np.asarray(seen.success)
-    return tuple(_cell(name, success) for name, success in rates.items())
+    return tuple(GridCell.of(name, success) for name, success in rates.items())
 
 
 def describe_grid(cells: tuple[GridCell, ...]) -> str:
@@ -73,9 +73,3 @@ def _compiled(
     observer: Observer, play: Callable[[PRNGKey], EpisodeResult]
 ) -> Callable[[PRNGKey], EpisodeResult]:
     return jax.jit(play) if observer.traceable else play
-
-
-def _cell(name: str, success: np.ndarray) -> GridCell:
-    solved, total = int(success.sum()), len(success)
-    low, high = wilson_interval(solved, total)
-    return GridCell(name=name, successes=solved, episodes=total, ci95=(low, high))

@@ -5,8 +5,12 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from scenes.contract.serialize import later_field
 from scenes.contract.success_rate import wilson_interval as wilson_interval
@@ -16,15 +20,23 @@ _VERSIONED = ("jax", "jaxlib", "flax", "optax", "numpy", "mujoco", "mujoco-mjx",
 
 @dataclass(frozen=True, kw_only=True)
 class GridCell:
-    """Success in one cell of the grid of extremes (`mjx_serl.training.robustness`).
+    """Success in some episodes of an evaluation.
 
-    `name` says what is extreme in it; `ci95` is the Wilson interval of the success rate.
+    `name` says which: a cell of the grid of extremes (`mjx_serl.training.robustness`), or a part of
+    a task by turns; `ci95` is the Wilson interval of the success rate.
     """
 
     name: str
     successes: int
     episodes: int
     ci95: tuple[float, float]
+
+    @classmethod
+    def of(cls, name: str, success: Sequence[bool] | NDArray[Any]) -> "GridCell":
+        """Count episodes, given whether each was solved."""
+        solved, total = sum(map(bool, success)), len(success)
+        low, high = wilson_interval(solved, total)
+        return cls(name=name, successes=solved, episodes=total, ci95=(low, high))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +46,10 @@ class Summary:
     `success_rate` is that of the last evaluation over `episodes` held-out episodes,
     `success_ci95` its Wilson interval; both None before any evaluation. `install_seconds` is
     None where the environment was not set up by `make`, `commit` None outside a checkout. `grid`
-    is empty unless it was asked for, with `--eval.grid` or evaluate.py's `--grid`.
+    is empty unless it was asked for, with `--eval.grid` or evaluate.py's `--grid`. `parts` are the
+    same episodes by the parts of a task by turns. Where a classifier judged
+    (`mjx_serl.envs.judge`) `success_rate` is still the truth; `judged_success_rate` is what the
+    classifier said, and `false_positive_rate` the share of episodes that it alone called solved.
     """
 
     task: str
@@ -52,6 +67,9 @@ class Summary:
     versions: dict[str, str] = field(default_factory=lambda: versions())
     commit: str | None = field(default_factory=lambda: commit())
     grid: tuple[GridCell, ...] = later_field(())
+    parts: tuple[GridCell, ...] = later_field(())
+    judged_success_rate: float | None = later_field(None)
+    false_positive_rate: float | None = later_field(None)
 
 
 def install_seconds(prefix: Path | None = None) -> float | None:

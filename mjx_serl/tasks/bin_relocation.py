@@ -5,7 +5,7 @@ cube is and that the hand is off it. Ours: the cube is gym-hil's; the bins (size
 wide as SERL's box lets the hand reach, and the solid between them is the box that SERL keeps the
 hand out of; they stand on the table, 2.8 cm lower than SERL's hand finds its object; roll and
 pitch, which SERL lets move by 0.01 rad, stay. Either task begins where the other ends: their
-scenes are the same.
+scenes are the same. `franka/bin_relocation` is both by turns.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ from mjx_serl.envs.control.controller import Command, ControlConfig
 from mjx_serl.envs.control.kinematics import rotation_vector
 from mjx_serl.envs.physics.protocol import SimState
 from mjx_serl.envs.task import TASKS, TaskState
+from mjx_serl.tasks.alternating import AlternatingConfig
 from mjx_serl.tasks.experts import Carry
 from mjx_serl.tasks.pick_cube import OBS, PickCube, PickCubeConfig
 from mjx_serl.tasks.resets import turned_arm_pose
@@ -119,9 +120,9 @@ class BinRelocation(PickCube):
         xy = middle[:2] + jax.random.uniform(key, (2,), minval=low, maxval=high)
         return qpos.at[adr : adr + 2].set(xy), GripState.start(jnp.zeros((), bool))
 
-    def resume(self, sim: SimState, key: PRNGKey) -> GripState:
+    def resume(self, sim: SimState, last: TaskState, key: PRNGKey) -> GripState:
         """Go on with the hand and the cube where the last episode left them."""
-        del key
+        del last, key
         return GripState.start(self._width(sim) < 2.2 * self._half_width())
 
     def reward(
@@ -193,5 +194,10 @@ FORWARD = BinRelocationConfig(
     ),
 )
 
+BACKWARD = dataclasses.replace(FORWARD, side=-1)
+
 TASKS.register("franka/bin_relocation_forward")(FORWARD)
-TASKS.register("franka/bin_relocation_backward")(dataclasses.replace(FORWARD, side=-1))
+TASKS.register("franka/bin_relocation_backward")(BACKWARD)
+TASKS.register("franka/bin_relocation")(
+    AlternatingConfig(parts=("forward", "backward"), tasks=(FORWARD, BACKWARD))
+)

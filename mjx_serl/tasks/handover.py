@@ -194,9 +194,9 @@ class Handover(ConfiguredTask[ArmsConfig]):
         del command
         return HandoverState(jnp.where(self._taken(sim), task_state.taken + 1, 0))
 
-    def resume(self, sim: SimState, key: PRNGKey) -> HandoverState:
+    def resume(self, sim: SimState, last: HandoverState, key: PRNGKey) -> HandoverState:
         """Nothing is counted yet."""
-        del sim, key
+        del sim, last, key
         return self._nothing_yet()
 
     def terminated(self, sim: SimState, task_state: HandoverState) -> Bool[Array, ""]:

@@ -7,7 +7,7 @@ which SERL's boxes let move by 0.01 to 0.05 rad, stay as they are.
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -131,12 +131,14 @@ class Insertion(EndEffectorTask):
         config, scene: of the task.
         sparse: nothing is paid before it is seated.
         obs_spec: what is observed.
+        stage_names: of `stages`.
     """
 
     config: InsertionConfig
     scene: Scene
     sparse: bool = True
     obs_spec: ObsSpec = OBS
+    stage_names: ClassVar[tuple[str, ...]] = ("inside", "seated")
 
     @property
     def expert_noise(self) -> float:
@@ -176,6 +178,22 @@ class Insertion(EndEffectorTask):
         del task_state
         near = jnp.abs(self._way(sim)) < jnp.asarray(self.config.near)
         return near.all() & (jnp.abs(self._turn(sim)) < self.config.turned).all()
+
+    def stages(
+        self, sim: SimState, command: Command, task_state: InsertionState
+    ) -> Bool[Array, " 2"]:
+        """Whether it is in the hole, and whether it is seated."""
+        way, clearance = self._way(sim), jnp.asarray(self.config.clearance)
+        inside = (-way[2] < self.config.depth) & (jnp.abs(way[:2]) < 2.0 * clearance).all()
+        seated = self.success(sim, task_state)
+        return jnp.stack([seated | inside, seated])
+
+    def plausible(
+        self, sim: SimState, command: Command, task_state: InsertionState
+    ) -> Bool[Array, ""]:
+        """The tool is deeper than half of the hole."""
+        del command, task_state
+        return -self._way(sim)[2] < 0.5 * self.config.depth
 
     def demonstrate(
         self, sim: SimState, command: Command, task_state: InsertionState

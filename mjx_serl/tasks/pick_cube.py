@@ -4,7 +4,7 @@ Numbers: reference serl_family.md 2.1. Their arms have a Robotiq 2F-85, ours has
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from mjx_serl.envs.physics.protocol import SimState
 from mjx_serl.envs.randomize import ON_TIME, Delay, Latency, Noise, Randomize
 from mjx_serl.envs.task import TASKS
 from mjx_serl.tasks.configured import EndEffectorTask
-from mjx_serl.tasks.rewards import lift, reach
+from mjx_serl.tasks.rewards import distance, lift, reach
 from mjx_serl.types import PRNGKey
 from scenes import layouts as worlds
 from scenes.build import Scene
@@ -109,6 +109,7 @@ class PickCube(EndEffectorTask):
         object: name of what is picked.
         across: axis of the object that the fingers close along (0 x, 1 y).
         near_x: nearer to the base than this [m] the hand cannot come down from above.
+        stage_names: of `stages`.
     """
 
     config: PickCubeConfig
@@ -117,6 +118,7 @@ class PickCube(EndEffectorTask):
     object: str = "cube"
     across: int = 0
     near_x: float = NEAR_X
+    stage_names: ClassVar[tuple[str, ...]] = ("grasped", "lifted")
 
     @property
     def sparse(self) -> bool:
@@ -174,6 +176,18 @@ class PickCube(EndEffectorTask):
     def success(self, sim: SimState, task_state: PickState) -> Bool[Array, ""]:
         """The cube is `lift_height` above its start."""
         return self._height(sim, task_state) > self.config.lift_height
+
+    def stages(self, sim: SimState, command: Command, task_state: PickState) -> Bool[Array, " 2"]:
+        """Whether the hand has closed on the cube, and whether it is lifted."""
+        near = distance(sim.site_xpos[self.scene.arm.ee_site_id], self._cube(sim)) < 0.03
+        lifted = self.success(sim, task_state)
+        return jnp.stack([lifted | (self._gripped(sim, command) & near), lifted])
+
+    def plausible(self, sim: SimState, command: Command, task_state: PickState) -> Bool[Array, ""]:
+        """The hand is as high as one that holds it, and has closed on something as wide."""
+        height = sim.site_xpos[self.scene.arm.ee_site_id][2] - task_state.start_height
+        wide = self._width(sim) > 1.5 * self._half_width()
+        return self._gripped(sim, command) & wide & (height > self.config.lift_height - 0.03)
 
     def demonstrate(
         self, sim: SimState, command: Command, task_state: PickState

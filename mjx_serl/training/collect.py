@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mjx_serl.envs.env import EnvState
+from mjx_serl.envs.env import Env, EnvState
 from mjx_serl.envs.observation import Observer
 from mjx_serl.envs.task import expert_noise
 from mjx_serl.envs.vector import VecEnv, VecState
-from mjx_serl.training.episodes import EpisodeStep, episode_keys, play_episodes
+from mjx_serl.training.episodes import Act, EpisodeStep, episode_keys, play_episodes
 from mjx_serl.training.policies import Policy
 from mjx_serl.training.scan import scan
 from mjx_serl.types import Obs, PRNGKey, Transition, choice
@@ -50,17 +50,7 @@ def demonstrate(
         Transitions [episode_steps, N, ...], `valid` false after an episode's end, and whether
         each episode succeeded.
     """
-    env = observer.env
-    noise = expert_noise(env.task) if noise is None else noise
-    scale = jnp.full(env.action_dim, noise / env.task.control.scale)
-    for i, name in enumerate(env.action_spec.names):
-        if name.rpartition("/")[2] == GRIPPER:  # "left/gripper" where there are several
-            scale = scale.at[i].set(0.0)
-
-    def act(worlds: EnvState, pictures: Obs, key: PRNGKey) -> Float[Array, "N A"]:
-        del pictures  # an expert reads the simulator's state
-        action = jax.vmap(env.task.demonstrate)(worlds.sim, worlds.command, worlds.task_state)
-        return jnp.clip(action + scale * jax.random.normal(key, action.shape), -1.0, 1.0)
+    act = noisy_expert(observer.env, noise)
 
     def keep(step: EpisodeStep) -> Transition:
         return Transition(
@@ -73,6 +63,22 @@ def demonstrate(
             expert=jnp.ones_like(step.running),
         )
 
-    keys = episode_keys(key, episodes=episodes, steps=env.task.episode_steps)
+    keys = episode_keys(key, episodes=episodes, steps=observer.env.task.episode_steps)
     result, rows = play_episodes(observer, act, keys, keep=keep)
     return rows, result.success
+
+
+def noisy_expert(env: Env, noise: float | Float[Array, ""] | None) -> Act:
+    """Return the scripted expert with `noise` as of `demonstrate`."""
+    noise = expert_noise(env.task) if noise is None else noise
+    scale = jnp.full(env.action_dim, noise / env.task.control.scale)
+    for i, name in enumerate(env.action_spec.names):
+        if name.rpartition("/")[2] == GRIPPER:  # "left/gripper" where there are several
+            scale = scale.at[i].set(0.0)
+
+    def act(worlds: EnvState, pictures: Obs, key: PRNGKey) -> Float[Array, "N A"]:
+        del pictures  # an expert reads the simulator's state
+        action = jax.vmap(env.task.demonstrate)(worlds.sim, worlds.command, worlds.task_state)
+        return jnp.clip(action + scale * jax.random.normal(key, action.shape), -1.0, 1.0)
+
+    return act

@@ -11,6 +11,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mjx_serl.envs.env import Env, EnvState
+from mjx_serl.envs.judge import Judge
 from mjx_serl.envs.task import split_keys
 from mjx_serl.training.scan import scan
 from mjx_serl.types import PRNGKey, PyTree
@@ -64,11 +65,17 @@ class EpisodeResult:
         success: whether the task was solved before the episode's end.
         returns: undiscounted sum of rewards.
         steps: control steps.
+        part: of a task by turns, which of its `parts` each was of; None of any other.
+        parts: their names.
+        judged: whether a judge (`mjx_serl.envs.judge`) called it solved; None where there is none.
     """
 
     success: Bool[Array, " N"]
     returns: Float[Array, " N"]
     steps: Int[Array, " N"]
+    part: Int[Array, " N"] | None = None
+    parts: tuple[str, ...] = struct.field(pytree_node=False, default=())
+    judged: Bool[Array, " N"] | None = None
 
 
 @struct.dataclass
@@ -137,36 +144,46 @@ def play_episodes(
         after their end: those rows are not `running`.
     """
     worlds, look = start_episodes(drawn, keys.starts, keys.look, keys.drawn)
+    judge: Judge | None = getattr(drawn, "judge", None)
 
     @jax.jit
     def advance(loop: tuple, pictures: Any, key: PRNGKey) -> tuple[tuple, PyTree]:
-        before, over, result = loop
+        before, over, judged, result = loop
         action = act(before, pictures, key)
         after = jax.vmap(drawn.env.step)(before, action)
+        if judge is not None:
+            judged, after, done = judge(judged, before, pictures, after)
+            result = result.replace(judged=result.judged | (done & ~over))
         kept = keep(EpisodeStep(before, pictures, action, after, ~over))
         over_now = over | after.terminated | after.truncated
-        return (after, over_now, _count(result, after, over)), kept
+        return (after, over_now, judged, _count(result, after, over)), kept
 
     def step(loop: tuple, key: PRNGKey) -> tuple[tuple, PyTree]:
         return advance(loop, drawn.pictures(loop[0], look), key)
 
     none_over = jnp.zeros(keys.starts.shape[0], bool)
-    begin = (worlds, none_over, _no_result(keys.starts.shape[0]))
-    (_, _, result), kept = scan(step, begin, keys.steps, traceable=drawn.traceable)
+    result, judged = _no_result(drawn.env, worlds), ()
+    if judge is not None:
+        result, judged = result.replace(judged=none_over), judge.start(none_over.shape[0])
+    begin = (worlds, none_over, judged, result)
+    (_, _, _, result), kept = scan(step, begin, keys.steps, traceable=drawn.traceable)
     return result, kept
 
 
-def _no_result(episodes: int) -> EpisodeResult:
+def _no_result(env: Env, worlds: EnvState) -> EpisodeResult:
+    episodes, part = worlds.t.shape[0], getattr(env.task, "part", None)
     return EpisodeResult(
         success=jnp.zeros(episodes, bool),
         returns=jnp.zeros(episodes),
         steps=jnp.zeros(episodes, jnp.int32),
+        part=None if part is None else part(worlds.task_state),
+        parts=getattr(env.task, "parts", ()),
     )
 
 
 def _count(result: EpisodeResult, after: EnvState, over: Bool[Array, " N"]) -> EpisodeResult:
     """Add one step to the episodes that are not over."""
-    return EpisodeResult(
+    return result.replace(
         success=result.success | (after.success & ~over),
         returns=result.returns + jnp.where(over, 0.0, after.reward),
         steps=result.steps + ~over,

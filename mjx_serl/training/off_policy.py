@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import optax
 
 from mjx_serl.agents.agent import AGENTS, AgentState, OffPolicyAgent
+from mjx_serl.agents.reward_model import Vice, ViceConfig, ViceState, require_demos, unpaid
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.data import normalize
 from mjx_serl.data.normalize import NormalizerState
-from mjx_serl.data.replay import ReplayBuffer, mix
-from mjx_serl.envs.observation import Observer
+from mjx_serl.data.replay import ReplayBuffer, RewardModel, mix
+from mjx_serl.envs.judge import Judge, judged_metrics
+from mjx_serl.envs.observation import FEATURES, Observer
 from mjx_serl.envs.vector import (
     VecEnv,
     VecState,
@@ -38,8 +40,10 @@ from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey, PyTree, Transit
 from scenes.contract.errors import InputError
 from scenes.contract.ranges import check_ranges, ranged, require_number
 from scenes.contract.serialize import later_field, open_field
+from scenes.contract.specs import ObsSpec
 
 ONLINE, DEMOS = "online", "demos"
+VICE = "vice"  # beside the rings
 MAX_COUNT = 2**31 - 1  # where a counter of a state, int32, stays
 
 
@@ -89,11 +93,13 @@ class OffPolicyConfig:
         agent: the learner.
         loop: collection, replay and the number of updates.
         demos: demonstrations.
+        vice: a reward learned from the demonstrations' ends in place of the task's.
     """
 
     agent: Any = open_field(AGENTS, SACConfig)
     loop: LoopConfig = dataclasses.field(default_factory=LoopConfig)
     demos: DemoConfig = dataclasses.field(default_factory=DemoConfig)
+    vice: ViceConfig = later_field(ViceConfig())
 
     def check(self, *, num_envs: int) -> None:
         """Raise ValueError, with what is allowed, for options that do not go together."""
@@ -146,26 +152,41 @@ class OffPolicyConfig:
         return self.agent.label(images=images, demos=self.has_demos)
 
     def build(self, observer: Observer, *, num_envs: int) -> "OffPolicy":
-        """Return the trainer of an observer's task."""
-        demos = self.demos.build(observer)
-        share = self.loop.demo_fraction
+        """Return the trainer of an observer's task; InputError for two rewards in its place."""
+        if self.vice.updates:
+            if observer.judge is not None:
+                raise InputError("--vice.updates learns a reward itself: leave out --reward")
+            # Nobody tells the worlds that they are solved.
+            observer = dataclasses.replace(observer, judge=Judge(observer.env))
+        vec_env = vectorize(
+            observer,
+            num_envs=num_envs,
+            pool_size=self.pool_size(num_envs),
+            stagger=self.loop.stagger,
+            grow=self.loop.grow,
+        )
+        return self.trainer(vec_env, self.demos.build(observer))
+
+    def trainer(self, vec_env: VecEnv, demos: Demonstrations | None) -> "OffPolicy":
+        """Return the trainer of these worlds, with rings for what they yield and for `demos`."""
+        share, num_envs = self.loop.demo_fraction, vec_env.num_envs
         online = ReplayBuffer(buffer_rows(self.loop, num_envs), num_envs)
         sources = {ONLINE: Source(online, 1.0 if demos is None else 1.0 - share)}
         if demos is not None:
             sources[DEMOS] = Source(ReplayBuffer(*demos.size), share)
         return OffPolicy(
             agent=self.agent.build(),
-            vec_env=vectorize(
-                observer,
-                num_envs=num_envs,
-                pool_size=self.pool_size(num_envs),
-                stagger=self.loop.stagger,
-                grow=self.loop.grow,
-            ),
+            vec_env=vec_env,
             sources=sources,
             demos=demos,
             config=self.loop,
+            vice=self._vice(vec_env.observer.obs_spec, demos) if self.vice.updates else None,
         )
+
+    def _vice(self, obs: ObsSpec, demos: Demonstrations | None) -> Vice | None:
+        """The reward that is learned; InputError without demonstrations."""
+        require_demos(demos)
+        return self.vice.build(obs, shown(obs))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,6 +215,8 @@ class OffPolicy:
         demos: their rows; None without.
         config: the loop.
         takeover: an expert that takes over in the worlds; None nowhere.
+        vice: the reward that is learned, whose state is "vice" in the data; None where the stored
+            one is learned from.
     """
 
     agent: OffPolicyAgent
@@ -202,6 +225,7 @@ class OffPolicy:
     demos: Demonstrations | None
     config: LoopConfig
     takeover: Takeover | None = None
+    vice: Vice | None = None
 
     @property
     def traceable(self) -> bool:
@@ -236,7 +260,7 @@ class OffPolicy:
         k_worlds, key = jax.random.split(jax.random.fold_in(key, TRAIN))
         worlds = self.vec_env.reset(k_worlds)
         k_agent, k_warm, key = jax.random.split(key, 3)
-        worlds, steps = self._warm_up(worlds, k_warm)
+        worlds, steps = self.warm_up(worlds, k_warm)
         rows = {ONLINE: steps} if demos is None else {ONLINE: steps, DEMOS: demos}
         return self._jit_gather(worlds, rows, k_agent, key)
 
@@ -244,6 +268,10 @@ class OffPolicy:
         self, worlds: PyTree, rows: Mapping[str, Transition], k_agent: PRNGKey, key: PRNGKey
     ) -> TrainState:
         """The state before the first epoch: rows [T, N, ...] by source, and a fresh agent."""
+        learned = {}
+        if self.vice is not None:
+            rows = rows | {DEMOS: unpaid(rows[DEMOS])}
+            learned[VICE] = self.vice.init(jax.random.fold_in(k_agent, 1), rows[DEMOS])
         stored = {name: self._stored(steps) for name, steps in rows.items()}
         example = jax.tree.map(lambda x: x[0, 0], next(iter(stored.values())))
         data = {}
@@ -254,7 +282,7 @@ class OffPolicy:
         state = TrainState(
             agent=self.agent.init(k_agent, obs_spec, self.vec_env.env.action_spec),
             worlds=worlds,
-            data=data,
+            data=data | learned,
             normalizer=self._first_statistics([*rows.values()]),
             key=key,
             epoch=jnp.zeros((), jnp.int32),
@@ -274,6 +302,7 @@ class OffPolicy:
         )
         metrics = jax.tree.map(jnp.mean, metrics)
         metrics |= episode_metrics(state.worlds.stats) | growth_metrics(state.worlds.growth)
+        metrics |= {} if self.vice is not None else judged_metrics(state.worlds.judged)
         size = self.sources[ONLINE].buffer.size(state.data[ONLINE]).astype(jnp.float32)
         metrics |= {"buffer/size": size, "buffer/fill": size / self.config.buffer_size}
         return state.replace(epoch=optax.safe_increment(state.epoch)), metrics
@@ -341,7 +370,8 @@ class OffPolicy:
             Share("worlds", worlds, "--num-envs", num, 1),
         ]
 
-    def _warm_up(self, worlds: VecState, key: PRNGKey) -> tuple[VecState, Transition]:
+    def warm_up(self, worlds: VecState, key: PRNGKey) -> tuple[VecState, Transition]:
+        """Let uniform actions play; the worlds after it, and its rows [T, N]."""
         length = max(
             least_rows(self.agent.n_step), -(-self.config.warmup_steps // self.vec_env.num_envs)
         )
@@ -390,10 +420,13 @@ class OffPolicy:
             normalizer=self._observe(state, step),
             key=key,
         )
+        told: Metrics = {}
+        if self.vice is not None:
+            state, told = self._learn_reward(self.vice, state, jax.random.fold_in(k_learn, 1))
         agent, metrics = self._learn(state, k_sample, k_learn)
         if self.takeover is not None:
             metrics |= {"takeover/share": jnp.mean(step.expert)}
-        return state.replace(agent=agent), metrics
+        return state.replace(agent=agent), metrics | told
 
     def _first_statistics(self, seen: list[Transition]) -> NormalizerState:
         spec = self.vec_env.observer.obs_spec
@@ -419,7 +452,7 @@ class OffPolicy:
     ) -> tuple[AgentState, Metrics]:
         updates = self.config.updates_per_step
         # One gather for all updates of the step.
-        batches = self._sample(state, k_sample, updates)
+        batches = self._sample(state, k_sample, updates, reward_of=self._reward_of(state))
 
         def learn(agent: AgentState, xs: tuple[Batch, PRNGKey]) -> tuple[AgentState, Metrics]:
             return self.agent.update(agent, *xs)
@@ -429,16 +462,62 @@ class OffPolicy:
         )
         return agent, jax.tree.map(jnp.mean, metrics)
 
-    def _sample(self, state: TrainState, key: PRNGKey, updates: int) -> Batch:
+    def _learn_reward(
+        self, vice: Vice, state: TrainState, key: PRNGKey
+    ) -> tuple[TrainState, Metrics]:
+        """The classifier's steps of an iteration, and how right it is about the worlds."""
+        k_visited, k_learn = jax.random.split(key)
+        shape = (vice.cfg.updates, vice.cfg.batch_size // 2)
+        visited = self.sources[ONLINE].buffer.sample(state.data[ONLINE], k_visited, shape).next_obs
+
+        def learn(inner: ViceState, xs: tuple[Obs, PRNGKey]) -> tuple[ViceState, Metrics]:
+            return vice.update(inner, *xs)
+
+        keys = jax.random.split(k_learn, vice.cfg.updates)
+        inner, metrics = jax.lax.scan(learn, state.data[VICE], (visited, keys))
+        said = vice.says(inner, self.vec_env.observe(state.worlds))
+        true = state.worlds.envs.success
+        metrics = jax.tree.map(jnp.mean, metrics) | {
+            "vice/said": said.mean(),
+            "vice/true": true.mean(),
+            "vice/false_positives": (said & ~true).mean(),
+        }
+        return state.replace(data=state.data | {VICE: inner}), metrics
+
+    def _reward_of(self, state: TrainState) -> RewardModel | None:
+        """What replaces the stored rewards of a batch."""
+        return None if self.vice is None else partial(self.vice.reward, state.data[VICE])
+
+    def _sample(
+        self,
+        state: TrainState,
+        key: PRNGKey,
+        updates: int,
+        reward_of: RewardModel | None = None,
+    ) -> Batch:
         shape = (updates, self.config.batch_size * self.agent.utd_ratio)
         sampler = mix(
             [source.fraction for source in self.sources.values()],
             [source.buffer for source in self.sources.values()],
         )
         states = [state.data[name] for name in self.sources]
-        batch = sampler.sample(states, key, shape, n_step=self.agent.n_step, gamma=self.agent.gamma)
+        batch = sampler.sample(
+            states,
+            key,
+            shape,
+            n_step=self.agent.n_step,
+            gamma=self.agent.gamma,
+            reward_of=reward_of,
+        )
         scale = partial(normalize.normalize, state.normalizer)
         return batch.replace(obs=scale(batch.obs), next_obs=scale(batch.next_obs))
+
+
+def shown(obs: ObsSpec) -> list[str]:
+    """Names of the fields that show a state: pictures or their features, else all that is seen."""
+    pictures = [field.name for field in obs.of_kind("image")]
+    features = [field.name for field in obs.fields if field.name == FEATURES]
+    return pictures or features or list(obs.policy.names)
 
 
 def least_rows(n_step: int) -> int:

@@ -31,7 +31,7 @@ MAX_BYTES = 4 << 30  # a file may not expand to more [bytes]
 _CONTRACT = "contract"
 _SHOWN = 4  # names of another file's arrays in a message
 # What numpy and zipfile raise on archives that are damaged, encrypted or lie about their sizes.
-_BROKEN = (
+BROKEN = (
     *(KeyError, TypeError, ValueError, AttributeError, EOFError, MemoryError, RuntimeError),
     *(zipfile.BadZipFile, zlib.error),
 )
@@ -129,7 +129,7 @@ def read_demonstrations(path: Path, contract: DemoContract) -> Arrays:
         raise FileNotFoundError(
             f"Demonstrations '{path}' do not exist; `{how_to_start('record')} {path}` makes some"
         )
-    _check_size(path)
+    check_size(path)
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -137,7 +137,7 @@ def read_demonstrations(path: Path, contract: DemoContract) -> Arrays:
         found = _read_contract(arrays.pop(_CONTRACT))
     except InputError:
         raise
-    except _BROKEN as error:
+    except BROKEN as error:
         raise _no_demonstrations(path, error) from error
     lines = contract.mismatches(found) + _array_problems(arrays, contract)
     if lines:
@@ -145,7 +145,8 @@ def read_demonstrations(path: Path, contract: DemoContract) -> Arrays:
     return arrays
 
 
-def _check_size(path: Path) -> None:
+def check_size(path: Path) -> None:
+    """Raise InputError for what is no archive, or expands beyond `MAX_BYTES`."""
     # An archive of a few MB can claim to hold GBs; its directory says so before it is read.
     try:
         with zipfile.ZipFile(path) as archive:

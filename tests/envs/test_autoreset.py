@@ -92,5 +92,21 @@ def test_never_still_restarts_a_world_whose_physics_failed():
 
 
 def test_an_unknown_mode_is_refused():
-    with pytest.raises(ValueError, match="autoreset 'always', allowed: pool, next_step, never"):
+    with pytest.raises(
+        ValueError, match="autoreset 'always', allowed: pool, next_step, never, lost"
+    ):
         vectorize(ToyEnv(), num_envs=2, autoreset="always")
+
+
+def test_lost_worlds_are_put_back_and_solved_ones_go_on():
+    """Half of the toy's episodes end unsolved."""
+    vec_env = vectorize(ToyEnv(), num_envs=WORLDS, autoreset="lost")
+    _, rows, lasts = play(vec_env)
+    success = np.stack([np.asarray(last.success) for last in lasts])
+    put_back = rows.terminated & ~success
+    over = rows.terminated | rows.truncated
+    assert put_back[:-1].any() and (over & ~put_back)[:-1].any()
+    x, ages = np.asarray(rows.obs["x"]), np.asarray(rows.obs["age"])
+    goes_on = np.isclose(x[1:], x[:-1] + 0.05, rtol=1e-5).all(-1)
+    np.testing.assert_array_equal(goes_on, ~put_back[:-1])
+    assert (ages[1:][over[:-1]] == 0.0).all()

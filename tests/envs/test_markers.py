@@ -67,7 +67,7 @@ class Reach(PickCube):
         goal = jax.random.uniform(k_goal, (3,), minval=low, maxval=high)
         return qpos, GoalState(start_height=state.start_height, goal=goal)
 
-    def resume(self, sim, key):
+    def resume(self, sim, last, key):
         return self.sample(key)[1]
 
     def advance(self, sim, command, task_state):

@@ -17,7 +17,7 @@ from mjx_serl.pretraining.encoder import (
     PretrainConfig,
     collect_rounds,
     errors,
-    make_fit,
+    reader_fit,
     reader_spec,
 )
 from mjx_serl.types import Obs
@@ -78,7 +78,7 @@ def test_it_learns_to_tell_what_the_picture_shows(observer: ToyObserver) -> None
     shown = data.pictures["front"][:, 0, 0, :2] / 255 * 2
     inside = np.asarray((data.targets * 4.0 >= 0).all(-1))
     np.testing.assert_allclose((data.targets * 4.0)[inside].clip(0, 2), shown[inside], atol=0.01)
-    init, fit = make_fit(CONFIG, spec)
+    init, fit = reader_fit(CONFIG, spec)
     state = init(jax.random.key(1))
     before = errors(spec, state[0], data)["x"].mean()
     state, _ = fit(state, data, jax.random.key(2), CONFIG.updates)
@@ -88,7 +88,7 @@ def test_it_learns_to_tell_what_the_picture_shows(observer: ToyObserver) -> None
 
 def test_errors_are_distances_in_the_targets_unit(observer: ToyObserver) -> None:
     spec = reader_spec(CONFIG, observer)
-    params = jax.tree.map(jnp.zeros_like, make_fit(CONFIG, spec)[0](jax.random.key(0))[0])
+    params = jax.tree.map(jnp.zeros_like, reader_fit(CONFIG, spec)[0](jax.random.key(0))[0])
     pictures = {"front": jnp.zeros((1, SIZE, SIZE, 3), jnp.uint8)}
     missed = errors(spec, params, Examples(pictures, jnp.array([[0.3, 0.4]])))
     np.testing.assert_allclose(missed["x"], [4.0 * 0.5], rtol=1e-6)

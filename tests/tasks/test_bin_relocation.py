@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 
 from mjx_serl.envs.env import Env, EnvState
+from mjx_serl.tasks.alternating import AlternatingConfig, TurnState
+from mjx_serl.tasks.bin_relocation import FORWARD as FORWARD_CONFIG
+from mjx_serl.tasks.pick_cube import SPARSE
+from mjx_serl.tasks.rewards import GripState
 
 FORWARD, BACKWARD = "franka/bin_relocation_forward", "franka/bin_relocation_backward"
 EPISODES, STEPS = 10, 70
@@ -74,3 +78,41 @@ def test_it_counts_let_go_in_the_other_bin(pair, y: float, z: float, width: floa
         xpos = xpos.at[env.scene.objects["cube"].body_id].set(jnp.array([0.485, mirrored, z]))
         qpos = jnp.zeros(env.scene.model.nq).at[env.scene.arm.finger_qpos_ids].set(width / 2)
         assert bool(task.success(SimpleNamespace(xpos=xpos, qpos=qpos), None)) is solved
+
+
+def lying(env: Env, y: float, *, width: float = 0.08) -> Any:
+    """A state with the cube on the floor at `y` [m] and the fingers `width` [m] apart."""
+    xpos = jnp.zeros((env.scene.model.nbody, 3))
+    xpos = xpos.at[env.scene.objects["cube"].body_id].set(jnp.array([0.485, y, 0.02]))
+    qpos = jnp.zeros(env.scene.model.nq).at[env.scene.arm.finger_qpos_ids].set(width / 2)
+    return SimpleNamespace(xpos=xpos, qpos=qpos)
+
+
+@pytest.mark.parametrize(
+    ("y", "width", "turns"),
+    [
+        (-0.075, 0.08, [1, 1]),  # forward is solved: backward goes on, and on if it times out there
+        (0.125, 0.08, [0, 0]),  # backward is solved
+        (0.125, 0.04, [1, 0]),  # held where it began: nothing is solved, so they change
+    ],
+)
+def test_the_other_goes_on_unless_there_is_nothing_for_it_to_do(
+    make_native: Callable[[str], Env], y: float, width: float, turns: list[int]
+):
+    env = make_native("franka/bin_relocation")
+    task: Any = env.task
+    sim, key = lying(env, y, width=width), jax.random.key(0)
+    for turn, expected in enumerate(turns):
+        last = TurnState(jnp.int32(turn), GripState.start(jnp.zeros((), bool)))
+        went = task.resume(sim, last, key)
+        assert int(went.turn) == expected
+        assert bool(went.inner.closed) is (width < 0.044)
+        for name in ("success", "terminated"):
+            alone = getattr(task.tasks[expected], name)(sim, went.inner)
+            assert bool(getattr(task, name)(sim, went)) is bool(alone)
+
+
+def test_two_scenes_take_no_turns():
+    other = AlternatingConfig(parts=("bins", "cube"), tasks=(FORWARD_CONFIG, SPARSE))
+    with pytest.raises(ValueError, match="bins and cube have different scenes"):
+        other.scene()

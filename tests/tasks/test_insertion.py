@@ -51,6 +51,30 @@ def test_episodes_begin_above_the_hole_in_the_box_and_turned(env: Env):
     assert 0.7 * cfg.yaw < np.abs(yaw).max() <= cfg.yaw + 1e-3
 
 
+@pytest.mark.parametrize(
+    ("aside", "height", "inside", "plausible"),
+    [
+        (0.0, 0.002, True, True),
+        (0.0, 0.02, True, False),
+        (0.0, 0.05, False, False),
+        (0.02, 0.002, False, True),  # beside it, for all that its height says
+    ],
+)
+def test_stages_and_what_the_arm_can_measure(
+    make_native: Callable[[str], Env], aside: float, height: float, inside: bool, plausible: bool
+):
+    """The peg's hole is 3 cm deep."""
+    env = make_native(NAMES[0])
+    task: Any = env.task
+    state = jax.device_get(jax.jit(env.reset)(jax.random.key(0)))
+    sites = state.sim.site_xpos.copy()
+    sites[env.scene.arm.ee_site_id] = np.add(task.config.target, (aside, 0.0, height))
+    seen = (state.sim.replace(site_xpos=sites), state.command, state.task_state)
+    stages = task.stages(*seen)
+    assert bool(stages[0]) is inside and bool(stages[1]) is bool(task.success(*seen[::2]))
+    assert bool(task.plausible(*seen)) is plausible
+
+
 def pushed(env: Env, aside: float) -> tuple[float, float]:
     """Height above the seat, and the deepest contact, after pressing down beside the hole [m]."""
     model, data = env.scene.model, mujoco.MjData(env.scene.model)

@@ -127,6 +127,30 @@ def test_a_cube_that_leaves_its_box_ends_the_episode(sparse: Env, xy, over: bool
     assert float(task.reward(state.sim, state.command, state.task_state)[0]) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("lift", "above", "width", "stages", "plausible"),
+    [
+        (0.0, 0.0, 0.04, (True, False), False),  # closed around it where it lies
+        (0.11, 0.0, 0.04, (True, True), True),
+        (0.0, 0.11, 0.0, (False, False), False),  # the hand rises empty
+        (0.0, 0.11, 0.04, (False, False), True),  # with something else as wide
+        (0.11, 0.0, 0.08, (True, True), False),  # thrown, or on the open hand
+    ],
+)
+def test_stages_and_what_the_arm_can_measure(
+    sparse: Env, lift: float, above: float, width: float, stages: tuple, plausible: bool
+):
+    state, task = placed(sparse, (0.4, 0.0, 0.02 + lift))
+    arm, sites, qpos = sparse.scene.arm, state.sim.site_xpos.copy(), state.sim.qpos.copy()
+    sites[arm.ee_site_id] = [0.4, 0.0, 0.02 + lift + above]
+    qpos[np.asarray(arm.finger_qpos_ids)] = width / 2
+    closed = state.command.replace(gripper=np.float32(0.9))
+    seen = (state.sim.replace(site_xpos=sites, qpos=qpos), closed, state.task_state)
+    assert tuple(np.asarray(task.stages(*seen)).tolist()) == stages
+    assert bool(task.plausible(*seen)) is plausible
+    assert len(task.stage_names) == len(stages)
+
+
 def test_dense_never_terminates(dense: Env):
     for cube in ((0.4, 0.0, 0.5), (0.9, 0.9, 0.02)):
         state, task = placed(dense, cube)

@@ -11,8 +11,10 @@ import pytest
 from flax import struct
 from toy_env import ToyEnv
 
+from mjx_serl.agents.reward_model import ViceConfig
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.data.replay import ReplayBuffer
+from mjx_serl.envs.judge import Judge
 from mjx_serl.envs.observation import Observer
 from mjx_serl.training.collect import demonstrate
 from mjx_serl.training.demonstrations import DemoConfig, RecordedDemos
@@ -75,7 +77,14 @@ def toy_demos() -> Transition:
 class Toy:
     """A trainer on toy worlds, its first state and its compiled epoch."""
 
-    def __init__(self, *, demos: bool = True, agent: Any = None, **loop: Any) -> None:
+    def __init__(
+        self,
+        *,
+        demos: bool = True,
+        agent: Any = None,
+        vice: ViceConfig | None = None,
+        **loop: Any,
+    ) -> None:
         sizes = {"batch_size": 32, "updates_per_step": 2, "steps_per_epoch": 5}
         loop = sizes | {"warmup_steps": 60, "buffer_size": 600} | loop
         rows = toy_demos()
@@ -92,6 +101,11 @@ class Toy:
             shown = ReplayBuffer(*rows.reward.shape)
             sources = {"online": Source(online, 1.0 - share), "demos": Source(shown, share)}
             trainer = dataclasses.replace(trainer, sources=sources, demos=RecordedDemos(rows))
+        if vice is not None:
+            worlds = dataclasses.replace(trainer.vec_env.observer, judge=Judge(ToyEnv()))
+            vec_env = dataclasses.replace(trainer.vec_env, observer=worlds)
+            learned = vice.build(worlds.obs_spec, worlds.obs_spec.names)
+            trainer = dataclasses.replace(trainer, vec_env=vec_env, vice=learned)
         self.trainer = trainer
         self.epoch = jax.jit(self.trainer.epoch)
         # What `init` compiles anew at every call.

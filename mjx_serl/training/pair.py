@@ -1,0 +1,317 @@
+"""Two off-policy learners by turns in the same worlds: where one's episode ends the other's begins.
+
+SERL's forward/backward pair (reference serl_family.md 1.1, 2.2), which needs no one to put things
+back: here it needs no reset of a simulator. Each part of an `Alternating` task has an agent,
+replay, observation statistics and demonstrations of its own, all made of `OffPolicy`'s pieces; the
+worlds are shared. Only a world that is lost (`envs.vector.lost`) is put back.
+
+A step of the worlds is written to both rings, valid in the one of the part whose turn it was. An
+episode's last row is terminated or truncated, so no transition reaches into the other's turn; the
+price is that half of either ring are rows it cannot use.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from mjx_serl.agents.agent import AGENTS
+from mjx_serl.agents.sac import SACConfig
+from mjx_serl.envs.env import EnvState, lost
+from mjx_serl.envs.observation import Observer
+from mjx_serl.envs.vector import VecState, clear_stats, episode_metrics, vectorize
+from mjx_serl.nets.mlp import ComputeDtype
+from mjx_serl.tasks.alternating import TURN, Alternating
+from mjx_serl.training.demonstrations import DemoConfig
+from mjx_serl.training.evaluate import TRAIN
+from mjx_serl.training.off_policy import DEMOS, ONLINE, LoopConfig, OffPolicy, OffPolicyConfig
+from mjx_serl.training.scan import run_once, scan
+from mjx_serl.training.state import PolicyParams, TrainState
+from mjx_serl.training.trainer import METHODS, Share
+from mjx_serl.types import Choice, Metrics, Obs, PRNGKey, PyTree, Transition
+from scenes.contract.errors import InputError
+from scenes.contract.serialize import open_field
+
+
+@METHODS.register("pair")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairConfig:
+    """A learner for each part of a task by turns; both are configured alike.
+
+    Attributes:
+        agent: the learner.
+        loop: collection, replay and the number of updates of each; `buffer_size` is of each too.
+        demos: demonstrations of both together, about half of them each's.
+    """
+
+    agent: Any = open_field(AGENTS, SACConfig)
+    loop: LoopConfig = dataclasses.field(default_factory=LoopConfig)
+    demos: DemoConfig = dataclasses.field(default_factory=lambda: DemoConfig(count=40))
+
+    @property
+    def one(self) -> OffPolicyConfig:
+        """How either part learns."""
+        return OffPolicyConfig(agent=self.agent, loop=self.loop, demos=self.demos)
+
+    def check(self, *, num_envs: int) -> None:
+        """Raise ValueError, with what is allowed, for options that do not go together."""
+        self.one.check(num_envs=num_envs)
+
+    def cautions(self, observer: Observer) -> list[str]:
+        """What is allowed and hardly meant."""
+        return self.one.cautions(observer)
+
+    def pool_size(self, num_envs: int) -> int:
+        """Prepared starts, which only lost worlds take."""
+        return self.one.pool_size(num_envs)
+
+    def label(self, *, images: bool) -> str:
+        """What the learner is called in folders and tables."""
+        return f"{self.one.label(images=images)}_pair"
+
+    def build(self, observer: Observer, *, num_envs: int) -> "Pair":
+        """Return the trainer; InputError where the task has no two parts."""
+        task = observer.env.task
+        if not isinstance(task, Alternating):
+            raise InputError(
+                f"--method pair with '{observer.env.name}', which is one task; allowed: a task of "
+                "two by turns, for example franka/bin_relocation"
+            )
+        if observer.judge is not None:
+            raise InputError("--method pair takes no --reward: one classifier cannot judge both")
+        vec_env = vectorize(
+            observer,
+            num_envs=num_envs,
+            pool_size=self.pool_size(num_envs),
+            stagger=self.loop.stagger,
+            grow=self.loop.grow,
+            autoreset="lost",
+        )
+        return Pair(self.one.trainer(vec_env, self.demos.build(observer)), task.parts)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pair:
+    """A Trainer whose state has an agent, a normaliser and rings per part, by its name.
+
+    Attributes:
+        one: how either part acts and learns, with the worlds of both.
+        parts: names.
+    """
+
+    one: OffPolicy
+    parts: tuple[str, str]
+
+    @property
+    def traceable(self) -> bool:
+        """Whether `epoch` can be one compiled function."""
+        return self.one.traceable
+
+    @property
+    def env_steps_per_epoch(self) -> int:
+        """Control steps of all worlds in one epoch."""
+        return self.one.env_steps_per_epoch
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Critic steps of both in one epoch."""
+        return 2 * self.one.updates_per_epoch
+
+    def state_shapes(self) -> TrainState:
+        """The state as shapes."""
+        if self.traceable:
+            shapes = None if self.one.demos is None else self.one.demos.shapes()
+            return jax.eval_shape(self._first_state, jax.random.key(0), shapes)
+        state = self.init(jax.random.key(0))
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+
+    def init(self, key: PRNGKey) -> TrainState:
+        """The state before the first epoch, demonstrations and warm-up included."""
+        rows = None if self.one.demos is None else self.one.demos.rows(key)
+        for name in self.parts:
+            if rows is not None and not self._own(rows, name).valid.any():
+                raise InputError(f"no demonstration is of '{name}'; take more (--demos.count)")
+        return run_once(self._first_state, key, rows, traceable=self.traceable)
+
+    def _first_state(self, key: PRNGKey, demos: Transition | None) -> TrainState:
+        k_worlds, key = jax.random.split(jax.random.fold_in(key, TRAIN))
+        worlds = self.one.vec_env.reset(k_worlds)
+        k_agents, k_warm, key = jax.random.split(key, 3)
+        worlds, steps = self.one.warm_up(worlds, k_warm)
+        return self._jit_gather(worlds, steps, demos, k_agents, key)
+
+    def _gather(
+        self,
+        worlds: VecState,
+        steps: Transition,
+        demos: Transition | None,
+        k_agents: PRNGKey,
+        key: PRNGKey,
+    ) -> TrainState:
+        views = {}
+        for i, name in enumerate(self.parts):
+            sources = {ONLINE: steps} if demos is None else {ONLINE: steps, DEMOS: demos}
+            rows = {source: self._own(part, name) for source, part in sources.items()}
+            k_agent = jax.random.fold_in(k_agents, i)
+            views[name] = self.one.gather(worlds, rows, k_agent, key)
+        return _joined(views[self.parts[0]], views)
+
+    def epoch(self, state: TrainState) -> tuple[TrainState, Metrics]:
+        """`steps_per_epoch` vector steps with the updates of both; metrics of the epoch."""
+        worlds = self._jit_begin(state.worlds)
+        state, (counts, metrics) = scan(
+            self._iteration,
+            state.replace(worlds=worlds),
+            None,
+            length=self.one.config.steps_per_epoch,
+            traceable=self.traceable,
+        )
+        metrics = jax.tree.map(jnp.mean, metrics) | jax.tree.map(jnp.sum, counts)
+        metrics |= episode_metrics(state.worlds.stats)
+        buffer, rings = self.one.sources[ONLINE].buffer, state.data.values()
+        size = sum(buffer.size(ring[ONLINE]) for ring in rings).astype(jnp.float32)
+        fill = size / (buffer.capacity_rows * buffer.num_envs)
+        metrics |= {"buffer/size": size, "buffer/fill": fill}
+        return state.replace(epoch=optax.safe_increment(state.epoch)), metrics
+
+    def _iteration(self, state: TrainState, _: None) -> tuple[TrainState, tuple[Metrics, Metrics]]:
+        state, step, counts = self._jit_advance(state)
+        state = state.replace(worlds=self.one.vec_env.draw(state.worlds))
+        state, metrics = self._jit_learn(state, step)
+        return state, (counts, metrics)
+
+    # Compiled pieces for what is not traced as a whole; inside another jit they are plain calls.
+
+    @cached_property
+    def _jit_gather(self) -> Callable[..., TrainState]:
+        return jax.jit(self._gather, inline=True)
+
+    @cached_property
+    def _jit_begin(self) -> Callable[[VecState], VecState]:
+        vec_env = self.one.vec_env
+        return jax.jit(lambda worlds: vec_env.refresh(clear_stats(worlds)), donate_argnums=0)
+
+    @cached_property
+    def _jit_advance(self) -> Callable[[TrainState], tuple[TrainState, Transition, Metrics]]:
+        return jax.jit(self.advance, donate_argnums=0)
+
+    @cached_property
+    def _jit_learn(self) -> Callable[[TrainState, Transition], tuple[TrainState, Metrics]]:
+        return jax.jit(self.learn, donate_argnums=0)
+
+    def advance(self, state: TrainState) -> tuple[TrainState, Transition, Metrics]:
+        """Act in all worlds, each for the part whose turn it is; also how many episodes ended."""
+        key, k_act = jax.random.split(state.key)
+        vec_env = self.one.vec_env
+        params = PolicyParams(state.agent, state.normalizer)
+        chosen = self.choose(params, vec_env.observe(state.worlds), k_act, deterministic=False)
+        worlds, step, last = vec_env.advance(state.worlds, chosen)
+        return state.replace(worlds=worlds, key=key), step, self._counts(last)
+
+    def _counts(self, last: EnvState) -> Metrics:
+        """Episodes and successes of each part, and worlds that were put back, in this step."""
+        ended = last.terminated | last.truncated
+        counts = {"pair/put_back": lost(last).sum()}
+        for i, name in enumerate(self.parts):
+            own = ended & (last.task_state.turn == i)
+            counts[f"pair/{name}_episodes"] = own.sum()
+            counts[f"pair/{name}_successes"] = (own & last.success).sum()
+        return {name: count.astype(jnp.float32) for name, count in counts.items()}
+
+    def learn(self, state: TrainState, step: Transition) -> tuple[TrainState, Metrics]:
+        """Store a step and make the updates of both."""
+        views, metrics = {}, {}
+        for i, name in enumerate(self.parts):
+            before = self._view(state, name, jax.random.fold_in(state.key, i))
+            after, told = self.one.learn(before, self._own(step, name))
+            # Until it was its turn once there is nothing to learn from but meaningless rows.
+            some = self.one.sources[ONLINE].buffer.size(after.data[ONLINE]) > 0
+            pick = lambda new, old, some=some: jnp.where(some, new, old)  # noqa: E731
+            views[name] = after.replace(agent=jax.tree.map(pick, after.agent, before.agent))
+            metrics |= {f"{metric}_{name}": value for metric, value in told.items()}
+        key = jax.random.split(state.key, 1)[0]
+        return _joined(state.replace(key=key), views), metrics
+
+    def choose(
+        self, params: PolicyParams, obs: Obs, key: PRNGKey, *, deterministic: bool
+    ) -> Choice:
+        """Choose actions for raw observations, by the policy of the part that they name."""
+        normalizers: Any = params.normalizer
+        one, other = (
+            self.one.choose(
+                PolicyParams(params.agent[name], normalizers[name]),
+                obs,
+                key,
+                deterministic=deterministic,
+            )
+            for name in self.parts
+        )
+        turn = self._turn(obs)
+
+        def pick(x: Array, y: Array) -> Array:
+            return jnp.where(turn.reshape(-1, *[1] * (x.ndim - 1)) == 0, x, y)
+
+        return jax.tree.map(pick, one, other)
+
+    def policy_params(self, state: TrainState) -> PolicyParams:
+        """What `choose` reads."""
+        acting = {name: self.one.agent.acting(state.agent[name]) for name in self.parts}
+        return PolicyParams(acting, state.normalizer)
+
+    def learned_params(self, state: TrainState) -> PolicyParams:
+        """What another run may begin with: all parameters and the observation statistics."""
+        learned = {name: self.one.agent.learned(state.agent[name]) for name in self.parts}
+        return PolicyParams(learned, state.normalizer)
+
+    @property
+    def compute_dtype(self) -> ComputeDtype:
+        """What the products of the agents' networks are made of."""
+        return self.one.compute_dtype
+
+    def exact(self) -> "Pair":
+        """The same trainer whose agents compute in float32."""
+        return dataclasses.replace(self, one=self.one.exact())
+
+    def memory(self, state: TrainState) -> list[Share]:
+        """Replay of both, and worlds."""
+        first, second = (
+            self.one.memory(self._view(state, name, state.key).replace(worlds=state.worlds))
+            for name in self.parts
+        )
+        both = dataclasses.replace(first[0], nbytes=first[0].nbytes + second[0].nbytes)
+        return [both, *first[1:]]
+
+    def _view(self, state: TrainState, name: str, key: PRNGKey) -> TrainState:
+        """The state as `one` knows it, of one part and without the worlds."""
+        normalizers: Any = state.normalizer
+        return state.replace(
+            agent=state.agent[name],
+            data=state.data[name],
+            normalizer=normalizers[name],
+            worlds=(),
+            key=key,
+        )
+
+    def _own(self, rows: Transition, name: str) -> Transition:
+        """Rows [..., N] of which those are valid that belong to a part's episodes."""
+        own = self._turn(rows.obs) == self.parts.index(name)
+        return rows.replace(valid=rows.valid & own)
+
+    def _turn(self, obs: Obs) -> Int[Array, "*lead"]:
+        return (obs[TURN][..., 0] < 0).astype("int32")
+
+
+def _joined(state: TrainState, views: dict[str, TrainState]) -> TrainState:
+    """The state with the agents, rings and statistics of all parts."""
+
+    def of_all(what: str) -> PyTree:
+        return {name: getattr(view, what) for name, view in views.items()}
+
+    return state.replace(
+        agent=of_all("agent"), data=of_all("data"), normalizer=of_all("normalizer")
+    )
