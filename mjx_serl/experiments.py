@@ -213,7 +213,7 @@ def hg_dagger() -> TrainConfig:
         num_envs=16,
         method=HGDAggerConfig(
             loop=LoopConfig(
-                updates_per_step=4, warmup_steps=0, pretrain_updates=5000, pool="epoch"
+                updates_per_step=16, warmup_steps=0, pretrain_updates=5000, pool="epoch"
             ),
         ),
     )
