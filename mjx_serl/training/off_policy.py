@@ -244,6 +244,8 @@ class OffPolicy:
         self, worlds: PyTree, rows: Mapping[str, Transition], k_agent: PRNGKey, key: PRNGKey
     ) -> TrainState:
         """The state before the first epoch: rows [T, N, ...] by source, and a fresh agent."""
+        # By the order of the sources: a dict comes out of jit sorted by name.
+        rows = {name: rows[name] for name in self.sources if name in rows}
         stored = {name: self._stored(steps) for name, steps in rows.items()}
         example = jax.tree.map(lambda x: x[0, 0], next(iter(stored.values())))
         data = {}
