@@ -154,6 +154,7 @@ def hybrid() -> TrainConfig:
     """HIL-SERL's hybrid agent: SAC moves the arm, a DQN opens and closes the gripper.
 
     `python train.py --preset hybrid`; numbers: reference serl_family.md 1.3, HIL hybrid gripper.
+    franka/pick_cube, seed 0: 87 % of 100 held-out episodes after 10,000 env steps.
     """
     base = hil_serl()
     method = dataclasses.replace(base.method, agent=HybridConfig(sac=base.method.agent))
@@ -165,7 +166,9 @@ def bc() -> TrainConfig:
     """Behaviour cloning: 100 demonstrations, 20,000 updates, no step in any world.
 
     `python train.py --preset bc`. SERL's numbers (reference serl_family.md 1.3, BC) with a
-    LayerNorm: franka/pick_cube, seed 0, 99 % of 100 held-out episodes, 0 % without.
+    LayerNorm: franka/pick_cube, seed 0, 99 % of 100 held-out episodes, 0 % without; 6 % of 20
+    demonstrations, and 4 % on franka/pick_cube_paced (of demonstrations alone a policy comes to
+    rest where the expert decides to close the gripper: `hg_dagger` learns what to do there).
     """
     return TrainConfig(
         preset="bc",
@@ -209,13 +212,15 @@ def hg_dagger() -> TrainConfig:
     """HG-DAgger: behaviour cloning, then rollouts in which the task's expert takes over.
 
     `python train.py --preset hg_dagger`. The gate is that of `mjx_serl/training/takeover.py`.
+    franka/pick_cube, seed 0: 100 % of 100 held-out episodes after 8,000 env steps and 20
+    demonstrations, of which cloning alone reached 6 %.
     """
     return TrainConfig(
         preset="hg_dagger",
         num_envs=16,
         method=HGDAggerConfig(
             loop=LoopConfig(
-                updates_per_step=4, warmup_steps=0, pretrain_updates=5000, pool="epoch"
+                updates_per_step=16, warmup_steps=0, pretrain_updates=5000, pool="epoch"
             ),
         ),
     )

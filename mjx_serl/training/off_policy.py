@@ -268,9 +268,11 @@ class OffPolicy:
         self, worlds: PyTree, rows: Mapping[str, Transition], k_agent: PRNGKey, key: PRNGKey
     ) -> TrainState:
         """The state before the first epoch: rows [T, N, ...] by source, and a fresh agent."""
+        # By the order of the sources: a dict comes out of jit sorted by name.
+        rows = {name: rows[name] for name in self.sources if name in rows}
         learned = {}
         if self.vice is not None:
-            rows = rows | {DEMOS: unpaid(rows[DEMOS])}
+            rows[DEMOS] = unpaid(rows[DEMOS])
             learned[VICE] = self.vice.init(jax.random.fold_in(k_agent, 1), rows[DEMOS])
         stored = {name: self._stored(steps) for name, steps in rows.items()}
         example = jax.tree.map(lambda x: x[0, 0], next(iter(stored.values())))
