@@ -63,12 +63,15 @@ class Batch:
     """Sampled transitions with their successors; leading axis [B].
 
     Attributes:
-        obs, action: of the first row.
+        obs: of the first row.
+        action: of the first row; of a chunk its H actions one after the other, [H * A].
         reward: for n-step returns the discounted sum of n rewards.
         terminated: whether the episode ended within the n rows.
         expert: see `Transition`.
         next_obs: n rows later; meaningless where `terminated`.
         extras: of the first row.
+        running: which steps of a chunk were taken before the episode's end: the actions of the
+            others are arbitrary; None for single actions.
     """
 
     obs: Obs
@@ -78,3 +81,4 @@ class Batch:
     expert: Bool[Array, "*lead"]
     next_obs: Obs
     extras: dict[str, Shaped[Array, "..."]] = struct.field(default_factory=dict)
+    running: Bool[Array, "*lead H"] | None = None
