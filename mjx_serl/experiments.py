@@ -30,6 +30,21 @@ def laptop() -> TrainConfig:
     )
 
 
+@PRESETS.register("qc_rlpd")
+def qc_rlpd() -> TrainConfig:
+    """The laptop preset whose actor and critics know five actions as one (QC-RLPD).
+
+    `python train.py --preset qc_rlpd`. Horizon and the H-step return: arXiv 2507.07969 section 5;
+    all else is laptop's, its entropy of each action too. Figures: benchmarks/RESULTS.md.
+    """
+    base, horizon = laptop(), 5
+    agent = dataclasses.replace(
+        base.method.agent, horizon=horizon, n_step=horizon, target_entropy=-3.0 * horizon
+    )
+    method = dataclasses.replace(base.method, agent=agent)
+    return dataclasses.replace(base, preset="qc_rlpd", method=method)
+
+
 @PRESETS.register("robot")
 def robot() -> TrainConfig:
     """The laptop preset at a real arm's pace: what is trained here can be deployed.

@@ -15,6 +15,11 @@ heads too), and there is no dropout to differ between actor and critic.
 
 Where the observation has fields for critics alone (`ObsField.critic_only`), the actor reads the
 rest, and the encoder is also trained to tell them (`Networks.probe_loss`).
+
+With a `horizon` it is QC-RLPD (Q-chunking, arXiv 2507.07969 sections 4 and 5): actor and critics
+know the actions of the next H control steps as one action of H * A entries, which is chosen once
+and played to its end. The target is then sum_i gamma^i r_(t+i) + gamma^H Q'(s_(t+H), a'), an
+H-step return that is exact, for the critic has seen all H actions.
 """
 
 from dataclasses import dataclass, field, replace
@@ -36,12 +41,14 @@ from mjx_serl.nets.distributions import tanh_normal_sample
 from mjx_serl.nets.encoders import ENCODERS, EncoderConfig, ObsEncoder
 from mjx_serl.nets.ensemble import random_members
 from mjx_serl.nets.mlp import ACTIVATIONS, COMPUTE_DTYPES, MLP, Activation, ComputeDtype
-from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey, PyTree, choice
+from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey, PyTree, chunk
 from scenes.contract.errors import InputError
-from scenes.contract.ranges import check_ranges, ranged
+from scenes.contract.ranges import check_ranges, ranged, require_number
+from scenes.contract.serialize import later_field
 from scenes.contract.specs import ActionSpec, ObsSpec
 
 AdamTicks = Literal["own", "shared", "shared_apart"]
+MOST_HORIZON = 100  # actions of a chunk; pi0's are 50
 
 
 @AGENTS.register("sac")
@@ -62,16 +69,19 @@ class SACConfig(AgentConfig):
         critic_subsample_size: members drawn for each target (REDQ); None takes them all.
         gamma: discount per control step [1].
         n_step: rewards summed before the critics are asked (uncorrected n-step returns, as
-            Rainbow's, arXiv 1710.02298): reward reaches back n times faster [steps].
+            Rainbow's, arXiv 1710.02298): reward reaches back n times faster [steps]. Never fewer
+            than `horizon`, which needs no correction.
         tau: Polyak rate of the target critics per critic step [1].
         lr: Adam step size of actor, critics and temperature [1/update].
         lr_warmup_steps: optimiser ticks over which lr ramps up from 0 [ticks].
         clip_norm: global gradient norm above which gradients are scaled down; None never.
         init_temperature: alpha at the start [reward].
-        target_entropy: entropy the temperature steers to [nat]; None is -action_dim / 2.
+        target_entropy: entropy the temperature steers to [nat]; None is -action_dim / 2, of all
+            actions of a chunk.
         backup_entropy: count the next action's entropy in the critic target.
         utd_ratio: critic steps per `update` and so per actor step.
         actor_q: "mean" (SERL) or "min" (SAC) over the ensemble in the actor's objective.
+        horizon: actions that are chosen at once and then played [control steps].
         bc_weight: weight of imitating the expert's samples of a batch in the actor's loss [1]; 0
             is SERL's and RLPD's.
         adam_ticks: whose Adam clock else runs in a critic step. "own": none. "shared": actor and
@@ -101,6 +111,7 @@ class SACConfig(AgentConfig):
     actor_q: Literal["mean", "min"] = "mean"
     bc_weight: float = ranged(0.0, least=0)
     adam_ticks: AdamTicks = "own"
+    horizon: int = later_field(1)
 
     def label(self, *, images: bool, demos: bool) -> str:
         """SAC's name in the literature: with images DrQ, with demonstrations RLPD."""
@@ -110,6 +121,7 @@ class SACConfig(AgentConfig):
         """Return the agent; raises ValueError on a field outside its range, KeyError on a name."""
         _ = ENCODERS[self.encoder.name]
         check_ranges(self)
+        require_number("agent.horizon", self.horizon, least=1, most=MOST_HORIZON, whole=True)
         for message in _config_errors(self):
             raise InputError(f"SACConfig: {message}")
         return SAC(self)
@@ -175,7 +187,12 @@ class SAC(OffPolicyAgent):
     @property
     def n_step(self) -> int:
         """Rewards summed in a batch."""
-        return self.cfg.n_step
+        return max(self.cfg.n_step, self.cfg.horizon)
+
+    @property
+    def horizon(self) -> int:
+        """Actions of one choice."""
+        return self.cfg.horizon
 
     @property
     def gamma(self) -> float:
@@ -191,7 +208,7 @@ class SAC(OffPolicyAgent):
         _check_specs(obs, action)
         nets = self._networks(obs, action)
         actor_key, critic_key, encoder_key = jax.random.split(key, 3)
-        critic = nets.init_critic(critic_key, encoder_key, action.dim)
+        critic = nets.init_critic(critic_key, encoder_key, action.dim * self.cfg.horizon)
         theta = jnp.float32(objectives.initial_log_temperature(self.cfg.init_temperature))
         return SACState(
             actor=self._trainable(nets.init_actor(actor_key)),
@@ -211,7 +228,8 @@ class SAC(OffPolicyAgent):
         nets = self._nets_of(state)
         features = nets.policy_features(state.critic.params, obs)
         mean, std = nets.policy(state.actor.params, features)
-        return choice(jnp.tanh(mean) if deterministic else tanh_normal_sample(key, mean, std)[0])
+        action = jnp.tanh(mean) if deterministic else tanh_normal_sample(key, mean, std)[0]
+        return chunk(action, self.cfg.horizon)
 
     def acting(self, state: SACState) -> SACState:
         """Actor and encoder; neither critics nor optimisers."""
@@ -332,7 +350,7 @@ class SAC(OffPolicyAgent):
             batch.reward,
             batch.terminated,
             nets.q(members, nets.features(target_params, batch.next_obs), action),
-            self.cfg.gamma**self.cfg.n_step,
+            self.cfg.gamma**self.n_step,
             entropy_bonus=-alpha * log_prob if self.cfg.backup_entropy else 0.0,
         )
         return target, -jnp.mean(log_prob)
@@ -350,13 +368,16 @@ class SAC(OffPolicyAgent):
             loss = objectives.actor_loss(q, log_prob, alpha, reduce=self.cfg.actor_q)
             if self.cfg.bc_weight == 0.0:
                 return loss
-            imitation = objectives.imitation_loss(jnp.tanh(mean), batch.action, batch.expert)
+            own, wanted = jnp.tanh(mean), batch.action
+            if batch.running is not None:
+                wanted = jnp.where(batch.played, wanted, own)
+            imitation = objectives.imitation_loss(own, wanted, batch.expert)
             return loss + self.cfg.bc_weight * imitation
 
         loss, actor_grads = jax.value_and_grad(loss_fn)(state.actor.params)
         target_entropy = self.cfg.target_entropy
         if target_entropy is None:
-            target_entropy = -state.action.dim / 2
+            target_entropy = -state.action.dim * self.cfg.horizon / 2
         temperature_grad = jax.grad(objectives.temperature_loss)(
             state.log_temperature.params, seen.entropy, target_entropy
         )
@@ -391,7 +412,7 @@ class SAC(OffPolicyAgent):
         encoder = ObsEncoder(cfg.encoder, obs, cfg.compute_dtype)
         net = MLP(
             cfg.hidden,
-            2 * action.dim,
+            2 * action.dim * cfg.horizon,
             activation=cfg.activation,
             layer_norm=cfg.layer_norm,
             compute_dtype=cfg.compute_dtype,
