@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import jax
 
+from mjx_serl.agents.chunks import FlowNetConfig
+from mjx_serl.agents.qc import QCConfig
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.config import EvalConfig, RunConfig, TrainConfig
 from mjx_serl.envs.observation import PixelConfig
@@ -43,6 +45,22 @@ def qc_rlpd() -> TrainConfig:
     )
     method = dataclasses.replace(base.method, agent=agent)
     return dataclasses.replace(base, preset="qc_rlpd", method=method)
+
+
+@PRESETS.register("qc")
+def qc() -> TrainConfig:
+    """Q-chunking with a one-step actor (QC-FQL) sized for two CPU cores.
+
+    `python train.py --preset qc`; `--agent.actor best_of` is QC itself, whose every target asks the
+    critics about `--agent.candidates` samples. Numbers: arXiv 2507.07969 section 5 but for smaller
+    networks and laptop's discount, updates and batches.
+    """
+    base = laptop()
+    agent = QCConfig(
+        actor="one_step", gamma=0.97, lr=6e-4, hidden=(256, 256), flow=FlowNetConfig(steps=5)
+    )
+    method = dataclasses.replace(base.method, agent=agent)
+    return dataclasses.replace(base, preset="qc", method=method)
 
 
 @PRESETS.register("robot")

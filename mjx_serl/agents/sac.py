@@ -34,6 +34,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mjx_serl.agents import objectives
 from mjx_serl.agents.agent import AGENTS, AgentConfig, OffPolicyAgent
+from mjx_serl.agents.chunks import require_continuous
 from mjx_serl.agents.networks import CriticParams, Networks
 from mjx_serl.agents.optimizer import Trainable, apply_gradients, make_optimizer, tick
 from mjx_serl.nets.augment import crop_images
@@ -205,7 +206,7 @@ class SAC(OffPolicyAgent):
         Raises ValueError for observations the encoder cannot read, or actions with choices or a
         horizon.
         """
-        _check_specs(obs, action)
+        require_continuous("SAC", obs, action)
         nets = self._networks(obs, action)
         actor_key, critic_key, encoder_key = jax.random.split(key, 3)
         critic = nets.init_critic(critic_key, encoder_key, action.dim * self.cfg.horizon)
@@ -440,17 +441,6 @@ def _embedded(encoder: ObsEncoder) -> tuple[int, int] | None:
 
 def _count_skipped(skipped: Int[Array, ""], finite: Bool[Array, ""]) -> Int[Array, ""]:
     return jnp.where(finite, skipped, optax.safe_increment(skipped))
-
-
-def _check_specs(obs: ObsSpec, action: ActionSpec) -> None:
-    unread = [f"'{f.name}' ({f.kind})" for f in obs.fields if f.kind not in ("vector", "image")]
-    if unread:
-        raise InputError(f"SAC reads vectors and images, got {', '.join(unread)}")
-    if any(action.choices) or action.horizon != 1:
-        raise InputError(
-            f"SAC gives one continuous action at a time, asked for choices {action.choices} and "
-            f"horizon {action.horizon}"
-        )
 
 
 def take_minibatch(batch: Batch, index: int | Int[Array, ""], count: int) -> Batch:
