@@ -7,6 +7,7 @@ import jax
 
 from mjx_serl.agents.chunks import FlowNetConfig
 from mjx_serl.agents.qc import QCConfig
+from mjx_serl.agents.residual import ResidualConfig
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.config import EvalConfig, RunConfig, TrainConfig
 from mjx_serl.envs.observation import PixelConfig
@@ -61,6 +62,23 @@ def qc() -> TrainConfig:
     )
     method = dataclasses.replace(base.method, agent=agent)
     return dataclasses.replace(base, preset="qc", method=method)
+
+
+@PRESETS.register("residual")
+def residual() -> TrainConfig:
+    """A bounded correction over the policy of an earlier run, which stays as it is.
+
+    `python train.py --preset residual --init runs/NAME` with that run's task. What the base
+    reaches is printed first; below 2 % nothing is trained. The exploration is the base's with
+    noise, so there is no warm-up of random actions.
+    """
+    base = laptop()
+    method = dataclasses.replace(
+        base.method,
+        agent=ResidualConfig(),
+        loop=dataclasses.replace(base.method.loop, updates_per_step=4, warmup_steps=0),
+    )
+    return dataclasses.replace(base, preset="residual", method=method)
 
 
 @PRESETS.register("robot")

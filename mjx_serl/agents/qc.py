@@ -26,9 +26,9 @@ from jaxtyping import Array, Float, Int
 from mjx_serl.agents import objectives
 from mjx_serl.agents.agent import AGENTS, AgentConfig, OffPolicyAgent
 from mjx_serl.agents.chunks import FlowNetConfig, require_continuous
+from mjx_serl.agents.minibatches import cropped
 from mjx_serl.agents.networks import CriticParams, Networks
 from mjx_serl.agents.optimizer import Trainable, apply_gradients, make_optimizer
-from mjx_serl.nets.augment import crop_images
 from mjx_serl.nets.encoders import EncoderConfig, ObsEncoder
 from mjx_serl.nets.flow import Flow, repeat_rows
 from mjx_serl.nets.mlp import MLP, Activation, ComputeDtype, forward
@@ -200,7 +200,7 @@ class QC(OffPolicyAgent):
         """Make one step of the critics, of the flow and, where there is one, of the actor."""
         crop_key, next_key, flow_key, noise_key = jax.random.split(key, 4)
         nets = self._networks(state.obs, state.action)
-        batch = self._cropped(batch, crop_key, nets.encoder.cameras)
+        batch = cropped(batch, crop_key, pad=self.cfg.crop, cameras=nets.encoder.cameras)
         target = self.target(state, batch, next_key)
 
         def critic_loss(params: CriticParams) -> tuple[Array, tuple[Array, Array]]:
@@ -283,11 +283,6 @@ class QC(OffPolicyAgent):
     def _noise_shape(self, state: QCState, rows: int) -> tuple[int, int, int]:
         count = 1 if state.one_step is not None else self.cfg.candidates
         return count, rows, state.action.dim * self.horizon
-
-    def _cropped(self, batch: Batch, key: PRNGKey, cameras: tuple[str, ...]) -> Batch:
-        now, later = jax.random.split(key)
-        crop = partial(crop_images, pad=self.cfg.crop, cameras=cameras)
-        return batch.replace(obs=crop(now, batch.obs), next_obs=crop(later, batch.next_obs))
 
     def _flow(self, action: ActionSpec) -> Flow:
         return self.cfg.flow.build(action.dim * self.horizon)

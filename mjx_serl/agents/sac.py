@@ -35,9 +35,9 @@ from jaxtyping import Array, Bool, Float, Int
 from mjx_serl.agents import objectives
 from mjx_serl.agents.agent import AGENTS, AgentConfig, OffPolicyAgent
 from mjx_serl.agents.chunks import require_continuous
+from mjx_serl.agents.minibatches import cropped, take_minibatch
 from mjx_serl.agents.networks import CriticParams, Networks
 from mjx_serl.agents.optimizer import Trainable, apply_gradients, make_optimizer, tick
-from mjx_serl.nets.augment import crop_images
 from mjx_serl.nets.distributions import tanh_normal_sample
 from mjx_serl.nets.encoders import ENCODERS, EncoderConfig, ObsEncoder
 from mjx_serl.nets.ensemble import random_members
@@ -306,7 +306,7 @@ class SAC(OffPolicyAgent):
     ) -> tuple[SACState, _Seen, Metrics]:
         action_key, subset_key, crop_key = jax.random.split(key, 3)
         nets = self._nets_of(state)
-        batch = self._cropped(batch, crop_key, nets.encoder.cameras)
+        batch = cropped(batch, crop_key, pad=self.cfg.crop, cameras=nets.encoder.cameras)
         target, entropy = self._target(state, batch, action_key, subset_key)
 
         def loss_fn(params: CriticParams) -> tuple[Array, tuple[Array, Array, Metrics]]:
@@ -390,11 +390,6 @@ class SAC(OffPolicyAgent):
 
     # -- pieces ------------------------------------------------------------------------------
 
-    def _cropped(self, batch: Batch, key: PRNGKey, cameras: tuple[str, ...]) -> Batch:
-        now, later = jax.random.split(key)
-        crop = partial(crop_images, pad=self.cfg.crop, cameras=cameras)
-        return batch.replace(obs=crop(now, batch.obs), next_obs=crop(later, batch.next_obs))
-
     def _tick_policy(self, state: SACState) -> SACState:
         run = partial(tick, self._optimizer)
         return state.replace(actor=run(state.actor), log_temperature=run(state.log_temperature))
@@ -441,16 +436,3 @@ def _embedded(encoder: ObsEncoder) -> tuple[int, int] | None:
 
 def _count_skipped(skipped: Int[Array, ""], finite: Bool[Array, ""]) -> Int[Array, ""]:
     return jnp.where(finite, skipped, optax.safe_increment(skipped))
-
-
-def take_minibatch(batch: Batch, index: int | Int[Array, ""], count: int) -> Batch:
-    """Return rows index, index + count, ... of a batch.
-
-    Strided, so that each minibatch holds the same share of a mixture whose parts lie one after
-    the other in the batch (RLPD's half and half). Rows are taken only when they are needed:
-    splitting the whole batch at once would copy every image.
-    """
-    rows = batch.reward.shape[0]
-    if rows % count:
-        raise InputError(f"update: batch of {rows} rows, allowed: a multiple of utd_ratio {count}")
-    return jax.tree.map(lambda x: x.reshape(rows // count, count, *x.shape[1:])[:, index], batch)

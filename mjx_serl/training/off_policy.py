@@ -211,6 +211,11 @@ class OffPolicy:
         return self.agent.horizon
 
     @property
+    def least_success(self) -> float:
+        """Success rate that the untrained policy must have, as of a frozen base; 0 asks nothing."""
+        return getattr(self.agent, "least_success", 0.0)
+
+    @property
     def updates_per_epoch(self) -> int:
         """Critic steps in one epoch."""
         return self.config.steps_per_epoch * self.config.updates_per_step * self.agent.utd_ratio

@@ -12,7 +12,8 @@ import pytest
 from probes import compiled
 from specs_of import action_spec_of, obs_spec_of
 
-from mjx_serl.agents.sac import SAC, SACConfig, SACState, take_minibatch
+from mjx_serl.agents.minibatches import take_minibatch
+from mjx_serl.agents.sac import SAC, SACConfig, SACState
 from mjx_serl.types import Batch
 from scenes.contract.specs import ObsField, ObsSpec
 
