@@ -66,6 +66,21 @@ def qc() -> TrainConfig:
     return dataclasses.replace(base, preset="qc", method=method)
 
 
+@PRESETS.register("expo")
+def expo() -> TrainConfig:
+    """EXPO sized for two CPU cores: the best of a flow's actions and small edits of them.
+
+    `python train.py --preset expo`. Candidates, edits and single actions as in arXiv 2507.07986;
+    networks, discount, updates and batches are laptop's.
+    """
+    base = qc()
+    agent = dataclasses.replace(
+        base.method.agent, actor="edited", horizon=1, candidates=4, critic_ensemble_size=2
+    )
+    method = dataclasses.replace(base.method, agent=agent)
+    return dataclasses.replace(base, preset="expo", method=method)
+
+
 @PRESETS.register("residual")
 def residual() -> TrainConfig:
     """A bounded correction over the policy of an earlier run, which stays as it is.

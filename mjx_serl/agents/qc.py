@@ -1,7 +1,7 @@
 """Q-chunking (arXiv 2507.07969): chunks of a flow that imitates, chosen by critics.
 
 A flow learns the chunks of the data by imitation alone (`agents.flow_bc`); critics learn Q of whole
-chunks, y = sum_i gamma^i r_(t+i) + gamma^H mean_i Q'_i(s_(t+H), A'). The policy is one of two:
+chunks, y = sum_i gamma^i r_(t+i) + gamma^H mean_i Q'_i(s_(t+H), A'). The policy is one of three:
 
 "best_of" (QC): of `candidates` samples of the flow the one with the best mean Q, for acting and for
 A' in the target. It stays within what the data does, and has no network of its own.
@@ -9,19 +9,23 @@ A' in the target. It stays within what the data does, and has no network of its 
 "one_step" (QC-FQL, its flow Q-learning is arXiv 2502.02538): a network that maps noise to a chunk
 at once, held near the flow's answer to the same noise while it climbs Q.
 
+"edited" (EXPO, arXiv 2507.07986): as "best_of", but each sample is also offered with a small edit,
+which a tanh-Gaussian policy makes of it, and target critics judge. The edit climbs Q with an
+entropy term, as SAC's actor, from samples of the flow; the flow never sees a value.
+
 Images pass an encoder that belongs to the critics, as in `agents.sac`.
 """
 
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from mjx_serl.agents import objectives
 from mjx_serl.agents.agent import AGENTS, AgentConfig, OffPolicyAgent
@@ -29,6 +33,7 @@ from mjx_serl.agents.chunks import FlowNetConfig, require_continuous
 from mjx_serl.agents.minibatches import cropped
 from mjx_serl.agents.networks import CriticParams, Networks
 from mjx_serl.agents.optimizer import Trainable, apply_gradients, make_optimizer
+from mjx_serl.nets.distributions import split_mean_std, tanh_normal_sample
 from mjx_serl.nets.encoders import EncoderConfig, ObsEncoder
 from mjx_serl.nets.flow import Flow, repeat_rows
 from mjx_serl.nets.mlp import MLP, Activation, ComputeDtype, forward
@@ -37,7 +42,8 @@ from scenes.contract.errors import InputError
 from scenes.contract.ranges import check_ranges, ranged
 from scenes.contract.specs import ActionSpec, ObsSpec
 
-ACTORS = ("best_of", "one_step")
+Actor = Literal["best_of", "one_step", "edited"]
+ACTORS: tuple[Actor, ...] = get_args(Actor)
 
 
 @AGENTS.register("qc")
@@ -47,8 +53,12 @@ class QCConfig(AgentConfig):
 
     Attributes:
         horizon: actions of a chunk [control steps].
-        actor: "best_of" (QC) or "one_step" (QC-FQL).
-        candidates: samples that "best_of" chooses from; the paper's 32 cost a CPU most.
+        actor: "best_of" (QC), "one_step" (QC-FQL) or "edited" (EXPO).
+        candidates: samples that are chosen from, of "edited" each also with its edit; the paper's
+            32 cost a CPU most (EXPO: 8).
+        edit_scale: largest edit [action]; EXPO's.
+        init_temperature: alpha of the edit at the start [reward]. It steers the entropy of
+            edits, as shares of `edit_scale`, to minus half their entries [nat].
         flow: the imitating policy.
         imitation: weight of staying near the flow, of "one_step" [reward]. It is per task in the
             paper (100 where returns are about -100); here returns are about 1.
@@ -63,8 +73,10 @@ class QCConfig(AgentConfig):
     """
 
     horizon: int = ranged(5, least=1, most=100)
-    actor: Literal["best_of", "one_step"] = "best_of"
+    actor: Actor = "best_of"
     candidates: int = ranged(8, least=1)
+    edit_scale: float = ranged(0.05, above=0, most=2)
+    init_temperature: float = ranged(0.01, above=0)
     flow: FlowNetConfig = field(default_factory=FlowNetConfig)
     imitation: float = ranged(1.0, least=0)
     hidden: tuple[int, ...] = ranged((256, 256, 256), least=1, filled=True)
@@ -90,7 +102,9 @@ class QCState:
     """Everything it learns. `target_params` is a copy, so the state can be donated."""
 
     flow: Trainable
-    one_step: Trainable | None  # None for "best_of"
+    one_step: Trainable | None  # of "one_step"
+    edit: Trainable | None  # of "edited"
+    log_temperature: Trainable | None  # of "edited"
     critic: Trainable  # of CriticParams
     target_params: PyTree  # CriticParams
     step: Int[Array, ""]  # updates made
@@ -123,22 +137,23 @@ class QC(OffPolicyAgent):
     def init(self, key: PRNGKey, obs: ObsSpec, action: ActionSpec) -> QCState:
         """Draw a fresh state; InputError for what it cannot read or give."""
         require_continuous("QC", obs, action)
-        flow_key, one_step_key, critic_key, encoder_key = jax.random.split(key, 4)
+        flow_key, actor_key, critic_key, encoder_key = jax.random.split(key, 4)
         nets, flow = self._networks(obs, action), self._flow(action)
         seen = nets.encoder.policy.dim
-        if self.cfg.actor == "best_of" and seen != nets.encoder.dim:
+        if self.cfg.actor != "one_step" and seen != nets.encoder.dim:
             raise InputError(
-                "QC's actor 'best_of' asks its critics when it acts, so they may see no more than "
-                "the policy. Hint: --agent.actor one_step"
+                f"QC's actor '{self.cfg.actor}' asks its critics when it acts, so they may see no "
+                "more than the policy. Hint: --agent.actor one_step"
             )
         critic = nets.init_critic(critic_key, encoder_key, flow.dim)
-        one_step = None
-        if self.cfg.actor == "one_step":
-            net = nets.actor
-            one_step = self._trainable(net.init(one_step_key, jnp.zeros((1, seen + flow.dim))))
+        theta = jnp.float32(objectives.initial_log_temperature(self.cfg.init_temperature))
+        own = self._trainable(nets.actor.init(actor_key, jnp.zeros((1, seen + flow.dim))))
+        edits = self.cfg.actor == "edited"
         return QCState(
             flow=self._trainable(flow.init(flow_key, seen)),
-            one_step=one_step,
+            one_step=own if self.cfg.actor == "one_step" else None,
+            edit=own if edits else None,
+            log_temperature=self._trainable(theta) if edits else None,
             critic=self._trainable(critic),
             target_params=jax.tree.map(jnp.copy, critic),
             step=jnp.int32(0),
@@ -152,30 +167,32 @@ class QC(OffPolicyAgent):
         nets = self._networks(state.obs, state.action)
         features = nets.policy_features(state.critic.params, obs)
         shape = self._noise_shape(state, features.shape[0])
-        noise = _same_noise(shape) if deterministic else jax.random.normal(key, shape)
-        return chunk(self._choose(state, features, noise), self.horizon)
+        if deterministic:
+            return chunk(self._choose(state, features, _same_noise(shape), None), self.horizon)
+        noise = jax.random.normal(key, shape)
+        edit_key = jax.random.fold_in(key, 1)
+        return chunk(self._choose(state, features, noise, edit_key), self.horizon)
 
     def acting(self, state: QCState) -> QCState:
-        """What the policy reads: of "best_of" also the critics."""
-        critic, one_step = state.critic.params, state.one_step
-        if one_step is not None:
-            critic, one_step = CriticParams(critic.encoder, None), Trainable(one_step.params, None)
+        """What the policy reads: the critics too where they choose."""
+        encoder = CriticParams(state.critic.params.encoder, None)
+        alone, edits = state.one_step is not None, state.edit is not None
         return state.replace(
-            flow=None if one_step is not None else Trainable(state.flow.params, None),
-            one_step=one_step,
-            critic=Trainable(critic, None),
-            target_params=None,
+            flow=None if alone else _frozen(state.flow),
+            one_step=_frozen(state.one_step),
+            edit=_frozen(state.edit),
+            log_temperature=None,
+            critic=Trainable(encoder if alone or edits else state.critic.params, None),
+            target_params=state.target_params if edits else None,
             step=None,
             skipped=None,
         )
 
     def learned(self, state: QCState) -> QCState:
         """All networks, without optimisers and counters."""
-        one_step = state.one_step
+        parts = ("flow", "one_step", "edit", "log_temperature", "critic")
         return state.replace(
-            flow=Trainable(state.flow.params, None),
-            one_step=None if one_step is None else Trainable(one_step.params, None),
-            critic=Trainable(state.critic.params, None),
+            **{name: _frozen(getattr(state, name)) for name in parts},
             step=None,
             skipped=None,
         )
@@ -228,6 +245,9 @@ class QC(OffPolicyAgent):
             one_step, actor_fine = apply_gradients(self._optimizer, state.one_step, grads)
             state, bad = state.replace(one_step=one_step), bad + ~actor_fine
             metrics["learner/actor_loss"] = loss
+        if state.edit is not None:
+            state, edit_fine, more = self._edit_step(state, features, noise_key)
+            bad, metrics = bad + ~edit_fine, metrics | more
         skipped = state.skipped + bad
         metrics["learner/skipped_updates"] = skipped.astype(jnp.float32)
         step = optax.safe_increment(state.step)
@@ -238,7 +258,7 @@ class QC(OffPolicyAgent):
         nets, target_params = self._networks(state.obs, state.action), state.target_params
         seen = nets.policy_features(state.critic.params, batch.next_obs)
         noise = jax.random.normal(key, self._noise_shape(state, seen.shape[0]))
-        action = self._choose(state, seen, noise)
+        action = self._choose(state, seen, noise, jax.random.fold_in(key, 1))
         features = nets.features(target_params, batch.next_obs)
         value = jnp.mean(nets.q(target_params.members, features, action), axis=0, keepdims=True)
         gamma = self.cfg.gamma**self.horizon
@@ -247,16 +267,69 @@ class QC(OffPolicyAgent):
     # -- pieces ------------------------------------------------------------------------------
 
     def _choose(
-        self, state: QCState, features: Float[Array, "B D"], noise: Float[Array, "N B HA"]
+        self,
+        state: QCState,
+        features: Float[Array, "B D"],
+        noise: Float[Array, "N B HA"],
+        key: PRNGKey | None,
     ) -> Float[Array, "B HA"]:
-        """The policy's chunk for features that it sees."""
+        """The policy's chunk for features that it sees; edits are drawn where there is a key."""
         nets = self._networks(state.obs, state.action)
         if state.one_step is not None:
             return self._one_step(state.one_step.params, features, noise[0])
         drawn = self._flow(state.action).candidates(state.flow.params, features, noise)
+        members = state.critic.params.members
+        if state.edit is not None:
+            members = state.target_params.members
+            flat = drawn.reshape(-1, drawn.shape[-1])
+            repeated = repeat_rows(features, drawn.shape[0])
+            edit, _ = self._edits(state.edit.params, repeated, flat, key)
+            edited = jnp.clip(flat + edit, -1.0, 1.0).reshape(drawn.shape)
+            drawn = jnp.concatenate([drawn, edited])
         repeated = repeat_rows(features, drawn.shape[0])
-        q = nets.q(state.critic.params.members, repeated, drawn.reshape(repeated.shape[0], -1))
+        q = nets.q(members, repeated, drawn.reshape(repeated.shape[0], -1))
         return best_of(drawn, jnp.mean(q, axis=0).reshape(drawn.shape[:2]))
+
+    def _edits(
+        self,
+        params: PyTree,
+        features: Float[Array, "B D"],
+        action: Float[Array, "B HA"],
+        key: PRNGKey | None,
+    ) -> tuple[Float[Array, "B HA"], Float[Array, " B"]]:
+        """Edits of actions, and the log-density of what they are as shares of `edit_scale`."""
+        net = self._net(2 * action.shape[-1])
+        mean, std = split_mean_std(forward(net, params, jnp.concatenate([features, action], -1)))
+        if key is None:
+            return self.cfg.edit_scale * jnp.tanh(mean), jnp.zeros(action.shape[0])
+        share, log_prob = tanh_normal_sample(key, mean, std)
+        return self.cfg.edit_scale * share, log_prob
+
+    def _edit_step(
+        self, state: QCState, features: Float[Array, "B D"], key: PRNGKey
+    ) -> tuple[QCState, Bool[Array, ""], Metrics]:
+        """One step of mean(alpha log pi(e|s,a) - Q(s, a + e)), a from the flow, and of alpha."""
+        assert state.edit is not None and state.log_temperature is not None
+        flow_key, edit_key = jax.random.split(key)
+        nets, flow = self._networks(state.obs, state.action), self._flow(state.action)
+        noise = jax.random.normal(flow_key, (features.shape[0], flow.dim))
+        drawn = jax.lax.stop_gradient(flow.transport(state.flow.params, features, noise))
+        alpha = objectives.temperature_of(state.log_temperature.params)
+
+        def loss_fn(params: PyTree) -> tuple[Array, Array]:
+            edit, log_prob = self._edits(params, features, drawn, edit_key)
+            action = jnp.clip(drawn + edit, -1.0, 1.0)
+            q = nets.q(state.critic.params.members, features, action)
+            return objectives.actor_loss(q, log_prob, alpha), -jnp.mean(log_prob)
+
+        (loss, entropy), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.edit.params)
+        edit, fine = apply_gradients(self._optimizer, state.edit, grads)
+        grad = jax.grad(objectives.temperature_loss)(
+            state.log_temperature.params, entropy, -flow.dim / 2
+        )
+        theta, _ = apply_gradients(self._optimizer, state.log_temperature, grad)
+        metrics = {"learner/actor_loss": loss, "learner/entropy": entropy}
+        return state.replace(edit=edit, log_temperature=theta), fine, metrics
 
     def _one_step(
         self, params: PyTree, features: Float[Array, "B D"], noise: Float[Array, "B HA"]
@@ -299,7 +372,8 @@ class QC(OffPolicyAgent):
 
     def _networks(self, obs: ObsSpec, action: ActionSpec) -> Networks:
         cfg = self.cfg
-        net = self._net(action.dim * self.horizon)
+        dim = action.dim * self.horizon
+        net = self._net(2 * dim if cfg.actor == "edited" else dim)
         critic = net.clone(out=1, members=cfg.critic_ensemble_size, layer_norm=cfg.layer_norm)
         return Networks(ObsEncoder(cfg.encoder, obs, self.compute_dtype), net, critic)
 
@@ -327,3 +401,8 @@ def _same_noise(shape: tuple[int, int, int]) -> Float[Array, "N B HA"]:
     count, rows, dim = shape
     drawn = np.random.default_rng(0).standard_normal((count, 1, dim)).astype(np.float32)
     return jnp.broadcast_to(jnp.asarray(drawn if count > 1 else 0.0 * drawn), (count, rows, dim))
+
+
+def _frozen(part: Trainable | None) -> Trainable | None:
+    """Parameters without their optimiser."""
+    return None if part is None else Trainable(part.params, None)

@@ -272,7 +272,7 @@ class Residual(OffPolicyAgent):
         """What the frozen policy does; it draws nothing."""
         policy = {f.name: obs[f.name] for f in state.obs.policy.fields}
         chosen = self.base.act(state.base, policy, jax.random.key(0), deterministic=True)
-        return jax.lax.stop_gradient(chosen.action.reshape(chosen.action.shape[0], -1))
+        return chosen.action.reshape(chosen.action.shape[0], -1)
 
     def _correction(
         self, nets: Networks, params: PyTree, seen: Float[Array, "B D"], base: Float[Array, "B HA"]

@@ -20,14 +20,15 @@ from mjx_serl.types import Batch, Transition
 from scenes.contract.specs import ObsField, ObsSpec
 
 GAMMA, ROWS, WORLDS, HORIZON = 0.9, 64, 8, 2
-FLOW = FlowNetConfig(hidden=(32, 32), steps=4)
+FLOW = FlowNetConfig(hidden=(32, 32), steps=2)
 QC_SMALL = QCConfig(
     horizon=HORIZON, flow=FLOW, hidden=(32, 32), gamma=GAMMA, tau=0.1, lr=3e-3, candidates=8
 )
 FQL_SMALL = dataclasses.replace(QC_SMALL, actor="one_step", imitation=0.02)
+EXPO_SMALL = dataclasses.replace(QC_SMALL, actor="edited", edit_scale=0.3, candidates=4)
 BC_SMALL = FlowBCConfig(horizon=HORIZON, flow=FLOW, lr=3e-3)
 SPEC = obs_spec_of({"state": jax.ShapeDtypeStruct((1,), jnp.float32)})
-CONFIGS = {"qc": QC_SMALL, "qc_fql": FQL_SMALL, "flow_bc": BC_SMALL}
+CONFIGS = {"qc": QC_SMALL, "qc_fql": FQL_SMALL, "expo": EXPO_SMALL, "flow_bc": BC_SMALL}
 
 
 def two_steps() -> Transition:
@@ -107,7 +108,7 @@ def test_q_of_chunks_in_a_two_step_world(name: str) -> None:
     assert float(metrics["learner/skipped_updates"]) == 0
 
 
-@pytest.mark.parametrize("name", ["qc", "qc_fql"])
+@pytest.mark.parametrize("name", ["qc", "qc_fql", "expo"])
 def test_chunks_are_chosen_for_their_value(name: str) -> None:
     agent, state, _ = learned(name)
     many = {"state": np.zeros((64, 1), np.float32)}
@@ -115,7 +116,27 @@ def test_chunks_are_chosen_for_their_value(name: str) -> None:
     assert chosen.shape == (64, HORIZON, 1) and np.abs(chosen).max() <= 1
     gap = np.abs(np.asarray(chosen)[..., 0] - [0.5, -0.5]).mean()
     # Uniform chunks, which the data are of, are 0.625 away on average.
-    assert gap < (0.3 if name == "qc" else 0.2)
+    assert gap < (0.2 if name == "qc_fql" else 0.4)
+
+
+def test_an_edit_is_small_and_the_unedited_sample_stays_among_the_candidates() -> None:
+    agent, state, _ = learned("expo")
+    assert state.edit is not None
+    features, noise = STARTS["state"], np.float32(np.random.default_rng(0).normal(size=(1, 2, 2)))
+    flow = agent._flow(state.action)
+    plain = flow.transport(state.flow.params, features, noise[0])
+    edit, _ = agent._edits(state.edit.params, features, plain, None)
+    assert 0 < np.abs(edit).max() <= 0.3
+    # Whichever of the two target critics value more.
+    edited = jnp.clip(plain + edit, -1, 1)
+    swapped = state.replace(critic=state.critic.replace(params=state.target_params))
+    q = [compiled(agent, "q_values")(swapped, STARTS, a).mean(axis=0) for a in (plain, edited)]
+    want = np.where((q[1] > q[0])[:, None], edited, plain)
+    one = dataclasses.replace(EXPO_SMALL, candidates=1).build()
+    np.testing.assert_allclose(one._choose(state, features, noise, None), want, atol=1e-6)
+    # Edits of no size leave the flow's sample, as the target of plain flow cloning has it.
+    none = dataclasses.replace(EXPO_SMALL, candidates=1, edit_scale=1e-9).build()
+    np.testing.assert_allclose(none._choose(state, features, noise, None), plain, atol=1e-6)
 
 
 def test_the_best_candidate_is_taken_wherever_it_is_planted() -> None:
@@ -183,7 +204,7 @@ def test_what_acts_is_enough_and_a_state_goes_on_from_a_copy(name: str) -> None:
 
 
 def test_what_they_cannot_do_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="actor 'best', allowed: best_of, one_step"):
+    with pytest.raises(ValueError, match="actor 'best', allowed: best_of, one_step, edited"):
         dataclasses.replace(QC_SMALL, actor="best").build()
     hidden = ObsSpec(fields=(*SPEC.fields, ObsField(name="h", shape=(1,), critic_only=True)))
     with pytest.raises(ValueError, match="'best_of' asks its critics when it acts"):

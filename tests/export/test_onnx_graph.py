@@ -18,6 +18,7 @@ from specs_of import action_spec_of, obs_spec_of
 from mjx_serl.agents.chunks import FlowNetConfig
 from mjx_serl.agents.flow_bc import FlowBCConfig
 from mjx_serl.agents.qc import QCConfig
+from mjx_serl.agents.residual import ResidualConfig
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.export.onnx_graph import RULES, initializers, to_onnx
 from mjx_serl.nets.convolution import convolve
@@ -262,6 +263,10 @@ POLICIES = {
     "best of flow": QCConfig(
         flow=FlowNetConfig(hidden=(16, 16), steps=3), hidden=(16, 16), candidates=3, horizon=2
     ),
+    "best of edited flow": QCConfig(
+        actor="edited", flow=FlowNetConfig(hidden=(16, 16), steps=3), hidden=(16, 16), horizon=2
+    ),
+    "residual": ResidualConfig(base=STATE, hidden=(16, 16), critic_ensemble_size=4),
     "one encoder for all": dataclasses.replace(STATE, encoder=EncoderConfig(shared=True)),
 }
 
