@@ -37,7 +37,7 @@ def choice(action: Float[Array, "N A"]) -> Choice:
 
 def chunk(actions: Float[Array, "N HA"], horizon: int) -> Choice:
     """`horizon` actions per world, given one after the other."""
-    return Choice(actions.reshape(len(actions), horizon, -1))
+    return choice(actions) if horizon == 1 else Choice(actions.reshape(len(actions), horizon, -1))
 
 
 def one_by_one(chosen: Choice) -> Choice:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 from probes import compiled
 from specs_of import action_spec_of, obs_spec_of
 
+from mjx_serl.agents.minibatches import cropped
 from mjx_serl.agents.sac import SAC, SACConfig, SACState
 from mjx_serl.data.replay import ReplayBuffer, mix
 from mjx_serl.nets.encoders import EncoderConfig
@@ -163,13 +165,13 @@ def test_learning_crops_and_acting_does_not() -> None:
 
 def test_the_same_image_is_cropped_differently_now_and_later() -> None:
     batch = batch_of(16)
-    crop = jax.jit(SMALL.build()._cropped, static_argnums=2)
-    cropped = jax.device_get(crop(batch.replace(next_obs=batch.obs), jax.random.key(0), ("front",)))
-    assert cropped.obs["front"].dtype == jnp.uint8
-    assert cropped.obs["front"].shape == batch.obs["front"].shape
-    same = np.all(cropped.obs["front"] == cropped.next_obs["front"], axis=(1, 2, 3))
+    crop = jax.jit(partial(cropped, pad=SMALL.crop, cameras=("front",)))
+    shifted = jax.device_get(crop(batch.replace(next_obs=batch.obs), jax.random.key(0)))
+    assert shifted.obs["front"].dtype == jnp.uint8
+    assert shifted.obs["front"].shape == batch.obs["front"].shape
+    same = np.all(shifted.obs["front"] == shifted.next_obs["front"], axis=(1, 2, 3))
     assert int(same.sum()) < 4  # 1 in 81 by chance
-    np.testing.assert_array_equal(cropped.obs["state"], batch.obs["state"])
+    np.testing.assert_array_equal(shifted.obs["state"], batch.obs["state"])
 
 
 # -- batches -------------------------------------------------------------------------------------
