@@ -56,7 +56,8 @@ def qc() -> TrainConfig:
 
     `python train.py --preset qc`; `--agent.actor best_of` is QC itself, whose every target asks the
     critics about `--agent.candidates` samples. Numbers: arXiv 2507.07969 section 5 but for smaller
-    networks and laptop's discount, updates and batches.
+    networks and laptop's discount, updates and batches. Seed 0 on franka/pick_cube: 96 % of a check
+    after 6k env steps (laptop 94 % after 4k), at a fraction of laptop's updates per second.
     """
     base = laptop()
     agent = QCConfig(
@@ -87,7 +88,8 @@ def residual() -> TrainConfig:
 
     `python train.py --preset residual --init runs/NAME` with that run's task. What the base
     reaches is printed first; below 2 % nothing is trained. The exploration is the base's with
-    noise, so there is no warm-up of random actions.
+    noise, so there is no warm-up of random actions. Seed 0 over a laptop run of 2k env steps on
+    franka/pick_cube: from 75 % to 90 % of a check in 4k env steps.
     """
     base = laptop()
     method = dataclasses.replace(
