@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from mjx_serl.commands import OUTPUTS, open_run
 from mjx_serl.config import TrainConfig as TrainConfig
@@ -26,7 +26,7 @@ from mjx_serl.run.loop import Output, Run
 from mjx_serl.run.summary import Summary
 from mjx_serl.training.policies import trained_policy
 from mjx_serl.training.state import TrainState
-from mjx_serl.types import Obs, Transition
+from mjx_serl.types import Actions, Obs, Transition
 from scenes.contract import manifest as names
 from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.manifest import read_manifest, read_sums, sha256
@@ -71,17 +71,20 @@ class Loaded:
         path: the run folder or bundle it is from.
         obs_spec: what it observes.
         contract: what its actions mean, and of which robot; None where no bridge could run it.
-        policy: observations [N, ...] to actions [N, A], jitted.
+        horizon: actions of one answer, which are meant to be played one after the other.
+        policy: observations [N, ...] to actions [N, A], [N, H, A] with a horizon above 1; jitted.
     """
 
     path: Path
     obs_spec: ObsSpec
     contract: Contract | None
-    policy: Callable[[Obs, jax.Array], Float[Array, "N A"]]
+    policy: Callable[[Obs, jax.Array], Actions]
+    horizon: int = 1
 
-    def act(self, obs: Obs, *, seed: int = 0) -> Float[np.ndarray, "N A"]:
+    def act(self, obs: Obs, *, seed: int = 0) -> Float[np.ndarray, "N *H A"]:
         """Return the deterministic actions in [-1, 1] for observations with leading axis [N].
 
+        They are [N, A], or with a horizon above 1 those of the next H control steps, [N, H, A].
         Raises KeyError for an observation that is not there.
         """
         observed = self.obs_spec.names
@@ -163,7 +166,7 @@ def _load_run(path: Path) -> Loaded:
     seen = observer.obs_spec.policy
     if observer.has_contract:
         contract = dataclasses.replace(observer.contract, obs=seen)
-    return Loaded(path, seen, contract, policy)
+    return Loaded(path, seen, contract, policy, run.trainer.horizon)
 
 
 def _load_bundle(path: Path) -> Loaded:
@@ -172,18 +175,20 @@ def _load_bundle(path: Path) -> Loaded:
     wrong = [name for name, data in files.items() if sha256(data) != sums[name]]
     if wrong:
         raise InputError(f"{path}: {', '.join(wrong)} is not what was exported")
-    contract = read_manifest(files[names.MANIFEST]).contract
+    manifest = read_manifest(files[names.MANIFEST])
+    contract, horizon = manifest.contract, manifest.horizon
     program = export.deserialize(bytearray(files[names.STABLEHLO]))
     params = {name: jnp.asarray(x) for name, x in read_safetensors(files[names.PARAMS]).items()}
 
     @jax.jit
-    def policy(obs: Obs, key: jax.Array) -> Float[Array, "N A"]:
+    def policy(obs: Obs, key: jax.Array) -> Actions:
         del key  # it draws nothing
         # Exported for one observation at a time.
         rows = {name: x[:, None] for name, x in obs.items()}
-        return jax.lax.map(lambda row: program.call(params, row)[0, 0], rows)
+        actions = jax.lax.map(lambda row: program.call(params, row)[0], rows)
+        return actions[:, 0] if horizon == 1 else actions
 
-    return Loaded(path, contract.obs, contract, policy)
+    return Loaded(path, contract.obs, contract, policy, horizon)
 
 
 def _restore(path: Path) -> TrainState:

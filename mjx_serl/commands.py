@@ -31,6 +31,7 @@ from scenes.contract.command_line import BAD_INPUT as BAD_INPUT
 from scenes.contract.command_line import FAILED, SHOW_TRACEBACK
 from scenes.contract.command_line import INTERRUPTED as INTERRUPTED
 from scenes.contract.command_line import guarded as guarded
+from scenes.contract.errors import InputError
 from scenes.contract.plugins import load_plugins
 
 # What a run starts from.
@@ -94,8 +95,7 @@ def open_run(
     """
     cfg.check()
     if resume is None:
-        if cfg.init is not None:
-            RunFolder.open(cfg.init)
+        cfg = _over_its_base(cfg)
         cfg = dataclasses.replace(cfg, pixels=cfg.pixels.pinned()).pinned_fit().pinned_classifier()
     folder = RunFolder.open(resume) if resume else _new_folder(cfg)
     with contextlib.nullcontext() if resume else _removed_unused(folder):
@@ -115,6 +115,25 @@ def train(cfg: TrainConfig, resume: Path | None) -> int:
     if summary is None:
         sys.stdout.write(f"Stopped and saved. Go on with:\n  {run.folder.resume_command()}\n")
     return 0
+
+
+def _over_its_base(cfg: TrainConfig) -> TrainConfig:
+    """The config of a run that begins with another one, whose agent it may be about."""
+    began = None if cfg.init is None else RunFolder.open(cfg.init)
+    over = getattr(getattr(cfg.method, "agent", None), "over", None)
+    if over is None:
+        return cfg
+    if began is None:
+        raise InputError(
+            f"agent '{cfg.agent_name}' corrects a policy: name its run with --init RUN_FOLDER"
+        )
+    if getattr(cfg.method.loop, "normalize_steps", 0):
+        raise InputError(
+            f"loop.normalize_steps {cfg.method.loop.normalize_steps}, allowed over a base: 0, for "
+            "what it observes must stay scaled as it was"
+        )
+    base = began.read_config(TrainConfig).method.agent
+    return dataclasses.replace(cfg, method=dataclasses.replace(cfg.method, agent=over(base)))
 
 
 def _new_folder(cfg: TrainConfig) -> RunFolder:

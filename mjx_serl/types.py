@@ -2,6 +2,8 @@
 
 from typing import Any, TypeAlias
 
+import jax
+import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Key, Shaped
 
@@ -9,6 +11,8 @@ PRNGKey: TypeAlias = Key[Array, ""]
 PyTree: TypeAlias = Any
 Obs: TypeAlias = dict[str, Shaped[Array, "..."]]
 Metrics: TypeAlias = dict[str, Float[Array, ""]]
+# Of N worlds [N, A]; those of the next H control steps where chunks are played [N, H, A].
+Actions: TypeAlias = Float[Array, "N *H A"]
 
 
 @struct.dataclass
@@ -29,6 +33,18 @@ class Choice:
 def choice(action: Float[Array, "N A"]) -> Choice:
     """One action per world."""
     return Choice(action[:, None])
+
+
+def chunk(actions: Float[Array, "N HA"], horizon: int) -> Choice:
+    """`horizon` actions per world, given one after the other."""
+    return choice(actions) if horizon == 1 else Choice(actions.reshape(len(actions), horizon, -1))
+
+
+def one_by_one(chosen: Choice) -> Choice:
+    """The H actions of a choice as H choices of one action each, on a leading axis."""
+    horizon = chosen.action.shape[1]
+    told = jax.tree.map(lambda x: jnp.broadcast_to(x, (horizon, *x.shape)), chosen)
+    return told.replace(action=jnp.moveaxis(chosen.action, 1, 0)[:, :, None])
 
 
 @struct.dataclass
@@ -63,12 +79,15 @@ class Batch:
     """Sampled transitions with their successors; leading axis [B].
 
     Attributes:
-        obs, action: of the first row.
+        obs: of the first row.
+        action: of the first row; of a chunk its H actions one after the other, [H * A].
         reward: for n-step returns the discounted sum of n rewards.
         terminated: whether the episode ended within the n rows.
         expert: see `Transition`.
         next_obs: n rows later; meaningless where `terminated`.
         extras: of the first row.
+        running: which steps of a chunk were taken before the episode's end: the actions of the
+            others are arbitrary; None for single actions.
     """
 
     obs: Obs
@@ -78,3 +97,12 @@ class Batch:
     expert: Bool[Array, "*lead"]
     next_obs: Obs
     extras: dict[str, Shaped[Array, "..."]] = struct.field(default_factory=dict)
+    running: Bool[Array, "*lead H"] | None = None
+
+    @property
+    def played(self) -> Bool[Array, "*lead A"]:
+        """Which entries of `action` were played before the episode's end."""
+        if self.running is None:
+            return jnp.ones_like(self.action, bool)
+        entries = self.action.shape[-1] // self.running.shape[-1]
+        return jnp.repeat(self.running, entries, axis=-1)

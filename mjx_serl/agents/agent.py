@@ -47,6 +47,11 @@ class Agent(Protocol):
         return self.acting(state)
 
     @property
+    def horizon(self) -> int:
+        """Actions of one choice [control steps]: all are played before the next is made."""
+        return 1
+
+    @property
     def compute_dtype(self) -> ComputeDtype:
         """What the products of its networks are made of."""
         return "float32"
@@ -66,7 +71,7 @@ class OffPolicyAgent(Agent, Protocol):
 
     @property
     def n_step(self) -> int:
-        """Rows that the reward of a batch sums up."""
+        """Rows that the reward of a batch sums up; at least `horizon`."""
         return 1
 
     @property

@@ -15,6 +15,11 @@ heads too), and there is no dropout to differ between actor and critic.
 
 Where the observation has fields for critics alone (`ObsField.critic_only`), the actor reads the
 rest, and the encoder is also trained to tell them (`Networks.probe_loss`).
+
+With a `horizon` it is QC-RLPD (Q-chunking, arXiv 2507.07969 sections 4 and 5): actor and critics
+know the actions of the next H control steps as one action of H * A entries, which is chosen once
+and played to its end. The target is then sum_i gamma^i r_(t+i) + gamma^H Q'(s_(t+H), a'), an
+H-step return that is exact, for the critic has seen all H actions.
 """
 
 from dataclasses import dataclass, field, replace
@@ -29,6 +34,7 @@ from jaxtyping import Array, Float, Int
 
 from mjx_serl.agents import objectives
 from mjx_serl.agents.agent import AGENTS, AgentConfig, OffPolicyAgent
+from mjx_serl.agents.minibatches import take_minibatch
 from mjx_serl.agents.networks import (
     CriticParams,
     Networks,
@@ -48,12 +54,13 @@ from mjx_serl.nets.distributions import tanh_normal_sample
 from mjx_serl.nets.encoders import EncoderConfig, ObsEncoder
 from mjx_serl.nets.ensemble import random_members
 from mjx_serl.nets.mlp import Activation, ComputeDtype
-from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey, PyTree, choice
-from scenes.contract.errors import InputError
-from scenes.contract.ranges import ranged
+from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey, PyTree, chunk
+from scenes.contract.ranges import ranged, require_number
+from scenes.contract.serialize import later_field
 from scenes.contract.specs import ActionSpec, ObsSpec
 
 AdamTicks = Literal["own", "shared", "shared_apart"]
+MOST_HORIZON = 100  # actions of a chunk; pi0's are 50
 
 
 @AGENTS.register("sac")
@@ -74,16 +81,19 @@ class SACConfig(AgentConfig):
         critic_subsample_size: members drawn for each target (REDQ); None takes them all.
         gamma: discount per control step [1].
         n_step: rewards summed before the critics are asked (uncorrected n-step returns, as
-            Rainbow's, arXiv 1710.02298): reward reaches back n times faster [steps].
+            Rainbow's, arXiv 1710.02298): reward reaches back n times faster [steps]. Never fewer
+            than `horizon`, which needs no correction.
         tau: Polyak rate of the target critics per critic step [1].
         lr: Adam step size of actor, critics and temperature [1/update].
         lr_warmup_steps: optimiser ticks over which lr ramps up from 0 [ticks].
         clip_norm: global gradient norm above which gradients are scaled down; None never.
         init_temperature: alpha at the start [reward].
-        target_entropy: entropy the temperature steers to [nat]; None is -action_dim / 2.
+        target_entropy: entropy the temperature steers to [nat]; None is -action_dim / 2, of all
+            actions of a chunk.
         backup_entropy: count the next action's entropy in the critic target.
         utd_ratio: critic steps per `update` and so per actor step.
         actor_q: "mean" (SERL) or "min" (SAC) over the ensemble in the actor's objective.
+        horizon: actions that are chosen at once and then played [control steps].
         bc_weight: weight of imitating the expert's samples of a batch in the actor's loss [1]; 0
             is SERL's and RLPD's.
         adam_ticks: whose Adam clock else runs in a critic step. "own": none. "shared": actor and
@@ -113,6 +123,7 @@ class SACConfig(AgentConfig):
     actor_q: Literal["mean", "min"] = "mean"
     bc_weight: float = ranged(0.0, least=0)
     adam_ticks: AdamTicks = "own"
+    horizon: int = later_field(1)
 
     def label(self, *, images: bool, demos: bool) -> str:
         """SAC's name in the literature: with images DrQ, with demonstrations RLPD."""
@@ -120,6 +131,7 @@ class SACConfig(AgentConfig):
 
     def build(self) -> "SAC":
         """Return the agent; raises ValueError on a field outside its range, KeyError on a name."""
+        require_number("agent.horizon", self.horizon, least=1, most=MOST_HORIZON, whole=True)
         check_networks(self, *_config_errors(self))
         return SAC(self)
 
@@ -176,7 +188,12 @@ class SAC(OffPolicyAgent):
     @property
     def n_step(self) -> int:
         """Rewards summed in a batch."""
-        return self.cfg.n_step
+        return max(self.cfg.n_step, self.cfg.horizon)
+
+    @property
+    def horizon(self) -> int:
+        """Actions of one choice."""
+        return self.cfg.horizon
 
     @property
     def gamma(self) -> float:
@@ -192,7 +209,7 @@ class SAC(OffPolicyAgent):
         check_specs("SAC", obs, action)
         nets = self._networks(obs, action)
         actor_key, critic_key, encoder_key = jax.random.split(key, 3)
-        critic = nets.init_critic(critic_key, encoder_key, action.dim)
+        critic = nets.init_critic(critic_key, encoder_key, action.dim * self.cfg.horizon)
         theta = jnp.float32(objectives.initial_log_temperature(self.cfg.init_temperature))
         return SACState(
             actor=self._trainable(nets.init_actor(actor_key)),
@@ -212,7 +229,8 @@ class SAC(OffPolicyAgent):
         nets = self._nets_of(state)
         features = nets.policy_features(state.critic.params, obs)
         mean, std = nets.policy(state.actor.params, features)
-        return choice(jnp.tanh(mean) if deterministic else tanh_normal_sample(key, mean, std)[0])
+        action = jnp.tanh(mean) if deterministic else tanh_normal_sample(key, mean, std)[0]
+        return chunk(action, self.cfg.horizon)
 
     def acting(self, state: SACState) -> SACState:
         """Actor and encoder; neither critics nor optimisers."""
@@ -340,7 +358,7 @@ class SAC(OffPolicyAgent):
             batch.reward,
             batch.terminated,
             nets.q(members, nets.features(target_params, batch.next_obs), action),
-            self.cfg.gamma**self.cfg.n_step,
+            self.cfg.gamma**self.n_step,
             entropy_bonus=-alpha * log_prob if self.cfg.backup_entropy else 0.0,
         )
         return target, -jnp.mean(log_prob)
@@ -358,13 +376,16 @@ class SAC(OffPolicyAgent):
             loss = objectives.actor_loss(q, log_prob, alpha, reduce=self.cfg.actor_q)
             if self.cfg.bc_weight == 0.0:
                 return loss
-            imitation = objectives.imitation_loss(jnp.tanh(mean), batch.action, batch.expert)
+            own, wanted = jnp.tanh(mean), batch.action
+            if batch.running is not None:
+                wanted = jnp.where(batch.played, wanted, own)
+            imitation = objectives.imitation_loss(own, wanted, batch.expert)
             return loss + self.cfg.bc_weight * imitation
 
         loss, actor_grads = jax.value_and_grad(loss_fn)(state.actor.params)
         target_entropy = self.cfg.target_entropy
         if target_entropy is None:
-            target_entropy = -state.action.dim / 2
+            target_entropy = -state.action.dim * self.cfg.horizon / 2
         temperature_grad = jax.grad(objectives.temperature_loss)(
             state.log_temperature.params, seen.entropy, target_entropy
         )
@@ -392,7 +413,7 @@ class SAC(OffPolicyAgent):
     def _networks(self, obs: ObsSpec, action: ActionSpec) -> Networks:
         cfg = self.cfg
         encoder = ObsEncoder(cfg.encoder, obs, cfg.compute_dtype)
-        net = build_mlp(cfg, encoder.policy, 2 * action.dim)
+        net = build_mlp(cfg, encoder.policy, 2 * action.dim * cfg.horizon)
         critic = build_mlp(cfg, encoder, 1).clone(members=cfg.critic_ensemble_size)
         hidden = encoder.dim - encoder.policy.dim
         probe = net.clone(hidden=cfg.hidden[:1], out=hidden) if hidden and encoder.cameras else None
@@ -406,16 +427,3 @@ class SAC(OffPolicyAgent):
 
     def _trainable(self, params: PyTree) -> Trainable:
         return Trainable(params, self.optimizer.init(params))
-
-
-def take_minibatch(batch: Batch, index: int | Int[Array, ""], count: int) -> Batch:
-    """Return rows index, index + count, ... of a batch.
-
-    Strided, so that each minibatch holds the same share of a mixture whose parts lie one after
-    the other in the batch (RLPD's half and half). Rows are taken only when they are needed:
-    splitting the whole batch at once would copy every image.
-    """
-    rows = batch.reward.shape[0]
-    if rows % count:
-        raise InputError(f"update: batch of {rows} rows, allowed: a multiple of utd_ratio {count}")
-    return jax.tree.map(lambda x: x.reshape(rows // count, count, *x.shape[1:])[:, index], batch)

@@ -4,6 +4,9 @@ The next observation of row t is row t + 1 of the same world, so nothing is stor
 keep their dtype (images stay uint8). A row can be sampled unless it is marked invalid, was
 truncated (the next row is another episode's first), or is the newest one (the next row is not
 written yet); a terminated row needs no successor, so it can always be sampled.
+
+The same steps serve learners of single actions, of n-step returns and of action chunks: what a
+sample spans is decided when it is drawn.
 """
 
 import math
@@ -101,6 +104,7 @@ class ReplayBuffer:
         *,
         n_step: int = 1,
         gamma: float = 1.0,
+        horizon: int = 1,
         reward_of: RewardModel | None = None,
     ) -> Batch:
         """Draw transitions uniformly with replacement; leaves are [*batch_shape, ...].
@@ -110,10 +114,19 @@ class ReplayBuffer:
         last row. A span is never cut by a time-out or the write head. `reward_of` replaces the
         stored rewards; it is asked for every row, before they are summed.
 
+        With `horizon` > 1, at most `n_step`, a sample's action is the chunk of the first `horizon`
+        rows' actions, one after the other (Q-chunking, arXiv 2507.07969, eq. 6). A chunk in which
+        the episode terminates is kept and filled up with whatever actions the ring has next:
+        nothing follows them, so its return is exact; `Batch.running` is false for them. (The
+        paper's code learns from chunks that end with the episode, and from no other that meets
+        its end: reference next_capabilities.md A.2.)
+
         All of `batch_shape` is one gather per leaf and row of the span: ask for every batch of an
         iteration at once. Where the buffer holds nothing to sample, the rows returned are
         meaningless: gate on `size`.
         """
+        if not 1 <= horizon <= n_step:
+            raise InputError(f"sample: horizon {horizon}, allowed: 1 to n_step {n_step}")
         shape = (batch_shape,) if isinstance(batch_shape, int) else batch_shape
         flat = self._draw(state, key, math.prod(shape), n_step)
         data = state.data
@@ -126,6 +139,9 @@ class ReplayBuffer:
             reward += jnp.where(running, gamma**k * paid, 0.0)
             running &= ~_take(data.terminated, row)
         batch = self._rows(data, flat, n_step, reward, ~running)
+        if horizon > 1:
+            action, running = self._chunk(data, flat, horizon)
+            batch = batch.replace(action=action, running=running)
         return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), batch)
 
     def _rows(
@@ -142,6 +158,16 @@ class ReplayBuffer:
             next_obs={name: _take(ring, successor) for name, ring in data.obs.items()},
             extras={name: _take(ring, index) for name, ring in data.extras.items()},
         )
+
+    def _chunk(
+        self, data: Transition, index: Int[Array, " count"], horizon: int
+    ) -> tuple[Float[Array, "count HA"], Bool[Array, "count H"]]:
+        """The actions of `horizon` rows, and which of them were taken before the end."""
+        rows = [self._later(index, k) for k in range(horizon)]
+        actions = [_take(data.action, row) for row in rows]
+        ended = jnp.stack([_take(data.terminated, row) for row in rows[:-1]], axis=-1)
+        before = jnp.pad(jnp.cumsum(ended, axis=-1), ((0, 0), (1, 0))) == 0
+        return jnp.concatenate(actions, axis=-1), before
 
     def _draw(
         self, state: ReplayState, key: PRNGKey, count: int, n_step: int
@@ -221,12 +247,14 @@ class Mixture:
         *,
         n_step: int = 1,
         gamma: float = 1.0,
+        horizon: int = 1,
         reward_of: RewardModel | None = None,
     ) -> Batch:
         """Sample each buffer's share of the last batch axis; the parts lie one after the other."""
         shape = (batch_shape,) if isinstance(batch_shape, int) else batch_shape
         keys = jax.random.split(key, len(self.buffers)) if len(self.buffers) > 1 else [key]
-        draw = partial(ReplayBuffer.sample, n_step=n_step, gamma=gamma, reward_of=reward_of)
+        span = {"n_step": n_step, "gamma": gamma, "horizon": horizon}
+        draw = partial(ReplayBuffer.sample, **span, reward_of=reward_of)
         parts = [
             draw(buffer, state, k, (*shape[:-1], share))
             for buffer, state, k, share in zip(

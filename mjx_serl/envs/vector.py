@@ -176,18 +176,31 @@ class VecEnv:
         state, transition, _ = self.advance(state, choice(action))
         return self.draw(state), transition
 
-    def advance(self, state: VecState, chosen: Choice) -> tuple[VecState, Transition, EnvState]:
+    def advance(
+        self, state: VecState, chosen: Choice, *, wait: Bool[Array, ""] | None = None
+    ) -> tuple[VecState, Transition, EnvState]:
         """`step` without the pictures, which are those of before until `draw` is called.
 
         The third is the worlds as the step left them, ended ones not restarted: what a time-out
         cut off (`observe_last`).
+
+        Args:
+            state: the worlds.
+            chosen: of which the first action is played.
+            wait: in an action chunk, whose worlds start together: ended ones stay as they are, and
+                are restarted where this is false, with the chunk's last step. Their rows are not
+                valid. None waits for nobody. Not for the autoreset "next_step".
         """
         before, action = state.envs, chosen.action[:, 0]
         after, judged = jax.vmap(self.env.step)(before, action), state.judged
         if self.observer.judge is not None:
             judged, after, _ = self.observer.judge(judged, before, state.pictures, after)
         key, k_pick = jax.random.split(state.key)
-        stepped = _RESTARTS[self.autoreset](self, state, after, k_pick)
+        if wait is None:
+            stepped = _RESTARTS[self.autoreset](self, state, after, k_pick)
+        else:
+            after = select_worlds(before.terminated | before.truncated, before, after)
+            stepped = _restart_together(self, state, after, k_pick, wait)
         transition = Transition(
             obs=self.observe(state),
             action=action,
@@ -342,6 +355,21 @@ def _go_on(
     state = state.replace(envs=going_on)
     worlds, look = _fresh(vec_env, state, going_on, unless, k_pool)
     return _Stepped(worlds, look, after, jnp.zeros_like(ended))
+
+
+def _restart_together(
+    vec_env: VecEnv, state: VecState, after: EnvState, key: PRNGKey, wait: Bool[Array, ""]
+) -> _Stepped:
+    ended = state.envs.terminated | state.envs.truncated
+    stepped = _RESTARTS[vec_env.autoreset](vec_env, state, after, key)
+    waiting = jnp.broadcast_to(wait, ended.shape)
+    return _Stepped(
+        worlds=select_worlds(waiting, after, stepped.worlds),
+        look=select_worlds(waiting, state.look, stepped.look),
+        # What ended has been paid and counted.
+        after=after.replace(reward=jnp.where(ended, 0.0, after.reward), valid=after.valid | ended),
+        idle=ended,
+    )
 
 
 def _fresh(

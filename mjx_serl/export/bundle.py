@@ -44,7 +44,6 @@ from scenes.contract.manifest import Manifest, Measured, Statistics, write_manif
 from scenes.contract.serialize import digest
 from scenes.contract.weights import write_safetensors
 
-HORIZON = 1  # actions per observation
 PLATFORMS = ("cpu", "cuda")  # of policy.stablehlo
 
 _NEEDED = ("flatbuffers", "onnx", "onnxruntime")
@@ -108,7 +107,7 @@ def write_bundle(run: Run, params: PolicyParams, out: Path, *, summary: Summary 
         contract=contract,
         contract_digest=digest(contract),
         rate=contract.action.rate,
-        horizon=HORIZON,
+        horizon=trainer.horizon,
         trained_in=run.trainer.compute_dtype,
         normalizer={
             name: found

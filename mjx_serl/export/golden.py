@@ -15,7 +15,6 @@ from mjx_serl.envs.observation import FEATURES, Observer, PictureEncoder
 from mjx_serl.envs.task import split_keys
 from mjx_serl.training.episodes import EpisodeKeys, EpisodeStep, play_episodes
 from mjx_serl.training.evaluate import ON_DEMAND, stream_key
-from mjx_serl.training.policies import trained_policy
 from mjx_serl.training.scan import run_once
 from mjx_serl.training.state import PolicyParams
 from mjx_serl.training.trainer import Trainer
@@ -46,9 +45,7 @@ def golden_samples(
         args = (params, key)
         play = partial(_play, trainer, observer)
         rows = jax.device_get(run_once(play, *args, traceable=trainer.traceable))
-    merged = {k: x[::GOLDEN_EVERY].reshape(-1, *x.shape[2:]) for k, x in rows.items()}
-    merged[OUTPUT] = merged[OUTPUT][:, None]
-    return merged
+    return {k: x[::GOLDEN_EVERY].reshape(-1, *x.shape[2:]) for k, x in rows.items()}
 
 
 def _play(
@@ -57,18 +54,25 @@ def _play(
     params: PolicyParams,
     key: PRNGKey,
 ) -> dict[str, Array]:
-    """Return rows [T, N, ...] of what the contract observes, and of the actions."""
-    policy = trained_policy(trainer, params)
+    """Return rows [T, N, ...] of what the contract observes, and of the actions [T, N, H, A].
+
+    A chunk is chosen at each step, and its first action played.
+    """
     raw, encoder = _without_encoder(observer)
 
-    def act(worlds: EnvState, pictures: Obs, key: PRNGKey) -> Array:
+    def choose(worlds: EnvState, pictures: Obs, key: PRNGKey) -> Array:
         seen = pictures if encoder is None else {FEATURES: encoder(pictures)}
-        return policy(observer.observe(worlds, seen), key)
+        seen = observer.observe(worlds, seen)
+        return trainer.choose(params, seen, key, deterministic=True).action
+
+    def act(worlds: EnvState, pictures: Obs, key: PRNGKey) -> Array:
+        return choose(worlds, pictures, key)[:, 0]
 
     def keep(step: EpisodeStep) -> dict[str, Array]:
         known = step.before.obs | step.pictures
         return {f"obs/{name}": known[name] for name in observer.contract.obs.names} | {
-            OUTPUT: step.action
+            # The key is of no use: a deterministic policy draws nothing.
+            OUTPUT: choose(step.before, step.pictures, key)
         }
 
     keys = EpisodeKeys(

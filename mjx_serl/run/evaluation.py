@@ -45,7 +45,8 @@ def evaluate_run(
     require_seed(seed)
     run, params = load_policy(path)
     policy = trained_policy(run.trainer, params, deterministic=deterministic)
-    play = partial(evaluate, run.observer, policy, episodes=episodes)
+    size = {"episodes": episodes, "horizon": run.trainer.horizon}
+    play = partial(evaluate, run.observer, policy, **size)
     result = (jax.jit(play) if run.trainer.traceable else play)(stream_key(seed, ON_DEMAND))
     return run.cfg, jax.device_get(result)
 

@@ -36,12 +36,15 @@ def load_initial(path: Path, trainer: Trainer, shapes: TrainState) -> PolicyPara
     return params
 
 
-def with_initial(state: TrainState, params: PolicyParams) -> TrainState:
-    """The state with those leaves that `params` has under the same names."""
-    given = {jax.tree_util.keystr(k): x for k, x in jax.tree_util.tree_leaves_with_path(params)}
-    return jax.tree_util.tree_map_with_path(
-        lambda where, x: given.get(jax.tree_util.keystr(where), x), state
-    )
+def with_initial(state: TrainState, params: PolicyParams, trainer: Trainer) -> TrainState:
+    """The state with `params` in the place of what the trainer says is learned."""
+    leaves, structure = jax.tree.flatten(state)
+    # Asked of a state that holds the numbers of its leaves, it says which ones it picks.
+    numbers = jax.tree.unflatten(structure, range(len(leaves)))
+    picked = jax.tree.leaves(learned_by(trainer)(numbers))
+    for number, x in zip(picked, jax.tree.leaves(params), strict=True):
+        leaves[number] = x
+    return jax.tree.unflatten(structure, leaves)
 
 
 def learned_by(trainer: Trainer) -> Callable[[TrainState], PolicyParams]:

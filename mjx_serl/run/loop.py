@@ -41,6 +41,7 @@ from mjx_serl.training.evaluate import (
     stream_key,
 )
 from mjx_serl.training.state import PolicyParams, TrainState, tree_bytes
+from scenes.contract.errors import InputError
 from scenes.contract.serialize import to_json
 
 
@@ -150,6 +151,8 @@ class Run:
         clock = lambda: began + time.monotonic() - started  # noqa: E731
         self.hooks.on_start(self._info(shapes))
         state, programs = self._prepare(shapes, restored)
+        if restored is None:
+            self._require_success(programs, state, clock)
         with StopSignal(on_first=partial(note_stop, self.folder.resume_command())) as stop:
             state, finished = self._loop(state, programs, clock, stop)
             self.progress.elapsed_s = clock()
@@ -225,7 +228,7 @@ class Run:
         with self.activity.doing(_FIRST, remembered=True):
             state = self.trainer.init(jax.random.key(self.cfg.seed))
             if self._initial is not None:
-                state = with_initial(state, self._initial)
+                state = with_initial(state, self._initial, self.trainer)
             return jax.block_until_ready(state)
 
     def _compile_epoch(self, shapes: TrainState) -> Any:
@@ -306,6 +309,22 @@ class Run:
         self.hooks.on_eval(record)
         for output in self.outputs:
             output.after_check(self, state)
+
+    def _require_success(
+        self, programs: Programs, state: TrainState, clock: Callable[[], float]
+    ) -> None:
+        """Raise InputError where the policy is to be good for something, and is not, untrained."""
+        least = getattr(self.trainer, "least_success", 0.0)
+        if not least:
+            return
+        record = self._record(self._evaluate(programs.check, state, CHECK), clock())
+        if record.success_rate < least:
+            raise InputError(
+                f"the base policy solves {record.successes} of {record.episodes} episodes, "
+                f"allowed: at least {least:.0%}. Hint: train it longer, or lower "
+                "--agent.least-success"
+            )
+        self.hooks.on_eval(record)
 
     def _finish(self, programs: Programs, state: TrainState, clock: Callable[[], float]) -> Summary:
         """Evaluate for the summary; the hooks hear of it too."""

@@ -47,7 +47,8 @@ def compile_eval(
     """Return the evaluation of the deterministic policy, compiled where it can be."""
 
     def run(params: PolicyParams, key: PRNGKey) -> EpisodeResult:
-        return evaluate(observer, trained_policy(trainer, params), key, episodes=episodes)
+        policy = trained_policy(trainer, params)
+        return evaluate(observer, policy, key, episodes=episodes, horizon=trainer.horizon)
 
     if not trainer.traceable:
         return run

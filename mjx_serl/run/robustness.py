@@ -50,13 +50,14 @@ def run_grid(
     own physics. Raises InputError for a task or a physics without a grid.
     """
     policy, grid = trained_policy(run.trainer, params), physics_grid(run.env)
-    play = partial(play_grid, run.observer, grid, policy, episodes=episodes)
+    size = {"episodes": episodes, "horizon": run.trainer.horizon}
+    play = partial(play_grid, run.observer, grid, policy, **size)
     played = _compiled(run.observer, play)(key)
     rates = dict(zip(grid.cells, np.asarray(played.success), strict=True))
     cameras = run.observer.cameras
     for name, look in LOOKS.items() if cameras is not None else ():
         other = replace(run.cfg.pixels, look=look).build(run.env, cameras and cameras.encoder)
-        seen = _compiled(other, partial(evaluate, other, policy, episodes=episodes))(key)
+        seen = _compiled(other, partial(evaluate, other, policy, **size))(key)
         rates[name] = np.asarray(seen.success)
     return tuple(GridCell.of(name, success) for name, success in rates.items())
 

@@ -14,7 +14,7 @@ from mjx_serl.envs.env import Env, EnvState
 from mjx_serl.envs.judge import Judge
 from mjx_serl.envs.task import split_keys
 from mjx_serl.training.scan import scan
-from mjx_serl.types import PRNGKey, PyTree
+from mjx_serl.types import Actions, PRNGKey, PyTree
 
 
 class DrawnEnv(Protocol):
@@ -97,8 +97,8 @@ class EpisodeStep:
     running: Bool[Array, " N"]
 
 
-# Actions [N, A] for worlds whose pictures are drawn.
-Act = Callable[[EnvState, Any, PRNGKey], Float[Array, "N A"]]
+# Actions for worlds whose pictures are drawn.
+Act = Callable[[EnvState, Any, PRNGKey], Actions]
 
 
 def episode_keys(key: PRNGKey, *, episodes: int, steps: int) -> EpisodeKeys:
@@ -130,6 +130,7 @@ def play_episodes(
     keys: EpisodeKeys,
     *,
     keep: Callable[[EpisodeStep], PyTree] = lambda step: None,
+    horizon: int = 1,
 ) -> tuple[EpisodeResult, PyTree]:
     """Play one episode in each of N worlds; it can be jitted where `drawn` is traceable.
 
@@ -138,6 +139,8 @@ def play_episodes(
         act: chooses the actions.
         keys: as many starts as episodes and as many step keys as steps.
         keep: what to return of each step.
+        horizon: of the actions of one answer; more than 1 are all played before `act` is asked
+            again. Worlds that end on the way are stepped on, as they are after any end.
 
     Returns:
         How the episodes went, and what was kept, stacked to [T, ...]. Worlds are stepped on
@@ -145,29 +148,54 @@ def play_episodes(
     """
     worlds, look = start_episodes(drawn, keys.starts, keys.look, keys.drawn)
     judge: Judge | None = getattr(drawn, "judge", None)
+    num = keys.starts.shape[0]
 
     @jax.jit
     def advance(loop: tuple, pictures: Any, key: PRNGKey) -> tuple[tuple, PyTree]:
-        before, over, judged, result = loop
-        action = act(before, pictures, key)
+        before, over, judged, result, plan = loop
+        if plan is None:
+            action = act(before, pictures, key)
+        else:
+            plan = _planned(plan, lambda: act(before, pictures, key))
+            action = plan.actions[:, plan.played - 1]
         after = jax.vmap(drawn.env.step)(before, action)
         if judge is not None:
             judged, after, done = judge(judged, before, pictures, after)
             result = result.replace(judged=result.judged | (done & ~over))
         kept = keep(EpisodeStep(before, pictures, action, after, ~over))
         over_now = over | after.terminated | after.truncated
-        return (after, over_now, judged, _count(result, after, over)), kept
+        return (after, over_now, judged, _count(result, after, over), plan), kept
 
     def step(loop: tuple, key: PRNGKey) -> tuple[tuple, PyTree]:
         return advance(loop, drawn.pictures(loop[0], look), key)
 
-    none_over = jnp.zeros(keys.starts.shape[0], bool)
+    none_over = jnp.zeros(num, bool)
     result, judged = _no_result(drawn.env, worlds), ()
     if judge is not None:
-        result, judged = result.replace(judged=none_over), judge.start(none_over.shape[0])
-    begin = (worlds, none_over, judged, result)
-    (_, _, _, result), kept = scan(step, begin, keys.steps, traceable=drawn.traceable)
+        result, judged = result.replace(judged=none_over), judge.start(num)
+    plan = None if horizon == 1 else _no_plan(num, horizon, drawn.env.action_dim)
+    begin = (worlds, none_over, judged, result, plan)
+    (_, _, _, result, _), kept = scan(step, begin, keys.steps, traceable=drawn.traceable)
     return result, kept
+
+
+@struct.dataclass
+class _Plan:
+    """A chunk of actions, and how many of them have been played."""
+
+    actions: Float[Array, "N H A"]
+    played: Int[Array, ""]
+
+
+def _no_plan(num: int, horizon: int, action_dim: int) -> _Plan:
+    return _Plan(jnp.zeros((num, horizon, action_dim)), jnp.int32(horizon))
+
+
+def _planned(plan: _Plan, ask: Callable[[], Float[Array, "N H A"]]) -> _Plan:
+    """The plan with one more action played; another one where it had been played to its end."""
+    done = plan.played == plan.actions.shape[1]
+    actions = jax.lax.cond(done, ask, lambda: plan.actions)
+    return _Plan(actions, jnp.where(done, 1, plan.played + 1))
 
 
 def _no_result(env: Env, worlds: EnvState) -> EpisodeResult:

@@ -6,7 +6,7 @@ from mjx_serl.envs.env import EnvState
 from mjx_serl.envs.observation import Observer
 from mjx_serl.training.episodes import EpisodeResult, episode_keys, play_episodes
 from mjx_serl.training.policies import Policy
-from mjx_serl.types import Obs, PRNGKey
+from mjx_serl.types import Actions, Obs, PRNGKey
 
 # Streams of episode starts: training worlds, demonstrations, the evaluations during a run and
 # the final one never share a key.
@@ -18,11 +18,16 @@ def stream_key(seed: int, stream: int) -> PRNGKey:
     return jax.random.fold_in(jax.random.key(seed), stream)
 
 
-def evaluate(observer: Observer, policy: Policy, key: PRNGKey, *, episodes: int) -> EpisodeResult:
-    """Return how one episode goes in each of `episodes` fresh worlds."""
+def evaluate(
+    observer: Observer, policy: Policy, key: PRNGKey, *, episodes: int, horizon: int = 1
+) -> EpisodeResult:
+    """Return how one episode goes in each of `episodes` fresh worlds.
 
-    def act(worlds: EnvState, pictures: Obs, key: PRNGKey) -> jax.Array:
+    `horizon` is that of the policy's actions (`play_episodes`).
+    """
+
+    def act(worlds: EnvState, pictures: Obs, key: PRNGKey) -> Actions:
         return policy(observer.observe(worlds, pictures), key)
 
     keys = episode_keys(key, episodes=episodes, steps=observer.env.task.episode_steps)
-    return play_episodes(observer, act, keys)[0]
+    return play_episodes(observer, act, keys, horizon=horizon)[0]

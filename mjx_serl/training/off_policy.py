@@ -8,6 +8,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array
 
 from mjx_serl.agents.agent import AGENTS, AgentState, OffPolicyAgent
 from mjx_serl.agents.reward_model import Vice, ViceConfig, ViceState, require_demos, unpaid
@@ -36,7 +37,16 @@ from mjx_serl.training.scan import run_once, scan
 from mjx_serl.training.state import PolicyParams, TrainState, shapes_of, tree_bytes
 from mjx_serl.training.takeover import Takeover
 from mjx_serl.training.trainer import METHODS, Share
-from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey, PyTree, Transition
+from mjx_serl.types import (
+    Batch,
+    Choice,
+    Metrics,
+    Obs,
+    PRNGKey,
+    PyTree,
+    Transition,
+    one_by_one,
+)
 from scenes.contract.errors import InputError
 from scenes.contract.ranges import check_ranges, ranged, require_number
 from scenes.contract.serialize import later_field, open_field
@@ -112,7 +122,13 @@ class OffPolicyConfig:
                 f"loop.pretrain_updates {loop.pretrain_updates} without demonstrations, allowed: "
                 "0; or --demos.count above 0, or --demos.file FILE"
             )
-        rows = least_rows(self.agent.build().n_step)
+        agent = self.agent.build()
+        if loop.steps_per_epoch % agent.horizon:
+            raise InputError(
+                f"loop.steps_per_epoch {loop.steps_per_epoch}, allowed: a multiple of "
+                f"{agent.horizon}, the actions of one choice (agent.horizon)"
+            )
+        rows = least_rows(agent.n_step)
         if loop.buffer_size < rows * num_envs:
             raise InputError(
                 f"loop.buffer_size {loop.buffer_size}, allowed: at least {rows * num_envs}, which "
@@ -238,6 +254,16 @@ class OffPolicy:
         return self.config.steps_per_epoch * self.vec_env.num_envs
 
     @property
+    def horizon(self) -> int:
+        """Actions of one choice [control steps]."""
+        return self.agent.horizon
+
+    @property
+    def least_success(self) -> float:
+        """Success rate that the untrained policy must have, as of a frozen base; 0 asks nothing."""
+        return getattr(self.agent, "least_success", 0.0)
+
+    @property
     def updates_per_epoch(self) -> int:
         """Critic steps in one epoch."""
         return self.config.steps_per_epoch * self.config.updates_per_step * self.agent.utd_ratio
@@ -299,7 +325,7 @@ class OffPolicy:
             self._iteration,
             state.replace(worlds=worlds),
             None,
-            length=self.config.steps_per_epoch,
+            length=self.config.steps_per_epoch // self.horizon,
             traceable=self.traceable,
         )
         metrics = jax.tree.map(jnp.mean, metrics)
@@ -381,8 +407,27 @@ class OffPolicy:
         return rollout(self.vec_env, policy, worlds, key, length)
 
     def _iteration(self, state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+        if self.horizon > 1:
+            return self._chunk_iteration(state)
         state, step = self._jit_advance(state)
         return self._jit_learn(state.replace(worlds=self.vec_env.draw(state.worlds)), step)
+
+    def _chunk_iteration(self, state: TrainState) -> tuple[TrainState, Metrics]:
+        """One choice of all worlds, played to its end, and the updates of as many steps.
+
+        A world that ends on the way waits for the others (arXiv 2507.07969 queries its policy
+        every H steps of one world; here all worlds are asked at once).
+        """
+        state, chosen = self._jit_choose(state)
+
+        def step(worlds: VecState, xs: tuple[Choice, Array]) -> tuple[VecState, Transition]:
+            worlds, row = self._jit_play(worlds, *xs)
+            return self.vec_env.draw(worlds), row
+
+        wait = jnp.arange(self.horizon) < self.horizon - 1
+        xs = (one_by_one(chosen), wait)
+        worlds, steps = scan(step, state.worlds, xs, traceable=self.traceable)
+        return self._jit_learn(state.replace(worlds=worlds), steps)
 
     # Compiled pieces for what is not traced as a whole; inside another jit they are plain calls.
 
@@ -399,36 +444,59 @@ class OffPolicy:
         return jax.jit(self.advance, donate_argnums=0)
 
     @cached_property
+    def _jit_choose(self) -> Callable[[TrainState], tuple[TrainState, Choice]]:
+        return jax.jit(self._choose_all, donate_argnums=0)
+
+    @cached_property
+    def _jit_play(self) -> Callable[..., tuple[VecState, Transition]]:
+        play = self.vec_env.advance
+        return jax.jit(lambda worlds, chosen, wait: play(worlds, chosen, wait=wait)[:2])
+
+    @cached_property
     def _jit_learn(self) -> Callable[[TrainState, Transition], tuple[TrainState, Metrics]]:
         return jax.jit(self.learn, donate_argnums=0)
 
     def advance(self, state: TrainState) -> tuple[TrainState, Transition]:
         """Act in all worlds; their pictures are still those of before."""
+        state, chosen = self._choose_all(state)
+        worlds, step, _ = self.vec_env.advance(state.worlds, chosen)
+        return state.replace(worlds=worlds), step
+
+    def _choose_all(self, state: TrainState) -> tuple[TrainState, Choice]:
         key, k_act = jax.random.split(state.key)
         params = PolicyParams(state.agent, state.normalizer)
         obs = self.vec_env.observe(state.worlds)
         chosen = self.choose(params, obs, k_act, deterministic=False)
         if self.takeover is not None:
             chosen = self.takeover.choose(state.worlds.envs, chosen)
-        worlds, step, _ = self.vec_env.advance(state.worlds, chosen)
-        return state.replace(worlds=worlds, key=key), step
+        return state.replace(key=key), chosen
 
     def learn(self, state: TrainState, step: Transition) -> tuple[TrainState, Metrics]:
-        """Store a step and make the updates of one iteration."""
+        """Store a step, of a chunk its steps [H, N, ...], and make the updates of each."""
         key, k_sample, k_learn = jax.random.split(state.key, 3)
-        row = jax.tree.map(lambda x: x[None], self._stored(step))
+        stored = self._stored(step)
+        rows = stored if self.horizon > 1 else jax.tree.map(lambda x: x[None], stored)
         state = state.replace(
-            data=state.data | {ONLINE: self.sources[ONLINE].buffer.add(state.data[ONLINE], row)},
+            data=state.data | {ONLINE: self.sources[ONLINE].buffer.add(state.data[ONLINE], rows)},
             normalizer=self._observe(state, step),
             key=key,
         )
         told: Metrics = {}
         if self.vice is not None:
             state, told = self._learn_reward(self.vice, state, jax.random.fold_in(k_learn, 1))
-        agent, metrics = self._learn(state, k_sample, k_learn)
         if self.takeover is not None:
-            metrics |= {"takeover/share": jnp.mean(step.expert)}
-        return state.replace(agent=agent), metrics | told
+            told |= {"takeover/share": jnp.mean(step.expert)}
+        if self.horizon == 1:
+            agent, metrics = self._learn(state, k_sample, k_learn)
+            return state.replace(agent=agent), metrics | told
+
+        # Not of one gather: pictures of all batches of a chunk would be H times as large.
+        def learn(agent: AgentState, keys: tuple[PRNGKey, PRNGKey]) -> tuple[AgentState, Metrics]:
+            return self._learn(state.replace(agent=agent), *keys)
+
+        keys = (jax.random.split(k_sample, self.horizon), jax.random.split(k_learn, self.horizon))
+        agent, metrics = jax.lax.scan(learn, state.agent, keys)
+        return state.replace(agent=agent), jax.tree.map(jnp.mean, metrics) | told
 
     def _first_statistics(self, seen: list[Transition]) -> NormalizerState:
         spec = self.vec_env.observer.obs_spec
@@ -503,12 +571,14 @@ class OffPolicy:
             [source.buffer for source in self.sources.values()],
         )
         states = [state.data[name] for name in self.sources]
+        agent = self.agent
         batch = sampler.sample(
             states,
             key,
             shape,
-            n_step=self.agent.n_step,
-            gamma=self.agent.gamma,
+            n_step=agent.n_step,
+            gamma=agent.gamma,
+            horizon=agent.horizon,
             reward_of=reward_of,
         )
         scale = partial(normalize.normalize, state.normalizer)

@@ -7,13 +7,13 @@ from jaxtyping import Array, Float
 
 from mjx_serl.training.state import PolicyParams
 from mjx_serl.training.trainer import Trainer
-from mjx_serl.types import Obs, PRNGKey
+from mjx_serl.types import Actions, Obs, PRNGKey
 
 
 class Policy(Protocol):
-    """Anything that maps observations [N, ...] to actions [N, A]."""
+    """Anything that maps observations [N, ...] to actions."""
 
-    def __call__(self, obs: Obs, key: PRNGKey) -> Float[Array, "N A"]:
+    def __call__(self, obs: Obs, key: PRNGKey) -> Actions:
         """Choose actions in [-1, 1]."""
         ...
 
@@ -29,9 +29,10 @@ def random_policy(action_dim: int) -> Policy:
 
 
 def trained_policy(trainer: Trainer, params: PolicyParams, *, deterministic: bool = True) -> Policy:
-    """The policy of a trainer's `policy_params`: the first action of each choice."""
+    """The policy of a trainer's `policy_params`: [N, A], or [N, H, A] of its `horizon`."""
 
-    def act(obs: Obs, key: PRNGKey) -> Float[Array, "N A"]:
-        return trainer.choose(params, obs, key, deterministic=deterministic).action[:, 0]
+    def act(obs: Obs, key: PRNGKey) -> Actions:
+        actions = trainer.choose(params, obs, key, deterministic=deterministic).action
+        return actions[:, 0] if trainer.horizon == 1 else actions
 
     return act

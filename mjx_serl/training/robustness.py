@@ -17,7 +17,7 @@ from mjx_serl.envs.randomize import ON_TIME, Delay, Latency, Randomize
 from mjx_serl.envs.selectors import GRIPPER, TABLE
 from mjx_serl.training.episodes import EpisodeKeys, EpisodeResult, episode_keys, play_episodes
 from mjx_serl.training.policies import Policy
-from mjx_serl.types import Obs, PRNGKey
+from mjx_serl.types import Actions, Obs, PRNGKey
 from scenes.build import Scene
 
 # Issue 11's extremes: sliding friction [1] of all that touches, mass of what lies free, delay of
@@ -87,9 +87,18 @@ def _solid(scene: Scene) -> tuple[str, ...]:
 
 
 def play_grid(
-    observer: Observer, grid: Grid, policy: Policy, key: PRNGKey, *, episodes: int
+    observer: Observer,
+    grid: Grid,
+    policy: Policy,
+    key: PRNGKey,
+    *,
+    episodes: int,
+    horizon: int = 1,
 ) -> EpisodeResult:
-    """Play the same `episodes` starts in every cell; leaves are [cells, episodes]."""
+    """Play the same `episodes` starts in every cell; leaves are [cells, episodes].
+
+    `horizon` is that of the policy's actions (`play_episodes`).
+    """
     count = len(grid.cells)
     own = dataclasses.replace(observer, env=grid.env)
     keys = episode_keys(key, episodes=episodes, steps=grid.env.task.episode_steps)
@@ -98,10 +107,10 @@ def play_grid(
         starts=jnp.tile(keys.starts, count), look=keys.look, steps=keys.steps, drawn=Drawn(numbers)
     )
 
-    def act(worlds: EnvState, pictures: Obs, key: PRNGKey) -> jax.Array:
+    def act(worlds: EnvState, pictures: Obs, key: PRNGKey) -> Actions:
         return policy(own.observe(worlds, pictures), key)
 
-    result = play_episodes(own, act, keys)[0]
+    result = play_episodes(own, act, keys, horizon=horizon)[0]
     return jax.tree.map(lambda x: x.reshape(count, episodes), result)
 
 

@@ -75,6 +75,11 @@ class Trainer(Protocol):
         ...
 
     @property
+    def horizon(self) -> int:
+        """Actions of one choice [control steps]: all are played before the next is made."""
+        ...
+
+    @property
     def compute_dtype(self) -> ComputeDtype:
         """What the products of the networks are made of."""
         ...

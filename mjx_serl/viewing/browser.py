@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from mjx_serl.envs.env import EnvState
 from mjx_serl.registry import Registry
@@ -79,7 +79,10 @@ class LiveWorld:
         compiled = jax.jit if recorded.traceable else lambda function: function
         self._draw = compiled(recorded.pictures)
         self._poses = jax.jit(recorded.poses)
-        self._act = jax.jit(recorded.act)  # compiled for a policy at its first step
+        self._choose = jax.jit(recorded.choose)  # compiled for a policy at its first step
+        self._step = jax.jit(recorded.step)
+        self._plan: list[Float[Array, "1 A"]] = []  # what is left of the chunk of `_planner`
+        self._planner = ""
         self._key = jax.random.key(seed)
         self._ended = False
         self._world: EnvState
@@ -92,16 +95,22 @@ class LiveWorld:
         self._world, self._look = self._start(self._next_key())
         self._views = self._draw(self._world, self._look)
         self._ended = False
+        self._plan = []
 
     def step(self, policy: str) -> None:
         """Let a policy act once; nothing happens after an episode's end."""
         if self._ended:
             return
-        self._world, ended = self._act(
-            self.policies[policy], self._world, self._views, self._next_key()
-        )
+        if not self._plan or policy != self._planner:
+            self._plan, self._planner = self._chosen(self.policies[policy]), policy
+        self._world, ended = self._step(self._world, self._plan.pop(0))
         self._views = self._draw(self._world, self._look)
         self._ended = bool(ended[0])
+
+    def _chosen(self, policy: WorldPolicy) -> list[Float[Array, "1 A"]]:
+        """The actions of a policy's answer, one after the other."""
+        actions = self._choose(policy, self._world, self._views, self._next_key())
+        return [actions] if actions.ndim == 2 else list(actions.swapaxes(0, 1))
 
     def snapshot(self) -> Snapshot:
         """Return what the world shows now."""

@@ -57,6 +57,7 @@ def rollout_pictures(
         partial(recorded.choose, policy),
         keys,
         keep=lambda step: (step.pictures.recorded, step.running),
+        horizon=recorded.horizon_of(policy),
     )
     return EpisodePictures(pictures, running, result.success)
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from mjx_serl.envs.env import Env, EnvState
 from mjx_serl.registry import Registry
 from mjx_serl.training.policies import Policy, random_policy
-from mjx_serl.types import Obs, PRNGKey, PyTree
+from mjx_serl.types import Actions, Obs, PRNGKey, PyTree
 
 
 class WorldPolicy(Protocol):
@@ -20,7 +20,7 @@ class WorldPolicy(Protocol):
     It is a pytree, so that its parameters are arguments of what is compiled.
     """
 
-    def __call__(self, worlds: EnvState, obs: Obs, key: PRNGKey) -> Float[Array, "N A"]:
+    def __call__(self, worlds: EnvState, obs: Obs, key: PRNGKey) -> Actions:
         """Return actions in [-1, 1]."""
         ...
 

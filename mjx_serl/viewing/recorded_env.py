@@ -12,7 +12,7 @@ from mjx_serl.envs.env import Env, EnvState
 from mjx_serl.envs.observation import CameraView, Observer, PixelConfig
 from mjx_serl.envs.task import split_keys
 from mjx_serl.training.episodes import start_episodes
-from mjx_serl.types import Obs, PRNGKey, PyTree
+from mjx_serl.types import Actions, Obs, PRNGKey, PyTree
 from mjx_serl.viewing.policies import WorldPolicy
 from scenes.contract.rotations import Quat, Vec3
 from scenes.contract.specs import CameraSpec
@@ -101,17 +101,23 @@ class RecordedEnv:
         every = {name: view for pictures in seen for name, view in pictures.items()}
         return Views(every, self.observer.pictures(worlds, look))
 
-    def choose(
-        self, policy: WorldPolicy, worlds: EnvState, views: Views, key: PRNGKey
-    ) -> Float[Array, "N A"]:
+    def choose(self, policy: WorldPolicy, worlds: EnvState, views: Views, key: PRNGKey) -> Actions:
         """Return the actions of a policy in worlds [N]."""
         return policy(worlds, self.observer.observe(worlds, views.observed), key)
 
-    def act(
-        self, policy: WorldPolicy, worlds: EnvState, views: Views, key: PRNGKey
+    def horizon_of(self, policy: WorldPolicy) -> int:
+        """Return how many actions a policy gives at once; nothing is computed."""
+        worlds = jax.eval_shape(jax.vmap(self.env.reset), split_keys(jax.random.key(0), 1))
+        fields = self.observer.obs_spec.fields
+        obs = {f.name: jax.ShapeDtypeStruct((1, *f.shape), f.dtype) for f in fields}
+        actions = jax.eval_shape(policy, worlds, obs, jax.random.key(0))
+        return actions.shape[1] if actions.ndim == 3 else 1
+
+    def step(
+        self, worlds: EnvState, action: Float[Array, "N A"]
     ) -> tuple[EnvState, Bool[Array, " N"]]:
         """Return the worlds after one step, and which of them ended with it."""
-        after = jax.vmap(self.env.step)(worlds, self.choose(policy, worlds, views, key))
+        after = jax.vmap(self.env.step)(worlds, action)
         return after, after.terminated | after.truncated
 
 

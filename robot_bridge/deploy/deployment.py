@@ -344,7 +344,9 @@ class Deployment:
             stack.callback(senses.close)
             builder = ObservationBuilder(self.contract, objects=senses.objects, eyes=senses.eyes)
             policy = self._chosen_policy(stack)
-            loop = PolicyLoop(line.control, builder, policy, period=self.period)
+            # A server is asked for every action: its chunks need not be those of the bundle.
+            horizon = 1 if self.cfg.policy_server else self.bundle.manifest.horizon
+            loop = PolicyLoop(line.control, builder, policy, period=self.period, horizon=horizon)
             return Loop(loop.tick, self.period, "policy")
         if rig.config is None:
             raise InputError("This robot's policy cannot run in a process of its own (--separate)")

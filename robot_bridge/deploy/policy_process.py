@@ -152,9 +152,9 @@ def main() -> int:
     ):
         builder = ObservationBuilder(contract, objects=senses.objects, eyes=senses.eyes)
         side = RemotePolicySide(client, task.limits, clock)
-        pacer = Pacer(
-            PolicyLoop(side, builder, bundle.policy, period=period).tick, period=period, clock=clock
-        )
+        horizon = bundle.manifest.horizon
+        loop = PolicyLoop(side, builder, bundle.policy, period=period, horizon=horizon)
+        pacer = Pacer(loop.tick, period=period, clock=clock)
         client.wait(5.0)
         thread = pacer.start("policy")
         sys.stdout.write(READY + "\n")

@@ -1,4 +1,8 @@
-"""The policy's loop: observe the newest tick, choose actions, offer them, at the actions' rate."""
+"""The policy's loop: observe the newest tick, choose actions, offer them, at the actions' rate.
+
+A chunk of actions is offered once and played to its end, as in training, before the policy is
+asked for the next.
+"""
 
 import logging
 from typing import Protocol
@@ -70,13 +74,22 @@ class PolicyLoop:
         builder: makes observations.
         policy: chooses actions [H, A].
         period: of an action [s].
+        horizon: actions of each answer that are played before the next is asked for; what comes
+            after them is played only where the next answer is late.
     """
 
     def __init__(
-        self, side: ControlSide, builder: Builder, policy: Policy, *, period: float
+        self,
+        side: ControlSide,
+        builder: Builder,
+        policy: Policy,
+        *,
+        period: float,
+        horizon: int = 1,
     ) -> None:
         self.side, self.builder, self.policy, self.period = side, builder, policy, period
-        self._seq = 0
+        self.horizon = horizon
+        self._seq = self._left = 0
         self._running = self._failed = False
 
     def tick(self, deadline: float | None = None) -> None:
@@ -86,9 +99,12 @@ class PolicyLoop:
         running = tick is not None and tick.phase in CONTROLLED
         if running and not self._running:
             self.policy.reset()
-            self._failed = False
+            self._failed, self._left = False, 0
         self._running = running
         if tick is None or not running:
+            return
+        if self._left:
+            self._left -= 1
             return
         reason = self._act(tick)
         if reason:
@@ -114,6 +130,7 @@ class PolicyLoop:
         except Exception:  # whatever a policy does, the arm holds
             self._say_once("The policy failed; the arm holds", exc_info=True)
             return Reason.POLICY_ERROR
+        self._left = self.horizon - 1
         self.side.offer(self._command(actions, min(seen, now), obs))
         return Reason.NONE
 

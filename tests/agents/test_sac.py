@@ -12,7 +12,8 @@ import pytest
 from probes import compiled
 from specs_of import action_spec_of, obs_spec_of
 
-from mjx_serl.agents.sac import SAC, SACConfig, SACState, take_minibatch
+from mjx_serl.agents.minibatches import take_minibatch
+from mjx_serl.agents.sac import SAC, SACConfig, SACState
 from mjx_serl.types import Batch
 from scenes.contract.specs import ObsField, ObsSpec
 
@@ -254,6 +255,51 @@ def test_temperature_target_defaults_to_half_the_actions() -> None:
     same, up = temperatures(state, batch_of(8), jax.random.key(1))
     assert float(below.log_temperature.params) == float(same)
     assert float(up) > float(state.log_temperature.params)
+
+
+# -- action chunks -------------------------------------------------------------------------------
+
+
+def test_a_chunk_is_learned_as_one_larger_action() -> None:
+    """QC-RLPD: two steps of two entries are RLPD over four entries, whose step counts gamma^2."""
+    wide = batch_of(8).replace(action=jnp.tanh(jax.random.normal(jax.random.key(9), (8, 4))))
+    chunked = dataclasses.replace(SMALL, horizon=2, bc_weight=0.5, backup_entropy=True)
+    plain = dataclasses.replace(chunked, horizon=1, gamma=SMALL.gamma**2)
+    agents = (chunked.build(), plain.build())
+    assert [a.n_step for a in agents] == [2, 1] and [a.horizon for a in agents] == [2, 1]
+    batches = (wide.replace(running=jnp.ones((8, 2), bool)), wide)
+    found = []
+    for agent, dim, batch in zip(agents, (2, 4), batches, strict=True):
+        state = compiled(agent, "init")(jax.random.key(0), SPEC, action_spec_of(dim))
+        state, metrics = compiled(agent, "update")(state, batch, jax.random.key(1))
+        acted = compiled(agent, "act")(state, batch.obs, jax.random.key(2))
+        found.append((state.actor, state.critic, state.log_temperature, metrics, acted))
+    chunk, whole = (f[-1].action for f in found)
+    assert chunk.shape == (8, 2, 2)
+    np.testing.assert_allclose(chunk.reshape(8, 1, 4), whole, atol=1e-6)
+    for a, b in zip(*(jax.tree.leaves(f[:-1]) for f in found), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_what_came_after_the_end_is_not_imitated() -> None:
+    """An actor that gives just the actions that were played has nothing to imitate."""
+    agent = dataclasses.replace(SMALL, horizon=2, bc_weight=1.0).build()
+    state = compiled(agent, "init")(jax.random.key(0), SPEC, action_spec_of(1))
+    batch = batch_of(8).replace(expert=jnp.ones(8, bool))
+    own = compiled(agent, "act")(state, batch.obs, jax.random.key(0), deterministic=True)
+    own = own.action[:, :, 0]
+    wrong = batch.replace(action=own.at[:, 1].set(0.9))
+    ended = wrong.replace(running=jnp.tile(jnp.array([True, False]), (8, 1)))
+    np.testing.assert_array_equal(ended.played, ended.running)
+    update = compiled(agent, "update")
+    loss = {}
+    for name, one in {
+        "ended": ended,
+        "ran on": wrong.replace(running=ended.running | True),
+    }.items():
+        loss[name] = float(update(state, one, jax.random.key(1))[1]["learner/actor_loss"])
+    error = np.square(np.asarray(own)[:, 1] - 0.9).mean()
+    np.testing.assert_allclose(loss["ran on"] - loss["ended"], error, rtol=1e-4)
 
 
 # -- acting and building -------------------------------------------------------------------------

@@ -285,3 +285,54 @@ def test_extras_come_with_their_rows_and_only_shared_ones_with_a_mixture() -> No
     np.testing.assert_array_equal(batch.extras["value"], 2.0 * batch.extras["stage"])
     mixed = sample(mix((0.5, 0.5), (buffer, buffer)), (both, one), jax.random.key(0), 100)
     assert set(mixed.extras) == {"stage"} and mixed.extras["stage"].shape == (100,)
+
+
+# -- action chunks -----------------------------------------------------------------------------
+
+CHUNK, SPAN = 3, 4
+
+
+@pytest.mark.parametrize("rows", [30, 50])
+def test_chunks_are_what_a_loop_over_one_world_finds(rows: int) -> None:
+    """Random ends in a ring before and after it wraps: each sample against a plain loop."""
+    rng, capacity, gamma = np.random.default_rng(rows), 32, 0.5
+    cells = [(t, w) for t in range(rows) for w in range(NUM_ENVS)]
+    marks = rng.choice(4, len(cells), p=[0.76, 0.12, 0.06, 0.06])
+    names = (None, "terminated", "truncated", "invalid")
+    flags = {
+        name: {cell for cell, mark in zip(cells, marks, strict=True) if names[mark] == name}
+        for name in names[1:]
+    }
+    buffer, state = fill(rows, capacity, 2, **flags)
+    batch = sample(buffer, state, jax.random.key(0), 3_000, n_step=SPAN, gamma=gamma, horizon=CHUNK)
+    time, world = np.asarray(batch.obs["state"], int).T
+    seen = set()
+    for i, (t, w) in enumerate(zip(time, world, strict=True)):
+        ends = [k for k in range(SPAN) if (t + k, w) in flags["terminated"]]
+        taken = ends[0] + 1 if ends else SPAN
+        span = {(t + k, w) for k in range(taken)}
+        assert not span & (flags["truncated"] | flags["invalid"])
+        assert t + taken <= rows - (not ends)  # of what is stored, its successor too
+        paid = [gamma**k * ((t + k) * 100 + w) for k in range(taken)]
+        np.testing.assert_allclose(batch.reward[i], sum(paid), rtol=1e-5)
+        assert bool(batch.terminated[i]) == bool(ends)
+        np.testing.assert_array_equal(batch.running[i], np.arange(CHUNK) < taken)
+        for k in range(min(taken, CHUNK)):
+            assert batch.action[i, k] == (t + k) * 10 + w
+        if not ends:
+            np.testing.assert_array_equal(batch.next_obs["state"][i], (t + SPAN, w))
+        seen.add((int(t), int(w), taken))
+    assert {taken for *_, taken in seen} == set(range(1, SPAN + 1))
+
+
+def test_chunks_are_drawn_as_spans_of_single_actions_are() -> None:
+    """The same key draws the same rows: a chunk's first action and its span are today's sample."""
+    buffer, state = fill(14, 16, 2, terminated={(5, 0)})
+    key = jax.random.key(0)
+    chunk = sample(buffer, state, key, 64, n_step=SPAN, horizon=CHUNK)
+    single = sample(buffer, state, key, 64, n_step=SPAN)
+    assert single.running is None
+    first = chunk.replace(action=chunk.action[:, :1], running=None)
+    jax.tree.map(np.testing.assert_array_equal, first, single)
+    with pytest.raises(ValueError, match="horizon 3, allowed: 1 to n_step 2"):
+        buffer.sample(state, key, 8, n_step=2, horizon=3)

@@ -9,6 +9,7 @@ import runpy
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from safetensors.numpy import load_file
 from tiny_bundle import drawn_policy, summary_of, tiny_config, tiny_run, with_changes
 
 from mjx_serl.agents.sac import SACConfig
+from mjx_serl.api import load
 from mjx_serl.envs.observation import PixelConfig
 from mjx_serl.export import bundle as bundle_module
 from mjx_serl.export import golden as golden_module
@@ -34,6 +36,7 @@ from mjx_serl.run.hooks import JsonlHook
 from mjx_serl.run.loop import Run
 from mjx_serl.training.state import PolicyParams
 from mjx_serl.types import choice
+from robot_bridge.policy.bundle import load_bundle
 from scenes.contract.manifest import FILES, SUMS, TOLERANCE, Manifest, read_manifest
 from scenes.contract.serialize import digest
 
@@ -142,6 +145,18 @@ def test_golden_observations_are_of_many_moments(made: Made):
     for name in ("cube_position", "ee_position", "joint_velocity"):
         assert len(np.unique(golden[f"obs/{name}"], axis=0)) > 3
     assert golden["actions"].std(axis=0).min() > 1e-3
+
+
+def test_a_policy_of_chunks_says_how_many_actions_it_gives(tmp_path: Path):
+    made = make(tmp_path, agent=SACConfig(hidden=(16, 16), horizon=2))
+    count, dim = len(made.golden["actions"]), made.run.env.action_dim
+    assert made.manifest.horizon == 2 and made.golden["actions"].shape == (count, 2, dim)
+    np.testing.assert_allclose(by_onnx(made), made.golden["actions"], atol=TOLERANCE)
+    obs = {name: made.golden[f"obs/{name}"] for name in made.run.observer.contract.obs.names}
+    near = partial(np.testing.assert_allclose, atol=TOLERANCE)
+    near(load(made.path).act(obs), made.golden["actions"])
+    first = {name: x[0] for name, x in obs.items()}
+    near(load_bundle(made.path).policy.act(first), made.golden["actions"][0])
 
 
 def test_golden_episodes_depend_on_the_seed_alone(made: Made):

@@ -138,6 +138,7 @@ class Bench:
         camera: bool = False,
         running: bool = True,
         enabled: Callable[[], bool] | None = None,
+        horizon: int = 1,
         **limits: Any,
     ) -> None:
         self.clock = ManualClock()
@@ -166,7 +167,7 @@ class Bench:
             objects=FixedObjects(self.places),
             eyes={"front": self.eye} if camera else {},
         )
-        self.loop = PolicyLoop(self.control, builder, self.policy, period=0.1)
+        self.loop = PolicyLoop(self.control, builder, self.policy, period=0.1, horizon=horizon)
         self.stepper = LockStep(self.control, Loop(self.loop.tick, 0.1, "policy"), self.clock)
         if running:
             self.arm_it()

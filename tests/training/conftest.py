@@ -20,7 +20,7 @@ from mjx_serl.training.collect import demonstrate
 from mjx_serl.training.demonstrations import DemoConfig, RecordedDemos
 from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig, Source
 from mjx_serl.training.state import TrainState
-from mjx_serl.types import Batch, Choice, Metrics, Obs, Transition, choice
+from mjx_serl.types import Batch, Choice, Metrics, Obs, Transition, chunk
 from scenes.contract.specs import ActionSpec, ObsSpec
 
 NUM_ENVS, DEMOS = 6, 5
@@ -43,6 +43,7 @@ class Idle:
     utd_ratio: int = 1
     n_step: int = 1
     gamma: float = 0.9
+    horizon: int = 1
 
     def build(self) -> "Idle":
         return self
@@ -53,7 +54,8 @@ class Idle:
     def act(
         self, state: Counted, obs: Obs, key: jax.Array, *, deterministic: bool = False
     ) -> Choice:
-        return choice(jax.random.uniform(key, (len(obs["x"]), 2), minval=-1.0))
+        actions = jax.random.uniform(key, (len(obs["x"]), 2 * self.horizon), minval=-1.0)
+        return chunk(actions, self.horizon)
 
     def acting(self, state: Counted) -> Counted:
         return state
@@ -127,8 +129,9 @@ def make_toy() -> Callable[..., Toy]:
 def make_idle() -> Callable[..., Toy]:
     """Return the maker of toy trainers whose agent does not learn."""
 
-    def make(*, utd_ratio: int = 1, n_step: int = 1, **changes: Any) -> Toy:
-        return Toy(agent=Idle(utd_ratio=utd_ratio, n_step=n_step), **changes)
+    def make(*, utd_ratio: int = 1, n_step: int = 1, horizon: int = 1, **changes: Any) -> Toy:
+        idle = Idle(utd_ratio=utd_ratio, n_step=max(n_step, horizon), horizon=horizon)
+        return Toy(agent=idle, **changes)
 
     return make
 

@@ -62,3 +62,22 @@ def test_a_shorter_play_leaves_episodes_running():
     result, running = play(keys, lambda step: step.running)
     assert running.shape == (2, 50) and (result.steps <= 2).all()
     assert (result.returns == result.steps).all()
+
+
+def test_a_chunk_is_played_to_its_end_before_the_next_is_asked_for():
+    keys, horizon = episode_keys(KEY, episodes=4, steps=STEPS), 3
+
+    def chunks(worlds, pictures, key):
+        return jax.random.uniform(key, (worlds.t.shape[0], horizon, 2))
+
+    run = jax.jit(
+        lambda keys: play_episodes(
+            Observer(ToyEnv()), chunks, keys, keep=lambda step: step.action, horizon=horizon
+        )
+    )
+    result, actions = jax.device_get(run(keys))
+    asked = jax.vmap(lambda key: jax.random.uniform(key, (4, horizon, 2)))(keys.steps[::horizon])
+    want = np.asarray(asked).swapaxes(1, 2).reshape(-1, 4, 2)[:STEPS]
+    np.testing.assert_array_equal(actions, want)
+    assert STEPS % horizon  # the last chunk is cut short
+    np.testing.assert_array_equal(result.returns, result.steps)

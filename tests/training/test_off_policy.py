@@ -336,6 +336,67 @@ def test_a_world_that_leaves_the_numbers_does_not_stop_learning(toy: Any):
     assert int(again.agent.skipped) == 0
 
 
+# -- action chunks -----------------------------------------------------------------------------
+
+HORIZON = 4
+
+
+@pytest.fixture(scope="module")
+def chunks(make_idle: Callable) -> tuple[Any, TrainState, TrainState, dict]:
+    """A toy trainer of chunks, the state before and after an epoch of 3 of them, its metrics."""
+    toy = make_idle(demos=False, horizon=HORIZON, steps_per_epoch=3 * HORIZON)
+    start = toy.start()
+    return toy, start, *toy.epoch(start)
+
+
+def test_a_world_that_ends_in_a_chunk_waits_for_its_end(chunks: tuple):
+    _, start, after, metrics = chunks
+    first = int(start.data["online"].filled)
+    rows = jax.device_get(after.data["online"].data)
+    rows = jax.tree.map(lambda x: x[first : int(after.data["online"].filled)], rows)
+    assert rows.reward.shape == (3 * HORIZON, NUM_ENVS)
+    ended = (rows.terminated | rows.truncated) & rows.valid
+    waited, lengths = 0, []
+    for t in range(0, 3 * HORIZON, HORIZON):
+        for world in range(NUM_ENVS):
+            over = np.flatnonzero(ended[t : t + HORIZON, world])
+            last = t + int(over[0]) if len(over) else t + HORIZON - 1
+            assert rows.valid[t : last + 1, world].all()
+            age = rows.obs["age"][:, world, 0]
+            np.testing.assert_array_equal(np.diff(age[t : last + 1]), 1.0)
+            # What is seen while it waits is what the step led to: the episode is one step older.
+            waiting = slice(last + 1, t + HORIZON)
+            assert not rows.valid[waiting, world].any() and (rows.reward[waiting, world] == 0).all()
+            np.testing.assert_array_equal(age[waiting], age[last] + 1)
+            waited += HORIZON - 1 - (last - t)
+            if len(over):
+                lengths.append(age[last] + 1)
+                if t + HORIZON < len(age):
+                    assert age[t + HORIZON] == 0
+    assert waited and {0, HORIZON - 1} != set(ended.nonzero()[0] % HORIZON)
+    assert float(metrics["episode/count"]) == len(lengths) > 0
+    assert float(metrics["episode/step_sum"]) == sum(lengths)
+    assert float(metrics["env/nan_worlds"]) == 0
+
+
+def test_all_worlds_are_asked_once_a_chunk_and_learn_as_often(chunks: tuple):
+    toy, start, after, _ = chunks
+    trainer = toy.trainer
+    assert int(after.agent.step) == trainer.updates_per_epoch == 2 * 3 * HORIZON
+    _, k_act = jax.random.split(start.key)
+    chosen = trainer.agent.act(None, {"x": jnp.zeros((NUM_ENVS, 2))}, k_act)
+    first = int(start.data["online"].filled)
+    played = np.asarray(after.data["online"].data.action)[first : first + HORIZON]
+    np.testing.assert_array_equal(played.swapaxes(0, 1), chosen.action)
+
+
+def test_an_epoch_of_chunks_is_whole_chunks():
+    agent = SACConfig(horizon=4)
+    with pytest.raises(ValueError, match="steps_per_epoch 25, allowed: a multiple of 4"):
+        OffPolicyConfig(agent=agent).check(num_envs=2)
+    OffPolicyConfig(agent=agent, loop=LoopConfig(steps_per_epoch=24)).check(num_envs=2)
+
+
 # -- statistics --------------------------------------------------------------------------------
 
 

@@ -85,7 +85,7 @@ class Stage:
         return self.typed if "type" in prompt else ""
 
     def run(self) -> Sequence[EpisodeReport]:
-        manifest = SimpleNamespace(task="bench", measured=None)
+        manifest = SimpleNamespace(task="bench", measured=None, horizon=1)
         bundle: Any = SimpleNamespace(
             contract=self.contract,
             digest=DIGEST,

@@ -50,7 +50,7 @@ class Deployed:
             contract=contract,
             digest=DIGEST,
             policy=ScriptedPolicy(lambda _: CALM),
-            manifest=SimpleNamespace(task="bench", measured=None),
+            manifest=SimpleNamespace(task="bench", measured=None, horizon=1),
         )
         rig = build_rig(
             RigConfig(robot="null", objects=("cube=0.4,0,0.02",)), contract, rig_makers()

@@ -52,7 +52,7 @@ def test_bars_are_picked_under_the_governor() -> None:
         contract=observer.contract,
         digest="0" * 64,
         policy=expert,
-        manifest=SimpleNamespace(task="franka/pick_turned_bar_paced", measured=None),
+        manifest=SimpleNamespace(task="franka/pick_turned_bar_paced", measured=None, horizon=1),
     )
     rig = dataclasses.replace(sim_rig(world, observer.contract), sinks=(expert.note,))
     config, talk = DeployConfig(episodes=EPISODES), Talk(lambda line: None, lambda line: "")
