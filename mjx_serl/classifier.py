@@ -25,7 +25,7 @@ def run(prog: str | None = None) -> int:
     test = Annotated[runs.TestClassifier, tyro.conf.subcommand("test")]
 
     def main() -> int:
-        kind = train | test  # pyright: ignore
+        kind = train | test
         cfg = tyro.cli(kind, prog=prog, description=about)
         if isinstance(cfg, runs.TrainClassifier):
             runs.train(cfg)

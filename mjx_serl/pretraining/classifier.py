@@ -207,7 +207,7 @@ def split_frames(frames: Frames, held_out: float) -> tuple[Frames, Frames, Frame
     held = np.diff(edges) > 0
     tests = held & (np.cumsum(held) % 2 == 0)
     parts = (~held, held & ~tests, tests)
-    return tuple(jax.tree.map(lambda x, p=p: x[p[number]], frames) for p in parts)  # pyright: ignore
+    return tuple(jax.tree.map(lambda x, p=p: x[p[number]], frames) for p in parts)
 
 
 def require_classes(spec: ClassifierSpec, frames: Frames, what: str) -> None:

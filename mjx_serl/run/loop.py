@@ -401,7 +401,7 @@ def part_cells(result: EpisodeResult) -> tuple[GridCell, ...]:
     return tuple(GridCell.of(name, success[part == i]) for i, name in enumerate(result.parts))
 
 
-def judged_rates(result: EpisodeResult) -> dict[str, float]:
+def judged_rates(result: EpisodeResult) -> dict[str, Any]:
     """What a judge called solved, and what of it was not; {} where the task judged."""
     if result.judged is None:
         return {}

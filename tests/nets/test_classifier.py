@@ -88,7 +88,7 @@ def test_a_frozen_reader_lies_inside_and_is_not_trained():
     @jax.jit
     def grads(key: jax.Array):
         params = net.init(key, net.blank())
-        return jax.grad(lambda p: jnp.sum(net.apply(p, pictures(2))))(params)["params"]  # pyright: ignore
+        return jax.grad(lambda p: jnp.sum(net.apply(p, pictures(2))))(params)["params"]
 
     found = grads(jax.random.key(0))
     assert not any(np.any(x) for x in jax.tree.leaves(found["reader"]))

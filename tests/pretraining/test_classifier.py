@@ -68,7 +68,7 @@ class ToyObserver(Observer):
 
 @pytest.fixture(scope="module")
 def observer() -> ToyObserver:
-    return ToyObserver(ToyEnv(), Lamp())  # pyright: ignore
+    return ToyObserver(ToyEnv(), Lamp())
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_whole_episodes_are_held_out_of_every_way_to_act(frames: Frames):
 def test_files_number_their_episodes_apart():
     def part(*episodes: int) -> Frames:
         number = np.array(episodes)
-        return Frames({"front": np.zeros((len(number), 1))}, number * 0, number)  # pyright: ignore
+        return Frames({"front": np.zeros((len(number), 1))}, number * 0, number)
 
     np.testing.assert_array_equal(join_frames([part(0, 0, 1), part(0, 2)]).episode, [0, 0, 1, 2, 4])
 
@@ -182,7 +182,7 @@ def test_what_cannot_be_learned_is_refused(
     with pytest.raises(ValueError, match=r"no frame of 'success' among the \d+ frames to test on"):
         require_classes(spec, none, "frames to test on")
     with pytest.raises(ValueError, match="a classifier needs cameras"):
-        classifier_spec(CONFIG, Observer(ToyEnv()), None)  # pyright: ignore
+        classifier_spec(CONFIG, Observer(ToyEnv()), None)
     with pytest.raises(ValueError, match="kind stages with 'toy', which has no stages"):
         classifier_spec(dataclasses.replace(CONFIG, kind="stages"), observer, None)
 

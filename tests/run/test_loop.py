@@ -12,7 +12,7 @@ from mjx_serl.training.episodes import EpisodeResult
 def result(**more: Any) -> EpisodeResult:
     """Four episodes, of which the first three succeeded."""
     success = np.array([True, True, True, False])
-    return EpisodeResult(success, np.ones(4), np.full(4, 5), **more)  # pyright: ignore
+    return EpisodeResult(success, np.ones(4), np.full(4, 5), **more)
 
 
 def test_success_is_told_by_part():

@@ -57,7 +57,7 @@ def make_pair(agent: Any, *, first: bool = False) -> Pair:
         batch_size=16, updates_per_step=1, steps_per_epoch=30, warmup_steps=12, buffer_size=600
     )
     method = OffPolicyConfig(agent=agent, loop=loop, demos=DemoConfig(count=0))
-    worlds: Any = Observer(TurnsEnv(first=first))  # pyright: ignore
+    worlds: Any = Observer(TurnsEnv(first=first))
     return Pair(method.trainer(vectorize(worlds, num_envs=WORLDS, autoreset="lost"), None), PARTS)
 
 
@@ -127,8 +127,8 @@ def test_the_policy_of_the_part_that_is_observed_acts():
     def choose(params: PolicyParams, obs: Any, key: Any, *, deterministic: bool) -> Any:
         return choice(jnp.full((3, 2), params.agent + params.normalizer))
 
-    pair = Pair(SimpleNamespace(choose=choose), PARTS)  # pyright: ignore
-    params: Any = PolicyParams({"there": 1.0, "back": 2.0}, {"there": 0.1, "back": 0.2})  # pyright: ignore
+    pair = Pair(SimpleNamespace(choose=choose), PARTS)
+    params: Any = PolicyParams({"there": 1.0, "back": 2.0}, {"there": 0.1, "back": 0.2})
     obs = {TURN: jnp.array([[1.0], [-1.0], [1.0]])}
     chosen = pair.choose(params, obs, jax.random.key(0), deterministic=True)
     np.testing.assert_allclose(chosen.action[:, 0, 0], [1.1, 2.2, 1.1])
@@ -147,5 +147,5 @@ def test_one_task_is_no_pair(make_idle: Callable):
     with pytest.raises(
         ValueError, match="'toy', which is one task; allowed: a task of two by turns"
     ):
-        PairConfig().build(Observer(ToyEnv()), num_envs=2)  # pyright: ignore
+        PairConfig().build(Observer(ToyEnv()), num_envs=2)
     assert PairConfig().label(images=False) == "rlpd_pair"

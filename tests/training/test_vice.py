@@ -85,7 +85,7 @@ def test_what_is_shown_of_a_state():
 
 
 def test_what_does_not_go_together_is_refused():
-    worlds: Any = Observer(ToyEnv())  # pyright: ignore
+    worlds: Any = Observer(ToyEnv())
     method = OffPolicyConfig(vice=VICE, demos=DemoConfig(count=0))
     with pytest.raises(ValueError, match="takes its goals from the ends of demonstrations"):
         method.build(worlds, num_envs=2)
