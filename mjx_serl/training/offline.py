@@ -106,6 +106,11 @@ class Offline:
         return self.learner.traceable
 
     @property
+    def horizon(self) -> int:
+        """Actions of one choice."""
+        return self.learner.horizon
+
+    @property
     def env_steps_per_epoch(self) -> int:
         """None: no world is stepped."""
         return 0

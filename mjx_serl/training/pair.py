@@ -113,6 +113,11 @@ class Pair:
         return self.one.traceable
 
     @property
+    def horizon(self) -> int:
+        """Actions of one choice."""
+        return self.one.horizon
+
+    @property
     def env_steps_per_epoch(self) -> int:
         """Control steps of all worlds in one epoch."""
         return self.one.env_steps_per_epoch

@@ -171,7 +171,7 @@ def test_the_same_image_is_cropped_differently_now_and_later() -> None:
     assert cropped.obs["front"].shape == batch.obs["front"].shape
     same = np.all(cropped.obs["front"] == cropped.next_obs["front"], axis=(1, 2, 3))
     assert int(same.sum()) < 4  # 1 in 81 by chance
-    np.testing.assert_array_equal(shifted.obs["state"], batch.obs["state"])
+    np.testing.assert_array_equal(cropped.obs["state"], batch.obs["state"])
 
 
 # -- batches -------------------------------------------------------------------------------------
