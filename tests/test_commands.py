@@ -94,7 +94,7 @@ def test_more_episodes_than_memory_holds_worlds(refuse: Refuse):
 
 def test_an_unknown_preset(refuse: Refuse):
     text = one_line(refuse("--preset", "laptob"))
-    assert "Unknown preset 'laptob'. Did you mean 'laptop'? Allowed: fast, hil_serl" in text
+    assert "Unknown preset 'laptob'. Did you mean 'laptop'? Allowed: bc, bc_hil, " in text
 
 
 @pytest.mark.parametrize(

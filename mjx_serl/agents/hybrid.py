@@ -55,6 +55,11 @@ class HybridConfig(AgentConfig):
         """Return the agent; raises ValueError on a field outside its range, KeyError on a name."""
         check_ranges(self)
         self.sac.build()
+        if self.sac.horizon > 1:
+            raise InputError(
+                f"HybridConfig: sac.horizon {self.sac.horizon}, allowed: 1, as a gripper is chosen "
+                "anew at every step"
+            )
         return Hybrid(self)
 
 

@@ -13,7 +13,12 @@ from mjx_serl.agents.agent import AGENTS
 from mjx_serl.agents.bc import BCConfig
 from mjx_serl.envs.observation import Observer
 from mjx_serl.training.demonstrations import DemoConfig
-from mjx_serl.training.off_policy import LoopConfig, OffPolicy, OffPolicyConfig
+from mjx_serl.training.off_policy import (
+    LoopConfig,
+    OffPolicy,
+    OffPolicyConfig,
+    require_single_actions,
+)
 from mjx_serl.training.takeover import TakeoverConfig
 from mjx_serl.training.trainer import METHODS
 from scenes.contract.ranges import check_ranges
@@ -43,6 +48,7 @@ class HGDAggerConfig:
         """Raise ValueError, with what is allowed, for options that do not go together."""
         check_ranges(self.takeover, path="takeover")
         self._off_policy.check(num_envs=num_envs)
+        require_single_actions(self.agent.build(), "hg_dagger")
 
     def pool_size(self, num_envs: int) -> int:
         """Prepared starts of so many worlds."""

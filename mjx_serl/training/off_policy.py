@@ -592,6 +592,15 @@ def shown(obs: ObsSpec) -> list[str]:
     return pictures or features or list(obs.policy.names)
 
 
+def require_single_actions(agent: OffPolicyAgent, method: str) -> None:
+    """Raise InputError for an agent of action chunks, which this method does not play."""
+    if agent.horizon > 1:
+        raise InputError(
+            f"--method {method} plays single actions, got an agent with horizon {agent.horizon}; "
+            "allowed: agent.horizon 1, or --method off_policy"
+        )
+
+
 def least_rows(n_step: int) -> int:
     """Rows that hold one transition to learn from and what followed it."""
     return n_step + 1

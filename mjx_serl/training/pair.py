@@ -29,7 +29,14 @@ from mjx_serl.nets.mlp import ComputeDtype
 from mjx_serl.tasks.alternating import TURN, Alternating
 from mjx_serl.training.demonstrations import DemoConfig
 from mjx_serl.training.evaluate import TRAIN
-from mjx_serl.training.off_policy import DEMOS, ONLINE, LoopConfig, OffPolicy, OffPolicyConfig
+from mjx_serl.training.off_policy import (
+    DEMOS,
+    ONLINE,
+    LoopConfig,
+    OffPolicy,
+    OffPolicyConfig,
+    require_single_actions,
+)
 from mjx_serl.training.scan import run_once, scan
 from mjx_serl.training.state import PolicyParams, TrainState
 from mjx_serl.training.trainer import METHODS, Share
@@ -61,6 +68,7 @@ class PairConfig:
     def check(self, *, num_envs: int) -> None:
         """Raise ValueError, with what is allowed, for options that do not go together."""
         self.one.check(num_envs=num_envs)
+        require_single_actions(self.agent.build(), "pair")
 
     def cautions(self, observer: Observer) -> list[str]:
         """What is allowed and hardly meant."""

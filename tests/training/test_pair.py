@@ -13,10 +13,12 @@ import pytest
 from toy_env import SPEC, ToyEnv, ToyState
 from whole_runs import assert_same
 
+from mjx_serl.agents.sac import SACConfig
 from mjx_serl.envs.observation import Observer
 from mjx_serl.envs.vector import vectorize
 from mjx_serl.run.checkpoint import CheckpointStore
 from mjx_serl.tasks.alternating import TURN, TurnState
+from mjx_serl.training.dagger import HGDAggerConfig
 from mjx_serl.training.demonstrations import DemoConfig
 from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig
 from mjx_serl.training.pair import Pair, PairConfig
@@ -149,3 +151,10 @@ def test_one_task_is_no_pair(make_idle: Callable):
     ):
         PairConfig().build(Observer(ToyEnv()), num_envs=2)
     assert PairConfig().label(images=False) == "rlpd_pair"
+
+
+@pytest.mark.parametrize("method", [PairConfig, HGDAggerConfig])
+def test_methods_of_single_actions_take_no_chunks(method: Callable):
+    cfg = method(agent=SACConfig(horizon=5, n_step=5))
+    with pytest.raises(ValueError, match="plays single actions, got an agent with horizon 5"):
+        cfg.check(num_envs=2)
