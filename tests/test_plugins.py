@@ -67,7 +67,7 @@ def test_what_cannot_be_imported_is_told_by_name(tmp_path: Path):
 def test_a_learner_that_nobody_registered_is_refused():
     with pytest.raises(KeyError, match=r"Unknown agent 'sacc'\. Did you mean 'sac'\?"):
         commands.parse_train(["--agent", "sacc"])
-    with pytest.raises(KeyError, match=r"Unknown method 'on_line'\. .*Allowed: off_policy"):
+    with pytest.raises(KeyError, match=r"Unknown method 'on_line'\. .*Allowed: hg_dagger, off_"):
         commands.parse_train(["--method", "on_line"])
     data = {"method": {"type": "off_policy", "agent": {"type": "sacc"}}}
     with pytest.raises(ValueError, match="Unknown agent 'sacc'"):

@@ -169,6 +169,12 @@ class OffPolicyConfig:
 
     def build(self, observer: Observer, *, num_envs: int) -> "OffPolicy":
         """Return the trainer of an observer's task; InputError for two rewards in its place."""
+        horizon = self.agent.build().horizon
+        if observer.judge is not None and horizon > 1:
+            raise InputError(
+                f"--reward.classifier judges the picture of every step, of which an agent with "
+                f"horizon {horizon} sees one in {horizon}; allowed: agent.horizon 1"
+            )
         if self.vice.updates:
             if observer.judge is not None:
                 raise InputError("--vice.updates learns a reward itself: leave out --reward")

@@ -12,6 +12,7 @@ from toy_env import ToyEnv
 from whole_runs import assert_same
 
 from mjx_serl.agents.reward_model import ViceConfig
+from mjx_serl.agents.sac import SACConfig
 from mjx_serl.envs.judge import Judge
 from mjx_serl.envs.observation import FEATURES, Observer
 from mjx_serl.experiments import PRESETS
@@ -92,6 +93,9 @@ def test_what_does_not_go_together_is_refused():
     judged = dataclasses.replace(worlds, judge=Judge(worlds.env))
     with pytest.raises(ValueError, match="learns a reward itself: leave out --reward"):
         method.build(judged, num_envs=2)
+    chunks = dataclasses.replace(method, agent=SACConfig(horizon=5, n_step=5), vice=ViceConfig())
+    with pytest.raises(ValueError, match="sees one in 5; allowed: agent.horizon 1"):
+        chunks.build(judged, num_envs=2)
 
 
 def test_the_preset_is_whole():

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from robot_bridge.network import keys
 from robot_bridge.network import transitions as stream
-from robot_bridge.network.codec import DTYPES, Ask, CodecError, Part, Rows, Taken, decode, encode
+from robot_bridge.network.codec import Ask, CodecError, Part, Rows, Taken, decode, encode
 from robot_bridge.network.endpoints import ClientKeys, UnsafeBindError
 from robot_bridge.network.keys import Keyring
 from robot_bridge.network.transitions import (
@@ -24,6 +24,7 @@ from robot_bridge.network.transitions import (
     pack_parameters,
     unpack_parameters,
 )
+from scenes.contract.arrays import DTYPES
 
 
 def batch(index: int) -> dict[str, np.ndarray]:
