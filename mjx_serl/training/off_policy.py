@@ -19,6 +19,7 @@ from mjx_serl.data.replay import ReplayBuffer, RewardModel, mix
 from mjx_serl.envs.judge import Judge, judged_metrics
 from mjx_serl.envs.observation import FEATURES, Observer
 from mjx_serl.envs.vector import (
+    Autoreset,
     VecEnv,
     VecState,
     clear_stats,
@@ -180,14 +181,18 @@ class OffPolicyConfig:
                 raise InputError("--vice.updates learns a reward itself: leave out --reward")
             # Nobody tells the worlds that they are solved.
             observer = dataclasses.replace(observer, judge=Judge(observer.env))
-        vec_env = vectorize(
+        return self.trainer(self.worlds(observer, num_envs=num_envs), self.demos.build(observer))
+
+    def worlds(self, observer: Observer, *, num_envs: int, autoreset: Autoreset = "pool") -> VecEnv:
+        """Return the worlds to act in, not started."""
+        return vectorize(
             observer,
             num_envs=num_envs,
             pool_size=self.pool_size(num_envs),
             stagger=self.loop.stagger,
             grow=self.loop.grow,
+            autoreset=autoreset,
         )
-        return self.trainer(vec_env, self.demos.build(observer))
 
     def trainer(self, vec_env: VecEnv, demos: Demonstrations | None) -> "OffPolicy":
         """Return the trainer of these worlds, with rings for what they yield and for `demos`."""

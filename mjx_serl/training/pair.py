@@ -24,7 +24,7 @@ from mjx_serl.agents.agent import AGENTS
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.envs.env import EnvState, lost
 from mjx_serl.envs.observation import Observer
-from mjx_serl.envs.vector import VecState, clear_stats, episode_metrics, vectorize
+from mjx_serl.envs.vector import VecState, clear_stats, episode_metrics
 from mjx_serl.nets.mlp import ComputeDtype
 from mjx_serl.tasks.alternating import TURN, Alternating
 from mjx_serl.training.demonstrations import DemoConfig
@@ -92,14 +92,7 @@ class PairConfig:
             )
         if observer.judge is not None:
             raise InputError("--method pair takes no --reward: one classifier cannot judge both")
-        vec_env = vectorize(
-            observer,
-            num_envs=num_envs,
-            pool_size=self.pool_size(num_envs),
-            stagger=self.loop.stagger,
-            grow=self.loop.grow,
-            autoreset="lost",
-        )
+        vec_env = self.one.worlds(observer, num_envs=num_envs, autoreset="lost")
         return Pair(self.one.trainer(vec_env, self.demos.build(observer)), task.parts)
 
 

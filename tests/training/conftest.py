@@ -89,15 +89,16 @@ class Toy:
     ) -> None:
         sizes = {"batch_size": 32, "updates_per_step": 2, "steps_per_epoch": 5}
         loop = sizes | {"warmup_steps": 60, "buffer_size": 600} | loop
-        rows = toy_demos()
-        self.demos = rows if demos else None
+        # Only where they are wanted: worlds may be patched here, and demonstrations are kept.
+        rows = toy_demos() if demos else None
+        self.demos = rows
         method = OffPolicyConfig(
             agent=agent or SACConfig(hidden=(8, 8)),
             loop=LoopConfig(**loop),
             demos=DemoConfig(count=0),
         )
         trainer = method.build(Observer(ToyEnv()), num_envs=NUM_ENVS)
-        if demos:
+        if rows is not None:
             share = trainer.config.demo_fraction
             online = trainer.sources["online"].buffer
             shown = ReplayBuffer(*rows.reward.shape)
