@@ -16,7 +16,13 @@ from jaxtyping import Array, Float, Int
 from mjx_serl.agents import objectives
 from mjx_serl.agents.agent import AGENTS, AgentConfig, OffPolicyAgent
 from mjx_serl.agents.networks import build_mlp, check_networks, check_specs
-from mjx_serl.agents.optimizer import Trainable, apply_gradients, count_skipped, make_optimizer
+from mjx_serl.agents.optimizer import (
+    Trainable,
+    apply_gradients,
+    count_skipped,
+    make_optimizer,
+    trainable,
+)
 from mjx_serl.nets.augment import crop_images
 from mjx_serl.nets.distributions import normal_log_prob, split_mean_std
 from mjx_serl.nets.encoders import EncoderConfig, ObsEncoder
@@ -101,7 +107,7 @@ class BC(OffPolicyAgent):
         params: PyTree = BCParams(
             encoder.init(encoder_key), self._actor(encoder, action).init(actor_key, blank)
         )
-        policy = Trainable(params, self._optimizer.init(params))
+        policy = trainable(self._optimizer, params)
         return BCState(policy, jnp.int32(0), jnp.int32(0), obs=read, action=action)
 
     def act(self, state: BCState, obs: Obs, key: PRNGKey, *, deterministic: bool = False) -> Choice:

@@ -15,7 +15,13 @@ from jaxtyping import Array, Int
 from mjx_serl.agents.agent import AGENTS, AgentConfig, OffPolicyAgent
 from mjx_serl.agents.chunks import FlowNetConfig
 from mjx_serl.agents.networks import check_specs
-from mjx_serl.agents.optimizer import Trainable, apply_gradients, make_optimizer
+from mjx_serl.agents.optimizer import (
+    Trainable,
+    apply_gradients,
+    count_skipped,
+    make_optimizer,
+    trainable,
+)
 from mjx_serl.nets.augment import crop_images
 from mjx_serl.nets.encoders import EncoderConfig, ObsEncoder
 from mjx_serl.nets.mlp import ComputeDtype
@@ -89,7 +95,7 @@ class FlowBC(OffPolicyAgent):
         flow = self.cfg.flow.build(action.dim * self.horizon)
         params = {"encoder": encoder.init(encoder_key), "flow": flow.init(flow_key, encoder.dim)}
         return FlowBCState(
-            policy=Trainable(params, self._optimizer.init(params)),
+            policy=trainable(self._optimizer, params),
             step=jnp.int32(0),
             skipped=jnp.int32(0),
             obs=obs,
@@ -133,7 +139,7 @@ class FlowBC(OffPolicyAgent):
 
         loss, grads = jax.value_and_grad(loss_fn)(state.policy.params)
         policy, finite = apply_gradients(self._optimizer, state.policy, grads)
-        skipped = jnp.where(finite, state.skipped, optax.safe_increment(state.skipped))
+        skipped = count_skipped(state.skipped, finite)
         step = optax.safe_increment(state.step)
         state = state.replace(policy=policy, step=step, skipped=skipped)
         skips = skipped.astype(jnp.float32)

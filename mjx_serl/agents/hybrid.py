@@ -21,9 +21,10 @@ from jaxtyping import Array, Float, Int, Shaped
 from mjx_serl.agents import objectives
 from mjx_serl.agents.agent import AGENTS, AgentConfig, OffPolicyAgent
 from mjx_serl.agents.choices import changes, choices_of, role_and_name
+from mjx_serl.agents.minibatches import take_minibatch
 from mjx_serl.agents.networks import build_mlp
-from mjx_serl.agents.optimizer import Trainable, apply_gradients, count_skipped
-from mjx_serl.agents.sac import SAC, SACConfig, SACState, take_minibatch
+from mjx_serl.agents.optimizer import Trainable, apply_gradients, count_skipped, trainable
+from mjx_serl.agents.sac import SAC, SACConfig, SACState
 from mjx_serl.nets.augment import crop_batch
 from mjx_serl.nets.encoders import ObsEncoder
 from mjx_serl.nets.mlp import MLP, ComputeDtype, forward
@@ -106,7 +107,7 @@ class Hybrid(OffPolicyAgent):
         params = net.init(grasp_key, jnp.zeros((1, encoder.dim)))
         return HybridState(
             sac=sac,
-            grasp=Trainable(params, self._optimizer(action).init(params)),
+            grasp=trainable(self._optimizer(action), params),
             grasp_target=jax.tree.map(jnp.copy, params),
             skipped=jnp.int32(0),
             action=action,

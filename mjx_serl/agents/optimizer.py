@@ -50,6 +50,11 @@ def apply_gradients(
     return kept, finite
 
 
+def trainable(optimizer: optax.GradientTransformation, params: PyTree) -> Trainable:
+    """Parameters with a fresh state of their optimiser."""
+    return Trainable(params, optimizer.init(params))
+
+
 def count_skipped(skipped: Int[Array, ""], finite: Bool[Array, ""]) -> Int[Array, ""]:
     """One more where a step was not taken."""
     return jnp.where(finite, skipped, optax.safe_increment(skipped))

@@ -31,7 +31,12 @@ from mjx_serl.agents import objectives
 from mjx_serl.agents.agent import AGENTS, AgentConfig, OffPolicyAgent
 from mjx_serl.agents.chunks import FlowNetConfig
 from mjx_serl.agents.networks import CriticParams, Networks, check_specs
-from mjx_serl.agents.optimizer import Trainable, apply_gradients, make_optimizer
+from mjx_serl.agents.optimizer import (
+    Trainable,
+    apply_gradients,
+    make_optimizer,
+    trainable,
+)
 from mjx_serl.nets.augment import crop_batch
 from mjx_serl.nets.distributions import split_mean_std, tanh_normal_sample
 from mjx_serl.nets.encoders import EncoderConfig, ObsEncoder
@@ -382,7 +387,7 @@ class QC(OffPolicyAgent):
         return make_optimizer(self.cfg.lr)
 
     def _trainable(self, params: PyTree) -> Trainable:
-        return Trainable(params, self._optimizer.init(params))
+        return trainable(self._optimizer, params)
 
 
 def best_of(candidates: Float[Array, "N B HA"], value: Float[Array, "N B"]) -> Float[Array, "B HA"]:

@@ -26,7 +26,13 @@ from mjx_serl.agents import objectives
 from mjx_serl.agents.agent import AGENTS, Agent, AgentConfig, AgentState, OffPolicyAgent
 from mjx_serl.agents.minibatches import take_minibatch
 from mjx_serl.agents.networks import CriticParams, Networks, check_specs
-from mjx_serl.agents.optimizer import Trainable, apply_gradients, make_optimizer
+from mjx_serl.agents.optimizer import (
+    Trainable,
+    apply_gradients,
+    count_skipped,
+    make_optimizer,
+    trainable,
+)
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.nets.augment import crop_batch
 from mjx_serl.nets.encoders import EncoderConfig, ObsEncoder
@@ -159,8 +165,8 @@ class Residual(OffPolicyAgent):
         critic = nets.init_critic(critic_key, encoder_key, dim)
         return ResidualState(
             base=self.base.acting(self.base.init(base_key, obs, action)),
-            actor=_trainable(actor, self._actor_optimizer),
-            critic=_trainable(critic, self._optimizer),
+            actor=trainable(self._actor_optimizer, actor),
+            critic=trainable(self._optimizer, critic),
             target_params=jax.tree.map(jnp.copy, critic),
             step=jnp.int32(0),
             skipped=jnp.int32(0),
@@ -243,7 +249,7 @@ class Residual(OffPolicyAgent):
             critic=critic,
             target_params=optax.incremental_update(critic.params, target_params, self.cfg.tau),
             step=optax.safe_increment(state.step),
-            skipped=state.skipped + ~fine,
+            skipped=count_skipped(state.skipped, fine),
         )
         return state, {"learner/critic_loss": loss, "learner/q": q}
 
@@ -263,7 +269,7 @@ class Residual(OffPolicyAgent):
         stepped, fine = apply_gradients(self._actor_optimizer, state.actor, grads)
         moving = state.step > self.cfg.actor_delay
         actor = jax.tree.map(partial(jnp.where, moving), stepped, state.actor)
-        state = state.replace(actor=actor, skipped=state.skipped + ~fine)
+        state = state.replace(actor=actor, skipped=count_skipped(state.skipped, fine))
         return state, {"learner/actor_loss": loss, "learner/correction": size}
 
     # -- pieces ------------------------------------------------------------------------------
@@ -316,10 +322,6 @@ class Residual(OffPolicyAgent):
     @property
     def _actor_optimizer(self) -> optax.GradientTransformation:
         return make_optimizer(self.cfg.actor_lr, clip_norm=self.cfg.clip_norm)
-
-
-def _trainable(params: PyTree, optimizer: optax.GradientTransformation) -> Trainable:
-    return Trainable(params, optimizer.init(params))
 
 
 def _with_zero_head(params: PyTree) -> PyTree:

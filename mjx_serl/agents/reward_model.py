@@ -23,7 +23,12 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from mjx_serl.agents.optimizer import Trainable, apply_gradients, make_optimizer
+from mjx_serl.agents.optimizer import (
+    Trainable,
+    apply_gradients,
+    make_optimizer,
+    trainable,
+)
 from mjx_serl.nets.augment import crop_images
 from mjx_serl.nets.classifier import Head
 from mjx_serl.nets.encoders import EncoderConfig, ObsEncoder
@@ -91,7 +96,7 @@ class Vice:
         encoder = self._encoder
         head = self._head.init(k_head, jnp.zeros((1, encoder.dim)))
         params = {"encoder": encoder.init(k_encoder), "head": head}
-        net = Trainable(params, self._optimizer.init(params))
+        net = trainable(self._optimizer, params)
         return ViceState(net, self._read(goals_of(demos, self.cfg.goals)))
 
     def update(self, state: ViceState, visited: Obs, key: PRNGKey) -> tuple[ViceState, Metrics]:

@@ -48,6 +48,7 @@ from mjx_serl.agents.optimizer import (
     count_skipped,
     make_optimizer,
     tick,
+    trainable,
 )
 from mjx_serl.nets.augment import crop_batch
 from mjx_serl.nets.distributions import tanh_normal_sample
@@ -426,4 +427,4 @@ class SAC(OffPolicyAgent):
         return make_optimizer(cfg.lr, warmup_steps=cfg.lr_warmup_steps, clip_norm=cfg.clip_norm)
 
     def _trainable(self, params: PyTree) -> Trainable:
-        return Trainable(params, self.optimizer.init(params))
+        return trainable(self.optimizer, params)
