@@ -141,3 +141,33 @@ def seen_wrong(env: "Env", worlds: "EnvState") -> list[str]:
 def differences(one: Played, other: Played) -> Float[np.ndarray, " T"]:
     """Return the largest difference of joint positions after each control step [rad], [m]."""
     return np.abs(np.asarray(one.qpos) - np.asarray(other.qpos)).max(axis=(1, 2))
+
+
+def step_difference(native: "Env", other: "Env", key: Array, *, worlds: int, steps: int) -> float:
+    """Return the largest difference of joint positions after one control step [rad], [m].
+
+    Native plays the steps; from each state on its way both make the next one anew.
+    """
+
+    def play(key: Array) -> "tuple[EnvState, Array]":
+        k_start, k_act = jax.random.split(key)
+        start = jax.vmap(native.reset)(jax.random.split(k_start, worlds))
+        size = (steps, worlds, native.action_dim)
+        actions = jax.random.uniform(k_act, size, minval=-1.0, maxval=1.0)
+
+        def step(state: "EnvState", action: Array) -> "tuple[EnvState, EnvState]":
+            now = jax.vmap(native.step)(state, action)
+            return select_worlds(now.terminated | now.truncated, start, now), state
+
+        return jax.lax.scan(step, start, actions)[1], actions
+
+    def once(env: "Env") -> Any:
+        def one(state: "EnvState", action: Array) -> Array:
+            physics: Any = env.physics  # of worlds that do not vary
+            carry, _ = physics.reset(state.sim.qpos, state.sim.qvel)
+            return env.step(state.replace(carry=carry), action).sim.qpos
+
+        return jax.jit(jax.vmap(jax.vmap(one)))
+
+    begun = jax.jit(play)(key)
+    return float(np.abs(np.asarray(once(native)(*begun)) - np.asarray(once(other)(*begun))).max())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.process import ROOT
 from benchmarks.results import Result, load
+from benchmarks.training_run import drawn_curve
 from benchmarks.workers.platform import prepare
 from scenes.contract.specs import FORCES, GRIPPER, STEPS, TORQUES, TURNS, ActionSpec, ObsSpec
 
@@ -25,7 +26,6 @@ README = ROOT / "README.md"
 PICTURES = Path("pictures") / "tasks"  # from the page
 QUESTION = "tasks"  # of benchmarks.tasks
 MEASURED = ("expert", "learned")  # first words of lines that come from results.jsonl
-_BARS = "▁▂▃▄▅▆▇█"
 
 _HEAD = """# Tasks
 
@@ -143,13 +143,9 @@ def _rate(row: Result) -> str:
     if "seed" not in params:
         return text
     minutes = params["cpu_seconds"] / 120
-    curve = "".join(_bar(share) for _, _, share in params["curve"])
+    curve = drawn_curve(params["curve"])
     spent = f"{params['env_steps']:,} steps, {minutes:.1f} min of two cores"
     return f"{text}, {spent}, `{params['train']}`, {curve}"
-
-
-def _bar(share: float) -> str:
-    return _BARS[min(int(share * len(_BARS)), len(_BARS) - 1)]
 
 
 def with_ancestors(readme: str) -> str:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from benchmarks.train import last_line, read_curve, read_run
 
 _CORES = 2  # that the minutes of a run are counted for
 _POLL = 1.0  # [s]
+_BARS = "▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,11 @@ class TrainingRun:
             over = ["train.py", f"--resume={folder}", f"--total-env-steps={_env_steps(folder)}"]
             _, problem = _run(over, log, float("inf"))
         return used, problem
+
+
+def drawn_curve(curve: Sequence[tuple[int, float, float]]) -> str:
+    """Return the success rates of a run's checks as bars of a line's height."""
+    return "".join(_BARS[min(int(share * len(_BARS)), len(_BARS) - 1)] for _, _, share in curve)
 
 
 def _env_steps(folder: Path) -> int:

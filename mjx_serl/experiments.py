@@ -256,6 +256,19 @@ def hybrid() -> TrainConfig:
     return dataclasses.replace(base, preset="hybrid", method=method)
 
 
+@PRESETS.register("hybrid_laptop")
+def hybrid_laptop() -> TrainConfig:
+    """The hybrid agent at laptop's pace: 16 worlds, an update per world and step.
+
+    `python train.py --preset hybrid_laptop`. Where warm-up and demonstrations do not tell when to
+    close the gripper nothing else will: its network always takes what it holds for best.
+    """
+    base = laptop()
+    sac = dataclasses.replace(base.method.agent, target_entropy=-2.5)
+    method = dataclasses.replace(base.method, agent=HybridConfig(sac=sac))
+    return dataclasses.replace(base, preset="hybrid_laptop", method=method)
+
+
 @PRESETS.register("bc")
 def bc() -> TrainConfig:
     """Behaviour cloning: 100 demonstrations, 20,000 updates, no step in any world.

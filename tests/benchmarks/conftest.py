@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import compare
+from benchmarks import compare, training_run
 from benchmarks.process import WorkerError, WorkerProcess
 from benchmarks.worker import resident_bytes, versions
 
@@ -69,3 +69,35 @@ def start_worker(
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every `Group` of the test start its workers in this process."""
     monkeypatch.setattr(compare, "WorkerProcess", start_worker)
+
+
+# Stands for train.py: one check, then work until it is stopped; a resumed run is over at once.
+TRAIN = """
+import json, pathlib, signal, sys
+options = dict(word.split("=", 1) for word in sys.argv[1:])
+resumed = "--resume" in options
+place = [options["--resume"]] if resumed else [options["--run.folder"], options["--run.name"]]
+folder = pathlib.Path(*place)
+if resumed:
+    found = {"success_rate": 0.4, "success_ci95": [0.3, 0.5], "episodes": 100, "task": "t",
+             "wall_seconds": 1.0, "compile_seconds": 0.5, "updates": 7, "device": "cpu",
+             "env_steps": int(options["--total-env-steps"])}
+    (folder / "summary.json").write_text(json.dumps(found))
+    sys.exit()
+folder.mkdir()
+check = {"kind": "eval", "elapsed_s": 2.0, "success_rate": 0.25, "env_steps": 800}
+last = {"kind": "epoch", "elapsed_s": 3.0, "env_steps": 1200, "grad_steps": 1200}
+(folder / "metrics.jsonl").write_text(json.dumps(check) + "\\n" + json.dumps(last) + "\\n")
+signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+while True:
+    pass
+"""
+
+
+@pytest.fixture
+def pretended_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let benchmarks find a train.py that works until it is stopped; returns its folder."""
+    (tmp_path / "train.py").write_text(TRAIN)
+    monkeypatch.setattr(training_run, "ROOT", tmp_path)
+    monkeypatch.setattr(training_run, "_POLL", 0.02)
+    return tmp_path

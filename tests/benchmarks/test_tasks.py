@@ -7,36 +7,11 @@ import pytest
 from benchmarks import tasks, training_run
 from benchmarks.results import Recorder
 
-# Stands for train.py: one check, then work until it is stopped; a resumed run is over at once.
-TRAIN = """
-import json, pathlib, signal, sys
-options = dict(word.split("=", 1) for word in sys.argv[1:])
-resumed = "--resume" in options
-place = [options["--resume"]] if resumed else [options["--run.folder"], options["--run.name"]]
-folder = pathlib.Path(*place)
-if resumed:
-    found = {"success_rate": 0.4, "success_ci95": [0.3, 0.5], "episodes": 100, "task": "t",
-             "wall_seconds": 1.0, "compile_seconds": 0.5, "updates": 7, "device": "cpu",
-             "env_steps": int(options["--total-env-steps"])}
-    (folder / "summary.json").write_text(json.dumps(found))
-    sys.exit()
-folder.mkdir()
-check = {"kind": "eval", "elapsed_s": 2.0, "success_rate": 0.25, "env_steps": 800}
-last = {"kind": "epoch", "elapsed_s": 3.0, "env_steps": 1200, "grad_steps": 1200}
-(folder / "metrics.jsonl").write_text(json.dumps(check) + "\\n" + json.dumps(last) + "\\n")
-signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
-while True:
-    pass
-"""
-
 
 @pytest.fixture
-def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tasks.TasksConfig:
-    (tmp_path / "train.py").write_text(TRAIN)
-    monkeypatch.setattr(training_run, "ROOT", tmp_path)
-    monkeypatch.setattr(training_run, "_POLL", 0.02)
+def trained(pretended_train: Path) -> tasks.TasksConfig:
     return tasks.TasksConfig(
-        only=("franka/pick_cube",), minutes=0.3 / 120, episodes=2, folder=tmp_path / "runs"
+        only=("franka/pick_cube",), minutes=0.3 / 120, episodes=2, folder=pretended_train / "runs"
     )
 
 

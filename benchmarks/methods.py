@@ -1,0 +1,140 @@
+"""Which method solves which task? A matrix of whole runs, each of ten minutes of two cores.
+
+python -m benchmarks.methods --only franka/pick_cube --methods rlpd qc_rlpd --seeds 0 1 2
+
+Each cell is filed once it is there, so that a stopped run goes on where it was; `--again` measures
+anew. A cell ends early once two checks in a row reach `stop_at`; it is stopped, and then evaluated,
+once it has used twice as many minutes of processor time as it has, however busy the machine is. All
+but `sac` are given the same 20 demonstrations, `bc_100` more.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.options import read_options
+from benchmarks.results import Recorder
+from benchmarks.resumable import drop, go_on, is_wanted, named_tasks
+from benchmarks.training_run import TrainingRun
+from benchmarks.workers.platform import prepare
+from scenes.contract.errors import UnknownNameError
+from scenes.contract.names import unknown_name
+from scenes.contract.ranges import MOST_SEED, ranged
+
+QUESTION = "methods"
+TASKS = (
+    "franka/pick_cube",
+    "franka/peg_insertion",
+    "franka/put_cube_on_plate",
+    "piper/mobile_pick",
+    "franka/pick_cube_dense",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A column.
+
+    Attributes:
+        about: what it is, in a few words.
+        args: of train.py.
+        over: the method whose run of the same task and seed it begins with, "" for none.
+    """
+
+    about: str
+    args: tuple[str, ...]
+    over: str = ""
+
+
+METHODS: dict[str, Method] = {
+    "rlpd": Method(about="SAC, half of each batch demonstrations", args=("--preset=laptop",)),
+    "qc_rlpd": Method(about="RLPD on chunks of five actions", args=("--preset=qc_rlpd",)),
+    "bc": Method(
+        about="behaviour cloning of 20 demonstrations", args=("--preset=bc", "--demos.count=20")
+    ),
+    "bc_100": Method(about="behaviour cloning of 100 demonstrations", args=("--preset=bc",)),
+    "residual": Method(
+        about="a bounded correction over `bc`", args=("--preset=residual",), over="bc"
+    ),
+    "hybrid": Method(
+        about="RLPD for the arm, a DQN for its gripper", args=("--preset=hybrid_laptop",)
+    ),
+    "sac": Method(about="SAC without demonstrations", args=("--preset=sac",)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodsConfig:
+    """Which cells, and how long each may learn.
+
+    Attributes:
+        only: names of tasks; the matrix's five by default.
+        methods: names of columns.
+        seeds: one run each.
+        minutes: of two cores for one run, compiling included [min].
+        stop_at: a run ends early once two checks in a row reach this success rate.
+        again: measure once more what is filed already.
+        folder: where the runs are kept.
+    """
+
+    only: tuple[str, ...] = TASKS
+    methods: tuple[str, ...] = field(default_factory=lambda: tuple(METHODS))
+    seeds: tuple[int, ...] = ranged((0, 1), least=0, most=MOST_SEED, filled=True)
+    minutes: float = ranged(10.0, above=0)
+    stop_at: float = ranged(0.97, above=0)
+    again: bool = False
+    folder: Path = Path("runs/methods")
+
+
+def run(cfg: MethodsConfig, recorder: Recorder) -> None:
+    """Measure what has no row yet; with `again`, all that is asked for."""
+    prepare()
+    tasks = named_tasks(cfg.only)
+    for name in cfg.methods:
+        if name not in METHODS:
+            raise UnknownNameError(unknown_name("method", name, METHODS))
+    for seed in cfg.seeds:
+        for task in tasks:
+            for method in cfg.methods:
+                if is_wanted(recorder, cell_name(task, method, seed), again=cfg.again):
+                    _measure(cfg, task, method, seed, recorder)
+
+
+def cell_name(task: str, method: str, seed: int) -> str:
+    """What the row of a training run is called."""
+    return f"{task}: {method}, seed {seed}"
+
+
+def _folder(cfg: MethodsConfig, task: str, method: str, seed: int) -> Path:
+    return cfg.folder / f"{task.replace('/', '-')}-{method}-s{seed}"
+
+
+def _measure(cfg: MethodsConfig, task: str, method: str, seed: int, recorder: Recorder) -> None:
+    column = METHODS[method]
+    begin = []
+    if column.over:
+        base = _folder(cfg, task, column.over, seed)
+        if not (base / "summary.json").exists():
+            drop(recorder, cell_name(task, column.over, seed))
+            _measure(cfg, task, column.over, seed, recorder)
+        begin = [f"--init={base}"]
+    command = [
+        "train.py",
+        *column.args,
+        f"--task={task}",
+        f"--seed={seed}",
+        f"--eval.stop-at={cfg.stop_at:g}",
+        *begin,
+    ]
+    run = TrainingRun(command=command, folder=_folder(cfg, task, method, seed), minutes=cfg.minutes)
+    params = {"task": task, "method": method, "seed": seed}
+    run.measure(recorder, cell_name(task, method, seed), params)
+
+
+def main() -> None:
+    """Parse, measure, file."""
+    cfg = read_options(MethodsConfig, __doc__)
+    go_on(QUESTION, lambda recorder: run(cfg, recorder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""docs/results.md: what each method reached on each task, and every preset, from results.jsonl.
+
+python -m benchmarks.methods_page
+"""
+
+import inspect
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+
+from benchmarks.methods import METHODS, QUESTION, TASKS
+from benchmarks.process import ROOT
+from benchmarks.results import Result, load
+from benchmarks.training_run import drawn_curve
+from benchmarks.workers.platform import prepare
+from scenes.contract.success_rate import wilson_interval
+
+PAGE = ROOT / "docs" / "results.md"
+GOAL = 0.9  # success rate whose first check counts as solved
+_SOURCES = (QUESTION, "tasks")  # questions whose rows are training runs
+
+_HEAD = """# Results of methods
+
+Written by `python -m benchmarks.methods_page`; do not edit. Runs: `python -m benchmarks.methods`,
+each ten minutes of two cores at most, compiling included, and over as soon as two checks in a row
+reach 97 %. Success is of 100 held-out episodes after training, with the 95 % interval of all seeds'
+episodes together; minutes are processor time over two cores.
+"""
+_STEPS = """## Env steps to 90 %
+
+Median over seeds of the env steps (control steps of all worlds) before the first check of a run
+that reaches 90 %; "never" where it never did in its time.
+"""
+_PRESETS = """## Presets
+
+Runs of `benchmarks.methods` and `benchmarks.tasks` by their preset, further options of some of them
+included: task, success of the final episodes of all seeds, median minutes of two cores.
+"""
+
+
+def page(results: Sequence[Result]) -> str:
+    """Return the whole page."""
+    rows = [row for row in results if row.question == QUESTION]
+    return "\n".join(
+        [
+            _HEAD,
+            *_table(rows, _success),
+            "",
+            *(
+                f"- `{name}`: {method.about}: `{_command(name)}`"
+                for name, method in METHODS.items()
+            ),
+            "",
+            _STEPS,
+            *_table(rows, _solved),
+            "",
+            "## Curves",
+            "",
+            *_curves(rows),
+            "",
+            _PRESETS,
+            *_presets([row for row in results if row.question in _SOURCES]),
+            "",
+        ]
+    )
+
+
+def _command(name: str) -> str:
+    method = METHODS[name]
+    begin = [f"--init RUN of {method.over}"] if method.over else []
+    return " ".join(["python train.py", *method.args, "--task TASK", *begin])
+
+
+def _table(rows: Sequence[Result], cell: Callable[[Sequence[Result]], str]) -> Iterator[str]:
+    yield f"| task | {' | '.join(METHODS)} |"
+    yield "|---" * (len(METHODS) + 1) + "|"
+    for task in TASKS:
+        cells = (
+            [row for row in rows if (row.params["task"], row.params["method"]) == (task, name)]
+            for name in METHODS
+        )
+        yield f"| {task} | {' | '.join(map(cell, cells))} |"
+
+
+def _success(runs: Sequence[Result]) -> str:
+    if not runs:
+        return "not measured"
+    finished = [run for run in runs if run.value is not None]
+    if not finished:
+        return runs[0].params["reason"]
+    seeds = f"{len(runs)} seed{'s' if len(runs) > 1 else ''}"
+    return f"{_rate(finished)}, {_minutes(finished)} min, {seeds}"
+
+
+def _rate(finished: Sequence[Result]) -> str:
+    episodes = sum(run.params["episodes"] for run in finished)
+    solved = sum(round(run.value * run.params["episodes"]) for run in finished if run.value)
+    low, high = (100 * bound for bound in wilson_interval(solved, episodes))
+    return f"{100 * solved / episodes:.0f} % [{low:.0f}, {high:.0f}]"
+
+
+def _minutes(finished: Sequence[Result]) -> str:
+    return f"{statistics.median(run.params['cpu_seconds'] for run in finished) / 120:.1f}"
+
+
+def steps_to_goal(run: Result) -> float:
+    """Env steps before the first check that reaches the goal; infinite where none did."""
+    curve = run.params.get("curve", [])
+    return next((steps for steps, _, share in curve if share >= GOAL), float("inf"))
+
+
+def _solved(runs: Sequence[Result]) -> str:
+    if not runs:
+        return "not measured"
+    steps = statistics.median(steps_to_goal(run) for run in runs)
+    return "never" if steps == float("inf") else f"{steps:,.0f}"
+
+
+def _curves(rows: Sequence[Result]) -> Iterator[str]:
+    yield "Success rate at each check of a run, from its first to its last."
+    yield ""
+    for row in rows:
+        if row.value is not None:
+            steps = f"{row.params['env_steps']:,} env steps"
+            yield f"- {row.name}: {drawn_curve(row.params['curve'])} {steps}"
+
+
+def _presets(rows: Sequence[Result]) -> Iterator[str]:
+    from mjx_serl.experiments import PRESETS
+
+    yield "| preset | what it is | reached |"
+    yield "|---|---|---|"
+    for name in PRESETS:
+        about = (inspect.getdoc(PRESETS[name]) or "").split("\n")[0]
+        yield f"| `{name}` | {about} | {'; '.join(_reached(name, rows)) or 'not measured'} |"
+
+
+def _reached(preset: str, rows: Sequence[Result]) -> Iterator[str]:
+    runs = [
+        row
+        for row in rows
+        if row.value is not None and f"--preset={preset}" in row.params.get("train", "").split()
+    ]
+    for task in dict.fromkeys(run.params["task"] for run in runs):
+        of_task = [run for run in runs if run.params["task"] == task]
+        yield f"{task} {_rate(of_task)}, {_minutes(of_task)} min"
+
+
+def main() -> None:
+    """Write the page."""
+    prepare()
+    PAGE.write_text(page(load()))
+
+
+if __name__ == "__main__":
+    main()
