@@ -295,6 +295,7 @@ RANDOMIZED = dataclasses.replace(
             selector=("gripper", "cube", "table"),
             range=(0.4, 1.5),
             operation="abs",
+            distribution="log_uniform",  # the slippery end is the hard one
         ),
         Randomize(field="mass", selector=("cube",), range=(0.5, 2.0), distribution="log_uniform"),
     ),
