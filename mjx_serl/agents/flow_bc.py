@@ -115,7 +115,7 @@ class FlowBC(OffPolicyAgent):
 
     def acting(self, state: FlowBCState) -> FlowBCState:
         """The networks."""
-        policy = Trainable(state.policy.params, None)
+        policy = state.policy.bare()
         return state.replace(policy=policy, step=None, skipped=None)
 
     @property
