@@ -11,9 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from recorded import make_contract, make_header, make_tick, record
 
+from mjx_serl.data.foreign.convert import ConvertOptions, convert
+from mjx_serl.data.foreign.opening import open_foreign
 from robot_bridge.records.demonstrations import Exported
 from robot_bridge.records.lerobot import export_lerobot
 from robot_bridge.records.recorder import Recorder
+from scenes.contract.demonstrations import DemoContract
 from scenes.contract.policy_contract import Contract
 from scenes.contract.specs import ActionSpec
 from scenes.contract.videos import ffmpeg_program
@@ -163,6 +166,20 @@ def test_statistics_are_those_of_the_rows(dataset: Path, info: dict, episodes: l
     np.testing.assert_allclose(np.ravel(stats[VIDEO]["std"]), within.std())
     assert episodes[1]["stats/frame_index/max"] == [8] and episodes[1]["stats/action/count"] == [9]
     assert np.shape(episodes[0][f"stats/{VIDEO}/max"]) == (3, 1, 1)
+
+
+def test_the_trainer_reads_it_as_demonstrations(dataset: Path):
+    contract = make_contract()
+    wanted = DemoContract.of("toy", contract.obs, contract.action)
+    found = convert(open_foreign(dataset, allow_pickle=False), wanted, ConvertOptions())
+    assert [len(e["reward"]) for e in found.episodes] == list(LENGTHS)
+    # Only the success is a return's end; what ended otherwise was cut off as far as it says.
+    assert [bool(e["terminated"][-1]) for e in found.episodes] == [True, False, False]
+    for e in found.episodes:
+        within = np.arange(len(e["reward"]))
+        np.testing.assert_array_equal(e["obs/ee_lag"], np.repeat(within[:, None], 3, 1))
+        np.testing.assert_allclose(e["obs/front"].mean((1, 2, 3)), within, atol=1.5)
+        np.testing.assert_array_equal(e["expert"], within == 1)
 
 
 def test_long_datasets_have_several_files(tmp_path: Path):
