@@ -544,7 +544,8 @@ def test_a_folder_or_another_file_as_demonstrations_is_told_what_it_is(
     assert "'contract' is missing, its arrays are a, b, c, d, ...; allowed: .npz files that" in text
     (tmp_path / "serl.pkl").write_bytes(b"\x80\x04")
     text = one_line(refuse("--demos.file", str(tmp_path / "serl.pkl")))
-    assert "not a zip file; allowed: .npz files that `python record_demos.py` or" in text
+    assert "not a zip file; allowed: .npz files that `python record_demos.py`, `" in text
+    assert "of other projects' files, `python -m mjx_serl.demos import` wrote" in text
     assert runs(tmp_path) == []
 
 

@@ -267,7 +267,8 @@ def _check_names(path: Path, found: Sequence[str]) -> None:
 def _no_demonstrations(path: Path, why: object) -> InputError:
     return InputError(
         f"{path} is no demonstration file: {why}; allowed: .npz files that "
-        f"`{how_to_start('record')}` or `{how_to_start('bridge')} export-demos` wrote"
+        f"`{how_to_start('record')}`, `{how_to_start('bridge')} export-demos` or, of other "
+        f"projects' files, `{how_to_start('demos')} import` wrote"
     )
 
 
