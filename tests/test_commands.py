@@ -524,7 +524,15 @@ def test_a_variant_of_the_task_takes_what_it_judges_anew(recorded: Path):
     np.testing.assert_array_equal(built.recorded.reward.sum(0), [1, 1])
 
 
-def test_nothing_to_judge_anew(refuse: Refuse, recorded: Path):
+def test_nothing_to_judge_anew(refuse: Refuse, recorded: Path, tmp_path: Path):
+    """No file, or one in which nothing is solved: here the same with the cube on the table."""
+    with np.load(recorded) as file:
+        arrays = {name: np.array(file[name]) for name in file.files}
+    cube = make_env(TASK, physics="native").scene.objects["cube"].body_id
+    arrays["state/sim/xpos"][..., cube, 2] = 0.02
+    np.savez(tmp_path / "low.npz", **arrays)
+    text = one_line(refuse("--demos.relabel", "--demos.file", str(tmp_path / "low.npz")))
+    assert "'franka/pick_cube' pays for none of its 2 episodes" in text
     assert "name it with --demos.file" in one_line(refuse("--demos.relabel"))
 
 

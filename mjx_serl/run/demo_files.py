@@ -84,16 +84,16 @@ def import_demos(cfg: ImportDemos, say: Say) -> None:
         raise InputError(f"Demonstrations are .npz files, got '{cfg.out}'")
     check_new(cfg.out)
     load_plugins(cfg.plugin)
+    files = [open_foreign(path, allow_pickle=cfg.allow_pickle) for path in cfg.files]
     pixels = PixelConfig(cameras=cfg.cameras, size=cfg.image_size)
-    contract = demo_contract(pixels.build(make_env(cfg.task)))
+    contract = demo_contract(pixels.undrawn(make_env(cfg.task)))
     options = ConvertOptions(
         mapping=cfg.mapping, clip_actions=cfg.clip_actions, solved_at_end=cfg.solved_at_end
     )
     made: list[Converted] = []
-    for path in cfg.files:
-        file = open_foreign(path, allow_pickle=cfg.allow_pickle)
+    for file in files:
         made.append(convert(file, contract, options))
-        say(f"{path}: {file.kind}, {len(made[-1].episodes)} episodes, {made[-1].steps} steps")
+        say(f"{file.path}: {file.kind}, {len(made[-1].episodes)} episodes, {made[-1].steps} steps")
         for note in made[-1].notes:
             say(f"  {note}")
     write_demonstrations(cfg.out, stack(made), contract)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 import jax
+import numpy as np
 
 from mjx_serl.data.demos import DemoContract, load_demos, select_episodes
 from mjx_serl.envs.observation import Observer
@@ -64,7 +65,13 @@ class DemoConfig:
                 "classifier), for which a file lacks the pictures; allowed: one of the two"
             )
         rows = load_demos(self.file, demo_contract(observer, states=True), relabel=True)
-        return relabel(observer.env, rows)
+        rows = relabel(observer.env, rows)
+        if getattr(observer.env.task, "sparse", False) and not np.any(rows.reward):
+            raise InputError(
+                f"{self.file}: '{observer.env.name}' pays for none of its "
+                f"{rows.reward.shape[1]} episodes; allowed: one at least that solves this task"
+            )
+        return rows
 
 
 class Demonstrations(Protocol):

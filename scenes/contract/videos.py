@@ -56,10 +56,10 @@ class VideoWriter:
 
 
 def read_video(path: Path, shape: tuple[int, int, int], frames: int) -> NDArray[np.uint8]:
-    """Return the pictures [frames, H, W, 3] of a video.
+    """Return the first pictures [frames, H, W, 3] of an mp4.
 
-    The file may be anybody's: only the file itself is opened, whatever it refers to, and no more
-    pictures are decoded than are asked for.
+    The file may be anybody's: it is read as mp4 and nothing else, no other file is opened, whatever
+    it refers to, and no more is decoded than is asked for.
 
     Args:
         path: of the file.
@@ -67,16 +67,30 @@ def read_video(path: Path, shape: tuple[int, int, int], frames: int) -> NDArray[
         frames: how many are wanted.
 
     Raises:
-        InputError: ffmpeg cannot read it, or there are fewer or pictures of another size.
+        InputError: ffmpeg cannot read it, there are fewer, or they have another size.
     """
+    # PPM says the size of every picture, so that one of another size is not taken for two.
+    header = np.frombuffer(b"P6\n%d %d\n255\n" % (shape[1], shape[0]), np.uint8)
+    size = len(header) + int(np.prod(shape))
     command = [ffmpeg_program("Reading videos"), "-hide_banner", "-nostdin", "-v", "error"]
-    command += ["-protocol_whitelist", "file", "-i", f"file:{path}", "-map", "0:v:0"]
-    command += ["-fps_mode", "passthrough", "-frames:v", str(frames)]
-    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    command += ["-protocol_whitelist", "file", "-f", "mov", "-i", f"file:{path}", "-map", "0:v:0"]
+    command += [
+        "-fps_mode",
+        "passthrough",
+        "-frames:v",
+        str(frames),
+        "-fs",
+        str((frames + 1) * size),
+    ]
+    command += ["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"]
     done = subprocess.run(command, capture_output=True)
-    wanted = frames * int(np.prod(shape))
-    if done.returncode != 0 or len(done.stdout) != wanted:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        why = said[-1] if said else f"got {len(done.stdout)} bytes of pictures"
-        raise InputError(f"{path}: {why}, allowed: {frames} pictures {list(shape)}, {wanted} bytes")
-    return np.frombuffer(done.stdout, np.uint8).reshape(frames, *shape)
+    said = done.stderr.decode(errors="replace").strip().splitlines()
+    pictures = np.frombuffer(done.stdout, np.uint8)
+    if done.returncode == 0 and len(pictures) == frames * size:
+        pictures = pictures.reshape(frames, size)
+        if (pictures[:, : len(header)] == header).all():
+            return pictures[:, len(header) :].reshape(frames, *shape)
+    first = bytes(pictures[:64]).split(b"\n")[1:2]
+    got = f"{len(pictures)} bytes, pictures {b''.join(first).decode(errors='replace')!r}"
+    why = said[-1] if said else f"got {got}"
+    raise InputError(f"{path}: {why}; allowed: {frames} pictures {list(shape)} at least")

@@ -313,6 +313,20 @@ def test_more_than_fits_into_memory_is_not_read(dataset: Path, monkeypatch: pyte
         imported(dataset)
 
 
+def test_rows_that_are_packed_into_nothing_are_counted(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A table of some kB may say one row a million times."""
+    count = 1_000_000
+    first = pq.read_table(dataset / DATA).slice(0, 1).drop(["observation.images.front"])
+    repeated = pa.concat_tables([first] * 1000).combine_chunks()
+    pq.write_table(pa.concat_tables([repeated] * (count // 1000)).combine_chunks(), dataset / DATA)
+    assert (dataset / DATA).stat().st_size < 1 << 20
+    monkeypatch.setattr(source, "MOST_BYTES", 16 << 20)
+    with pytest.raises(ValueError, match="holds more than 16777216 bytes of arrays"):
+        imported(dataset, contract=contract_of(*NUMBERS))
+
+
 def test_a_table_cut_anywhere_is_refused(dataset: Path):
     whole = (dataset / DATA).read_bytes()
     for share in (0.0, 0.5, 0.95):

@@ -32,6 +32,7 @@ REWARD, DONE, TRUNCATED = "next.reward", "next.done", "next.truncated"
 _MOST_COUNT = 2**31  # of frames, files and seconds
 _MOST_INFO = 16 << 20  # [bytes] of info.json, which is some kB
 _NUMBERS = ("float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
+_ONE = Column((1,), "int64")  # what places an episode
 _INDEX = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 _PLACES = ("episode_index", "length", "data/chunk_index", "data/file_index")
 _SAFE = re.compile(r"[\w.\-]+")  # names of features that are part of a path
@@ -178,19 +179,24 @@ class _Reader:
             yield int(chunk), int(number), sorted(inside, key=lambda row: row["episode_index"])
 
     def _read(self, file: Path, columns: Iterable[str]) -> Any:
-        """Some columns of a table; what they unpack to is counted before."""
+        """Some columns of a table; what they unpack to, and are decoded to, is counted before."""
         wanted = list(columns)
         try:
             table = self._pq.ParquetFile(file)
             meta = table.metadata
-            for group in range(meta.num_row_groups):
-                self._budget.take(meta.row_group(group).total_byte_size)
+            packed = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
+            self._budget.take(packed + meta.num_rows * sum(map(self._width, wanted)))
             missing = [name for name in wanted if name not in table.schema_arrow.names]
             if missing:
                 raise self._damaged(f"{file.name} has no column '{missing[0]}'")
             return table.read(columns=wanted)
         except (OSError, self._pa_error) as error:
             raise self._damaged(f"{file}: {error}") from error
+
+    def _width(self, name: str) -> int:
+        """Bytes of a column in each row, decoded."""
+        column, _ = self._features.get(name, (_ONE, ""))
+        return int(np.prod(column.shape)) * np.dtype(column.dtype).itemsize
 
     @property
     def _pa_error(self) -> type[Exception]:
@@ -205,11 +211,10 @@ class _Reader:
 
     def _array(self, name: str, values: Any) -> NDArray[Any]:
         """A column as an array [rows, ...]."""
-        column, kind = self._features.get(name, (Column((1,), "int64"), "number"))
+        column, kind = self._features.get(name, (_ONE, "number"))
         if values.null_count:
             raise self._damaged(f"'{name}' lacks values")
         if kind == "image":
-            self._budget.take(len(values) * int(np.prod(column.shape)))
             pictures = [self._picture(name, column, row) for row in values.to_pylist()]
             return np.stack(pictures)
         lists = hasattr(values.type, "value_type")
