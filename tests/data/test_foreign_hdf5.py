@@ -10,6 +10,7 @@ import pytest
 from foreign_task import SIZE, imported, numbers
 
 from mjx_serl.data.foreign import source
+from scenes.contract.errors import UserError
 
 LENGTHS = {"demo_0": 5, "demo_2": 3, "demo_10": 4}
 
@@ -171,6 +172,21 @@ def test_files_that_are_not_robomimic_s(file: Path, kind: str):
     with pytest.raises(ValueError) as caught:
         imported(file)
     assert text in str(caught.value) and "demo.hdf5" in str(caught.value)
+
+
+def test_flipped_bits_are_refused_or_change_nothing_but_numbers(file: Path):
+    """h5py raises a dozen kinds of errors; here each is one that a command line says."""
+    whole, refused = file.read_bytes(), 0
+    for offset in range(0, len(whole), 997):
+        broken = bytearray(whole)
+        broken[offset] ^= 0xFF
+        file.write_bytes(broken)
+        try:
+            imported(file, clip_actions=True)
+        except UserError as error:
+            refused += 1
+            assert "demo.hdf5" in str(error)
+    assert refused > 3
 
 
 def test_a_file_cut_anywhere_is_refused(file: Path):

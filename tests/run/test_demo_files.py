@@ -1,5 +1,6 @@
 """`mjx-serl demos`: other projects' files for a real task, and what its command line refuses."""
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import pytest
 
 from mjx_serl.cli import start
 from mjx_serl.data.demos import load_demos
+from mjx_serl.envs import observation
 from mjx_serl.envs.env import make_env
 from mjx_serl.envs.observation import Observer
 from mjx_serl.run.demo_files import ExportDemos, ImportDemos, export_demos, import_demos
 from mjx_serl.training.demonstrations import demo_contract
+from scenes.contract.demonstrations import load_demonstrations
 
 TASK = "franka/pick_cube"
 # robosuite's names; what it has no word for is a constant.
@@ -65,6 +68,38 @@ def test_robomimic_s_become_demonstrations_and_those_a_dataset(file: Path, tmp_p
         assert one.files == two.files
         for name in one.files:
             np.testing.assert_array_equal(one[name], two[name], name)
+
+
+def test_pictures_are_of_the_cameras_named_and_nothing_is_drawn(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(observation, "build_renderer", None)
+    pictures = np.random.default_rng(1).integers(0, 256, (5, 16, 16, 3)).astype(np.uint8)
+    with h5py.File(file, "a") as opened:
+        opened["data/demo_0/obs/agentview_image"] = pictures
+        opened["data/demo_1/obs/agentview_image"] = pictures[:3]
+    # What only a simulator knows is not observed beside pictures.
+    words = [word for word in MAP if not word.startswith("cube_")]
+    cfg = ImportDemos(
+        files=(file, file),
+        task=TASK,
+        out=tmp_path / "demos.npz",
+        mapping=(*words, "front=agentview_image"),
+        cameras=("front",),
+        image_size=16,
+    )
+    import_demos(cfg, lambda _: None)
+    arrays, contract = load_demonstrations(cfg.out)
+    assert arrays["obs/front"].shape == (5, 4, 16, 16, 3)
+    for column in (0, 2):
+        np.testing.assert_array_equal(arrays["obs/front"][:, column], pictures)
+    observed = Observer(make_env(TASK, physics="native")).obs_spec.names
+    assert {name for name, *_ in contract.obs} == {"front", *observed} - {
+        "cube_position",
+        "cube_from_ee",
+    }
+    with pytest.raises(KeyError, match="Unknown camera 'fron'"):
+        import_demos(dataclasses.replace(cfg, cameras=("fron",), out=tmp_path / "b.npz"), print)
 
 
 REFUSED = {

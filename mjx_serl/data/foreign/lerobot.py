@@ -190,7 +190,10 @@ class _Reader:
             if missing:
                 raise self._damaged(f"{file.name} has no column '{missing[0]}'")
             return table.read(columns=wanted)
-        except (OSError, self._pa_error) as error:
+        except InputError:
+            raise
+        # Of text that is none ValueError; ArrowException is the rest.
+        except (OSError, ValueError, self._pa_error) as error:
             raise self._damaged(f"{file}: {error}") from error
 
     def _width(self, name: str) -> int:

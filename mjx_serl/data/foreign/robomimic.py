@@ -4,6 +4,7 @@ The layout is that of robomimic.github.io/docs/datasets/overview.html. A file ma
 that only datasets in the file itself are read, by filters that are part of HDF5.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -21,11 +22,13 @@ from mjx_serl.data.foreign.source import (
     ForeignFile,
     until_solved,
 )
-from scenes.contract.errors import InputError
+from scenes.contract.errors import InputError, UserError
 from scenes.contract.extras import require
 
 KIND = "robomimic HDF5"
 _FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}  # by HDF5's number
+# What h5py raises on files that are damaged or lie about their sizes.
+_BROKEN = (KeyError, OSError, OverflowError, MemoryError, RuntimeError, TypeError, ValueError)
 _GROUP, _DATASET = "Group", "Dataset"  # h5py's names
 _ENDS = ("rewards", "dones")
 
@@ -57,11 +60,16 @@ def open_robomimic(path: Path) -> ForeignFile:
     )
 
 
-def _opened(path: Path) -> Any:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An HDF5 file; what h5py makes of a damaged one is an InputError."""
     h5py = require("h5py", "robomimic", purpose="Reading robomimic's files")
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
+        with h5py.File(path, "r") as file:
+            yield file
+    except UserError:
+        raise
+    except _BROKEN as error:
         raise InputError(f"{path} is no HDF5 file that can be read: {error}") from error
 
 
