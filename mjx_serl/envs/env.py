@@ -250,7 +250,8 @@ class Env:
         self, sim: SimState, command: Command, task_state: TaskState
     ) -> tuple[SimState, TaskState]:
         """Return a state that a step has just led to, with its markers, and the task's own."""
-        task_state = self.task.advance(self.marked(sim, task_state), command, task_state)
+        sim = self.marked(sim, task_state)
+        task_state = self.task.advance(sim, command, task_state)
         return self.marked(sim, task_state), task_state
 
     def _drawn(self, state: EnvState) -> Drawn | None:

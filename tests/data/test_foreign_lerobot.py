@@ -266,6 +266,8 @@ COLUMNS = {
     "no such column": (DATA, "action", None, "file-000.parquet has no column 'action'"),
     "no lengths": (EPISODES, "length", None, "has no column 'length'"),
     "endless lengths": (EPISODES, "length", [2**40] * 3, "lacks episodes, or places of theirs"),
+    "no steps": (EPISODES, "length", [4, 0, 3], "lacks episodes, or places of theirs"),
+    "half steps": (EPISODES, "length", [4.0, 6.5, 3.0], "lacks episodes, or places of theirs"),
     "holes in places": (EPISODES, "length", [None, 1, 1], "lacks episodes, or places of theirs"),
     "a file that is not there": (EPISODES, "data/file_index", [0, 0, 7], "file-007.parquet"),
 }

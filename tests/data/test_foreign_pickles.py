@@ -115,9 +115,11 @@ def test_flat_observations_are_called_state(tmp_path: Path):
 def test_numbers_that_are_not_finite_leave_the_episode_out(tmp_path: Path):
     rows = transitions(3) + transitions(3, seed=1)
     rows[1]["observations"]["state"][0, 2] = np.nan
+    rows[5]["actions"] = np.array([0, 0, 0, 1e300])
+    rows += transitions(2, seed=2)
     found = imported(saved(tmp_path, rows), *MAP)
-    assert len(found.episodes) == 1
-    assert any(note.startswith("1 episodes with numbers that are not") for note in found.notes)
+    assert len(found.episodes) == 1 and "steps pay 0 to 1" in found.notes
+    assert any(note.startswith("2 episodes with numbers that are not") for note in found.notes)
     with pytest.raises(ValueError, match="no episode can be used, of 1 that there are"):
         imported(saved(tmp_path, rows[:3]), *MAP)
 

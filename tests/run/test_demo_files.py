@@ -1,6 +1,7 @@
 """`mjx-serl demos`: other projects' files for a real task, and what its command line refuses."""
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mjx_serl.envs.observation import Observer
 from mjx_serl.run.demo_files import ExportDemos, ImportDemos, export_demos, import_demos
 from mjx_serl.training.demonstrations import demo_contract
 from scenes.contract.demonstrations import load_demonstrations
+from scenes.contract.lerobot import DATA_PATH
 
 TASK = "franka/pick_cube"
 # robosuite's names; what it has no word for is a constant.
@@ -100,6 +102,19 @@ def test_pictures_are_of_the_cameras_named_and_nothing_is_drawn(
     }
     with pytest.raises(KeyError, match="Unknown camera 'fron'"):
         import_demos(dataclasses.replace(cfg, cameras=("fron",), out=tmp_path / "b.npz"), print)
+
+
+@pytest.mark.parametrize(("module", "extra"), [("h5py", "robomimic"), ("pyarrow", "lerobot")])
+def test_without_its_package_a_format_says_what_to_install(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, extra: str
+):
+    (tmp_path / "meta").mkdir()
+    info = {"codebase_version": "v3.0", "fps": 10, "data_path": DATA_PATH, "features": {}}
+    (tmp_path / "meta/info.json").write_text(json.dumps(info))
+    monkeypatch.setitem(sys.modules, module, None)
+    path = file if module == "h5py" else tmp_path
+    with pytest.raises(ImportError, match=rf"pip install 'mjx-serl\[{extra}\]'"):
+        import_demos(ImportDemos(files=(path,), task=TASK, out=tmp_path / "b.npz"), print)
 
 
 REFUSED = {

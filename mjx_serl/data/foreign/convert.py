@@ -76,7 +76,7 @@ def convert(file: ForeignFile, contract: DemoContract, options: ConvertOptions) 
             f"{len(made) - len(chosen)} episodes with numbers that are not finite left out"
         )
     notes += _bounded(file, chosen, clip=options.clip_actions)
-    notes += _long(chosen, contract)
+    notes += _ends(chosen, contract)
     return Converted(chosen, tuple(notes))
 
 
@@ -157,10 +157,11 @@ def _episode(
     options: ConvertOptions,
 ) -> Arrays | None:
     """Arrays of an episode; None where nothing says what it pays."""
-    columns = {
-        name: source.of(episode.columns, wanted[name].shape, wanted[name].dtype)
-        for name, source in sources.items()
-    }
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so left out
+        columns = {
+            name: source.of(episode.columns, wanted[name].shape, wanted[name].dtype)
+            for name, source in sources.items()
+        }
     length = len(columns[ACTION])
     last = np.arange(length) == length - 1
     reward, solved = episode.reward, episode.solved
@@ -203,7 +204,11 @@ def _bounded(file: ForeignFile, episodes: Sequence[Arrays], *, clip: bool) -> It
     yield f"{said}: cut"
 
 
-def _long(episodes: Sequence[Arrays], contract: DemoContract) -> Iterator[str]:
+def _ends(episodes: Sequence[Arrays], contract: DemoContract) -> Iterator[str]:
+    """What a person would want to know of what episodes pay and how they end."""
+    least = min(float(episode["reward"].min()) for episode in episodes)
+    most = max(float(episode["reward"].max()) for episode in episodes)
+    yield f"steps pay {least:.3g} to {most:.3g}"
     limit = contract.episode_steps
     over = sum(limit is not None and len(episode["reward"]) > limit for episode in episodes)
     if over:

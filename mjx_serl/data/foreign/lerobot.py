@@ -45,6 +45,7 @@ def open_lerobot(path: Path) -> ForeignFile:
         InputError: it is of another version, damaged, or what is asked of it does not fit into
             memory.
     """
+    load_pyarrow()  # so that what is missing is told before what a mapping lacks
     info = _read_info(path)
     features = _features(path, info)
     notes: list[str] = []
@@ -167,7 +168,7 @@ class _Reader:
         rows: list[dict[str, Any]] = []
         for file in sorted((self._path / "meta" / "episodes").glob("chunk-*/file-*.parquet")):
             rows += self._read(file, columns).to_pylist()
-        if not rows or not all(_is_count(value) for row in rows for value in row.values()):
+        if not rows or not all(_is_count(key, value) for row in rows for key, value in row.items()):
             raise self._damaged("meta/episodes lacks episodes, or places of theirs")
         places = sorted({(row["data/chunk_index"], row["data/file_index"]) for row in rows})
         for chunk, number in places:
@@ -265,9 +266,10 @@ class _Reader:
         return InputError(f"{self._path} is no {KIND} that can be read: {why}")
 
 
-def _is_count(value: Any) -> bool:
-    """Whether it is a number that counts something, or seconds [s]."""
-    return isinstance(value, (int, float)) and 0 <= value < _MOST_COUNT
+def _is_count(key: str, value: Any) -> bool:
+    """Whether it can be what is said of an episode: a number of something, or seconds [s]."""
+    kinds = (int, float) if key.endswith("timestamp") else int
+    return isinstance(value, kinds) and (key == "length") <= value < _MOST_COUNT
 
 
 _VIDEO_PLACES = ("chunk_index", "file_index", "from_timestamp")
