@@ -25,8 +25,8 @@ class ImportDemos:
     """Write demonstrations of SERL, HIL-SERL, robomimic or LeRobot as one file for a task.
 
     Attributes:
-        files: pickles of SERL or HIL-SERL, HDF5 of robomimic, folders of LeRobotDataset v3; what
-            each is shows in what it holds.
+        files: pickles of SERL or HIL-SERL, HDF5 of robomimic, folders of LeRobotDataset v3, or our
+            own .npz of another task; what each is shows in what it holds.
         task: a registered task, which the demonstrations are of.
         out: the .npz file to write; an existing one is never overwritten.
         mapping: what is made of the files' columns, OURS=THEIRS, where names do not say it, as

@@ -12,7 +12,7 @@ import json
 import sys
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +106,14 @@ class DemoContract:
             want, got = _shape(mine.get(name)), _shape(theirs.get(name))
             if want != got:
                 lines.append(f"observation '{name}': task {want}, demonstrations {got}")
+        return lines + self.differences(other, skip=_RELABELLED if relabel else ())
+
+    def differences(self, other: "DemoContract", *, skip: Sequence[str] = ()) -> list[str]:
+        """One line for each thing but observations in which `other` differs."""
+        lines = []
         for field, unit in _COMPARED.items():
             want, got = getattr(self, field), getattr(other, field)
-            if want != got and None not in (want, got) and not (relabel and field in _RELABELLED):
+            if want != got and None not in (want, got) and field not in skip:
                 hint = "; --demos.relabel judges them anew" if field in _RELABELLED else ""
                 lines.append(f"{field}{unit}: task {want}, demonstrations {got}{hint}")
         return lines
@@ -237,6 +242,16 @@ def stack_episodes(episodes: Sequence[Mapping[str, NDArray[Any]]]) -> Arrays:
         for name, x in episode.items():
             arrays[name][:length, column] = x
     return arrays
+
+
+def whole_episodes(arrays: Arrays) -> Iterator[tuple[slice, int]]:
+    """Yield rows and column of each episode of which every step may be learned from."""
+    over = arrays["terminated"] | arrays["truncated"]
+    for column in range(over.shape[1]):
+        ends = np.flatnonzero(over[:, column])
+        length = int(ends[0]) + 1 if len(ends) else len(over)
+        if arrays["valid"][:length, column].all():
+            yield slice(0, length), column
 
 
 @functools.cache

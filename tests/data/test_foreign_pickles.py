@@ -209,11 +209,11 @@ def test_what_begins_like_nothing(tmp_path: Path, content: bytes):
         imported(tmp_path / "x", *MAP)
 
 
-def test_files_that_are_not_there_or_ours_already(tmp_path: Path):
+def test_files_that_are_not_there_or_hold_other_arrays(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         imported(tmp_path / "none.pkl")
     with pytest.raises(ValueError, match=r"has no meta/info\.json; allowed: a pickle of SERL"):
         imported(tmp_path)
     np.savez(tmp_path / "ours.npz", x=np.zeros(2))
-    with pytest.raises(ValueError, match=r"needs no import: train\.py --demos\.file"):
+    with pytest.raises(ValueError, match=r"ours\.npz is no demonstration file: 'contract' is mis"):
         imported(tmp_path / "ours.npz")

@@ -108,8 +108,7 @@ def _sources(
             lines.append(problem)
         elif source is not None:
             sources[name] = source
-    if ACTION not in said:
-        lines += _other_entries(file.columns.get(ACTION), contract.action_names)
+    lines += _other_actions(file, contract, mapped=ACTION in said)
     if file.rate is not None and file.rate != contract.rate:
         lines.append(f"rate [Hz]: task {contract.rate:g}, file {file.rate:g}")
     if lines:
@@ -141,6 +140,18 @@ def _misfit(file: ForeignFile, name: str, column: Column, source: Source) -> str
     if size not in (None, int(np.prod(column.shape, dtype=int))):
         return f"'{name}': task {column}, file '{source}' of {size} entries; say --map {name}=..."
     return ""
+
+
+def _other_actions(file: ForeignFile, contract: DemoContract, *, mapped: bool) -> list[str]:
+    """What the file says of its actions that the task does not; a map answers for their scale."""
+    lines = []
+    if file.contract is not None:
+        skip = ("task", "episode_steps", "rate", "action_names")
+        skip += ("action_scale",) if mapped else ()
+        lines += contract.differences(file.contract, skip=skip)
+    if not mapped:
+        lines += _other_entries(file.columns.get(ACTION), contract.action_names)
+    return lines
 
 
 def _other_entries(column: Column | None, names: tuple[str, ...]) -> list[str]:
@@ -180,6 +191,8 @@ def _finite(episode: Arrays) -> bool:
 
 
 def _unsaid(file: ForeignFile, contract: DemoContract) -> Iterator[str]:
+    if file.contract is not None:
+        return
     scale = ", ".join(map("{:g}".format, contract.action_scale))
     unsaid = f"scale {scale} [m, rad or 1 per step], mode {contract.mode}, base {contract.base}"
     if file.rate is None:

@@ -1,6 +1,5 @@
 """Our demonstrations as a LeRobotDataset v3.0, which our own reader reads back bit for bit."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mjx_serl.data.foreign.lerobot import DONE, REWARD, TRUNCATED
-from scenes.contract.demonstrations import OBS, Arrays, Field, load_demonstrations, refusal
+from scenes.contract.demonstrations import (
+    OBS,
+    Arrays,
+    Field,
+    load_demonstrations,
+    refusal,
+    whole_episodes,
+)
 from scenes.contract.errors import InputError
 from scenes.contract.files import new_folder
 from scenes.contract.lerobot import (
@@ -56,7 +62,7 @@ def export_lerobot(path: Path, folder: Path, *, words: str = "") -> tuple[int, i
     with new_folder(folder) as part:
         writer = DatasetWriter(part, layout)
         try:
-            for steps in _episodes(arrays):
+            for steps in whole_episodes(arrays):
                 shown = {name: arrays[f"{OBS}{name}"][steps] for name, *_ in pictures}
                 writer.add(_columns(arrays, [name for name, *_ in numbers], steps), shown)
         finally:
@@ -82,16 +88,6 @@ def _sorted(path: Path, fields: tuple[Field, ...]) -> tuple[list[Field], list[Fi
             ],
         )
     return numbers, pictures
-
-
-def _episodes(arrays: Arrays) -> Iterator[tuple[slice, int]]:
-    """Rows and column of each episode that is whole."""
-    over = arrays["terminated"] | arrays["truncated"]
-    for column in range(over.shape[1]):
-        ends = np.flatnonzero(over[:, column])
-        length = int(ends[0]) + 1 if len(ends) else len(over)
-        if arrays["valid"][:length, column].all():
-            yield slice(0, length), column
 
 
 def _columns(

@@ -4,6 +4,7 @@ import zipfile
 from pathlib import Path
 
 from mjx_serl.data.foreign.lerobot import INFO, open_lerobot
+from mjx_serl.data.foreign.ours import open_ours
 from mjx_serl.data.foreign.robomimic import open_robomimic
 from mjx_serl.data.foreign.serl import open_serl
 from mjx_serl.data.foreign.source import ForeignFile
@@ -11,14 +12,17 @@ from scenes.contract.errors import InputError
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _PICKLE = b"\x80"  # opcode PROTO, then the protocol; the reader knows 2 to 5
-_ALLOWED = "allowed: a pickle of SERL or HIL-SERL, robomimic's HDF5, a folder of LeRobotDataset v3"
+_ALLOWED = (
+    "allowed: a pickle of SERL or HIL-SERL, robomimic's HDF5, a folder of LeRobotDataset v3, our "
+    "own .npz"
+)
 
 
 def open_foreign(path: Path, *, allow_pickle: bool) -> ForeignFile:
-    """Open another project's demonstrations.
+    """Open another project's demonstrations, or ours of another task.
 
-    Raises FileNotFoundError, and InputError for what is none, is refused (a pickle, unless they
-    are allowed), or is already ours.
+    Raises FileNotFoundError, and InputError for what is none or is refused (a pickle, unless they
+    are allowed).
     """
     if (path / INFO).is_file():
         return open_lerobot(path)
@@ -33,5 +37,5 @@ def open_foreign(path: Path, *, allow_pickle: bool) -> ForeignFile:
     if head[:1] == _PICKLE and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return open_serl(path, allowed=allow_pickle)
     if zipfile.is_zipfile(path):
-        raise InputError(f"'{path}' needs no import: train.py --demos.file {path}")
+        return open_ours(path)
     raise InputError(f"'{path}' begins with {head!r}; {_ALLOWED}")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scenes.contract.demonstrations import DemoContract
 from scenes.contract.errors import InputError
 
 Columns = Mapping[str, NDArray[Any]]
@@ -65,6 +66,7 @@ class ForeignFile:
         columns: what each step has, by name; "action" is the action.
         episodes: reads them, with the columns named.
         rate: steps per second [Hz]; None where the file does not say.
+        contract: of a file of ours, which says what its actions mean; None of any other.
         notes: fills with what was decided while reading, for people.
     """
 
@@ -73,6 +75,7 @@ class ForeignFile:
     columns: Mapping[str, Column]
     episodes: Callable[[frozenset[str]], Iterable[ForeignEpisode]]
     rate: float | None = None
+    contract: DemoContract | None = None
     notes: list[str] = dataclasses.field(default_factory=list)
 
 
