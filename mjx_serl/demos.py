@@ -1,7 +1,7 @@
 """Demonstrations from and for other projects: python -m mjx_serl.demos import|export
 
-`import` reads pickles of SERL and HIL-SERL, robomimic's HDF5, LeRobotDataset v3 and our own files of
-other tasks, and writes the .npz that `train.py --demos.file` takes; `export` writes that as a
+`import` reads pickles of SERL and HIL-SERL, robomimic's HDF5, LeRobotDataset v3 and our own files
+of other tasks, and writes the .npz that `train.py --demos.file` takes; `export` writes that as a
 LeRobotDataset v3.
 """
 
