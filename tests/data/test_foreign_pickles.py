@@ -73,7 +73,7 @@ def test_what_is_written_is_a_file_of_ours(tmp_path: Path):
 
 
 def test_an_end_that_pays_nothing_is_a_time_out_whatever_the_mask_says(tmp_path: Path):
-    """Real robots of SERL put mask 0 at the time limit (serl_family.md 7)."""
+    """Real robots of SERL put mask 0 at the time limit (serl_family.md 7, number 23)."""
     rows = transitions(3, reward=0.0) + transitions(3, 1, reward=0.0, mask=1.0) + transitions(3, 2)
     found = imported(saved(tmp_path, rows), *MAP)
     assert [bool(e["terminated"].any()) for e in found.episodes] == [False, False, True]
