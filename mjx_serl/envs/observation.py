@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -145,6 +145,15 @@ class PixelConfig:
             budget=self.splats,
             cameras=cameras,
         )
+
+    def undrawn(self, env: Env) -> "Observer":
+        """Return an observer that says what is observed and cannot draw it, at no cost.
+
+        Raises KeyError for an unknown camera.
+        """
+        if not self.specs(env.scene.spec):
+            return Observer(env)
+        return Observer(env, CameraView(self, cast("SceneRenderer", None)))
 
     def build(self, env: Env, encoder: "PictureEncoder | None" = None) -> "Observer":
         """Return the observer with its renderer.
