@@ -101,15 +101,16 @@ def estimate(arm: ArmModel, motions: Sequence[Motion], *, say: Say) -> list[Fitt
     blank = _Search(Predictor(arm, all_of, motions), all_of, begin, weights)
     delay = _first_delay(blank)
     say(f"delay    about {delay * 1e3:.0f} ms")
-    search = _fit_from(blank, delay, say)
-    if _correlation(search) > _NOISE:
-        # What is left is not noise: of a late command and soft drives, which look alike, the wrong
-        # mixture may have been found.
-        middle = search.values[DELAY]
-        others = [middle + shift for shift in _SHIFTS if middle + shift >= 0.0]
-        say(f"again    from {' and '.join(f'{other * 1e3:.0f}' for other in others)} ms of delay")
-        search = min([search, *(_fit_from(blank, other, say) for other in others)], key=_misfit)
-    return _with_intervals(search)
+    found = [_fit_from(blank, delay, say)]
+    # Where more than noise is left, the wrong mixture of a late command and soft drives, which look
+    # alike, may have been found.
+    middle = found[0].values[DELAY]
+    for other in (middle + shift for shift in _SHIFTS if middle + shift >= 0.0):
+        if _correlation(found[-1]) <= _NOISE:
+            break
+        say(f"again    from {other * 1e3:.0f} ms of delay, as more than noise is left")
+        found.append(_fit_from(blank, other, say))
+    return _with_intervals(min(found, key=_misfit))
 
 
 def _fit_from(blank: _Search, delay: float, say: Say) -> _Search:
