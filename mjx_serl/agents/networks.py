@@ -24,6 +24,8 @@ from scenes.contract.errors import InputError
 from scenes.contract.ranges import check_ranges
 from scenes.contract.specs import ActionSpec, ObsSpec
 
+READ = ("vector", "image", "maps")  # kinds of observations
+
 
 class NetworksConfig(Protocol):
     """What hyper-parameters say of networks; the fields are those of `SACConfig`."""
@@ -72,12 +74,12 @@ def check_networks(cfg: NetworksConfig, *messages: str) -> None:
 
 
 def check_specs(agent: str, obs: ObsSpec, action: ActionSpec) -> None:
-    """Raise InputError for observations that are neither vectors nor images, or actions that are
-    not one continuous vector at a time.
+    """Raise InputError for observations of a kind that no network reads, or actions that are not
+    one continuous vector at a time.
     """
-    unread = [f"'{f.name}' ({f.kind})" for f in obs.fields if f.kind not in ("vector", "image")]
+    unread = [f"'{f.name}' ({f.kind})" for f in obs.fields if f.kind not in READ]
     if unread:
-        raise InputError(f"{agent} reads vectors and images, got {', '.join(unread)}")
+        raise InputError(f"{agent} reads vectors, images and maps, got {', '.join(unread)}")
     if any(action.choices) or action.horizon != 1:
         raise InputError(
             f"{agent} gives one continuous action at a time, asked for choices {action.choices} "
@@ -87,7 +89,7 @@ def check_specs(agent: str, obs: ObsSpec, action: ActionSpec) -> None:
 
 def build_mlp(cfg: NetworksConfig, encoder: ObsEncoder, outputs: int) -> MLP:
     """Return the network on an encoder's features; beside images the vectors are embedded."""
-    both = encoder.cameras and encoder.vectors
+    both = encoder.learned and encoder.vectors
     return MLP(
         cfg.hidden,
         outputs,

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -54,9 +54,13 @@ class PixelConfig:
         look: domain randomisation of the appearance.
         seed: of the looks.
         frozen: a trained encoder whose features are observed instead of the pictures, so that the
-            learner never sees a pixel: pick_cube, ours of that task; efficientnet_lite0 or xfeat,
-            of any task, from packages of PyPI; or a file of `python -m
-            mjx_serl.pretraining`. None observes pictures.
+            learner never sees a pixel: pick_cube, ours of that task; of any task
+            efficientnet_lite0 or xfeat, from packages of PyPI, or resnet10_random, which nobody
+            trained; or a file of `python -m mjx_serl.pretraining`, of SERL's ResNet-10 too. None
+            observes pictures.
+        readout: what is observed of a trunk that others trained (`frozen`): places, where in the
+            picture each channel is active; or its last maps, of which the learner makes spatial
+            embeddings (`agent.encoder.features` a camera), as SERL's "resnet-pretrained".
         privileged: also observe what only a simulator knows.
         critic_obs: critics learn from what only a simulator knows, without noise or delay, and from
             what a world has drawn (`RANDOMIZED`); the policy sees no more than without. Also where
@@ -88,9 +92,12 @@ class PixelConfig:
     )
     assets: tyro.conf.Suppress[str] = later_field("")
     critic_obs: bool = later_field(False)
+    readout: Literal["places", "maps"] = later_field("places")
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.readout == "maps" and self.frozen is None:
+            raise InputError("pixels.readout maps without a trunk, allowed: with --pixels.frozen")
         if len(set(self.cameras)) < len(self.cameras):
             raise InputError(f"PixelConfig: cameras {self.cameras} names one twice")
 
@@ -260,11 +267,11 @@ class PictureEncoder(Protocol):
     """A trained encoder that is only applied; nothing here learns."""
 
     @property
-    def dim(self) -> int:
-        """Length of the features."""
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the features: [D], or of maps [cameras, H, W, C]."""
         ...
 
-    def __call__(self, pictures: Obs) -> Float[Array, "N D"]:
+    def __call__(self, pictures: Obs) -> Float[Array, "N ..."]:
         """Return features of pictures uint8 [N, H, W, 3] by camera."""
         ...
 
@@ -308,7 +315,9 @@ class CameraView:
     def fields(self) -> tuple[ObsField, ...]:
         """Return one image field per camera, or one of the features of all."""
         if self.encoder is not None:
-            return (ObsField(name=FEATURES, shape=(self.encoder.dim,), unit="1"),)
+            shape = self.encoder.shape
+            modality = "maps" if len(shape) > 1 else None
+            return (ObsField(name=FEATURES, shape=shape, unit="1", modality=modality),)
         return self.picture_fields()
 
     def picture_fields(self) -> tuple[ObsField, ...]:

@@ -28,7 +28,7 @@ FORCES: tuple[str, ...] = ("fx", "fy", "fz")
 TORQUES: tuple[str, ...] = ("tx", "ty", "tz")
 # Of a base that walks: speeds ahead and to the left [m/s], turning [rad/s], a step of height [m].
 BASE: tuple[str, ...] = ("base_x", "base_y", "base_yaw", "base_height")
-ObsKind = Literal["vector", "image", "depth", "tokens"]
+ObsKind = Literal["vector", "image", "depth", "tokens", "maps"]
 
 
 def require_positive(owner: str, field: str, values: Sequence[float]) -> None:
@@ -137,7 +137,8 @@ class ObsField:
         unit: of the values.
         scale: the magnitude a network should see as 1 [unit].
         privileged: known to a simulator only; a policy that has cameras does without it.
-        modality: what is not told by dtype and shape: "depth" images [m], "tokens" of text.
+        modality: what is not told by dtype and shape: "depth" images [m], "tokens" of text, "maps"
+            [K, H, W, C] that a trained trunk makes of the pictures of K cameras.
         critic_only: seen by critics while they learn and not by the policy.
     """
 
@@ -147,7 +148,7 @@ class ObsField:
     unit: str = ""
     scale: float = 1.0
     privileged: bool = False
-    modality: Literal["depth", "tokens"] | None = later_field(None)
+    modality: Literal["depth", "tokens", "maps"] | None = later_field(None)
     critic_only: bool = later_field(False)
 
     def __post_init__(self) -> None:

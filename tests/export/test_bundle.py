@@ -258,6 +258,12 @@ SEEING = {
         "agent": SACConfig(hidden=(16,), encoder=EncoderConfig(name="resnet10", features=8)),
     },
     "frozen": {"pixels": PixelConfig(cameras=CAMERAS, splats=800, frozen="pick_cube")},
+    "maps": {
+        "pixels": PixelConfig(
+            cameras=("wrist",), size=32, splats=800, frozen="resnet10_random", readout="maps"
+        ),
+        "agent": SACConfig(hidden=(16,), encoder=EncoderConfig(features=8)),
+    },
 }
 
 
@@ -267,7 +273,7 @@ def slow_with_cameras(kind: str) -> Any:
 
 @pytest.mark.parametrize("kind", [slow_with_cameras(kind) for kind in SEEING])
 def test_every_kind_of_policy_leaves(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch):
-    """Small convolutions, ResNet-10, an encoder that was frozen, products in bfloat16."""
+    """Small convolutions, ResNet-10, frozen encoders, embeddings of maps, products in bfloat16."""
     # Two moments of four episodes.
     monkeypatch.setattr(golden_module, "GOLDEN_STEPS", golden_module.GOLDEN_EVERY + 1)
     made = make(tmp_path, **SEEING[kind])
@@ -279,7 +285,7 @@ def test_every_kind_of_policy_leaves(tmp_path: Path, kind: str, monkeypatch: pyt
     np.testing.assert_allclose(by_onnx(made), made.golden["actions"], atol=TOLERANCE / 2)
     np.testing.assert_allclose(by_stablehlo(made.path), made.golden["actions"], atol=TOLERANCE / 2)
     areas = {name.split("/")[0] for name in load_file(made.path / "params.safetensors")}
-    assert areas == {"agent", "normalizer"} | ({"encoder"} if kind == "frozen" else set())
+    assert areas == {"agent", "normalizer"} | ({"encoder"} if kind in ("frozen", "maps") else set())
     trained = made.run.cfg.method.agent.compute_dtype
     assert made.manifest.trained_in == trained
     as_trained = made.run.trainer.agent.cfg.compute_dtype
