@@ -215,6 +215,7 @@ def build_world(task: str, contract: Contract, *, seed: int, episodes: int) -> S
         privileged=privileged and bool(names),
         shadows=contract.shadows,
         room=contract.room or None,
+        stack=contract.stack,
     )
     if names:
         pixels = dataclasses.replace(pixels, size=contract.cameras[0].width)

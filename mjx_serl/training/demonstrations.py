@@ -115,4 +115,4 @@ class ScriptedDemos:
 def demo_contract(observer: Observer) -> DemoContract:
     """What demonstrations for this task and these cameras must agree on."""
     env = observer.env
-    return DemoContract.of(env.name, observer.obs_spec, env.action_spec)
+    return DemoContract.of(env.name, observer.stored_spec, env.action_spec)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scenes.contract.errors import UnknownNameError
+from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.names import unknown_name
 from scenes.contract.quaternions import (
     columns,
@@ -33,6 +33,8 @@ from scenes.contract.specs import GRIPPER, STEPS, TURNS, ActionSpec, CameraSpec,
 # The fingers point straight down: the orientation of the SERL and gym-hil pick tasks (mocap
 # quaternion 0 1 0 0, reference serl_family.md 2.1), kept throughout where an action cannot turn.
 FINGERS_DOWN: Quat = (0.0, 1.0, 0.0, 0.0)
+
+MOST_STACKED = 16  # pictures of a camera that a policy is given at once
 
 Array = Any  # numpy's on a robot, JAX's in a trace
 
@@ -101,6 +103,8 @@ class Contract:
         shadows: whether what comes near the table cast a shadow in the pictures.
         latency: shortest and longest delay between an action and what the arm first did of it in
             training [s]; it is told, no bridge acts on it.
+        stack: pictures of each camera that the policy is given at once, one per action, oldest
+            first along their channels; at the start of an episode the first one is repeated.
     """
 
     robot: RobotSpec
@@ -117,6 +121,17 @@ class Contract:
     room: str = later_field("")
     shadows: bool = later_field(False)
     latency: tuple[float, float] = later_field((0.0, 0.0))
+    stack: int = later_field(1)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.stack <= MOST_STACKED:
+            raise InputError(f"Contract: stack {self.stack}, allowed: 1 to {MOST_STACKED}")
+
+    @property
+    def inputs(self) -> ObsSpec:
+        """What the policy is given: `obs` with the pictures of `stack` actions in one."""
+        names = [camera.name for camera in self.cameras]
+        return self.obs if self.stack == 1 else self.obs.stacked(names, self.stack)
 
     @property
     def workspace(self) -> tuple[Vec3, Vec3]:

@@ -4,8 +4,8 @@ Quaternions are wxyz. Every pose is given in the frame of its parent body.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from scenes.contract.errors import InputError
@@ -179,6 +179,15 @@ class ObsSpec:
     def of_kind(self, *kinds: ObsKind) -> tuple[ObsField, ...]:
         """Return the fields of these kinds, sorted by name."""
         return tuple(sorted((f for f in self.fields if f.kind in kinds), key=lambda f: f.name))
+
+    def stacked(self, names: Collection[str], count: int) -> "ObsSpec":
+        """Return it with `count` of these fields side by side on their last axis."""
+        return ObsSpec(
+            fields=tuple(
+                replace(f, shape=(*f.shape[:-1], count * f.shape[-1])) if f.name in names else f
+                for f in self.fields
+            )
+        )
 
     @property
     def policy(self) -> "ObsSpec":
