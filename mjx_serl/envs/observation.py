@@ -21,7 +21,12 @@ from mjx_serl.envs.stacking import newest, pushed, repeated
 from mjx_serl.envs.variation import Varied
 from mjx_serl.types import Obs, PRNGKey, PyTree
 from scenes.contract.errors import InputError
-from scenes.contract.policy_contract import MOST_STACKED, Contract
+from scenes.contract.policy_contract import (
+    MOST_DEPTH,
+    MOST_STACKED,
+    Contract,
+    depth_levels,
+)
 from scenes.contract.ranges import MOST_SEED, check_ranges, ranged, require_number
 from scenes.contract.serialize import later_field
 from scenes.contract.specs import CameraSpec, ObsField, ObsSpec
@@ -59,6 +64,8 @@ class PixelConfig:
             embeddings (`agent.encoder.features` a camera), as SERL's "resnet-pretrained".
         stack: pictures that are observed at once, the last so many control steps', oldest first;
             an episode's first one is repeated. Each is stored once; 1 observes the present alone.
+        depth: metres up to which depth is a fourth channel of the pictures, in 255 steps; what is
+            farther, or nothing, is 255. Exact: no sensor's noise or holes. 0 leaves it out.
         privileged: also observe what only a simulator knows.
         critic_obs: critics learn from what only a simulator knows, without noise or delay, and from
             what a world has drawn (`RANDOMIZED`); the policy sees no more than without. Also where
@@ -92,12 +99,19 @@ class PixelConfig:
     critic_obs: bool = later_field(False)
     readout: Literal["places", "maps"] = later_field("places")
     stack: int = later_field(1)
+    depth: float = later_field(0.0)
 
     def __post_init__(self) -> None:
         check_ranges(self)
         require_number("pixels.stack", self.stack, least=1, most=MOST_STACKED, whole=True)
-        if self.stack > 1 and not self.cameras:
-            raise InputError(f"pixels.stack {self.stack} without cameras, allowed: 1")
+        for name, value, none in (("stack", self.stack, 1), ("depth", self.depth, 0)):
+            if value != none and not self.cameras:
+                raise InputError(f"pixels.{name} {value:g} without cameras, allowed: {none}")
+        require_number("pixels.depth", self.depth, least=0, most=MOST_DEPTH)
+        if self.depth and self.frozen is not None:
+            raise InputError(
+                f"pixels.depth {self.depth:g} with --pixels.frozen, which reads colours; allowed: 0"
+            )
         if self.readout == "maps" and self.frozen is None:
             raise InputError("pixels.readout maps without a trunk, allowed: with --pixels.frozen")
         if len(set(self.cameras)) < len(self.cameras):
@@ -225,11 +239,14 @@ class CameraView:
         return pictures if self.encoder is None else {FEATURES: self.encoder(pictures)}
 
     def pictures(self, worlds: EnvState, look: Look) -> Obs:
-        """Return uint8 [N, H, W, 3] per camera."""
+        """Return uint8 [N, H, W, 3] per camera, [N, H, W, 4] with depth."""
         poses = BodyPoses(*(self.late_poses(worlds) or (worlds.sim.xpos, worlds.sim.xquat)))
-        rgb = self.renderer.render(poses, look.variant).rgb
-        rgb = apply_look(self.config.look, look, rgb)
-        return {name: rgb[:, i] for i, name in enumerate(self.config.cameras)}
+        frame = self.renderer.render(poses, look.variant)
+        seen = apply_look(self.config.look, look, frame.rgb)
+        if self.config.depth:
+            levels = depth_levels(frame.depth, self.config.depth)
+            seen = jnp.concatenate([seen, levels[..., None]], axis=-1)
+        return {name: seen[:, i] for i, name in enumerate(self.config.cameras)}
 
     def late_poses(self, worlds: EnvState) -> tuple[Array, Array] | None:
         """Poses [N, nbody, 3 or 4] that pictures show late; None where they show the present."""
@@ -248,7 +265,7 @@ class CameraView:
 
     def picture_fields(self) -> tuple[ObsField, ...]:
         """Return one image field per camera."""
-        shape = (self.config.size, self.config.size, 3)
+        shape = (self.config.size, self.config.size, 4 if self.config.depth else 3)
         return tuple(
             ObsField(name=name, shape=shape, dtype="uint8", unit="1/255", scale=255.0)
             for name in self.config.cameras
@@ -370,6 +387,7 @@ class Observer:
             camera_latency=0.0 if late is None else late.camera_latency,
             latency=(0.0, 0.0) if late is None else late.action_latency,
             stack=self.stack,
+            depth=0.0 if cameras is None else cameras.config.depth,
         )
 
     def looks(self, key: PRNGKey, num: int) -> PyTree:
@@ -394,7 +412,7 @@ class Observer:
             return self._with_earlier(self.cameras.observe(worlds, look), worlds, before)
         seen = self.cameras.pictures(worlds, look)
         shown = self._with_earlier(self.cameras.encoded(seen), worlds, before)
-        return shown | {VERDICT: classifier(seen)}
+        return shown | {VERDICT: classifier(colors(seen))}
 
     def _with_earlier(self, frames: Obs, worlds: EnvState, before: Obs | None) -> Obs:
         """Frames of one step behind those of the steps before it."""
@@ -434,7 +452,16 @@ class Observer:
         return {name: worlds.obs[name] for name in names} | pictures | hidden
 
 
-def require_one_picture(observer: Observer) -> None:
-    """Raise InputError where pictures are stacked, for what reads them one at a time."""
-    if observer.stack > 1:
-        raise InputError(f"--pixels.stack {observer.stack} with one picture to read, allowed: 1")
+def colors(pictures: Obs) -> Obs:
+    """Return pictures [..., H, W, C] without their depth."""
+    return {name: x[..., :3] for name, x in pictures.items()}
+
+
+def require_plain_pictures(observer: Observer) -> None:
+    """Raise InputError where pictures are stacked or have depth, for what reads colours alone."""
+    pixels = PixelConfig() if observer.cameras is None else observer.cameras.config
+    for name, value, plain in (("stack", pixels.stack, 1), ("depth", pixels.depth, 0)):
+        if value != plain:
+            raise InputError(
+                f"--pixels.{name} {value:g} with single colour pictures to read, allowed: {plain}"
+            )

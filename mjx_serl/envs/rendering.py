@@ -48,7 +48,7 @@ def build_renderer(config: "PixelConfig", env: Env) -> "SceneRenderer":
         splats, tints = tinted(config.look, baked, static, seed=config.seed)
         return build_scene_renderer(
             chosen,
-            RasterConfig(width=config.size, height=config.size, color=SKY),
+            RasterConfig(width=config.size, height=config.size, color=SKY, far=config.depth),
             splats,
             jitter_rigs(config.look, rig, seed=config.seed),
             static=static,

@@ -9,7 +9,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float
 
 from mjx_serl.envs.env import Env, EnvState
-from mjx_serl.envs.observation import CameraView, Observer, PixelConfig
+from mjx_serl.envs.observation import CameraView, Observer, PixelConfig, colors
 from mjx_serl.envs.task import split_keys
 from mjx_serl.training.episodes import start_episodes
 from mjx_serl.types import Actions, Obs, PRNGKey, PyTree
@@ -100,7 +100,7 @@ class RecordedEnv:
         `before` is as of `Observer.pictures`.
         """
         rigs = (self.observer.cameras, self.further.cameras)
-        seen = [rig.pictures(worlds, look) for rig in rigs if rig]
+        seen = [colors(rig.pictures(worlds, look)) for rig in rigs if rig]
         every = {name: view for pictures in seen for name, view in pictures.items()}
         return Views(every, self.observer.pictures(worlds, look, before))
 
@@ -163,6 +163,7 @@ def build_recorded_env(
         frozen=None,
         readout="places",
         stack=1,
+        depth=0.0,
     )
     return RecordedEnv(observer, config.build(env))
 

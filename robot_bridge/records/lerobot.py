@@ -113,6 +113,8 @@ class Layout:
         """Make that of a contract."""
         names = {camera.name for camera in contract.cameras}
         fields = contract.obs.fields
+        if contract.depth:
+            raise InputError("Pictures with depth have no video, allowed: a policy of colours")
         return cls(
             numbers=tuple(f for f in fields if f.name not in names),
             pictures=tuple(f for f in fields if f.name in names),

@@ -260,6 +260,7 @@ SEEING = {
     },
     "frozen": {"pixels": PixelConfig(cameras=CAMERAS, splats=800, frozen="pick_cube")},
     "stacked": {"pixels": PixelConfig(cameras=CAMERAS, size=32, splats=800, stack=3)},
+    "depth": {"pixels": PixelConfig(cameras=("wrist",), size=32, splats=800, stack=2, depth=2.0)},
     "stacked features": {
         "pixels": PixelConfig(cameras=CAMERAS, splats=800, frozen="pick_cube", stack=2)
     },
@@ -287,7 +288,8 @@ def test_every_kind_of_policy_leaves(tmp_path: Path, kind: str, monkeypatch: pyt
     assert cameras == [*pixels.cameras]
     for name in cameras:
         pictures = made.golden[f"obs/{name}"]
-        assert pictures.shape[1:] == (pixels.size, pixels.size, 3 * pixels.stack)
+        channels = (4 if pixels.depth else 3) * pixels.stack
+        assert pictures.shape[1:] == (pixels.size, pixels.size, channels)
         assert pictures.dtype == np.uint8 and pictures.std() > 10, "something is seen"
     np.testing.assert_allclose(by_onnx(made), made.golden["actions"], atol=TOLERANCE / 2)
     np.testing.assert_allclose(by_stablehlo(made.path), made.golden["actions"], atol=TOLERANCE / 2)
