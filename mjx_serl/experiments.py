@@ -7,6 +7,7 @@ import jax
 
 from mjx_serl.agents.bc import BCConfig
 from mjx_serl.agents.chunks import FlowNetConfig
+from mjx_serl.agents.dsrl import DSRLConfig
 from mjx_serl.agents.hybrid import HybridConfig
 from mjx_serl.agents.qc import QCConfig
 from mjx_serl.agents.residual import ResidualConfig
@@ -104,6 +105,23 @@ def residual() -> TrainConfig:
         loop=dataclasses.replace(base.method.loop, updates_per_step=4, warmup_steps=0),
     )
     return dataclasses.replace(base, preset="residual", method=method)
+
+
+@PRESETS.register("dsrl")
+def dsrl() -> TrainConfig:
+    """A flow policy steered by the noise that it starts from, which stays as it is.
+
+    `python train.py --method offline --agent flow_bc --task T`, then `python train.py --preset dsrl
+    --init runs/NAME --task T`. Formulas and most numbers: arXiv 2506.15799; networks, discount and
+    updates are laptop's. What the base reaches is printed first; below 2 % nothing is trained.
+    """
+    base = laptop()
+    method = dataclasses.replace(
+        base.method,
+        agent=DSRLConfig(),
+        loop=dataclasses.replace(base.method.loop, updates_per_step=4, warmup_steps=0),
+    )
+    return dataclasses.replace(base, preset="dsrl", method=method)
 
 
 @PRESETS.register("robot")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
@@ -98,6 +99,15 @@ def build_mlp(cfg: NetworksConfig, encoder: ObsEncoder, outputs: int) -> MLP:
         compute_dtype=cfg.compute_dtype,
         embedded=(encoder.image_dim, encoder.dim) if both else None,
     )
+
+
+def with_zero_head(params: PyTree) -> PyTree:
+    """Return a network's parameters with zeros in its last layer: it says zero at first."""
+
+    def zero(path: tuple, x: Array) -> Array:
+        return jnp.zeros_like(x) if "head" in jax.tree_util.keystr(path) else x
+
+    return jax.tree_util.tree_map_with_path(zero, params)
 
 
 @struct.dataclass
