@@ -16,7 +16,6 @@ from mjx_serl.agents.dsrl import DSRL, DSRLConfig, DSRLState
 from mjx_serl.agents.flow_bc import FlowBCConfig
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.nets.distributions import tanh_normal_log_prob
-from mjx_serl.types import Batch
 from scenes.contract.errors import InputError
 
 BASE = FlowBCConfig(flow=FlowNetConfig(hidden=(8, 8), steps=4), horizon=1)
@@ -75,47 +74,26 @@ def test_it_does_what_the_base_does_from_the_noise_that_it_draws() -> None:
 @pytest.fixture(scope="module")
 def learned() -> tuple[DSRL, DSRLState, DSRLState]:
     """Before and after 800 updates where the reward is 1 - (a - 0.5)^2."""
-    agent = SMALL.build()
-    learn = probes.make_learn(agent, updates=800, batch_size=32)
-    start = compiled(agent, "init")(
-        jax.random.split(jax.random.key(0), 3)[0], SPEC, action_spec_of(1)
-    )
-    return agent, start, learn(probes.action_reward().steps, jax.random.key(0))[0]
+    return probes.learned_action(SMALL.build(), SPEC, action_spec_of(1))
 
 
 def test_it_steers_to_the_best_action_and_leaves_the_base_alone(learned: tuple) -> None:
     agent, start, state = learned
     jax.tree.map(np.testing.assert_array_equal, start.base, state.base)
-    zero = {"state": np.zeros((16, 1), np.float32)}
-    act = compiled(agent, "act")
-    before, after = (
-        float(act(s, zero, jax.random.key(1), deterministic=True).action[0, 0, 0])
-        for s in (start, state)
-    )
+    before, after = (probes.action_at_zero(agent, s) for s in (start, state))
     assert abs(before - 0.5) > 0.4 and abs(after - 0.5) < 0.2, (before, after)
     assert int(state.step) == 1600 and int(state.skipped) == 0
-
-
-def batch(agent: DSRL) -> Batch:
-    rng, rows = np.random.default_rng(0), 16 * agent.utd_ratio
-    draw = lambda *shape: jnp.asarray(rng.uniform(-1, 1, shape), jnp.float32)  # noqa: E731
-    return Batch(
-        obs={"state": draw(rows, 1)},
-        action=draw(rows, 1),
-        reward=draw(rows),
-        terminated=jnp.zeros(rows, bool),
-        expert=jnp.zeros(rows, bool),
-        next_obs={"state": draw(rows, 1)},
-    )
 
 
 def test_a_state_goes_on_from_a_copy_bit_for_bit() -> None:
     agent, state = fresh(SMALL)
     update = compiled(agent, "update")
-    once, metrics = update(state, batch(agent), jax.random.key(1))
+    once, metrics = update(state, probes.random_batch(agent), jax.random.key(1))
     assert 0.0 < float(metrics["learner/noise_size"]) < 1.5
     kept: Any = jax.tree.map(jnp.asarray, jax.device_get(once))
-    twice, again = (update(s, batch(agent), jax.random.key(2))[0] for s in (once, kept))
+    twice, again = (
+        update(s, probes.random_batch(agent), jax.random.key(2))[0] for s in (once, kept)
+    )
     jax.tree.map(np.testing.assert_array_equal, twice, again)
     for part in ("actor", "critic", "noise_critic", "log_temperature"):
         first, second = (getattr(state, part).params for state in (once, twice))
