@@ -143,10 +143,13 @@ def differences(one: Played, other: Played) -> Float[np.ndarray, " T"]:
     return np.abs(np.asarray(one.qpos) - np.asarray(other.qpos)).max(axis=(1, 2))
 
 
-def step_difference(native: "Env", other: "Env", key: Array, *, worlds: int, steps: int) -> float:
-    """Return the largest difference of joint positions after one control step [rad], [m].
+def step_differences(
+    native: "Env", other: "Env", key: Array, *, worlds: int, steps: int
+) -> tuple[float, float]:
+    """Return the largest differences of joint positions after one control step [rad], [m].
 
-    Native plays the steps; from each state on its way both make the next one anew.
+    Of the robots' joints and of all others, objects'. Native plays the steps; from each state on
+    its way both make the next one anew.
     """
 
     def play(key: Array) -> "tuple[EnvState, Array]":
@@ -170,4 +173,6 @@ def step_difference(native: "Env", other: "Env", key: Array, *, worlds: int, ste
         return jax.jit(jax.vmap(jax.vmap(one)))
 
     begun = jax.jit(play)(key)
-    return float(np.abs(np.asarray(once(native)(*begun)) - np.asarray(once(other)(*begun))).max())
+    gaps = np.abs(np.asarray(once(native)(*begun)) - np.asarray(once(other)(*begun))).max((0, 1))
+    loose = np.concatenate([entry.qpos_ids for entry in native.scene.objects.values()]).astype(int)
+    return float(np.delete(gaps, loose).max()), float(gaps[loose].max(initial=0.0))

@@ -24,6 +24,8 @@ QUESTION = "tasks"
 # Of tasks that the default, laptop, does not solve.
 PRESETS: dict[str, str] = {
     "franka/pcb_insertion": "precise",
+    "franka/pick_cube_dense": "sac",
+    "franka/pick_cube_dense_osc": "sac",
     "franka/ram_insertion": "precise",
     "franka/usb_pick_insert": "precise",
 }

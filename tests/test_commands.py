@@ -28,6 +28,7 @@ from mjx_serl.commands import (
 from mjx_serl.config import RunConfig, TrainConfig
 from mjx_serl.data.demos import DemoContract, load_demos, save_demos
 from mjx_serl.envs.env import make_env
+from mjx_serl.envs.observation import Observer
 from mjx_serl.experiments import PRESETS
 from mjx_serl.platform import needs_mjx, parse_start, prepare_platform
 from mjx_serl.run import loop
@@ -35,6 +36,7 @@ from mjx_serl.run.console import ConsoleHook
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.resume import allowed_changes
 from mjx_serl.training import demonstrations
+from mjx_serl.training.demonstrations import DemoConfig, RecordedDemos, demo_contract
 from mjx_serl.training.off_policy import OffPolicyConfig
 from mjx_serl.types import Transition
 from scenes.contract.command_line import FAILED
@@ -449,7 +451,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_recorded_demonstrations_fit_their_task(recorded: Path):
     env = make_env(TASK, physics="native")
-    rows = load_demos(recorded, DemoContract.of(TASK, env.obs_spec, env.action_spec))
+    contract = DemoContract.of(TASK, env.obs_spec, env.action_spec, episode_steps=100)
+    rows = load_demos(recorded, contract)
     assert rows.reward.shape == (100, 2)
     assert rows.expert.all() and np.abs(rows.action).max() <= 1.0
     np.testing.assert_array_equal((rows.terminated & rows.valid).sum(0), [1, 1])
@@ -484,15 +487,53 @@ def test_what_cannot_be_recorded(
 
 
 def test_demonstrations_of_another_task(refuse: Refuse, recorded: Path, tmp_path: Path):
-    """One line for each thing that differs: rate and scale."""
+    """One line for each thing that differs: the task, its rate and scale."""
     text = refuse("--demos.file", str(recorded), "--task", "franka/pick_cube_dense")
     lines = text.strip().splitlines()
     assert lines[0].startswith("error: demos.npz: ")
     assert [line.split("demos.npz: ")[1].split(":")[0] for line in lines] == [
+        "task",
         "action_scale [m per step, gripper 1]",
         "rate [Hz]",
     ]
+    text = one_line(refuse("--demos.file", str(recorded), "--task", "franka/pick_cube_paced"))
+    assert "task: task franka/pick_cube_paced, demonstrations franka/pick_cube; --demos.rel" in text
     assert runs(tmp_path) == []
+
+
+def test_judging_anew_by_the_same_task_changes_nothing(recorded: Path):
+    """Bit for bit, which says that a file holds all that a task reads."""
+    observer = Observer(make_env(TASK, physics="native"))
+    built = DemoConfig(file=recorded, relabel=True).build(observer)
+    assert isinstance(built, RecordedDemos)
+    want = load_demos(recorded, demo_contract(observer))
+    # Beyond an episode's end the worlds went on; what came of it is nobody's.
+    for name in ("terminated", "truncated"):
+        mine = np.asarray(getattr(want, name)) & want.valid
+        np.testing.assert_array_equal(getattr(built.recorded, name), mine, name)
+    for name in ("valid", "action", "expert"):
+        np.testing.assert_array_equal(getattr(built.recorded, name), getattr(want, name), name)
+    np.testing.assert_array_equal(built.recorded.reward, np.where(want.valid, want.reward, 0.0))
+    assert built.recorded.extras == {}
+
+
+def test_a_variant_of_the_task_takes_what_it_judges_anew(recorded: Path):
+    paced = Observer(make_env("franka/pick_cube_paced", physics="native"))
+    built = DemoConfig(file=recorded, relabel=True).build(paced)
+    assert isinstance(built, RecordedDemos)
+    np.testing.assert_array_equal(built.recorded.reward.sum(0), [1, 1])
+
+
+def test_nothing_to_judge_anew(refuse: Refuse, recorded: Path, tmp_path: Path):
+    """No file, or one in which nothing is solved: here the same with the cube on the table."""
+    with np.load(recorded) as file:
+        arrays = {name: np.array(file[name]) for name in file.files}
+    cube = make_env(TASK, physics="native").scene.objects["cube"].body_id
+    arrays["state/sim/xpos"][..., cube, 2] = 0.02
+    np.savez(tmp_path / "low.npz", **arrays)
+    text = one_line(refuse("--demos.relabel", "--demos.file", str(tmp_path / "low.npz")))
+    assert "'franka/pick_cube' pays for none of its 2 episodes" in text
+    assert "name it with --demos.file" in one_line(refuse("--demos.relabel"))
 
 
 def test_demonstrations_that_are_not_there(refuse: Refuse, tmp_path: Path):
@@ -511,7 +552,8 @@ def test_a_folder_or_another_file_as_demonstrations_is_told_what_it_is(
     assert "'contract' is missing, its arrays are a, b, c, d, ...; allowed: .npz files that" in text
     (tmp_path / "serl.pkl").write_bytes(b"\x80\x04")
     text = one_line(refuse("--demos.file", str(tmp_path / "serl.pkl")))
-    assert "not a zip file; allowed: .npz files that `python record_demos.py` or" in text
+    assert "not a zip file; allowed: .npz files that `python record_demos.py`, `" in text
+    assert "of other projects' files, `python -m mjx_serl.demos import` wrote" in text
     assert runs(tmp_path) == []
 
 
@@ -565,7 +607,7 @@ def test_training_with_a_recorded_file(
 def test_a_mistaken_expert_is_noticed(tmp_path: Path, recorded: Path, refuse: Refuse):
     """A NaN in a file is refused before anything is trained."""
     env = make_env(TASK, physics="native")
-    contract = DemoContract.of(TASK, env.obs_spec, env.action_spec)
+    contract = DemoContract.of(TASK, env.obs_spec, env.action_spec, episode_steps=100)
     rows: Transition = load_demos(recorded, contract)
     rows.obs["ee_position"][3, 0, 0] = np.nan
     save_demos(tmp_path / "bad.npz", rows, contract)

@@ -326,9 +326,10 @@ class TestCommands:
         """Of every command: no option without words, no group that repeats itself."""
         monkeypatch.setenv("COLUMNS", "100")
         bridge = ("observe", "serve", "export-demos", "export-lerobot")
-        several = ("doctor", "bridge", "classifier")
+        several = ("doctor", "bridge", "classifier", "demos")
         words = [[name] for name in start.COMMANDS if name not in several]
         words += [["classifier", name] for name in ("train", "test")]
+        words += [["demos", name] for name in ("import", "export")]
         words += [["bridge", name] for name in bridge]
         words += [["bridge", "keys", name] for name in ("server", "new", "allow", "list")]
         for command in words:

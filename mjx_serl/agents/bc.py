@@ -119,7 +119,7 @@ class BC(OffPolicyAgent):
 
     def acting(self, state: BCState) -> BCState:
         """Policy and encoder, without their optimiser."""
-        policy = Trainable(state.policy.params, None)
+        policy = state.policy.bare()
         return state.replace(policy=policy, step=None, skipped=None)
 
     @property

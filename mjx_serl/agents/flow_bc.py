@@ -121,7 +121,7 @@ class FlowBC(OffPolicyAgent):
 
     def acting(self, state: FlowBCState) -> FlowBCState:
         """The networks."""
-        policy = Trainable(state.policy.params, None)
+        policy = state.policy.bare()
         return state.replace(policy=policy, step=None, skipped=None)
 
     @property

@@ -129,7 +129,7 @@ class Hybrid(OffPolicyAgent):
         """SAC's actor and encoder and the grippers' network; neither critics nor optimisers."""
         return state.replace(
             sac=self._sac(state.action).acting(state.sac),
-            grasp=Trainable(state.grasp.params, None),
+            grasp=state.grasp.bare(),
             grasp_target=None,
             skipped=None,
         )
@@ -138,7 +138,7 @@ class Hybrid(OffPolicyAgent):
         """All networks and the temperature, without optimisers and counters."""
         return state.replace(
             sac=self._sac(state.action).learned(state.sac),
-            grasp=Trainable(state.grasp.params, None),
+            grasp=state.grasp.bare(),
             skipped=None,
         )
 

@@ -16,6 +16,10 @@ class Trainable:
     params: PyTree
     opt_state: PyTree
 
+    def bare(self) -> "Trainable":
+        """The parameters alone: what acting needs, and another run begins with."""
+        return Trainable(self.params, None)
+
 
 def make_optimizer(
     lr: float, *, warmup_steps: int = 0, clip_norm: float | None = None

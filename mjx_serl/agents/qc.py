@@ -410,4 +410,4 @@ def _same_noise(shape: tuple[int, int, int]) -> Float[Array, "N B HA"]:
 
 def _frozen(part: Trainable | None) -> Trainable | None:
     """Parameters without their optimiser."""
-    return None if part is None else Trainable(part.params, None)
+    return None if part is None else part.bare()

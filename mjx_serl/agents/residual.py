@@ -187,7 +187,7 @@ class Residual(OffPolicyAgent):
     def acting(self, state: ResidualState) -> ResidualState:
         """Base, actor and encoder; neither critics nor optimisers."""
         return state.replace(
-            actor=Trainable(state.actor.params, None),
+            actor=state.actor.bare(),
             critic=Trainable(CriticParams(state.critic.params.encoder, None), None),
             target_params=None,
             step=None,

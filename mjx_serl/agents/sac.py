@@ -237,7 +237,7 @@ class SAC(OffPolicyAgent):
         """Actor and encoder; neither critics nor optimisers."""
         encoder = CriticParams(state.critic.params.encoder, None)
         return state.replace(
-            actor=Trainable(state.actor.params, None),
+            actor=state.actor.bare(),
             critic=Trainable(encoder, None),
             target_params=None,
             log_temperature=None,
@@ -248,9 +248,9 @@ class SAC(OffPolicyAgent):
     def learned(self, state: SACState) -> SACState:
         """All networks and the temperature, without optimisers and counters."""
         return state.replace(
-            actor=Trainable(state.actor.params, None),
-            critic=Trainable(state.critic.params, None),
-            log_temperature=Trainable(state.log_temperature.params, None),
+            actor=state.actor.bare(),
+            critic=state.critic.bare(),
+            log_temperature=state.log_temperature.bare(),
             step=None,
             skipped=None,
         )

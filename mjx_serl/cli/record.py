@@ -27,6 +27,7 @@ def main(
 ) -> int:
     """Record solved episodes; train with them by `python train.py --demos.file OUT`.
 
+    The states of the simulator are kept too, by which another task can judge (`--demos.relabel`).
     A person's are recorded by `deploy.py RUN --operator keyboard --record FOLDER`, and made a file
     by `python -m robot_bridge export-demos`.
 

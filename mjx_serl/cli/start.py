@@ -47,6 +47,7 @@ COMMANDS = {
     "evaluate": Command("mjx_serl.cli.evaluate", "success of a run on fresh episodes"),
     "play": Command("mjx_serl.cli.play", "a video, or a page in the browser, of a policy"),
     "record": Command("mjx_serl.cli.record", "demonstrations of a scripted expert"),
+    "demos": Command("mjx_serl.demos", "demonstrations from and for other projects"),
     "deploy": Command(
         "mjx_serl.cli.deploy", "run a policy on an arm", simulator=False, own_signals=True
     ),

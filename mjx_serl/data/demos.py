@@ -8,7 +8,9 @@ import numpy as np
 from mjx_serl.types import Transition
 from scenes.contract.demonstrations import (
     OBS,
+    STATE,
     STEP_ARRAYS,
+    Arrays,
     DemoContract,
     read_demonstrations,
     write_demonstrations,
@@ -39,21 +41,33 @@ def select_episodes(
 
 
 def save_demos(path: Path, rows: Transition, contract: DemoContract) -> None:
-    """Write rows [T, M, ...] atomically; raises FileExistsError rather than overwrite."""
+    """Write rows [T, M, ...] atomically; raises FileExistsError rather than overwrite.
+
+    Of the extras, what the contract calls states is written.
+    """
     arrays = {f"{OBS}{k}": np.asarray(v) for k, v in rows.obs.items()}
     arrays |= {k: np.asarray(getattr(rows, k)) for k in STEP_ARRAYS}
+    arrays |= {f"{STATE}{name}": np.asarray(rows.extras[name]) for name, *_ in contract.states}
     write_demonstrations(Path(path), arrays, contract)
 
 
-def load_demos(path: Path, contract: DemoContract) -> Transition:
-    """Read rows [T, M, ...] that fit a task; raises what `read_demonstrations` does."""
-    arrays = read_demonstrations(Path(path), contract)
-    obs: Any = {n.removeprefix(OBS): x for n, x in arrays.items() if n.startswith(OBS)}
+def load_demos(path: Path, contract: DemoContract, *, relabel: bool = False) -> Transition:
+    """Read rows [T, M, ...] that fit a task; arguments and errors of `read_demonstrations`.
+
+    With `relabel` the states are their extras.
+    """
+    arrays = read_demonstrations(Path(path), contract, relabel=relabel)
     steps: dict[str, Any] = {k: arrays[k] for k in STEP_ARRAYS}
-    return Transition(obs=obs, **steps)
+    return Transition(obs=_under(OBS, arrays), extras=_under(STATE, arrays), **steps)
+
+
+def _under(prefix: str, arrays: Arrays) -> Any:
+    return {n.removeprefix(prefix): x for n, x in arrays.items() if n.startswith(prefix)}
 
 
 def _map(rows: Transition, function: Any) -> Transition:
-    obs = {k: function(np.asarray(v)) for k, v in rows.obs.items()}
+    obs, extras = (
+        {k: function(np.asarray(v)) for k, v in named.items()} for named in (rows.obs, rows.extras)
+    )
     rest = {k: function(np.asarray(getattr(rows, k))) for k in STEP_ARRAYS}
-    return Transition(obs=obs, **rest)
+    return Transition(obs=obs, extras=extras, **rest)

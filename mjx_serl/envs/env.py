@@ -246,6 +246,14 @@ class Env:
             )
         return sim
 
+    def advanced(
+        self, sim: SimState, command: Command, task_state: TaskState
+    ) -> tuple[SimState, TaskState]:
+        """Return a state that a step has just led to, with its markers, and the task's own."""
+        sim = self.marked(sim, task_state)
+        task_state = self.task.advance(sim, command, task_state)
+        return self.marked(sim, task_state), task_state
+
     def _drawn(self, state: EnvState) -> Drawn | None:
         return None if self.variation is None else state.varied.drawn
 
@@ -303,9 +311,7 @@ class Env:
         sim: SimState,
         command: Command,
     ) -> EnvState:
-        sim = self.marked(sim, state.task_state)
-        task_state = self.task.advance(sim, command, state.task_state)
-        sim = self.marked(sim, task_state)
+        sim, task_state = self.advanced(sim, command, state.task_state)
         obs = self._look(sim, command, task_state, self._drawn(state))
         varied, truth = state.varied, ()
         if self.variation is not None:

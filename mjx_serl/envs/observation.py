@@ -2,14 +2,16 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, cast
 
 import jax
 import jax.numpy as jnp
 import mujoco
+import numpy as np
 import tyro
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from mjx_serl.envs.appearance import Look, LookConfig, apply_look, draw_looks
 from mjx_serl.envs.control.controller import ControlConfig
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 FEATURES = "picture_features"  # what a frozen encoder adds to the observation
 RANDOMIZED = "randomized"  # what a world has drawn, for critics: -1 to 1 in each range
+CONTACTS = "contacts"  # how hard things press where the scene has touch readings, for critics
 TRUE = "true_"  # begins the names of what critics see without noise and delay
 
 
@@ -68,8 +71,8 @@ class PixelConfig:
             farther, or nothing, is 255. Exact: no sensor's noise or holes. 0 leaves it out.
         privileged: also observe what only a simulator knows.
         critic_obs: critics learn from what only a simulator knows, without noise or delay, and from
-            what a world has drawn (`RANDOMIZED`); the policy sees no more than without. Also where
-            there are no cameras.
+            what a world has drawn (`RANDOMIZED`) and the scene's touch readings (`CONTACTS`); the
+            policy sees no more than without. Also where there are no cameras.
         scan: a scanned scene, a folder of one .ply per body (docs/scans.md); what it lacks is
             baked. None bakes all.
         room: wood or lab, or a file of `python -m splat_render.assets.bake --room`: a table, walls
@@ -166,6 +169,15 @@ class PixelConfig:
             budget=self.splats,
             cameras=cameras,
         )
+
+    def undrawn(self, env: Env) -> "Observer":
+        """Return an observer that says what is observed and cannot draw it, at no cost.
+
+        Raises KeyError for an unknown camera.
+        """
+        if not self.specs(env.scene.spec):
+            return Observer(env)
+        return Observer(env, CameraView(self, cast("SceneRenderer", None)))
 
     def build(self, env: Env, encoder: "PictureEncoder | None" = None) -> "Observer":
         """Return the observer with its renderer.
@@ -338,7 +350,19 @@ class Observer:
         if self.env.variation is not None:
             count = len(self.env.variation.randomization.draws)
             hidden.append(ObsField(name=RANDOMIZED, shape=(count,), unit="1", critic_only=True))
+        if len(places := self._pressed):
+            field = ObsField(
+                name=CONTACTS, shape=(len(places),), unit="N", scale=10.0, critic_only=True
+            )
+            hidden.append(field)
         return tuple(hidden)
+
+    @cached_property
+    def _pressed(self) -> Int[np.ndarray, " S"]:
+        """Places in sensordata of the scene's touch readings."""
+        scene = self.env.scene
+        read = [scene.sensor(entry.name) for entry in scene.spec.touch]
+        return np.concatenate(read) if read else np.zeros(0, int)
 
     def _critic_obs(self, worlds: EnvState) -> Obs:
         """Return the values of `_critic_fields`."""
@@ -348,6 +372,8 @@ class Observer:
         seen = {name: truth[name.removeprefix(TRUE)] for name in names if name.startswith(TRUE)}
         if RANDOMIZED in names and variation is not None:
             seen[RANDOMIZED] = variation.shares(varied.drawn.numbers)
+        if CONTACTS in names:
+            seen[CONTACTS] = worlds.sim.sensordata[..., self._pressed]
         return seen
 
     @property

@@ -32,8 +32,10 @@ class RunGrid:
         episodes, params = run.cfg.eval.grid, run.trainer.policy_params(state)
         if not episodes:
             return
+        key = stream_key(run.cfg.seed, FINAL)
         try:
-            cells = run_grid(run, params, stream_key(run.cfg.seed, FINAL), episodes=episodes)
+            with run.activity.doing("playing the grid of extremes"):
+                cells = run_grid(run, params, key, episodes=episodes)
         except InputError as error:  # the run itself is finished and on disk
             warn_line(f"no grid of extremes was played ({error})")
             return

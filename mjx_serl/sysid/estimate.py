@@ -7,7 +7,7 @@ named.
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -26,6 +26,9 @@ Say = Callable[[str], None]
 _DRIVES = (DELAY, "kp", "kd", "friction_loss", PAYLOAD)
 # Delays that are tried before anything else is fitted [s].
 _DELAYS = np.arange(0.0, 0.205, 0.005)
+# Share of an error that follows from the one before, above which it is no noise, and how far from
+# the found delay others are then tried [s].
+_NOISE, _SHIFTS = 0.5, (-0.01, 0.01)
 # Step of finite differences in units of `Candidate.scale`. A longer one hides the last joint's
 # scale, in which four columns cancel up to a thousandth; the converged solver is smooth there.
 _STEP = 1e-4
@@ -95,12 +98,27 @@ def estimate(arm: ArmModel, motions: Sequence[Motion], *, say: Say) -> list[Fitt
     joints = arm.robot.num_joints
     # A first guess of what is measured how well; it is measured below [rad], [rad/s].
     weights = 1.0 / np.repeat([1e-4, 1e-2], joints)
-    search = _Search(Predictor(arm, all_of, motions), all_of, begin, weights)
-    _first_delay(search)
-    say(f"delay    about {search.values[DELAY] * 1e3:.0f} ms")
-    _fit(search, [c for c in all_of if c.field in _DRIVES], iterations=8)
+    blank = _Search(Predictor(arm, all_of, motions), all_of, begin, weights)
+    delay = _first_delay(blank)
+    say(f"delay    about {delay * 1e3:.0f} ms")
+    search = _fit_from(blank, delay, say)
+    if _correlation(search) > _NOISE:
+        # What is left is not noise: of a late command and soft drives, which look alike, the wrong
+        # mixture may have been found.
+        middle = search.values[DELAY]
+        others = [middle + shift for shift in _SHIFTS if middle + shift >= 0.0]
+        say(f"again    from {' and '.join(f'{other * 1e3:.0f}' for other in others)} ms of delay")
+        search = min([search, *(_fit_from(blank, other, say) for other in others)], key=_misfit)
+    return _with_intervals(search)
+
+
+def _fit_from(blank: _Search, delay: float, say: Say) -> _Search:
+    """Return a whole fit that begins with a delay [s]."""
+    values = blank.values | {DELAY: delay}
+    search = replace(blank, values=values, held={})
+    _fit(search, [c for c in search.all_of if c.field in _DRIVES], iterations=8)
     say(f"drives   position error {_position_error(search) * 1e3:.3g} mrad")
-    _hold(search, dependents(all_of, _jacobian(search, all_of)), say)
+    _hold(search, dependents(search.all_of, _jacobian(search, search.all_of)), say)
     _fit(search, search.free, iterations=12)
     say(f"all      position error {_position_error(search) * 1e3:.3g} mrad")
     for _ in range(_WEIGHINGS):
@@ -110,14 +128,28 @@ def estimate(arm: ArmModel, motions: Sequence[Motion], *, say: Say) -> list[Fitt
     while hidden := hidden_directions(search.free, _jacobian(search, search.free)):
         _hold(search, hidden, say)
         _fit(search, search.free, iterations=12)
-    return _with_intervals(search)
+    return search
 
 
-def _first_delay(search: _Search) -> None:
+def _correlation(search: _Search) -> float:
+    """Return how much of each position error follows from the one before, of all joints [-1, 1]."""
+    joints = len(search.weights) // 2
+    errors = [e[0, :, :joints] for e in search.predictor.errors([search.values])]
+    follow = sum(float((e[1:] * e[:-1]).sum()) for e in errors)
+    return follow / max(sum(float((e**2).sum()) for e in errors), 1e-30)
+
+
+def _misfit(search: _Search) -> float:
+    """Return what is lowest where errors are small whatever each reading's noise is."""
+    errors = np.concatenate([e[0] for e in search.predictor.errors([search.values])])
+    return float(np.log(np.maximum((errors**2).mean(axis=0), 1e-30)).sum())
+
+
+def _first_delay(search: _Search) -> float:
     sets = [search.values | {DELAY: float(delay)} for delay in _DELAYS]
     found = search.predictor.errors(sets)
     cost = sum(((errors * search.weights) ** 2).sum(axis=(1, 2)) for errors in found)
-    search.values[DELAY] = float(_DELAYS[int(np.argmin(cost))])
+    return float(_DELAYS[int(np.argmin(cost))])
 
 
 def _fit(search: _Search, chosen: Sequence[Candidate], *, iterations: int) -> None:

@@ -23,7 +23,7 @@ from scenes import layouts as worlds
 from scenes.build import Scene
 from scenes.contract.policy_contract import Pace
 from scenes.contract.specs import ObsField, ObsSpec
-from scenes.specs import SceneSpec
+from scenes.specs import SceneSpec, TouchSpec
 
 # The expert's fastest step along an axis [m/s]: the arm follows it within 2 cm.
 EXPERT_SPEED = 0.5
@@ -260,6 +260,16 @@ def _home(scene: Scene) -> np.ndarray:
     return scene.model.key_qpos[0]
 
 
+class FeltPickCubeConfig(PickCubeConfig):
+    """With readings of how hard the pads are pressed, for critics alone."""
+
+    def scene(self) -> SceneSpec:
+        """The same with touch readings of both pads."""
+        sides = ("left", "right")
+        touch = (TouchSpec(name=f"{side}_touch", geom=f"{side}_finger_pad") for side in sides)
+        return dataclasses.replace(super().scene(), touch=tuple(touch))
+
+
 SPARSE = PickCubeConfig(
     reward="sparse",
     home=(0.0, 0.195, 0.0, -2.43, 0.0, 2.62, 0.785),
@@ -287,9 +297,8 @@ SIM = dataclasses.replace(DENSE, reward="sparse", lift_height=0.09, episode_step
 PACED = dataclasses.replace(SPARSE, control=dataclasses.replace(SPARSE.control, pace=Pace()))
 # Issue 11's grid of extremes: what a grasp needs to survive on a real arm. Friction is that of all
 # that touches, since MuJoCo takes the pads' for a grasp and the larger of cube and table below it.
-RANDOMIZED = dataclasses.replace(
-    SPARSE,
-    randomize=(
+_RANDOMIZED = {
+    "randomize": (
         Randomize(
             field="friction",
             selector=("gripper", "cube", "table"),
@@ -299,8 +308,9 @@ RANDOMIZED = dataclasses.replace(
         ),
         Randomize(field="mass", selector=("cube",), range=(0.5, 2.0), distribution="log_uniform"),
     ),
-    latency=Latency(action=Delay(high=0.06)),
-)
+    "latency": Latency(action=Delay(high=0.06)),
+}
+RANDOMIZED = FeltPickCubeConfig(**(vars(SPARSE) | _RANDOMIZED))
 
 TASKS.register("franka/pick_cube")(SPARSE)
 TASKS.register("franka/pick_cube_randomized")(RANDOMIZED)

@@ -10,6 +10,7 @@ from mjx_serl.envs.task import expert_noise
 from mjx_serl.envs.vector import VecEnv, VecState
 from mjx_serl.training.episodes import Act, EpisodeStep, episode_keys, play_episodes
 from mjx_serl.training.policies import Policy
+from mjx_serl.training.relabel import states_of
 from mjx_serl.training.scan import scan
 from mjx_serl.types import Obs, PRNGKey, Transition, choice
 from scenes.contract.specs import GRIPPER
@@ -34,7 +35,12 @@ def rollout(
 
 
 def demonstrate(
-    observer: Observer, key: PRNGKey, *, episodes: int, noise: float | None = None
+    observer: Observer,
+    key: PRNGKey,
+    *,
+    episodes: int,
+    noise: float | None = None,
+    states: bool = False,
 ) -> tuple[Transition, Bool[Array, " N"]]:
     """Let the scripted expert play one episode in each of `episodes` worlds.
 
@@ -45,6 +51,7 @@ def demonstrate(
         noise: standard deviation of Gaussian noise on the end-effector steps [m], and on turns of
             as large a share of a full action; none on the gripper, where it would drop what is
             held. None is what the task's expert copes with.
+        states: keep those of the simulator as extras (`mjx_serl.training.relabel`).
 
     Returns:
         Transitions [episode_steps, N, ...], `valid` false after an episode's end, and whether
@@ -61,6 +68,7 @@ def demonstrate(
             truncated=step.after.truncated,
             valid=step.after.valid & step.running,
             expert=jnp.ones_like(step.running),
+            extras=states_of(step) if states else {},
         )
 
     keys = episode_keys(key, episodes=episodes, steps=observer.env.task.episode_steps)

@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Protocol
 
 import jax
+import numpy as np
 
 from mjx_serl.data.demos import DemoContract, load_demos, select_episodes
 from mjx_serl.envs.observation import Observer
 from mjx_serl.training.collect import demonstrate
 from mjx_serl.training.evaluate import DEMOS
+from mjx_serl.training.relabel import relabel, scene_digest, state_fields
 from mjx_serl.training.scan import run_once
 from mjx_serl.types import PRNGKey, Transition
+from scenes.contract.errors import InputError
 from scenes.contract.ranges import ranged
+from scenes.contract.serialize import later_field
 
 # Experts fail now and then: this many more episodes are played than are wanted.
 SPARE_DEMOS = 1.5
@@ -28,17 +32,46 @@ class DemoConfig:
         noise: standard deviation of the noise on the expert's end-effector steps [m]; None is what
             the task's own expert copes with.
         file: a file of recorded demonstrations (.npz) to use instead of scripted ones.
+        relabel: judge the steps of the file anew by this task, so that it may be of another task of
+            the same scene, observations and actions, and of another time limit; it must hold the
+            states of the simulator, as a file of record_demos.py does.
     """
 
     count: int = ranged(20, least=0)
     noise: float | None = ranged(None, least=0)
     file: Path | None = None
+    relabel: bool = later_field(False)
 
     def build(self, observer: Observer) -> "Demonstrations | None":
-        """Return the source, None without demonstrations; reads the file, plays nothing."""
+        """Return the source, None without demonstrations; reads the file, plays nothing.
+
+        Raises what `load_demos` does, and InputError where nothing can be judged anew.
+        """
+        if self.relabel:
+            return RecordedDemos(self._relabelled(observer))
         if self.file is not None:
             return RecordedDemos(load_demos(self.file, demo_contract(observer)))
         return ScriptedDemos(observer, self) if self.count else None
+
+    def _relabelled(self, observer: Observer) -> Transition:
+        if self.file is None:
+            raise InputError(
+                "--demos.relabel judges a recorded file anew: name it with --demos.file, or leave "
+                "it out, for what the expert plays is this task's own"
+            )
+        if observer.judge is not None:
+            raise InputError(
+                "--demos.relabel asks the task, and in this run a classifier judges (--reward."
+                "classifier), for which a file lacks the pictures; allowed: one of the two"
+            )
+        rows = load_demos(self.file, demo_contract(observer, states=True), relabel=True)
+        rows = relabel(observer.env, rows)
+        if getattr(observer.env.task, "sparse", False) and not np.any(rows.reward):
+            raise InputError(
+                f"{self.file}: '{observer.env.name}' pays for none of its "
+                f"{rows.reward.shape[1]} episodes; allowed: one at least that solves this task"
+            )
+        return rows
 
 
 class Demonstrations(Protocol):
@@ -112,7 +145,16 @@ class ScriptedDemos:
         return select_episodes(rows, solved, count)
 
 
-def demo_contract(observer: Observer) -> DemoContract:
-    """What demonstrations for this task and these cameras must agree on."""
+def demo_contract(observer: Observer, *, states: bool = False) -> DemoContract:
+    """What demonstrations for this task and these cameras must agree on.
+
+    With `states` also which arrays of the simulator's states there are, and of which scene.
+    """
     env = observer.env
-    return DemoContract.of(env.name, observer.stored_spec, env.action_spec)
+    contract = DemoContract.of(
+        env.name, observer.stored_spec, env.action_spec, episode_steps=env.task.episode_steps
+    )
+    if not states:
+        return contract
+    digest = scene_digest(env.scene.model)
+    return dataclasses.replace(contract, states=state_fields(env), scene=digest)

@@ -17,7 +17,7 @@ import numpy as np
 
 from robot_bridge.cameras.camera import CameraError, EndOfPicturesError, Intrinsics, Picture
 from robot_bridge.clock import Clock, MonotonicClock
-from scenes.contract.extras import require
+from scenes.contract.videos import ffmpeg_program
 
 
 class _NoPictureError(Exception):
@@ -264,12 +264,6 @@ class FileCamera:
                 stream.close()
             if not count:
                 raise CameraError(f"There are no pictures in '{self._path}'")
-
-
-def ffmpeg_program(purpose: str) -> str:
-    """Path of imageio-ffmpeg's ffmpeg; ImportError names what to install."""
-    wanted = {"package": "imageio-ffmpeg", "purpose": purpose}
-    return require("imageio_ffmpeg", **wanted).get_ffmpeg_exe()
 
 
 def _read_ppm_header(stream: IO[bytes]) -> tuple[int, int]:

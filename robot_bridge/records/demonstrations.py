@@ -15,6 +15,7 @@ from scenes.contract.demonstrations import (
     Arrays,
     DemoContract,
     check_new,
+    stack_episodes,
     write_demonstrations,
 )
 from scenes.contract.errors import InputError
@@ -65,8 +66,11 @@ def export_demos(
     """
     check_new(path)
     chosen = list(choose_episodes(recordings, contract, endings=endings, allow_damage=allow_damage))
-    demo_contract = DemoContract.of(task, contract.obs, contract.action)
-    write_demonstrations(path, _stack(chosen, contract), demo_contract)
+    demo_contract = DemoContract.of(
+        task, contract.obs, contract.action, episode_steps=contract.episode_steps
+    )
+    arrays = stack_episodes([_episode_arrays(episode, contract) for episode in chosen])
+    write_demonstrations(path, arrays, demo_contract)
     return summarize(chosen)
 
 
@@ -136,23 +140,18 @@ def _checked(recording: Path, contract: Contract) -> RecordReader:
     return reader
 
 
-def _stack(chosen: Sequence[Episode], contract: Contract) -> Arrays:
-    """Arrays [T, M, ...]: one column per episode, zero and not valid after its end."""
-    shape = (max(len(episode.steps) for episode in chosen), len(chosen))
-    fields = contract.obs.fields
-    arrays = {f"{OBS}{f.name}": np.zeros((*shape, *f.shape), f.dtype) for f in fields}
-    arrays["action"] = np.zeros((*shape, contract.action.dim), np.float32)
-    arrays["reward"] = np.zeros(shape, np.float32)
-    arrays |= {k: np.zeros(shape, bool) for k in ("terminated", "truncated", "valid", "expert")}
-    for column, episode in enumerate(chosen):
-        last = len(episode.steps) - 1
-        for row, step in enumerate(episode.steps):
-            for f in fields:
-                arrays[f"{OBS}{f.name}"][row, column] = read_field(step, f.name, f.shape, f.dtype)
-            arrays["action"][row, column] = step.action
-            arrays["expert"][row, column] = step.intervened
-        arrays["valid"][: last + 1, column] = True
-        arrays["reward"][last, column] = episode.ending == "success"
-        arrays["terminated"][last, column] = episode.ending in VERDICTS
-        arrays["truncated"][last, column] = episode.ending not in VERDICTS
-    return arrays
+def _episode_arrays(episode: Episode, contract: Contract) -> Arrays:
+    steps = episode.steps
+    ends = np.arange(len(steps)) == len(steps) - 1
+    decided = episode.ending in VERDICTS
+    arrays: Arrays = {
+        f"{OBS}{f.name}": np.stack([read_field(s, f.name, f.shape, f.dtype) for s in steps])
+        for f in contract.obs.fields
+    }
+    return arrays | {
+        "action": np.stack([step.action for step in steps]).astype(np.float32),
+        "reward": (ends & (episode.ending == "success")).astype(np.float32),
+        "terminated": ends & decided,
+        "truncated": ends & (not decided),
+        "expert": np.array([step.intervened for step in steps]),
+    }

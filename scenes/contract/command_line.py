@@ -20,6 +20,7 @@ SHOW_TRACEBACK = "MJX_SERL_TRACEBACK"
 # What python starts for a command in a checkout, where that is not COMMAND.py.
 _STARTED = {
     "record": "record_demos.py",
+    "demos": "-m mjx_serl.demos",
     "compare": "-m mjx_serl.compare",
     "export": "-m mjx_serl.export",
     "sysid": "-m mjx_serl.sysid",

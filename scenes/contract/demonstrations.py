@@ -1,15 +1,18 @@
 """Demonstrations on disk: one .npz of plain arrays with a JSON contract, never a pickle.
 
 Arrays are [T, M, ...]: step t of episode m. "obs/NAME" is an observation; `STEP_ARRAYS` stand
-beside them; "contract" is a `DemoContract` as JSON text. The trainer and the bridge both write and
-read it here.
+beside them; "contract" is a `DemoContract` as JSON text. "state/NAME" may say in what state of a
+simulator each step ended, for whoever would judge it anew. The trainer and the bridge both write
+and read it here.
 """
 
 import dataclasses
+import functools
 import json
+import sys
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ Arrays = dict[str, NDArray[Any]]
 # a person or a scripted expert chose the action.
 STEP_ARRAYS = ("action", "reward", "terminated", "truncated", "valid", "expert")
 OBS = "obs/"
+STATE = "state/"
 MAX_BYTES = 4 << 30  # a file may not expand to more [bytes]
 _CONTRACT = "contract"
 _SHOWN = 4  # names of another file's arrays in a message
@@ -37,9 +41,15 @@ BROKEN = (
 )
 
 
+Field = tuple[str, tuple[int, ...], str]  # name, shape, dtype
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DemoContract:
     """What demonstrations must agree on with the task that uses them.
+
+    None and "" are for what a file does not say, as files from before there was the field: that is
+    not compared.
 
     Attributes:
         task: its name.
@@ -48,17 +58,29 @@ class DemoContract:
         action_scale: of each entry per step, [m] or [rad]; gripper [1].
         rate: actions per second [Hz].
         base: what an action is added to, as `ActionSpec.base`.
+        mode: how actions act, as `ActionSpec.mode`.
+        frame: whose axes they are along, as `ActionSpec.frame`.
+        episode_steps: time limit in control steps.
+        states: name, shape and dtype of each array of a simulator's state, sorted by name.
+        scene: digest of the scene that the states are of.
     """
 
     task: str
-    obs: tuple[tuple[str, tuple[int, ...], str], ...]
+    obs: tuple[Field, ...]
     action_names: tuple[str, ...]
     action_scale: tuple[float, ...]
     rate: float
     base: str
+    mode: str | None = None
+    frame: str | None = None
+    episode_steps: int | None = None
+    states: tuple[Field, ...] = ()
+    scene: str = ""
 
     @classmethod
-    def of(cls, task: str, obs: ObsSpec, action: ActionSpec) -> "DemoContract":
+    def of(
+        cls, task: str, obs: ObsSpec, action: ActionSpec, *, episode_steps: int | None = None
+    ) -> "DemoContract":
         """The contract of a task."""
         return cls(
             task=task,
@@ -67,10 +89,16 @@ class DemoContract:
             action_scale=action.scale,
             rate=action.rate,
             base=action.base,
+            mode=action.mode,
+            frame=action.frame,
+            episode_steps=episode_steps,
         )
 
-    def mismatches(self, other: "DemoContract") -> list[str]:
-        """One line for each thing in which `other` (a file) differs from this task."""
+    def mismatches(self, other: "DemoContract", *, relabel: bool = False) -> list[str]:
+        """One line for each thing in which `other` (a file) differs from this task.
+
+        With `relabel` it may be of another task and time limit.
+        """
         lines = []
         mine = {name: (shape, dtype) for name, shape, dtype in self.obs}
         theirs = {name: (shape, dtype) for name, shape, dtype in other.obs}
@@ -78,16 +106,35 @@ class DemoContract:
             want, got = _shape(mine.get(name)), _shape(theirs.get(name))
             if want != got:
                 lines.append(f"observation '{name}': task {want}, demonstrations {got}")
-        for field, unit in (
-            ("action_names", ""),
-            ("action_scale", " [m per step, gripper 1]"),
-            ("rate", " [Hz]"),
-            ("base", ""),
-        ):
+        return lines + self.differences(other, skip=_RELABELLED if relabel else ())
+
+    def differences(self, other: "DemoContract", *, skip: Sequence[str] = ()) -> list[str]:
+        """One line for each thing but observations in which `other` differs."""
+        lines = []
+        for field, unit in _COMPARED.items():
             want, got = getattr(self, field), getattr(other, field)
-            if want != got:
-                lines.append(f"{field}{unit}: task {want}, demonstrations {got}")
+            if want != got and None not in (want, got) and field not in skip:
+                hint = "; --demos.relabel judges them anew" if field in _RELABELLED else ""
+                lines.append(f"{field}{unit}: task {want}, demonstrations {got}{hint}")
         return lines
+
+    @property
+    def unsaid(self) -> tuple[str, ...]:
+        """What is not told of, and so not compared."""
+        return tuple(field for field in _COMPARED if getattr(self, field) is None)
+
+
+_COMPARED = {
+    "task": "",
+    "episode_steps": " (time limit)",
+    "mode": " of actions",
+    "frame": " of actions",
+    "action_names": "",
+    "action_scale": " [m per step, gripper 1]",
+    "rate": " [Hz]",
+    "base": "",
+}
+_RELABELLED = ("task", "episode_steps")
 
 
 def write_demonstrations(
@@ -112,13 +159,38 @@ def check_new(path: Path) -> None:
     require_writable(path)
 
 
-def read_demonstrations(path: Path, contract: DemoContract) -> Arrays:
+def read_demonstrations(path: Path, contract: DemoContract, *, relabel: bool = False) -> Arrays:
     """Return the arrays [T, M, ...] of a file that fits a task.
+
+    What the file does not say of itself, and so is not compared, is said once on stderr.
+
+    Args:
+        path: of the file.
+        contract: of the task.
+        relabel: it may be of another task and time limit, and must hold states of this task's
+            scene, which are returned too.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is a folder or no demonstration file, would expand beyond 4 GiB, is not
             finite, or does not fit the task; one line per mismatch.
+    """
+    arrays, found = load_demonstrations(path, states=relabel)
+    lines = contract.mismatches(found, relabel=relabel)
+    lines += _state_mismatches(contract, found) if relabel else []
+    if lines:
+        raise refusal(path, lines)
+    if found.unsaid:
+        _say_once(f"{path.name} does not say its {', '.join(found.unsaid)}: not compared")
+    return arrays
+
+
+def load_demonstrations(path: Path, *, states: bool = False) -> tuple[Arrays, DemoContract]:
+    """Return the arrays of a file and its own contract; raises as `read_demonstrations` does.
+
+    Args:
+        path: of the file.
+        states: of a simulator are read too.
     """
     if path.is_dir():
         raise InputError(
@@ -132,17 +204,59 @@ def read_demonstrations(path: Path, contract: DemoContract) -> Arrays:
     check_size(path)
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            wanted = [n for n in file.files if states or not n.startswith(STATE)]
+            arrays = {name: file[name] for name in wanted}
         _check_names(path, tuple(arrays))
         found = _read_contract(arrays.pop(_CONTRACT))
     except InputError:
         raise
     except BROKEN as error:
         raise _no_demonstrations(path, error) from error
-    lines = contract.mismatches(found) + _array_problems(arrays, contract)
+    lines = _array_problems(arrays, found, states=states)
     if lines:
-        raise InputError("\n".join(f"{path.name}: {line}" for line in lines))
+        raise refusal(path, lines)
+    return arrays, found
+
+
+def refusal(path: Path, lines: Sequence[str]) -> InputError:
+    """One error of all that is wrong with a file, a line each."""
+    return InputError("\n".join(f"{path.name}: {line}" for line in lines))
+
+
+def stack_episodes(episodes: Sequence[Mapping[str, NDArray[Any]]]) -> Arrays:
+    """Return arrays [T, M, ...] of M episodes: a column each, zero after its end.
+
+    Args:
+        episodes: arrays [steps, ...] by the same names; "valid" is added where there is none, true
+            for each of the steps.
+    """
+    steps = max(len(episode["reward"]) for episode in episodes)
+    first = episodes[0]
+    arrays = {
+        name: np.zeros((steps, len(episodes), *x.shape[1:]), x.dtype) for name, x in first.items()
+    }
+    arrays.setdefault("valid", np.zeros((steps, len(episodes)), bool))
+    for column, episode in enumerate(episodes):
+        length = len(episode["reward"])
+        arrays["valid"][:length, column] = True
+        for name, x in episode.items():
+            arrays[name][:length, column] = x
     return arrays
+
+
+def whole_episodes(arrays: Arrays) -> Iterator[tuple[slice, int]]:
+    """Yield rows and column of each episode of which every step may be learned from."""
+    over = arrays["terminated"] | arrays["truncated"]
+    for column in range(over.shape[1]):
+        ends = np.flatnonzero(over[:, column])
+        length = int(ends[0]) + 1 if len(ends) else len(over)
+        if arrays["valid"][:length, column].all():
+            yield slice(0, length), column
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
 def check_size(path: Path) -> None:
@@ -168,23 +282,40 @@ def _check_names(path: Path, found: Sequence[str]) -> None:
 def _no_demonstrations(path: Path, why: object) -> InputError:
     return InputError(
         f"{path} is no demonstration file: {why}; allowed: .npz files that "
-        f"`{how_to_start('record')}` or `{how_to_start('bridge')} export-demos` wrote"
+        f"`{how_to_start('record')}`, `{how_to_start('bridge')} export-demos` or, of other "
+        f"projects' files, `{how_to_start('demos')} import` wrote"
     )
 
 
 def _read_contract(text: np.ndarray) -> DemoContract:
     raw: dict[str, Any] = json.loads(str(text))
-    raw["obs"] = tuple((n, tuple(s), d) for n, s, d in raw["obs"])
+    for name in ("obs", "states"):
+        raw[name] = tuple((str(n), tuple(map(int, s)), str(d)) for n, s, d in raw.get(name, ()))
     for name in ("action_names", "action_scale"):
         raw[name] = tuple(raw[name])
     return DemoContract(**raw)
 
 
-def _array_problems(arrays: Arrays, contract: DemoContract) -> list[str]:
+def _state_mismatches(task: DemoContract, found: DemoContract) -> list[str]:
+    if not found.states:
+        return [
+            "holds no states of the simulator, without which nothing can be judged anew (pictures "
+            "and what a policy observes do not say what a task pays for); allowed: files that "
+            f"`{how_to_start('record')}` wrote"
+        ]
+    if found.scene != task.scene:
+        return ["its states are of another scene than the task's"]
+    want, got = set(task.states), set(found.states)
+    differ = sorted({name for name, *_ in want ^ got})
+    return [f"state '{name}' is none of the task's, or of another shape" for name in differ]
+
+
+def _array_problems(arrays: Arrays, contract: DemoContract, *, states: bool) -> list[str]:
     lead = arrays["reward"].shape
     if len(lead) != 2 or min(lead) < 1:
         return [f"array 'reward': wanted [steps, episodes], got {list(lead)}"]
     expected = {f"{OBS}{n}": (s, d) for n, s, d in contract.obs}
+    expected |= {f"{STATE}{n}": (s, d) for n, s, d in contract.states if states}
     expected |= {"action": ((len(contract.action_names),), "float32"), "reward": ((), "float32")}
     expected |= dict.fromkeys(("terminated", "truncated", "valid", "expert"), ((), "bool"))
     lines = [f"array '{name}' is not in the contract" for name in arrays.keys() - expected.keys()]

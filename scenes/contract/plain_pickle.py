@@ -47,6 +47,8 @@ class Extension:
         persistent: makes something of a persistent id; None where there are none.
         leaves: types of the leaves that come out.
         drops_state: whether a dict may have a state, which is left out.
+        max_values, max_array_bytes: most values, and most bytes of all arrays together; None is
+            what is taken of a network.
     """
 
     names: Mapping[tuple[str, str], Named]
@@ -54,6 +56,8 @@ class Extension:
     persistent: Callable[[Any], Any] | None = None
     leaves: tuple[type, ...] = ()
     drops_state: bool = False
+    max_values: int | None = None
+    max_array_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ def read(data: bytes, at: int = 0, extension: Extension | None = None) -> tuple[
     # What a malformed pickle makes of stack, memo and arguments.
     except (LookupError, TypeError, ValueError, struct.error, OverflowError) as error:
         raise PickleRefusedError(f"Malformed pickle: {str(error)[:200]}") from None
-    return _Resolver(extension.leaves).resolve(value, MAX_DEPTH), reader.at
+    return _Resolver(extension).resolve(value, MAX_DEPTH), reader.at
 
 
 def dumps(value: Any) -> bytes:
@@ -136,7 +140,7 @@ class _Reader:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
-        self.left = MAX_VALUES
+        self.left = self.most = extension.max_values or MAX_VALUES
 
     def read(self) -> Any:
         """Run until STOP."""
@@ -149,7 +153,7 @@ class _Reader:
             if step is None:
                 raise PickleRefusedError(f"Opcode {_name(opcode)}: plain data have none such")
             if self.left < 0:
-                raise PickleRefusedError(f"Values of a pickle: allowed: {MAX_VALUES}")
+                raise PickleRefusedError(f"Values of a pickle: allowed: {self.most}")
             step(self)
         if len(self.stack) != 1 or self.marks:
             raise PickleRefusedError("Malformed pickle: something is left over")
@@ -377,15 +381,17 @@ class _Resolver:
     Shared and circular references are what bombs are made of: each mention counts.
     """
 
-    def __init__(self, leaves: tuple[type, ...]) -> None:
-        self._leaves = (bool, int, float, str, bytes, np.generic, *leaves)
-        self._values, self._bytes = MAX_VALUES, MAX_ARRAY_BYTES
+    def __init__(self, extension: Extension) -> None:
+        self._leaves = (bool, int, float, str, bytes, np.generic, *extension.leaves)
+        self._most = extension.max_values or MAX_VALUES
+        self._most_bytes = extension.max_array_bytes or MAX_ARRAY_BYTES
+        self._values, self._bytes = self._most, self._most_bytes
 
     def resolve(self, value: Any, depth: int) -> Any:
         """Return a value made of plain values and arrays only."""
         self._values -= 1
         if depth == 0 or self._values < 0:
-            allowed = f"{MAX_DEPTH} levels, {MAX_VALUES} values"
+            allowed = f"{MAX_DEPTH} levels, {self._most} values"
             raise PickleRefusedError(f"Nesting or number of values, allowed: {allowed}")
         if type(value) is dict:
             return {key: self.resolve(item, depth - 1) for key, item in value.items()}
@@ -399,7 +405,7 @@ class _Resolver:
         if isinstance(value, np.ndarray):
             self._bytes -= value.nbytes
             if self._bytes < 0:
-                raise PickleRefusedError(f"Arrays of a pickle: allowed: {MAX_ARRAY_BYTES} bytes")
+                raise PickleRefusedError(f"Arrays of a pickle: allowed: {self._most_bytes} bytes")
             return value
         if value is None or isinstance(value, self._leaves):
             return value

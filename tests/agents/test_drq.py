@@ -115,7 +115,7 @@ def test_probe_seen_by_a_camera(name: str, learn: Callable) -> None:
 # -- who trains the encoder ----------------------------------------------------------------------
 
 
-def test_the_critic_trains_the_encoder_and_the_target_follows() -> None:
+def test_defect_13_the_critic_trains_the_encoder_and_the_target_follows() -> None:
     _, state = fresh()
     after, _ = update(state, batch_of(8), jax.random.key(1))
     old, new = state.critic.params.encoder, after.critic.params.encoder

@@ -73,7 +73,7 @@ def test_probe(name: str, learn: Callable) -> None:
     assert float(metrics["learner/skipped_updates"]) == 0
 
 
-def test_time_limit_probe_catches_truncation_taken_for_termination(learn: Callable) -> None:
+def test_defect_23_truncation_taken_for_termination_is_caught(learn: Callable) -> None:
     wrong = probes.time_limit(truncation_is_termination=True)
     state, _ = learn(wrong.steps, jax.random.key(0))
     # Q = 1 + gamma (1 - 1/4) Q where one step in four ends the return
@@ -149,7 +149,7 @@ RECORDED = dataclasses.replace(
 )
 
 
-def test_update_makes_its_steps_and_can_be_donated(donated: tuple) -> None:
+def test_defect_9_an_update_makes_its_ratio_of_steps_and_can_be_donated(donated: tuple) -> None:
     before, after, metrics = donated
     assert int(after.step) == UTD and int(after.skipped) == 0
     moved = jax.tree.map(
@@ -180,7 +180,9 @@ def test_target_follows_the_critic_at_rate_tau() -> None:
     "ticks, actor_count, critic_count",
     [("own", 1, UTD), ("shared", UPDATES, UPDATES), ("shared_apart", UTD + 1, UTD + 1)],
 )
-def test_adam_clocks(donated: tuple, ticks: str, actor_count: int, critic_count: int) -> None:
+def test_defect_16_adam_clocks(
+    donated: tuple, ticks: str, actor_count: int, critic_count: int
+) -> None:
     """After one update, but "shared" after all those of a probe."""
     if ticks == "own":
         _, after, _ = donated

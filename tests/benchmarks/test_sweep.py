@@ -83,6 +83,28 @@ def test_native_and_mjx_agree_within_the_tolerance():
     assert 0 < gaps.max() < sweep.PARITY
 
 
+def test_single_steps_tell_the_robot_s_joints_from_objects(short: Env):
+    """Against itself nothing differs; what is done to the cube is not the robot's difference."""
+    key = jax.random.key(0)
+    assert promises.step_differences(short, short, key, worlds=2, steps=5) == (0.0, 0.0)
+    (cube,) = short.scene.objects.values()
+
+    class Shifted:
+        """Whose cube is a millimetre further after each step."""
+
+        def __getattr__(self, name: str):
+            return getattr(short.physics, name)
+
+        def step(self, carry, ctrl, n_substeps):
+            carry, sim = short.physics.step(carry, ctrl, n_substeps)
+            inner = short.controller.inner_steps
+            return carry, sim.replace(qpos=sim.qpos.at[cube.qpos_ids[0]].add(1e-3 / inner))
+
+    moved = dataclasses.replace(short, physics=Shifted())
+    robot, objects = promises.step_differences(short, moved, key, worlds=2, steps=5)
+    assert robot == 0.0 and objects > 1e-4
+
+
 def test_what_is_filed_is_not_measured_again(monkeypatch: pytest.MonkeyPatch):
     recorder, asked = Recorder("sweep"), []
     recorder.add("franka/pick_cube: native", 0.0, "faults", {})

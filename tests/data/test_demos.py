@@ -27,7 +27,7 @@ def contract(**changes: Any) -> DemoContract:
     fields = tuple(
         dataclasses.replace(f, dtype="uint8") if f.name == "eye" else f for f in OBS.fields
     )
-    made = DemoContract.of("toy", ObsSpec(fields=fields), ACTION)
+    made = DemoContract.of("toy", ObsSpec(fields=fields), ACTION, episode_steps=STEPS)
     return dataclasses.replace(made, **changes)
 
 
@@ -126,6 +126,19 @@ MISMATCHES = {
         {"obs": (("eye", (4, 4, 3), "float32"), ("x", (3,), "float32"))},
         "observation 'eye': task float32[4, 4, 3], demonstrations uint8[4, 4, 3]",
     ),
+    "task": (
+        {"task": "toy_dense"},
+        "task: task toy_dense, demonstrations toy; --demos.relabel judges them anew",
+    ),
+    "time limit": (
+        {"episode_steps": 9},
+        "episode_steps (time limit): task 9, demonstrations 6; --demos.relabel judges them anew",
+    ),
+    "mode": (
+        {"mode": "ee_delta_osc"},
+        "mode of actions: task ee_delta_osc, demonstrations ee_delta",
+    ),
+    "frame": ({"frame": "tool"}, "frame of actions: task tool, demonstrations world"),
     "rate": ({"rate": 50.0}, "rate [Hz]: task 50.0, demonstrations 10.0"),
     "base": ({"base": "measured"}, "base: task measured, demonstrations target"),
     "scale": (
@@ -149,6 +162,70 @@ def test_all_mismatches_are_told_at_once(path: Path):
     lines = refusal(path, contract(rate=50.0, base="measured"))
     assert len(lines) == 2
     assert contract().mismatches(contract()) == []
+
+
+def test_what_an_older_file_does_not_say_is_not_compared_and_told_once(
+    path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """As files were before contracts had a mode, a frame and a time limit."""
+    later = ("mode", "frame", "episode_steps", "states", "scene")
+    said = {k: v for k, v in dataclasses.asdict(contract()).items() if k not in later}
+    write_arrays(path, contract=np.array(json.dumps(said)))
+    for _ in range(2):
+        assert load_demos(path, contract()).reward.shape == (STEPS, EPISODES)
+    line = "demos.npz does not say its episode_steps, mode, frame: not compared\n"
+    assert capsys.readouterr().err == line
+    (line,) = refusal(path, contract(rate=50.0))
+    assert "rate [Hz]" in line
+
+
+# -- states of the simulator -------------------------------------------------------------------
+
+STATED: dict[str, Any] = {"states": (("sim/height", (2,), "float32"),), "scene": "table"}
+
+
+def stated() -> Transition:
+    heights = np.random.default_rng(1).normal(size=(STEPS, EPISODES, 2)).astype(np.float32)
+    return episodes().replace(extras={"sim/height": heights})
+
+
+def test_states_are_read_only_by_who_judges_anew(path: Path):
+    rows = stated()
+    save_demos(path, rows, contract(**STATED))
+    assert load_demos(path, contract()).extras == {}
+    back = load_demos(path, contract(task="other", **STATED), relabel=True)
+    np.testing.assert_array_equal(back.extras["sim/height"], rows.extras["sim/height"])
+
+
+RELABELS = {
+    "no states": ({}, {}, "holds no states of the simulator, without which nothing can be judged"),
+    "other scene": (STATED, {"scene": "floor"}, "its states are of another scene than the task's"),
+    "other task state": (
+        STATED,
+        {"states": (("sim/height", (3,), "float32"),)},
+        "state 'sim/height' is none of the task's, or of another shape",
+    ),
+    "rate": (STATED, {"rate": 50.0}, "rate [Hz]: task 50.0, demonstrations 10.0"),
+}
+
+
+@pytest.mark.parametrize("kind", [*RELABELS])
+def test_what_cannot_be_judged_anew(path: Path, kind: str):
+    written, wanted, text = RELABELS[kind]
+    save_demos(path, stated(), contract(**written))
+    with pytest.raises(ValueError) as caught:
+        load_demos(path, contract(**(STATED | {"task": "other"} | wanted)), relabel=True)
+    (line,) = str(caught.value).splitlines()
+    assert text in line
+
+
+def test_states_that_are_not_finite_or_not_there_are_refused(path: Path):
+    rows = stated()
+    rows.extras["sim/height"][0, 0, 0] = np.nan
+    save_demos(path, rows, contract(**STATED))
+    with pytest.raises(ValueError, match="'state/sim/height' is not finite"):
+        load_demos(path, contract(**STATED), relabel=True)
+    assert load_demos(path, contract()).extras == {}
 
 
 # -- damaged or hostile files ------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""The ring: successors, wrap-around, what may be sampled, dtypes, mixtures."""
+"""The ring: successors, wrap-around, what may be sampled, dtypes, mixtures.
+
+Defects are those of reference serl_family.md section 7.
+"""
 
 import functools
 from collections.abc import Callable
@@ -13,6 +16,7 @@ from mjx_serl.data.replay import Mixture, ReplayBuffer, ReplayState, mix
 from mjx_serl.types import Batch, Transition
 
 NUM_ENVS = 3
+PIXELS = np.arange(12).reshape(2, 2, 3)  # no two of a picture are alike
 
 
 def example() -> Transition:
@@ -38,9 +42,7 @@ def steps(start: int, count: int, *, flags: dict[str, set] | None = None) -> Tra
             [[(t, w) in marked for w in range(NUM_ENVS)] for t in range(start, start + count)]
         )
 
-    image = np.broadcast_to(
-        (time * NUM_ENVS + world)[..., None, None, None], (*time.shape, 2, 2, 3)
-    )
+    image = PIXELS + (time * NUM_ENVS + world)[..., None, None, None]
     return Transition(
         obs={
             "image": (image % 256).astype(np.uint8),
@@ -79,17 +81,20 @@ def sample(
 
 
 @pytest.mark.parametrize("rows, capacity, chunk", [(5, 8, 1), (8, 8, 4), (21, 8, 1), (23, 7, 3)])
-def test_sample_is_one_world_and_consecutive_steps(rows: int, capacity: int, chunk: int) -> None:
+def test_defects_1_2_3_a_sample_is_one_world_and_consecutive_steps(
+    rows: int, capacity: int, chunk: int
+) -> None:
     buffer, state = fill(rows, capacity, chunk)
     batch = sample(buffer, state, jax.random.key(0), (4, 500))
     time, world = np.asarray(batch.obs["state"]).reshape(-1, 2).T
     assert np.array_equal(np.asarray(batch.reward).ravel(), time * 100 + world)
     assert np.array_equal(np.asarray(batch.action).ravel(), time * 10 + world)
-    assert np.array_equal(np.asarray(batch.obs["image"])[..., 0, 0, 0].ravel(), time * 3 + world)
+    told = PIXELS + (time * 3 + world).astype(int)[:, None, None, None]
+    assert np.array_equal(np.asarray(batch.obs["image"]).reshape(-1, 2, 2, 3), told % 256)
     after = np.asarray(batch.next_obs["state"]).reshape(-1, 2)
     assert np.array_equal(after, np.stack([time + 1, world], -1))
-    image = np.asarray(batch.next_obs["image"])[..., 1, 1, 2].ravel()
-    assert np.array_equal(image, (time + 1) * 3 + world)
+    image = np.asarray(batch.next_obs["image"]).reshape(-1, 2, 2, 3)
+    assert np.array_equal(image, (told + 3) % 256)
     # every stored row but the newest, and nothing that was overwritten
     oldest = max(0, rows - capacity)
     assert set(time.astype(int)) == set(range(oldest, rows - 1))
@@ -222,7 +227,7 @@ def spans(batch: Batch) -> list[tuple[int, float, bool, int]]:
     return list(zip(first.astype(int), reward, ended, after.astype(int), strict=True))
 
 
-def test_a_span_sums_discounted_rewards_up_to_a_termination() -> None:
+def test_defect_22_a_span_sums_discounted_rewards_up_to_a_termination() -> None:
     buffer, state = fill(12, 16, 1, terminated={(5, 0), (5, 1), (5, 2)})
     reward = np.arange(16, dtype=np.float32)[:, None].repeat(NUM_ENVS, 1)
     state = state.replace(data=state.data.replace(reward=reward))

@@ -84,7 +84,7 @@ def test_padding_is_zeros_on_each_side() -> None:
 
 @pytest.mark.parametrize("name", list(ENCODERS))
 @pytest.mark.parametrize("size", [64, 84, 128])
-def test_any_size_becomes_features(name: str, size: int) -> None:
+def test_defect_10_any_size_becomes_features(name: str, size: int) -> None:
     encoder = EncoderConfig(name=name, features=50).build()
     params, out = jax.eval_shape(
         lambda key, x: (encoder.init(key, x), encoder.init_with_output(key, x)[0]),
@@ -98,7 +98,7 @@ def test_any_size_becomes_features(name: str, size: int) -> None:
 @pytest.mark.parametrize(
     "name", ["small", "serl_small", pytest.param("resnet10", marks=pytest.mark.slow)]
 )
-def test_every_parameter_matters_and_the_images_are_told_apart(name: str) -> None:
+def test_defect_11_every_parameter_matters_and_images_are_told_apart(name: str) -> None:
     encoder = EncoderConfig(name=name, features=8).build()
     pair = images(40)
 

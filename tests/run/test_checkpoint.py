@@ -73,7 +73,7 @@ def test_restores_every_dtype_exactly(tmp_path, abstract):
     np.testing.assert_array_equal(draw, jax.random.normal(make_state(7)["keys"][1], (3,)))
 
 
-def test_keeps_the_newest_and_sweeps_leftovers(tmp_path):
+def test_defect_19_keeps_the_newest_and_sweeps_leftovers(tmp_path):
     (tmp_path / ".tmp-3-1" / "arrays").mkdir(parents=True)
     (tmp_path / ".tmp-3-1" / "arrays" / "x").write_text("half")
     store = CheckpointStore(tmp_path, keep=2)
@@ -83,6 +83,12 @@ def test_keeps_the_newest_and_sweeps_leftovers(tmp_path):
     store.wait()
     assert store.steps() == [2, 3] and store.last_saved == 3
     assert sorted(p.name for p in tmp_path.iterdir()) == ["0000000002", "0000000003"]
+    # A run that went back comes to the same step again (serl#66 crashed): an intact one stays.
+    store.save(3, make_state(3), {})
+    store.wait()
+    state, step, _ = CheckpointStore(tmp_path).restore(make_state(0))
+    assert step == 3
+    assert_same(state, make_state(3))
 
 
 def test_reader_leaves_a_live_write_alone(tmp_path):

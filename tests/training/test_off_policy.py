@@ -246,7 +246,7 @@ def test_padding_of_demonstrations_is_never_drawn(toy: Any, only_demos: Any):
 # -- the epoch ---------------------------------------------------------------------------------
 
 
-def test_an_epoch_makes_the_steps_and_updates_it_says(warmed_up: dict, make_idle: Callable):
+def test_defect_4_an_epoch_stores_every_step_it_makes(warmed_up: dict, make_idle: Callable):
     toy = make_idle(demos=False, utd_ratio=3)
     _, state = warmed_up["61 steps"]
     after, metrics = toy.epoch(state)
@@ -271,7 +271,7 @@ def test_episode_sums_are_those_of_the_epoch(toy: Any):
     assert float(metrics["episode/count"]) == int(ended.sum())
 
 
-def test_resets_are_drawn_anew_every_epoch(toy: Any):
+def test_defect_5_resets_are_drawn_anew_every_epoch(toy: Any):
     state = toy.start()
     pools = [state.worlds.pool.obs["x"]]
     for _ in range(2):
@@ -290,7 +290,7 @@ def test_an_epoch_is_a_function_of_its_state(toy: Any):
         assert (np.asarray(a) == np.asarray(b)).all()
 
 
-def test_other_seeds_train_other_agents(toy: Any):
+def test_defect_15_other_seeds_train_other_agents(toy: Any):
     (one, _), (two, _) = toy.epoch(toy.start(0)), toy.epoch(toy.start(1))
     kernels = [np.asarray(jax.tree.leaves(s.agent.actor.params)[-1]) for s in (one, two)]
     assert (kernels[0] != kernels[1]).any()

@@ -59,7 +59,7 @@ def test_nobody_is_told_of_success_and_batches_are_paid_by_the_classifier(toy: A
     np.testing.assert_array_equal(flat.reward, said)
 
 
-def test_the_classifier_learns_and_its_mistakes_are_told(epochs: list):
+def test_defect_12_the_classifier_learns_and_its_mistakes_are_told(epochs: list):
     first, one, two, metrics = epochs
     for before, after in ((first, one), (one, two)):
         old, new = (s.data["vice"].net.params for s in (before, after))

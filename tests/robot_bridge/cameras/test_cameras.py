@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robot_bridge.cameras import ffmpeg
 from robot_bridge.cameras.camera import (
     CameraError,
     CameraThread,
@@ -22,10 +21,11 @@ from robot_bridge.cameras.camera import (
     LatestFrame,
     pinhole,
 )
-from robot_bridge.cameras.ffmpeg import FfmpegCamera, FileCamera, V4l2Camera, ffmpeg_program
+from robot_bridge.cameras.ffmpeg import FfmpegCamera, FileCamera, V4l2Camera
 from robot_bridge.clock import ManualClock
 from robot_bridge.policy.observation import fit_picture
 from scenes.contract.specs import CameraSpec
+from scenes.contract.videos import ffmpeg_program
 
 LENS = (20.0, 20.0, 16.0, 12.0)
 WIDTH, HEIGHT = 32, 24
@@ -448,4 +448,4 @@ def test_arrays_that_are_no_pictures_are_refused(tmp_path: Path, array: np.ndarr
 def test_without_ffmpeg_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(ImportError, match="needs imageio_ffmpeg .*: pip install imageio-ffmpeg"):
-        ffmpeg.ffmpeg_program("Seeing")
+        ffmpeg_program("Seeing")

@@ -22,7 +22,8 @@ CONTRACT = make_contract()
 
 
 def of(contract: Contract) -> DemoContract:
-    return DemoContract.of(TASK, contract.obs, contract.action)
+    steps = contract.episode_steps
+    return DemoContract.of(TASK, contract.obs, contract.action, episode_steps=steps)
 
 
 def test_the_trainer_reads_what_was_recorded_under_its_own_contract(tmp_path: Path):

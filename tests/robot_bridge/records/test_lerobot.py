@@ -9,18 +9,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as npst
 from recorded import make_contract, make_header, make_tick, record
 
-from robot_bridge.cameras.ffmpeg import ffmpeg_program
+from mjx_serl.data.foreign.convert import ConvertOptions, convert
+from mjx_serl.data.foreign.opening import open_foreign
 from robot_bridge.records.demonstrations import Exported
 from robot_bridge.records.lerobot import export_lerobot
 from robot_bridge.records.recorder import Recorder
-from robot_bridge.records.statistics import ColumnStats, PictureStats
+from scenes.contract.demonstrations import DemoContract
 from scenes.contract.policy_contract import Contract
 from scenes.contract.specs import ActionSpec
+from scenes.contract.videos import ffmpeg_program
 
 LENGTHS = {4: "success", 9: "failure", 6: None}
 VIDEO = "observation.images.front"
@@ -169,6 +168,20 @@ def test_statistics_are_those_of_the_rows(dataset: Path, info: dict, episodes: l
     assert np.shape(episodes[0][f"stats/{VIDEO}/max"]) == (3, 1, 1)
 
 
+def test_the_trainer_reads_it_as_demonstrations(dataset: Path):
+    contract = make_contract()
+    wanted = DemoContract.of("toy", contract.obs, contract.action)
+    found = convert(open_foreign(dataset, allow_pickle=False), wanted, ConvertOptions())
+    assert [len(e["reward"]) for e in found.episodes] == list(LENGTHS)
+    # Only the success is a return's end; what ended otherwise was cut off as far as it says.
+    assert [bool(e["terminated"][-1]) for e in found.episodes] == [True, False, False]
+    for e in found.episodes:
+        within = np.arange(len(e["reward"]))
+        np.testing.assert_array_equal(e["obs/ee_lag"], np.repeat(within[:, None], 3, 1))
+        np.testing.assert_allclose(e["obs/front"].mean((1, 2, 3)), within, atol=1.5)
+        np.testing.assert_array_equal(e["expert"], within == 1)
+
+
 def test_long_datasets_have_several_files(tmp_path: Path):
     out, _ = export(tmp_path, make_contract(), frames_per_file=10)
     rows = pq.read_table(out / "meta/episodes/chunk-000/file-000.parquet").to_pylist()
@@ -222,36 +235,3 @@ def test_a_rate_that_is_no_whole_number_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match=r"7\.5 Hz, allowed: a whole number"):
         odd = dataclasses.replace(contract, action=action)
         export_lerobot([], tmp_path / "dataset", odd, task="x")
-
-
-# -- statistics ----------------------------------------------------------------------------------
-
-PICTURES = npst.arrays(np.uint8, st.tuples(st.integers(1, 4), *map(st.just, (3, 5, 3))))
-
-
-@settings(deadline=None)
-@given(PICTURES, PICTURES)
-def test_picture_statistics_are_exact(first, second):
-    stats = PictureStats()
-    stats.add(first)
-    stats.add(second)
-    pixels = np.concatenate([first, second]).reshape(-1, 3) / 255.0
-    said = {name: np.ravel(value) for name, value in stats.summary().items()}
-    np.testing.assert_allclose(said["min"], pixels.min(0))
-    np.testing.assert_allclose(said["max"], pixels.max(0))
-    np.testing.assert_allclose(said["mean"], pixels.mean(0), atol=1e-9)
-    np.testing.assert_allclose(said["std"], pixels.std(0), atol=1e-6)
-    for name, q in {"q01": 0.01, "q50": 0.5, "q99": 0.99}.items():
-        wanted = np.quantile(pixels, q, axis=0, method="inverted_cdf")
-        np.testing.assert_allclose(said[name], wanted)
-    assert said["count"] == len(first) + len(second)
-
-
-def test_column_statistics_of_flags_and_vectors():
-    stats = ColumnStats()
-    stats.add(np.array([True, False]))
-    stats.add(np.array([False, False]))
-    assert stats.summary()["mean"] == [0.25] and stats.summary()["count"] == [4]
-    stats = ColumnStats()
-    stats.add(np.array([[1.0, 2.0], [3.0, 6.0]], np.float32))
-    assert stats.summary()["mean"] == [2.0, 4.0] and stats.summary()["q50"] == [2.0, 4.0]

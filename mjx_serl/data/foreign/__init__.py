@@ -1,0 +1,1 @@
+"""Demonstrations of other projects: SERL's and HIL-SERL's pickles, robomimic, LeRobot."""
