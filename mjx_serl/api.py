@@ -165,7 +165,7 @@ def _load_run(path: Path) -> Loaded:
     observer, contract = run.observer, None
     seen = observer.obs_spec.policy
     if observer.has_contract:
-        contract = dataclasses.replace(observer.contract, obs=seen)
+        contract = dataclasses.replace(observer.contract, obs=seen, stack=1)
     return Loaded(path, seen, contract, policy, run.trainer.horizon)
 
 
@@ -188,7 +188,7 @@ def _load_bundle(path: Path) -> Loaded:
         actions = jax.lax.map(lambda row: program.call(params, row)[0], rows)
         return actions[:, 0] if horizon == 1 else actions
 
-    return Loaded(path, contract.obs, contract, policy, horizon)
+    return Loaded(path, contract.inputs, contract, policy, horizon)
 
 
 def _restore(path: Path) -> TrainState:

@@ -221,4 +221,6 @@ class TrainConfig:
 def _frozen_encoder(pixels: PixelConfig) -> FrozenEncoder | None:
     if pixels.frozen is None:
         return None
-    return load_encoder(pixels.frozen, cameras=pixels.cameras, size=pixels.size)
+    return load_encoder(
+        pixels.frozen, cameras=pixels.cameras, size=pixels.size, readout=pixels.readout
+    )

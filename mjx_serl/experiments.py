@@ -5,8 +5,10 @@ from collections.abc import Callable
 
 import jax
 
+from mjx_serl.agents.agent import AgentConfig
 from mjx_serl.agents.bc import BCConfig
 from mjx_serl.agents.chunks import FlowNetConfig
+from mjx_serl.agents.dsrl import DSRLConfig
 from mjx_serl.agents.hybrid import HybridConfig
 from mjx_serl.agents.qc import QCConfig
 from mjx_serl.agents.residual import ResidualConfig
@@ -97,13 +99,26 @@ def residual() -> TrainConfig:
     noise, so there is no warm-up of random actions. Seed 0 over a laptop run of 2k env steps on
     franka/pick_cube: from 75 % to 90 % of a check in 4k env steps.
     """
+    return _over_a_base("residual", ResidualConfig())
+
+
+def _over_a_base(preset: str, agent: AgentConfig) -> TrainConfig:
+    """What agents over an earlier run share: no warm-up of random actions, fewer updates."""
     base = laptop()
-    method = dataclasses.replace(
-        base.method,
-        agent=ResidualConfig(),
-        loop=dataclasses.replace(base.method.loop, updates_per_step=4, warmup_steps=0),
-    )
-    return dataclasses.replace(base, preset="residual", method=method)
+    loop = dataclasses.replace(base.method.loop, updates_per_step=4, warmup_steps=0)
+    method = dataclasses.replace(base.method, agent=agent, loop=loop)
+    return dataclasses.replace(base, preset=preset, method=method)
+
+
+@PRESETS.register("dsrl")
+def dsrl() -> TrainConfig:
+    """A flow policy steered by the noise that it starts from, which stays as it is.
+
+    `python train.py --method offline --agent flow_bc --task T`, then `python train.py --preset dsrl
+    --init runs/NAME --task T`. Formulas and most numbers: arXiv 2506.15799; networks, discount and
+    updates are laptop's. What the base reaches is printed first; below 2 % nothing is trained.
+    """
+    return _over_a_base("dsrl", DSRLConfig())
 
 
 @PRESETS.register("robot")

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int, Shaped
@@ -92,7 +93,7 @@ class Frame:
     Attributes:
         rgb: uint8, clipped and rounded to the nearest of 255 steps, or float32 (not clipped).
         depth: sum of weight * z over the splats [m], plus what is left of the light times the
-            background's finite depth.
+            background's finite depth; with `RasterConfig.far` the median (`median_depth`).
         alpha: 1 - the light that passes all splats; with a `Background`, which fills the rest, 1
             everywhere.
     """
@@ -118,6 +119,9 @@ class RasterConfig:
         transmittance_min: a pixel is finished when a splat would leave this much light or less.
         blur: added to the diagonal of the projected covariance [px^2] (3DGS's low-pass).
         near: splats whose centre is nearer than this along z draw nothing [m].
+        far: above 0, `Frame.depth` is the median, and this where nothing is [m]: what a sensor
+            would say, while a sum of depths is too large where light passes through a surface.
+            gsplat and splax, which know no median, take the mean of the splats for it.
     """
 
     width: int
@@ -130,6 +134,7 @@ class RasterConfig:
     transmittance_min: float = 1e-4
     blur: float = 0.3
     near: float = 0.01
+    far: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("width", "height"):
@@ -148,8 +153,9 @@ class RasterConfig:
             )
         if not self.near > 0.0:
             raise InputError(f"RasterConfig: near {self.near}, allowed: above 0")
-        if not self.blur >= 0.0:
-            raise InputError(f"RasterConfig: blur {self.blur}, allowed: 0 or more")
+        for name in ("blur", "far"):
+            if not getattr(self, name) >= 0.0:
+                raise InputError(f"RasterConfig: {name} {getattr(self, name)}, allowed: 0 or more")
 
 
 def as_dtype(rgb: Float[Array, "*n 3"], config: RasterConfig) -> Shaped[Array, "*n 3"]:
@@ -157,6 +163,20 @@ def as_dtype(rgb: Float[Array, "*n 3"], config: RasterConfig) -> Shaped[Array, "
     if config.rgb_dtype == "float32":
         return rgb
     return jnp.floor(255 * jnp.clip(rgb, 0.0, 1.0) + 0.5).astype(jnp.uint8)
+
+
+def median_depth(
+    median: Float[Array, "*n"], behind: Float[Array, "*n"] | float, config: RasterConfig
+) -> Float[Array, "*n"]:
+    """Return `Frame.depth` with `RasterConfig.far`; it has no gradient.
+
+    Args:
+        median: depth of the splat that takes the light below a half [m], inf where none does.
+        behind: the background's depth [m], inf where nothing is.
+        config: of the picture.
+    """
+    behind = jnp.where(jnp.isfinite(behind), behind, config.far)
+    return jax.lax.stop_gradient(jnp.where(jnp.isfinite(median), median, behind))
 
 
 def sh_degree(coefficients: int) -> int:

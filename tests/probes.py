@@ -16,7 +16,7 @@ import numpy as np
 from specs_of import action_spec_of, obs_spec_of
 
 from mjx_serl.data.replay import ReplayBuffer
-from mjx_serl.types import Transition
+from mjx_serl.types import Batch, Transition
 
 GAMMA = 0.9
 NUM_ENVS, NUM_STEPS, TIME_LIMIT = 8, 128, 4
@@ -140,3 +140,32 @@ def make_learn(agent, *, updates: int, batch_size: int) -> Callable:
         return state, jax.tree.map(lambda x: x[-1], metrics)
 
     return learn
+
+
+def learned_action(agent: Any, obs: Any, action: Any) -> tuple[Any, Any, Any]:
+    """An agent before and after 800 updates where the reward is 1 - (a - 0.5)^2."""
+    learn = make_learn(agent, updates=800, batch_size=32)
+    first = jax.random.split(jax.random.key(0), 3)[0]
+    start = compiled(agent, "init")(first, obs, action)
+    return agent, start, learn(action_reward().steps, jax.random.key(0))[0]
+
+
+def action_at_zero(agent: Any, state: Any) -> float:
+    """What it does where the state is zero."""
+    zero = {"state": np.zeros((16, 1), np.float32)}
+    chosen = compiled(agent, "act")(state, zero, jax.random.key(1), deterministic=True)
+    return float(chosen.action[0, 0, 0])
+
+
+def random_batch(agent: Any) -> Batch:
+    """Rows of one state and one action for one `update`."""
+    rng, rows = np.random.default_rng(0), 16 * agent.utd_ratio
+    draw = lambda *shape: jnp.asarray(rng.uniform(-1, 1, shape), jnp.float32)  # noqa: E731
+    return Batch(
+        obs={"state": draw(rows, 1)},
+        action=draw(rows, 1),
+        reward=draw(rows),
+        terminated=jnp.zeros(rows, bool),
+        expert=jnp.zeros(rows, bool),
+        next_obs={"state": draw(rows, 1)},
+    )

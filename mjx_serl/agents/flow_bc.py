@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from mjx_serl.agents.agent import AGENTS, AgentConfig, OffPolicyAgent
 from mjx_serl.agents.chunks import FlowNetConfig
@@ -106,12 +106,18 @@ class FlowBC(OffPolicyAgent):
         self, state: FlowBCState, obs: Obs, key: PRNGKey, *, deterministic: bool = False
     ) -> Choice:
         """Carry noise to a chunk; the mean of the noise if `deterministic`."""
+        count = next(iter(obs.values())).shape[0]
+        shape = (count, state.action.dim * self.horizon)
+        noise = jnp.zeros(shape) if deterministic else jax.random.normal(key, shape)
+        return chunk(self.carried(state, obs, noise), self.horizon)
+
+    def carried(
+        self, state: FlowBCState, obs: Obs, noise: Float[Array, "B HA"]
+    ) -> Float[Array, "B HA"]:
+        """Return the chunks that noise is carried to."""
         params = state.policy.params
         features = self._encoder(state.obs)(params["encoder"], obs)
-        flow = self.cfg.flow.build(state.action.dim * self.horizon)
-        shape = (features.shape[0], flow.dim)
-        noise = jnp.zeros(shape) if deterministic else jax.random.normal(key, shape)
-        return chunk(flow.transport(params["flow"], features, noise), self.horizon)
+        return self.cfg.flow.build(noise.shape[-1]).transport(params["flow"], features, noise)
 
     def acting(self, state: FlowBCState) -> FlowBCState:
         """The networks."""

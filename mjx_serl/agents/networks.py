@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
@@ -23,6 +24,8 @@ from mjx_serl.types import Obs, PRNGKey, PyTree
 from scenes.contract.errors import InputError
 from scenes.contract.ranges import check_ranges
 from scenes.contract.specs import ActionSpec, ObsSpec
+
+READ = ("vector", "image", "maps")  # kinds of observations
 
 
 class NetworksConfig(Protocol):
@@ -72,12 +75,12 @@ def check_networks(cfg: NetworksConfig, *messages: str) -> None:
 
 
 def check_specs(agent: str, obs: ObsSpec, action: ActionSpec) -> None:
-    """Raise InputError for observations that are neither vectors nor images, or actions that are
-    not one continuous vector at a time.
+    """Raise InputError for observations of a kind that no network reads, or actions that are not
+    one continuous vector at a time.
     """
-    unread = [f"'{f.name}' ({f.kind})" for f in obs.fields if f.kind not in ("vector", "image")]
+    unread = [f"'{f.name}' ({f.kind})" for f in obs.fields if f.kind not in READ]
     if unread:
-        raise InputError(f"{agent} reads vectors and images, got {', '.join(unread)}")
+        raise InputError(f"{agent} reads vectors, images and maps, got {', '.join(unread)}")
     if any(action.choices) or action.horizon != 1:
         raise InputError(
             f"{agent} gives one continuous action at a time, asked for choices {action.choices} "
@@ -87,7 +90,7 @@ def check_specs(agent: str, obs: ObsSpec, action: ActionSpec) -> None:
 
 def build_mlp(cfg: NetworksConfig, encoder: ObsEncoder, outputs: int) -> MLP:
     """Return the network on an encoder's features; beside images the vectors are embedded."""
-    both = encoder.cameras and encoder.vectors
+    both = encoder.learned and encoder.vectors
     return MLP(
         cfg.hidden,
         outputs,
@@ -96,6 +99,15 @@ def build_mlp(cfg: NetworksConfig, encoder: ObsEncoder, outputs: int) -> MLP:
         compute_dtype=cfg.compute_dtype,
         embedded=(encoder.image_dim, encoder.dim) if both else None,
     )
+
+
+def with_zero_head(params: PyTree) -> PyTree:
+    """Return a network's parameters with zeros in its last layer: it says zero at first."""
+
+    def zero(path: tuple, x: Array) -> Array:
+        return jnp.zeros_like(x) if "head" in jax.tree_util.keystr(path) else x
+
+    return jax.tree_util.tree_map_with_path(zero, params)
 
 
 @struct.dataclass

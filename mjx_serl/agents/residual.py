@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int
 from mjx_serl.agents import objectives
 from mjx_serl.agents.agent import AGENTS, Agent, AgentConfig, AgentState, OffPolicyAgent
 from mjx_serl.agents.minibatches import take_minibatch
-from mjx_serl.agents.networks import CriticParams, Networks, check_specs
+from mjx_serl.agents.networks import CriticParams, Networks, check_specs, with_zero_head
 from mjx_serl.agents.optimizer import (
     Trainable,
     apply_gradients,
@@ -161,7 +161,7 @@ class Residual(OffPolicyAgent):
         nets = self._networks(obs, action)
         dim = action.dim * self.horizon
         actor = nets.actor.init(actor_key, jnp.zeros((1, nets.encoder.policy.dim + dim)))
-        actor = _with_zero_head(actor)
+        actor = with_zero_head(actor)
         critic = nets.init_critic(critic_key, encoder_key, dim)
         return ResidualState(
             base=self.base.acting(self.base.init(base_key, obs, action)),
@@ -322,10 +322,3 @@ class Residual(OffPolicyAgent):
     @property
     def _actor_optimizer(self) -> optax.GradientTransformation:
         return make_optimizer(self.cfg.actor_lr, clip_norm=self.cfg.clip_norm)
-
-
-def _with_zero_head(params: PyTree) -> PyTree:
-    def zero(path: tuple, x: Array) -> Array:
-        return jnp.zeros_like(x) if "head" in jax.tree_util.keystr(path) else x
-
-    return jax.tree_util.tree_map_with_path(zero, params)

@@ -417,7 +417,7 @@ class SAC(OffPolicyAgent):
         net = build_mlp(cfg, encoder.policy, 2 * action.dim * cfg.horizon)
         critic = build_mlp(cfg, encoder, 1).clone(members=cfg.critic_ensemble_size)
         hidden = encoder.dim - encoder.policy.dim
-        probe = net.clone(hidden=cfg.hidden[:1], out=hidden) if hidden and encoder.cameras else None
+        probe = net.clone(hidden=cfg.hidden[:1], out=hidden) if hidden and encoder.learned else None
         return Networks(encoder, net, critic, probe)
 
     @property

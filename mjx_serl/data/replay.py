@@ -5,6 +5,9 @@ keep their dtype (images stay uint8). A row can be sampled unless it is marked i
 truncated (the next row is another episode's first), or is the newest one (the next row is not
 written yet); a terminated row needs no successor, so it can always be sampled.
 
+Of stacked pictures a row holds its own: a sample puts those of the rows before it in front, back to
+the episode's start. A row whose earlier ones have been overwritten cannot be sampled any more.
+
 The same steps serve learners of single actions, of n-step returns and of action chunks: what a
 sample spans is decided when it is drawn.
 """
@@ -18,9 +21,9 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from mjx_serl.types import Batch, PRNGKey, Transition
+from mjx_serl.types import Batch, PRNGKey, PyTree, Transition
 from scenes.contract.errors import InputError
 
 # Rewards of a batch of single steps; where one is terminated its next_obs is meaningless.
@@ -37,6 +40,8 @@ class ReplayState:
     head: Int[Array, ""]  # row written next
     filled: Int[Array, ""]  # rows written so far, at most capacity_rows
     usable: Int[Array, ""]  # stored transitions that are valid and not truncated
+    # Rows before each that show the same episode, at most stack - 1; () where nothing is stacked.
+    before: PyTree = ()
 
 
 @dataclass(frozen=True)
@@ -44,10 +49,20 @@ class ReplayBuffer:
     """The static part: `capacity_rows` time steps of `num_envs` worlds.
 
     Raises ValueError where the capacity is not positive or overflows 32-bit indices.
+
+    Attributes:
+        capacity_rows: time steps.
+        num_envs: worlds, which begin an episode with the first row that is added, and with each
+            that follows a termination or truncation.
+        stack: rows that a sample's observation shows of the `stacked` fields, oldest first on the
+            last axis; an episode's first row is repeated.
+        stacked: names of observations.
     """
 
     capacity_rows: int
     num_envs: int
+    stack: int = 1
+    stacked: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.capacity_rows < 2 or self.num_envs < 1:
@@ -65,7 +80,8 @@ class ReplayBuffer:
         """Allocate zeros for transitions shaped like `example` (one world, one step)."""
         lead = (self.capacity_rows, self.num_envs)
         data = jax.tree.map(lambda x: jnp.zeros(lead + jnp.shape(x), x.dtype), example)
-        return ReplayState(data, jnp.int32(0), jnp.int32(0), jnp.int32(0))
+        before = jnp.zeros(lead, jnp.uint8) if self.stack > 1 else ()
+        return ReplayState(data, jnp.int32(0), jnp.int32(0), jnp.int32(0), before)
 
     def nbytes(self, example: Transition) -> int:
         """Return the bytes `init(example)` will allocate, without allocating them."""
@@ -87,14 +103,39 @@ class ReplayBuffer:
             head=(state.head + count) % self.capacity_rows,
             filled=jnp.minimum(state.filled + count, self.capacity_rows),
             usable=state.usable + _count(steps.valid, steps.truncated) - _count(*lost),
+            before=_write(state.before, self._ages(state, steps), rows) if self.stack > 1 else (),
         )
+
+    def _ages(self, state: ReplayState, steps: Transition) -> UInt8[Array, "T N"]:
+        """How many rows before each show its episode, at most stack - 1."""
+        newest = (state.head - 1) % self.capacity_rows
+        last = jax.tree.map(lambda ring: ring[newest], state.data)
+
+        def one(carry: tuple[Array, Array], over: Array) -> tuple[tuple[Array, Array], Array]:
+            fresh, age = carry
+            age = jnp.where(fresh, 0, jnp.minimum(age + 1, self.stack - 1)).astype(jnp.uint8)
+            return (over, age), age
+
+        fresh = last.terminated | last.truncated | (state.filled == 0)
+        over = steps.terminated | steps.truncated
+        return jax.lax.scan(one, (fresh, state.before[newest]), over)[1]
 
     def size(self, state: ReplayState) -> Int[Array, ""]:
         """Return how many transitions can be sampled now; `sample` needs at least one."""
         newest = (state.head - 1) % self.capacity_rows
         last = jax.tree.map(lambda ring: ring[newest], state.data)
         waiting = last.valid & ~last.truncated & ~last.terminated
-        return state.usable - jnp.sum(waiting, dtype=jnp.int32)
+        return state.usable - jnp.sum(waiting, dtype=jnp.int32) - self._cut(state)
+
+    def _cut(self, state: ReplayState) -> Int[Array, ""]:
+        """Stored transitions whose earlier pictures have been overwritten."""
+        first = state.head - state.filled
+        count = jnp.int32(0)
+        for older in range(self.stack - 1):
+            row = (first + older) % self.capacity_rows
+            kept = (older < state.filled) & state.data.valid[row] & ~state.data.truncated[row]
+            count += jnp.sum(kept & (state.before[row] > older), dtype=jnp.int32)
+        return count
 
     def sample(
         self,
@@ -135,29 +176,46 @@ class ReplayBuffer:
             row = self._later(flat, k)
             paid = _take(data.reward, row)
             if reward_of is not None:
-                paid = reward_of(self._rows(data, row, 1, paid, _take(data.terminated, row)))
+                paid = reward_of(self._rows(state, row, 1, paid, _take(data.terminated, row)))
             reward += jnp.where(running, gamma**k * paid, 0.0)
             running &= ~_take(data.terminated, row)
-        batch = self._rows(data, flat, n_step, reward, ~running)
+        batch = self._rows(state, flat, n_step, reward, ~running)
         if horizon > 1:
             action, running = self._chunk(data, flat, horizon)
             batch = batch.replace(action=action, running=running)
         return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), batch)
 
     def _rows(
-        self, data: Transition, index: Int[Array, " count"], span: int, reward: Array, over: Array
+        self, state: ReplayState, index: Int[Array, " count"], span: int, reward: Array, over: Array
     ) -> Batch:
         """Gather rows and what followed `span` rows later."""
-        successor = self._later(index, span)
+        data, successor = state.data, self._later(index, span)
         return Batch(
-            obs={name: _take(ring, index) for name, ring in data.obs.items()},
+            obs={name: self._seen(state, name, index) for name in data.obs},
             action=_take(data.action, index),
             reward=reward,
             terminated=over,
             expert=_take(data.expert, index),
-            next_obs={name: _take(ring, successor) for name, ring in data.obs.items()},
+            next_obs={name: self._seen(state, name, successor) for name in data.obs},
             extras={name: _take(ring, index) for name, ring in data.extras.items()},
         )
+
+    def _seen(self, state: ReplayState, name: str, index: Int[Array, " count"]) -> Array:
+        """An observation as it was acted on."""
+        ring = state.data.obs[name]
+        if name not in self.stacked:
+            return _take(ring, index)
+        age = _take(state.before, index).astype(jnp.int32)
+        rows = [jnp.minimum(age, back) for back in reversed(range(self.stack))]
+        frames = [_take(ring, self._earlier(index, row)) for row in rows]
+        return jnp.concatenate(frames, axis=-1)
+
+    def _earlier(
+        self, index: Int[Array, " count"], rows: Int[Array, " count"]
+    ) -> Int[Array, " count"]:
+        """The same worlds, `rows` rows earlier."""
+        found = index - rows * self.num_envs
+        return jnp.where(found < 0, found + self.capacity_rows * self.num_envs, found)
 
     def _chunk(
         self, data: Transition, index: Int[Array, " count"], horizon: int
@@ -199,6 +257,8 @@ class ReplayBuffer:
         newest = (state.head - 1) % self.capacity_rows
         newer = (newest - index // self.num_envs) % self.capacity_rows
         fine, running = jnp.ones(index.shape, bool), jnp.ones(index.shape, bool)
+        if self.stack > 1:
+            fine = state.filled - 1 - newer >= _take(state.before, index)
         for k in range(n_step):
             row = self._later(index, k)
             good = _take(state.data.valid, row) & ~_take(state.data.truncated, row) & (newer >= k)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,29 +13,31 @@ import numpy as np
 import tyro
 from jaxtyping import Array, Float, Int
 
-from mjx_serl.envs.appearance import Look, LookConfig, apply_look, draw_looks, jitter_rigs, tinted
+from mjx_serl.envs.appearance import Look, LookConfig, apply_look, draw_looks
 from mjx_serl.envs.control.controller import ControlConfig
 from mjx_serl.envs.delay import Ring, at_age
 from mjx_serl.envs.env import Env, EnvState
 from mjx_serl.envs.judge import VERDICT, Judge
+from mjx_serl.envs.rendering import build_renderer
+from mjx_serl.envs.stacking import newest, pushed, repeated
 from mjx_serl.envs.variation import Varied
 from mjx_serl.types import Obs, PRNGKey, PyTree
 from scenes.contract.errors import InputError
-from scenes.contract.policy_contract import Contract
-from scenes.contract.ranges import MOST_SEED, check_ranges, ranged
+from scenes.contract.policy_contract import (
+    MOST_DEPTH,
+    MOST_STACKED,
+    Contract,
+    depth_levels,
+)
+from scenes.contract.ranges import MOST_SEED, check_ranges, ranged, require_number
 from scenes.contract.serialize import later_field
 from scenes.contract.specs import CameraSpec, ObsField, ObsSpec
 from scenes.specs import SceneSpec
-from splat_render.cameras import make_rig
-from splat_render.types import BodyPoses, GaussianSet, RasterConfig
+from splat_render.types import BodyPoses, GaussianSet
 
 if TYPE_CHECKING:
     from splat_render.scene_renderer import SceneRenderer
-    from splat_render.shadows import Shadows
 
-SKY = (0.62, 0.72, 0.82)  # behind the scene
-_TABLE = "table"  # geom that shadows fall on
-_LEVEL = (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_BOX)
 FEATURES = "picture_features"  # what a frozen encoder adds to the observation
 RANDOMIZED = "randomized"  # what a world has drawn, for critics: -1 to 1 in each range
 CONTACTS = "contacts"  # how hard things press where the scene has touch readings, for critics
@@ -56,9 +58,17 @@ class PixelConfig:
         look: domain randomisation of the appearance.
         seed: of the looks.
         frozen: a trained encoder whose features are observed instead of the pictures, so that the
-            learner never sees a pixel: pick_cube, ours of that task; efficientnet_lite0 or xfeat,
-            of any task, from packages of PyPI; or a file of `python -m
-            mjx_serl.pretraining`. None observes pictures.
+            learner never sees a pixel: pick_cube, ours of that task; of any task
+            efficientnet_lite0 or xfeat, from packages of PyPI, or resnet10_random, which nobody
+            trained; or a file of `python -m mjx_serl.pretraining`, of SERL's ResNet-10 too. None
+            observes pictures.
+        readout: what is observed of a trunk that others trained (`frozen`): places, where in the
+            picture each channel is active; or its last maps, of which the learner makes spatial
+            embeddings (`agent.encoder.features` a camera), as SERL's "resnet-pretrained".
+        stack: pictures that are observed at once, the last so many control steps', oldest first;
+            an episode's first one is repeated. Each is stored once; 1 observes the present alone.
+        depth: metres up to which depth is a fourth channel of the pictures, in 255 steps; what is
+            farther, or nothing, is 255. Exact: no sensor's noise or holes. 0 leaves it out.
         privileged: also observe what only a simulator knows.
         critic_obs: critics learn from what only a simulator knows, without noise or delay, and from
             what a world has drawn (`RANDOMIZED`) and the scene's touch readings (`CONTACTS`); the
@@ -90,9 +100,23 @@ class PixelConfig:
     )
     assets: tyro.conf.Suppress[str] = later_field("")
     critic_obs: bool = later_field(False)
+    readout: Literal["places", "maps"] = later_field("places")
+    stack: int = later_field(1)
+    depth: float = later_field(0.0)
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        require_number("pixels.stack", self.stack, least=1, most=MOST_STACKED, whole=True)
+        for name, value, none in (("stack", self.stack, 1), ("depth", self.depth, 0)):
+            if value != none and not self.cameras:
+                raise InputError(f"pixels.{name} {value:g} without cameras, allowed: {none}")
+        require_number("pixels.depth", self.depth, least=0, most=MOST_DEPTH)
+        if self.depth and self.frozen is not None:
+            raise InputError(
+                f"pixels.depth {self.depth:g} with --pixels.frozen, which reads colours; allowed: 0"
+            )
+        if self.readout == "maps" and self.frozen is None:
+            raise InputError("pixels.readout maps without a trunk, allowed: with --pixels.frozen")
         if len(set(self.cameras)) < len(self.cameras):
             raise InputError(f"PixelConfig: cameras {self.cameras} names one twice")
 
@@ -191,91 +215,15 @@ def _check_drawn(env: Env) -> None:
             )
 
 
-def build_renderer(config: PixelConfig, env: Env) -> "SceneRenderer":
-    """Return the renderer: the scene baked, its cameras mounted, the backgrounds drawn."""
-    # Imported here: without cameras they would only delay the start.
-    from splat_render.assets.bake import pose
-    from splat_render.backend import choose_backend
-    from splat_render.background import static_bodies
-    from splat_render.scene_renderer import build_scene_renderer
-
-    scene, model = env.scene, env.scene.model
-    # Before anything is baked, so that a wrong name is told at once.
-    chosen = choose_backend(config.backend)
-    specs = config.specs(scene.spec)
-    home = pose(model)
-    _check_in_the_open(model, home, specs)
-    bodies = {model.body(b).name: b for b in range(model.nbody)}
-    rig = make_rig(specs, bodies, width=config.size, height=config.size)
-    # The same numbers whatever traces: what is prepared here is concrete.
-    with jax.ensure_compile_time_eval():
-        baked = config.splats_of(model, cameras=specs)
-        static = static_bodies(model.body_weldid, model.body_mocapid)
-        splats, tints = tinted(config.look, baked, static, seed=config.seed)
-        return build_scene_renderer(
-            chosen,
-            RasterConfig(width=config.size, height=config.size, color=SKY),
-            splats,
-            jitter_rigs(config.look, rig, seed=config.seed),
-            static=static,
-            home=BodyPoses(*(jnp.asarray(x, jnp.float32) for x in (home.xpos, home.xquat))),
-            cached=config.cached,
-            shadows=_shadows(model, home, baked) if config.shadows else None,
-            tints=tints,
-        )
-
-
-def _shadows(model: mujoco.MjModel, home: mujoco.MjData, splats: GaussianSet) -> "Shadows":
-    """Return what falls on the geom "table"; InputError where the scene has none that is level."""
-    from splat_render.shadows import cast_shadows, casting_bodies
-
-    names = [model.geom(geom).name for geom in range(model.ngeom)]
-    if _TABLE not in names:
-        raise InputError(
-            f"Shadows fall on a geom '{_TABLE}', which this scene lacks: leave them off"
-        )
-    table = names.index(_TABLE)
-    size, turn = model.geom_size[table], home.geom_xmat[table].reshape(3, 3)
-    kind = mujoco.mjtGeom(model.geom_type[table])
-    still = model.body_weldid[model.geom_bodyid[table]] == 0
-    if not (still and kind in _LEVEL and np.allclose(np.abs(turn), np.eye(3), atol=1e-6)):
-        raise InputError(
-            f"Shadows fall on a geom '{_TABLE}' that stands still, a plane or a box along the "
-            "world's axes; this scene's is not: leave them off"
-        )
-    top = size[2] if kind == mujoco.mjtGeom.mjGEOM_BOX else 0.0
-    center = home.geom_xpos[table] + [0.0, 0.0, top]
-    half = np.array([*np.where(size[:2] > 0, size[:2], np.inf), 0.0])
-    bodies = casting_bodies(model.body_parentid, model.body_weldid)
-    return cast_shadows(splats, bodies, center - half, center + half)
-
-
-def _check_in_the_open(
-    model: mujoco.MjModel, home: mujoco.MjData, cameras: Sequence[CameraSpec]
-) -> None:
-    """Raise ValueError where a camera is inside something at home: it would see its back."""
-    from splat_render.assets.surface import solid_around
-
-    for camera in cameras:
-        body = 0 if camera.body is None else model.body(camera.body).id
-        position = home.xpos[body] + home.xmat[body].reshape(3, 3) @ camera.pos
-        solid = solid_around(model, home, position)
-        if solid is not None:
-            raise InputError(
-                f"Camera '{camera.name}' at {np.round(position, 3).tolist()} m is inside {solid}; "
-                "move its pos into the open"
-            )
-
-
 class PictureEncoder(Protocol):
     """A trained encoder that is only applied; nothing here learns."""
 
     @property
-    def dim(self) -> int:
-        """Length of the features."""
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the features: [D], or of maps [cameras, H, W, C]."""
         ...
 
-    def __call__(self, pictures: Obs) -> Float[Array, "N D"]:
+    def __call__(self, pictures: Obs) -> Float[Array, "N ..."]:
         """Return features of pictures uint8 [N, H, W, 3] by camera."""
         ...
 
@@ -303,11 +251,14 @@ class CameraView:
         return pictures if self.encoder is None else {FEATURES: self.encoder(pictures)}
 
     def pictures(self, worlds: EnvState, look: Look) -> Obs:
-        """Return uint8 [N, H, W, 3] per camera."""
+        """Return uint8 [N, H, W, 3] per camera, [N, H, W, 4] with depth."""
         poses = BodyPoses(*(self.late_poses(worlds) or (worlds.sim.xpos, worlds.sim.xquat)))
-        rgb = self.renderer.render(poses, look.variant).rgb
-        rgb = apply_look(self.config.look, look, rgb)
-        return {name: rgb[:, i] for i, name in enumerate(self.config.cameras)}
+        frame = self.renderer.render(poses, look.variant)
+        seen = apply_look(self.config.look, look, frame.rgb)
+        if self.config.depth:
+            levels = depth_levels(frame.depth, self.config.depth)
+            seen = jnp.concatenate([seen, levels[..., None]], axis=-1)
+        return {name: seen[:, i] for i, name in enumerate(self.config.cameras)}
 
     def late_poses(self, worlds: EnvState) -> tuple[Array, Array] | None:
         """Poses [N, nbody, 3 or 4] that pictures show late; None where they show the present."""
@@ -317,14 +268,16 @@ class CameraView:
         return jax.vmap(at_age)(varied.poses, varied.poses.lag)
 
     def fields(self) -> tuple[ObsField, ...]:
-        """Return one image field per camera, or one of the features of all."""
+        """Return one image field per camera, or one of the features of all, of one step."""
         if self.encoder is not None:
-            return (ObsField(name=FEATURES, shape=(self.encoder.dim,), unit="1"),)
+            shape = self.encoder.shape
+            modality = "maps" if len(shape) > 1 else None
+            return (ObsField(name=FEATURES, shape=shape, unit="1", modality=modality),)
         return self.picture_fields()
 
     def picture_fields(self) -> tuple[ObsField, ...]:
         """Return one image field per camera."""
-        shape = (self.config.size, self.config.size, 3)
+        shape = (self.config.size, self.config.size, 4 if self.config.depth else 3)
         return tuple(
             ObsField(name=name, shape=shape, dtype="uint8", unit="1/255", scale=255.0)
             for name in self.config.cameras
@@ -357,11 +310,28 @@ class Observer:
     @property
     def obs_spec(self) -> ObsSpec:
         """Names, shapes and units of what `observe` returns."""
+        return self.stored_spec.stacked(self.stacked, self.stack)
+
+    @property
+    def stored_spec(self) -> ObsSpec:
+        """The same where pictures are of one step alone, as `stored` returns them."""
         spec = self.env.obs_spec
         if self.cameras is None and not self.critic_obs:
             return spec
         pictures = () if self.cameras is None else self.cameras.fields()
         return ObsSpec(fields=(*self._numbers(), *pictures, *self._critic_fields()))
+
+    @property
+    def stack(self) -> int:
+        """Pictures that are observed at once."""
+        return 1 if self.cameras is None else self.cameras.config.stack
+
+    @property
+    def stacked(self) -> tuple[str, ...]:
+        """Names of the observations that are stacks; () where none is."""
+        if self.cameras is None or self.stack == 1:
+            return ()
+        return tuple(field.name for field in self.cameras.fields())
 
     def _numbers(self) -> tuple[ObsField, ...]:
         """Return the fields that are observed of the task's own observation."""
@@ -442,24 +412,59 @@ class Observer:
             shadows=cameras is not None and cameras.config.shadows,
             camera_latency=0.0 if late is None else late.camera_latency,
             latency=(0.0, 0.0) if late is None else late.action_latency,
+            stack=self.stack,
+            depth=0.0 if cameras is None else cameras.config.depth,
         )
 
     def looks(self, key: PRNGKey, num: int) -> PyTree:
         """Return the appearance of `num` new episodes; () without cameras."""
         return () if self.cameras is None else draw_looks(self.cameras.config.look, key, num)
 
-    def pictures(self, worlds: EnvState, look: PyTree) -> Obs:
+    def pictures(self, worlds: EnvState, look: PyTree, before: Obs | None = None) -> Obs:
         """Return what is observed of the pictures of worlds [N], by name; {} without cameras.
 
         A judge's classifier adds its `VERDICT`, which is not observed.
+
+        Args:
+            worlds: to draw.
+            look: their appearance.
+            before: what this returned a step earlier, or `remembered` of it, where pictures are
+                stacked; None where all worlds are at the start of an episode.
         """
         if self.cameras is None:
             return {}
         classifier = None if self.judge is None else self.judge.classifier
         if classifier is None:
-            return self.cameras.observe(worlds, look)
+            return self._with_earlier(self.cameras.observe(worlds, look), worlds, before)
         seen = self.cameras.pictures(worlds, look)
-        return self.cameras.encoded(seen) | {VERDICT: classifier(seen)}
+        shown = self._with_earlier(self.cameras.encoded(seen), worlds, before)
+        return shown | {VERDICT: classifier(colors(seen))}
+
+    def _with_earlier(self, frames: Obs, worlds: EnvState, before: Obs | None) -> Obs:
+        """Frames of one step behind those of the steps before it."""
+        if self.stack == 1:
+            return frames
+        if before is None:
+            return {name: repeated(frame, self.stack) for name, frame in frames.items()}
+        fresh = worlds.t == 0
+        return {name: pushed(before[name], frame, fresh) for name, frame in frames.items()}
+
+    def remembered(self, pictures: Obs) -> Obs:
+        """Return what the pictures of the next step have to know of these; {} for nothing."""
+        return {name: pictures[name] for name in self.stacked}
+
+    def nothing_seen(self, num: int) -> Obs:
+        """Return `remembered` of no pictures, for `num` worlds at the start of an episode."""
+        spec = self.obs_spec
+        return {n: jnp.zeros((num, *spec[n].shape), spec[n].dtype) for n in self.stacked}
+
+    def stored(self, obs: Obs) -> Obs:
+        """Return observations [..., N] as they are kept: of stacks their newest picture."""
+        return obs | {name: newest(obs[name], self.stack) for name in self.stacked}
+
+    def as_at_start(self, obs: Obs) -> Obs:
+        """Return what is `stored` as it was observed if episodes began with it."""
+        return obs | {name: repeated(obs[name], self.stack) for name in self.stacked}
 
     def observe(self, worlds: EnvState, pictures: Obs) -> Obs:
         """Return the observations of worlds [N] whose pictures are drawn."""
@@ -471,3 +476,18 @@ class Observer:
         apart = {*pictures, *hidden}
         names = [name for name in self.obs_spec.names if name not in apart]
         return {name: worlds.obs[name] for name in names} | pictures | hidden
+
+
+def colors(pictures: Obs) -> Obs:
+    """Return pictures [..., H, W, C] without their depth."""
+    return {name: x[..., :3] for name, x in pictures.items()}
+
+
+def require_plain_pictures(observer: Observer) -> None:
+    """Raise InputError where pictures are stacked or have depth, for what reads colours alone."""
+    pixels = PixelConfig() if observer.cameras is None else observer.cameras.config
+    for name, value, plain in (("stack", pixels.stack, 1), ("depth", pixels.depth, 0)):
+        if value != plain:
+            raise InputError(
+                f"--pixels.{name} {value:g} with single colour pictures to read, allowed: {plain}"
+            )

@@ -202,7 +202,7 @@ class VecEnv:
             after = select_worlds(before.terminated | before.truncated, before, after)
             stepped = _restart_together(self, state, after, k_pick, wait)
         transition = Transition(
-            obs=self.observe(state),
+            obs=self.observer.stored(self.observe(state)),
             action=action,
             reward=stepped.after.reward,
             terminated=stepped.after.terminated,
@@ -226,18 +226,20 @@ class VecEnv:
             stepped.after,
         )
 
-    def observe_last(self, last: EnvState, look: PyTree) -> Obs:
+    def observe_last(self, last: EnvState, state: VecState) -> Obs:
         """What is seen of worlds before they are restarted; with cameras they are drawn for it.
 
         Args:
             last: from `advance`.
-            look: of the state before that `advance`.
+            state: before that `advance`.
         """
-        return self.observer.observe(last, self.observer.pictures(last, look))
+        pictures = self.observer.pictures(last, state.look, state.pictures)
+        return self.observer.observe(last, pictures)
 
     def draw(self, state: VecState) -> VecState:
         """Return the state with the pictures of the worlds as they are now."""
-        return state.replace(pictures=self.observer.pictures(state.envs, state.look))
+        pictures = self.observer.pictures(state.envs, state.look, state.pictures)
+        return state.replace(pictures=pictures)
 
     @functools.cached_property
     def _start_jit(self) -> Callable[[PRNGKey, int, PyTree], EnvState]:

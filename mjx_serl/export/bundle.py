@@ -8,7 +8,7 @@
     SHA256SUMS           over all of the above
 
 The policy is the deterministic one in float32, normaliser and frozen encoder included. Its inputs
-are the fields of the contract, each [1, *shape] in the field's dtype (pictures uint8, RGB); its
+are those of the contract, each [1, *shape] in the field's dtype (pictures uint8, RGB); its
 output is "actions", float32 [1, horizon, A].
 """
 
@@ -28,6 +28,7 @@ from jaxtyping import Array, Float
 
 from mjx_serl.data.normalize import STD_FLOOR, NormalizerState
 from mjx_serl.envs.observation import FEATURES, Observer
+from mjx_serl.envs.stacking import by_frame
 from mjx_serl.export.golden import OUTPUT, check_against_golden, golden_samples, npz
 from mjx_serl.nets.frozen import FrozenEncoder
 from mjx_serl.run.checkpoint import warn_line
@@ -149,7 +150,7 @@ def policy_files(
     from mjx_serl.export.onnx_graph import initializers, to_onnx  # needs onnx
 
     act, learned = flat_policy(trainer, observer, policy)
-    fields = observer.contract.obs.fields
+    fields = observer.contract.inputs.fields
     inputs = {f.name: jax.ShapeDtypeStruct((1, *f.shape), f.dtype) for f in fields}
     model = to_onnx(act, learned, inputs, output=OUTPUT)
     params = {name: learned[name] for name in initializers(model) if name in learned}
@@ -188,17 +189,18 @@ def flat_policy(
         leaves = [params.get(name, np.zeros_like(x)) for name, x in arrays.items()]
         policy_params, frozen = jax.tree.unflatten(structure, leaves)
         if encoder is not None:
-            obs = encode(dataclasses.replace(encoder, params=frozen["encoder"]), obs)
+            own = dataclasses.replace(encoder, params=frozen["encoder"])
+            obs = encode(own, obs, observer.stack)
         return trainer.choose(policy_params, obs, key, deterministic=True).action
 
     return act, arrays
 
 
-def encode(encoder: FrozenEncoder, obs: Obs) -> Obs:
-    """Replace the pictures of an observation by a frozen encoder's features."""
+def encode(encoder: FrozenEncoder, obs: Obs, stack: int = 1) -> Obs:
+    """Replace the pictures of an observation, `stack` of them in one, by their features."""
     pictures = {name: obs[name] for name in encoder.spec.cameras}
     rest = {name: x for name, x in obs.items() if name not in pictures}
-    return rest | {FEATURES: encoder(pictures)}
+    return rest | {FEATURES: by_frame(encoder, pictures, stack)}
 
 
 def _frozen(observer: Observer) -> FrozenEncoder | None:

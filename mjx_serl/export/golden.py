@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from mjx_serl.envs.env import EnvState
 from mjx_serl.envs.observation import FEATURES, Observer, PictureEncoder
+from mjx_serl.envs.stacking import by_frame
 from mjx_serl.envs.task import split_keys
 from mjx_serl.training.episodes import EpisodeKeys, EpisodeStep, play_episodes
 from mjx_serl.training.evaluate import ON_DEMAND, stream_key
@@ -61,7 +62,9 @@ def _play(
     raw, encoder = _without_encoder(observer)
 
     def choose(worlds: EnvState, pictures: Obs, key: PRNGKey) -> Array:
-        seen = pictures if encoder is None else {FEATURES: encoder(pictures)}
+        seen = pictures
+        if encoder is not None:
+            seen = {FEATURES: by_frame(encoder, pictures, observer.stack)}
         seen = observer.observe(worlds, seen)
         return trainer.choose(params, seen, key, deterministic=True).action
 
@@ -70,7 +73,7 @@ def _play(
 
     def keep(step: EpisodeStep) -> dict[str, Array]:
         known = step.before.obs | step.pictures
-        return {f"obs/{name}": known[name] for name in observer.contract.obs.names} | {
+        return {f"obs/{name}": known[name] for name in observer.contract.inputs.names} | {
             # The key is of no use: a deterministic policy draws nothing.
             OUTPUT: choose(step.before, step.pictures, key)
         }

@@ -201,12 +201,33 @@ def _group_norm(scale: Callable = nn.initializers.ones) -> nn.GroupNorm:
     return nn.GroupNorm(num_groups=4, epsilon=1e-5, scale_init=scale)
 
 
-def _bottleneck(encoder: ConvEncoder | ResNet10, x: Float[Array, "B D"]) -> Features:
+def _bottleneck(
+    encoder: "ConvEncoder | ResNet10 | MapsEncoder", x: Float[Array, "B D"]
+) -> Features:
     net = MLP((encoder.features,), None, compute_dtype=encoder.compute_dtype, name="bottleneck")
     return cast(Array, net(x))
 
 
 # -- a whole observation -------------------------------------------------------------------------
+
+
+class MapsEncoder(nn.Module):
+    """Spatial learned embeddings and bottleneck of the maps that a frozen trunk makes.
+
+    The learned part of serl_launcher's "resnet-pretrained", without its dropout.
+
+    Attributes:
+        features: as in `EncoderConfig`.
+        compute_dtype: as in `SACConfig`.
+    """
+
+    features: int
+    compute_dtype: ComputeDtype = "float32"
+
+    @nn.compact
+    def __call__(self, maps: Maps) -> Features:
+        """Map [B, H, W, C] to features [B, features] in [-1, 1]."""
+        return _bottleneck(self, SpatialEmbeddings()(maps))
 
 
 class CameraEncoders(nn.Module):
@@ -216,29 +237,46 @@ class CameraEncoders(nn.Module):
         config: of each; one encoder for all where it is `shared`.
         cameras: names.
         compute_dtype: as in `SACConfig`.
+        maps: names of fields that hold maps of several cameras.
     """
 
     config: EncoderConfig
     cameras: tuple[str, ...]
     compute_dtype: ComputeDtype = "float32"
+    maps: tuple[str, ...] = ()
 
     @nn.compact
     def __call__(self, obs: Obs) -> Float[Array, "B D"]:
-        """Concatenate the features of `cameras`, images [B, H, W, C], in their order."""
+        """Concatenate the features of `cameras`, images [B, H, W, C], in their order, and of maps.
+
+        Maps are [B, K, H, W, C], of K cameras.
+        """
+        return jnp.concatenate([*self._pictures(obs), *self._maps(obs)], axis=-1)
+
+    def _maps(self, obs: Obs) -> list[Features]:
+        each = [(name, k) for name in self.maps for k in range(obs[name].shape[1])]
+        names = ["all"] * len(each) if self.config.shared else [f"{n}_{k}" for n, k in each]
+        size, dtype = self.config.features, self.compute_dtype
+        encoders = {n: MapsEncoder(size, dtype, name=f"maps_{n}") for n in dict.fromkeys(names)}
+        return [encoders[n](obs[name][:, k]) for n, (name, k) in zip(names, each, strict=True)]
+
+    def _pictures(self, obs: Obs) -> list[Features]:
+        if not self.cameras:
+            return []
         names = ("all",) if self.config.shared else self.cameras
         encoders = [
             self.config.build(compute_dtype=self.compute_dtype, name=f"camera_{name}")
             for name in names
         ]
         seen = zip(self.cameras, itertools.cycle(encoders), strict=False)
-        return jnp.concatenate([encoder(obs[camera]) for camera, encoder in seen], axis=-1)
+        return [encoder(obs[camera]) for camera, encoder in seen]
 
 
 @dataclass(frozen=True)
 class ObsEncoder:
     """The map from observations to [image features | vectors], and where the parts lie.
 
-    Without images it has no parameters ({}) and joins the vectors.
+    Without images or maps it has no parameters ({}) and joins the vectors.
 
     Attributes:
         config: of the cameras' encoders.
@@ -256,14 +294,25 @@ class ObsEncoder:
         return tuple(field.name for field in self.obs.of_kind("image"))
 
     @property
+    def maps(self) -> tuple[ObsField, ...]:
+        """The fields that hold maps of frozen trunks, sorted by name."""
+        return self.obs.of_kind("maps")
+
+    @property
+    def learned(self) -> bool:
+        """Whether it has parameters."""
+        return bool(self.cameras or self.maps)
+
+    @property
     def vectors(self) -> tuple[ObsField, ...]:
-        """The fields that are not images, sorted by name; those of critics alone come last."""
+        """The fields that are numbers, sorted by name; those of critics alone come last."""
         return tuple(sorted(self.obs.of_kind("vector"), key=lambda field: field.critic_only))
 
     @property
     def image_dim(self) -> int:
         """Length of the image features, which come first."""
-        return len(self.cameras) * self.config.features
+        seen = len(self.cameras) + sum(field.shape[0] for field in self.maps)
+        return seen * self.config.features
 
     @property
     def dim(self) -> int:
@@ -277,22 +326,24 @@ class ObsEncoder:
 
     def init(self, key: PRNGKey) -> PyTree:
         """Draw parameters; ValueError where the encoder cannot read an image."""
-        if not self.cameras:
+        if not self.learned:
             return {}
         self._check()
         blank = {n: jnp.zeros((1, *self.obs[n].shape), jnp.uint8) for n in self.cameras}
+        blank |= {field.name: jnp.zeros((1, *field.shape)) for field in self.maps}
         return self._net.init(key, blank)
 
     def __call__(self, params: PyTree, obs: Obs) -> Float[Array, "B D"]:
         """Return the feature vectors of observations with leading axis [B]."""
         parts = [encode_vectors(obs, self.vectors)] if self.vectors else []
-        if self.cameras:
+        if self.learned:
             parts.insert(0, cast(Array, self._net.apply(params, obs)))
         return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
 
     @property
     def _net(self) -> CameraEncoders:
-        return CameraEncoders(self.config, self.cameras, self.compute_dtype)
+        maps = tuple(field.name for field in self.maps)
+        return CameraEncoders(self.config, self.cameras, self.compute_dtype, maps)
 
     def _check(self) -> None:
         least = self.config.build().least_size

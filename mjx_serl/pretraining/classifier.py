@@ -17,7 +17,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from mjx_serl.envs.env import Env, EnvState
-from mjx_serl.envs.observation import Observer
+from mjx_serl.envs.observation import Observer, require_plain_pictures
 from mjx_serl.envs.task import expert_noise
 from mjx_serl.nets.augment import crop_images
 from mjx_serl.nets.classifier import ClassifierSpec, Kind, RewardClassifier, SuccessNet
@@ -94,6 +94,7 @@ def classifier_spec(
     env, cameras = observer.env, observer.cameras
     if cameras is None:
         raise InputError("a classifier needs cameras, for example --pixels.cameras front wrist")
+    require_plain_pictures(observer)
     frozen = None if reader is None else reader.spec
     if frozen is not None and not isinstance(frozen, ReaderSpec):
         raise InputError(

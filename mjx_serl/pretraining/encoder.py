@@ -14,7 +14,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Int, UInt8
 
-from mjx_serl.envs.observation import Observer
+from mjx_serl.envs.observation import Observer, require_plain_pictures
 from mjx_serl.envs.vector import vectorize
 from mjx_serl.nets.encoders import EncoderConfig
 from mjx_serl.nets.frozen import Reader, ReaderSpec
@@ -73,6 +73,7 @@ def reader_spec(config: PretrainConfig, observer: Observer) -> ReaderSpec:
     fields = [field for field in observer.env.obs_spec.fields if field.privileged]
     if observer.cameras is None or not fields:
         raise InputError("pretraining needs cameras and a task with privileged observations")
+    require_plain_pictures(observer)
     return ReaderSpec(
         cameras=tuple(sorted(observer.cameras.config.cameras)),
         size=observer.cameras.config.size,

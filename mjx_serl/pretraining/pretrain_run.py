@@ -14,7 +14,8 @@ import tyro
 from mjx_serl.envs.appearance import LookConfig
 from mjx_serl.envs.env import make_env
 from mjx_serl.envs.observation import Observer, PixelConfig
-from mjx_serl.nets.frozen import FrozenEncoder, ReaderSpec, save_encoder
+from mjx_serl.nets.frozen import FrozenEncoder, ReaderSpec, save_encoder, save_resnet10
+from mjx_serl.nets.resnet10 import read_serl_file
 from mjx_serl.pretraining.encoder import (
     Examples,
     PretrainConfig,
@@ -43,6 +44,9 @@ class PretrainRun:
         seed: of data, looks and weights.
         pixels: cameras, size and looks; must observe what is privileged.
         train: data and optimiser.
+        from_serl: SERL's resnet10_params.pkl, whose weights are written to `out` in place of
+            training any; a run takes them as another trunk (`--pixels.readout`). It is read as
+            plain arrays: no name in it is called.
     """
 
     out: tyro.conf.Positional[Path]
@@ -52,6 +56,7 @@ class PretrainRun:
         default_factory=lambda: PixelConfig(cameras=("front", "wrist"), look=LOOKS, privileged=True)
     )
     train: PretrainConfig = dataclasses.field(default_factory=PretrainConfig)
+    from_serl: Path | None = None
 
 
 def run(cfg: PretrainRun) -> FrozenEncoder:
@@ -61,8 +66,7 @@ def run(cfg: PretrainRun) -> FrozenEncoder:
     `PixelConfig.build` raises.
     """
     check_ranges(cfg)
-    if cfg.out.exists():
-        raise FileExistsError(f"{cfg.out} exists; give another name or remove it")
+    _require_absent(cfg.out)
     say = partial(say_since, time.monotonic())
     observer = cfg.pixels.build(make_env(cfg.task, max_worlds=cfg.train.episodes))
     spec = reader_spec(cfg.train, observer)
@@ -74,6 +78,18 @@ def run(cfg: PretrainRun) -> FrozenEncoder:
     save_encoder(cfg.out, spec, params, note=note)
     say(f"{cfg.out}: {cfg.out.stat().st_size / 1e3:.0f} kB")
     return encoder
+
+
+def convert(cfg: PretrainRun, source: Path) -> None:
+    """Write the weights of SERL's file as a trunk of ours; raises what `read_serl_file` does."""
+    _require_absent(cfg.out)
+    save_resnet10(cfg.out, read_serl_file(source), note={"from": source.name})
+    print(f"{cfg.out}: ResNet-10 of {source}. Take it as --pixels.frozen {cfg.out}")
+
+
+def _require_absent(out: Path) -> None:
+    if out.exists():
+        raise FileExistsError(f"{out} exists; give another name or remove it")
 
 
 def _collect(

@@ -184,8 +184,8 @@ class SimulatedArm:
         """Orientations of the scene's objects by name, wxyz."""
         return self._read.orientations(self._sim)
 
-    def pictures(self) -> dict[str, UInt8[np.ndarray, "H W 3"]]:
-        """What the policy's own cameras see now, by name."""
+    def pictures(self) -> dict[str, UInt8[np.ndarray, "H W C"]]:
+        """What the policy's own cameras see now, by name; C is 4 with depth (`depth_levels`)."""
         cameras = self._observer.cameras
         if cameras is not None and self._seen is None:
             sim = jax.tree.map(lambda x: np.asarray(x)[None], self._sim)
@@ -215,6 +215,8 @@ def build_world(task: str, contract: Contract, *, seed: int, episodes: int) -> S
         privileged=privileged and bool(names),
         shadows=contract.shadows,
         room=contract.room or None,
+        stack=contract.stack,
+        depth=contract.depth,
     )
     if names:
         pixels = dataclasses.replace(pixels, size=contract.cameras[0].width)

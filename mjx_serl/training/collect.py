@@ -61,7 +61,7 @@ def demonstrate(
 
     def keep(step: EpisodeStep) -> Transition:
         return Transition(
-            obs=observer.observe(step.before, step.pictures),
+            obs=observer.stored(observer.observe(step.before, step.pictures)),
             action=step.action,
             reward=step.after.reward,
             terminated=step.after.terminated,

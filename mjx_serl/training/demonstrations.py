@@ -152,7 +152,7 @@ def demo_contract(observer: Observer, *, states: bool = False) -> DemoContract:
     """
     env = observer.env
     contract = DemoContract.of(
-        env.name, observer.obs_spec, env.action_spec, episode_steps=env.task.episode_steps
+        env.name, observer.stored_spec, env.action_spec, episode_steps=env.task.episode_steps
     )
     if not states:
         return contract

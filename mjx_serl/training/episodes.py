@@ -34,8 +34,16 @@ class DrawnEnv(Protocol):
         """Return the appearance of `num` new episodes."""
         ...
 
-    def pictures(self, worlds: EnvState, look: PyTree) -> Any:
-        """Return the pictures of worlds [N], in any pytree."""
+    def pictures(self, worlds: EnvState, look: PyTree, before: PyTree) -> Any:
+        """Return the pictures of worlds [N], in any pytree; `before` is `remembered`."""
+        ...
+
+    def remembered(self, pictures: Any) -> PyTree:
+        """Return what the pictures of the next step have to know of these."""
+        ...
+
+    def nothing_seen(self, num: int) -> PyTree:
+        """Return `remembered` before the first step of `num` worlds."""
         ...
 
 
@@ -166,8 +174,11 @@ def play_episodes(
         over_now = over | after.terminated | after.truncated
         return (after, over_now, judged, _count(result, after, over), plan), kept
 
-    def step(loop: tuple, key: PRNGKey) -> tuple[tuple, PyTree]:
-        return advance(loop, drawn.pictures(loop[0], look), key)
+    def step(carry: tuple[tuple, PyTree], key: PRNGKey) -> tuple[tuple[tuple, PyTree], PyTree]:
+        loop, before = carry
+        pictures = drawn.pictures(loop[0], look, before)
+        loop, kept = advance(loop, pictures, key)
+        return (loop, drawn.remembered(pictures)), kept
 
     none_over = jnp.zeros(num, bool)
     result, judged = _no_result(drawn.env, worlds), ()
@@ -175,7 +186,8 @@ def play_episodes(
         result, judged = result.replace(judged=none_over), judge.start(num)
     plan = None if horizon == 1 else _no_plan(num, horizon, drawn.env.action_dim)
     begin = (worlds, none_over, judged, result, plan)
-    (_, _, _, result, _), kept = scan(step, begin, keys.steps, traceable=drawn.traceable)
+    carry = (begin, drawn.nothing_seen(num))
+    ((_, _, _, result, _), _), kept = scan(step, carry, keys.steps, traceable=drawn.traceable)
     return result, kept
 
 

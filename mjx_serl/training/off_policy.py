@@ -171,6 +171,8 @@ class OffPolicyConfig:
     def build(self, observer: Observer, *, num_envs: int) -> "OffPolicy":
         """Return the trainer of an observer's task; InputError for two rewards in its place."""
         horizon = self.agent.build().horizon
+        if observer.stack > 1:
+            self._check_stack(observer, horizon)
         if observer.judge is not None and horizon > 1:
             raise InputError(
                 f"--reward.classifier judges the picture of every step, of which an agent with "
@@ -182,6 +184,17 @@ class OffPolicyConfig:
             # Nobody tells the worlds that they are solved.
             observer = dataclasses.replace(observer, judge=Judge(observer.env))
         return self.trainer(self.worlds(observer, num_envs=num_envs), self.demos.build(observer))
+
+    def _check_stack(self, observer: Observer, horizon: int) -> None:
+        """Raise InputError for what does not go with stacked pictures."""
+        rows = least_rows(self.agent.build().n_step) + observer.stack - 1
+        for wrong, line in (
+            (horizon > 1, f"an agent with horizon {horizon}, which no bridge shows every step"),
+            (self.vice.updates > 0, "--vice.updates, whose goals are single pictures"),
+            (self.loop.buffer_size < rows, f"loop.buffer_size {self.loop.buffer_size}"),
+        ):
+            if wrong:
+                raise InputError(f"--pixels.stack {observer.stack} with {line}, allowed: 1")
 
     def worlds(self, observer: Observer, *, num_envs: int, autoreset: Autoreset = "pool") -> VecEnv:
         """Return the worlds to act in, not started."""
@@ -197,10 +210,12 @@ class OffPolicyConfig:
     def trainer(self, vec_env: VecEnv, demos: Demonstrations | None) -> "OffPolicy":
         """Return the trainer of these worlds, with rings for what they yield and for `demos`."""
         share, num_envs = self.loop.demo_fraction, vec_env.num_envs
-        online = ReplayBuffer(buffer_rows(self.loop, num_envs), num_envs)
+        seen = vec_env.observer
+        ring = partial(ReplayBuffer, stack=seen.stack, stacked=seen.stacked)
+        online = ring(buffer_rows(self.loop, num_envs), num_envs)
         sources = {ONLINE: Source(online, 1.0 if demos is None else 1.0 - share)}
         if demos is not None:
-            sources[DEMOS] = Source(ReplayBuffer(*demos.size), share)
+            sources[DEMOS] = Source(ring(*demos.size), share)
         return OffPolicy(
             agent=self.agent.build(),
             vec_env=vec_env,
@@ -515,14 +530,16 @@ class OffPolicy:
             return normalize.init(spec, scaled=True)
         statistics = normalize.init(spec)
         for steps in seen:
-            statistics = normalize.update(statistics, steps.obs, steps.valid)
+            seen_first = self.vec_env.observer.as_at_start(steps.obs)
+            statistics = normalize.update(statistics, seen_first, steps.valid)
         return statistics
 
     def _observe(self, state: TrainState, step: Transition) -> NormalizerState:
         """Observation statistics, frozen after `normalize_steps`."""
         if self.config.normalize_steps == 0:
             return state.normalizer
-        fresh = normalize.update(state.normalizer, step.obs, step.valid)
+        seen = self.vec_env.observer.as_at_start(step.obs)
+        fresh = normalize.update(state.normalizer, seen, step.valid)
         # In epochs: a count of env steps passes 2^31 in a long run.
         epochs = min(-(-self.config.normalize_steps // self.env_steps_per_epoch), MAX_COUNT)
         done = state.epoch >= epochs

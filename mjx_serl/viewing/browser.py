@@ -78,6 +78,7 @@ class LiveWorld:
         self._start = jax.jit(lambda key: recorded.start(key, 1))
         compiled = jax.jit if recorded.traceable else lambda function: function
         self._draw = compiled(recorded.pictures)
+        self._remembered, self._nothing_seen = recorded.remembered, recorded.nothing_seen(1)
         self._poses = jax.jit(recorded.poses)
         self._choose = jax.jit(recorded.choose)  # compiled for a policy at its first step
         self._step = jax.jit(recorded.step)
@@ -93,7 +94,7 @@ class LiveWorld:
     def restart(self) -> None:
         """Begin the next episode."""
         self._world, self._look = self._start(self._next_key())
-        self._views = self._draw(self._world, self._look)
+        self._views = self._draw(self._world, self._look, self._nothing_seen)
         self._ended = False
         self._plan = []
 
@@ -104,7 +105,7 @@ class LiveWorld:
         if not self._plan or policy != self._planner:
             self._plan, self._planner = self._chosen(self.policies[policy]), policy
         self._world, ended = self._step(self._world, self._plan.pop(0))
-        self._views = self._draw(self._world, self._look)
+        self._views = self._draw(self._world, self._look, self._remembered(self._views))
         self._ended = bool(ended[0])
 
     def _chosen(self, policy: WorldPolicy) -> list[Float[Array, "1 A"]]:

@@ -10,7 +10,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Shaped, UInt8
 
-from mjx_serl.envs.observation import Observer, PixelConfig
+from mjx_serl.envs.observation import Observer, PixelConfig, colors
 from mjx_serl.envs.task import split_keys
 from mjx_serl.envs.vector import VecState
 from mjx_serl.training.episodes import EpisodeKeys, play_episodes
@@ -135,7 +135,7 @@ class VideoWriter:
         if cameras is None:
             return
         with self._tolerant("worlds.png") as path:
-            save_worlds(path, cameras.pictures(state.envs, state.look))
+            save_worlds(path, colors(cameras.pictures(state.envs, state.look)))
 
     def write_policy(self, policy: WorldPolicy, key: PRNGKey, *, episodes: int = 2) -> None:
         """Write some episodes of a policy and print how they went."""

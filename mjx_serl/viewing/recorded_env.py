@@ -9,7 +9,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float
 
 from mjx_serl.envs.env import Env, EnvState
-from mjx_serl.envs.observation import CameraView, Observer, PixelConfig
+from mjx_serl.envs.observation import CameraView, Observer, PixelConfig, colors
 from mjx_serl.envs.task import split_keys
 from mjx_serl.training.episodes import start_episodes
 from mjx_serl.types import Actions, Obs, PRNGKey, PyTree
@@ -94,12 +94,23 @@ class RecordedEnv:
         source = self.further if self.observer.cameras is None else self.observer
         return source.looks(key, num)
 
-    def pictures(self, worlds: EnvState, look: PyTree) -> Views:
-        """Return what all cameras see of worlds [N], and what the policy observes of it."""
+    def pictures(self, worlds: EnvState, look: PyTree, before: Obs | None = None) -> Views:
+        """Return what all cameras see of worlds [N], and what the policy observes of it.
+
+        `before` is as of `Observer.pictures`.
+        """
         rigs = (self.observer.cameras, self.further.cameras)
-        seen = [rig.pictures(worlds, look) for rig in rigs if rig]
+        seen = [colors(rig.pictures(worlds, look)) for rig in rigs if rig]
         every = {name: view for pictures in seen for name, view in pictures.items()}
-        return Views(every, self.observer.pictures(worlds, look))
+        return Views(every, self.observer.pictures(worlds, look, before))
+
+    def remembered(self, pictures: Views) -> Obs:
+        """Return what the pictures of the next step have to know of these."""
+        return self.observer.remembered(pictures.observed)
+
+    def nothing_seen(self, num: int) -> Obs:
+        """Return `remembered` before the first step of `num` worlds."""
+        return self.observer.nothing_seen(num)
 
     def choose(self, policy: WorldPolicy, worlds: EnvState, views: Views, key: PRNGKey) -> Actions:
         """Return the actions of a policy in worlds [N]."""
@@ -150,6 +161,9 @@ def build_recorded_env(
         splats=max(pixels.splats, splats_shown(size)),
         look=look,
         frozen=None,
+        readout="places",
+        stack=1,
+        depth=0.0,
     )
     return RecordedEnv(observer, config.build(env))
 

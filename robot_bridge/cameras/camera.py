@@ -42,11 +42,13 @@ class Frame:
         rgb: [H, W, 3].
         t: when it was taken, monotonic [s].
         seq: counts a camera's pictures.
+        depth: [H, W] along the camera's axis [m]; None of a camera that measures none.
     """
 
     rgb: Picture
     t: float
     seq: int
+    depth: NDArray[np.float32] | None = None
 
 
 class Camera(Protocol):

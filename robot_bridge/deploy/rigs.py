@@ -233,7 +233,10 @@ def sim_rig(world: World, contract: Contract) -> Rig:
         clock=clock,
         senses=lambda: Senses(
             objects=SimObjects(world, clock),
-            eyes={camera.name: SimEye(world, clock, camera) for camera in contract.cameras},
+            eyes={
+                camera.name: SimEye(world, clock, camera, far=contract.depth)
+                for camera in contract.cameras
+            },
         ),
         homes=False,
         prepare=driver.start,

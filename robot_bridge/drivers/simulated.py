@@ -109,10 +109,23 @@ class SimObjects:
 
 
 class SimEye:
-    """One of the world's cameras, as a real one: it has intrinsics, and a picture when asked."""
+    """One of the world's cameras, as a real one: it has intrinsics, and a picture when asked.
 
-    def __init__(self, world: World, clock: Clock, camera: CameraSpec) -> None:
+    Args:
+        world: what it sees.
+        clock: that stamps its pictures.
+        camera: where it is.
+        far: depth that its pictures' fourth channel says at most [m]; 0 where they have none.
+    """
+
+    def __init__(self, world: World, clock: Clock, camera: CameraSpec, *, far: float = 0.0) -> None:
         self._world, self._clock, self._camera, self._seq = world, clock, camera, 0
+        self._far = far
+
+    @property
+    def far(self) -> float:
+        """Depth that it measures at most [m]; 0 measures none."""
+        return self._far
 
     @property
     def intrinsics(self) -> Intrinsics:
@@ -122,7 +135,9 @@ class SimEye:
     def latest(self) -> Frame:
         """Draw the world as it is now."""
         self._seq += 1
-        return Frame(self._world.pictures()[self._camera.name], self._clock.now(), self._seq)
+        picture = self._world.pictures()[self._camera.name]
+        depth = picture[..., 3] * np.float32(self._far / 255.0) if self._far else None
+        return Frame(picture[..., :3], self._clock.now(), self._seq, depth)
 
 
 class SteppedGovernor:

@@ -117,6 +117,11 @@ class PolicyServer:
                 f"Host '{self._config.host}' can be reached from other machines and there is no "
                 "token; allowed without one: 127.0.0.1"
             )
+        if contract.stack > 1:
+            raise InputError(
+                f"This policy observes {contract.stack} pictures of a camera at once, and clients "
+                "send one; allowed: a policy of pixels.stack 1"
+            )
         self._websockets = require("websockets", "bridge")
         self._serving = require("websockets.asyncio.server", "bridge")
         self._policy, self._contract = policy, contract

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_bridge.policy.policy import OUTPUT, OnnxPolicy, Policy
+from robot_bridge.policy.policy import OUTPUT, OnnxPolicy, Policy, StackingPolicy
 from scenes.contract import manifest as names
 from scenes.contract.command_line import how_to_start
 from scenes.contract.errors import InputError
@@ -98,7 +98,7 @@ def load_bundle(path: str | Path) -> Bundle:
         error = _within(_compare, policy, golden, manifest)
     except ValueError as problem:
         raise BundleError(f"Bundle '{path}': {_one_line(str(problem))}") from problem
-    return Bundle(path, manifest, policy, sha256(files[names.SUMS]), error)
+    return Bundle(path, manifest, _stacking(policy, manifest), sha256(files[names.SUMS]), error)
 
 
 def _one_line(text: str) -> str:
@@ -198,8 +198,21 @@ def _within(call: Callable[..., T], *args: Any) -> T:
 
 
 def _start(model: bytes, manifest: Manifest) -> OnnxPolicy:
+    contract, horizon = manifest.contract, manifest.horizon
+    if contract.stack > 1 and horizon > 1:
+        raise InputError(
+            f"stacks {contract.stack} pictures and answers with {horizon} actions, allowed: one of "
+            "the two: between two answers no picture is seen"
+        )
+    return OnnxPolicy(model, contract.inputs, horizon=horizon, action_dim=contract.action.dim)
+
+
+def _stacking(policy: OnnxPolicy, manifest: Manifest) -> Policy:
+    """The policy as it is shown one observation after the other."""
     contract = manifest.contract
-    return OnnxPolicy(model, contract.obs, horizon=manifest.horizon, action_dim=contract.action.dim)
+    if contract.stack == 1:
+        return policy
+    return StackingPolicy(policy, [camera.name for camera in contract.cameras], contract.stack)
 
 
 def read_golden(data: bytes, manifest: Manifest) -> dict[str, NDArray[Any]]:
@@ -221,7 +234,7 @@ def read_golden(data: bytes, manifest: Manifest) -> dict[str, NDArray[Any]]:
 
 
 def _check_golden(arrays: Mapping[str, NDArray[Any]], manifest: Manifest) -> None:
-    wanted = {f"obs/{f.name}": (f.dtype, f.shape) for f in manifest.contract.obs.fields}
+    wanted = {f"obs/{f.name}": (f.dtype, f.shape) for f in manifest.contract.inputs.fields}
     wanted[OUTPUT] = ("float32", (manifest.horizon, manifest.contract.action.dim))
     actions = arrays.get(OUTPUT)
     count = len(actions) if actions is not None and actions.ndim else 0
@@ -240,7 +253,7 @@ def _compare(policy: Policy, golden: Mapping[str, NDArray[Any]], manifest: Manif
     """Largest difference from the golden actions; ValueError beyond the tolerance."""
     worst = 0.0
     for i, wanted in enumerate(golden[OUTPUT]):
-        obs = {name: golden[f"obs/{name}"][i] for name in manifest.contract.obs.names}
+        obs = {name: golden[f"obs/{name}"][i] for name in manifest.contract.inputs.names}
         error = float(np.abs(policy.act(obs) - wanted).max())
         # A NaN is not within the tolerance either.
         if not error <= manifest.tolerance:

@@ -12,7 +12,13 @@ from robot_bridge.cameras.camera import Frame, Intrinsics, Picture
 from robot_bridge.messages import Tick
 from scenes.contract.errors import UnknownNameError
 from scenes.contract.names import unknown_name
-from scenes.contract.policy_contract import Contract, Readings, objects_observed, observe
+from scenes.contract.policy_contract import (
+    Contract,
+    Readings,
+    depth_levels,
+    objects_observed,
+    observe,
+)
 from scenes.contract.rotations import UNIT_QUAT, Quat
 from scenes.contract.specs import CameraSpec, ObsSpec
 
@@ -36,6 +42,16 @@ class Eye(Protocol):
 
     def latest(self) -> Frame | None:
         """The newest frame, None before the first; never waits."""
+        ...
+
+
+@runtime_checkable
+class DepthEye(Protocol):
+    """A camera whose frames also say how far everything is."""
+
+    @property
+    def far(self) -> float:
+        """Depth that it measures at most [m]; 0 measures none."""
         ...
 
 
@@ -132,6 +148,7 @@ class ObservationBuilder:
         for name in self._cameras:
             if name not in self._eyes:
                 raise UnknownNameError(unknown_name("camera of the robot", name, self._eyes))
+            self._check_depth(name, self._eyes[name])
         if self._needed and self._objects is None:
             wanted = ", ".join(self._needed)
             raise UnknownNameError(
@@ -144,6 +161,14 @@ class ObservationBuilder:
             raise UnknownNameError(
                 f"The policy observes {', '.join(turned)}, but what measures objects here "
                 "measures positions alone"
+            )
+
+    def _check_depth(self, name: str, eye: Eye) -> None:
+        far, wanted = eye.far if isinstance(eye, DepthEye) else 0.0, self._contract.depth
+        if far < wanted:
+            raise UnknownNameError(
+                f"The policy observes depth up to {wanted:g} m and camera '{name}' measures "
+                f"{f'it up to {far:g} m' if far else 'none'}; deploy one without --pixels.depth"
             )
 
     def build(self, tick: Tick) -> tuple[Obs, float]:
@@ -176,10 +201,20 @@ class ObservationBuilder:
             frame = self._delayed[name].at(tick.t)
             if frame is None:
                 raise LookupError(f"Camera '{name}' has not sent a picture yet")
-            obs[name] = fit_picture(frame.rgb, self._eyes[name].intrinsics, camera)
+            obs[name] = self._picture(frame, self._eyes[name].intrinsics, camera)
             _require_past(f"Camera '{name}'", frame.t, tick.t)
             times.append(frame.t + self._contract.camera_latency)
         return obs, min([tick.state.t, *times])
+
+    def _picture(self, frame: Frame, intrinsics: Intrinsics, camera: CameraSpec) -> NDArray:
+        """What the policy observes of a frame, uint8 [H, W, 3], or 4 where it observes depth."""
+        rgb, far = fit_picture(frame.rgb, intrinsics, camera), self._contract.depth
+        if not far:
+            return rgb
+        if frame.depth is None:
+            raise LookupError(f"Camera '{camera.name}' has sent a picture without depth")
+        depth = _fitted(frame.depth[..., None], intrinsics, camera)
+        return np.concatenate([rgb, depth_levels(depth, far)], axis=-1)
 
     def _orientations(self) -> Mapping[str, NDArray[np.floating]] | None:
         source = self._objects
@@ -210,7 +245,8 @@ def implausible(obs: Obs, spec: ObsSpec) -> str | None:
     for field in spec.fields:
         value = obs[field.name]
         if value.dtype == np.uint8:
-            if value.max(initial=0) < DARK:
+            # A fourth channel is depth.
+            if value[..., :3].max(initial=0) < DARK:
                 return f"{field.name} is black"
         elif not np.isfinite(value).all():
             return f"{field.name} is not finite"
@@ -230,13 +266,18 @@ def fit_picture(rgb: Picture, intrinsics: Intrinsics, camera: CameraSpec) -> Pic
         intrinsics: fx, fy, cx, cy of the real camera [px], without distortion.
         camera: the simulated one.
     """
+    averaged = _fitted(rgb, intrinsics, camera)
+    return np.clip(np.rint(averaged), 0, 255).astype(np.uint8)
+
+
+def _fitted(picture: NDArray, intrinsics: Intrinsics, camera: CameraSpec) -> NDArray[np.float32]:
+    """Return [H, W, C] of what a simulated camera sees of a real picture [h, w, C]."""
     fx, fy, cx, cy = intrinsics
     half_v = np.tan(np.radians(camera.fovy) / 2)
     half_h = half_v * camera.width / camera.height
-    rows = _shares(cy - fy * half_v, cy + fy * half_v, camera.height, rgb.shape[0])
-    columns = _shares(cx - fx * half_h, cx + fx * half_h, camera.width, rgb.shape[1])
-    averaged = np.einsum("ar,rcd,bc->abd", rows, rgb.astype(np.float32), columns, optimize=True)
-    return np.clip(np.rint(averaged), 0, 255).astype(np.uint8)
+    rows = _shares(cy - fy * half_v, cy + fy * half_v, camera.height, picture.shape[0])
+    columns = _shares(cx - fx * half_h, cx + fx * half_h, camera.width, picture.shape[1])
+    return np.einsum("ar,rcd,bc->abd", rows, picture.astype(np.float32), columns, optimize=True)
 
 
 def _shares(start: float, end: float, count: int, size: int) -> NDArray[np.float32]:

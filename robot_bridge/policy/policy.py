@@ -1,6 +1,7 @@
 """What the bridge asks of a policy, and the policy of a bundle run by onnxruntime."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -76,6 +77,42 @@ class OnnxPolicy:
         wanted = [(OUTPUT, "tensor(float)", shape)]
         if found != wanted:
             raise InputError(f"The model's outputs are {found}, allowed: {wanted}")
+
+
+class StackingPolicy:
+    """A policy of the last pictures that is shown those of one action after the other.
+
+    Args:
+        policy: takes `Contract.inputs`.
+        cameras: names of the pictures that are stacked.
+        stack: how many.
+    """
+
+    def __init__(self, policy: Policy, cameras: Sequence[str], stack: int) -> None:
+        self._policy, self._cameras, self._stack = policy, tuple(cameras), stack
+        self._seen: dict[str, list[NDArray[Any]]] = {}
+
+    def reset(self) -> None:
+        """Forget the episode so far: the next pictures are its first."""
+        self._policy.reset()
+        self._seen = {}
+
+    def act(self, obs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Return actions [H, A] for one observation, `Contract.obs`, without a leading axis.
+
+        Raises ValueError for an observation that is not what the policy was trained on; it is not
+        remembered.
+        """
+        shown = [name for name in self._cameras if name in obs]
+        seen = {name: self._with_earlier(name, obs[name]) for name in shown}
+        whole = {name: np.concatenate(frames, axis=-1) for name, frames in seen.items()}
+        actions = self._policy.act(obs | whole)
+        self._seen = seen
+        return actions
+
+    def _with_earlier(self, name: str, frame: NDArray[Any]) -> list[NDArray[Any]]:
+        """The last frames, the oldest first; all of them the first where there are no others."""
+        return [*self._seen.get(name, [frame] * self._stack)[1:], frame]
 
 
 def _checked(field: ObsField, x: NDArray[Any]) -> NDArray[Any]:

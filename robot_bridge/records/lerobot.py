@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from robot_bridge.messages import ENDINGS, Ending
 from robot_bridge.records.demonstrations import Exported, choose_episodes, read_field
 from robot_bridge.records.reader import Episode
+from scenes.contract.errors import InputError
 from scenes.contract.files import new_folder
 from scenes.contract.lerobot import (
     INTERVENED,
@@ -94,6 +95,8 @@ class Layout:
         """Make that of a contract."""
         names = {camera.name for camera in contract.cameras}
         fields = contract.obs.fields
+        if contract.depth:
+            raise InputError("Pictures with depth have no video, allowed: a policy of colours")
         numbers = tuple(f for f in fields if f.name not in names)
         pictures = tuple(f for f in fields if f.name in names)
         sizes = ((f.name, int(np.prod(f.shape, dtype=int))) for f in numbers)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scenes.contract.errors import UnknownNameError
+from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.names import unknown_name
 from scenes.contract.quaternions import (
     columns,
@@ -33,6 +33,9 @@ from scenes.contract.specs import GRIPPER, STEPS, TURNS, ActionSpec, CameraSpec,
 # The fingers point straight down: the orientation of the SERL and gym-hil pick tasks (mocap
 # quaternion 0 1 0 0, reference serl_family.md 2.1), kept throughout where an action cannot turn.
 FINGERS_DOWN: Quat = (0.0, 1.0, 0.0, 0.0)
+
+MOST_STACKED = 16  # pictures of a camera that a policy is given at once
+MOST_DEPTH = 20.0  # that a level of depth may span [m]: 255 levels are 8 cm apart then
 
 Array = Any  # numpy's on a robot, JAX's in a trace
 
@@ -101,6 +104,10 @@ class Contract:
         shadows: whether what comes near the table cast a shadow in the pictures.
         latency: shortest and longest delay between an action and what the arm first did of it in
             training [s]; it is told, no bridge acts on it.
+        stack: pictures of each camera that the policy is given at once, one per action, oldest
+            first along their channels; at the start of an episode the first one is repeated.
+        depth: what the fourth channel of a picture says, up to so many metres (`depth_levels`); 0
+            where pictures have red, green and blue alone.
     """
 
     robot: RobotSpec
@@ -117,6 +124,20 @@ class Contract:
     room: str = later_field("")
     shadows: bool = later_field(False)
     latency: tuple[float, float] = later_field((0.0, 0.0))
+    stack: int = later_field(1)
+    depth: float = later_field(0.0)
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.depth <= MOST_DEPTH:
+            raise InputError(f"Contract: depth {self.depth:g} m, allowed: 0 to {MOST_DEPTH:g} m")
+        if not 1 <= self.stack <= MOST_STACKED:
+            raise InputError(f"Contract: stack {self.stack}, allowed: 1 to {MOST_STACKED}")
+
+    @property
+    def inputs(self) -> ObsSpec:
+        """What the policy is given: `obs` with the pictures of `stack` actions in one."""
+        names = [camera.name for camera in self.cameras]
+        return self.obs if self.stack == 1 else self.obs.stacked(names, self.stack)
 
     @property
     def workspace(self) -> tuple[Vec3, Vec3]:
@@ -253,6 +274,12 @@ def unmeasured(spec: ObsSpec, objects: Collection[str]) -> tuple[str, ...]:
     return tuple(
         f.name for f in spec.of_kind("vector") if f.name not in _TERMS and f.name not in of_objects
     )
+
+
+def depth_levels(depth: Array, far: float) -> Array:
+    """Return depth [m] along the camera's axis as uint8: 0 at the lens, 255 from `far` [m] on."""
+    shares = (depth.astype(np.float32) / np.float32(far)).clip(0.0, 1.0)
+    return (shares * np.float32(255.0) + np.float32(0.5)).astype(np.uint8)
 
 
 class Pose(NamedTuple):

@@ -4,8 +4,8 @@ Quaternions are wxyz. Every pose is given in the frame of its parent body.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from scenes.contract.errors import InputError
@@ -28,7 +28,7 @@ FORCES: tuple[str, ...] = ("fx", "fy", "fz")
 TORQUES: tuple[str, ...] = ("tx", "ty", "tz")
 # Of a base that walks: speeds ahead and to the left [m/s], turning [rad/s], a step of height [m].
 BASE: tuple[str, ...] = ("base_x", "base_y", "base_yaw", "base_height")
-ObsKind = Literal["vector", "image", "depth", "tokens"]
+ObsKind = Literal["vector", "image", "depth", "tokens", "maps"]
 
 
 def require_positive(owner: str, field: str, values: Sequence[float]) -> None:
@@ -137,7 +137,8 @@ class ObsField:
         unit: of the values.
         scale: the magnitude a network should see as 1 [unit].
         privileged: known to a simulator only; a policy that has cameras does without it.
-        modality: what is not told by dtype and shape: "depth" images [m], "tokens" of text.
+        modality: what is not told by dtype and shape: "depth" images [m], "tokens" of text, "maps"
+            [K, H, W, C] that a trained trunk makes of the pictures of K cameras.
         critic_only: seen by critics while they learn and not by the policy.
     """
 
@@ -147,7 +148,7 @@ class ObsField:
     unit: str = ""
     scale: float = 1.0
     privileged: bool = False
-    modality: Literal["depth", "tokens"] | None = later_field(None)
+    modality: Literal["depth", "tokens", "maps"] | None = later_field(None)
     critic_only: bool = later_field(False)
 
     def __post_init__(self) -> None:
@@ -178,6 +179,15 @@ class ObsSpec:
     def of_kind(self, *kinds: ObsKind) -> tuple[ObsField, ...]:
         """Return the fields of these kinds, sorted by name."""
         return tuple(sorted((f for f in self.fields if f.kind in kinds), key=lambda f: f.name))
+
+    def stacked(self, names: Collection[str], count: int) -> "ObsSpec":
+        """Return it with `count` of these fields side by side on their last axis."""
+        return ObsSpec(
+            fields=tuple(
+                replace(f, shape=(*f.shape[:-1], count * f.shape[-1])) if f.name in names else f
+                for f in self.fields
+            )
+        )
 
     @property
     def policy(self) -> "ObsSpec":

@@ -224,10 +224,10 @@ def _call(config: RasterConfig, scene: _Scene, worlds: _Worlds) -> Frame:
     return Frame(rgb=rgb, depth=depth, alpha=alpha)
 
 
-def _numbers(config: RasterConfig) -> Float[np.ndarray, " 8"]:
+def _numbers(config: RasterConfig) -> Float[np.ndarray, " 9"]:
     """In the order in which the C++ reads them."""
     limits = (config.alpha_max, config.alpha_min, config.transmittance_min)
-    return np.array([*limits, config.blur, config.near, *config.color], np.float32)
+    return np.array([*limits, config.blur, config.near, *config.color, config.far], np.float32)
 
 
 def _as_array(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:

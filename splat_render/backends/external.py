@@ -7,7 +7,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from scenes.contract.errors import InputError
-from splat_render.types import Background, Frame, GaussianSet, RasterConfig, as_dtype
+from splat_render.types import (
+    Background,
+    Frame,
+    GaussianSet,
+    RasterConfig,
+    as_dtype,
+    median_depth,
+)
 
 # What gsplat 1.5.3 (csrc/RasterizeToPixels3DGSFwd.cu, Common.h) and splax 0.2.3
 # (_rasterize/_kernels.py, _intersect.py) compile in.
@@ -64,7 +71,10 @@ def over_background(
     if background is None:
         through = (1 - drawn.alpha)[..., None]
         rgb = drawn.rgb + through * jnp.asarray(config.color, jnp.float32)
-        return dataclasses.replace(drawn, rgb=as_dtype(rgb, config))
+        depth = drawn.depth
+        if config.far:
+            depth = median_depth(_mean_as_median(drawn.depth, drawn.alpha), jnp.inf, config)
+        return dataclasses.replace(drawn, rgb=as_dtype(rgb, config), depth=depth)
     index = jnp.zeros(drawn.alpha.shape[:-3], jnp.int32) if look is None else look
     rgb, depth = background.rgb[index], background.depth[index]
     # depth / alpha < background, without a division; and without inf * 0 where nothing is.
@@ -73,7 +83,15 @@ def over_background(
     rgb = jnp.where(front[..., None], drawn.rgb, 0.0) + (1 - alpha)[..., None] * rgb
     behind = jnp.where(jnp.isfinite(depth), depth, 0.0)
     total = jnp.where(front, drawn.depth, 0.0) + (1 - alpha) * behind
+    if config.far:
+        total = median_depth(_mean_as_median(drawn.depth, alpha), depth, config)
     return Frame(as_dtype(rgb, config), total, jnp.ones_like(alpha))
+
+
+def _mean_as_median(depth: Float[Array, "*n"], alpha: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """Return the splats' mean depth [m] where they hide half of the light or more, else inf."""
+    hidden = alpha >= 0.5
+    return jnp.where(hidden, depth / jnp.where(hidden, alpha, 1.0), jnp.inf)
 
 
 def rotate(quat: Float[Array, "*n 4"], vector: Float[Array, "*n 3"]) -> Float[Array, "*n 3"]:

@@ -276,9 +276,18 @@ class _Canvas:
         """Fill what light is left; return rgb, depth [m] and alpha."""
         light = self.light[..., None]
         if behind is None:
-            return self.rgb + light * np.array(config.color), self.depth, 1 - self.light
+            depth = self._median(np.inf, config) if config.far else self.depth
+            return self.rgb + light * np.array(config.color), depth, 1 - self.light
         far = np.where(np.isfinite(behind.depth), behind.depth, 0.0)
-        return self.rgb + light * behind.rgb, self.depth + self.light * far, np.ones_like(far)
+        depth = self.depth + self.light * far
+        if config.far:
+            depth = self._median(behind.depth, config)
+        return self.rgb + light * behind.rgb, depth, np.ones_like(far)
+
+    def _median(self, behind: Any, config: RasterConfig) -> Float[np.ndarray, "H W"]:
+        """Depth of what is seen first: splats, else what is behind, else `far` [m]."""
+        last = np.where(np.isfinite(behind), behind, config.far)
+        return np.where(np.isfinite(self.median), self.median, last)
 
 
 def _span(center: float, reach: float, size: int) -> range:

@@ -25,6 +25,7 @@ from splat_render.types import (
     GaussianSet,
     RasterConfig,
     as_dtype,
+    median_depth,
 )
 
 TRACEABLE = True
@@ -211,8 +212,11 @@ def _finish(canvas: Canvas, config: RasterConfig, behind: Background | None) -> 
     rgb = jnp.moveaxis(canvas.rgb, 0, -1)
     if behind is None:
         rgb = rgb + canvas.light[..., None] * jnp.asarray(config.color, rgb.dtype)
-        return Frame(as_dtype(rgb, config), canvas.depth, 1 - canvas.light)
+        depth = median_depth(canvas.median, jnp.inf, config) if config.far else canvas.depth
+        return Frame(as_dtype(rgb, config), depth, 1 - canvas.light)
     far = jnp.where(jnp.isfinite(behind.depth), behind.depth, 0.0)
     rgb = rgb + canvas.light[..., None] * behind.rgb
     depth = canvas.depth + canvas.light * far
+    if config.far:
+        depth = median_depth(canvas.median, behind.depth, config)
     return Frame(as_dtype(rgb, config), depth, jnp.ones_like(depth))

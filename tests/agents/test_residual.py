@@ -13,7 +13,6 @@ from specs_of import action_spec_of, obs_spec_of
 
 from mjx_serl.agents.residual import Residual, ResidualConfig, ResidualState
 from mjx_serl.agents.sac import SACConfig
-from mjx_serl.types import Batch
 
 BASE = SACConfig(hidden=(8, 8))
 SMALL = ResidualConfig(
@@ -64,50 +63,28 @@ def test_it_never_goes_further_than_its_scale() -> None:
 @pytest.fixture(scope="module")
 def learned() -> tuple[Residual, ResidualState, ResidualState]:
     """A residual before and after 800 updates where the reward is 1 - (a - 0.5)^2."""
-    agent = SMALL.build()
-    learn = probes.make_learn(agent, updates=800, batch_size=32)
-    start = compiled(agent, "init")(
-        jax.random.split(jax.random.key(0), 3)[0], SPEC, action_spec_of(1)
-    )
-    return agent, start, learn(probes.action_reward().steps, jax.random.key(0))[0]
+    return probes.learned_action(SMALL.build(), SPEC, action_spec_of(1))
 
 
 def test_it_corrects_as_far_as_it_may(learned: tuple) -> None:
     agent, start, state = learned
     jax.tree.map(np.testing.assert_array_equal, start.base, state.base)
-    zero = {"state": np.zeros((16, 1), np.float32)}
-    act = compiled(agent, "act")
-    before, after = (
-        np.asarray(act(s, zero, jax.random.key(1), deterministic=True).action[0, 0, 0])
-        for s in (start, state)
-    )
+    before, after = (probes.action_at_zero(agent, s) for s in (start, state))
     assert before + 0.2 < 0.5  # the best action is out of reach
     np.testing.assert_allclose(after, before + 0.2, atol=0.04)
     assert int(state.step) == 1600 and int(state.skipped) == 0
 
 
-def batch(agent: Residual) -> Batch:
-    rng = np.random.default_rng(0)
-    rows = 16 * agent.utd_ratio
-    draw = lambda *shape: jnp.asarray(rng.uniform(-1, 1, shape), jnp.float32)  # noqa: E731
-    return Batch(
-        obs={"state": draw(rows, 1)},
-        action=draw(rows, 1),
-        reward=draw(rows),
-        terminated=jnp.zeros(rows, bool),
-        expert=jnp.zeros(rows, bool),
-        next_obs={"state": draw(rows, 1)},
-    )
-
-
 def test_the_actor_waits_for_the_critics_and_a_state_goes_on_from_a_copy() -> None:
     agent, state = fresh(dataclasses.replace(SMALL, actor_delay=3))
     update = compiled(agent, "update")
-    once, metrics = update(state, batch(agent), jax.random.key(1))
+    once, metrics = update(state, probes.random_batch(agent), jax.random.key(1))
     assert int(once.step) == 2 and float(metrics["learner/correction"]) == 0
     jax.tree.map(np.testing.assert_array_equal, state.actor, once.actor)
     kept: Any = jax.tree.map(jnp.asarray, jax.device_get(once))
-    twice, again = (update(s, batch(agent), jax.random.key(2))[0] for s in (once, kept))
+    twice, again = (
+        update(s, probes.random_batch(agent), jax.random.key(2))[0] for s in (once, kept)
+    )
     jax.tree.map(np.testing.assert_array_equal, twice, again)
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), once.actor.params, twice.actor.params)
     assert max(jax.tree.leaves(moved)) > 0

@@ -47,7 +47,7 @@ def test_the_last_observation_of_a_time_out_is_kept(pooled: VecEnv, played: tupl
     vec_env, (states, rows, lasts) = pooled, played
     assert rows.truncated.any()
     for t, n in np.argwhere(rows.truncated):
-        seen = vec_env.observe_last(lasts[t], states[t].look)
+        seen = vec_env.observe_last(lasts[t], states[t])
         assert float(seen["age"][n, 0]) == STEPS, "the observation at the limit"
         np.testing.assert_allclose(seen["x"][n], rows.obs["x"][t, n] + 0.05, rtol=1e-6)
         assert float(states[t + 1].envs.obs["age"][n, 0]) == 0.0, "the world itself restarted"

@@ -11,7 +11,7 @@ import pytest
 from toy_env import STEPS, ToyEnv, ToyState
 
 from mjx_serl.envs.judge import VERDICT, Judge, Judged, RewardConfig
-from mjx_serl.envs.observation import Observer
+from mjx_serl.envs.observation import Observer, PixelConfig
 from mjx_serl.envs.vector import clear_stats, vectorize
 from mjx_serl.training.episodes import EpisodeResult, episode_keys, play_episodes
 from mjx_serl.types import Obs
@@ -114,6 +114,8 @@ def test_what_the_arm_measures_can_be_asked_too():
 @dataclasses.dataclass(frozen=True, eq=False)
 class Shows:
     """A camera whose picture is the world's age as a share of its episode's planned end."""
+
+    config: PixelConfig = dataclasses.field(default_factory=lambda: PixelConfig(cameras=("front",)))
 
     def pictures(self, worlds: ToyState, look: tuple) -> Obs:
         age = worlds.t / jnp.maximum(worlds.end, 1)

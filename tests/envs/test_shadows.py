@@ -11,7 +11,8 @@ import pytest
 
 from mjx_serl.commands import parse_train
 from mjx_serl.envs.env import Env
-from mjx_serl.envs.observation import CameraView, Observer, PixelConfig, build_renderer
+from mjx_serl.envs.observation import CameraView, Observer, PixelConfig
+from mjx_serl.envs.rendering import build_renderer
 from mjx_serl.run.folder import RunFolder
 from scenes.contract.errors import InputError
 from scenes.contract.serialize import digest, to_json
@@ -157,6 +158,6 @@ def test_a_scene_without_a_table_says_that_shadows_need_one(
     sparse: Env, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, said in (("desk", "a geom 'desk', which this scene lacks"), ("cube", "stands still")):
-        monkeypatch.setattr("mjx_serl.envs.observation._TABLE", name)
+        monkeypatch.setattr("mjx_serl.envs.rendering._TABLE", name)
         with pytest.raises(InputError, match=said):
             build_renderer(dataclasses.replace(SHADED, splats=100), sparse)

@@ -37,6 +37,7 @@ from mjx_serl.run.loop import Run
 from mjx_serl.training.state import PolicyParams
 from mjx_serl.types import choice
 from robot_bridge.policy.bundle import load_bundle
+from robot_bridge.policy.policy import StackingPolicy
 from scenes.contract.manifest import FILES, SUMS, TOLERANCE, Manifest, read_manifest
 from scenes.contract.serialize import digest
 
@@ -258,6 +259,17 @@ SEEING = {
         "agent": SACConfig(hidden=(16,), encoder=EncoderConfig(name="resnet10", features=8)),
     },
     "frozen": {"pixels": PixelConfig(cameras=CAMERAS, splats=800, frozen="pick_cube")},
+    "stacked": {"pixels": PixelConfig(cameras=CAMERAS, size=32, splats=800, stack=3)},
+    "depth": {"pixels": PixelConfig(cameras=("wrist",), size=32, splats=800, stack=2, depth=2.0)},
+    "stacked features": {
+        "pixels": PixelConfig(cameras=CAMERAS, splats=800, frozen="pick_cube", stack=2)
+    },
+    "maps": {
+        "pixels": PixelConfig(
+            cameras=("wrist",), size=32, splats=800, frozen="resnet10_random", readout="maps"
+        ),
+        "agent": SACConfig(hidden=(16,), encoder=EncoderConfig(features=8)),
+    },
 }
 
 
@@ -267,19 +279,25 @@ def slow_with_cameras(kind: str) -> Any:
 
 @pytest.mark.parametrize("kind", [slow_with_cameras(kind) for kind in SEEING])
 def test_every_kind_of_policy_leaves(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch):
-    """Small convolutions, ResNet-10, an encoder that was frozen, products in bfloat16."""
+    """Small convolutions, ResNet-10, frozen encoders, embeddings of maps, products in bfloat16."""
     # Two moments of four episodes.
     monkeypatch.setattr(golden_module, "GOLDEN_STEPS", golden_module.GOLDEN_EVERY + 1)
     made = make(tmp_path, **SEEING[kind])
     cameras = [f.name for f in made.run.observer.contract.obs.fields if f.dtype == "uint8"]
-    assert cameras == [*SEEING[kind].get("pixels", PixelConfig()).cameras]
+    pixels = SEEING[kind].get("pixels", PixelConfig())
+    assert cameras == [*pixels.cameras]
     for name in cameras:
         pictures = made.golden[f"obs/{name}"]
+        channels = (4 if pixels.depth else 3) * pixels.stack
+        assert pictures.shape[1:] == (pixels.size, pixels.size, channels)
         assert pictures.dtype == np.uint8 and pictures.std() > 10, "something is seen"
     np.testing.assert_allclose(by_onnx(made), made.golden["actions"], atol=TOLERANCE / 2)
     np.testing.assert_allclose(by_stablehlo(made.path), made.golden["actions"], atol=TOLERANCE / 2)
+    loaded = load_bundle(made.path)
+    assert loaded.contract.stack == pixels.stack and loaded.golden_error < TOLERANCE
+    assert isinstance(loaded.policy, StackingPolicy) == (pixels.stack > 1)
     areas = {name.split("/")[0] for name in load_file(made.path / "params.safetensors")}
-    assert areas == {"agent", "normalizer"} | ({"encoder"} if kind == "frozen" else set())
+    assert areas == {"agent", "normalizer"} | ({"encoder"} if pixels.frozen else set())
     trained = made.run.cfg.method.agent.compute_dtype
     assert made.manifest.trained_in == trained
     as_trained = made.run.trainer.agent.cfg.compute_dtype

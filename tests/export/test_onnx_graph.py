@@ -17,6 +17,7 @@ from specs_of import action_spec_of, obs_spec_of
 
 from mjx_serl.agents.bc import BCConfig
 from mjx_serl.agents.chunks import FlowNetConfig
+from mjx_serl.agents.dsrl import DSRLConfig
 from mjx_serl.agents.flow_bc import FlowBCConfig
 from mjx_serl.agents.hybrid import HybridConfig
 from mjx_serl.agents.qc import QCConfig
@@ -274,6 +275,9 @@ POLICIES = {
         actor="edited", flow=FlowNetConfig(hidden=(16, 16), steps=3), hidden=(16, 16), horizon=2
     ),
     "residual": ResidualConfig(base=STATE, hidden=(16, 16), critic_ensemble_size=4),
+    "dsrl": DSRLConfig(
+        base=FlowBCConfig(flow=FlowNetConfig(hidden=(16, 16), steps=3), horizon=2), hidden=(16, 16)
+    ),
     "one encoder for all": dataclasses.replace(STATE, encoder=EncoderConfig(shared=True)),
     "cloned": BCConfig(hidden=(32, 32), dropout=0.5),
     "hybrid": HybridConfig(sac=STATE),

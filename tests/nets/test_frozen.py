@@ -43,7 +43,7 @@ def seen_by(params: PyTree, shown: Obs) -> tuple[jax.Array, tuple[jax.Array, jax
 
 def test_features_and_estimates_lie_one_after_the_other(encoder: FrozenEncoder) -> None:
     seen, (features, estimates) = jax.device_get(seen_by(encoder.params, pictures()))
-    assert seen.shape == (5, SPEC.dim) == (5, 6 + 4)
+    assert seen.shape == (5, *SPEC.shape({})) == (5, 6 + 4)
     np.testing.assert_array_equal(seen, np.concatenate([features, estimates], axis=-1))
     assert np.std(seen, axis=0).min() > 0  # every entry depends on the pictures
 

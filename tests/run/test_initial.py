@@ -12,6 +12,10 @@ import pytest
 from tiny_bundle import tiny_config
 from toy_env import ToyEnv
 
+from mjx_serl.agents.agent import AgentConfig
+from mjx_serl.agents.chunks import FlowNetConfig
+from mjx_serl.agents.dsrl import DSRLConfig
+from mjx_serl.agents.flow_bc import FlowBCConfig
 from mjx_serl.agents.residual import ResidualConfig
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.commands import open_run
@@ -22,16 +26,23 @@ from mjx_serl.run.loop import Run
 from mjx_serl.training.demonstrations import DemoConfig
 from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig
 
+FLOW = FlowBCConfig(flow=FlowNetConfig(hidden=(8, 8), steps=2), horizon=2)
 
-def test_a_residual_begins_as_its_base() -> None:
-    base_config = SACConfig(hidden=(8, 8))
-    residual = ResidualConfig(hidden=(8, 8), critic_ensemble_size=2)
+
+@pytest.mark.parametrize(
+    "base_config, config",
+    [
+        (SACConfig(hidden=(8, 8)), ResidualConfig(hidden=(8, 8), critic_ensemble_size=2)),
+        (FLOW, DSRLConfig(hidden=(8, 8))),
+    ],
+)
+def test_it_begins_as_its_base(base_config: AgentConfig, config: Any) -> None:
     loop = LoopConfig(batch_size=8, steps_per_epoch=2, warmup_steps=0, buffer_size=60)
     base, over = (
         OffPolicyConfig(agent=agent, loop=loop, demos=DemoConfig(count=0)).build(
             Observer(ToyEnv()), num_envs=2
         )
-        for agent in (base_config, residual.over(base_config))
+        for agent in (base_config, config.over(base_config))
     )
     assert (base.least_success, over.least_success) == (0.0, 0.02)
 

@@ -33,12 +33,12 @@ STEPS = 8  # of an episode
 
 
 def config(folder: Path) -> TrainConfig:
-    """Two worlds, two cameras, a small learner; a few epochs of three steps."""
+    """Two worlds, two cameras, stacked pictures, a small learner; epochs of three steps."""
     return TrainConfig(
         task=SHORT,
         num_envs=2,
         total_env_steps=6 * EPOCHS,
-        pixels=PixelConfig(cameras=("front", "wrist"), size=32, splats=1000),
+        pixels=PixelConfig(cameras=("front", "wrist"), size=32, splats=1000, stack=2),
         method=OffPolicyConfig(
             agent=SACConfig(hidden=(16,), encoder=EncoderConfig(features=8), n_step=2),
             loop=LoopConfig(

@@ -255,6 +255,17 @@ def fading() -> Case:
     return case._replace(poses=replace(case.poses, opacity=shown, gain=gain))
 
 
+def far_behind_a_background() -> Case:
+    """A background with holes, in which nothing is this far."""
+    case = looks()
+    background = case.background
+    assert background is not None
+    holes = np.arange(background.depth.shape[-1]) % 3 == 0
+    depth = np.where(holes, np.inf, background.depth).astype(np.float32)
+    config = replace(case.config, far=7.0)
+    return case._replace(config=config, background=replace(background, depth=depth))
+
+
 def one_world_before_a_background() -> Case:
     case = looks(1)
     poses, cameras = jax.tree.map(lambda x: x[0], (case.poses, case.cameras))
@@ -285,6 +296,8 @@ PICTURES: dict[str, Callable[[], Case]] = {
     "background": looks,
     "fading": fading,
     "background_one_world": one_world_before_a_background,
+    "far_behind_a_surface": functools.partial(table, 0, far=7.0),
+    "far_behind_a_background": far_behind_a_background,
 }
 _EMPTY = ("facing_away", "no_splats", "faint")
 

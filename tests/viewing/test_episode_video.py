@@ -32,7 +32,7 @@ class ToyCameras:
     def __init__(self, *, traceable: bool = True) -> None:
         backend = SimpleNamespace(TRACEABLE=traceable)
         self.renderer = SimpleNamespace(chosen=SimpleNamespace(backend=backend))
-        self.config = SimpleNamespace(cameras=("step", "place"))
+        self.config = SimpleNamespace(cameras=("step", "place"), stack=1)
         self.traceable = traceable
 
     def pictures(self, worlds: ToyState, look: tuple) -> dict[str, jax.Array]:

@@ -287,7 +287,7 @@ static void project_all(const Packed& packed, int coefficients, const View& view
 // band's row follow at multiples of `stride`. A finished pixel's transmittance is negative.
 static inline __attribute__((always_inline)) void blend(const float* s, const Settings& set,
                                                         Vec dx, float dy_part, float* plane,
-                                                        int stride, bool occluded) {
+                                                        int stride, bool occluded, bool median) {
   const Vec light = load(plane);
   if (signs(light) == (1u << LANES) - 1) return;
   Vec alpha = all(s[kDrawnOpacity]) * exp2_of(all(dy_part) - all(s[kAcross]) * dx * dx);
@@ -298,9 +298,14 @@ static inline __attribute__((always_inline)) void blend(const float* s, const Se
   const Ints drawn = hit & (light - weight > all(set.transmittance_min));
   const Vec w = (Vec)(drawn & (Ints)weight);
   store(plane, (Vec)((Ints)(light - w) | (hit & ~drawn & (Ints)all(-0.0f))));
-  for (int k = 0; k < 4; ++k) {
+  for (int k = 0; k < (median ? 3 : 4); ++k) {
     float* sum = plane + (1 + k) * stride;
     store(sum, load(sum) + w * all(s[kRed + k]));
+  }
+  if (median) {
+    const Ints halves = drawn & (light > all(0.5f)) & (light - w <= all(0.5f));
+    float* depth = plane + kDepth * stride;
+    store(depth, choose(halves, all(s[kZ]), load(depth)));
   }
 }
 
@@ -309,7 +314,7 @@ static inline __attribute__((always_inline)) void splat_rows(const Drawn& drawn,
                                                              const Settings& set, int top,
                                                              int bottom, int first_row,
                                                              float* band, int stride,
-                                                             bool occluded) {
+                                                             bool occluded, bool median) {
   const float* s = drawn.value;
   Vec lane;
   for (int i = 0; i < LANES; ++i) lane[i] = static_cast<float>(i) + 0.5f;
@@ -328,7 +333,8 @@ static inline __attribute__((always_inline)) void splat_rows(const Drawn& drawn,
     float* row = band + static_cast<int64_t>(y - first_row) * stride * kPlanes;
     const Vec start = lane - all(center);
     for (int x = first; x <= last; x += LANES)
-      blend(s, set, start + all(static_cast<float>(x)), dy_part, row + x, stride, occluded);
+      blend(s, set, start + all(static_cast<float>(x)), dy_part, row + x, stride, occluded,
+            median);
   }
 }
 
@@ -338,9 +344,14 @@ static void draw_band(const Drawn* drawn, const std::vector<uint32_t>& list, con
     const Drawn& splat = drawn[index];
     const int top = std::max<int>(splat.box[2], first_row);
     const int bottom = std::min<int>(splat.box[3], first_row + rows - 1);
-    if (occluded)
-      splat_rows(splat, set, top, bottom, first_row, band, stride, true);
+    // Constants, so that each is a loop of its own.
+    if (set.far > 0.0f && occluded)
+      splat_rows(splat, set, top, bottom, first_row, band, stride, true, true);
+    else if (set.far > 0.0f)
+      splat_rows(splat, set, top, bottom, first_row, band, stride, false, true);
+    else if (occluded)
+      splat_rows(splat, set, top, bottom, first_row, band, stride, true, false);
     else
-      splat_rows(splat, set, top, bottom, first_row, band, stride, false);
+      splat_rows(splat, set, top, bottom, first_row, band, stride, false, false);
   }
 }

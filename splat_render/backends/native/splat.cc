@@ -32,7 +32,8 @@ constexpr int kQuantities = 11; // of a projected splat
 constexpr int kBandRows = 16;   // 64 columns of 6 planes: 28 kB
 constexpr int kMaxLanes = 8;
 
-// Planes of a band's row: light left, red, green, blue, depth, and the background's depth.
+// Planes of a band's row: light left, red, green, blue, depth (its sum or its median), and the
+// background's depth.
 enum Plane { kLight, kRed0, kGreen0, kBlue0, kDepth, kLimit, kPlanes };
 
 struct Splats {
@@ -47,6 +48,7 @@ struct Settings {
   float alpha_max, alpha_min, transmittance_min, blur, near;
   float reach_offset;  // -log2(alpha_min) and a margin for rough_log2
   float color[3];
+  float far;  // depth of nothing at all; above 0 depth is the median, else the weighted sum
 };
 
 // A camera: intrinsics and the range of x/z and y/z inside which the Jacobian is taken.
@@ -261,7 +263,12 @@ void finish_row(const Job& job, const float* row, int stride, const float* behin
     else
       for (int c = 0; c < 3; ++c) job.rgb[3 * (pixel + x) + c] = rgb[c];
     const bool surface = behind_depth && behind_depth[x] < INFINITY;
-    job.depth[pixel + x] = row[kDepth * stride + x] + (surface ? light * behind_depth[x] : 0.0f);
+    float depth = row[kDepth * stride + x] + (surface ? light * behind_depth[x] : 0.0f);
+    if (job.set.far > 0.0f) {
+      depth = row[kDepth * stride + x];  // 0 where no splat takes the light below a half
+      if (depth == 0.0f) depth = surface ? behind_depth[x] : job.set.far;
+    }
+    job.depth[pixel + x] = depth;
     job.alpha[pixel + x] = behind ? 1.0f : 1.0f - light;
   }
 }
@@ -353,7 +360,7 @@ ffi::Error rasterize(const Kernel& kernel, ffi::ThreadPool pool, Floats means, F
   job.height = static_cast<int>(depth->dimensions()[2]);
   job.width = static_cast<int>(depth->dimensions()[3]);
   job.set = {antialiased, numbers[0], numbers[1], numbers[2], numbers[3], numbers[4],
-             0.02f - std::log2(numbers[1]), {numbers[5], numbers[6], numbers[7]}};
+             0.02f - std::log2(numbers[1]), {numbers[5], numbers[6], numbers[7]}, numbers[8]};
   job.xpos = xpos.typed_data();
   job.xquat = xquat.typed_data();
   job.opacity = opacity.typed_data();
