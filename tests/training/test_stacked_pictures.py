@@ -40,7 +40,7 @@ class ToyView(CameraView):
         )
     )
 
-    def pictures(self, worlds: ToyState, look: tuple) -> dict[str, jax.Array]:
+    def pictures(self, worlds: Any, look: Any) -> dict[str, jax.Array]:
         """Age in all pixels, and the bits of the world's place."""
         bits = jax.lax.bitcast_convert_type(worlds.carry, jnp.uint8)  # [N, 2, 4]
         pixels = jnp.tile(bits.reshape(len(bits), -1), 2)[:, : SIZE * SIZE]
