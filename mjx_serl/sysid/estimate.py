@@ -101,7 +101,7 @@ def estimate(arm: ArmModel, motions: Sequence[Motion], *, say: Say) -> list[Fitt
     blank = _Search(Predictor(arm, all_of, motions), all_of, begin, weights)
     delay = _first_delay(blank)
     say(f"delay    about {delay * 1e3:.0f} ms")
-    found = [_fit_from(blank, delay, say)]
+    found = [_fit_drives(blank, delay, say)]
     # Where more than noise is left, the wrong mixture of a late command and soft drives, which look
     # alike, may have been found.
     middle = found[0].values[DELAY]
@@ -109,16 +109,21 @@ def estimate(arm: ArmModel, motions: Sequence[Motion], *, say: Say) -> list[Fitt
         if _correlation(found[-1]) <= _NOISE:
             break
         say(f"again    from {other * 1e3:.0f} ms of delay, as more than noise is left")
-        found.append(_fit_from(blank, other, say))
-    return _with_intervals(min(found, key=_misfit))
+        found.append(_fit_drives(blank, other, say))
+    search = min(found, key=_misfit)
+    _fit_all(search, say)
+    return _with_intervals(search)
 
 
-def _fit_from(blank: _Search, delay: float, say: Say) -> _Search:
-    """Return a whole fit that begins with a delay [s]."""
-    values = blank.values | {DELAY: delay}
-    search = replace(blank, values=values, held={})
+def _fit_drives(blank: _Search, delay: float, say: Say) -> _Search:
+    """Return a fit of what `_DRIVES` names that begins with a delay [s]."""
+    search = replace(blank, values=blank.values | {DELAY: delay})
     _fit(search, [c for c in search.all_of if c.field in _DRIVES], iterations=8)
     say(f"drives   position error {_position_error(search) * 1e3:.3g} mrad")
+    return search
+
+
+def _fit_all(search: _Search, say: Say) -> None:
     _hold(search, dependents(search.all_of, _jacobian(search, search.all_of)), say)
     _fit(search, search.free, iterations=12)
     say(f"all      position error {_position_error(search) * 1e3:.3g} mrad")
@@ -129,7 +134,6 @@ def _fit_from(blank: _Search, delay: float, say: Say) -> _Search:
     while hidden := hidden_directions(search.free, _jacobian(search, search.free)):
         _hold(search, hidden, say)
         _fit(search, search.free, iterations=12)
-    return search
 
 
 def _correlation(search: _Search) -> float:

@@ -48,7 +48,7 @@ def test_other_delays_are_tried_where_more_than_noise_is_left(
     """Delays in ms; fits leave as much misfit as correlation."""
     begun = []
 
-    def fit_from(blank: _Search, delay: float, say: object) -> SimpleNamespace:
+    def fit_drives(blank: _Search, delay: float, say: object) -> SimpleNamespace:
         begun.append(round(delay * 1e3))
         return SimpleNamespace(values={DELAY: delay})
 
@@ -57,7 +57,8 @@ def test_other_delays_are_tried_where_more_than_noise_is_left(
 
     monkeypatch.setattr(module, "Predictor", lambda *_: None)
     monkeypatch.setattr(module, "_first_delay", lambda _: tried[0] * 1e-3)
-    monkeypatch.setattr(module, "_fit_from", fit_from)
+    monkeypatch.setattr(module, "_fit_drives", fit_drives)
+    monkeypatch.setattr(module, "_fit_all", lambda fit, say: None)
     monkeypatch.setattr(module, "_correlation", rest)
     monkeypatch.setattr(module, "_misfit", rest)
     monkeypatch.setattr(module, "_with_intervals", lambda fit: [fit])
