@@ -455,6 +455,8 @@ class Observer:
 
     def nothing_seen(self, num: int) -> Obs:
         """Return `remembered` of no pictures, for `num` worlds at the start of an episode."""
+        if not self.stacked:
+            return {}
         spec = self.obs_spec
         return {n: jnp.zeros((num, *spec[n].shape), spec[n].dtype) for n in self.stacked}
 

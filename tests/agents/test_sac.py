@@ -336,7 +336,7 @@ def test_what_it_cannot_do_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="horizon 4"):
         agent.init(key, SPEC, action_spec_of(2, horizon=4))
     words = ObsSpec(fields=(ObsField(name="words", shape=(8,), dtype="int32", modality="tokens"),))
-    with pytest.raises(ValueError, match=r"vectors and images, got 'words' \(tokens\)"):
+    with pytest.raises(ValueError, match=r"vectors, images and maps, got 'words' \(tokens\)"):
         agent.init(key, words, action_spec_of(2))
 
 

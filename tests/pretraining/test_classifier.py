@@ -49,7 +49,7 @@ class Lamp:
     """A picture that is bright where the world is solved; its blue is the world's age."""
 
     config: Any = dataclasses.field(
-        default_factory=lambda: SimpleNamespace(cameras=("front",), size=SIZE)
+        default_factory=lambda: SimpleNamespace(cameras=("front",), size=SIZE, stack=1, depth=0.0)
     )
 
     def observe(self, worlds: ToyState, look: tuple) -> Obs:

@@ -39,7 +39,7 @@ class ToyCameras:
     """A picture whose red is x[0] and whose green is x[1]."""
 
     config: SimpleNamespace = dataclasses.field(
-        default_factory=lambda: SimpleNamespace(cameras=("front",), size=SIZE)
+        default_factory=lambda: SimpleNamespace(cameras=("front",), size=SIZE, stack=1, depth=0.0)
     )
 
     def observe(self, worlds: SimpleNamespace, look: tuple) -> Obs:

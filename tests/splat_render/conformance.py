@@ -300,6 +300,10 @@ PICTURES: dict[str, Callable[[], Case]] = {
     "far_behind_a_background": far_behind_a_background,
 }
 _EMPTY = ("facing_away", "no_splats", "faint")
+# For a `Subject.without`: of backends whose depth is the mean of what is seen, not the median.
+MEAN_DEPTH = {
+    name: "its depth is the mean of what is seen" for name in PICTURES if name.startswith("far_")
+}
 
 
 # ---------------------------------------------------------------------------------------------

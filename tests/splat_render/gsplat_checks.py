@@ -32,6 +32,7 @@ SUBJECT = conformance.Subject(
     mean=5e-6,
     config={"alpha_max": 0.999},
     without={"background": PIXELWISE, "background_one_world": PIXELWISE}
+    | conformance.MEAN_DEPTH
     | ({} if torch.cuda.is_available() else {"surface_sh1_128": "too large for `composite`"}),
 )
 
