@@ -19,12 +19,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 from jaxtyping import Array, Float, Int
 
 from mjx_serl.agents import objectives
-from mjx_serl.agents.agent import AGENTS, AgentConfig, AgentState, OffPolicyAgent
+from mjx_serl.agents.agent import AGENTS, AgentConfig, AgentState
 from mjx_serl.agents.flow_bc import FlowBC, FlowBCConfig
 from mjx_serl.agents.minibatches import take_minibatch
 from mjx_serl.agents.networks import CriticParams, Networks, check_specs, with_zero_head
@@ -32,13 +31,13 @@ from mjx_serl.agents.optimizer import (
     Trainable,
     apply_gradients,
     count_skipped,
-    make_optimizer,
     trainable,
 )
+from mjx_serl.agents.over_base import OverBase
 from mjx_serl.nets.augment import crop_batch
 from mjx_serl.nets.distributions import tanh_normal_sample
-from mjx_serl.nets.encoders import EncoderConfig, ObsEncoder
-from mjx_serl.nets.mlp import MLP, Activation, ComputeDtype
+from mjx_serl.nets.encoders import EncoderConfig
+from mjx_serl.nets.mlp import Activation, ComputeDtype
 from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey, PyTree, chunk
 from scenes.contract.errors import InputError
 from scenes.contract.ranges import check_ranges, ranged
@@ -125,36 +124,11 @@ class DSRLState:
 
 
 @dataclass(frozen=True)
-class DSRL(OffPolicyAgent):
+class DSRL(OverBase):
     """The agent a `DSRLConfig` builds; see `OffPolicyAgent` for what its methods promise."""
 
     cfg: DSRLConfig
     base: FlowBC
-
-    @property
-    def utd_ratio(self) -> int:
-        """Critic steps per `update`."""
-        return self.cfg.utd_ratio
-
-    @property
-    def horizon(self) -> int:
-        """Actions of one choice: the base's."""
-        return self.base.horizon
-
-    @property
-    def n_step(self) -> int:
-        """Rewards summed in a batch."""
-        return max(self.cfg.n_step, self.horizon)
-
-    @property
-    def gamma(self) -> float:
-        """Discount per control step."""
-        return self.cfg.gamma
-
-    @property
-    def least_success(self) -> float:
-        """Success rate that the base must have."""
-        return self.cfg.least_success
 
     def init(self, key: PRNGKey, obs: ObsSpec, action: ActionSpec) -> DSRLState:
         """Draw a fresh state, whose base is to be replaced; InputError for what it cannot read."""
@@ -193,7 +167,7 @@ class DSRL(OffPolicyAgent):
     def acting(self, state: DSRLState) -> DSRLState:
         """Base, actor and encoder; neither critics nor optimisers."""
         return state.replace(
-            actor=Trainable(state.actor.params, None),
+            actor=state.actor.bare(),
             critic=Trainable(CriticParams(state.critic.params.encoder, None), None),
             target_params=None,
             noise_critic=None,
@@ -201,19 +175,6 @@ class DSRL(OffPolicyAgent):
             step=None,
             skipped=None,
         )
-
-    def learned(self, state: DSRLState) -> AgentState:
-        """The base alone: what `--init` fills in."""
-        return state.base
-
-    @property
-    def compute_dtype(self) -> ComputeDtype:
-        """What the products of its networks are made of."""
-        return self.cfg.compute_dtype
-
-    def exact(self) -> "DSRL":
-        """The same agent with float32 products, the base's too."""
-        return DSRL(replace(self.cfg, compute_dtype="float32"), self.base.exact())
 
     def update(self, state: DSRLState, batch: Batch, key: PRNGKey) -> tuple[DSRLState, Metrics]:
         """Make `utd_ratio` critic steps, `distill_ratio` of the noise's critics, one of the actor.
@@ -264,21 +225,7 @@ class DSRL(OffPolicyAgent):
             self.cfg.gamma**self.n_step,
             entropy_bonus=-self._temperature(state) * log_prob,
         )
-
-        def loss_fn(params: CriticParams) -> tuple[Array, Array]:
-            q = nets.q(params.members, nets.features(params, batch.obs), batch.action)
-            return objectives.critic_loss(q, target), jnp.mean(q)
-
-        (loss, q), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.critic.params)
-        critic, fine = apply_gradients(self._optimizer, state.critic, grads)
-        rate = self.cfg.tau
-        state = state.replace(
-            critic=critic,
-            target_params=optax.incremental_update(critic.params, state.target_params, rate),
-            step=optax.safe_increment(state.step),
-            skipped=count_skipped(state.skipped, fine),
-        )
-        return state, {"learner/critic_loss": loss, "learner/q": q}
+        return self._fit_critics(state, nets, batch, target)
 
     def _noise_step(
         self, state: DSRLState, batch: Batch, key: PRNGKey
@@ -349,20 +296,7 @@ class DSRL(OffPolicyAgent):
         return objectives.temperature_of(state.log_temperature.params)
 
     def _networks(self, obs: ObsSpec, action: ActionSpec) -> Networks:
-        cfg = self.cfg
-        net = MLP(
-            cfg.hidden,
-            2 * action.dim * self.horizon,
-            activation=cfg.activation,
-            layer_norm=True,
-            compute_dtype=cfg.compute_dtype,
-        )
-        critic = net.clone(out=1, members=cfg.critic_ensemble_size)
-        return Networks(ObsEncoder(cfg.encoder, obs, cfg.compute_dtype), net, critic)
-
-    @property
-    def _optimizer(self) -> optax.GradientTransformation:
-        return make_optimizer(self.cfg.lr, clip_norm=self.cfg.clip_norm)
+        return self._build_networks(obs, action, heads=2)
 
     def _trainable(self, params: PyTree) -> Trainable:
         return trainable(self._optimizer, params)

@@ -23,7 +23,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from mjx_serl.agents import objectives
-from mjx_serl.agents.agent import AGENTS, Agent, AgentConfig, AgentState, OffPolicyAgent
+from mjx_serl.agents.agent import AGENTS, Agent, AgentConfig, AgentState
 from mjx_serl.agents.minibatches import take_minibatch
 from mjx_serl.agents.networks import CriticParams, Networks, check_specs, with_zero_head
 from mjx_serl.agents.optimizer import (
@@ -33,11 +33,12 @@ from mjx_serl.agents.optimizer import (
     make_optimizer,
     trainable,
 )
+from mjx_serl.agents.over_base import OverBase
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.nets.augment import crop_batch
-from mjx_serl.nets.encoders import EncoderConfig, ObsEncoder
+from mjx_serl.nets.encoders import EncoderConfig
 from mjx_serl.nets.ensemble import random_members
-from mjx_serl.nets.mlp import MLP, Activation, ComputeDtype, forward
+from mjx_serl.nets.mlp import Activation, ComputeDtype, forward
 from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey, PyTree, chunk
 from scenes.contract.errors import InputError
 from scenes.contract.ranges import check_ranges, ranged
@@ -123,36 +124,11 @@ class ResidualState:
 
 
 @dataclass(frozen=True)
-class Residual(OffPolicyAgent):
+class Residual(OverBase):
     """The agent a `ResidualConfig` builds; see `OffPolicyAgent` for what its methods promise."""
 
     cfg: ResidualConfig
     base: Agent
-
-    @property
-    def utd_ratio(self) -> int:
-        """Critic steps per `update`."""
-        return self.cfg.utd_ratio
-
-    @property
-    def horizon(self) -> int:
-        """Actions of one choice: the base's."""
-        return self.base.horizon
-
-    @property
-    def n_step(self) -> int:
-        """Rewards summed in a batch."""
-        return max(self.cfg.n_step, self.horizon)
-
-    @property
-    def gamma(self) -> float:
-        """Discount per control step."""
-        return self.cfg.gamma
-
-    @property
-    def least_success(self) -> float:
-        """Success rate that the base must have."""
-        return self.cfg.least_success
 
     def init(self, key: PRNGKey, obs: ObsSpec, action: ActionSpec) -> ResidualState:
         """Draw a fresh state, whose base is to be replaced; InputError for what it cannot read."""
@@ -194,19 +170,6 @@ class Residual(OffPolicyAgent):
             skipped=None,
         )
 
-    def learned(self, state: ResidualState) -> AgentState:
-        """The base alone: what `--init` fills in."""
-        return state.base
-
-    @property
-    def compute_dtype(self) -> ComputeDtype:
-        """What the products of its networks are made of."""
-        return self.cfg.compute_dtype
-
-    def exact(self) -> "Residual":
-        """The same agent with float32 products, the base's too."""
-        return Residual(replace(self.cfg, compute_dtype="float32"), self.base.exact())
-
     def update(
         self, state: ResidualState, batch: Batch, key: PRNGKey
     ) -> tuple[ResidualState, Metrics]:
@@ -238,20 +201,7 @@ class Residual(OffPolicyAgent):
         next_q = nets.q(members, nets.features(target_params, batch.next_obs), action)
         gamma = self.cfg.gamma**self.n_step
         target = objectives.critic_target(batch.reward, batch.terminated, next_q, gamma)
-
-        def loss_fn(params: CriticParams) -> tuple[Array, Array]:
-            q = nets.q(params.members, nets.features(params, batch.obs), batch.action)
-            return objectives.critic_loss(q, target), jnp.mean(q)
-
-        (loss, q), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.critic.params)
-        critic, fine = apply_gradients(self._optimizer, state.critic, grads)
-        state = state.replace(
-            critic=critic,
-            target_params=optax.incremental_update(critic.params, target_params, self.cfg.tau),
-            step=optax.safe_increment(state.step),
-            skipped=count_skipped(state.skipped, fine),
-        )
-        return state, {"learner/critic_loss": loss, "learner/q": q}
+        return self._fit_critics(state, nets, batch, target)
 
     def _actor_step(self, state: ResidualState, batch: Batch) -> tuple[ResidualState, Metrics]:
         nets = self._networks(state.obs, state.action)
@@ -304,20 +254,7 @@ class Residual(OffPolicyAgent):
         return jnp.clip(base + correction, -1.0, 1.0)
 
     def _networks(self, obs: ObsSpec, action: ActionSpec) -> Networks:
-        cfg = self.cfg
-        net = MLP(
-            cfg.hidden,
-            action.dim * self.horizon,
-            activation=cfg.activation,
-            layer_norm=True,
-            compute_dtype=cfg.compute_dtype,
-        )
-        critic = net.clone(out=1, members=cfg.critic_ensemble_size)
-        return Networks(ObsEncoder(cfg.encoder, obs, cfg.compute_dtype), net, critic)
-
-    @property
-    def _optimizer(self) -> optax.GradientTransformation:
-        return make_optimizer(self.cfg.lr, clip_norm=self.cfg.clip_norm)
+        return self._build_networks(obs, action, heads=1)
 
     @property
     def _actor_optimizer(self) -> optax.GradientTransformation:
