@@ -8,6 +8,7 @@ once it has used twice as many minutes of processor time as it has, however busy
 but `sac` are given the same 20 demonstrations, `bc_100` more.
 """
 
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,11 +93,9 @@ def run(cfg: MethodsConfig, recorder: Recorder) -> None:
     for name in cfg.methods:
         if name not in METHODS:
             raise UnknownNameError(unknown_name("method", name, METHODS))
-    for seed in cfg.seeds:
-        for task in tasks:
-            for method in cfg.methods:
-                if is_wanted(recorder, cell_name(task, method, seed), again=cfg.again):
-                    _measure(cfg, task, method, seed, recorder)
+    for seed, task, method in itertools.product(cfg.seeds, tasks, cfg.methods):
+        if is_wanted(recorder, cell_name(task, method, seed), again=cfg.again):
+            _measure(cfg, task, method, seed, recorder)
 
 
 def cell_name(task: str, method: str, seed: int) -> str:

@@ -7,6 +7,7 @@ import inspect
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 
+from benchmarks import tasks
 from benchmarks.methods import METHODS, QUESTION, TASKS
 from benchmarks.process import ROOT
 from benchmarks.results import Result, load
@@ -16,7 +17,7 @@ from scenes.contract.success_rate import wilson_interval
 
 PAGE = ROOT / "docs" / "results.md"
 GOAL = 0.9  # success rate whose first check counts as solved
-_SOURCES = (QUESTION, "tasks")  # questions whose rows are training runs
+_SOURCES = (QUESTION, tasks.QUESTION)  # questions whose rows are training runs
 
 _HEAD = """# Results of methods
 
