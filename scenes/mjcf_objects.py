@@ -52,7 +52,7 @@ def _add_solid(
 ) -> None:
     name, parts, mass = geom_name(entry.name, i), parts_of(entry.solid), entry.mass or 0.0
     shares = sum(part.mass_share for part in parts)
-    contype, conaffinity = MASKS[_role(entry)]
+    contype, conaffinity = MASKS[_role(entry)] if part.touches else (0, 0)
     geom = body.add_geom(
         name=name,
         mass=mass if len(parts) == 1 else mass * part.mass_share / shares,

@@ -101,6 +101,7 @@ class Part:
         quat: its axes in the frame of the object, wxyz.
         mass_share: its part of the object's mass, relative to the other parts'.
         rgba: its colour; None where the object's holds.
+        touches: false for a part that has looks and mass and no contacts.
     """
 
     shape: Solid
@@ -108,6 +109,7 @@ class Part:
     quat: Quat = UNIT_QUAT
     mass_share: float = 1.0
     rgba: Rgba | None = None
+    touches: bool = True
 
     def __post_init__(self) -> None:
         require_positive("Part", "mass_share", (self.mass_share,))

@@ -1,7 +1,8 @@
 """Raw C MuJoCo on threads, without our environment: `mujoco.batch.Batch` and `mujoco.rollout`.
 
 Params: engine ("batch" or "rollout"), task, num_envs, threads (0 all), seconds. Controls are
-those our environment applied; a control step is as many physics steps as in ours, in one call.
+those our environment applied, each for as many physics steps as there. The batch restarts worlds
+where ours did, so that both step the same states; a rollout cannot.
 """
 
 import os
@@ -27,7 +28,7 @@ def start(params: Params) -> Job:
     threads = params.get("threads") or len(os.sched_getaffinity(0))
     engine = {"batch": _batch, "rollout": _rollout}[params["engine"]]
     call = engine(recording, threads)
-    amount = recording.ctrl.shape[0] * recording.ctrl.shape[1]
+    amount = recording.ctrl.shape[0] * recording.ctrl.shape[2]
     call()
     facts = {"ctrl_dt": recording.ctrl_dt, "substeps": recording.substeps, "threads": threads}
     return Job(lambda: rate(call, amount, params["seconds"]), facts)
@@ -36,15 +37,19 @@ def start(params: Params) -> Job:
 def _batch(recording: "Recording", threads: int) -> Callable[[], None]:
     from mujoco import batch
 
-    sims = batch.Batch(recording.model, nsim=len(recording.qpos), nthread=threads)
-    qpos, ctrl = sims.bind("qpos"), sims.bind("ctrl")
+    sims = batch.Batch(recording.model, nsim=recording.qpos.shape[1], nthread=threads)
+    qpos, qvel, ctrl = (sims.bind(name) for name in ("qpos", "qvel", "ctrl"))
+    ended = [np.flatnonzero(row) for row in recording.ended]
 
     def call() -> None:
         sims.reset()
-        qpos[...] = recording.qpos
-        for row in recording.ctrl:
-            ctrl[...] = row
-            sims.step(nstep=recording.substeps)
+        qpos[...] = recording.qpos[0]
+        for i, held in enumerate(recording.ctrl):
+            for row in held:
+                ctrl[...] = row
+                sims.step(nstep=recording.n_substeps)
+            if i + 1 < len(ended) and len(ended[i]):
+                qpos[ended[i]], qvel[ended[i]] = recording.qpos[i + 1][ended[i]], 0.0
 
     return call
 
@@ -56,9 +61,11 @@ def _rollout(recording: "Recording", threads: int) -> Callable[[], None]:
     pool = rollout.Rollout(nthread=threads)
     data = [mujoco.MjData(model) for _ in range(threads)]
     spec = mujoco.mjtState.mjSTATE_FULLPHYSICS
-    state = np.zeros((len(recording.qpos), mujoco.mj_stateSize(model, spec)))
-    state[:, 1 : 1 + model.nq] = recording.qpos  # time comes first
-    ctrl = np.repeat(recording.ctrl.swapaxes(0, 1), recording.substeps, axis=1)
+    state = np.zeros((recording.qpos.shape[1], mujoco.mj_stateSize(model, spec)))
+    state[:, 1 : 1 + model.nq] = recording.qpos[0]  # time comes first
+    worlds, width = recording.ctrl.shape[2:]
+    rows = np.moveaxis(recording.ctrl, 2, 0).reshape(worlds, -1, width)
+    ctrl = np.repeat(rows, recording.n_substeps, axis=1)
 
     def call() -> None:
         pool.rollout(model, data, state, ctrl)

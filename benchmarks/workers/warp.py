@@ -48,14 +48,14 @@ def _graph(recording: "Recording") -> tuple[Callable[[], None], Params]:
     from scenes.build import warp_model
 
     engine, source = _engine()
-    worlds = len(recording.qpos)
+    worlds = recording.qpos.shape[1]
     cpu_model = warp_model(recording.model)
     model = engine.put_model(cpu_model)
     data = engine.make_data(
         cpu_model, nworld=worlds, naconmax=CONTACTS_PER_WORLD * worlds, njmax=ROWS_PER_WORLD
     )
-    data.qpos.assign(recording.qpos.astype(np.float32))
-    data.ctrl.assign(recording.ctrl[0].astype(np.float32))
+    data.qpos.assign(recording.qpos[0].astype(np.float32))
+    data.ctrl.assign(recording.ctrl[0, -1].astype(np.float32))
 
     def substeps() -> None:
         for _ in range(recording.substeps):

@@ -8,6 +8,7 @@ its own axis tells when it is turned over.
 """
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -37,9 +38,21 @@ from scenes.contract.rotations import Vec3
 from scenes.contract.specs import CameraSpec, ObsField, ObsSpec
 from scenes.objects import frying_pan
 from scenes.robots.panda import panda
-from scenes.shapes import HeldMount
+from scenes.shapes import Box, Compound, HeldMount, Part, Sphere
 from scenes.specs import ContactSpec, MountedArm, ObjectSpec, SceneSpec
 
+def _slab(half_size: Vec3) -> Compound:
+    """A box that touches with balls in its corners.
+
+    A ball meets a box in one point, the same one in C MuJoCo and MJX; of a box on a box each has
+    contact points of its own.
+    """
+    corners = itertools.product(*((_BALL - half, half - _BALL) for half in half_size))
+    balls = (Part(shape=Sphere(_BALL), pos=at, mass_share=0.01) for at in corners)
+    return Compound((Part(shape=Box(half_size), touches=False), *balls))
+
+
+_BALL = 0.001  # radius [m]
 _HANDLE = 0.008  # half of what the fingers close on [m]
 _EGG = (0.97, 0.93, 0.80, 1.0)
 
@@ -124,7 +137,7 @@ class EggFlipConfig:
         )
         egg = ObjectSpec(
             name="egg",
-            half_size=self.egg,
+            shape=_slab(self.egg),
             mass=self.mass,
             rgba=_EGG,
             friction=(0.3, 0.005, 0.0001),

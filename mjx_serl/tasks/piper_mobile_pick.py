@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mjx_serl.envs.control.controller import Command, ControlConfig
 from mjx_serl.envs.control.kinematics import (
+    damped_gram,
     hinge_jacobian,
     rotation_error,
     solve_spd,
@@ -295,7 +296,7 @@ def _joint_step(
     c, s = np.cos(_LEAN), np.sin(_LEAN)
     leaning = jnp.asarray([[c, 0.0, s], [0.0, -1.0, 0.0], [s, 0.0, -c]], jnp.float32)
     turn = rotation_error(leaning, sim.site_xmat[site].reshape(3, 3))
-    gram = jac @ jac.T + 1e-3 * jnp.eye(6)
+    gram = damped_gram(jac, 1e-3)
     return jac.T @ solve_spd(gram, weights * jnp.concatenate([way, turn]))
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mjx_serl.envs.control.kinematics import rotation_error, solve_spd
+from mjx_serl.envs.control.kinematics import damped_gram, rotation_error, solve_spd
 from scenes.build import Scene
 from scenes.contract.rotations import Quat, quat_to_matrix
 
@@ -33,7 +33,7 @@ def arm_pose(
         at, axes, points, turned = _forward(scene, q)
         error = jnp.concatenate([position - at, rotation_error(rotation, turned)])
         jac = jnp.concatenate([jnp.cross(axes, at - points), axes], -1).T
-        gram = jac @ jac.T + _DAMPING * jnp.eye(6)
+        gram = damped_gram(jac, _DAMPING)
         return jnp.clip(q + jac.T @ solve_spd(gram, error), low, high)
 
     return jax.lax.fori_loop(0, _STEPS, step, home)

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from mjx_serl.envs.control.controller import Command
 from mjx_serl.envs.control.end_effector import EndEffector
-from mjx_serl.envs.control.kinematics import solve_spd
+from mjx_serl.envs.control.kinematics import damped_gram, solve_spd
 from mjx_serl.envs.physics.protocol import SimState
 
 
@@ -18,7 +18,7 @@ class DampedLeastSquares(EndEffector):
     def ctrl(self, command: Command, sim: SimState) -> Float[Array, " nu"]:
         """Joint targets: the measured position plus a bounded step."""
         jac = self.jacobian(sim)
-        gram = jac @ jac.T + self.config.damping * jnp.eye(6)
+        gram = damped_gram(jac, self.config.damping)
         dq = jac.T @ solve_spd(gram, self.pose_error(command, sim))
         bound = self.config.max_joint_step
         return self.assemble(sim.qpos[self.arm.qpos_ids] + jnp.clip(dq, -bound, bound), command)

@@ -6,7 +6,13 @@ from jaxtyping import Array, Float
 
 from mjx_serl.envs.control.controller import Command, ControlConfig
 from mjx_serl.envs.control.end_effector import EndEffector
-from mjx_serl.envs.control.kinematics import hinge_jacobian, quat_to_mat
+from mjx_serl.envs.control.kinematics import (
+    damped_gram,
+    factorize,
+    quat_to_mat,
+    solve_spd,
+    substitute,
+)
 from mjx_serl.envs.physics.protocol import SimState
 from scenes.build import Scene
 
@@ -27,35 +33,64 @@ class OperationalSpace(EndEffector):
         ids, model = self.arm.body_ids, scene.model
         self.home = jnp.asarray(scene.spec.home_q, jnp.float32)
         # Everything behind a joint moves with it; the hand and fingers count as the last link.
-        self.mass, self.com, self.inertia = (
-            jnp.asarray(x, jnp.float32) for x in _link_inertias(scene)
-        )
+        mass, com, inertia = _link_inertias(scene)
+        self.mass, self.com = jnp.asarray(mass, jnp.float32), jnp.asarray(com, jnp.float32)
+        factors = np.swapaxes(np.linalg.cholesky(inertia), -1, -2)
+        self.inertia_factors = jnp.asarray(factors, jnp.float32)
         self.armature = jnp.asarray(model.dof_armature[self.arm.dof_ids], jnp.float32)
         self.ids = ids
 
     def mass_matrix(self, sim: SimState) -> Float[Array, "J J"]:
-        """Joint-space inertia of the arm [kg m^2], sum of J_i^T I_i J_i over its links."""
-        xpos, xmat = sim.xpos[self.ids], quat_to_mat(sim.xquat[self.ids])
-        total = jnp.diag(self.armature)
-        count = len(self.ids)
-        for i in range(count):
-            point = xpos[i] + xmat[i] @ self.com[i]
-            jac = hinge_jacobian(xpos, sim.xquat[self.ids], self.axes, point)
-            jac = jac * (jnp.arange(count) <= i)
-            spin = xmat[i] @ self.inertia[i] @ xmat[i].T
-            total += self.mass[i] * jac[:3].T @ jac[:3] + jac[3:].T @ spin @ jac[3:]
-        return total
+        """Joint-space inertia of the arm [kg m^2], by composite rigid bodies.
+
+        Featherstone, Rigid Body Dynamics Algorithms (2008), table 6.2, with all that a joint moves
+        gathered about the tool centre: short vectors that a batch of worlds fills, where a sum of
+        J_i^T I_i J_i over the links multiplies many small matrices.
+        """
+        ids, origin = self.ids, sim.site_xpos[self.arm.ee_site_id]
+        jac, turned = self.jacobian(sim), quat_to_mat(sim.xquat[ids])
+        speed, axis = jac[:3].T, jac[3:].T
+        com = sim.xpos[ids] - origin + _times(turned, self.com)
+        # R I R^T = sum of the columns of R F^T, where I = F^T F.
+        factors = (turned[:, :, None, :] * self.inertia_factors[:, None, :, :]).sum(-1)
+        spin = (factors[:, :, None, :] * factors[:, None, :, :]).sum(-1)
+        outer = com[:, :, None] * com[:, None, :]
+        square = (com * com).sum(-1)[:, None, None] * jnp.eye(3)
+        spin = _behind(spin + self.mass[:, None, None] * (square - outer))
+        moment = _behind(self.mass[:, None] * com)
+        mass = np.cumsum(np.asarray(self.mass)[::-1])[::-1].copy()
+        # Momentum of all that joint k moves at unit speed, then how much of it joint j feels.
+        linear = mass[:, None] * speed + jnp.cross(axis, moment)
+        angular = _times(spin, axis) + jnp.cross(moment, speed)
+        shared = (axis[:, None] * angular[None]).sum(-1) + (speed[:, None] * linear[None]).sum(-1)
+        above = jnp.triu(shared)
+        return above + jnp.triu(shared, 1).T + jnp.diag(self.armature)
 
     def ctrl(self, command: Command, sim: SimState) -> Float[Array, " nu"]:
         """Joint torques [N m] and the gripper position."""
         jac, mass = self.jacobian(sim), self.mass_matrix(sim)
         q, dq = sim.qpos[self.arm.qpos_ids], sim.qvel[self.arm.dof_ids]
         accel = self.KP * self.pose_error(command, sim) - 2 * np.sqrt(self.KP) * (jac @ dq)
-        inv_mass_jt = jnp.linalg.solve(mass, jac.T)
-        task_mass = jnp.linalg.inv(jac @ inv_mass_jt + 1e-4 * jnp.eye(6))
         null = self.KP_NULL * (self.home - q) - 2 * np.sqrt(self.KP_NULL) * dq
-        projected = null - inv_mass_jt @ (task_mass @ (jac @ null))
-        return self.assemble(jac.T @ (task_mass @ accel) + mass @ projected, command)
+        # Mx^-1 = J M^-1 J^T = Y^T D^-1 Y, where M = L D L^T and L Y = J^T.
+        low, diag = factorize(mass)
+        halves = substitute(low, jac.T)
+        mobility = damped_gram(halves.T, 1e-4, 1.0 / diag)
+        # M (I - Jbar J) a_null = M a_null - J^T Mx J a_null: one system of equations for both.
+        force = solve_spd(mobility, accel - jac @ null)
+        return self.assemble(jac.T @ force + mass @ null, command)
+
+
+def _times(matrices: Float[Array, "J 3 3"], vectors: Float[Array, "J 3"]) -> Float[Array, "J 3"]:
+    return (matrices * vectors[:, None, :]).sum(-1)
+
+
+def _behind(links: Float[Array, "J *n"]) -> Float[Array, "J *n"]:
+    """The sum over each link and those behind it."""
+    sums = [links[-1]]
+    for i in range(len(links) - 2, -1, -1):
+        sums.append(sums[-1] + links[i])
+    return jnp.stack(sums[::-1])
 
 
 def _link_inertias(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

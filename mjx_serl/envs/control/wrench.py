@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from mjx_serl.envs.control.controller import Command, ControlConfig
 from mjx_serl.envs.control.end_effector import EndEffector
-from mjx_serl.envs.control.kinematics import rotation_vector, solve_spd, tool_quat
+from mjx_serl.envs.control.kinematics import damped_gram, rotation_vector, solve_spd, tool_quat
 from mjx_serl.envs.physics.protocol import SimState
 from scenes.build import Scene
 from scenes.contract.errors import InputError
@@ -150,8 +150,7 @@ class Wrench(EndEffector):
         walls = -self.stiffness * beyond - self.damping * velocity * (beyond != 0.0)
         pushed = command.wrench - self.drag * velocity + walls
         posture = law.posture * (self.home - q) - law.posture_damping * dq
-        gram = jac @ jac.T + 1e-4 * jnp.eye(6)
-        unfelt = posture - jac.T @ solve_spd(gram, jac @ posture)
+        unfelt = posture - jac.T @ solve_spd(damped_gram(jac, 1e-4), jac @ posture)
         torque = jac.T @ jnp.where(self.free, pushed, held) + unfelt
         return self.assemble(torque + self.friction * dq, command)
 
