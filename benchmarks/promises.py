@@ -160,11 +160,6 @@ class StepGap:
     robot: float
     objects: float
 
-    @property
-    def largest(self) -> float:
-        """Of any joint."""
-        return max(self.robot, self.objects)
-
 
 def step_differences(
     native: "Env", other: "Env", key: Array, *, worlds: int, steps: int

@@ -84,9 +84,14 @@ def test_native_and_mjx_agree_within_the_tolerance():
 
 
 def test_single_steps_tell_the_robot_s_joints_from_objects(short: Env):
-    """Against itself nothing differs; what is done to the cube is not the robot's difference."""
+    """Against itself nothing differs; what is done to the cube is not the robot's difference.
+
+    A world that starts a little elsewhere ends a little elsewhere.
+    """
     key = jax.random.key(0)
-    assert promises.step_differences(short, short, key, worlds=2, steps=5) == (0.0, 0.0)
+    gap, own = promises.step_differences(short, short, key, worlds=2, steps=5)
+    assert gap == promises.StepGap(robot=0.0, objects=0.0)
+    assert 0.1 * promises.MOVED < own.robot < 100 * promises.MOVED
     (cube,) = short.scene.objects.values()
 
     class Shifted:
@@ -101,8 +106,27 @@ def test_single_steps_tell_the_robot_s_joints_from_objects(short: Env):
             return carry, sim.replace(qpos=sim.qpos.at[cube.qpos_ids[0]].add(1e-3 / inner))
 
     moved = dataclasses.replace(short, physics=Shifted())
-    robot, objects = promises.step_differences(short, moved, key, worlds=2, steps=5)
-    assert robot == 0.0 and objects > 1e-4
+    gap, _ = promises.step_differences(short, moved, key, worlds=2, steps=5)
+    assert gap.robot == 0.0 and gap.objects > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("gap", "own", "counted"),
+    [
+        ((1e-4, 5e-4), (0.0, 0.0), 5e-4),
+        ((1e-4, 0.2), (1e-4, 0.3), 1e-4),  # an object that tumbles does so from itself
+        ((1e-4, 0.2), (1e-4, 0.1), 0.2),
+        ((5e-3, 0.2), (1e-3, 0.3), 5e-3),
+    ],
+)
+def test_only_what_native_does_not_do_to_itself_counts(
+    monkeypatch: pytest.MonkeyPatch, gap: tuple, own: tuple, counted: float
+):
+    found = promises.StepGap(*gap), promises.StepGap(*own)
+    monkeypatch.setattr(promises, "step_differences", lambda *_, **__: found)
+    monkeypatch.setattr("mjx_serl.envs.env.make_env", lambda *_, **__: None)
+    value, told = sweep._of_single_steps(sweep.SweepConfig(), "franka/pick_cube")
+    assert value == counted and told["gap"]["objects"] == gap[1]
 
 
 def test_what_is_filed_is_not_measured_again(monkeypatch: pytest.MonkeyPatch):

@@ -117,6 +117,23 @@ def test_a_compounds_mass_is_shared_out() -> None:
     np.testing.assert_allclose(scene.model.body_ipos[toy.body_id, 2], 0.03 / 4)
 
 
+def test_a_part_that_does_not_touch_has_mass_and_is_passed_through() -> None:
+    shell = Part(shape=Box((0.02,) * 3), touches=False, mass_share=3.0)
+    ball = Part(shape=Sphere(0.005))
+    entry = ObjectSpec(
+        name="toy",
+        shape=Compound((shell, ball)),
+        mass=0.4,
+        pos=(0.4, 0.2, 0.03),
+        friction=(1, 0, 0),
+    )
+    scene = scene_of(entry)
+    np.testing.assert_allclose(scene.model.body_mass[scene.object("toy").body_id], 0.4)
+    # The box sinks into the table until the ball inside it rests there.
+    height = settled(scene).xpos[scene.object("toy").body_id, 2]
+    np.testing.assert_allclose(height, 0.005, atol=1e-3)
+
+
 def test_a_held_object_goes_where_the_hand_goes_and_meets_all_but_the_hand() -> None:
     peg = ObjectSpec(name="peg", half_size=(0.01, 0.01, 0.03), mass=0.05, mount=HeldMount())
     peg = dataclasses.replace(peg, pos=(0.0, 0.0, 0.02))
