@@ -1,0 +1,68 @@
+"""Every off-policy agent goes on from the disk bit for bit, on toy worlds.
+
+The hybrid agent, behaviour cloning, HG-DAgger, VICE and the pair: test_offline, test_vice and
+test_pair; a whole run of SAC: tests/run/test_resume.py.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+from whole_runs import assert_same
+
+from mjx_serl.agents.agent import AGENTS
+from mjx_serl.agents.bc import BCConfig
+from mjx_serl.agents.chunks import FlowNetConfig
+from mjx_serl.agents.dsrl import DSRLConfig
+from mjx_serl.agents.flow_bc import FlowBCConfig
+from mjx_serl.agents.hybrid import HybridConfig
+from mjx_serl.agents.qc import ACTORS, QCConfig
+from mjx_serl.agents.residual import ResidualConfig
+from mjx_serl.agents.sac import SACConfig
+from mjx_serl.run.checkpoint import CheckpointStore
+
+NET: Any = {"hidden": (8, 8)}
+FLOW = FlowNetConfig(hidden=(8, 8), steps=2)
+CHUNKED = SACConfig(horizon=2, n_step=2, **NET)
+BASE: Any = {"utd_ratio": 2, **NET}
+
+
+def _qc(actor: Any) -> QCConfig:
+    horizon = 1 if actor == "edited" else 2
+    return QCConfig(actor=actor, horizon=horizon, candidates=2, flow=FLOW, **NET)
+
+
+CASES = {
+    "sac of chunks": CHUNKED,
+    **{f"qc {actor}": _qc(actor) for actor in ACTORS},
+    "residual": ResidualConfig(
+        base=SACConfig(**NET), actor_delay=2, critic_ensemble_size=2, **BASE
+    ),
+    "residual of chunks": ResidualConfig(base=CHUNKED, critic_ensemble_size=2, **BASE),
+    "dsrl": DSRLConfig(base=FlowBCConfig(horizon=2, flow=FLOW), **BASE),
+}
+ELSEWHERE = (BCConfig, HybridConfig, FlowBCConfig)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_epochs_through_the_disk_equal_those_in_one_go(
+    name: str, make_toy: Callable, tmp_path: Path
+) -> None:
+    toy = make_toy(agent=CASES[name], steps_per_epoch=4, warmup_steps=24)
+    first = toy.start()
+    one, _ = toy.epoch(first)
+    two, metrics = toy.epoch(one)
+    agents = (jax.tree.leaves(s.agent) for s in (one, two))
+    assert any((a != b).any() for a, b in zip(*agents, strict=True)), "it learns"
+    store = CheckpointStore(tmp_path)
+    store.save(1, one, {})
+    store.wait()
+    restored, _, _ = store.restore(toy.trainer.state_shapes())
+    assert_same(toy.epoch(restored), (two, metrics))
+
+
+def test_no_agent_is_left_out() -> None:
+    tested = {type(case) for case in CASES.values()} | set(ELSEWHERE)
+    assert tested == {AGENTS[name] for name in AGENTS}
