@@ -3,8 +3,9 @@
 Action, rates, limits and time limit: reference serl_family.md 2.3 and 2.4. The ancestor's pan and
 egg are not described there, its hand begins in one joint posture, and a classifier sees which side
 is up. Ours: the pan (flat, square, with sloped rims, held by its handle below the hand), the egg (a
-flat box, which MJX can touch; a cylinder it cannot), the posture, where the egg begins, and that
-its own axis tells when it is turned over.
+flat box that touches with its corners; of a cylinder MJX knows no contact), the posture, where the egg begins, and that
+its own axis tells when it is turned over. With what touches in its corners of 1 mm the swing, which
+was found for a whole box, turns 92 of 100 over; of 2 mm 83, of 7 mm 6.
 """
 
 import dataclasses
@@ -41,18 +42,8 @@ from scenes.robots.panda import panda
 from scenes.shapes import Box, Compound, HeldMount, Part, Sphere
 from scenes.specs import ContactSpec, MountedArm, ObjectSpec, SceneSpec
 
-def _slab(half_size: Vec3) -> Compound:
-    """A box that touches with balls in its corners.
 
-    A ball meets a box in one point, the same one in C MuJoCo and MJX; of a box on a box each has
-    contact points of its own.
-    """
-    corners = itertools.product(*((_BALL - half, half - _BALL) for half in half_size))
-    balls = (Part(shape=Sphere(_BALL), pos=at, mass_share=0.01) for at in corners)
-    return Compound((Part(shape=Box(half_size), touches=False), *balls))
-
-
-_BALL = 0.001  # radius [m]
+_BALL = 0.001  # radius of what touches in the egg's corners [m]
 _HANDLE = 0.008  # half of what the fingers close on [m]
 _EGG = (0.97, 0.93, 0.80, 1.0)
 
@@ -160,6 +151,20 @@ class EggFlipConfig:
     def build(self, scene: Scene) -> "EggFlip":
         """The task for a compiled scene."""
         return EggFlip(config=self, scene=scene)
+
+
+def _slab(half_size: Vec3) -> Compound:
+    """A box that touches with balls in its corners.
+
+    A ball meets a box in one point, the same one in C MuJoCo and MJX; of a box on a box each has
+    contact points of its own.
+    """
+    xs, ys, zs = ((_BALL - half, half - _BALL) for half in half_size)
+    balls = (
+        Part(shape=Sphere(_BALL), pos=corner, mass_share=0.01)
+        for corner in itertools.product(xs, ys, zs)
+    )
+    return Compound((Part(shape=Box(half_size), touches=False), *balls))
 
 
 def side_camera() -> CameraSpec:
