@@ -3,9 +3,9 @@
 Action, rates, limits and time limit: reference serl_family.md 2.3 and 2.4. The ancestor's pan and
 egg are not described there, its hand begins in one joint posture, and a classifier sees which side
 is up. Ours: the pan (flat, square, with sloped rims, held by its handle below the hand), the egg (a
-flat box that touches with its corners; of a cylinder MJX knows no contact), the posture, where the egg begins, and that
-its own axis tells when it is turned over. With what touches in its corners of 1 mm the swing, which
-was found for a whole box, turns 92 of 100 over; of 2 mm 83, of 7 mm 6.
+flat box that touches with its corners; of a cylinder MJX knows no contact), the posture, where the
+egg begins, and that its own axis tells when it is turned over. The expert's swing was found for a
+box that touches all over: it turns 92 of 100 eggs with balls of 1 mm in their corners, 83 of 2 mm.
 """
 
 import dataclasses
@@ -41,7 +41,6 @@ from scenes.objects import frying_pan
 from scenes.robots.panda import panda
 from scenes.shapes import Box, Compound, HeldMount, Part, Sphere
 from scenes.specs import ContactSpec, MountedArm, ObjectSpec, SceneSpec
-
 
 _BALL = 0.001  # radius of what touches in the egg's corners [m]
 _HANDLE = 0.008  # half of what the fingers close on [m]
