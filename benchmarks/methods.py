@@ -1,6 +1,7 @@
 """Which method solves which task? A matrix of whole runs, each of ten minutes of two cores.
 
 python -m benchmarks.methods --only franka/pick_cube --methods rlpd qc_rlpd --seeds 0 1 2
+python -m benchmarks.methods --only franka/pick_cube franka/peg_insertion --methods pixels xfeat
 
 Each cell is filed once it is there, so that a stopped run goes on where it was; `--again` measures
 anew. A cell ends early once two checks in a row reach `stop_at`; it is stopped, and then evaluated,
@@ -9,11 +10,14 @@ but `sac` are given the same 20 demonstrations, `bc_100` more.
 """
 
 import itertools
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.options import read_options
-from benchmarks.results import Recorder
+from benchmarks.process import ROOT
+from benchmarks.results import Recorder, say
 from benchmarks.resumable import drop, go_on, is_wanted, named_tasks
 from benchmarks.training_run import TrainingRun
 from benchmarks.workers.platform import prepare
@@ -22,6 +26,7 @@ from scenes.contract.names import unknown_name
 from scenes.contract.ranges import MOST_SEED, ranged
 
 QUESTION = "methods"
+SHIPPED_READER = "franka/pick_cube"  # whose frozen encoder is part of the package
 TASKS = (
     "franka/pick_cube",
     "franka/peg_insertion",
@@ -39,11 +44,13 @@ class Method:
         about: what it is, in a few words.
         args: of train.py.
         over: the method whose run of the same task and seed it begins with, "" for none.
+        reader: it needs a frozen encoder of ours, which is trained first where none is shipped.
     """
 
     about: str
     args: tuple[str, ...]
     over: str = ""
+    reader: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -61,6 +68,26 @@ METHODS: dict[str, Method] = {
     ),
     "sac": Method(about="SAC without demonstrations", args=("--preset=sac",)),
 }
+# The columns of pictures: who reads them for the learner.
+PICTURED = ("franka/pick_cube", "franka/peg_insertion")
+
+
+def _frozen(name: str, about: str) -> Method:
+    return Method(about=about, args=("--preset=pixels_frozen", f"--pixels.frozen={name}"))
+
+
+ENCODERS: dict[str, Method] = {
+    "pixels": Method(about="an encoder learned end to end", args=("--preset=pixels",)),
+    "ours": Method(
+        about="frozen, trained on what the simulator knows of this task",
+        args=("--preset=pixels_frozen",),
+        reader=True,
+    ),
+    "efficientnet_lite0": _frozen("efficientnet_lite0", "frozen, trained on ImageNet"),
+    "xfeat": _frozen("xfeat", "frozen, trained to match key points"),
+    "resnet10_random": _frozen("resnet10_random", "frozen, trained by nobody"),
+}
+_COLUMNS = METHODS | ENCODERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +96,7 @@ class MethodsConfig:
 
     Attributes:
         only: names of tasks; the matrix's five by default.
-        methods: names of columns.
+        methods: names of columns, those of pictures too.
         seeds: one run each.
         minutes: of two cores for one run, compiling included [min].
         stop_at: a run ends early once two checks in a row reach this success rate.
@@ -91,8 +118,8 @@ def run(cfg: MethodsConfig, recorder: Recorder) -> None:
     prepare()
     tasks = named_tasks(cfg.only)
     for name in cfg.methods:
-        if name not in METHODS:
-            raise UnknownNameError(unknown_name("method", name, METHODS))
+        if name not in _COLUMNS:
+            raise UnknownNameError(unknown_name("method", name, _COLUMNS))
     for seed, task, method in itertools.product(cfg.seeds, tasks, cfg.methods):
         if is_wanted(recorder, cell_name(task, method, seed), again=cfg.again):
             _measure(cfg, task, method, seed, recorder)
@@ -108,8 +135,8 @@ def _folder(cfg: MethodsConfig, task: str, method: str, seed: int) -> Path:
 
 
 def _measure(cfg: MethodsConfig, task: str, method: str, seed: int, recorder: Recorder) -> None:
-    column = METHODS[method]
-    begin = []
+    column = _COLUMNS[method]
+    begin = _reader(cfg, task) if column.reader else []
     if column.over:
         base = _folder(cfg, task, column.over, seed)
         if not (base / "summary.json").exists():
@@ -127,6 +154,26 @@ def _measure(cfg: MethodsConfig, task: str, method: str, seed: int, recorder: Re
     run = TrainingRun(command=command, folder=_folder(cfg, task, method, seed), minutes=cfg.minutes)
     params = {"task": task, "method": method, "seed": seed}
     run.measure(recorder, cell_name(task, method, seed), params)
+
+
+def _reader(cfg: MethodsConfig, task: str) -> list[str]:
+    """Return the option for the encoder of a task; it is trained where it is not there.
+
+    Its own training is no part of a cell's minutes: it knows the simulator, and serves all runs.
+    """
+    if task == SHIPPED_READER:
+        return []
+    cfg.folder.mkdir(parents=True, exist_ok=True)
+    path = (cfg.folder / f"{task.replace('/', '-')}-encoder.npz").absolute()
+    if not path.exists():
+        say(f"{QUESTION}: the encoder {path}")
+        command = ["-m", "mjx_serl.pretraining", str(path), f"--task={task}"]
+        log = path.with_suffix(".log")
+        with log.open("w") as said:
+            subprocess.run(
+                [sys.executable, *command], cwd=ROOT, stdout=said, stderr=said, check=True
+            )
+    return [f"--pixels.frozen={path}"]
 
 
 def main() -> None:

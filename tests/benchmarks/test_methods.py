@@ -32,8 +32,33 @@ def test_a_cell_begins_with_the_run_that_it_is_over(pretended_train: Path):
     assert recorder.results == [base, over]
 
 
+def test_an_encoder_of_ours_is_trained_once_where_none_is_shipped(
+    pretended_train: Path, monkeypatch: pytest.MonkeyPatch
+):
+    trained: list[list[str]] = []
+
+    def pretend(command: list[str], **more: Any) -> None:
+        assert more["check"]
+        trained.append(command[1:])
+        Path(command[3]).write_bytes(b"")
+
+    monkeypatch.setattr(methods.subprocess, "run", pretend)
+    peg, folder = "franka/peg_insertion", pretended_train / "runs"
+    recorder, minutes = Recorder("methods"), 0.2 / 120
+    cfg = methods.MethodsConfig(
+        only=(TASK, peg), methods=("ours",), seeds=(0, 1), minutes=minutes, folder=folder
+    )
+    methods.run(cfg, recorder)
+    encoder = folder / "franka-peg_insertion-encoder.npz"
+    assert trained == [["-m", "mjx_serl.pretraining", str(encoder), f"--task={peg}"]]
+    for row in recorder.results:
+        given = f"--pixels.frozen={encoder}" in row.params["train"]
+        assert given == (row.params["task"] == peg)
+    assert len(recorder.results) == 4
+
+
 def test_columns_name_presets_and_an_unknown_one_is_told():
-    for method in methods.METHODS.values():
+    for method in (methods.METHODS | methods.ENCODERS).values():
         assert method.args[0].removeprefix("--preset=") in PRESETS
         assert not method.over or method.over in methods.METHODS
     with pytest.raises(UnknownNameError, match="Did you mean 'qc_rlpd'"):
@@ -41,6 +66,7 @@ def test_columns_name_presets_and_an_unknown_one_is_told():
 
 
 def cell(recorder: Recorder, method: str, seed: int, rate: float, **more: Any) -> None:
+    columns = methods.METHODS | methods.ENCODERS
     params = {
         "task": TASK,
         "method": method,
@@ -48,7 +74,7 @@ def cell(recorder: Recorder, method: str, seed: int, rate: float, **more: Any) -
         "episodes": 100,
         "env_steps": 4000,
         "cpu_seconds": 120.0 * (seed + 1),
-        "train": "python " + " ".join(["train.py", *methods.METHODS[method].args]),
+        "train": "python " + " ".join(["train.py", *columns[method].args]),
     }
     recorder.add(methods.cell_name(TASK, method, seed), rate, "rate", params | more)
 
@@ -58,15 +84,19 @@ def test_what_was_measured_is_told():
     cell(recorder, "rlpd", 0, 0.9, curve=[(1000, 1.0, 0.2), (2000, 2.0, 0.9), (3000, 3.0, 0.95)])
     cell(recorder, "rlpd", 1, 1.0, curve=[(1000, 1.0, 0.2), (2000, 2.0, 0.8), (3000, 3.0, 0.95)])
     cell(recorder, "sac", 0, 0.0, curve=[(1000, 1.0, 0.0)])
+    cell(recorder, "xfeat", 0, 0.5, curve=[(1000, 1.0, 0.5)])
     recorder.missing(
         methods.cell_name(TASK, "residual", 0), "exit 1", {"task": TASK, "method": "residual"}
     )
     lines = methods_page.page(recorder.results).splitlines()
-    success, solved = (line.split(" | ") for line in lines if line.startswith(f"| {TASK} "))
+    success, solved, pictured, _ = (
+        line.split(" | ") for line in lines if line.startswith(f"| {TASK} ")
+    )
     columns = list(methods.METHODS)
     told = dict(zip(columns, success[1:], strict=True))
     assert told["rlpd"] == "95 % [91, 97], 1.5 min, 2 seeds"
     assert told["qc_rlpd"] == "not measured" and told["residual"] == "exit 1"
+    assert pictured[1 + list(methods.ENCODERS).index("xfeat")].startswith("50 % [40, 60]")
     steps = dict(zip(columns, solved[1:], strict=True))
     assert steps["rlpd"] == "2,500" and steps["sac"].startswith("never")
     assert "- franka/pick_cube: rlpd, seed 0: ▂██ 4,000 env steps" in lines
