@@ -16,7 +16,6 @@ import mujoco
 import numpy as np
 from jaxtyping import Float
 
-from benchmarks.options import read_options
 from benchmarks.results import Recorder
 from benchmarks.resumable import drop, go_on, is_wanted, named_tasks
 from benchmarks.workers.platform import prepare
@@ -149,11 +148,5 @@ def _measure(cfg: ContactsConfig, task: str, recorder: Recorder) -> None:
     recorder.add(_depth_row(task), float(np.percentile(depths, 99)), "mm", params)
 
 
-def main() -> None:
-    """Parse, measure, file."""
-    cfg = read_options(ContactsConfig, __doc__)
-    go_on(QUESTION, lambda recorder: run(cfg, recorder))
-
-
 if __name__ == "__main__":
-    main()
+    go_on(ContactsConfig, __doc__, QUESTION, run)

@@ -15,7 +15,6 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.options import read_options
 from benchmarks.process import ROOT
 from benchmarks.results import Recorder, say
 from benchmarks.resumable import drop, go_on, is_wanted, named_tasks
@@ -176,11 +175,5 @@ def _reader(cfg: MethodsConfig, task: str) -> list[str]:
     return [f"--pixels.frozen={path}"]
 
 
-def main() -> None:
-    """Parse, measure, file."""
-    cfg = read_options(MethodsConfig, __doc__)
-    go_on(QUESTION, lambda recorder: run(cfg, recorder))
-
-
 if __name__ == "__main__":
-    main()
+    go_on(MethodsConfig, __doc__, QUESTION, run)

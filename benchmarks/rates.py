@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import Any
 
 from benchmarks.compare import Group
-from benchmarks.options import read_options
 from benchmarks.peers.venvs import PeerError, peer_python
 from benchmarks.physics import ENV, GYM_HIL_ENVS, RAW, record_rate
 from benchmarks.results import Recorder
@@ -87,11 +86,5 @@ def _start_gym_hil(group: Group, cfg: RatesConfig, task: str, recorder: Recorder
         recorder.missing(f"{task}: gym-hil", str(error))
 
 
-def main() -> None:
-    """Parse, measure, file."""
-    cfg = read_options(RatesConfig, __doc__)
-    go_on(QUESTION, lambda recorder: run(cfg, recorder))
-
-
 if __name__ == "__main__":
-    main()
+    go_on(RatesConfig, __doc__, QUESTION, run)

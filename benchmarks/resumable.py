@@ -2,17 +2,24 @@
 
 import sys
 from collections.abc import Callable
+from typing import NoReturn, TypeVar
 
+from benchmarks.options import read_options
 from benchmarks.results import Recorder, load, say
 from benchmarks.table import finish
 from scenes.contract.command_line import guarded
 
+Config = TypeVar("Config")
 
-def go_on(question: str, run: Callable[[Recorder], None]) -> None:
-    """Measure and file, and end the process; bad input is one line."""
+
+def go_on(
+    kind: type[Config], about: str | None, question: str, run: Callable[[Config, Recorder], None]
+) -> NoReturn:
+    """Read options of a `kind`, measure and file, and end the process; bad input is one line."""
+    options = read_options(kind, about)
 
     def measure() -> int:
-        run(resumed(question))
+        run(options, resumed(question))
         return 0
 
     sys.exit(guarded(measure))

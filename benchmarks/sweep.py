@@ -11,7 +11,6 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.options import read_options
 from benchmarks.results import Recorder
 from benchmarks.resumable import go_on, is_wanted, named_tasks
 from benchmarks.workers.platform import prepare
@@ -153,11 +152,5 @@ def _of_single_steps(cfg: SweepConfig, task: str) -> tuple[float, dict[str, Any]
     return max(counted, default=0.0), {"note": "each step from one state", **told}
 
 
-def main() -> None:
-    """Parse, measure, file."""
-    cfg = read_options(SweepConfig, __doc__)
-    go_on(QUESTION, lambda recorder: run(cfg, recorder))
-
-
 if __name__ == "__main__":
-    main()
+    go_on(SweepConfig, __doc__, QUESTION, run)

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.options import read_options
 from benchmarks.results import Recorder
 from benchmarks.resumable import drop, go_on, is_wanted
 from mjx_serl.sysid.__main__ import read_log
@@ -206,11 +205,5 @@ def _sum_up(name: str, recorder: Recorder) -> None:
         recorder.add(f"{name}: {what}", value, unit, facts)
 
 
-def main() -> None:
-    """Parse, measure, file."""
-    cfg = read_options(SysidConfig, __doc__)
-    go_on("sysid", lambda recorder: run(cfg, recorder))
-
-
 if __name__ == "__main__":
-    main()
+    go_on(SysidConfig, __doc__, "sysid", run)

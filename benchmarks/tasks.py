@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from benchmarks.options import read_options
 from benchmarks.results import Recorder
 from benchmarks.resumable import go_on, is_wanted, named_tasks
 from benchmarks.training_run import TrainingRun
@@ -135,11 +134,5 @@ def _learn(cfg: TasksConfig, task: str, seed: int, recorder: Recorder) -> None:
     run.measure(recorder, learned_row(cfg, task, seed), params)
 
 
-def main() -> None:
-    """Parse, measure, file."""
-    cfg = read_options(TasksConfig, __doc__)
-    go_on(QUESTION, lambda recorder: run(cfg, recorder))
-
-
 if __name__ == "__main__":
-    main()
+    go_on(TasksConfig, __doc__, QUESTION, run)
