@@ -150,21 +150,29 @@ def _policy_latency(bundle: Bundle, recorder: Recorder) -> None:
 
 
 def on_simulated_arm(cfg: BridgeConfig, bundle: Bundle, recorder: Recorder) -> None:
-    """Success under the bridge beside the simulator's own evaluation of the same starts."""
+    """File success under the bridge beside the simulator's own of the same starts."""
+    own, solved = solved_by(cfg.run, bundle, episodes=cfg.episodes)
+    facts = {"task": bundle.manifest.task, "episodes": cfg.episodes, "simulator": own}
+    recorder.add("simulated arm: episodes solved", float(solved), "episodes", facts)
+
+
+def solved_by(run: Path, bundle: Bundle, *, episodes: int) -> tuple[int, int]:
+    """Return how many episodes a run's policy solves in the simulator, and its bundle on an arm.
+
+    The simulated arm, under the bridge's governor; both begin with the same starts.
+    """
     from mjx_serl.platform import prepare_platform
 
     prepare_platform(cache_dir=Path(__file__).resolve().parents[1] / ".cache" / "jax")
     from mjx_serl.run.evaluation import evaluate_run
     from mjx_serl.run.simulated_arm import build_world
 
-    _, result = evaluate_run(cfg.run, episodes=cfg.episodes, seed=0)
+    _, result = evaluate_run(run, episodes=episodes, seed=0)
     own = int(np.sum(result.success))
     contract = bundle.contract
-    world = build_world(bundle.manifest.task, contract, seed=0, episodes=cfg.episodes)
-    deployment, _ = _deploy(DeployConfig(episodes=cfg.episodes), bundle, sim_rig(world, contract))
-    solved = sum(report.success for report in deployment.reports)
-    facts = {"task": bundle.manifest.task, "episodes": cfg.episodes, "simulator": own}
-    recorder.add("simulated arm: episodes solved", float(solved), "episodes", facts)
+    world = build_world(bundle.manifest.task, contract, seed=0, episodes=episodes)
+    deployment, _ = _deploy(DeployConfig(episodes=episodes), bundle, sim_rig(world, contract))
+    return own, sum(report.success for report in deployment.reports)
 
 
 def on_franka(cfg: BridgeConfig, bundle: Bundle, recorder: Recorder) -> None:

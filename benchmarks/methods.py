@@ -86,7 +86,27 @@ ENCODERS: dict[str, Method] = {
     "xfeat": _frozen("xfeat", "frozen, trained to match key points"),
     "resnet10_random": _frozen("resnet10_random", "frozen, trained by nobody"),
 }
-_COLUMNS = METHODS | ENCODERS
+# Whose bundles are tried on a simulated arm (`benchmarks.bundles`), where the arm is paced.
+PACED = "franka/pick_cube_paced"
+DEPLOYED: dict[str, Method] = {
+    **{name: METHODS[name] for name in ("rlpd", "qc_rlpd", "hybrid", "bc_100")},
+    "hg_dagger": Method(
+        about="cloning, and an expert that takes over", args=("--preset=hg_dagger",)
+    ),
+    "qc": Method(about="Q-chunking with a one-step actor", args=("--preset=qc",)),
+    "expo": Method(about="the best of a flow's actions, edited", args=("--preset=expo",)),
+    "residual_rlpd": Method(
+        about="a bounded correction over `rlpd`", args=("--preset=residual",), over="rlpd"
+    ),
+    "flow_bc": Method(
+        about="a flow that clones 100 demonstrations, five actions at once",
+        args=("--method=offline", "--agent=flow_bc", "--demos.count=100"),
+    ),
+    "dsrl": Method(
+        about="the noise of `flow_bc`, steered", args=("--preset=dsrl",), over="flow_bc"
+    ),
+}
+_COLUMNS = METHODS | ENCODERS | DEPLOYED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +141,7 @@ def run(cfg: MethodsConfig, recorder: Recorder) -> None:
             raise UnknownNameError(unknown_name("method", name, _COLUMNS))
     for seed, task, method in itertools.product(cfg.seeds, tasks, cfg.methods):
         if is_wanted(recorder, cell_name(task, method, seed), again=cfg.again):
-            _measure(cfg, task, method, seed, recorder)
+            measure_cell(cfg, task, method, seed, recorder)
 
 
 def cell_name(task: str, method: str, seed: int) -> str:
@@ -129,18 +149,20 @@ def cell_name(task: str, method: str, seed: int) -> str:
     return f"{task}: {method}, seed {seed}"
 
 
-def _folder(cfg: MethodsConfig, task: str, method: str, seed: int) -> Path:
+def run_folder(cfg: MethodsConfig, task: str, method: str, seed: int) -> Path:
+    """Where the run of a cell is kept."""
     return cfg.folder / f"{task.replace('/', '-')}-{method}-s{seed}"
 
 
-def _measure(cfg: MethodsConfig, task: str, method: str, seed: int, recorder: Recorder) -> None:
+def measure_cell(cfg: MethodsConfig, task: str, method: str, seed: int, recorder: Recorder) -> None:
+    """Train what a cell names, and what it begins with where that is not there, and file both."""
     column = _COLUMNS[method]
     begin = _reader(cfg, task) if column.reader else []
     if column.over:
-        base = _folder(cfg, task, column.over, seed)
+        base = run_folder(cfg, task, column.over, seed)
         if not (base / "summary.json").exists():
             drop(recorder, cell_name(task, column.over, seed))
-            _measure(cfg, task, column.over, seed, recorder)
+            measure_cell(cfg, task, column.over, seed, recorder)
         begin = [f"--init={base}"]
     command = [
         "train.py",
@@ -150,7 +172,9 @@ def _measure(cfg: MethodsConfig, task: str, method: str, seed: int, recorder: Re
         f"--eval.stop-at={cfg.stop_at:g}",
         *begin,
     ]
-    run = TrainingRun(command=command, folder=_folder(cfg, task, method, seed), minutes=cfg.minutes)
+    run = TrainingRun(
+        command=command, folder=run_folder(cfg, task, method, seed), minutes=cfg.minutes
+    )
     params = {"task": task, "method": method, "seed": seed}
     run.measure(recorder, cell_name(task, method, seed), params)
 

@@ -7,8 +7,8 @@ import inspect
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from benchmarks import tasks
-from benchmarks.methods import ENCODERS, METHODS, PICTURED, QUESTION, TASKS, Method
+from benchmarks import bundles, tasks
+from benchmarks.methods import DEPLOYED, ENCODERS, METHODS, PACED, PICTURED, QUESTION, TASKS, Method
 from benchmarks.process import ROOT
 from benchmarks.results import Result, load
 from benchmarks.training_run import drawn_curve
@@ -34,6 +34,12 @@ _PICTURES = """## From pictures: who reads them
 Two 64 px cameras, no privileged numbers. The minutes of `ours` are without those of its training on
 the simulator (`python -m mjx_serl.pretraining`).
 """
+_BUNDLES = f"""## Bundles on a simulated arm
+
+Episodes of `{PACED}` that a run of seed 0 solves in the simulator, and its bundle
+on the simulated arm under the bridge's governor, from the same starts (`python -m
+benchmarks.bundles`).
+"""
 _PRESETS = """## Presets
 
 Runs of `benchmarks.methods` and `benchmarks.tasks` by their preset, further options of some of them
@@ -50,6 +56,9 @@ def page(results: Sequence[Result]) -> str:
             *_matrix(rows, TASKS, METHODS),
             _PICTURES,
             *_matrix(rows, PICTURED, ENCODERS),
+            _BUNDLES,
+            *_bundles(results),
+            "",
             "## Curves",
             "",
             *_curves(rows),
@@ -136,6 +145,25 @@ def _curves(rows: Sequence[Result]) -> Iterator[str]:
         if row.value is not None:
             steps = f"{row.params['env_steps']:,} env steps"
             yield f"- {row.name}: {drawn_curve(row.params['curve'])} {steps}"
+
+
+def _bundles(results: Sequence[Result]) -> Iterator[str]:
+    rows = [row for row in results if row.question == bundles.QUESTION]
+    trained = [row for row in results if row.question == QUESTION and row.params["task"] == PACED]
+    yield "| method | what it is | simulator | arm | trained for |"
+    yield "|---|---|---|---|---|"
+    for name, method in DEPLOYED.items():
+        tried = [_tried(row) for row in rows if row.params["method"] == name]
+        runs = [row for row in trained if row.params["method"] == name and row.value is not None]
+        took = f"{_minutes(runs)} min" if runs else ""
+        yield f"| `{name}` | {method.about} | {tried[0] if tried else 'not measured | '} | {took} |"
+
+
+def _tried(row: Result) -> str:
+    if row.value is None:
+        return f"{row.params['reason']} | "
+    episodes = row.params["episodes"]
+    return f"{row.params['simulator']} of {episodes} | {row.value:.0f} of {episodes}"
 
 
 def _presets(rows: Sequence[Result]) -> Iterator[str]:
