@@ -29,7 +29,7 @@ from scenes.contract.errors import InputError
 # Rewards of a batch of single steps; where one is terminated its next_obs is meaningless.
 RewardModel: TypeAlias = Callable[[Batch], Float[Array, " B"]]
 
-MAX_DRAWS = 64  # with 10 % of the rows usable, 0.1 % of the slots outlast this many redraws
+MAX_DRAWS = 64  # rounds, before what can be sampled is counted: with 10 % of it one call in many
 
 
 @struct.dataclass
@@ -232,9 +232,9 @@ class ReplayBuffer:
     ) -> Int[Array, " count"]:
         """Draw flat indices row * N + world, redrawing the unusable ones until none is left.
 
-        Rejection keeps it uniform at the price of a few rounds of integers, where a probability
-        vector would cost a pass over the buffer. After `MAX_DRAWS` rounds a slot that is still
-        empty repeats another one of the same call.
+        Rejection keeps it uniform at the price of a few rounds of integers, where counting costs a
+        pass over the buffer. Only slots that are still empty after `MAX_DRAWS` rounds pay for that:
+        demonstrations of 20 steps under a time limit of 1000 fill 2 % of their ring.
         """
 
         def redraw(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
@@ -245,10 +245,17 @@ class ReplayBuffer:
             return index, good | self._usable(state, index, n_step), key, draws + 1
 
         start = (jnp.zeros(count, jnp.int32), jnp.zeros(count, bool), key, jnp.int32(0))
-        index, good, _, _ = jax.lax.while_loop(
+        index, good, key, _ = jax.lax.while_loop(
             lambda carry: ~jnp.all(carry[1]) & (carry[3] < MAX_DRAWS), redraw, start
         )
-        return jnp.where(good, index, index[jnp.argmax(good)])
+
+        def count_out() -> Int[Array, " count"]:
+            every = jnp.arange(self.capacity_rows * self.num_envs, dtype=jnp.int32)
+            so_far = jnp.cumsum(self._usable(state, every, n_step), dtype=jnp.int32)
+            rank = jax.random.randint(key, (count,), 0, jnp.maximum(so_far[-1], 1))
+            return jnp.searchsorted(so_far, rank, side="right").astype(jnp.int32)
+
+        return jnp.where(good, index, jax.lax.cond(jnp.all(good), lambda: index, count_out))
 
     def _usable(
         self, state: ReplayState, index: Int[Array, " count"], n_step: int

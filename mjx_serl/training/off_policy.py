@@ -169,7 +169,8 @@ class OffPolicyConfig:
         return self.agent.label(images=images, demos=self.has_demos)
 
     def build(self, observer: Observer, *, num_envs: int) -> "OffPolicy":
-        """Return the trainer of an observer's task; InputError for two rewards in its place."""
+        """Return the trainer of an observer's task; InputError for what does not fit it."""
+        self._check_time_limit(observer)
         horizon = self.agent.build().horizon
         if observer.stack > 1:
             self._check_stack(observer, horizon)
@@ -184,6 +185,16 @@ class OffPolicyConfig:
             # Nobody tells the worlds that they are solved.
             observer = dataclasses.replace(observer, judge=Judge(observer.env))
         return self.trainer(self.worlds(observer, num_envs=num_envs), self.demos.build(observer))
+
+    def _check_time_limit(self, observer: Observer) -> None:
+        """Raise InputError where no episode that the time limit ends could be learned from."""
+        n_step, limit = self.agent.build().n_step, observer.env.task.episode_steps
+        if n_step >= limit:
+            raise InputError(
+                f"agent.n_step {n_step} (agent.horizon included), allowed: less than the time "
+                f"limit of '{observer.env.name}', {limit} control steps: a span of rewards that "
+                "the limit cuts off is not learned from"
+            )
 
     def _check_stack(self, observer: Observer, horizon: int) -> None:
         """Raise InputError for what does not go with stacked pictures."""

@@ -11,16 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_env import SPEC, ToyEnv
+from toy_env import SPEC, STEPS, ToyEnv
 
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.data import normalize
+from mjx_serl.envs.observation import Observer
 from mjx_serl.tasks.pick_cube import DENSE, SPARSE, PickCube, PickCubeConfig
 from mjx_serl.training.demonstrations import DemoConfig
 from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig, buffer_rows
 from mjx_serl.training.policies import trained_policy
 from mjx_serl.training.state import TrainState, tree_bytes
 from mjx_serl.types import Batch, Transition
+from scenes.contract.errors import InputError
 
 NUM_ENVS = 6
 
@@ -159,6 +161,15 @@ def test_a_buffer_holds_its_size_and_the_warm_up():
     assert buffer_rows(config, 7) == 142
     assert buffer_rows(LoopConfig(buffer_size=100, warmup_steps=301), 7) == 43
     assert buffer_rows(LoopConfig(buffer_size=4, warmup_steps=0), 4) == 2
+
+
+@pytest.mark.parametrize(
+    "agent", [SACConfig(n_step=STEPS), SACConfig(horizon=STEPS), SACConfig(n_step=STEPS + 3)]
+)
+def test_a_span_that_every_time_limit_cuts_off_is_refused(agent: SACConfig):
+    method, worlds = OffPolicyConfig(agent=agent), Observer(ToyEnv())
+    with pytest.raises(InputError, match="less than the time limit of 'toy', 8 control steps"):
+        method.build(worlds, num_envs=2)
 
 
 # -- batches -----------------------------------------------------------------------------------
