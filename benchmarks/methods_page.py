@@ -7,7 +7,7 @@ import inspect
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from benchmarks import bundles, tasks
+from benchmarks import bundles, extremes, tasks
 from benchmarks.methods import DEPLOYED, ENCODERS, METHODS, PACED, PICTURED, QUESTION, TASKS, Method
 from benchmarks.process import ROOT
 from benchmarks.results import Result, load
@@ -40,6 +40,12 @@ Episodes of `{PACED}` that a run of seed 0 solves in the simulator, and its bund
 on the simulated arm under the bridge's governor, from the same starts (`python -m
 benchmarks.bundles`).
 """
+_EXTREMES = """## On the grid of extremes
+
+Success of policies for franka/pick_cube, trained without and with randomisation (seed 0), in worlds
+at the extremes: friction, mass, delay of the action, and from pictures other cameras or another
+light (`python -m benchmarks.extremes`).
+"""
 _PRESETS = """## Presets
 
 Runs of `benchmarks.methods` and `benchmarks.tasks` by their preset, further options of some of them
@@ -58,6 +64,9 @@ def page(results: Sequence[Result]) -> str:
             *_matrix(rows, PICTURED, ENCODERS),
             _BUNDLES,
             *_bundles(results),
+            "",
+            _EXTREMES,
+            *_extremes(results),
             "",
             "## Curves",
             "",
@@ -164,6 +173,34 @@ def _tried(row: Result) -> str:
         return f"{row.params['reason']} | "
     episodes = row.params["episodes"]
     return f"{row.params['simulator']} of {episodes} | {row.value:.0f} of {episodes}"
+
+
+def _extremes(results: Sequence[Result]) -> Iterator[str]:
+    rows = {
+        row.params["case"]: row
+        for row in results
+        if row.question == extremes.QUESTION and row.value is not None
+    }
+    cells = dict.fromkeys(cell for row in rows.values() for cell in row.params["cells"])
+    yield f"| | {' | '.join(f'`{case}`' for case in extremes.CASES)} |"
+    yield "|---" * (len(extremes.CASES) + 1) + "|"
+    found = [rows.get(case) for case in extremes.CASES]
+    for cell in cells:
+        yield f"| {cell} | {' | '.join(_percent(row, cell) for row in found)} |"
+    for title, tell in (
+        ("as trained", lambda row: f"{100 * row.params['success_rate']:.0f} %"),
+        ("env steps", lambda row: f"{row.params['env_steps']:,}"),
+        ("minutes", lambda row: _minutes([row])),
+    ):
+        yield f"| {title} | {' | '.join(tell(row) if row else '' for row in found)} |"
+    yield ""
+    for case, args in extremes.CASES.items():
+        yield f"- `{case}`: `python train.py {' '.join(args)} --eval.grid=100`"
+
+
+def _percent(row: Result | None, cell: str) -> str:
+    share = None if row is None else row.params["cells"].get(cell)
+    return "" if share is None else f"{100 * share:.0f} %"
 
 
 def _presets(rows: Sequence[Result]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from mjx_serl.agents.residual import ResidualConfig
 from mjx_serl.agents.reward_model import ViceConfig
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.config import EvalConfig, RunConfig, TrainConfig
+from mjx_serl.envs.appearance import LookConfig
 from mjx_serl.envs.observation import PixelConfig
 from mjx_serl.registry import Registry
 from mjx_serl.training.dagger import HGDAggerConfig
@@ -204,6 +205,31 @@ def pixels_frozen() -> TrainConfig:
         laptop(),
         preset="pixels_frozen",
         pixels=PixelConfig(cameras=("front", "wrist"), frozen="pick_cube"),
+    )
+
+
+@PRESETS.register("pixels_varied")
+def pixels_varied() -> TrainConfig:
+    """The frozen encoder's preset where physics, delays, cameras and light vary.
+
+    `python train.py --preset pixels_varied`. Its encoder has learned from cameras that are mounted
+    elsewhere in every look (`python -m mjx_serl.pretraining OUT.npz --task
+    franka/pick_cube_randomized --pixels.look.variants 96 --pixels.look.camera-position 0.012
+    --pixels.look.camera-angle 1.8 --pixels.look.color 0.25 --pixels.look.light 0.35 --train.rounds
+    8 --train.updates 36000`). It ends with the grid of extremes.
+    """
+    look = LookConfig(variants=33, camera_position=0.012, camera_angle=1.8, color=0.2, light=0.3)
+    base = pixels_frozen()
+    return dataclasses.replace(
+        base,
+        preset="pixels_varied",
+        task="franka/pick_cube_randomized",
+        total_env_steps=120_000,
+        pixels=dataclasses.replace(
+            base.pixels, frozen="pick_cube_varied", look=look, critic_obs=True
+        ),
+        # The checks are of what training draws; the corners of the grid need more.
+        eval=dataclasses.replace(base.eval, stop_at=1.1, grid=100),
     )
 
 

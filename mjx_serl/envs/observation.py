@@ -58,7 +58,8 @@ class PixelConfig:
         look: domain randomisation of the appearance.
         seed: of the looks.
         frozen: a trained encoder whose features are observed instead of the pictures, so that the
-            learner never sees a pixel: pick_cube, ours of that task; of any task
+            learner never sees a pixel: pick_cube or pick_cube_varied (cameras mounted
+            elsewhere, other light), ours of that task; of any task
             efficientnet_lite0 or xfeat, from packages of PyPI, or resnet10_random, which nobody
             trained; or a file of `python -m mjx_serl.pretraining`, of SERL's ResNet-10 too. None
             observes pictures.

@@ -1,0 +1,101 @@
+"""Does what is learned survive other friction, mass, delay, cameras and light?
+
+    python -m benchmarks.extremes --cases state_randomized
+
+Policies trained without and with randomisation, from state and from pictures, on the same grid of
+extremes (`mjx_serl.training.robustness`). Each row is filed once it is there, so that a stopped run
+goes on where it was; `--again` measures anew. A row's figure is the success rate in its worst cell.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import Recorder
+from benchmarks.resumable import go_on, is_wanted
+from benchmarks.training_run import TrainingRun
+from scenes.contract.errors import UnknownNameError
+from scenes.contract.names import unknown_name
+from scenes.contract.ranges import MOST_EPISODES, MOST_SEED, ranged
+
+QUESTION = "extremes"
+_RANDOMIZED = "--task=franka/pick_cube_randomized"
+# What is trained with randomisation goes on to the end: its checks are of what training draws, and
+# the corners of the grid need more.
+CASES: dict[str, tuple[str, ...]] = {
+    "state_plain": ("--preset=laptop", "--task=franka/pick_cube"),
+    "state_randomized": (
+        *("--preset=laptop", _RANDOMIZED),
+        *("--total-env-steps=40000", "--eval.stop-at=1.1"),
+    ),
+    "pixels_plain": ("--preset=pixels_frozen", "--task=franka/pick_cube"),
+    "pixels_varied": ("--preset=pixels_varied",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtremesConfig:
+    """Which policies, how many episodes.
+
+    Attributes:
+        cases: names of policies; all by default.
+        seed: of the training runs.
+        episodes: in each cell of the grid.
+        minutes: of two cores for one run, compiling and the grid included [min].
+        again: measure once more what is filed already.
+        folder: where the runs are kept.
+    """
+
+    cases: tuple[str, ...] = field(default_factory=lambda: tuple(CASES))
+    seed: int = ranged(0, least=0, most=MOST_SEED)
+    episodes: int = ranged(100, least=1, most=MOST_EPISODES)
+    minutes: float = ranged(45.0, above=0)
+    again: bool = False
+    folder: Path = Path("runs/extremes")
+
+
+def run(cfg: ExtremesConfig, recorder: Recorder) -> None:
+    """Measure what has no row yet; with `again`, all that is asked for."""
+    for case in cfg.cases:
+        if case not in CASES:
+            raise UnknownNameError(unknown_name("case", case, CASES))
+    for case in cfg.cases:
+        name = row_name(case, cfg.seed)
+        if is_wanted(recorder, name, again=cfg.again):
+            _measure(cfg, case, name, recorder)
+
+
+def row_name(case: str, seed: int) -> str:
+    """What the row of a policy is called."""
+    return f"{case}, seed {seed}"
+
+
+def _measure(cfg: ExtremesConfig, case: str, name: str, recorder: Recorder) -> None:
+    folder = cfg.folder / f"{case}-s{cfg.seed}"
+    command = [
+        "train.py",
+        *CASES[case],
+        f"--seed={cfg.seed}",
+        f"--eval.grid={cfg.episodes}",
+    ]
+    trained = Recorder(QUESTION)
+    params = {"case": case, "seed": cfg.seed}
+    TrainingRun(command=command, folder=folder, minutes=cfg.minutes).measure(trained, name, params)
+    (row,) = trained.results
+    if row.value is None:
+        recorder.missing(name, row.params["reason"], params)
+        return
+    cells = _cells(folder)
+    more: dict[str, Any] = {"cells": cells, "success_rate": row.value}
+    recorder.add(name, min(cells.values()), "rate", row.params | more)
+
+
+def _cells(folder: Path) -> dict[str, float]:
+    """Success rates in the cells of the grid."""
+    grid = json.loads((folder / "summary.json").read_text())["grid"]
+    return {cell["name"]: cell["successes"] / cell["episodes"] for cell in grid}
+
+
+if __name__ == "__main__":
+    go_on(ExtremesConfig, __doc__, QUESTION, run)
