@@ -86,15 +86,14 @@ def _measure(cfg: ExtremesConfig, case: str, name: str, recorder: Recorder) -> N
     if row.value is None:
         recorder.missing(name, row.params["reason"], params)
         return
-    cells = _cells(folder)
-    more: dict[str, Any] = {"cells": cells, "success_rate": row.value}
+    summary = json.loads((folder / "summary.json").read_text())
+    cells = {cell["name"]: cell["successes"] / cell["episodes"] for cell in summary["grid"]}
+    more: dict[str, Any] = {
+        "cells": cells,
+        "success_rate": row.value,
+        "task": summary["task"],
+    }
     recorder.add(name, min(cells.values()), "rate", row.params | more)
-
-
-def _cells(folder: Path) -> dict[str, float]:
-    """Success rates in the cells of the grid."""
-    grid = json.loads((folder / "summary.json").read_text())["grid"]
-    return {cell["name"]: cell["successes"] / cell["episodes"] for cell in grid}
 
 
 if __name__ == "__main__":

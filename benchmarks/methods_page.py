@@ -3,6 +3,7 @@
 python -m benchmarks.methods_page
 """
 
+import dataclasses
 import inspect
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,8 +49,8 @@ light (`python -m benchmarks.extremes`).
 """
 _PRESETS = """## Presets
 
-Runs of `benchmarks.methods` and `benchmarks.tasks` by their preset, further options of some of them
-included: task, success of the final episodes of all seeds, median minutes of two cores.
+Runs of `benchmarks.methods`, `tasks` and `extremes` by their preset, further options of some of
+them included: task, success of the final episodes of all seeds, median minutes of two cores.
 """
 
 
@@ -73,7 +74,7 @@ def page(results: Sequence[Result]) -> str:
             *_curves(rows),
             "",
             _PRESETS,
-            *_presets([row for row in results if row.question in _SOURCES]),
+            *_presets([*_trained(results)]),
             "",
         ]
     )
@@ -201,6 +202,15 @@ def _extremes(results: Sequence[Result]) -> Iterator[str]:
 def _percent(row: Result | None, cell: str) -> str:
     share = None if row is None else row.params["cells"].get(cell)
     return "" if share is None else f"{100 * share:.0f} %"
+
+
+def _trained(results: Sequence[Result]) -> Iterator[Result]:
+    """Rows of training runs whose figure is the success of their final episodes."""
+    for row in results:
+        if row.question in _SOURCES:
+            yield row
+        elif row.question == extremes.QUESTION and row.value is not None:
+            yield dataclasses.replace(row, value=row.params["success_rate"])
 
 
 def _presets(rows: Sequence[Result]) -> Iterator[str]:

@@ -29,8 +29,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             recorder.missing(name, "exit 1", params)
             return
         self.folder.mkdir(parents=True)
-        (self.folder / "summary.json").write_text(json.dumps({"grid": GRID}))
-        found = {"env_steps": 4000, "cpu_seconds": 240.0, "train": "", "task": ""}
+        (self.folder / "summary.json").write_text(json.dumps({"grid": GRID, "task": "a"}))
+        found = {"env_steps": 4000, "cpu_seconds": 240.0, "train": ""}
         recorder.add(name, 0.98, "rate", params | found)
 
     monkeypatch.setattr(TrainingRun, "measure", measure)
