@@ -273,7 +273,8 @@ def check(num_envs: int, buffer_size: int, *, available: int) -> int:
     """Whether a run of that size fits."""
     loop = LoopConfig(buffer_size=buffer_size, warmup_steps=100)
     method = OffPolicyConfig(loop=loop, demos=DemoConfig(count=0))
-    trainer = method.build(Observer(SimpleNamespace()), num_envs=num_envs)
+    worlds: Any = SimpleNamespace(task=SimpleNamespace(episode_steps=100))
+    trainer = method.build(Observer(worlds), num_envs=num_envs)
     state = fake_state(num_envs, buffer_size)
     return check_memory(state, trainer.memory(state), available=available)
 

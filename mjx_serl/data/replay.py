@@ -255,7 +255,8 @@ class ReplayBuffer:
             rank = jax.random.randint(key, (count,), 0, jnp.maximum(so_far[-1], 1))
             return jnp.searchsorted(so_far, rank, side="right").astype(jnp.int32)
 
-        return jnp.where(good, index, jax.lax.cond(jnp.all(good), lambda: index, count_out))
+        found: Array = jax.lax.cond(jnp.all(good), lambda: index, count_out)
+        return jnp.where(good, index, found)
 
     def _usable(
         self, state: ReplayState, index: Int[Array, " count"], n_step: int
