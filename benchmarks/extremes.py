@@ -10,24 +10,22 @@ goes on where it was; `--again` measures anew. A row's figure is the success rat
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from benchmarks.results import Recorder
-from benchmarks.resumable import go_on, is_wanted
+from benchmarks.resumable import go_on, is_wanted, require_known
 from benchmarks.training_run import TrainingRun
-from scenes.contract.errors import UnknownNameError
-from scenes.contract.names import unknown_name
 from scenes.contract.ranges import MOST_EPISODES, MOST_SEED, ranged
 
 QUESTION = "extremes"
-_RANDOMIZED = "--task=franka/pick_cube_randomized"
 # What is trained with randomisation goes on to the end: its checks are of what training draws, and
 # the corners of the grid need more.
 CASES: dict[str, tuple[str, ...]] = {
     "state_plain": ("--preset=laptop", "--task=franka/pick_cube"),
     "state_randomized": (
-        *("--preset=laptop", _RANDOMIZED),
-        *("--total-env-steps=40000", "--eval.stop-at=1.1"),
+        "--preset=laptop",
+        "--task=franka/pick_cube_randomized",
+        "--total-env-steps=40000",
+        "--eval.stop-at=1.1",
     ),
     "pixels_plain": ("--preset=pixels_frozen", "--task=franka/pick_cube"),
     "pixels_varied": ("--preset=pixels_varied",),
@@ -57,28 +55,16 @@ class ExtremesConfig:
 
 def run(cfg: ExtremesConfig, recorder: Recorder) -> None:
     """Measure what has no row yet; with `again`, all that is asked for."""
+    require_known("case", cfg.cases, CASES)
     for case in cfg.cases:
-        if case not in CASES:
-            raise UnknownNameError(unknown_name("case", case, CASES))
-    for case in cfg.cases:
-        name = row_name(case, cfg.seed)
+        name = f"{case}, seed {cfg.seed}"
         if is_wanted(recorder, name, again=cfg.again):
             _measure(cfg, case, name, recorder)
 
 
-def row_name(case: str, seed: int) -> str:
-    """What the row of a policy is called."""
-    return f"{case}, seed {seed}"
-
-
 def _measure(cfg: ExtremesConfig, case: str, name: str, recorder: Recorder) -> None:
     folder = cfg.folder / f"{case}-s{cfg.seed}"
-    command = [
-        "train.py",
-        *CASES[case],
-        f"--seed={cfg.seed}",
-        f"--eval.grid={cfg.episodes}",
-    ]
+    command = ["train.py", *CASES[case], f"--seed={cfg.seed}", f"--eval.grid={cfg.episodes}"]
     trained = Recorder(QUESTION)
     params = {"case": case, "seed": cfg.seed}
     TrainingRun(command=command, folder=folder, minutes=cfg.minutes).measure(trained, name, params)
@@ -88,12 +74,8 @@ def _measure(cfg: ExtremesConfig, case: str, name: str, recorder: Recorder) -> N
         return
     summary = json.loads((folder / "summary.json").read_text())
     cells = {cell["name"]: cell["successes"] / cell["episodes"] for cell in summary["grid"]}
-    more: dict[str, Any] = {
-        "cells": cells,
-        "success_rate": row.value,
-        "task": summary["task"],
-    }
-    recorder.add(name, min(cells.values()), "rate", row.params | more)
+    more = {"cells": cells, "success_rate": row.value, "task": summary["task"]}
+    recorder.add(name, min(cells.values()), "rate", {**row.params, **more})
 
 
 if __name__ == "__main__":

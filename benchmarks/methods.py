@@ -17,11 +17,9 @@ from pathlib import Path
 
 from benchmarks.process import ROOT
 from benchmarks.results import Recorder, say
-from benchmarks.resumable import drop, go_on, is_wanted, named_tasks
+from benchmarks.resumable import drop, go_on, is_wanted, named_tasks, require_known
 from benchmarks.training_run import TrainingRun
 from benchmarks.workers.platform import prepare
-from scenes.contract.errors import UnknownNameError
-from scenes.contract.names import unknown_name
 from scenes.contract.ranges import MOST_SEED, ranged
 
 QUESTION = "methods"
@@ -136,9 +134,7 @@ def run(cfg: MethodsConfig, recorder: Recorder) -> None:
     """Measure what has no row yet; with `again`, all that is asked for."""
     prepare()
     tasks = named_tasks(cfg.only)
-    for name in cfg.methods:
-        if name not in _COLUMNS:
-            raise UnknownNameError(unknown_name("method", name, _COLUMNS))
+    require_known("method", cfg.methods, _COLUMNS)
     for seed, task, method in itertools.product(cfg.seeds, tasks, cfg.methods):
         if is_wanted(recorder, cell_name(task, method, seed), again=cfg.again):
             measure_cell(cfg, task, method, seed, recorder)

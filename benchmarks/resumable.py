@@ -1,13 +1,15 @@
 """Rows of a question that are filed one by one, so that a stopped script goes on where it was."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn, TypeVar
 
 from benchmarks.options import read_options
 from benchmarks.results import Recorder, load, say
 from benchmarks.table import finish
 from scenes.contract.command_line import guarded
+from scenes.contract.errors import UnknownNameError
+from scenes.contract.names import unknown_name
 
 Config = TypeVar("Config")
 
@@ -39,6 +41,14 @@ def named_tasks(only: tuple[str, ...]) -> list[str]:
     for name in only:
         TASKS[name]  # an unknown one is told with those that there are
     return [name for name in TASKS if not only or name in only]
+
+
+def require_known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raise UnknownNameError for the first of some names that is not among the known ones."""
+    known = [*known]
+    for name in names:
+        if name not in known:
+            raise UnknownNameError(unknown_name(kind, name, known))
 
 
 def is_wanted(recorder: Recorder, name: str, *, again: bool) -> bool:

@@ -29,7 +29,9 @@ from scenes.contract.errors import InputError
 # Rewards of a batch of single steps; where one is terminated its next_obs is meaningless.
 RewardModel: TypeAlias = Callable[[Batch], Float[Array, " B"]]
 
-MAX_DRAWS = 64  # rounds, before what can be sampled is counted: with 10 % of it one call in many
+# Rounds, before what can be sampled is counted: with 10 % of the rows usable, 0.1 % of the slots
+# outlast them.
+MAX_DRAWS = 64
 
 
 @struct.dataclass

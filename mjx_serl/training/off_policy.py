@@ -170,10 +170,11 @@ class OffPolicyConfig:
 
     def build(self, observer: Observer, *, num_envs: int) -> "OffPolicy":
         """Return the trainer of an observer's task; InputError for what does not fit it."""
-        self._check_time_limit(observer)
-        horizon = self.agent.build().horizon
+        agent = self.agent.build()
+        horizon = agent.horizon
+        _check_time_limit(observer, agent.n_step)
         if observer.stack > 1:
-            self._check_stack(observer, horizon)
+            self._check_stack(observer, agent)
         if observer.judge is not None and horizon > 1:
             raise InputError(
                 f"--reward.classifier judges the picture of every step, of which an agent with "
@@ -186,19 +187,9 @@ class OffPolicyConfig:
             observer = dataclasses.replace(observer, judge=Judge(observer.env))
         return self.trainer(self.worlds(observer, num_envs=num_envs), self.demos.build(observer))
 
-    def _check_time_limit(self, observer: Observer) -> None:
-        """Raise InputError where no episode that the time limit ends could be learned from."""
-        n_step, limit = self.agent.build().n_step, observer.env.task.episode_steps
-        if n_step >= limit:
-            raise InputError(
-                f"agent.n_step {n_step} (agent.horizon included), allowed: less than the time "
-                f"limit of '{observer.env.name}', {limit} control steps: a span of rewards that "
-                "the limit cuts off is not learned from"
-            )
-
-    def _check_stack(self, observer: Observer, horizon: int) -> None:
+    def _check_stack(self, observer: Observer, agent: OffPolicyAgent) -> None:
         """Raise InputError for what does not go with stacked pictures."""
-        rows = least_rows(self.agent.build().n_step) + observer.stack - 1
+        horizon, rows = agent.horizon, least_rows(agent.n_step) + observer.stack - 1
         for wrong, line in (
             (horizon > 1, f"an agent with horizon {horizon}, which no bridge shows every step"),
             (self.vice.updates > 0, "--vice.updates, whose goals are single pictures"),
@@ -637,6 +628,17 @@ def require_single_actions(agent: OffPolicyAgent, method: str) -> None:
         raise InputError(
             f"--method {method} plays single actions, got an agent with horizon {agent.horizon}; "
             "allowed: agent.horizon 1, or --method off_policy"
+        )
+
+
+def _check_time_limit(observer: Observer, n_step: int) -> None:
+    """Raise InputError where no episode that the time limit ends could be learned from."""
+    limit = observer.env.task.episode_steps
+    if n_step >= limit:
+        raise InputError(
+            f"agent.n_step {n_step} (agent.horizon included), allowed: less than the time "
+            f"limit of '{observer.env.name}', {limit} control steps: a span of rewards that "
+            "the limit cuts off is not learned from"
         )
 
 

@@ -35,6 +35,8 @@ class OperationalSpace(EndEffector):
         # Everything behind a joint moves with it; the hand and fingers count as the last link.
         mass, com, inertia = _link_inertias(scene)
         self.mass, self.com = jnp.asarray(mass, jnp.float32), jnp.asarray(com, jnp.float32)
+        # Of all that each joint moves.
+        self.carried = np.cumsum(mass.astype(np.float32)[::-1])[::-1].copy()
         factors = np.swapaxes(np.linalg.cholesky(inertia), -1, -2)
         self.inertia_factors = jnp.asarray(factors, jnp.float32)
         self.armature = jnp.asarray(model.dof_armature[self.arm.dof_ids], jnp.float32)
@@ -51,16 +53,15 @@ class OperationalSpace(EndEffector):
         jac, turned = self.jacobian(sim), quat_to_mat(sim.xquat[ids])
         speed, axis = jac[:3].T, jac[3:].T
         com = sim.xpos[ids] - origin + _times(turned, self.com)
-        # R I R^T = sum of the columns of R F^T, where I = F^T F.
+        # R I R^T = (R F^T) (R F^T)^T, where I = F^T F.
         factors = (turned[:, :, None, :] * self.inertia_factors[:, None, :, :]).sum(-1)
         spin = (factors[:, :, None, :] * factors[:, None, :, :]).sum(-1)
         outer = com[:, :, None] * com[:, None, :]
         square = (com * com).sum(-1)[:, None, None] * jnp.eye(3)
         spin = _behind(spin + self.mass[:, None, None] * (square - outer))
         moment = _behind(self.mass[:, None] * com)
-        mass = np.cumsum(np.asarray(self.mass)[::-1])[::-1].copy()
         # Momentum of all that joint k moves at unit speed, then how much of it joint j feels.
-        linear = mass[:, None] * speed + jnp.cross(axis, moment)
+        linear = self.carried[:, None] * speed + jnp.cross(axis, moment)
         angular = _times(spin, axis) + jnp.cross(moment, speed)
         shared = (axis[:, None] * angular[None]).sum(-1) + (speed[:, None] * linear[None]).sum(-1)
         above = jnp.triu(shared)
