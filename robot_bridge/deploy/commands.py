@@ -14,11 +14,11 @@ from robot_bridge.deploy.policy_process import PolicyProcessError
 from robot_bridge.deploy.rigs import RigConfig, RigMaker, build_rig
 from robot_bridge.driver import DriverError
 from robot_bridge.openpi.client import RemotePolicyError
-from robot_bridge.operators.operator import OperatorError
 from robot_bridge.policy.bundle import Bundle
 from robot_bridge.safety.command_check import require_runnable
 from robot_bridge.safety.supervisor import NotAllowedError
 from scenes.contract import command_line as refusals
+from scenes.contract.operator import OperatorError
 from scenes.contract.success_rate import success_line
 
 # What the world outside may do: an arm, a camera, a device, a process, a person.

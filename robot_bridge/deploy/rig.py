@@ -7,8 +7,8 @@ from typing import Protocol
 from robot_bridge.clock import Clock
 from robot_bridge.driver import ArmDriver
 from robot_bridge.messages import Ending, Tick
-from robot_bridge.operators.operator import Operator
 from robot_bridge.policy.observation import Eye, ObjectSource
+from scenes.contract.operator import Operator
 from scenes.contract.ranges import check_ranges, ranged
 
 

@@ -14,10 +14,10 @@ from robot_bridge.drivers.registry import DRIVERS, Connection, DriverEntry
 from robot_bridge.drivers.replay import ReplayDriver, ReplayEye, ReplayObjects
 from robot_bridge.drivers.simulated import SimDriver, SimEye, SimObjects, World
 from robot_bridge.messages import Ending
-from robot_bridge.operators.operator import Axes, Operator
 from robot_bridge.policy.observation import FixedObjects
 from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.names import unknown_name
+from scenes.contract.operator import Axes, Operator
 from scenes.contract.policy_contract import Contract, objects_observed, unmeasured
 from scenes.contract.ranges import require_number
 

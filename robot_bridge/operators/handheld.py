@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robot_bridge.operators.operator import (
+from scenes.contract.operator import (
     HOLD_SECONDS,
     Axes,
     OperatorError,

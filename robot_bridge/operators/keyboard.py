@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from robot_bridge.operators.operator import (
+from scenes.contract.operator import (
     HOLD_SECONDS,
     Axes,
     OperatorError,

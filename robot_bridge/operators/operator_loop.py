@@ -3,9 +3,9 @@
 import numpy as np
 
 from robot_bridge.messages import Command, Ending
-from robot_bridge.operators.operator import Operator
 from robot_bridge.policy.policy_loop import ControlSide
 from robot_bridge.reasons import Reason
+from scenes.contract.operator import Operator
 
 POLL_PERIOD = 0.02  # a pressed stop key is noticed within this time [s]
 

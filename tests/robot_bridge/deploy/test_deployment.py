@@ -18,12 +18,12 @@ from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk, conne
 from robot_bridge.deploy.ledger import Ledger
 from robot_bridge.deploy.rig import Rig, RigConfig, Senses
 from robot_bridge.driver import ArmInfo, DriverError
-from robot_bridge.operators.operator import OperatorInput
 from robot_bridge.policy.observation import FixedObjects
 from robot_bridge.records import recorder as recorder_module
 from robot_bridge.records.reader import read_recording
 from robot_bridge.safety.kinematics import Chain
 from robot_bridge.safety.supervisor import NotAllowedError
+from scenes.contract.operator import OperatorInput
 from scenes.contract.success_rate import success_line
 from scenes.robots import robot_named
 

@@ -31,11 +31,11 @@ from robot_bridge.deploy.rigs import (
 )
 from robot_bridge.driver import DriverError, Target
 from robot_bridge.drivers.dry_run import DryRun, NullDriver
-from robot_bridge.operators.operator import OperatorError, OperatorInput
 from robot_bridge.operators.operator_loop import OperatorLoop
 from robot_bridge.policy.bundle import Bundle, load_bundle
 from robot_bridge.reasons import Phase, Reason
 from robot_bridge.safety.limits import default_limits
+from scenes.contract.operator import OperatorError, OperatorInput
 from scenes.contract.serialize import to_json
 from scenes.contract.specs import ObsField, ObsSpec
 from scenes.robots import robot_named

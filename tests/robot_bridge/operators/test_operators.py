@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from robot_bridge.operators.handheld import GamepadOperator, SpaceMouseOperator, find_space_mouse
 from robot_bridge.operators.keyboard import KeyboardOperator
-from robot_bridge.operators.operator import (
+from scenes.contract.operator import (
     Axes,
     OperatorError,
     OperatorGroup,
@@ -169,7 +169,7 @@ def test_the_terminal_is_given_back_by_a_process_that_forgets(terminal, ending: 
     before = termios.tcgetattr(terminal[1])
     script = (
         "import termios; from robot_bridge.operators.keyboard import KeyboardOperator as K; "
-        "from robot_bridge.operators.operator import Axes; K(Axes(())).open(); "
+        "from scenes.contract.operator import Axes; K(Axes(())).open(); "
         f"assert not termios.tcgetattr(0)[3] & termios.ECHO; {ending}"
     )
     root = Path(__file__).resolve().parents[3]

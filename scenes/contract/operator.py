@@ -1,9 +1,10 @@
-"""What a person at the arm does: drives it, holds the enabling key, stops it, judges episodes.
+"""What a person at an arm does: drives it, holds the enabling key, stops it, judges episodes.
 
-Devices: `keyboard.KeyboardOperator`, `handheld.SpaceMouseOperator`, `handheld.GamepadOperator`,
-all read from the operating system's own interfaces, without packages. Directions are those of a
-person who stands behind the base and looks along its +x: forward is +x, left is +y, up is +z;
-`facing` turns them for other places. Whatever cannot be read any more counts as let go.
+The arm is a real one or a simulated one. Devices: the bridge's keyboard, SpaceMouse and gamepad
+(`robot_bridge.operators`), read from the operating system's own interfaces, and a page in the
+browser (`mjx_serl.pilot`). Directions are those of a person who stands behind the base and looks
+along its +x: forward is +x, left is +y, up is +z; `facing` turns them for other places. Whatever
+cannot be read any more counts as let go.
 """
 
 from collections.abc import Mapping, Sequence
