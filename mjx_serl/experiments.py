@@ -36,7 +36,9 @@ def laptop() -> TrainConfig:
         preset="laptop",
         num_envs=16,
         method=OffPolicyConfig(
-            agent=SACConfig(lr=6e-4, target_entropy=-3.0, bc_weight=0.1, n_step=4),
+            agent=SACConfig(
+                lr=6e-4, target_entropy=-3.0, bc_weight=0.1, n_step=4, actor_average=0.995
+            ),
             loop=LoopConfig(updates_per_step=16, pool="epoch"),
         ),
     )

@@ -46,6 +46,10 @@ class Agent(Protocol):
         """
         return self.acting(state)
 
+    def begun(self, state: AgentState) -> AgentState:
+        """The state after parameters of another run have taken the place of its `learned` ones."""
+        return state
+
     @property
     def horizon(self) -> int:
         """Actions of one choice [control steps]: all are played before the next is made."""

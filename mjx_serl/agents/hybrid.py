@@ -142,6 +142,10 @@ class Hybrid(OffPolicyAgent):
             skipped=None,
         )
 
+    def begun(self, state: HybridState) -> HybridState:
+        """What follows from parameters of another run."""
+        return state.replace(sac=self._sac(state.action).begun(state.sac))
+
     @property
     def compute_dtype(self) -> ComputeDtype:
         """What the products of its networks are made of."""

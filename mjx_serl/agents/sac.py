@@ -101,6 +101,9 @@ class SACConfig(AgentConfig):
             temperature tick with zero gradients in critic-only steps (HIL-SERL: utd_ratio ticks per
             actor gradient, whose step is then sqrt(utd_ratio) larger). "shared_apart": SERL's
             `update_high_utd`, where the actor's step is a call of its own (utd_ratio + 1 ticks).
+        actor_average: how much of their running average the parameters that act without noise keep
+            per actor step (Polyak averaging) [1]; 0 acts with the newest. Where tenths of a
+            millimetre decide, the newest ones come and go.
     """
 
     hidden: tuple[int, ...] = ranged((256, 256), least=1, filled=True)
@@ -125,6 +128,7 @@ class SACConfig(AgentConfig):
     bc_weight: float = ranged(0.0, least=0)
     adam_ticks: AdamTicks = "own"
     horizon: int = later_field(1)
+    actor_average: float = later_field(0.0)
 
     def label(self, *, images: bool, demos: bool) -> str:
         """SAC's name in the literature: with images DrQ, with demonstrations RLPD."""
@@ -133,6 +137,7 @@ class SACConfig(AgentConfig):
     def build(self) -> "SAC":
         """Return the agent; raises ValueError on a field outside its range, KeyError on a name."""
         require_number("agent.horizon", self.horizon, least=1, most=MOST_HORIZON, whole=True)
+        require_number("agent.actor_average", self.actor_average, least=0, below=1)
         check_networks(self, *_config_errors(self))
         return SAC(self)
 
@@ -165,6 +170,7 @@ class SACState:
     skipped: Int[Array, ""]  # gradient steps dropped because they were not finite
     obs: ObsSpec = struct.field(pytree_node=False)
     action: ActionSpec = struct.field(pytree_node=False)
+    average: PyTree = None  # of the actor's parameters; None where the newest act
 
 
 @struct.dataclass
@@ -212,8 +218,9 @@ class SAC(OffPolicyAgent):
         actor_key, critic_key, encoder_key = jax.random.split(key, 3)
         critic = nets.init_critic(critic_key, encoder_key, action.dim * self.cfg.horizon)
         theta = jnp.float32(objectives.initial_log_temperature(self.cfg.init_temperature))
+        actor = nets.init_actor(actor_key)
         return SACState(
-            actor=self._trainable(nets.init_actor(actor_key)),
+            actor=self._trainable(actor),
             critic=self._trainable(critic),
             target_params=jax.tree.map(jnp.copy, critic),
             log_temperature=self._trainable(theta),
@@ -221,6 +228,7 @@ class SAC(OffPolicyAgent):
             skipped=jnp.int32(0),
             obs=obs,
             action=action,
+            average=jax.tree.map(jnp.copy, actor) if self.cfg.actor_average else None,
         )
 
     def act(
@@ -229,7 +237,9 @@ class SAC(OffPolicyAgent):
         """Sample actions, or take tanh of the mean if `deterministic`; images are not shifted."""
         nets = self._nets_of(state)
         features = nets.policy_features(state.critic.params, obs)
-        mean, std = nets.policy(state.actor.params, features)
+        averaged = deterministic and state.average is not None
+        params = state.average if averaged else state.actor.params
+        mean, std = nets.policy(params, features)
         action = jnp.tanh(mean) if deterministic else tanh_normal_sample(key, mean, std)[0]
         return chunk(action, self.cfg.horizon)
 
@@ -246,14 +256,21 @@ class SAC(OffPolicyAgent):
         )
 
     def learned(self, state: SACState) -> SACState:
-        """All networks and the temperature, without optimisers and counters."""
+        """All networks and the temperature, without optimisers, counters and averages."""
         return state.replace(
             actor=state.actor.bare(),
             critic=state.critic.bare(),
             log_temperature=state.log_temperature.bare(),
             step=None,
             skipped=None,
+            average=None,
         )
+
+    def begun(self, state: SACState) -> SACState:
+        """One whose average is of the actor that it begins with."""
+        if state.average is None:
+            return state
+        return state.replace(average=jax.tree.map(jnp.copy, state.actor.params))
 
     @property
     def compute_dtype(self) -> ComputeDtype:
@@ -393,7 +410,10 @@ class SAC(OffPolicyAgent):
         actor, actor_ok = apply_gradients(self.optimizer, state.actor, actor_grads)
         theta, theta_ok = apply_gradients(self.optimizer, state.log_temperature, temperature_grad)
         skipped = count_skipped(count_skipped(state.skipped, actor_ok), theta_ok)
-        state = state.replace(actor=actor, log_temperature=theta, skipped=skipped)
+        average = state.average
+        if average is not None:
+            average = optax.incremental_update(actor.params, average, 1 - self.cfg.actor_average)
+        state = state.replace(actor=actor, log_temperature=theta, skipped=skipped, average=average)
         return state, {"learner/actor_loss": loss, "learner/entropy": seen.entropy}
 
     # -- pieces ------------------------------------------------------------------------------

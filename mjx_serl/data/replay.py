@@ -108,6 +108,14 @@ class ReplayBuffer:
             before=_write(state.before, self._ages(state, steps), rows) if self.stack > 1 else (),
         )
 
+    def forget(self, state: ReplayState, count: Int[Array, ""] | int) -> ReplayState:
+        """Learn from the newest `count` rows no more; they stay where they are."""
+        newest = (state.head - 1) % self.capacity_rows
+        newer = (newest - jnp.arange(self.capacity_rows)[:, None]) % self.capacity_rows
+        valid = state.data.valid & (newer >= count)
+        data = state.data.replace(valid=valid)
+        return state.replace(data=data, usable=_count(valid, data.truncated))
+
     def _ages(self, state: ReplayState, steps: Transition) -> UInt8[Array, "T N"]:
         """How many rows before each show its episode, at most stack - 1."""
         newest = (state.head - 1) % self.capacity_rows
@@ -149,6 +157,7 @@ class ReplayBuffer:
         gamma: float = 1.0,
         horizon: int = 1,
         reward_of: RewardModel | None = None,
+        among: Int[Array, " rows_N"] | None = None,
     ) -> Batch:
         """Draw transitions uniformly with replacement; leaves are [*batch_shape, ...].
 
@@ -166,12 +175,14 @@ class ReplayBuffer:
 
         All of `batch_shape` is one gather per leaf and row of the span: ask for every batch of an
         iteration at once. Where the buffer holds nothing to sample, the rows returned are
-        meaningless: gate on `size`.
+        meaningless: gate on `size`. With `among`, which is `experts`, what an expert did alone is
+        drawn: gate on its last.
         """
         if not 1 <= horizon <= n_step:
             raise InputError(f"sample: horizon {horizon}, allowed: 1 to n_step {n_step}")
         shape = (batch_shape,) if isinstance(batch_shape, int) else batch_shape
-        flat = self._draw(state, key, math.prod(shape), n_step)
+        count = math.prod(shape)
+        flat = self._draw(state, key, count, n_step) if among is None else _pick(among, key, count)
         data = state.data
         reward, running = jnp.zeros(flat.shape), jnp.ones(flat.shape, bool)
         for k in range(n_step):
@@ -186,6 +197,26 @@ class ReplayBuffer:
             action, running = self._chunk(data, flat, horizon)
             batch = batch.replace(action=action, running=running)
         return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), batch)
+
+    def experts(self, state: ReplayState, *, n_step: int = 1) -> Int[Array, " rows_N"]:
+        """How many transitions that an expert or a person began lie in each slot and before it.
+
+        They are few, so that drawing by trial, as `sample` does, would take many rounds.
+        """
+        data = state.data
+        newest = (state.head - 1) % self.capacity_rows
+        newer = (newest - jnp.arange(self.capacity_rows)[:, None]) % self.capacity_rows
+        fine, running = data.expert, jnp.ones(data.expert.shape, bool)
+        if self.stack > 1:
+            fine &= state.filled - 1 - newer >= state.before
+        for k in range(n_step):
+            valid, truncated, terminated = (
+                jnp.roll(ring, -k, axis=0) for ring in (data.valid, data.truncated, data.terminated)
+            )
+            fine &= (valid & ~truncated & (newer >= k)) | ~running
+            running &= ~terminated
+        fine &= (~running | (newer >= n_step)) & (newer < state.filled)
+        return jnp.cumsum(fine.reshape(-1), dtype=jnp.int32)
 
     def _rows(
         self, state: ReplayState, index: Int[Array, " count"], span: int, reward: Array, over: Array
@@ -254,8 +285,7 @@ class ReplayBuffer:
         def count_out() -> Int[Array, " count"]:
             every = jnp.arange(self.capacity_rows * self.num_envs, dtype=jnp.int32)
             so_far = jnp.cumsum(self._usable(state, every, n_step), dtype=jnp.int32)
-            rank = jax.random.randint(key, (count,), 0, jnp.maximum(so_far[-1], 1))
-            return jnp.searchsorted(so_far, rank, side="right").astype(jnp.int32)
+            return _pick(so_far, key, count)
 
         found: Array = jax.lax.cond(jnp.all(good), lambda: index, count_out)
         return jnp.where(good, index, found)
@@ -351,6 +381,12 @@ def mix(fractions: Sequence[float], buffers: Sequence[ReplayBuffer]) -> Mixture:
             "non-negative fraction per buffer, summing to 1"
         )
     return Mixture(tuple(buffers), tuple(fractions))
+
+
+def _pick(so_far: Int[Array, " rows_N"], key: PRNGKey, count: int) -> Int[Array, " count"]:
+    """Draw slots of what a running count has counted."""
+    rank = jax.random.randint(key, (count,), 0, jnp.maximum(so_far[-1], 1))
+    return jnp.searchsorted(so_far, rank, side="right").astype(jnp.int32)
 
 
 def _take(ring: Array, index: Int[Array, " count"]) -> Array:

@@ -44,7 +44,9 @@ def with_initial(state: TrainState, params: PolicyParams, trainer: Trainer) -> T
     picked = jax.tree.leaves(learned_by(trainer)(numbers))
     for number, x in zip(picked, jax.tree.leaves(params), strict=True):
         leaves[number] = x
-    return jax.tree.unflatten(structure, leaves)
+    state = jax.tree.unflatten(structure, leaves)
+    begun = getattr(trainer, "begun", None)
+    return state if begun is None else begun(state)
 
 
 def learned_by(trainer: Trainer) -> Callable[[TrainState], PolicyParams]:

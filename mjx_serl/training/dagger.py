@@ -47,6 +47,7 @@ class HGDAggerConfig:
     def check(self, *, num_envs: int) -> None:
         """Raise ValueError, with what is allowed, for options that do not go together."""
         check_ranges(self.takeover, path="takeover")
+        self.takeover.check()
         self._off_policy.check(num_envs=num_envs)
         require_single_actions(self.agent.build(), "hg_dagger")
 
@@ -62,7 +63,7 @@ class HGDAggerConfig:
     def build(self, observer: Observer, *, num_envs: int) -> OffPolicy:
         """Return the trainer of an observer's task."""
         trainer = self._off_policy.build(observer, num_envs=num_envs)
-        return dataclasses.replace(trainer, takeover=self.takeover.build(observer.env.task))
+        return dataclasses.replace(trainer, takeover=self.takeover.build(observer.env))
 
     @property
     def _off_policy(self) -> OffPolicyConfig:

@@ -15,7 +15,7 @@ from mjx_serl.agents.reward_model import Vice, ViceConfig, ViceState, require_de
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.data import normalize
 from mjx_serl.data.normalize import NormalizerState
-from mjx_serl.data.replay import ReplayBuffer, RewardModel, mix
+from mjx_serl.data.replay import ReplayBuffer, ReplayState, RewardModel, mix
 from mjx_serl.envs.judge import Judge, judged_metrics
 from mjx_serl.envs.observation import FEATURES, Observer
 from mjx_serl.envs.vector import (
@@ -36,7 +36,7 @@ from mjx_serl.training.evaluate import TRAIN
 from mjx_serl.training.policies import random_policy
 from mjx_serl.training.scan import run_once, scan
 from mjx_serl.training.state import PolicyParams, TrainState, shapes_of, tree_bytes
-from mjx_serl.training.takeover import Takeover
+from mjx_serl.training.takeover import Takeover, TakeoverConfig
 from mjx_serl.training.trainer import METHODS, Share
 from mjx_serl.types import (
     Batch,
@@ -54,7 +54,10 @@ from scenes.contract.serialize import later_field, open_field
 from scenes.contract.specs import ObsSpec
 
 ONLINE, DEMOS = "online", "demos"
-VICE = "vice"  # beside the rings
+PEOPLE = "people"  # a ring of what people did, in worlds of their own
+PEOPLE_BLOCK = 16  # rows that are written to it at once
+POLICY_ACTION = "policy_action"  # beside them, what the policy would have done
+VICE, TAKEOVER = "vice", "takeover"  # beside the rings
 MAX_COUNT = 2**31 - 1  # where a counter of a state, int32, stays
 
 
@@ -95,6 +98,10 @@ class LoopConfig:
     pretrain_updates: int = later_field(0)
 
 
+# Nobody, who would take over as a person does: after a while, and for a while.
+NOBODY = TakeoverConfig(keep="all", attend=0.0, reaction=0.3, hold=0.5, noise=None)
+
+
 @METHODS.register("off_policy")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OffPolicyConfig:
@@ -105,12 +112,15 @@ class OffPolicyConfig:
         loop: collection, replay and the number of updates.
         demos: demonstrations.
         vice: a reward learned from the demonstrations' ends in place of the task's.
+        takeover: a simulated person, the task's expert, who takes over in the worlds; what it does
+            joins the demonstrations, as what people do in HIL-SERL. `attend` 0 is nobody.
     """
 
     agent: Any = open_field(AGENTS, SACConfig)
     loop: LoopConfig = dataclasses.field(default_factory=LoopConfig)
     demos: DemoConfig = dataclasses.field(default_factory=DemoConfig)
     vice: ViceConfig = later_field(ViceConfig())
+    takeover: TakeoverConfig = later_field(NOBODY)
 
     def check(self, *, num_envs: int) -> None:
         """Raise ValueError, with what is allowed, for options that do not go together."""
@@ -124,6 +134,10 @@ class OffPolicyConfig:
                 "0; or --demos.count above 0, or --demos.file FILE"
             )
         agent = self.agent.build()
+        check_ranges(self.takeover, path="takeover")
+        self.takeover.check()
+        if self.takeover.attend:
+            require_single_actions(agent, "off_policy with --takeover.attend above 0")
         if loop.steps_per_epoch % agent.horizon:
             raise InputError(
                 f"loop.steps_per_epoch {loop.steps_per_epoch}, allowed: a multiple of "
@@ -185,7 +199,12 @@ class OffPolicyConfig:
                 raise InputError("--vice.updates learns a reward itself: leave out --reward")
             # Nobody tells the worlds that they are solved.
             observer = dataclasses.replace(observer, judge=Judge(observer.env))
-        return self.trainer(self.worlds(observer, num_envs=num_envs), self.demos.build(observer))
+        worlds = self.worlds(observer, num_envs=num_envs)
+        trainer = self.trainer(worlds, self.demos.build(observer))
+        if not self.takeover.attend:
+            return trainer
+        takeover = self.takeover.build(observer.env)
+        return dataclasses.replace(trainer, takeover=takeover, interventions=(ONLINE,))
 
     def _check_stack(self, observer: Observer, agent: OffPolicyAgent) -> None:
         """Raise InputError for what does not go with stacked pictures."""
@@ -259,6 +278,9 @@ class OffPolicy:
         demos: their rows; None without.
         config: the loop.
         takeover: an expert that takes over in the worlds; None nowhere.
+        interventions: rings of whose rows an expert's, or a person's, are also drawn among the
+            demonstrations (HIL-SERL writes them to both of its buffers).
+        people: the ring of what people did (`intervene`); None where nobody can.
         vice: the reward that is learned, whose state is "vice" in the data; None where the stored
             one is learned from.
     """
@@ -269,12 +291,20 @@ class OffPolicy:
     demos: Demonstrations | None
     config: LoopConfig
     takeover: Takeover | None = None
+    interventions: tuple[str, ...] = ()
+    people: ReplayBuffer | None = None
     vice: Vice | None = None
 
     @property
     def traceable(self) -> bool:
         """Whether `epoch` can be one compiled function."""
         return self.vec_env.observer.traceable
+
+    @property
+    def buffers(self) -> Mapping[str, ReplayBuffer]:
+        """All rings by name."""
+        rings = {name: source.buffer for name, source in self.sources.items()}
+        return rings if self.people is None else rings | {PEOPLE: self.people}
 
     @property
     def env_steps_per_epoch(self) -> int:
@@ -330,6 +360,11 @@ class OffPolicy:
             learned[VICE] = self.vice.init(jax.random.fold_in(k_agent, 1), rows[DEMOS])
         stored = {name: self._stored(steps) for name, steps in rows.items()}
         example = jax.tree.map(lambda x: x[0, 0], next(iter(stored.values())))
+        if self.takeover is not None:
+            learned[TAKEOVER] = self.takeover.init(self.vec_env.num_envs)
+        if self.people is not None:
+            own = {POLICY_ACTION: jnp.zeros(self.vec_env.env.action_dim)}
+            learned[PEOPLE] = self.people.init(example.replace(extras=example.extras | own))
         data = {}
         for name, steps in stored.items():
             buffer = self.sources[name].buffer
@@ -363,6 +398,51 @@ class OffPolicy:
         metrics |= {"buffer/size": size, "buffer/fill": size / self.config.buffer_size}
         return state.replace(epoch=optax.safe_increment(state.epoch)), metrics
 
+    def with_people(self, rows: int) -> "OffPolicy":
+        """The same trainer with a ring for so many rows of what people do, none of them yet.
+
+        Its epochs leave the ring alone: they are what they are without it, bit for bit. (One that
+        looks whether there is anything in it is another program, which rounds otherwise.)
+        """
+        require_single_actions(self.agent, "off_policy with --pilot")
+        seen = self.vec_env.observer
+        people = ReplayBuffer(max(rows, PEOPLE_BLOCK), 1, seen.stack, seen.stacked)
+        return dataclasses.replace(self, people=people)
+
+    def learning_from_people(self) -> "OffPolicy":
+        """The trainer whose epochs learn from that ring, for when there is something in it."""
+        return dataclasses.replace(self, interventions=(*self.interventions, PEOPLE))
+
+    def intervene(self, state: TrainState, rows: Transition) -> TrainState:
+        """A state that knows rows [`PEOPLE_BLOCK`, 1, ...] of an episode that a person played in.
+
+        All of an episode's rows are given one after the other, up to its end. They are learned
+        from where `expert` is true.
+
+        Args:
+            state: between two epochs; its ring is used up.
+            rows: with the policy's own action among the extras.
+        """
+        return state.replace(
+            data=state.data | {PEOPLE: self._jit_intervene(state.data[PEOPLE], rows)}
+        )
+
+    def forget(self, state: TrainState, rows: int) -> TrainState:
+        """A state that learns from the newest `rows` of people no more."""
+        assert self.people is not None
+        ring = jax.jit(self.people.forget)(state.data[PEOPLE], rows)
+        return state.replace(data=state.data | {PEOPLE: ring})
+
+    @cached_property
+    def _jit_intervene(self) -> Callable[[ReplayState, Transition], ReplayState]:
+        people = self.people
+        assert people is not None
+
+        def add(ring: ReplayState, rows: Transition) -> ReplayState:
+            return people.add(ring, self._stored(rows))
+
+        return jax.jit(add, donate_argnums=0)
+
     def _stored(self, steps: Transition) -> Transition:
         """Steps as they are stored: with what the agent keeps beside them."""
         steps = steps if self.takeover is None else self.takeover.shown(steps)
@@ -372,7 +452,7 @@ class OffPolicy:
     def learn_shown(self, state: TrainState, iterations: int) -> tuple[TrainState, Metrics]:
         """Make the updates of so many iterations on demonstrations alone; metrics of all."""
         demos = Source(self.sources[DEMOS].buffer, 1.0)
-        alone = dataclasses.replace(self, sources={DEMOS: demos})
+        alone = dataclasses.replace(self, sources={DEMOS: demos}, interventions=())
 
         def iteration(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
             key, k_sample, k_learn = jax.random.split(state.key, 3)
@@ -395,6 +475,10 @@ class OffPolicy:
     def learned_params(self, state: TrainState) -> PolicyParams:
         """What another run may begin with: all parameters and the observation statistics."""
         return PolicyParams(self.agent.learned(state.agent), state.normalizer)
+
+    def begun(self, state: TrainState) -> TrainState:
+        """The state after `learned_params` of another run have been put into it."""
+        return state.replace(agent=self.agent.begun(state.agent))
 
     def choose(
         self, params: PolicyParams, obs: Obs, key: PRNGKey, *, deterministic: bool
@@ -420,10 +504,15 @@ class OffPolicy:
         # The pool of resets hardly shrinks with num_envs, so it counts as fixed.
         worlds = tree_bytes(state.worlds) - tree_bytes(state.worlds.pool)
         num = self.vec_env.num_envs
+        people = []
+        if self.people is not None:
+            kept, size_of = self.people.capacity_rows, tree_bytes(state.data[PEOPLE])
+            people = [Share("interventions", size_of, "--pilot.rows", kept, PEOPLE_BLOCK)]
         least = max(self.config.warmup_steps, least_rows(self.agent.n_step) * num)
         return [
             Share("replay buffer", stored, "--loop.buffer-size", size, least),
             Share("worlds", worlds, "--num-envs", num, 1),
+            *people,
         ]
 
     def warm_up(self, worlds: VecState, key: PRNGKey) -> tuple[VecState, Transition]:
@@ -495,9 +584,14 @@ class OffPolicy:
         params = PolicyParams(state.agent, state.normalizer)
         obs = self.vec_env.observe(state.worlds)
         chosen = self.choose(params, obs, k_act, deterministic=False)
-        if self.takeover is not None:
-            chosen = self.takeover.choose(state.worlds.envs, chosen)
-        return state.replace(key=key), chosen
+        if self.takeover is None:
+            return state.replace(key=key), chosen
+        steps = state.epoch.astype(jnp.float32) * self.env_steps_per_epoch
+        k_take = jax.random.fold_in(k_act, 1)
+        taken, chosen = self.takeover.choose(
+            state.data[TAKEOVER], state.worlds.envs, chosen, k_take, steps
+        )
+        return state.replace(key=key, data=state.data | {TAKEOVER: taken}), chosen
 
     def learn(self, state: TrainState, step: Transition) -> tuple[TrainState, Metrics]:
         """Store a step, of a chunk its steps [H, N, ...], and make the updates of each."""
@@ -601,18 +695,41 @@ class OffPolicy:
             [source.buffer for source in self.sources.values()],
         )
         states = [state.data[name] for name in self.sources]
-        agent = self.agent
-        batch = sampler.sample(
-            states,
-            key,
-            shape,
-            n_step=agent.n_step,
-            gamma=agent.gamma,
-            horizon=agent.horizon,
-            reward_of=reward_of,
-        )
+        span = {"n_step": self.agent.n_step, "gamma": self.agent.gamma}
+        span |= {"horizon": self.agent.horizon, "reward_of": reward_of}
+        batch = sampler.sample(states, key, shape, **span)
+        for i, name in enumerate(self.interventions):
+            batch = self._intervened(state, batch, jax.random.fold_in(key, i), name, span)
         scale = partial(normalize.normalize, state.normalizer)
         return batch.replace(obs=scale(batch.obs), next_obs=scale(batch.next_obs))
+
+    def _intervened(
+        self, state: TrainState, batch: Batch, key: PRNGKey, ring: str, span: Mapping[str, Any]
+    ) -> Batch:
+        """A batch whose demonstrations' share is drawn from them and a ring's interventions.
+
+        They are drawn as if they were one ring. While there are no interventions the batch stays,
+        bit for bit; where there are no demonstrations they have the share to themselves.
+        """
+        k_take, k_rows = jax.random.split(key)
+        buffer, rows = self.buffers[ring], state.data[ring]
+        updates, size = batch.reward.shape
+        share = round(size * self.config.demo_fraction)
+        among = buffer.experts(rows, n_step=self.agent.n_step)
+        shown = self.sources[DEMOS].buffer.size(state.data[DEMOS]) if DEMOS in self.sources else 0
+
+        def drawn() -> Batch:
+            other = buffer.sample(rows, k_rows, (updates, share), among=among, **span)
+            other = other.replace(extras={name: other.extras[name] for name in batch.extras})
+            take = jax.random.uniform(k_take, (updates, share)) * (among[-1] + shown) < among[-1]
+
+            def put(old: Array, new: Array) -> Array:
+                mine = take.reshape(*take.shape, *[1] * (old.ndim - 2))
+                return old.at[:, size - share :].set(jnp.where(mine, new, old[:, size - share :]))
+
+            return jax.tree.map(put, batch, other)
+
+        return jax.lax.cond(among[-1] > 0, drawn, lambda: batch)
 
 
 def shown(obs: ObsSpec) -> list[str]:

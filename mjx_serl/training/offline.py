@@ -148,6 +148,10 @@ class Offline:
         """What another run may begin with."""
         return self.learner.learned_params(state)
 
+    def begun(self, state: TrainState) -> TrainState:
+        """The state after they have been put into it."""
+        return self.learner.begun(state)
+
     def choose(
         self, params: PolicyParams, obs: Obs, key: PRNGKey, *, deterministic: bool
     ) -> Choice:

@@ -274,6 +274,11 @@ class Pair:
         learned = {name: self.one.agent.learned(state.agent[name]) for name in self.parts}
         return PolicyParams(learned, state.normalizer)
 
+    def begun(self, state: TrainState) -> TrainState:
+        """The state after they have been put into it."""
+        agent = {name: self.one.agent.begun(state.agent[name]) for name in self.parts}
+        return state.replace(agent=agent)
+
     @property
     def compute_dtype(self) -> ComputeDtype:
         """What the products of the agents' networks are made of."""

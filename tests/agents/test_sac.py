@@ -319,6 +319,40 @@ def test_actions_are_bounded_random_and_deterministic_on_request() -> None:
     np.testing.assert_array_equal(*same)
 
 
+def test_what_acts_without_noise_is_the_running_average_where_it_is_asked_for() -> None:
+    agent, state = fresh(dataclasses.replace(SMALL, actor_average=0.9))
+    plain, alone = fresh(SMALL)
+    assert alone.average is None
+    first = state.average
+    update, key = compiled(agent, "update"), jax.random.key(3)
+    for i in range(2):
+        before = state.average
+        state, _ = update(state, batch_of(16, i), jax.random.fold_in(key, i))
+        want = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, before, state.actor.params)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.average, want)
+    # What it learns is what it learns without.
+    for i in range(2):
+        alone, _ = compiled(plain, "update")(alone, batch_of(16, i), jax.random.fold_in(key, i))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        state.actor.params,
+        alone.actor.params,
+    )
+    obs, act = batch_of(4).obs, compiled(agent, "act")
+    newest = state.replace(average=state.actor.params)
+    calm = act(state, obs, key, deterministic=True).action
+    assert not np.allclose(calm, act(newest, obs, key, deterministic=True).action)
+    np.testing.assert_array_equal(act(state, obs, key).action, act(newest, obs, key).action)
+    acting = agent.acting(state)
+    np.testing.assert_array_equal(act(acting, obs, key, deterministic=True).action, calm)
+    assert jax.tree.structure(first) == jax.tree.structure(state.average)
+    # Another run's parameters bring no average: it begins with them.
+    assert agent.learned(state).average is None
+    begun = agent.begun(state)
+    jax.tree.map(np.testing.assert_array_equal, begun.average, state.actor.params)
+    assert plain.begun(alone).average is None
+
+
 def test_what_acts_needs_neither_critics_nor_optimisers() -> None:
     agent, state = fresh(SMALL)
     acting, obs = agent.acting(state), batch_of(6).obs

@@ -356,3 +356,31 @@ def test_chunks_are_drawn_as_spans_of_single_actions_are() -> None:
     jax.tree.map(np.testing.assert_array_equal, first, single)
     with pytest.raises(ValueError, match="horizon 3, allowed: 1 to n_step 2"):
         buffer.sample(state, key, 8, n_step=2, horizon=3)
+
+
+# -- what an expert did ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize("rows", [7, 23])
+def test_what_experts_did_is_counted_and_drawn_alone(rows: int, n_step: int) -> None:
+    """Beside the rule of `sample` itself, asked slot by slot, in a ring that wraps or does not."""
+    draw = np.random.default_rng(rows)
+    spots = [(t, w) for t in range(rows) for w in range(NUM_ENVS)]
+    kinds = ("expert", "invalid", "terminated", "truncated")
+    flags = {
+        kind: {spots[i] for i in np.flatnonzero(draw.random(len(spots)) < share)}
+        for kind, share in zip(kinds, (0.4, 0.1, 0.1, 0.1), strict=True)
+    }
+    flags["truncated"] -= flags["terminated"]
+    buffer, state = fill(rows, 10, 4, **flags)
+    every = jnp.arange(10 * NUM_ENVS)
+    usable = np.asarray(buffer._usable(state, every, n_step))
+    filled = np.repeat(np.arange(10) < int(state.filled), NUM_ENVS)
+    want = usable & filled & np.asarray(state.data.expert).reshape(-1)
+    among = buffer.experts(state, n_step=n_step)
+    np.testing.assert_array_equal(np.diff(np.asarray(among), prepend=0), want)
+    batch = buffer.sample(state, jax.random.key(0), 300, n_step=n_step, among=among)
+    seen = {tuple(row) for row in np.asarray(batch.obs["state"]).tolist()}
+    states = np.asarray(state.data.obs["state"]).reshape(-1, 2)
+    assert seen == {tuple(row) for row in states[want].tolist()}

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_env import STEPS, ToyEnv, ToyTask
+from toy_env import ToyEnv
 from whole_runs import assert_same
 
 from mjx_serl.agents.bc import BCConfig
@@ -23,8 +23,6 @@ from mjx_serl.training.off_policy import DEMOS, ONLINE, LoopConfig, OffPolicy
 from mjx_serl.training.offline import Offline, OfflineConfig, OfflineLoopConfig
 from mjx_serl.training.policies import trained_policy
 from mjx_serl.training.state import TrainState
-from mjx_serl.training.takeover import Takeover, TakeoverConfig
-from mjx_serl.types import Transition, choice
 
 AGENT = BCConfig(hidden=(8,), lr=3e-2)
 COUNT = DemoConfig(count=5)
@@ -132,30 +130,6 @@ def test_demonstrations_are_needed_to_learn_from_them_alone() -> None:
         HGDAggerConfig(demos=none).check(num_envs=1)
     assert OfflineConfig().label(images=False) == "bc"
     assert HGDAggerConfig().label(images=True) == "hg_dagger"
-
-
-# -- the gate ----------------------------------------------------------------------------------
-
-
-def test_the_expert_takes_over_where_it_differs_or_time_has_passed() -> None:
-    worlds = jax.vmap(ToyEnv().reset)(jax.random.split(jax.random.key(0), 4))
-    worlds = worlds.replace(t=jnp.array([0, 0, STEPS // 2 - 1, STEPS // 2]))
-    own = jnp.array([[0.5, 0.5], [0.5, -0.5], [0.0, 1.0], [0.5, 1.0]])
-    gate = Takeover(TakeoverConfig(far=1.0, patience=0.5), ToyTask())
-    chosen = gate.choose(worlds, choice(own))
-    np.testing.assert_array_equal(chosen.expert, [False, True, False, True])
-    np.testing.assert_allclose(chosen.action[:, 0], [own[0], EXPERT, own[2], EXPERT])
-    never = Takeover(TakeoverConfig(far=2.0, patience=1.0), ToyTask())
-    assert not never.choose(worlds, choice(-own)).expert.any()
-
-
-def test_only_what_the_expert_did_is_learned_from() -> None:
-    flags = np.array([True, False])
-    steps = Transition({}, flags, flags, ~flags, ~flags, valid=np.ones(2, bool), expert=flags)
-    shown = Takeover(TakeoverConfig(), ToyTask()).shown(steps)
-    np.testing.assert_array_equal(shown.valid, [True, False])
-    every = Takeover(TakeoverConfig(keep="all"), ToyTask()).shown(steps)
-    assert every.valid.all()
 
 
 def test_rollouts_add_the_experts_steps_to_what_is_learned_from(dagger: Trained) -> None:
