@@ -12,19 +12,22 @@ import tyro
 
 from mjx_serl.agents.agent import AGENTS
 from mjx_serl.config import TrainConfig
+from mjx_serl.dashboard.beside import RunDashboard
 from mjx_serl.envs.task import describe_tasks
 from mjx_serl.experiments import PRESETS, default_preset, preset
 from mjx_serl.export.bundle import RunBundle
+from mjx_serl.pilot.training import TrainingPilot
 from mjx_serl.platform import StartOptions, parse_start
 from mjx_serl.run.checkpoint import warn_line
 from mjx_serl.run.console import ConsoleHook
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import CurveHook, Hook, JsonlHook, TensorBoardHook
-from mjx_serl.run.loop import Output, Run
+from mjx_serl.run.loop import Companion, Output, Run
 from mjx_serl.run.resume import allowed_changes, refuse_options
 from mjx_serl.run.robustness import RunGrid
 from mjx_serl.run.run_lock import require_unlocked
 from mjx_serl.run.signals import undo_on_quit
+from mjx_serl.run.trackers import TrackerHook
 from mjx_serl.training.trainer import METHODS
 from mjx_serl.viewing.run_video import RunVideo
 from scenes.contract.command_line import BAD_INPUT as BAD_INPUT
@@ -102,7 +105,17 @@ def open_run(
         require_unlocked(folder.path)
         changes = allowed_changes(folder.read_config(TrainConfig), cfg) if resume else ()
         hooks = default_hooks(cfg, folder) if hooks is None else hooks
-        yield Run(cfg, folder, hooks, outputs, changes)
+        yield Run(cfg, folder, hooks, outputs, changes, _companions(cfg))
+
+
+def _companions(cfg: TrainConfig) -> list[Companion]:
+    """What is beside the run: the pages that it asks for."""
+    beside: list[Companion] = []
+    if cfg.pilot.serve:
+        beside.append(TrainingPilot())
+    if cfg.run.dashboard:
+        beside.append(RunDashboard())
+    return beside
 
 
 def train(cfg: TrainConfig, resume: Path | None) -> int:
@@ -161,9 +174,13 @@ def _removed_unused(folder: RunFolder) -> Iterator[None]:
 
 
 def default_hooks(cfg: TrainConfig, folder: RunFolder) -> list[Hook]:
-    """Console, metrics.jsonl and summary.json, curve.png, TensorBoard."""
+    """Console, metrics.jsonl and summary.json, curve.png, TensorBoard, a tracker of others."""
     hooks: list[Hook] = [ConsoleHook(), JsonlHook(folder), CurveHook(folder)]
-    return [*hooks, TensorBoardHook(folder)] if cfg.run.tensorboard else hooks
+    if cfg.run.tensorboard:
+        hooks.append(TensorBoardHook(folder))
+    if cfg.run.tracker != "none":
+        hooks.append(TrackerHook(cfg.run.tracker, folder))
+    return hooks
 
 
 def _about() -> str:

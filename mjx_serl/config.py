@@ -65,6 +65,9 @@ class RunConfig:
         video: write worlds.png (at each check) and policy.mp4 (at the end): auto where the
             policy has cameras, on also records a run without, off never.
         bundle: export the policy for a robot at the end.
+        tracker: send the run's figures to a tracker of others, which must be installed.
+        dashboard: serve a page with the runs of the folder while this one trains
+            (`python -m mjx_serl.dashboard` serves it without). Also `--dashboard`.
     """
 
     folder: Path = Path("runs")
@@ -74,6 +77,29 @@ class RunConfig:
     tensorboard: bool = True
     video: Literal["auto", "on", "off"] = "auto"
     bundle: bool = True
+    tracker: Literal["none", "wandb", "trackio", "mlflow"] = later_field("none")
+    dashboard: Annotated[bool, tyro.conf.arg(aliases=("--dashboard",))] = later_field(False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PilotConfig:
+    """A page in the browser from which a person takes over in a world beside the training.
+
+    Attributes:
+        serve: serve it, on this machine only. Also `--pilot`.
+        port: of the page; one of the next nine if it is taken.
+        view: serve the world in three dimensions too, on a page of its own.
+        device: what is driven with beside the page's keys, sticks and gamepad.
+        size: width and height of the pictures on it that the policy does not see [px].
+        rows: steps of episodes with interventions that are kept to learn from.
+    """
+
+    serve: Annotated[bool, tyro.conf.arg(aliases=("--pilot",))] = False
+    port: int = ranged(8011, least=1, most=65535)
+    view: bool = False
+    device: Literal["page", "spacemouse", "gamepad"] = "page"
+    size: int = ranged(128, least=16, most=1024)
+    rows: int = ranged(10_000, least=16)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,6 +127,7 @@ class TrainConfig:
             actions as late as was found.
         reward: what pays and ends episodes: the task, or a classifier of pictures.
         method: how it is trained, with its agent.
+        pilot: a person who takes over.
         eval: evaluation.
         run: the run folder.
     """
@@ -121,6 +148,7 @@ class TrainConfig:
     reward: RewardConfig = later_field(RewardConfig())
     # Of any registered class. Without a prefix its options are --agent.lr, not --method.agent.lr.
     method: Annotated[Any, tyro.conf.arg(name="")] = open_field(METHODS, OffPolicyConfig)
+    pilot: PilotConfig = later_field(PilotConfig())
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
 
@@ -215,7 +243,16 @@ class TrainConfig:
 
     def build(self, observer: Observer) -> Trainer:
         """The functions of the run; `observer` is from `build_observer`."""
-        return self.method.build(observer, num_envs=self.num_envs)
+        trainer = self.method.build(observer, num_envs=self.num_envs)
+        if not self.pilot.serve:
+            return trainer
+        with_people = getattr(trainer, "with_people", None)
+        if with_people is None:
+            raise InputError(
+                f"--pilot with --method {METHODS.name_of(type(self.method))}, which cannot learn "
+                "from people, allowed: off_policy, hg_dagger"
+            )
+        return with_people(self.pilot.rows)
 
 
 def _frozen_encoder(pixels: PixelConfig) -> FrozenEncoder | None:

@@ -68,6 +68,11 @@ class Browser:
         wanted = f"{buttons}.find(b => b.innerText.trim() === {json.dumps(label)})"
         assert self.evaluate(f"(b => b ? (b.click(), true) : false)({wanted})"), label
 
+    def key(self, key: str, *, down: bool) -> None:
+        """Press or release a key, as a person's keyboard does."""
+        kind = "keyDown" if down else "keyUp"
+        self._call("Input.dispatchKeyEvent", type=kind, key=key, text=key if down else "")
+
     def screenshot(self) -> np.ndarray:
         """The page as uint8 [H, W, 3]."""
         data = self._call("Page.captureScreenshot", format="png")["data"]

@@ -7,7 +7,7 @@ import tyro
 
 from mjx_serl.cli.task_help import with_tasks
 from mjx_serl.platform import needs_mjx, prepare_platform, program_cache
-from scenes.contract.command_line import guarded
+from scenes.contract.command_line import guarded, require_port
 from scenes.contract.errors import InputError
 from scenes.contract.plugins import load_plugins
 from scenes.contract.ranges import require_seed
@@ -23,6 +23,8 @@ def main(
     size: int = 256,
     out: Path = Path(),
     view: bool = False,
+    pilot: bool = False,
+    device: Literal["page", "spacemouse", "gamepad"] = "page",
     port: int = 8080,
     gallery: tuple[str, ...] | None = None,
     scan: Path | None = None,
@@ -43,6 +45,8 @@ def main(
         size: width and height of the added cameras [px]; a run's own keep theirs.
         out: the .mp4 file to write, a .png file for a picture of the start, or a folder.
         view: serve a page on this machine instead of writing a video.
+        pilot: serve a page from which you take over; without a run or a policy the arm waits.
+        device: what you drive with beside that page's keys, sticks and gamepad.
         port: of the page; the next free one if it is taken.
         gallery: write pictures of these tasks, of all where none is named, into the folder `out`:
             what their cameras see, random starts, and the expert at work.
@@ -55,7 +59,8 @@ def main(
         plugin: modules to import first, which register tasks of yours.
     """
     if gallery is not None:
-        _require_none(task=task, policy=policy, run=run, view=view or None, robot_fit=robot_fit)
+        pages = {"view": view or None, "pilot": pilot or None}
+        _require_none(task=task, policy=policy, run=run, robot_fit=robot_fit, **pages)
     prepare_platform(mjx_on_cpu=needs_mjx(run=run), cache_dir=program_cache())
     # JAX must start after the platform is prepared.
     load_plugins(plugin)
@@ -76,11 +81,19 @@ def main(
         from mjx_serl.viewing.browser import require_page
 
         require_page(port)
+    elif pilot:
+        require_port(port)
     else:
         require_output(out)
     recorded, policies, name = build_playable(
         task, run, policy, size=size, episodes=episodes, pixels=pixels, robot_fit=robot_fit
     )
+    if pilot:
+        from mjx_serl.pilot.by_hand import play_by_hand
+
+        driven = policies[name] if policy or run else None
+        play_by_hand(recorded, driven, seed=seed, port=port, device=device)
+        return 0
     if view:
         from mjx_serl.viewing.browser import serve
 

@@ -1,12 +1,14 @@
-"""Record demonstrations of a task's scripted expert into one .npz file."""
+"""Record demonstrations of a task's scripted expert, or of a person, into one .npz file."""
 
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
 from mjx_serl.cli.task_help import with_tasks
 from mjx_serl.platform import prepare_platform, program_cache
-from scenes.contract.command_line import guarded
+from scenes.contract.command_line import guarded, require_port
+from scenes.contract.errors import InputError
 from scenes.contract.plugins import load_plugins
 
 
@@ -23,12 +25,17 @@ def main(
     room: str | None = None,
     looks: tuple[Path, ...] = (),
     shadows: bool = False,
+    pilot: bool = False,
+    device: Literal["page", "spacemouse", "gamepad"] = "page",
+    port: int = 8011,
     plugin: tuple[str, ...] = (),
 ) -> int:
     """Record solved episodes; train with them by `python train.py --demos.file OUT`.
 
     The states of the simulator are kept too, by which another task can judge (`--demos.relabel`).
-    A person's are recorded by `deploy.py RUN --operator keyboard --record FOLDER`, and made a file
+    With `--pilot` a person drives on a page in the browser, and every solved episode is in the file
+    as soon as it is over; a file that is there is gone on with. Of an arm a person's are recorded
+    by `deploy.py RUN --operator keyboard --record FOLDER`, and made a file
     by `python -m robot_bridge export-demos`.
 
     Args:
@@ -44,6 +51,9 @@ def main(
         room: wood or lab, or a file: a table, walls and things around.
         looks: .npz files of robot surfaces beyond the shipped ones.
         shadows: draw soft shadows on the table, as `--pixels.shadows` does in training.
+        pilot: serve a page on this machine, from which you drive.
+        device: what you drive with beside the page's keys, sticks and gamepad.
+        port: of the page; one of the next nine if it is taken.
         plugin: modules to import first, which register tasks of yours.
     """
     prepare_platform(cache_dir=program_cache())
@@ -60,6 +70,17 @@ def main(
         surfaces=looks,
         shadows=shadows,
     )
+    if pilot:
+        from mjx_serl.pilot.by_hand import record_by_hand
+
+        if noise is not None:
+            raise InputError("--noise is the scripted expert's: leave it out with --pilot")
+        require_port(port)
+        count = record_by_hand(
+            task, out, episodes=episodes, seed=seed, pixels=pixels, port=port, device=device
+        )
+        print(f"{out}: {count} episodes of {task}" if count else "nothing was recorded")
+        return 0
     steps = record_scripted(task, out, episodes=episodes, noise=noise, seed=seed, pixels=pixels)
     print(f"{out}: {episodes} episodes, {steps} steps of {task}")
     return 0

@@ -55,6 +55,9 @@ COMMANDS = {
         "mjx_serl.cli.excite", "record a motion for sysid", simulator=False, own_signals=True
     ),
     "sysid": Command("mjx_serl.sysid.__main__", "find what a recorded arm is like"),
+    "dashboard": Command(
+        "mjx_serl.dashboard.__main__", "runs in the browser: curves, pictures", simulator=False
+    ),
     "compare": Command("mjx_serl.compare", "runs side by side: table and picture"),
     "export": Command("mjx_serl.export.__main__", "make a run's bundle for a robot"),
     "pretrain": Command("mjx_serl.pretraining.__main__", "train a frozen image encoder"),

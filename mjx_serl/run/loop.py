@@ -1,5 +1,6 @@
 """The host loop around the compiled epoch: build, compile, train, check, save, report."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -29,7 +30,8 @@ from mjx_serl.run.hooks import (
 )
 from mjx_serl.run.initial import load_initial, with_initial
 from mjx_serl.run.memory_check import available_bytes, check_memory
-from mjx_serl.run.programs import EvalFn, Programs, compile_epoch, compile_eval
+from mjx_serl.run.programs import EpochFn, EvalFn, Programs, compile_epoch, compile_eval
+from mjx_serl.run.remote import note_pause, told
 from mjx_serl.run.resume import Change
 from mjx_serl.run.run_lock import locked
 from mjx_serl.run.signals import StopSignal, note_stop
@@ -67,6 +69,35 @@ class Output(Protocol):
         ...
 
 
+class Companion(Protocol):
+    """Something beside the run that has a say between epochs, such as a person at a page."""
+
+    def start(self, run: "Run") -> None:
+        """Called once, before anything is compiled."""
+        ...
+
+    def before_epoch(
+        self, run: "Run", state: TrainState, epoch: EpochFn
+    ) -> tuple[TrainState, EpochFn]:
+        """Called before each epoch; returns the state to train, and the program that does.
+
+        The state given may be used up.
+        """
+        ...
+
+    def before_end(self, run: "Run", state: TrainState) -> TrainState:
+        """Called once after the last epoch, before the last save; returns the state to save."""
+        ...
+
+    def close(self) -> None:
+        """End what `start` began, whatever became of the run."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """Return figures of its own for the epoch's metrics."""
+        ...
+
+
 # Gradient steps of a run that takes no env steps and was told no other number: SERL's scripts for
 # its cable and board tasks, and HIL-SERL's `train_bc.py`.
 UPDATES = 20_000
@@ -74,6 +105,7 @@ UPDATES = 20_000
 _EPOCH, _CHECK = "compiling the epoch", "compiling the evaluation"
 _FIRST = "demonstrations and first steps"
 # Of two CPU cores; MJX on a CPU and a GPU's first time are the slow ones.
+_PAUSE_S = 0.2  # between two looks whether a paused run is to go on [s]
 _USUALLY = "the first time 10 to 60 s, then from the cache"
 
 
@@ -100,11 +132,13 @@ class Run:
         hooks: Sequence[Hook] = (),
         outputs: Sequence["Output"] = (),
         changes: Sequence[Change] = (),
+        companions: Sequence["Companion"] = (),
     ) -> None:
         self.cfg = cfg
         self.folder = folder
         self.hooks = GuardedHooks(hooks)
         self.outputs = outputs
+        self.companions = companions
         self.changes = changes  # of the options since the run was last on disk
         self.store = CheckpointStore(folder.checkpoints, keep=cfg.run.keep_checkpoints)
         self.progress = Progress()
@@ -122,6 +156,7 @@ class Run:
             self.observer = cfg.build_observer()
             self.trainer = cfg.build(self.observer)
         self._nan_dumped = False
+        self._paused_s = 0.0
 
     def train(self, *, resume: bool = False) -> Summary | None:
         """Train to the end and return the summary; None where a signal stopped the run.
@@ -144,17 +179,38 @@ class Run:
             # Now, so that what does not fit is said before anything is compiled.
             self._initial = load_initial(self.cfg.init, self.trainer, shapes)
         self.folder.truncate_after(self.progress.epoch)
+        # Of the process before.
+        told(self.folder.path)
+        note_pause(self.folder.path, paused=False)
         if self.changes:
             self._note_changes()
         self.start_epoch = self.progress.epoch
         began = self.progress.elapsed_s
-        clock = lambda: began + time.monotonic() - started  # noqa: E731
+        clock = lambda: began + time.monotonic() - started - self._paused_s  # noqa: E731
         self.hooks.on_start(self._info(shapes))
+        with contextlib.ExitStack() as beside:
+            for companion in self.companions:
+                beside.callback(companion.close)
+                companion.start(self)
+            state, summary = self._train_from(shapes, restored, clock)
+        if summary is not None:
+            # After the run's clock has stopped.
+            with self.activity.doing("writing what the run leaves"):
+                for output in self.outputs:
+                    output.after_run(self, state, summary)
+        return summary
+
+    def _train_from(
+        self, shapes: TrainState, restored: TrainState | None, clock: Callable[[], float]
+    ) -> tuple[TrainState, Summary | None]:
+        """Train to the end or a signal, and save; the summary is None after a signal."""
         state, programs = self._prepare(shapes, restored)
         if restored is None:
             self._require_success(programs, state, clock)
         with StopSignal(on_first=partial(note_stop, self.folder.resume_command())) as stop:
             state, finished = self._loop(state, programs, clock, stop)
+            for companion in self.companions:
+                state = companion.before_end(self, state)
             self.progress.elapsed_s = clock()
             self._save(state)
             summary = None
@@ -162,12 +218,7 @@ class Run:
                 summary = self._finish(programs, state, clock)
             self.hooks.on_end(summary)
             self.store.wait()
-        if summary is not None:
-            # After the run's clock has stopped.
-            with self.activity.doing("writing what the run leaves"):
-                for output in self.outputs:
-                    output.after_run(self, state, summary)
-        return summary
+        return state, summary
 
     @property
     def env(self) -> Env:
@@ -269,20 +320,59 @@ class Run:
         saved = clock()
         total = self._epochs_to(self._total_updates())
         while self.progress.epoch < total and not self._solved():
+            epoch = programs.epoch
+            for companion in self.companions:
+                state, epoch = companion.before_epoch(self, state, epoch)
             with self.activity.doing(f"epoch {self.progress.epoch + 1}"):
-                state, metrics = programs.epoch(state)
+                state, metrics = epoch(state)
                 host = {k: float(v) for k, v in jax.device_get(metrics).items()}
+            for companion in self.companions:
+                host |= companion.metrics()
             self.progress.epoch += 1
             self._report(state, host, clock())
             if self.progress.epoch % self.cfg.eval.every_epochs == 0:
                 self._check(programs, state, clock)
             self.progress.elapsed_s = clock()
-            if stop.requested:
+            if stop.requested or self._obey(programs, state, clock, stop) == "stop":
                 return state, False
             if clock() - saved > self.cfg.run.checkpoint_seconds:
                 self._save(state)
                 saved = clock()
         return state, True
+
+    def _obey(
+        self,
+        programs: Programs,
+        state: TrainState,
+        clock: Callable[[], float],
+        stop: StopSignal,
+    ) -> str | None:
+        """Do what the run was told from elsewhere (`mjx_serl.run.remote`); returns what."""
+        what = told(self.folder.path)
+        if what == "save":
+            self._save(state)
+        elif what == "evaluate":
+            # It is not one of the checks that end a run.
+            self.hooks.on_eval(self._record(self._evaluate(programs.check, state, CHECK), clock()))
+        elif what == "pause":
+            what = self._pause(stop)
+        return what
+
+    def _pause(self, stop: StopSignal) -> str | None:
+        """Wait until the run is told to go on, or to stop."""
+        begun = time.monotonic()
+        note_pause(self.folder.path, paused=True)
+        self.hooks.on_stage("paused")
+        try:
+            while not stop.requested:
+                what = told(self.folder.path)
+                if what in ("resume", "stop"):
+                    return what
+                time.sleep(_PAUSE_S)
+        finally:
+            note_pause(self.folder.path, paused=False)
+            self._paused_s += time.monotonic() - begun
+        return "stop"
 
     def _total_updates(self) -> int | None:
         """Gradient steps after which the run ends; None where env steps say when."""

@@ -15,6 +15,8 @@ from mjx_serl.training.state import PolicyParams, TrainState
 from mjx_serl.training.trainer import Trainer
 from mjx_serl.types import PRNGKey
 
+# Trains for one epoch; the state given is used up.
+EpochFn = Callable[[TrainState], tuple[TrainState, dict[str, jax.Array]]]
 # Evaluates policy parameters on starts drawn with a key.
 EvalFn = Callable[[PolicyParams, PRNGKey], EpisodeResult]
 
@@ -29,7 +31,7 @@ class Programs:
         final: the evaluation after it.
     """
 
-    epoch: Callable[[TrainState], tuple[TrainState, dict[str, jax.Array]]]
+    epoch: EpochFn
     check: EvalFn
     final: EvalFn
 

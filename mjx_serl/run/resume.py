@@ -1,15 +1,22 @@
 """What may change where a run is resumed: how long it goes on, how it is checked and kept."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from mjx_serl.config import TrainConfig
 from scenes.contract.errors import InputError
-from scenes.contract.serialize import to_json
+from scenes.contract.serialize import flattened, to_json
 
 # Parts of a config that its training state does not depend on, and what in them names the folder.
-FREE = ("total_env_steps", "total_updates", "eval.", "run.")
+FREE = (
+    "total_env_steps",
+    "total_updates",
+    "eval.",
+    "run.",
+    "pilot.port",
+    "pilot.device",
+    "pilot.size",
+)
 FIXED = ("run.folder", "run.name")
 
 
@@ -41,7 +48,7 @@ def allowed_changes(old: TrainConfig, new: TrainConfig) -> list[Change]:
 
     Raises ValueError that names all options of which a run cannot change.
     """
-    before, after = _flat(to_json(old)), _flat(to_json(new))
+    before, after = flattened(to_json(old)), flattened(to_json(new))
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     changes = [Change(name, before.get(name), after.get(name)) for name in names]
     refuse_options([str(c) for c in changes if c.name in FIXED or not c.name.startswith(FREE)])
@@ -53,14 +60,7 @@ def refuse_options(options: list[str]) -> None:
     if options:
         raise InputError(
             f"--resume goes on with the run as it began; it cannot change {', '.join(options)}. "
-            "Allowed: --total-env-steps, --total-updates, --eval.*, --run.* (not folder and name); "
+            "Allowed: --total-env-steps, --total-updates, --eval.*, --run.* (not folder and name), "
+            "--pilot.port, view, device, size; "
             "the rest takes a new run"
         )
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in data.items():
-        inner = isinstance(value, Mapping)
-        flat |= _flat(value, f"{prefix}{name}.") if inner else {prefix + name: value}
-    return flat

@@ -5,20 +5,17 @@ It is served on this machine only (loopback); to see it from elsewhere forward t
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Float
 
-from mjx_serl.envs.env import EnvState
 from mjx_serl.registry import Registry
-from mjx_serl.types import PRNGKey, PyTree
 from mjx_serl.viewing.episode_video import HOLD_S
+from mjx_serl.viewing.live_world import LiveWorld, Snapshot
 from mjx_serl.viewing.policies import WorldPolicy
-from mjx_serl.viewing.recorded_env import SIDE, RecordedEnv, Views
+from mjx_serl.viewing.recorded_env import SIDE, RecordedEnv
 from mjx_serl.viewing.video import side_by_side
 from scenes.contract.command_line import require_port
 from scenes.contract.extras import require
@@ -32,103 +29,6 @@ UNIT = 0.01
 _PICTURE = 128  # least height of the cameras' pictures on the page: two fit side by side [px]
 _BLANK = np.zeros((_PICTURE, _PICTURE, 3), np.uint8)
 _IDLE_S = 0.02  # between two readings of the buttons of a paused page [s]
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What one world shows at one step.
-
-    Attributes:
-        xpos: positions of the bodies and of what else has splats, see `RecordedEnv.poses` [m].
-        xquat: their orientations (wxyz).
-        pictures: by camera.
-        step: control steps since the start.
-        ended: whether the episode is over.
-        success: whether the task is solved.
-    """
-
-    xpos: Float[np.ndarray, "B 3"]
-    xquat: Float[np.ndarray, "B 4"]
-    pictures: Mapping[str, UInt8[np.ndarray, "H W 3"]]
-    step: int
-    ended: bool
-    success: bool
-
-
-class LiveWorld:
-    """One world that any of several policies plays a step at a time.
-
-    Attributes:
-        policies: by name.
-        cameras: names of all cameras.
-        dt: simulated time per step [s].
-
-    Args:
-        recorded: a task with all its cameras.
-        policies: by name.
-        seed: of the starts and the policies' noise.
-    """
-
-    def __init__(
-        self, recorded: RecordedEnv, policies: Registry[WorldPolicy], *, seed: int = 0
-    ) -> None:
-        self.policies = policies
-        self.cameras = recorded.cameras
-        self.dt = recorded.env.ctrl_dt
-        self._start = jax.jit(lambda key: recorded.start(key, 1))
-        compiled = jax.jit if recorded.traceable else lambda function: function
-        self._draw = compiled(recorded.pictures)
-        self._remembered, self._nothing_seen = recorded.remembered, recorded.nothing_seen(1)
-        self._poses = jax.jit(recorded.poses)
-        self._choose = jax.jit(recorded.choose)  # compiled for a policy at its first step
-        self._step = jax.jit(recorded.step)
-        self._plan: list[Float[Array, "1 A"]] = []  # what is left of the chunk of `_planner`
-        self._planner = ""
-        self._key = jax.random.key(seed)
-        self._ended = False
-        self._world: EnvState
-        self._look: PyTree
-        self._views: Views
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin the next episode."""
-        self._world, self._look = self._start(self._next_key())
-        self._views = self._draw(self._world, self._look, self._nothing_seen)
-        self._ended = False
-        self._plan = []
-
-    def step(self, policy: str) -> None:
-        """Let a policy act once; nothing happens after an episode's end."""
-        if self._ended:
-            return
-        if not self._plan or policy != self._planner:
-            self._plan, self._planner = self._chosen(self.policies[policy]), policy
-        self._world, ended = self._step(self._world, self._plan.pop(0))
-        self._views = self._draw(self._world, self._look, self._remembered(self._views))
-        self._ended = bool(ended[0])
-
-    def _chosen(self, policy: WorldPolicy) -> list[Float[Array, "1 A"]]:
-        """The actions of a policy's answer, one after the other."""
-        actions = self._choose(policy, self._world, self._views, self._next_key())
-        return [actions] if actions.ndim == 2 else list(actions.swapaxes(0, 1))
-
-    def snapshot(self) -> Snapshot:
-        """Return what the world shows now."""
-        shown = (self._world, self._views.recorded, self._poses(self._world))
-        world, pictures, poses = jax.device_get(shown)
-        return Snapshot(
-            xpos=np.asarray(poses.xpos[0]),
-            xquat=np.asarray(poses.xquat[0]),
-            pictures={name: np.asarray(pictures[name][0]) for name in self.cameras},
-            step=int(world.t[0]),
-            ended=self._ended,
-            success=bool(world.success[0]),
-        )
-
-    def _next_key(self) -> PRNGKey:
-        self._key, key = jax.random.split(self._key)
-        return key
 
 
 class SplatBodies:
@@ -150,6 +50,11 @@ class SplatBodies:
                 opacities=np.asarray(splats.opacities)[mine, None],
                 scale=UNIT,
             )
+
+    def add_frame(self, scene: Any, body: int) -> None:
+        """Let a body without splats have a frame too, for what else is on it."""
+        if body not in self._frames:
+            self._frames[body] = scene.add_frame(f"/body_{body}", show_axes=False)
 
     def move(self, xpos: Float[np.ndarray, "B 3"], xquat: Float[np.ndarray, "B 4"]) -> None:
         """Put the bodies where they are."""
@@ -240,7 +145,13 @@ class Page:
             self._restart = True
 
 
-def run_page(world: LiveWorld, page: Page, *, until: Callable[[], bool] = lambda: False) -> None:
+def run_page(
+    world: LiveWorld,
+    policies: Registry[WorldPolicy],
+    page: Page,
+    *,
+    until: Callable[[], bool] = lambda: False,
+) -> None:
     """Play in real time until `until` says so; an ended episode starts again."""
     page.show(world.snapshot())
     resume_at = time.monotonic()
@@ -250,10 +161,10 @@ def run_page(world: LiveWorld, page: Page, *, until: Callable[[], bool] = lambda
         elif not page.playing or time.monotonic() < resume_at:
             time.sleep(_IDLE_S)
             continue
-        elif world.snapshot().ended:
+        elif world.ended:
             world.restart()
         else:
-            world.step(page.policy)
+            world.step(policies[page.policy])
         moment = world.snapshot()
         page.show(moment)
         resume_at = max(resume_at, time.monotonic() - world.dt) + world.dt
@@ -279,7 +190,7 @@ def serve(
         port: to serve on; the next free one if it is taken.
     """
     names = [first, *(name for name in policies if policies[name] is not policies[first])]
-    world = LiveWorld(recorded, policies, seed=seed)
+    world = LiveWorld(recorded, seed=seed)
     splats = recorded.splats()
     title = recorded.env.name
     # The page itself is a view from the side.
@@ -287,7 +198,7 @@ def serve(
     page = Page(splats, policies=names, cameras=cameras, title=title, port=port)
     print(f"{title}: {page.url} (Ctrl-C ends)", flush=True)
     try:
-        run_page(world, page)
+        run_page(world, policies, page)
     except KeyboardInterrupt:
         page.close()
     return 0

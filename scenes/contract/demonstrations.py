@@ -138,12 +138,17 @@ _RELABELLED = ("task", "episode_steps")
 
 
 def write_demonstrations(
-    path: Path, arrays: Mapping[str, NDArray[Any]], contract: DemoContract
+    path: Path,
+    arrays: Mapping[str, NDArray[Any]],
+    contract: DemoContract,
+    *,
+    overwrite: bool = False,
 ) -> None:
-    """Write arrays [T, M, ...] atomically; FileExistsError rather than overwrite."""
-    check_new(path)
+    """Write arrays [T, M, ...] atomically; FileExistsError unless it may overwrite."""
+    if not overwrite:
+        check_new(path)
     text = np.array(json.dumps(dataclasses.asdict(contract)))
-    with new_file(path, overwrite=False) as part, part.open("wb") as file:
+    with new_file(path, overwrite=overwrite) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays, **{_CONTRACT: text})  # pyright: ignore
 
 

@@ -225,3 +225,12 @@ def _expect(condition: bool, path: str, data: Any, allowed: str) -> None:
 
 def _wrong(path: str, data: Any, allowed: str) -> ValueError:
     return InputError(f"Field '{path}': got {json.dumps(data)[:80]}, allowed: {allowed}")
+
+
+def flattened(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested JSON objects by dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        inner = isinstance(value, Mapping)
+        flat |= flattened(value, f"{prefix}{name}.") if inner else {prefix + name: value}
+    return flat

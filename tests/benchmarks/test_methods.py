@@ -89,7 +89,7 @@ def test_what_was_measured_is_told():
         methods.cell_name(TASK, "residual", 0), "exit 1", {"task": TASK, "method": "residual"}
     )
     lines = methods_page.page(recorder.results).splitlines()
-    success, solved, pictured, _ = (
+    success, solved, pictured, *_ = (
         line.split(" | ") for line in lines if line.startswith(f"| {TASK} ")
     )
     columns = list(methods.METHODS)

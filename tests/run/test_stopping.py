@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,9 +34,10 @@ from whole_runs import (
 from mjx_serl import commands
 from mjx_serl.run.checkpoint import CheckpointStore
 from mjx_serl.run.folder import RunFolder
-from mjx_serl.run.hooks import EpochRecord, JsonlHook
+from mjx_serl.run.hooks import EpochRecord, GuardedHooks, JsonlHook
 from mjx_serl.run.loop import Run
 from mjx_serl.run.programs import Programs
+from mjx_serl.run.remote import is_paused, tell
 from mjx_serl.training.state import TrainState
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,6 +132,66 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
     summary = run.train(resume=True)
     assert summary.env_steps == 8
     assert "stopped before its first checkpoint; it starts again" in capsys.readouterr().err
+
+
+# -- told from elsewhere -----------------------------------------------------------------------
+
+
+class Teller(Quiet):
+    """Tells the run something after some epochs, and notes what comes of it."""
+
+    def __init__(self, folder: Path, words: dict[int, str]) -> None:
+        self._folder, self._words = folder, words
+        self.evals: list[int] = []
+        self.stages: list[str] = []
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        if record.epoch in self._words:
+            tell(self._folder, self._words[record.epoch])
+
+    def on_eval(self, record: Any) -> None:
+        self.evals.append(record.epoch)
+
+    def on_stage(self, text: str) -> None:
+        self.stages.append(text)
+        if text == "paused":
+            assert is_paused(self._folder)
+            threading.Timer(0.5, tell, (self._folder, "resume")).start()
+
+
+def test_a_run_does_what_it_is_told_and_is_the_same_run(quiet: Whole, tmp_path: Path):
+    """It is evaluated and paused on the way; what was told before it began does not count."""
+    run = start(tiny("native", tmp_path), "told")
+    folder = run.folder.path
+    tell(folder, "stop")
+    teller = Teller(folder, {1: "evaluate", 3: "pause", 5: "save"})
+    run.hooks = GuardedHooks([JsonlHook(run.folder), teller])
+    begun = time.monotonic()
+    summary = run.train()
+    took = time.monotonic() - begun
+    assert summary is not None
+    assert teller.evals == [1, 2, 4, 6, 6] and "paused" in teller.stages
+    assert not is_paused(folder) and run.progress.elapsed_s < took - 0.4, "a pause is no training"
+    assert_same(restored(run)[0], restored(quiet.run)[0])
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("words", [{2: "stop"}, {2: "pause", 99: ""}])
+def test_a_run_that_is_told_to_stop_is_saved(tmp_path: Path, words: dict[int, str]):
+    run = start(tiny("native", tmp_path), "told")
+    folder = run.folder.path
+
+    class Stopper(Teller):
+        """Stops it where it is paused."""
+
+        def on_stage(self, text: str) -> None:
+            if text == "paused":
+                tell(self._folder, "stop")
+
+    run.hooks = GuardedHooks([JsonlHook(run.folder), Stopper(folder, words)])
+    assert run.train() is None
+    assert CheckpointStore(run.folder.checkpoints).steps()[-1] == 2
+    assert not is_paused(folder)
 
 
 # -- a world that leaves the numbers -----------------------------------------------------------

@@ -15,7 +15,8 @@ from toy_env import STEPS, ToyEnv
 from mjx_serl.envs.observation import Observer
 from mjx_serl.registry import Registry
 from mjx_serl.viewing import browser as viewer
-from mjx_serl.viewing.browser import LiveWorld, Page, Snapshot, SplatBodies, run_page
+from mjx_serl.viewing.browser import Page, SplatBodies, run_page
+from mjx_serl.viewing.live_world import LiveWorld, Snapshot
 from mjx_serl.viewing.recorded_env import RecordedEnv
 from splat_render.types import GaussianSet
 
@@ -125,20 +126,26 @@ def grey(worlds: Any, look: tuple) -> dict[str, jax.Array]:
     }
 
 
+@pytest.fixture(scope="module")
+def policies() -> Registry[Any]:
+    """One that pushes up, one that pushes down."""
+    policies: Registry[Any] = Registry("policy")
+    for name, push in (("up", 1.0), ("down", -1.0)):
+        act = lambda worlds, obs, key, push=push: jnp.full((1, 2), push)  # noqa: E731
+        policies.register(name)(jax.tree_util.Partial(act))
+    return policies
+
+
 @pytest.fixture
 def world() -> LiveWorld:
-    """A toy world with two policies."""
+    """A toy world."""
     env = ToyEnv()
     cameras = SimpleNamespace(
         config=SimpleNamespace(cameras=("front",)),
         pictures=grey,
         renderer=SimpleNamespace(shadows=None),
     )
-    policies: Registry[Any] = Registry("policy")
-    for name, push in (("up", 1.0), ("down", -1.0)):
-        act = lambda worlds, obs, key, push=push: jnp.full((1, 2), push)  # noqa: E731
-        policies.register(name)(jax.tree_util.Partial(act))
-    return LiveWorld(RecordedEnv(Observer(env), FurtherCameras(env, cameras)), policies, seed=3)
+    return LiveWorld(RecordedEnv(Observer(env), FurtherCameras(env, cameras)), seed=3)
 
 
 def place(world: LiveWorld) -> float:
@@ -146,29 +153,31 @@ def place(world: LiveWorld) -> float:
     return float(world._world.carry[0, 0])
 
 
-def test_policies_take_turns_in_one_world(world: LiveWorld):
+def test_policies_take_turns_in_one_world(world: LiveWorld, policies: Registry[Any]):
     start = place(world)
-    world.step("up")
+    world.step(policies["up"])
     assert place(world) == pytest.approx(start + 0.1)
-    world.step("down")
+    world.step(policies["down"])
     assert place(world) == pytest.approx(start)
     seen = world.snapshot()
     assert seen.step == 2 and seen.pictures["front"].max() == 2
     assert seen.xpos.shape == (2, 3) and seen.xquat.shape == (2, 4)
 
 
-def test_an_unknown_policy_is_named(world: LiveWorld):
+def test_an_unknown_policy_is_named(policies: Registry[Any]):
     with pytest.raises(KeyError, match="Unknown policy 'upp'. Did you mean 'up'"):
-        world.step("upp")
+        policies["upp"]
 
 
-def test_after_the_end_nothing_moves_until_it_starts_again(world: LiveWorld):
+def test_after_the_end_nothing_moves_until_it_starts_again(
+    world: LiveWorld, policies: Registry[Any]
+):
     for _ in range(STEPS + 2):
-        world.step("up")
+        world.step(policies["up"])
     end = world.snapshot()
     assert end.ended and end.step <= STEPS
     before = place(world)
-    world.step("up")
+    world.step(policies["up"])
     assert place(world) == before
     world.restart()
     again = world.snapshot()
@@ -204,31 +213,37 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return now
 
 
-def test_time_passes_as_fast_as_in_the_world(world: LiveWorld, clock: SimpleNamespace):
+def test_time_passes_as_fast_as_in_the_world(
+    world: LiveWorld, policies: Registry[Any], clock: SimpleNamespace
+):
     page = FakePage()
-    run_page(world, page, until=lambda: len(page.shown) > 2)
+    run_page(world, policies, page, until=lambda: len(page.shown) > 2)
     assert [seen.step for seen in page.shown] == [0, 1, 2]
     assert clock.t == pytest.approx(0.1, abs=0.05)
 
 
-def test_a_paused_page_waits(world: LiveWorld, clock: SimpleNamespace):
+def test_a_paused_page_waits(world: LiveWorld, policies: Registry[Any], clock: SimpleNamespace):
     page = FakePage(lambda page: setattr(page, "playing", False))
-    run_page(world, page, until=lambda: clock.t > 5)
+    run_page(world, policies, page, until=lambda: clock.t > 5)
     assert [seen.step for seen in page.shown] == [0]
 
 
-def test_reset_starts_again_even_while_paused(world: LiveWorld, clock: SimpleNamespace):
+def test_reset_starts_again_even_while_paused(
+    world: LiveWorld, policies: Registry[Any], clock: SimpleNamespace
+):
     def pause_and_reset(page: FakePage) -> None:
         page.playing, page.restart = False, True
 
     page = FakePage(lambda page: None, pause_and_reset)
-    run_page(world, page, until=lambda: clock.t > 5)
+    run_page(world, policies, page, until=lambda: clock.t > 5)
     assert [seen.step for seen in page.shown] == [0, 1, 0]
 
 
-def test_an_ended_episode_is_held_and_starts_again(world: LiveWorld, clock: SimpleNamespace):
+def test_an_ended_episode_is_held_and_starts_again(
+    world: LiveWorld, policies: Registry[Any], clock: SimpleNamespace
+):
     page = FakePage()
-    run_page(world, page, until=lambda: len(page.shown) > STEPS + 2)
+    run_page(world, policies, page, until=lambda: len(page.shown) > STEPS + 2)
     ends = [i for i, seen in enumerate(page.shown) if seen.ended]
     assert ends and page.shown[ends[0] + 1].step == 0
     assert clock.t > viewer.HOLD_S

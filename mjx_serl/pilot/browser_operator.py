@@ -1,0 +1,86 @@
+"""The page in the browser as an operator's device."""
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from mjx_serl.pilot.wire import InputFrame
+from scenes.contract.operator import Axes, OperatorEvent, OperatorInput, said
+
+# Without a frame for this long, everything counts as let go [s].
+SILENCE = 0.15
+EVENTS: tuple[OperatorEvent, ...] = ("success", "failure", "cut")
+
+
+class BrowserOperator:
+    """An Operator that hears of the page from the server's thread and is polled from another's.
+
+    Args:
+        names: of the action's entries, for `Axes`.
+        facing: as of `Axes`.
+    """
+
+    help_text = "W/S forward/back   A/D left/right   J/K up/down   L gripper   ; drive"
+
+    def __init__(self, names: Sequence[str], *, facing: float = 0.0) -> None:
+        self._axes = Axes(names, facing=facing)
+        self._lock = threading.Lock()
+        self._frame: InputFrame | None = None
+        self._heard = -np.inf
+        self._pressed: list[str] = []  # since the last poll
+
+    @property
+    def lost(self) -> str | None:
+        """Nothing ever ends it: a page may be opened again."""
+        return None
+
+    @property
+    def frame(self) -> InputFrame | None:
+        """What came last."""
+        return self._frame
+
+    def open(self) -> None:
+        """Begin with nothing held."""
+        self.release()
+
+    def close(self) -> None:
+        """Let go."""
+        self.release()
+
+    def release(self) -> None:
+        """Let go, as when the page is closed; a new page's frames count from anew."""
+        with self._lock:
+            self._frame, self._heard, self._pressed = None, -np.inf, []
+
+    def hear(self, frame: InputFrame, now: float) -> None:
+        """Take a frame that came at `now` [s]; one that is older than the last is dropped."""
+        with self._lock:
+            last = self._frame
+            if last is not None and frame.seq <= last.seq:
+                return
+            before = last.held if last is not None else frozenset[str]()
+            self._pressed += sorted(frame.held - before)
+            self._frame, self._heard = frame, now
+
+    def poll(self, now: float) -> OperatorInput | None:
+        """Return what is held at `now` [s]."""
+        with self._lock:
+            frame, pressed, silent = self._frame, self._pressed, now - self._heard > SILENCE
+            self._pressed = [name for name in pressed if name == "undo"]
+        events: list[OperatorEvent] = [name for name in EVENTS if name in pressed]
+        event = events[0] if events else None
+        if frame is None or silent:
+            return said(None, enabled=False, event=event)
+        pushed = dict(frame.axes)
+        pushed["gripper"] = float("close" in frame.held) - float("open" in frame.held)
+        # The policy drives on until somebody does.
+        enabled = "drive" in frame.held
+        return said(self._axes.action(pushed) if enabled else None, enabled=enabled, event=event)
+
+    def take_undo(self) -> bool:
+        """Whether the last episode was taken back since the last call."""
+        with self._lock:
+            asked = "undo" in self._pressed
+            self._pressed = [name for name in self._pressed if name != "undo"]
+        return asked

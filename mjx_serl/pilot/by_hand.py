@@ -1,0 +1,147 @@
+"""A task that a person plays from the page: to record demonstrations, or to try it."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from mjx_serl.envs.env import make_env
+from mjx_serl.envs.observation import PixelConfig
+from mjx_serl.pilot.browser_operator import BrowserOperator
+from mjx_serl.pilot.demo_file import DemoFile
+from mjx_serl.pilot.devices import Device, with_device
+from mjx_serl.pilot.episode import EpisodeRows
+from mjx_serl.pilot.server import PilotServer
+from mjx_serl.pilot.stage import HOLD_S, Stage, run_stage
+from mjx_serl.training.demonstrations import demo_contract
+from mjx_serl.viewing.live_world import LiveWorld
+from mjx_serl.viewing.policies import WorldPolicy
+from mjx_serl.viewing.recorded_env import RecordedEnv, build_recorded_env
+from scenes.contract.errors import InputError
+from scenes.contract.operator import Operator
+from scenes.contract.ranges import require_episodes, require_seed
+
+SIZE = 256  # of the pictures that no policy sees [px]
+
+
+def record_by_hand(
+    task: str,
+    path: Path,
+    *,
+    episodes: int,
+    seed: int,
+    pixels: PixelConfig,
+    port: int,
+    device: Device = "page",
+) -> int:
+    """Serve the page until `episodes` solved ones are in the file; returns how many there are.
+
+    Each is written as soon as it is over, and what is in the file already counts. Ctrl-C ends
+    sooner; nothing is lost.
+
+    Raises InputError for another kind of file or one of another task, or a port that is taken.
+    """
+    if path.suffix != ".npz":
+        raise InputError(f"Demonstrations are .npz files, got '{path}'")
+    require_episodes(episodes)
+    require_seed(seed)
+    observer = pixels.build(make_env(task, physics="native", max_worlds=1))
+    file = DemoFile(path, demo_contract(observer))
+    over, played = threading.Event(), [0, 0]
+
+    def ended(episode: EpisodeRows) -> None:
+        played[episode.solved] += 1
+        if episode.solved:
+            file.append(episode.rows())
+        tell()
+        if len(file) >= episodes:
+            over.set()
+
+    def taken_back() -> None:
+        file.take_back()
+        tell()
+
+    def tell() -> None:
+        failed, solved = played
+        table.stage.told = [
+            f"{len(file)} of {episodes} demonstrations in {path.name}",
+            f"now: {solved} solved, {failed} not (not kept)",
+            "they are kept at once; take the last back with its key",
+        ]
+
+    recorded = build_recorded_env(observer, pixels, size=SIZE)
+    table = _Table(recorded, seed, port, device, ended, taken_back)
+    tell()
+    if len(file) < episodes:
+        table.serve(over)
+    return len(file)
+
+
+def play_by_hand(
+    recorded: RecordedEnv, policy: WorldPolicy | None, *, seed: int, port: int, device: Device
+) -> None:
+    """Serve the page until Ctrl-C: the policy plays until the person does; nothing is kept."""
+    played = [0, 0]
+
+    def ended(episode: EpisodeRows) -> None:
+        played[episode.solved] += 1
+        table.stage.told = [f"{played[1]} solved, {played[0]} not; nothing is kept"]
+
+    table = _Table(recorded, seed, port, device, ended)
+    table.stage.policy = policy
+    table.serve(threading.Event())
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A world with its page and devices, all of it in this thread but the page."""
+
+    recorded: RecordedEnv
+    seed: int
+    port: int
+    device: Device
+    on_end: Callable[[EpisodeRows], None]
+    on_undo: Callable[[], None] = lambda: None
+
+    @cached_property
+    def page(self) -> BrowserOperator:
+        """Keys and sticks."""
+        return BrowserOperator(self.recorded.env.action_spec.names)
+
+    @cached_property
+    def operator(self) -> Operator:
+        """All devices."""
+        return with_device(self.page, self.device, self.recorded.env.action_spec.names)
+
+    @cached_property
+    def stage(self) -> Stage:
+        """The world."""
+        return Stage(
+            LiveWorld(self.recorded, seed=self.seed),
+            self.operator,
+            page=self.page,
+            action_dim=self.recorded.env.action_dim,
+            on_end=self.on_end,
+            on_undo=self.on_undo,
+        )
+
+    def serve(self, over: threading.Event) -> None:
+        """Play until it is over, or Ctrl-C."""
+        self.operator.open()
+        task = self.recorded.env.name
+        server = PilotServer(self.page, port=self.port, about={"title": task})
+        sys.stdout.write(f"{task}: {server.url} (Ctrl-C ends)\n")
+        sys.stdout.flush()
+        try:
+            run_stage(self.stage, server, over)
+            # The last message is to be seen.
+            server.publish(self.stage.state(), self.stage.pictures())
+            time.sleep(HOLD_S)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            server.close()
+            self.operator.close()

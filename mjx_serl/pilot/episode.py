@@ -1,0 +1,92 @@
+"""What is kept of an episode that a person had a hand in."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from mjx_serl.training.off_policy import POLICY_ACTION
+from mjx_serl.types import Obs, Transition
+from mjx_serl.viewing.live_world import Outcome
+from scenes.contract.operator import OperatorEvent
+
+
+@dataclasses.dataclass
+class EpisodeRows:
+    """The steps of one episode, as they come.
+
+    Attributes:
+        solved: whether it ended well, as the task says or the person.
+        driven: how many of its steps a person drove.
+    """
+
+    solved: bool = False
+    driven: int = 0
+    _steps: list[Transition] = dataclasses.field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def add(
+        self,
+        obs: Obs,
+        action: Float[np.ndarray, " A"],
+        own: Float[np.ndarray, " A"],
+        outcome: Outcome,
+        *,
+        person: bool,
+    ) -> None:
+        """Add a step.
+
+        Args:
+            obs: what the action answered, as it is stored.
+            action: that was played.
+            own: of the policy.
+            outcome: of the step.
+            person: whether a person chose the action.
+        """
+        step: dict[str, Any] = {
+            "action": np.asarray(action, np.float32),
+            "reward": np.float32(outcome.reward),
+            "terminated": np.bool_(outcome.terminated),
+            "truncated": np.bool_(outcome.truncated),
+            "valid": np.bool_(outcome.valid),
+            "expert": np.bool_(person),
+            "extras": {POLICY_ACTION: np.asarray(own, np.float32)},
+        }
+        self._steps.append(Transition(obs=obs, **step))
+        self.driven += person
+        self.solved |= outcome.success
+
+    def judge(self, event: OperatorEvent) -> None:
+        """End it as the person says: solved and paid for, failed, or merely over."""
+        if not self._steps:
+            return
+        last = self._steps[-1]
+        solved = event == "success"
+        said = event != "cut"
+        self._steps[-1] = last.replace(
+            terminated=np.bool_(said),
+            truncated=np.bool_(not said),
+            reward=np.float32(1.0 if solved else 0.0 if said else last.reward),
+        )
+        self.solved = solved or (self.solved and not said)
+
+    def rows(self) -> Transition:
+        """All steps, numpy [T, 1, ...]."""
+        return jax.tree.map(lambda *steps: np.stack(steps)[:, None], *self._steps)
+
+
+def blocks_of(rows: Transition, size: int) -> list[Transition]:
+    """Split rows [T, ...] into blocks of `size`; the last is filled up with rows of no use."""
+    length = len(rows.reward)
+    short = -length % size
+
+    def filled(x: np.ndarray) -> np.ndarray:
+        return np.concatenate([x, np.zeros((short, *x.shape[1:]), x.dtype)])
+
+    padded = jax.tree.map(filled, rows)
+    starts = range(0, length + short, size)
+    return [jax.tree.map(lambda x, i=i: x[i : i + size], padded) for i in starts]

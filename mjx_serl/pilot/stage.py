@@ -1,0 +1,179 @@
+"""One world at the pace of a clock, which a policy plays until a person takes it over."""
+
+import io
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from mjx_serl.pilot.browser_operator import BrowserOperator
+from mjx_serl.pilot.episode import EpisodeRows
+from mjx_serl.pilot.server import PilotServer
+from mjx_serl.viewing.live_world import LiveWorld
+from mjx_serl.viewing.policies import WorldPolicy
+from scenes.contract.extras import require
+from scenes.contract.operator import Operator, OperatorInput
+
+HOLD_S = 0.7  # an ended episode stays in view [s]
+_STILL_S = 0.5  # a world that stands still is shown anew this often [s]
+_IDLE_S = 0.05  # between two looks whether a page has been opened [s]
+_QUALITY = 90  # of the JPEGs
+
+
+class Stage:
+    """Steps a world, tells what came of its episodes.
+
+    Attributes:
+        policy: plays where nobody drives; None lets the world stand still.
+        told: lines for the page beside the pictures.
+
+    Args:
+        world: to play in.
+        operator: the person's devices.
+        page: the one among them that is the page, if any.
+        action_dim: entries of an action.
+        on_end: is given each episode that has ended.
+        on_undo: is called where the last episode is to be taken back.
+    """
+
+    def __init__(
+        self,
+        world: LiveWorld,
+        operator: Operator,
+        *,
+        page: BrowserOperator | None = None,
+        action_dim: int,
+        on_end: Callable[[EpisodeRows], None],
+        on_undo: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.policy: WorldPolicy | None = None
+        self.told: list[str] = []
+        self._world, self._operator, self._page = world, operator, page
+        self._nothing = np.zeros(action_dim, np.float32)
+        self._on_end, self._on_undo = on_end, on_undo
+        self._episode = EpisodeRows()
+        self._over_at: float | None = None
+        self._driver, self._verdict = "waits", ""
+
+    @property
+    def dt(self) -> float:
+        """Time per step [s]."""
+        return self._world.dt
+
+    def tick(self, now: float) -> bool:
+        """Make a step, or wait; returns whether there is anything new to see."""
+        if self._page is not None and self._page.take_undo():
+            self._undo()
+        found = self._operator.poll(now)
+        if self._over_at is not None:
+            if now - self._over_at < HOLD_S:
+                return False
+            return self._restart()
+        event = None if found is None or found.event == "stop" else found.event
+        if event is not None and (len(self._episode) or event == "cut"):
+            self._episode.judge(event)
+            return self._end(now) if len(self._episode) else self._restart()
+        return self._step(found, now)
+
+    def cut(self) -> None:
+        """End the episode in progress, as when the program ends."""
+        self._episode.judge("cut")
+        self._end(0.0)
+
+    def _step(self, found: OperatorInput | None, now: float) -> bool:
+        driving = found is not None and found.enabled
+        policy = self.policy
+        if policy is None and not driving:
+            shown, self._driver = self._driver, "waits"
+            return shown != self._driver
+        own = self._nothing if policy is None else np.asarray(self._world.choose(policy)[0])
+        action = own
+        if driving:
+            assert found is not None
+            action = self._nothing if found.action is None else found.action
+            self._world.forget_plan()
+        self._driver = "person" if driving else "policy"
+        obs = self._world.observed()
+        self._world.play(jnp.asarray(action, jnp.float32)[None])
+        self._episode.add(obs, action, own, self._world.outcome(), person=driving)
+        if self._world.ended:
+            self._end(now)
+        return True
+
+    def _end(self, now: float) -> bool:
+        episode, self._episode = self._episode, EpisodeRows()
+        self._over_at = now
+        if len(episode):
+            self._on_end(episode)
+        self._verdict = "solved" if episode.solved else "over"
+        return True
+
+    def _restart(self) -> bool:
+        self._world.restart()
+        self._episode, self._over_at = EpisodeRows(), None
+        return True
+
+    def _undo(self) -> None:
+        """Drop the episode in progress, or take the last one back."""
+        if self._over_at is None and len(self._episode):
+            self._restart()
+        else:
+            self._on_undo()
+
+    def state(self) -> dict[str, Any]:
+        """What the page says of the moment."""
+        moment = self._verdict if self._over_at is not None else f"step {len(self._episode)}"
+        told: dict[str, Any] = {"driver": self._driver, "state": moment, "counts": self.told}
+        if self._page is not None and self._page.frame is not None:
+            told["input_t"] = self._page.frame.sent
+        return told
+
+    def pictures(self) -> dict[str, bytes]:
+        """What the cameras see, as JPEGs."""
+        return {name: encode(x) for name, x in self._world.pictures().items()}
+
+
+def encode(picture: np.ndarray) -> bytes:
+    """Return a JPEG of uint8 [H, W, 3 or more]."""
+    image = require("PIL.Image", "pilot", package="pillow", purpose="The pilot's page")
+    buffer = io.BytesIO()
+    image.fromarray(np.ascontiguousarray(picture[..., :3])).save(buffer, "JPEG", quality=_QUALITY)
+    return buffer.getvalue()
+
+
+def run_stage(
+    stage: Stage,
+    server: PilotServer,
+    until: threading.Event,
+    *,
+    before: Callable[[], None] = lambda: None,
+    after: Callable[[], None] = lambda: None,
+) -> None:
+    """Play at the pace of the clock while a page is open, until `until`.
+
+    Args:
+        stage: what plays.
+        server: the page.
+        until: ends it.
+        before: called before each step.
+        after: called when there is something new to see.
+    """
+    due, shown = time.monotonic(), -np.inf
+    while not until.is_set():
+        if not server.watched:
+            until.wait(_IDLE_S)
+            continue
+        now = time.monotonic()
+        if now < due:
+            until.wait(due - now)
+            continue
+        # What was missed is not made up for: time would rush.
+        due = max(due, now - stage.dt) + stage.dt
+        before()
+        if stage.tick(now) or now - shown > _STILL_S:
+            shown = now
+            server.publish(stage.state(), stage.pictures())
+            after()

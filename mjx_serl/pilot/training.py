@@ -1,0 +1,226 @@
+"""A person at a training run: a world beside the epoch, in which the newest policy plays.
+
+What the person does joins the run's interventions at the start of the next epoch, and the solved
+episodes the run's file of demonstrations. While nobody is at the page nothing is computed, and the
+run is, bit for bit, what it would be without it.
+"""
+
+import contextlib
+import dataclasses
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from mjx_serl.envs.env import EnvState
+from mjx_serl.pilot.browser_operator import BrowserOperator
+from mjx_serl.pilot.demo_file import DemoFile
+from mjx_serl.pilot.devices import with_device
+from mjx_serl.pilot.episode import EpisodeRows, blocks_of
+from mjx_serl.pilot.server import PilotServer
+from mjx_serl.pilot.stage import Stage, run_stage
+from mjx_serl.pilot.view import WorldView
+from mjx_serl.run.checkpoint import warn_line
+from mjx_serl.run.loop import Run
+from mjx_serl.run.programs import EpochFn, compile_epoch
+from mjx_serl.training.demonstrations import demo_contract
+from mjx_serl.training.off_policy import PEOPLE, PEOPLE_BLOCK, OffPolicy
+from mjx_serl.training.policies import trained_policy
+from mjx_serl.training.state import PolicyParams, TrainState, shapes_of
+from mjx_serl.training.trainer import Trainer
+from mjx_serl.types import Actions, Obs, PRNGKey
+from mjx_serl.viewing.live_world import LiveWorld
+from mjx_serl.viewing.recorded_env import build_recorded_env
+
+FILE = "interventions.npz"  # in the run's folder
+_SEED = 1 << 20  # apart from those of the run's worlds
+
+
+class TrainingPilot:
+    """Serves the page while a run trains."""
+
+    def __init__(self) -> None:
+        self._over = threading.Event()
+        self._episodes: queue.SimpleQueue[EpisodeRows | Literal["undo"]] = queue.SimpleQueue()
+        self._params: PolicyParams | None = None
+        self._counts = {"episodes": 0, "solved": 0, "steps": 0, "driven": 0}
+        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="pilot program")
+        self._learn: Future[EpochFn] | None = None
+        self._last: int = 0  # rows of the last episode that the run has taken
+        self._stage: Stage | None = None
+        self._thread: threading.Thread | None = None
+        self.server: PilotServer | None = None
+
+    def start(self, run: Run) -> None:
+        """Open the page; the world is built in a thread of its own, while the run compiles."""
+        self._run = run
+        names = run.env.action_spec.names
+        self._page = BrowserOperator(names)
+        self._operator = with_device(self._page, run.cfg.pilot.device, names)
+        self._operator.open()
+        title = f"{run.cfg.task}, {run.folder.path.name}"
+        self.server = PilotServer(self._page, port=run.cfg.pilot.port, about={"title": title})
+        run.hooks.on_stage(f"pilot: {self.server.url}")
+        self._thread = threading.Thread(target=self._play, name="pilot world", daemon=True)
+        self._thread.start()
+
+    def before_epoch(
+        self, run: Run, state: TrainState, epoch: EpochFn
+    ) -> tuple[TrainState, EpochFn]:
+        """Hand over what people did, and take the newest policy.
+
+        Once there is something to learn from people, another program does; nobody waits for it
+        before.
+        """
+        if self.server is not None and self.server.watched:
+            # The epoch that follows is given the arrays for its own.
+            self._params = jax.tree.map(jnp.copy, run.trainer.policy_params(state))
+            self._prepare(run, state)
+        state = self._take_all(run.trainer, state)
+        if int(state.data[PEOPLE].usable) == 0:
+            return state, epoch
+        learn = self._prepare(run, state)
+        if learn.done():
+            return state, learn.result()
+        with run.activity.doing("compiling the epoch that learns from people"):
+            return state, learn.result()
+
+    def _prepare(self, run: Run, state: TrainState) -> Future[EpochFn]:
+        """Compile the epoch that learns from people, beside the others, once somebody is there."""
+        if self._learn is None:
+            assert isinstance(run.trainer, OffPolicy)
+            trainer, shapes = run.trainer.learning_from_people(), shapes_of(state)
+            self._learn = self._compiler.submit(compile_epoch, trainer, shapes)
+        return self._learn
+
+    def before_end(self, run: Run, state: TrainState) -> TrainState:
+        """Stop the world; the episode in progress is cut and handed over too."""
+        self._halt()
+        if self._stage is not None:
+            self._stage.cut()
+        return self._take_all(run.trainer, state)
+
+    def close(self) -> None:
+        """Close the page."""
+        self._halt()
+        if self.server is not None:
+            self.server.close()
+            self._operator.close()
+        self._compiler.shutdown(wait=False, cancel_futures=True)
+
+    def _halt(self) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join(timeout=10)
+
+    def metrics(self) -> dict[str, float]:
+        """What people have done so far in this process."""
+        return {f"people/{name}": float(count) for name, count in self._counts.items()}
+
+    def _take_all(self, trainer: Trainer, state: TrainState) -> TrainState:
+        while not self._episodes.empty():
+            state = self._take(trainer, state, self._episodes.get())
+        return state
+
+    def _take(
+        self, trainer: Trainer, state: TrainState, episode: EpisodeRows | Literal["undo"]
+    ) -> TrainState:
+        assert isinstance(trainer, OffPolicy)
+        if episode == "undo":
+            state, self._last = trainer.forget(state, self._last), 0
+            return state
+        blocks = blocks_of(episode.rows(), PEOPLE_BLOCK)
+        for block in blocks:
+            state = trainer.intervene(state, block)
+        self._last = PEOPLE_BLOCK * len(blocks)
+        return state
+
+    # -- in the thread of the world ----------------------------------------------------------------
+
+    def _play(self) -> None:
+        try:
+            self._play_on()
+        except Exception as error:  # training outlives its audience
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            warn_line(f"the pilot's world failed ({reason}); training goes on")
+
+    def _play_on(self) -> None:
+        run, server = self._run, self.server
+        assert server is not None
+        cfg = run.cfg
+        # A device that trains would let this world wait for its epochs.
+        with jax.default_device(_cpu()):
+            # A world of its own: that of the run belongs to the epoch that is running.
+            observer = dataclasses.replace(cfg, physics="native", num_envs=1).build_observer()
+            recorded = build_recorded_env(observer, cfg.pixels, size=cfg.pilot.size)
+            world = LiveWorld(recorded, seed=_SEED + cfg.seed)
+            self._file = DemoFile(run.folder.path / FILE, demo_contract(observer))
+            self._stage = Stage(
+                world,
+                self._operator,
+                page=self._page,
+                action_dim=observer.env.action_dim,
+                on_end=self._ended,
+                on_undo=self._undone,
+            )
+            self._act = _exploring(run.trainer)
+            with contextlib.ExitStack() as beside:
+                after: Callable[[], None] = lambda: None  # noqa: E731
+                if cfg.pilot.view:
+                    view = WorldView(world)
+                    beside.callback(view.close)
+                    run.hooks.on_stage(f"pilot, in three dimensions: {view.url}")
+                    after = view.show
+                run_stage(self._stage, server, self._over, before=self._renew, after=after)
+
+    def _renew(self) -> None:
+        """Let the newest policy play."""
+        params, self._params = self._params, None
+        if params is not None and self._stage is not None:
+            self._stage.policy = Partial(self._act, jax.device_put(params, _cpu()))
+
+    def _ended(self, episode: EpisodeRows) -> None:
+        counts = self._counts
+        counts["episodes"] += 1
+        counts["solved"] += episode.solved
+        counts["steps"] += len(episode)
+        counts["driven"] += episode.driven
+        if episode.driven:
+            self._episodes.put(episode)
+            if episode.solved:
+                self._file.append(episode.rows())
+        self._tell()
+
+    def _undone(self) -> None:
+        self._episodes.put("undo")
+        self._file.take_back()
+        self._tell()
+
+    def _tell(self) -> None:
+        counts, stage = self._counts, self._stage
+        assert stage is not None
+        share = counts["driven"] / max(counts["steps"], 1)
+        stage.told = [
+            f"episodes {counts['episodes']}, solved {counts['solved']}",
+            f"driven by people {share:.0%} of the steps",
+            f"demonstrations kept {len(self._file)}",
+        ]
+
+
+def _cpu() -> Any:
+    return jax.local_devices(backend="cpu")[0]
+
+
+def _exploring(trainer: Trainer) -> Callable[..., Actions]:
+    """The policy that acts in training, noise included, as a function of its parameters."""
+
+    def act(params: PolicyParams, worlds: EnvState, obs: Obs, key: PRNGKey) -> Actions:
+        del worlds
+        return trained_policy(trainer, params, deterministic=False)(obs, key)
+
+    return act

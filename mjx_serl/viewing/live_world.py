@@ -1,0 +1,172 @@
+"""One world in the memory of this process that is played a step at a time, by anyone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from mjx_serl.envs.control.controller import Command
+from mjx_serl.envs.control.kinematics import tool_quat
+from mjx_serl.envs.env import EnvState
+from mjx_serl.types import Obs, PRNGKey, PyTree
+from mjx_serl.viewing.policies import WorldPolicy
+from mjx_serl.viewing.recorded_env import RecordedEnv, Views
+
+Place = tuple[Float[np.ndarray, "3"], Float[np.ndarray, "4"]]  # [m], wxyz
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What one world shows at one step.
+
+    Attributes:
+        xpos: positions of the bodies and of what else has splats, see `RecordedEnv.poses` [m].
+        xquat: their orientations (wxyz).
+        pictures: by camera.
+        step: control steps since the start.
+        ended: whether the episode is over.
+        success: whether the task is solved.
+    """
+
+    xpos: Float[np.ndarray, "B 3"]
+    xquat: Float[np.ndarray, "B 4"]
+    pictures: Mapping[str, UInt8[np.ndarray, "H W 3"]]
+    step: int
+    ended: bool
+    success: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step came to; see `EnvState`."""
+
+    reward: float
+    terminated: bool
+    truncated: bool
+    valid: bool
+    success: bool
+
+
+class LiveWorld:
+    """One world that any policy, or a person, plays a step at a time.
+
+    Attributes:
+        env: what it is a world of.
+        splats: makes those of its scene, which move by the poses of `snapshot`.
+        cameras: names of all cameras.
+        dt: simulated time per step [s].
+
+    Args:
+        recorded: a task with all its cameras.
+        seed: of the starts and the policies' noise.
+    """
+
+    def __init__(self, recorded: RecordedEnv, *, seed: int = 0) -> None:
+        self.cameras = recorded.cameras
+        self.env = recorded.env
+        self.dt = recorded.env.ctrl_dt
+        observer = recorded.observer
+        self._start = jax.jit(lambda key: recorded.start(key, 1))
+        compiled = jax.jit if recorded.traceable else lambda function: function
+        self._draw = compiled(recorded.pictures)
+        self._remembered, self._nothing_seen = recorded.remembered, recorded.nothing_seen(1)
+        self._poses = jax.jit(recorded.poses)
+        self._choose = jax.jit(recorded.choose)  # compiled for a policy at its first step
+        self._step = jax.jit(recorded.step)
+        self.splats = recorded.splats
+        self._stored = jax.jit(
+            lambda world, views: observer.stored(observer.observe(world, views.observed))
+        )
+        self._plan: list[Float[Array, "1 A"]] = []  # what is left of the chunk of `_planner`
+        self._planner: WorldPolicy | None = None
+        self._key = jax.random.key(seed)
+        self._world: EnvState
+        self._look: PyTree
+        self._views: Views
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin the next episode."""
+        self._world, self._look = self._start(self._next_key())
+        self._views = self._draw(self._world, self._look, self._nothing_seen)
+        self._ended = False
+        self._plan = []
+
+    @property
+    def ended(self) -> bool:
+        """Whether the episode is over."""
+        return self._ended
+
+    def step(self, policy: WorldPolicy) -> None:
+        """Let a policy act once; nothing happens after an episode's end."""
+        if not self._ended:
+            self.play(self.choose(policy))
+
+    def choose(self, policy: WorldPolicy) -> Float[Array, "1 A"]:
+        """What a policy does now; of a chunk that it chose before, what comes next."""
+        if not self._plan or policy is not self._planner:
+            self._plan, self._planner = self._chosen(policy), policy
+        return self._plan.pop(0)
+
+    def play(self, action: Float[Array, "1 A"]) -> None:
+        """Make a step."""
+        self._world, ended = self._step(self._world, action)
+        self._views = self._draw(self._world, self._look, self._remembered(self._views))
+        self._ended = bool(ended[0])
+
+    def forget_plan(self) -> None:
+        """Let the policy choose anew: somebody else has acted."""
+        self._plan = []
+
+    def observed(self) -> Obs:
+        """What is stored of what a policy would answer now: numpy, of one world."""
+        seen = jax.device_get(self._stored(self._world, self._views))
+        return {name: x[0] for name, x in seen.items()}
+
+    def outcome(self) -> Outcome:
+        """What the last step came to."""
+        world = self._world
+        told = (world.reward, world.terminated, world.truncated, world.valid, world.success)
+        reward, *flags = (x[0] for x in jax.device_get(told))
+        return Outcome(float(reward), *map(bool, flags))
+
+    def _chosen(self, policy: WorldPolicy) -> list[Float[Array, "1 A"]]:
+        """The actions of a policy's answer, one after the other."""
+        actions = self._choose(policy, self._world, self._views, self._next_key())
+        return [actions] if actions.ndim == 2 else list(actions.swapaxes(0, 1))
+
+    def pictures(self) -> dict[str, UInt8[np.ndarray, "H W 3"]]:
+        """What all cameras see now."""
+        return {name: x[0] for name, x in jax.device_get(self._views.recorded).items()}
+
+    def places(self) -> dict[str, Place]:
+        """Where the tool is measured and where it was sent to, for tasks that command a pose."""
+        command = self._world.command
+        if not isinstance(command, Command) or self.env.scene.spec.robot is None:
+            return {}
+        scene = self.env.scene
+        sim, target = jax.device_get((self._world.sim, command))
+        tool = tool_quat(scene, np.asarray(sim.xquat[0]))
+        return {
+            "measured": (np.asarray(sim.site_xpos[0, scene.arm.ee_site_id]), tool),
+            "target": (np.asarray(target.target[0]), np.asarray(target.target_quat[0])),
+        }
+
+    def snapshot(self) -> Snapshot:
+        """Return what the world shows now."""
+        shown = (self._world, self._views.recorded, self._poses(self._world))
+        world, pictures, poses = jax.device_get(shown)
+        return Snapshot(
+            xpos=np.asarray(poses.xpos[0]),
+            xquat=np.asarray(poses.xquat[0]),
+            pictures={name: np.asarray(pictures[name][0]) for name in self.cameras},
+            step=int(world.t[0]),
+            ended=self._ended,
+            success=bool(world.success[0]),
+        )
+
+    def _next_key(self) -> PRNGKey:
+        self._key, key = jax.random.split(self._key)
+        return key

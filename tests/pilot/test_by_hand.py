@@ -1,0 +1,110 @@
+"""Demonstrations by hand on a real task, with a device that plays the expert for the person."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from websockets.sync.client import connect
+
+from mjx_serl.data.demos import load_demos
+from mjx_serl.envs.env import Env
+from mjx_serl.envs.observation import Observer, PixelConfig
+from mjx_serl.pilot import by_hand
+from mjx_serl.pilot.by_hand import record_by_hand
+from mjx_serl.pilot.server import PilotServer
+from mjx_serl.training.demonstrations import demo_contract
+from mjx_serl.viewing.live_world import LiveWorld
+from scenes.contract.operator import OperatorInput
+
+TASK = "franka/pick_cube"
+
+
+class ExpertHand:
+    """Says at each moment what the task's expert would do: an operator that sees the state."""
+
+    help_text, lost = "", None
+
+    def __init__(self) -> None:
+        self.world: Any = None
+        self._act = None
+
+    def open(self) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+    def poll(self, now: float) -> OperatorInput:
+        """Drive."""
+        if self._act is None:
+            demonstrate = jax.vmap(self.world.env.task.demonstrate)
+            self._act = jax.jit(lambda w: demonstrate(w.sim, w.command, w.task_state)[0])
+        action = np.clip(np.asarray(self._act(self.world._world)), -1, 1)
+        return OperatorInput(action=action, enabled=True)
+
+
+@pytest.fixture
+def hand(monkeypatch: pytest.MonkeyPatch, sparse: Env) -> ExpertHand:
+    """The device, with a page that is open and time that does not pass."""
+    hand = ExpertHand()
+
+    class SeenWorld(LiveWorld):
+        """One whose state the device sees."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.dt = 0.0
+            hand.world = self
+
+    class Watched(PilotServer):
+        """One that has a page."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options | {"port": 0})
+            self._page_open = threading.Thread(target=self._look)
+            self._page_open.start()
+
+        def _look(self) -> None:
+            url = f"ws://127.0.0.1:{self.port}/pictures?token={self.token}"
+            with connect(url, origin=f"http://127.0.0.1:{self.port}") as page:
+                for _ in page:
+                    pass
+
+        def close(self) -> None:
+            super().close()
+            self._page_open.join(timeout=5)
+
+    monkeypatch.setattr(by_hand, "LiveWorld", SeenWorld)
+    monkeypatch.setattr(by_hand, "PilotServer", Watched)
+    monkeypatch.setattr(by_hand, "HOLD_S", 0.0)
+    monkeypatch.setattr("mjx_serl.pilot.stage.HOLD_S", 0.0)
+    monkeypatch.setattr(by_hand, "with_device", lambda page, device, names: hand)
+    monkeypatch.setattr(by_hand, "make_env", lambda task, **options: sparse)
+    monkeypatch.setattr(by_hand, "SIZE", 16)
+    return hand
+
+
+@pytest.mark.usefixtures("hand")
+def test_solved_episodes_are_kept_and_the_file_goes_on(
+    tmp_path: Path, sparse: Env, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, pixels = tmp_path / "mine.npz", PixelConfig()
+    record = lambda count: record_by_hand(  # noqa: E731
+        TASK, path, episodes=count, seed=1, pixels=pixels, port=8011
+    )
+    assert record(1) == 1
+    rows = load_demos(path, demo_contract(Observer(sparse)))
+    assert rows.reward.shape[1] == 1 and rows.reward.sum() == 1
+    np.testing.assert_array_equal(rows.expert, rows.valid)
+    assert record(2) == 2
+    assert capsys.readouterr().out.count("(Ctrl-C ends)") == 2
+    assert record(2) == 2, "there is nothing left to do"
+    assert "Ctrl-C" not in capsys.readouterr().out
+
+
+def test_what_cannot_be_recorded_is_told_first(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"are \.npz files"):
+        record_by_hand(TASK, tmp_path / "x.h5", episodes=1, seed=0, pixels=PixelConfig(), port=8011)

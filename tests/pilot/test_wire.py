@@ -1,0 +1,59 @@
+"""What page and server send each other."""
+
+import re
+from importlib import resources
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mjx_serl.pilot.wire import (
+    AXES,
+    BUTTONS,
+    FRAME,
+    FrameError,
+    pack_frame,
+    pack_pictures,
+    parse_frame,
+    unpack_pictures,
+)
+
+
+def test_a_frame_says_what_is_held() -> None:
+    data = pack_frame(7, 1234, {"x": 1.0, "rz": -0.5}, frozenset({"close", "drive"}))
+    frame = parse_frame(data)
+    assert len(data) == 16 and (frame.seq, frame.sent) == (7, 1234)
+    assert frame.held == {"close", "drive"}
+    assert frame.axes["x"] == 1.0 and frame.axes["rz"] == pytest.approx(-0.5, abs=0.01)
+    assert frame.axes["y"] == 0.0
+
+
+@given(st.binary(max_size=40) | st.text(max_size=40))
+def test_whatever_comes_is_a_frame_or_refused(data: bytes | str) -> None:
+    try:
+        frame = parse_frame(data)
+    except FrameError:
+        return
+    assert isinstance(data, bytes) and len(data) == FRAME.size
+    assert set(frame.axes) == set(AXES) and all(-1 <= v <= 1 for v in frame.axes.values())
+    assert frame.held <= set(BUTTONS)
+
+
+def test_pictures_and_what_is_said_of_them_come_apart_again() -> None:
+    pictures = {"front": b"\xff\xd8abc", "wrist": b""}
+    said, back = unpack_pictures(pack_pictures({"id": 3, "driver": "policy"}, pictures))
+    assert said == {"id": 3, "driver": "policy"} and back == pictures
+
+
+def test_the_page_lists_what_the_wire_does() -> None:
+    script = resources.files("mjx_serl.pilot").joinpath("page.html").read_text()
+
+    def listed(name: str) -> list[str]:
+        found = re.search(rf"{name} = (\[[^\]]*\])", script)
+        assert found is not None
+        return re.findall(r'"(\w+)"', found[1])
+
+    assert listed("AXES") == list(AXES)
+    assert listed("BUTTONS") == list(BUTTONS)
+    # Nothing is fetched from anywhere.
+    assert not re.search(r"(src|href)\s*=|https?://(?!www\.w3)", script)
