@@ -153,7 +153,7 @@ def run_folder(cfg: MethodsConfig, task: str, method: str, seed: int) -> Path:
 def measure_cell(cfg: MethodsConfig, task: str, method: str, seed: int, recorder: Recorder) -> None:
     """Train what a cell names, and what it begins with where that is not there, and file both."""
     column = _COLUMNS[method]
-    begin = _reader(cfg, task) if column.reader else []
+    begin = reader_of(cfg.folder, task) if column.reader else []
     if column.over:
         base = run_folder(cfg, task, column.over, seed)
         if not (base / "summary.json").exists():
@@ -175,15 +175,15 @@ def measure_cell(cfg: MethodsConfig, task: str, method: str, seed: int, recorder
     run.measure(recorder, cell_name(task, method, seed), params)
 
 
-def _reader(cfg: MethodsConfig, task: str) -> list[str]:
-    """Return the option for the encoder of a task; it is trained where it is not there.
+def reader_of(folder: Path, task: str) -> list[str]:
+    """Return the option for the encoder of a task; it is trained where it is not in a folder.
 
     Its own training is no part of a cell's minutes: it knows the simulator, and serves all runs.
     """
     if task == SHIPPED_READER:
         return []
-    cfg.folder.mkdir(parents=True, exist_ok=True)
-    path = (cfg.folder / f"{task.replace('/', '-')}-encoder.npz").absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = (folder / f"{task.replace('/', '-')}-encoder.npz").absolute()
     if not path.exists():
         say(f"{QUESTION}: the encoder {path}")
         command = ["-m", "mjx_serl.pretraining", str(path), f"--task={task}"]

@@ -8,7 +8,7 @@ import inspect
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from benchmarks import bundles, extremes, tasks
+from benchmarks import bundles, extremes, interventions, tasks
 from benchmarks.methods import DEPLOYED, ENCODERS, METHODS, PACED, PICTURED, QUESTION, TASKS, Method
 from benchmarks.process import ROOT
 from benchmarks.results import Result, load
@@ -47,6 +47,15 @@ Success of policies for franka/pick_cube, trained without and with randomisation
 at the extremes: friction, mass, delay of the action, and from pictures other cameras or another
 light (`python -m benchmarks.extremes`).
 """
+_INTERVENTIONS = """## A person who takes over
+
+Env steps until a policy from pictures holds 90 %: the first of two checks in a row, in which it is
+alone. Without anybody, and with a simulated person who watches every episode at first and half as
+many every 2,000 env steps ([human_in_the_loop.md](human_in_the_loop.md)). `..._weighted` imitates
+what experts did twenty times as much. The pictures are read by a frozen encoder that the simulator
+has trained. 20 scripted demonstrations and 1,000 random steps come before, and are not counted
+(`python -m benchmarks.interventions`).
+"""
 _PRESETS = """## Presets
 
 Runs of `benchmarks.methods`, `tasks` and `extremes` by their preset, further options of some of
@@ -68,6 +77,9 @@ def page(results: Sequence[Result]) -> str:
             "",
             _EXTREMES,
             *_extremes(results),
+            "",
+            _INTERVENTIONS,
+            *_interventions(results),
             "",
             "## Curves",
             "",
@@ -202,6 +214,35 @@ def _extremes(results: Sequence[Result]) -> Iterator[str]:
 def _percent(row: Result | None, cell: str) -> str:
     share = None if row is None else row.params["cells"].get(cell)
     return "" if share is None else f"{100 * share:.0f} %"
+
+
+def _interventions(results: Sequence[Result]) -> Iterator[str]:
+    rows = [row for row in results if row.question == interventions.QUESTION]
+    yield "| task | who helps | env steps, by seed | median | drives at the end | minutes |"
+    yield "|---|---|---|---|---|---|"
+    for task in interventions.TASKS:
+        for who in interventions.HELPERS:
+            runs = [r for r in rows if (r.params["task"], r.params["helper"]) == (task, who)]
+            runs.sort(key=lambda run: run.params["seed"])
+            yield f"| {task} | `{who}` | {_helped(runs)} |"
+    yield ""
+    for who, options in interventions.HELPERS.items():
+        yield f"- `{who}`: `{' '.join(options) or 'nothing more'}`"
+
+
+def _helped(runs: Sequence[Result]) -> str:
+    if not runs:
+        return "not measured | | | "
+    never = float("inf")
+    steps = [never if run.value is None else run.value for run in runs]
+    told = [f"{run.value:,.0f}" if run.value is not None else run.params["reason"] for run in runs]
+    middle = statistics.median(steps)
+    ended = [run for run in runs if "driven" in run.params]
+    drives = [f"{100 * run.params['driven'][-1][1]:.0f} %" for run in ended]
+    return (
+        f"{', '.join(told)} | {'never' if middle == never else f'{middle:,.0f}'} | "
+        f"{', '.join(drives)} | {_minutes(ended) if ended else ''}"
+    )
 
 
 def _trained(results: Sequence[Result]) -> Iterator[Result]:
