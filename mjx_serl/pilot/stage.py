@@ -18,6 +18,7 @@ from scenes.contract.extras import require
 from scenes.contract.operator import Operator, OperatorInput
 
 HOLD_S = 0.7  # an ended episode stays in view [s]
+_SHOWN_S = 1 / 32  # between two pictures at least: a task of 50 Hz is shown at 25 [s]
 _STILL_S = 0.5  # a world that stands still is shown anew this often [s]
 _IDLE_S = 0.05  # between two looks whether a page has been opened [s]
 _QUALITY = 90  # of the JPEGs
@@ -173,7 +174,7 @@ def run_stage(
         # What was missed is not made up for: time would rush.
         due = max(due, now - stage.dt) + stage.dt
         before()
-        if stage.tick(now) or now - shown > _STILL_S:
+        if (stage.tick(now) and now - shown > _SHOWN_S) or now - shown > _STILL_S:
             shown = now
             server.publish(stage.state(), stage.pictures())
             after()
