@@ -10,6 +10,8 @@ from scenes.contract.operator import Axes, OperatorEvent, OperatorInput, said
 
 # Without a frame for this long, everything counts as let go [s].
 SILENCE = 0.15
+# Without one for this long nobody is there: an idle page sends five a second [s].
+ABSENCE = 1.0
 EVENTS: tuple[OperatorEvent, ...] = ("success", "failure", "cut")
 
 
@@ -39,6 +41,11 @@ class BrowserOperator:
     def frame(self) -> InputFrame | None:
         """What came last."""
         return self._frame
+
+    def awake(self, now: float) -> bool:
+        """Whether somebody has touched the page lately, or wants to watch."""
+        frame, heard = self._frame, self._heard
+        return frame is not None and "awake" in frame.held and now - heard < ABSENCE
 
     def open(self) -> None:
         """Begin with nothing held."""

@@ -28,7 +28,8 @@ class Stage:
     """Steps a world, tells what came of its episodes.
 
     Attributes:
-        policy: plays where nobody drives; None lets the world stand still.
+        policy: plays where nobody drives; None lets the world stand still. It does too while
+            nobody is at the page, which costs nothing then.
         told: lines for the page beside the pictures.
 
     Args:
@@ -87,8 +88,10 @@ class Stage:
     def _step(self, found: OperatorInput | None, now: float) -> bool:
         driving = found is not None and found.enabled
         policy = self.policy
-        if policy is None and not driving:
-            shown, self._driver = self._driver, "waits"
+        asleep = self._page is not None and not self._page.awake(now)
+        if not driving and (policy is None or asleep):
+            # Nobody drives, or looks.
+            shown, self._driver = self._driver, "waits" if policy is None else "sleeps"
             return shown != self._driver
         own = self._nothing if policy is None else np.asarray(self._world.choose(policy)[0])
         action = own

@@ -14,7 +14,8 @@ FRAME = struct.Struct("<IIH6b")
 FULL = 127.0
 AXES = ("x", "y", "z", "rx", "ry", "rz")
 # Bits of `buttons`, in their order: the page's script has the same list.
-BUTTONS = ("close", "open", "drive", "success", "failure", "cut", "undo")
+# "awake" is held while somebody is at the page.
+BUTTONS = ("close", "open", "drive", "success", "failure", "cut", "undo", "awake")
 _LENGTH = struct.Struct("<I")
 
 

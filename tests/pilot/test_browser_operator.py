@@ -76,3 +76,12 @@ def test_taking_back_waits_for_whom_it_concerns(operator: BrowserOperator) -> No
     operator.hear(frame(1, "undo"), 0.0)
     operator.poll(0.0)
     assert operator.take_undo() and not operator.take_undo()
+
+
+def test_somebody_is_there_while_the_page_says_so(operator: BrowserOperator) -> None:
+    assert not operator.awake(0.0)
+    operator.hear(frame(1, "awake"), 0.0)
+    assert operator.awake(0.5) and operator.poll(0.0) is None
+    assert not operator.awake(2.0), "the page is gone"
+    operator.hear(frame(2), 2.1)
+    assert not operator.awake(2.1)

@@ -10,8 +10,10 @@ import pytest
 from toy_env import STEPS, ToyEnv
 
 from mjx_serl.envs.observation import Observer
+from mjx_serl.pilot.browser_operator import BrowserOperator
 from mjx_serl.pilot.episode import EpisodeRows, blocks_of
 from mjx_serl.pilot.stage import HOLD_S, Stage
+from mjx_serl.pilot.wire import pack_frame, parse_frame
 from mjx_serl.training.off_policy import POLICY_ACTION
 from mjx_serl.viewing.live_world import LiveWorld, Outcome
 from mjx_serl.viewing.recorded_env import RecordedEnv
@@ -120,6 +122,23 @@ def test_the_policy_drives_until_the_person_does(setup: Setup) -> None:
     # What the second step answered is what the first one led to.
     before, after = rows.obs["x"][0, 0], rows.obs["x"][1, 0]
     np.testing.assert_allclose(after - before, [-0.05, -0.05], atol=1e-6)
+
+
+def test_the_world_sleeps_while_nobody_is_at_the_page(setup: Setup) -> None:
+    page = BrowserOperator(("push", "gripper"))
+    stage = setup.stage
+    stage._page, stage.policy = page, pushing(0.0)
+    setup.ticks(3)
+    assert stage.state()["driver"] == "sleeps" and stage.state()["state"] == "step 0"
+    page.hear(parse_frame(pack_frame(1, 0, {}, frozenset({"awake"}))), 0.0)
+    setup.ticks(2)
+    assert stage.state()["driver"] == "policy" and stage.state()["state"] == "step 2"
+    setup.ticks(1, start=5.0)
+    assert stage.state()["driver"] == "sleeps"
+    # Another device wakes it too.
+    setup.person.said = OperatorInput(action=UP, enabled=True)
+    setup.ticks(1, start=6.0)
+    assert stage.state()["driver"] == "person"
 
 
 @pytest.mark.parametrize(
