@@ -5,13 +5,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mjx_serl.pilot.wire import InputFrame
+from mjx_serl.pilot.wire import AXES, InputFrame
 from scenes.contract.operator import Axes, OperatorEvent, OperatorInput, said
+from scenes.contract.specs import FORCES, GRIPPER, TORQUES
 
 # Without a frame for this long, everything counts as let go [s].
 SILENCE = 0.15
 # Without one for this long nobody is there: an idle page sends five a second [s].
 ABSENCE = 1.0
+_FORCES = dict(zip(AXES, (*FORCES, *TORQUES), strict=True))
 EVENTS: tuple[OperatorEvent, ...] = ("success", "failure", "cut")
 
 
@@ -26,6 +28,7 @@ class BrowserOperator:
     help_text = "W/S forward/back   A/D left/right   J/K up/down   L gripper   ; drive"
 
     def __init__(self, names: Sequence[str], *, facing: float = 0.0) -> None:
+        self._names = tuple(names)
         self._axes = Axes(names, facing=facing)
         self._lock = threading.Lock()
         self._frame: InputFrame | None = None
@@ -41,6 +44,12 @@ class BrowserOperator:
     def frame(self) -> InputFrame | None:
         """What came last."""
         return self._frame
+
+    @property
+    def undriven(self) -> tuple[str, ...]:
+        """Entries of the action that no key, stick or button of the page moves."""
+        moved = {*AXES, *_FORCES.values(), GRIPPER}
+        return tuple(name for name in self._names if name not in moved)
 
     def awake(self, now: float) -> bool:
         """Whether somebody has touched the page lately, or wants to watch."""
@@ -80,7 +89,9 @@ class BrowserOperator:
         if frame is None or silent:
             return said(None, enabled=False, event=event)
         pushed = dict(frame.axes)
-        pushed["gripper"] = float("close" in frame.held) - float("open" in frame.held)
+        # Where an action is a wrench, a push is a force.
+        pushed |= {_FORCES[axis]: value for axis, value in frame.axes.items()}
+        pushed[GRIPPER] = float("close" in frame.held) - float("open" in frame.held)
         # The policy drives on until somebody does.
         enabled = "drive" in frame.held
         return said(self._axes.action(pushed) if enabled else None, enabled=enabled, event=event)

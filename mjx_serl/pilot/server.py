@@ -70,7 +70,8 @@ class PilotServer:
     ) -> None:
         self._websockets = require("websockets", "pilot", purpose="The pilot's page")
         self._serving = require("websockets.asyncio.server", "pilot")
-        self._operator, self._about = operator, dict(about or {})
+        self._operator = operator
+        self._about = {"undriven": list(operator.undriven), **(about or {})}
         self.token = secrets.token_urlsafe(16)
         self._page = resources.files("mjx_serl.pilot").joinpath("page.html").read_bytes()
         self._drivers: list[Any] = []  # sockets; the first drives

@@ -17,6 +17,8 @@ from mjx_serl.viewing.policies import WorldPolicy
 from scenes.contract.extras import require
 from scenes.contract.operator import Operator, OperatorInput
 
+# After somebody has driven with a device that is not the page's, as the page after a touch [s].
+AWAKE_S = 20.0
 HOLD_S = 0.7  # an ended episode stays in view [s]
 _SHOWN_S = 1 / 32  # between two pictures at least: a task of 50 Hz is shown at 25 [s]
 _STILL_S = 0.5  # a world that stands still is shown anew this often [s]
@@ -58,6 +60,7 @@ class Stage:
         self._on_end, self._on_undo = on_end, on_undo
         self._episode = EpisodeRows()
         self._over_at: float | None = None
+        self._driven_at = -np.inf
         self._driver, self._verdict = "waits", ""
 
     @property
@@ -88,7 +91,11 @@ class Stage:
     def _step(self, found: OperatorInput | None, now: float) -> bool:
         driving = found is not None and found.enabled
         policy = self.policy
-        asleep = self._page is not None and not self._page.awake(now)
+        if driving:
+            self._driven_at = now
+        asleep = (
+            self._page is not None and not self._page.awake(now) and now - self._driven_at > AWAKE_S
+        )
         if not driving and (policy is None or asleep):
             # Nobody drives, or looks.
             shown, self._driver = self._driver, "waits" if policy is None else "sleeps"

@@ -52,6 +52,8 @@ class TrainingPilot:
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="pilot program")
         self._learn: Future[EpochFn] | None = None
         self._last: int = 0  # rows of the last episode that the run has taken
+        self._kept = {"run": False, "file": False}  # where the last episode has gone
+        self._told = (0, 0)  # steps, and those driven, that the metrics have told of
         self._stage: Stage | None = None
         self._thread: threading.Thread | None = None
         self.server: PilotServer | None = None
@@ -101,7 +103,8 @@ class TrainingPilot:
     def before_end(self, run: Run, state: TrainState) -> TrainState:
         """Stop the world; the episode in progress is cut and handed over too."""
         self._halt()
-        if self._stage is not None:
+        ended = self._thread is None or not self._thread.is_alive()
+        if self._stage is not None and ended:
             self._stage.cut()
         return self._take_all(run.trainer, state)
 
@@ -119,8 +122,12 @@ class TrainingPilot:
             self._thread.join(timeout=10)
 
     def metrics(self) -> dict[str, float]:
-        """What people have done so far in this process."""
-        return {f"people/{name}": float(count) for name, count in self._counts.items()}
+        """What people have done so far in this process, and the share that they drove of late."""
+        counts = dict(self._counts)
+        steps, driven = counts["steps"] - self._told[0], counts["driven"] - self._told[1]
+        self._told = counts["steps"], counts["driven"]
+        share = {"people/share": driven / steps} if steps else {}
+        return {f"people/{name}": float(count) for name, count in counts.items()} | share
 
     def _take_all(self, trainer: Trainer, state: TrainState) -> TrainState:
         while not self._episodes.empty():
@@ -190,15 +197,21 @@ class TrainingPilot:
         counts["solved"] += episode.solved
         counts["steps"] += len(episode)
         counts["driven"] += episode.driven
-        if episode.driven:
+        run = episode.driven > 0
+        self._kept = {"run": run, "file": run and episode.solved}
+        if run:
             self._episodes.put(episode)
-            if episode.solved:
-                self._file.append(episode.rows())
+        if self._kept["file"]:
+            self._file.append(episode.rows())
         self._tell()
 
     def _undone(self) -> None:
-        self._episodes.put("undo")
-        self._file.take_back()
+        """Take the last episode back from where it has gone, once."""
+        if self._kept["run"]:
+            self._episodes.put("undo")
+        if self._kept["file"]:
+            self._file.take_back()
+        self._kept = {"run": False, "file": False}
         self._tell()
 
     def _tell(self) -> None:

@@ -85,3 +85,12 @@ def test_somebody_is_there_while_the_page_says_so(operator: BrowserOperator) -> 
     assert not operator.awake(2.0), "the page is gone"
     operator.hear(frame(2), 2.1)
     assert not operator.awake(2.1)
+
+
+def test_what_no_key_moves_is_told_and_a_push_is_a_force_of_a_wrench() -> None:
+    device = BrowserOperator(("fx", "fy", "fz", "tx", "ty", "tz", "left/x"))
+    device.hear(frame(1, "drive", x=1.0, rz=-1.0), 0.0)
+    found = device.poll(0.0)
+    assert found is not None and found.action is not None
+    np.testing.assert_allclose(found.action, [1, 0, 0, 0, 0, -1, 0])
+    assert device.undriven == ("left/x",) and BrowserOperator(NAMES).undriven == ()

@@ -139,6 +139,10 @@ def test_the_world_sleeps_while_nobody_is_at_the_page(setup: Setup) -> None:
     setup.person.said = OperatorInput(action=UP, enabled=True)
     setup.ticks(1, start=6.0)
     assert stage.state()["driver"] == "person"
+    setup.person.said = None
+    for start, driver in ((7.0, "policy"), (30.0, "sleeps")):
+        setup.ticks(1, start=start)
+        assert stage.state()["driver"] == driver
 
 
 @pytest.mark.parametrize(
