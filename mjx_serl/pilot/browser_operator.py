@@ -1,7 +1,7 @@
 """The page in the browser as an operator's device."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from scenes.contract.specs import FORCES, GRIPPER, TORQUES
 SILENCE = 0.15
 # Without one for this long nobody is there: an idle page sends five a second [s].
 ABSENCE = 1.0
-_FORCES = dict(zip(AXES, (*FORCES, *TORQUES), strict=True))
+_FORCES: Mapping[str, str] = dict(zip(AXES, (*FORCES, *TORQUES), strict=True))
 EVENTS: tuple[OperatorEvent, ...] = ("success", "failure", "cut")
 
 
