@@ -16,6 +16,7 @@ from mjx_serl.nets.frozen import FrozenEncoder, load_encoder
 from mjx_serl.training.off_policy import OffPolicyConfig
 from mjx_serl.training.trainer import METHODS, Trainer
 from scenes.contract.errors import InputError
+from scenes.contract.operator import Device
 from scenes.contract.plugins import load_plugins
 from scenes.contract.ranges import (
     MOST_EPISODES,
@@ -97,7 +98,7 @@ class PilotConfig:
     serve: Annotated[bool, tyro.conf.arg(aliases=("--pilot",))] = False
     port: int = ranged(8011, least=1, most=65535)
     view: bool = False
-    device: Literal["page", "spacemouse", "gamepad"] = "page"
+    device: Device = "page"
     size: int = ranged(128, least=16, most=1024)
     rows: int = ranged(10_000, least=16)
 

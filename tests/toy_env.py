@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from mjx_serl.envs.observation import Observer
 from mjx_serl.envs.vector import VecEnv, vectorize
 from mjx_serl.types import Obs
 from scenes.contract.specs import ActionSpec, ObsField, ObsSpec
@@ -130,6 +131,19 @@ def _look(state: ToyState) -> Obs:
     age = state.t.astype(jnp.float32)[None]
     seen = {"x": state.carry, "age": age}
     return jax.tree.map(lambda x: jnp.where(state.valid, x, 0.0), seen)
+
+
+class FurtherCameras(Observer):
+    """What cameras of a toy world see, as a function that they are given draws it."""
+
+    @property
+    def traceable(self) -> bool:
+        """Yes."""
+        return True
+
+    def looks(self, key: jax.Array, num: int) -> tuple:
+        """All alike."""
+        return ()
 
 
 def toy_worlds(num_envs: int) -> VecEnv:

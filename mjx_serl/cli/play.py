@@ -9,6 +9,7 @@ from mjx_serl.cli.task_help import with_tasks
 from mjx_serl.platform import needs_mjx, prepare_platform, program_cache
 from scenes.contract.command_line import guarded, require_port
 from scenes.contract.errors import InputError
+from scenes.contract.operator import Device
 from scenes.contract.plugins import load_plugins
 from scenes.contract.ranges import require_seed
 
@@ -24,7 +25,7 @@ def main(
     out: Path = Path(),
     view: bool = False,
     pilot: bool = False,
-    device: Literal["page", "spacemouse", "gamepad"] = "page",
+    device: Device = "page",
     port: int = 8080,
     gallery: tuple[str, ...] | None = None,
     scan: Path | None = None,

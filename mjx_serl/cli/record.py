@@ -1,7 +1,6 @@
 """Record demonstrations of a task's scripted expert, or of a person, into one .npz file."""
 
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
@@ -9,6 +8,7 @@ from mjx_serl.cli.task_help import with_tasks
 from mjx_serl.platform import prepare_platform, program_cache
 from scenes.contract.command_line import guarded, require_port
 from scenes.contract.errors import InputError
+from scenes.contract.operator import Device
 from scenes.contract.plugins import load_plugins
 
 
@@ -26,7 +26,7 @@ def main(
     looks: tuple[Path, ...] = (),
     shadows: bool = False,
     pilot: bool = False,
-    device: Literal["page", "spacemouse", "gamepad"] = "page",
+    device: Device = "page",
     port: int = 8011,
     plugin: tuple[str, ...] = (),
 ) -> int:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import tyro
 
-from mjx_serl.dashboard.server import HOST, PORT, Dashboard
+from mjx_serl.dashboard.server import PORT, Dashboard
 from scenes.contract.command_line import guarded, require_port
+from scenes.contract.local_page import HOST
 
 
 def main(

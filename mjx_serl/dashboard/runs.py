@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mjx_serl.run.folder import SEEDS, RunFolder
+from mjx_serl.run.folder import SEEDS, RunFolder, parse_row
 from mjx_serl.run.remote import COMMANDS, is_paused
 from mjx_serl.run.run_lock import require_unlocked
 from scenes.contract.errors import InputError, UnknownNameError
@@ -40,8 +40,11 @@ class Runs:
 
     def names(self) -> list[str]:
         """All runs, the newest first; those of several seeds by their folder's name too."""
-        found = sorted(self._paths(), key=_changed, reverse=True)
-        return [self._name(path) for path in found]
+        return [self._name(path) for path in self._newest_first()]
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What is told of all runs in the list, the newest first; the folder is searched once."""
+        return [self._line(self._name(path), path) for path in self._newest_first()]
 
     def path(self, name: str) -> Path:
         """The folder of a run; raises UnknownNameError for another name."""
@@ -52,7 +55,9 @@ class Runs:
 
     def line(self, name: str) -> dict[str, Any]:
         """What is told of a run in the list: state, task, success, speed, time left."""
-        path = self.path(name)
+        return self._line(name, self.path(name))
+
+    def _line(self, name: str, path: Path) -> dict[str, Any]:
         line: dict[str, Any] = {"name": name, "state": "damaged"}
         try:
             config = RunFolder(path).read_json()
@@ -89,6 +94,9 @@ class Runs:
         if which not in FILES:
             raise UnknownNameError(unknown_name("file", which, list(FILES)))
         return self.path(name) / which, FILES[which]
+
+    def _newest_first(self) -> list[Path]:
+        return sorted(self._paths(), key=_changed, reverse=True)
 
     def _paths(self) -> Iterator[Path]:
         root = self.root
@@ -151,17 +159,9 @@ class _Curve:
 
 def _rows(data: bytes) -> tuple[list[dict[str, Any]], int]:
     """Rows of whole lines, and how many lines were none."""
-    rows, torn = [], 0
-    for line in data.decode(errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            torn += 1
-    return rows, torn
+    parsed = [parse_row(line) for line in data.decode(errors="replace").splitlines()]
+    rows = [row for row in parsed if row is not None]
+    return rows, len(parsed) - len(rows)
 
 
 def _last_rows(path: Path) -> tuple[list[dict[str, Any]], int]:

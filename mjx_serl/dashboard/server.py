@@ -3,9 +3,7 @@
 It reads run folders and nothing else, so that it works for runs of any process, live or finished.
 """
 
-import hmac
 import json
-import secrets
 import shutil
 import threading
 from collections.abc import Callable, Mapping
@@ -19,19 +17,18 @@ from urllib.parse import parse_qs, urlsplit
 from mjx_serl.dashboard.runs import Runs, require_command
 from mjx_serl.run.remote import tell
 from scenes.contract.errors import InputError
+from scenes.contract.local_page import (
+    HOST,
+    is_token,
+    new_token,
+    page_headers,
+    ports_from,
+    ports_taken,
+)
 
-HOST = "127.0.0.1"
 PORT = 8012
 _LOCAL = ("127.0.0.1", "localhost", "[::1]")
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",  # the address holds the token
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-        "img-src 'self'; media-src 'self'; connect-src 'self'; frame-ancestors 'self'"
-    ),
-}
+_HEADERS = page_headers("img-src 'self'; media-src 'self'")
 
 
 class Dashboard:
@@ -52,7 +49,7 @@ class Dashboard:
     def __init__(self, root: Path, *, host: str = HOST, port: int = PORT) -> None:
         if not root.is_dir():
             raise InputError(f"'{root}' is no folder; allowed: one of runs, or one run's")
-        self.token = secrets.token_urlsafe(16)
+        self.token = new_token()
         state = _State(Runs(root), self.token, local=host in _LOCAL)
         self._server = _listen(host, port, state)
         self.port: int = self._server.server_address[1]
@@ -95,12 +92,12 @@ class _Server(ThreadingHTTPServer):
 
 
 def _listen(host: str, port: int, state: _State) -> _Server:
-    for candidate in range(port, port + 10) if port else (0,):
+    for candidate in ports_from(port):
         try:
             return _Server((host, candidate), state)
         except OSError:
             continue
-    raise InputError(f"port {port} and the nine after it are taken on {host}; allowed: --port")
+    raise InputError(f"on {host} {ports_taken(port)}")
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -113,8 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer a question; nothing is changed."""
         answers: Mapping[str, Callable[[dict[str, str]], Any]] = {
-            "/api/runs": lambda asked: self._runs.names(),
-            "/api/lines": lambda asked: [self._runs.line(name) for name in self._runs.names()],
+            "/api/lines": lambda asked: self._runs.lines(),
             "/api/curve": lambda asked: self._runs.curve(asked["run"]),
             "/api/config": lambda asked: self._runs.config(asked["run"]),
         }
@@ -137,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         given = self.headers.get("X-Token", "")
         # A page of another origin cannot set this header without being asked, and is refused then.
-        if not hmac.compare_digest(given.encode(), self.server.state.token.encode()):
+        if not is_token(given, self.server.state.token):
             self._refuse(HTTPStatus.UNAUTHORIZED, "read-only: the address has no token")
         elif path != "/api/tell":
             self._refuse(HTTPStatus.NOT_FOUND, "nothing here")

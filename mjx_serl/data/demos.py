@@ -40,17 +40,20 @@ def select_episodes(
     return _map(rows, lambda x: np.asarray(x)[:, chosen])
 
 
-def save_demos(
-    path: Path, rows: Transition, contract: DemoContract, *, overwrite: bool = False
-) -> None:
-    """Write rows [T, M, ...] atomically; raises FileExistsError unless it may overwrite.
+def save_demos(path: Path, rows: Transition, contract: DemoContract) -> None:
+    """Write rows [T, M, ...] atomically; raises FileExistsError rather than overwrite.
 
     Of the extras, what the contract calls states is written.
     """
+    write_demonstrations(Path(path), demo_arrays(rows, contract), contract)
+
+
+def demo_arrays(rows: Transition, contract: DemoContract) -> Arrays:
+    """Rows as the arrays that a file has, by its names."""
     arrays = {f"{OBS}{k}": np.asarray(v) for k, v in rows.obs.items()}
     arrays |= {k: np.asarray(getattr(rows, k)) for k in STEP_ARRAYS}
     arrays |= {f"{STATE}{name}": np.asarray(rows.extras[name]) for name, *_ in contract.states}
-    write_demonstrations(Path(path), arrays, contract, overwrite=overwrite)
+    return arrays
 
 
 def load_demos(path: Path, contract: DemoContract, *, relabel: bool = False) -> Transition:

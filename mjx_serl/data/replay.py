@@ -206,16 +206,8 @@ class ReplayBuffer:
         data = state.data
         newest = (state.head - 1) % self.capacity_rows
         newer = (newest - jnp.arange(self.capacity_rows)[:, None]) % self.capacity_rows
-        fine, running = data.expert, jnp.ones(data.expert.shape, bool)
-        if self.stack > 1:
-            fine &= state.filled - 1 - newer >= state.before
-        for k in range(n_step):
-            valid, truncated, terminated = (
-                jnp.roll(ring, -k, axis=0) for ring in (data.valid, data.truncated, data.terminated)
-            )
-            fine &= (valid & ~truncated & (newer >= k)) | ~running
-            running &= ~terminated
-        fine &= (~running | (newer >= n_step)) & (newer < state.filled)
+        whole = self._whole(state, newer, n_step, lambda ring, k: jnp.roll(ring, -k, axis=0))
+        fine = whole & data.expert & (newer < state.filled)
         return jnp.cumsum(fine.reshape(-1), dtype=jnp.int32)
 
     def _rows(
@@ -293,17 +285,34 @@ class ReplayBuffer:
     def _usable(
         self, state: ReplayState, index: Int[Array, " count"], n_step: int
     ) -> Bool[Array, " count"]:
-        """Whether a span of rows can be learned from: whole, or ended by a termination."""
+        """Whether spans of rows can be learned from."""
         newest = (state.head - 1) % self.capacity_rows
         newer = (newest - index // self.num_envs) % self.capacity_rows
-        fine, running = jnp.ones(index.shape, bool), jnp.ones(index.shape, bool)
+        return self._whole(state, newer, n_step, lambda ring, k: _take(ring, self._later(index, k)))
+
+    def _whole(
+        self,
+        state: ReplayState,
+        newer: Int[Array, "*rows"],
+        n_step: int,
+        later: Callable[[Array, int], Array],
+    ) -> Bool[Array, "*rows"]:
+        """Whether spans of rows are whole, or ended by a termination.
+
+        Args:
+            state: the ring.
+            newer: how many rows are newer than the first of each span.
+            n_step: rows of a span.
+            later: reads of an array of the ring what is so many rows after the first of each.
+        """
+        data = state.data
+        fine = running = jnp.ones((), bool)
         if self.stack > 1:
-            fine = state.filled - 1 - newer >= _take(state.before, index)
+            fine = state.filled - 1 - newer >= later(state.before, 0)
         for k in range(n_step):
-            row = self._later(index, k)
-            good = _take(state.data.valid, row) & ~_take(state.data.truncated, row) & (newer >= k)
+            good = later(data.valid, k) & ~later(data.truncated, k) & (newer >= k)
             fine &= good | ~running
-            running &= ~_take(state.data.terminated, row)
+            running &= ~later(data.terminated, k)
         return fine & (~running | (newer >= n_step))
 
     def _later(self, index: Int[Array, " count"], rows: int) -> Int[Array, " count"]:

@@ -12,7 +12,7 @@ from mjx_serl.envs.env import make_env
 from mjx_serl.envs.observation import PixelConfig
 from mjx_serl.pilot.browser_operator import BrowserOperator
 from mjx_serl.pilot.demo_file import DemoFile
-from mjx_serl.pilot.devices import Device, with_device
+from mjx_serl.pilot.devices import with_device
 from mjx_serl.pilot.episode import EpisodeRows
 from mjx_serl.pilot.server import PilotServer
 from mjx_serl.pilot.stage import HOLD_S, Stage, run_stage
@@ -21,7 +21,7 @@ from mjx_serl.viewing.live_world import LiveWorld
 from mjx_serl.viewing.policies import WorldPolicy
 from mjx_serl.viewing.recorded_env import RecordedEnv, build_recorded_env
 from scenes.contract.errors import InputError
-from scenes.contract.operator import Operator
+from scenes.contract.operator import Device, Operator
 from scenes.contract.ranges import require_episodes, require_seed
 
 SIZE = 256  # of the pictures that no policy sees [px]

@@ -2,12 +2,18 @@
 
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from mjx_serl.data.demos import load_demos, save_demos
+from mjx_serl.data.demos import demo_arrays
 from mjx_serl.types import Transition
-from scenes.contract.demonstrations import DemoContract, check_new
+from scenes.contract.demonstrations import (
+    Arrays,
+    DemoContract,
+    check_new,
+    read_demonstrations,
+    stack_episodes,
+    write_demonstrations,
+)
 
 
 class DemoFile:
@@ -17,17 +23,16 @@ class DemoFile:
         path: of the .npz file.
         contract: of the task.
 
-    Raises what `load_demos` does for a file that does not fit the task, and OSError where none can
-    be written.
+    Raises what `read_demonstrations` does for a file that does not fit the task, and OSError where
+    none can be written.
     """
 
     def __init__(self, path: Path, contract: DemoContract) -> None:
         self.path, self._contract = path, contract
-        self._episodes: list[Transition] = []  # [T, 1, ...]
+        self._episodes: list[Arrays] = []  # [T, ...]
         if path.exists():
-            kept = load_demos(path, contract)
-            columns = range(kept.reward.shape[1])
-            self._episodes = [_shortened(_column(kept, i)) for i in columns]
+            kept = read_demonstrations(path, contract)
+            self._episodes = [_episode(kept, i) for i in range(kept["reward"].shape[1])]
         else:
             check_new(path)
 
@@ -37,11 +42,11 @@ class DemoFile:
     @property
     def steps(self) -> int:
         """Of all episodes."""
-        return sum(len(episode.reward) for episode in self._episodes)
+        return sum(len(episode["reward"]) for episode in self._episodes)
 
     def append(self, rows: Transition) -> None:
         """Keep an episode, rows [T, 1, ...]; extras are not written."""
-        self._episodes.append(rows.replace(extras={}))
+        self._episodes.append(_episode(demo_arrays(rows, self._contract), 0))
         self._write()
 
     def take_back(self) -> bool:
@@ -57,24 +62,12 @@ class DemoFile:
         if not self._episodes:
             self.path.unlink(missing_ok=True)
             return
-        longest = max(len(episode.reward) for episode in self._episodes)
-        rows = jax.tree.map(
-            lambda *columns: np.concatenate([_filled(x, longest) for x in columns], axis=1),
-            *self._episodes,
-        )
-        save_demos(self.path, rows, self._contract, overwrite=True)
+        arrays = stack_episodes(self._episodes)
+        write_demonstrations(self.path, arrays, self._contract, overwrite=True)
 
 
-def _column(rows: Transition, index: int) -> Transition:
-    return jax.tree.map(lambda x: np.asarray(x)[:, index : index + 1], rows)
-
-
-def _shortened(rows: Transition) -> Transition:
-    """An episode without the rows after its end."""
-    over = np.flatnonzero((rows.terminated | rows.truncated)[:, 0])
-    length = int(over[0]) + 1 if len(over) else len(rows.reward)
-    return jax.tree.map(lambda x: x[:length], rows)
-
-
-def _filled(x: np.ndarray, length: int) -> np.ndarray:
-    return np.concatenate([x, np.zeros((length - len(x), *x.shape[1:]), x.dtype)])
+def _episode(arrays: Arrays, column: int) -> Arrays:
+    """One of several episodes, without the rows after its end."""
+    over = np.flatnonzero((arrays["terminated"] | arrays["truncated"])[:, column])
+    length = int(over[0]) + 1 if len(over) else len(arrays["reward"])
+    return {name: x[:length, column] for name, x in arrays.items()}

@@ -1,12 +1,8 @@
 """Devices beside the page: those of the bridge, so that a person drives both arms alike."""
 
-from typing import Literal
-
 from mjx_serl.pilot.browser_operator import BrowserOperator
 from robot_bridge.operators.handheld import GamepadOperator, SpaceMouseOperator
-from scenes.contract.operator import Axes, Operator, OperatorGroup
-
-Device = Literal["page", "spacemouse", "gamepad"]
+from scenes.contract.operator import Axes, Device, Operator, OperatorGroup
 
 
 def with_device(page: BrowserOperator, device: Device, names: tuple[str, ...]) -> Operator:

@@ -6,10 +6,8 @@ runs in a thread of its own; what other threads may call says so.
 
 import asyncio
 import contextlib
-import hmac
 import json
 import logging
-import secrets
 import threading
 import time
 from collections import deque
@@ -24,26 +22,22 @@ from mjx_serl.pilot.browser_operator import BrowserOperator
 from mjx_serl.pilot.wire import FrameError, pack_pictures, parse_frame
 from scenes.contract.errors import InputError
 from scenes.contract.extras import require
+from scenes.contract.local_page import (
+    HOST,
+    is_token,
+    new_token,
+    page_headers,
+    ports_from,
+    ports_taken,
+)
 
-HOST = "127.0.0.1"
-PORT = 8011
 # Pictures on their way to a page that it has not shown yet: more would be older when they are seen.
 IN_FLIGHT = 2
 MOST_PAGES = 16
 # Largest message of a page [bytes]: a frame has 16, an echo a few more.
 MOST_BYTES = 256
 _KEPT = 600  # latencies
-_HEADERS = (
-    ("Content-Type", "text/html; charset=utf-8"),
-    ("Cache-Control", "no-store"),
-    ("X-Content-Type-Options", "nosniff"),
-    ("Referrer-Policy", "no-referrer"),  # the address holds the token
-    (
-        "Content-Security-Policy",
-        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-        "img-src blob: data:; connect-src 'self'; frame-ancestors 'self'",
-    ),
-)
+_HEADERS = page_headers("img-src blob: data:")
 
 
 class PilotServer:
@@ -65,14 +59,14 @@ class PilotServer:
         self,
         operator: BrowserOperator,
         *,
-        port: int = PORT,
+        port: int,
         about: Mapping[str, Any] | None = None,
     ) -> None:
         self._websockets = require("websockets", "pilot", purpose="The pilot's page")
         self._serving = require("websockets.asyncio.server", "pilot")
         self._operator = operator
         self._about = {"undriven": list(operator.undriven), **(about or {})}
-        self.token = secrets.token_urlsafe(16)
+        self.token = new_token()
         self._page = resources.files("mjx_serl.pilot").joinpath("page.html").read_bytes()
         self._drivers: list[Any] = []  # sockets; the first drives
         self._viewers: list[_Viewer] = []
@@ -137,7 +131,7 @@ class PilotServer:
             await self._stop.wait()
 
     async def _listen(self, port: int, logger: logging.Logger) -> Any:
-        for candidate in range(port, port + 10) if port else (0,):
+        for candidate in ports_from(port):
             with contextlib.suppress(OSError):
                 return await self._serving.serve(
                     self._handle,
@@ -151,7 +145,7 @@ class PilotServer:
                     close_timeout=1,
                     logger=logger,
                 )
-        raise InputError(f"port {port} and the nine after it are taken; allowed: another --port")
+        raise InputError(ports_taken(port))
 
     def _admit(self, connection: Any, request: Any) -> Any:
         """Answer a request for the page; let a socket through, or refuse it (None lets through)."""
@@ -168,7 +162,7 @@ class PilotServer:
         if request.headers.get("Origin") != f"http://{host}":
             return connection.respond(HTTPStatus.FORBIDDEN, "a page of another origin\n")
         token = parse_qs(where.query).get("token", [""])[0]
-        if not hmac.compare_digest(token.encode(), self.token.encode()):
+        if not is_token(token, self.token):
             return connection.respond(HTTPStatus.UNAUTHORIZED, "wrong token\n")
         if len(self._drivers) + len(self._viewers) >= 2 * MOST_PAGES:
             return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "too many pages\n")
@@ -178,7 +172,8 @@ class PilotServer:
         http, structures = (
             require(f"websockets.{name}", "pilot") for name in ("http11", "datastructures")
         )
-        headers = structures.Headers([*_HEADERS, ("Content-Length", str(len(body)))])
+        more = {"Content-Type": "text/html; charset=utf-8", "Content-Length": str(len(body))}
+        headers = structures.Headers(**_HEADERS, **more)
         return http.Response(200, "OK", headers, body)
 
     async def _handle(self, socket: Any) -> None:

@@ -26,7 +26,7 @@ from mjx_serl.pilot.server import PilotServer
 from mjx_serl.pilot.stage import Stage, run_stage
 from mjx_serl.pilot.view import WorldView
 from mjx_serl.run.checkpoint import warn_line
-from mjx_serl.run.loop import Run
+from mjx_serl.run.loop import Companion, Run
 from mjx_serl.run.programs import EpochFn, compile_epoch
 from mjx_serl.training.demonstrations import demo_contract
 from mjx_serl.training.off_policy import PEOPLE, PEOPLE_BLOCK, OffPolicy
@@ -41,7 +41,7 @@ FILE = "interventions.npz"  # in the run's folder
 _SEED = 1 << 20  # apart from those of the run's worlds
 
 
-class TrainingPilot:
+class TrainingPilot(Companion):
     """Serves the page while a run trains."""
 
     def __init__(self) -> None:

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from mjx_serl.viewing.browser import HOST, SplatBodies
+from mjx_serl.viewing.browser import SplatBodies
 from mjx_serl.viewing.live_world import LiveWorld
 from scenes.contract.extras import require
+from scenes.contract.local_page import HOST
 from scenes.contract.rotations import multiply_quats
 from scenes.contract.specs import CameraSpec
 

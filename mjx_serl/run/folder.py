@@ -121,7 +121,7 @@ class RunFolder:
         """All whole lines of `metrics.jsonl`; a line torn by a crash is left out."""
         path = self.path / "metrics.jsonl"
         lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-        return [row for row in map(_parse_row, lines) if row is not None]
+        return [row for row in map(parse_row, lines) if row is not None]
 
     def truncate_after(self, epoch: int) -> None:
         """Drop torn lines and what a resume repeats: epochs after `epoch`, the final evaluation."""
@@ -149,7 +149,8 @@ def _finite(value: Any) -> Any:
     return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _parse_row(line: str) -> dict[str, Any] | None:
+def parse_row(line: str) -> dict[str, Any] | None:
+    """Return the row that a line of `metrics.jsonl` holds, None for one torn by a crash."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError:

@@ -70,7 +70,10 @@ class Output(Protocol):
 
 
 class Companion(Protocol):
-    """Something beside the run that has a say between epochs, such as a person at a page."""
+    """Something beside the run that has a say between epochs, such as a person at a page.
+
+    Subclass it and what has a body here may be left as it is.
+    """
 
     def start(self, run: "Run") -> None:
         """Called once, before anything is compiled."""
@@ -83,11 +86,11 @@ class Companion(Protocol):
 
         The state given may be used up.
         """
-        ...
+        return state, epoch
 
     def before_end(self, run: "Run", state: TrainState) -> TrainState:
         """Called once after the last epoch, before the last save; returns the state to save."""
-        ...
+        return state
 
     def close(self) -> None:
         """End what `start` began, whatever became of the run."""
@@ -95,7 +98,7 @@ class Companion(Protocol):
 
     def metrics(self) -> dict[str, float]:
         """Return figures of its own for the epoch's metrics."""
-        ...
+        return {}
 
 
 # Gradient steps of a run that takes no env steps and was told no other number: SERL's scripts for

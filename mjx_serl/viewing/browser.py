@@ -19,10 +19,10 @@ from mjx_serl.viewing.recorded_env import SIDE, RecordedEnv
 from mjx_serl.viewing.video import side_by_side
 from scenes.contract.command_line import require_port
 from scenes.contract.extras import require
+from scenes.contract.local_page import HOST
 from scenes.contract.rotations import quats_to_matrices
 from splat_render.types import SH_C0, GaussianSet
 
-HOST = "127.0.0.1"
 # viser stores covariances as float16, whose smallest normal number is the variance of an 8 mm
 # splat in metres; in centimetres it is that of a 0.08 mm one.
 UNIT = 0.01

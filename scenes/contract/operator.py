@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 # "stop" stops the arm; the others end an episode (see `messages.Ending`), "cut" without a verdict.
 OperatorEvent = Literal["stop", "success", "failure", "cut"]
 
+# What a person drives a simulated arm with; a page in the browser is always there.
+Device = Literal["page", "spacemouse", "gamepad"]
+
 # The enabling key counts as let go after this long without a sign [s]; robot_bridge.md layer 19.
 HOLD_SECONDS = 0.3
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_env import STEPS, ToyEnv
+from toy_env import STEPS, FurtherCameras, ToyEnv
 
 from mjx_serl.envs.observation import Observer
 from mjx_serl.pilot.browser_operator import BrowserOperator
@@ -69,17 +69,7 @@ def setup() -> Setup:
         config=SimpleNamespace(cameras=()), pictures=lambda worlds, look: {}, renderer=None
     )
 
-    class NoCameras(Observer):
-        """None, and nothing to draw."""
-
-        @property
-        def traceable(self) -> bool:
-            return True
-
-        def looks(self, key: jax.Array, num: int) -> tuple:
-            return ()
-
-    further: Any = NoCameras(env, nothing)
+    further: Any = FurtherCameras(env, nothing)
     world = LiveWorld(RecordedEnv(Observer(env), further), seed=1)
     person, ended, undone = Person(), [], []
     stage = Stage(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from browser import Browser, needs_chromium, wait_until
-from toy_env import STEPS, ToyEnv
+from toy_env import STEPS, FurtherCameras, ToyEnv
 
 from mjx_serl.envs.observation import Observer
 from mjx_serl.registry import Registry
@@ -104,19 +104,6 @@ def test_covariances_turn_with_the_splat_and_survive_float16():
 
 
 # -- the world ---------------------------------------------------------------------------------
-
-
-class FurtherCameras(Observer):
-    """One camera that shows the step as grey."""
-
-    @property
-    def traceable(self) -> bool:
-        """Yes."""
-        return True
-
-    def looks(self, key: jax.Array, num: int) -> tuple:
-        """All alike."""
-        return ()
 
 
 def grey(worlds: Any, look: tuple) -> dict[str, jax.Array]:
