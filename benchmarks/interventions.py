@@ -24,19 +24,19 @@ from scenes.contract.ranges import MOST_SEED, ranged
 
 QUESTION = "interventions"
 GOAL = 0.9  # success rate
-HALF_LIFE = 2000  # env steps after which the person watches half as many episodes
+HALF_LIFE = 500  # env steps after which the person watches half as many episodes
 # Features of pictures by an encoder that the simulator has trained, and an actor that is averaged:
 # the newest one's success on a peg comes and goes, which hides all else.
 _COMMON = (
     *("--preset=pixels_frozen", "--loop.steps-per-epoch=13", "--agent.actor-average=0.995"),
-    *("--eval.every-epochs=2", "--eval.check-episodes=100", f"--eval.stop-at={GOAL}"),
+    *("--eval.every-epochs=1", "--eval.check-episodes=100", f"--eval.stop-at={GOAL}"),
     *("--total-env-steps=20000", "--run.video=off", "--run.no-bundle"),
 )
 _PERSON = (
     *("--takeover.attend=1", f"--takeover.half-life={HALF_LIFE}"),
     *("--takeover.far=0.5", "--takeover.patience=0.4"),
-    # It goes on for a while, to see how often the person still drives.
-    "--eval.stop-checks=5",
+    # It goes on for five half-lives, to see how often the person still drives.
+    "--eval.stop-checks=12",
 )
 _WEIGHTED = ("--agent.bc-weight=2",)  # 0.1 is the preset's
 TASKS = ("franka/pick_cube", "franka/peg_insertion")

@@ -16,6 +16,7 @@ from mjx_serl.dashboard.beside import RunDashboard
 from mjx_serl.envs.task import describe_tasks
 from mjx_serl.experiments import PRESETS, default_preset, preset
 from mjx_serl.export.bundle import RunBundle
+from mjx_serl.learning.companion import LearnerCompanion
 from mjx_serl.pilot.training import TrainingPilot
 from mjx_serl.platform import StartOptions, parse_start
 from mjx_serl.run.checkpoint import warn_line
@@ -111,6 +112,8 @@ def open_run(
 def _companions(cfg: TrainConfig) -> list[Companion]:
     """What is beside the run: the pages that it asks for."""
     beside: list[Companion] = []
+    if cfg.actors.address is not None:
+        beside.append(LearnerCompanion())
     if cfg.pilot.serve:
         beside.append(TrainingPilot())
     if cfg.run.dashboard:

@@ -13,7 +13,8 @@ from mjx_serl.envs.observation import Observer, PixelConfig
 from mjx_serl.envs.vector import default_pool
 from mjx_serl.nets.classifier import RewardClassifier, load_classifier
 from mjx_serl.nets.frozen import FrozenEncoder, load_encoder
-from mjx_serl.training.off_policy import OffPolicyConfig
+from mjx_serl.training.from_actors import from_actors
+from mjx_serl.training.off_policy import OffPolicy, OffPolicyConfig
 from mjx_serl.training.trainer import METHODS, Trainer
 from scenes.contract.errors import InputError
 from scenes.contract.operator import Device
@@ -104,6 +105,31 @@ class PilotConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ActorsConfig:
+    """Arms elsewhere (`deploy.py --learner`) whose steps a run learns from, in place of its worlds.
+
+    Attributes:
+        address: where to listen for them: a folder (ipc), or HOST:PORT; beyond this machine only
+            with keys (python -m robot_bridge keys). None steps worlds. Also `--listen`.
+        behind: steps that may wait to be learned from; where there are more, arms are asked to wait
+            before their next episode, so that the updates per step do not fall.
+        sync: let arms wait before each episode until everything has been learned from, which can be
+            repeated bit for bit.
+        publish_seconds: time between two versions of the parameters at least [s].
+    """
+
+    address: Annotated[str | None, tyro.conf.arg(aliases=("--listen",))] = None
+    behind: int = ranged(500, least=1)
+    sync: Annotated[bool, tyro.conf.arg(aliases=("--sync",))] = False
+    publish_seconds: float = ranged(1.0, least=0)
+
+    @property
+    def pace(self) -> int:
+        """Steps in front of the learner from which on arms wait."""
+        return 0 if self.sync else self.behind
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """A training run. Start from a preset (`--preset`), change any field.
 
@@ -129,6 +155,7 @@ class TrainConfig:
         reward: what pays and ends episodes: the task, or a classifier of pictures.
         method: how it is trained, with its agent.
         pilot: a person who takes over.
+        actors: arms elsewhere.
         eval: evaluation.
         run: the run folder.
     """
@@ -150,6 +177,7 @@ class TrainConfig:
     # Of any registered class. Without a prefix its options are --agent.lr, not --method.agent.lr.
     method: Annotated[Any, tyro.conf.arg(name="")] = open_field(METHODS, OffPolicyConfig)
     pilot: PilotConfig = later_field(PilotConfig())
+    actors: ActorsConfig = later_field(ActorsConfig())
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
 
@@ -245,6 +273,8 @@ class TrainConfig:
     def build(self, observer: Observer) -> Trainer:
         """The functions of the run; `observer` is from `build_observer`."""
         trainer = self.method.build(observer, num_envs=self.num_envs)
+        if self.actors.address is not None:
+            return self._fed(trainer)
         if not self.pilot.serve:
             return trainer
         with_people = getattr(trainer, "with_people", None)
@@ -254,6 +284,15 @@ class TrainConfig:
                 "from people, allowed: off_policy, hg_dagger"
             )
         return with_people(self.pilot.rows)
+
+    def _fed(self, trainer: Trainer) -> Trainer:
+        if not isinstance(trainer, OffPolicy) or self.pilot.serve:
+            raise InputError(
+                f"--listen with --method {METHODS.name_of(type(self.method))}"
+                f"{' and --pilot' if self.pilot.serve else ''}, allowed: off_policy; people take "
+                "over at the arms (deploy.py --operator)"
+            )
+        return from_actors(trainer)
 
 
 def _frozen_encoder(pixels: PixelConfig) -> FrozenEncoder | None:

@@ -6,11 +6,12 @@ An agent is a frozen, hashable object; everything that changes is in its AgentSt
 
 from typing import Any, Protocol, Self, TypeAlias
 
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Float, Shaped
 
 from mjx_serl.nets.mlp import ComputeDtype
 from mjx_serl.registry import Registry
 from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey, PyTree, Transition
+from scenes.contract.errors import InputError
 from scenes.contract.specs import ActionSpec, ObsSpec
 
 AgentState: TypeAlias = Any  # a pytree of the agent's own making
@@ -31,6 +32,18 @@ class Agent(Protocol):
     ) -> Choice:
         """Choose actions in [-1, 1] for observations with leading axis [N]."""
         ...
+
+    def explore(self, state: AgentState, obs: Obs, noise: Float[Array, "N H A"]) -> Choice:
+        """Choose as `act` does in training, with standard normal noise given instead of a key.
+
+        For an actor elsewhere, which has no JAX. Raises InputError where the agent's noise is of
+        another kind.
+        """
+        del state, obs, noise
+        raise InputError(
+            f"{type(self).__name__} does not explore by noise that an actor elsewhere could draw; "
+            "allowed: sac, hybrid"
+        )
 
     def acting(self, state: AgentState) -> PyTree:
         """The part of the state that `act` reads, for a bundle or an actor elsewhere.

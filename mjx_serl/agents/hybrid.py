@@ -118,6 +118,15 @@ class Hybrid(OffPolicyAgent):
     ) -> Choice:
         """SAC's action with the best choice of what the grippers do."""
         moved = self._sac(state.action).act(state.sac, obs, key, deterministic=deterministic)
+        return self._with_grasp(state, obs, moved)
+
+    def explore(self, state: HybridState, obs: Obs, noise: Float[Array, "N H A"]) -> Choice:
+        """SAC's sample with the best choice of what the grippers do, which draws nothing."""
+        moves = choices_of(state.action).split(noise)
+        moved = self._sac(state.action).explore(state.sac, obs, moves)
+        return self._with_grasp(state, obs, moved)
+
+    def _with_grasp(self, state: HybridState, obs: Obs, moved: Choice) -> Choice:
         best = jnp.argmax(self.grasp_values(state, obs), axis=-1)
         return choice(choices_of(state.action).joined(moved.action[:, 0], best))
 

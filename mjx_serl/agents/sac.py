@@ -243,6 +243,13 @@ class SAC(OffPolicyAgent):
         action = jnp.tanh(mean) if deterministic else tanh_normal_sample(key, mean, std)[0]
         return chunk(action, self.cfg.horizon)
 
+    def explore(self, state: SACState, obs: Obs, noise: Float[Array, "N H A"]) -> Choice:
+        """tanh(mean + std noise): a sample of the policy."""
+        nets = self._nets_of(state)
+        features = nets.policy_features(state.critic.params, obs)
+        mean, std = nets.policy(state.actor.params, features)
+        return chunk(jnp.tanh(mean + std * noise.reshape(mean.shape)), self.cfg.horizon)
+
     def acting(self, state: SACState) -> SACState:
         """Actor and encoder; neither critics nor optimisers."""
         encoder = CriticParams(state.critic.params.encoder, None)

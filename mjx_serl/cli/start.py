@@ -44,6 +44,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("mjx_serl.cli.train", "train a policy"),
+    "learn": Command("mjx_serl.cli.learn", "train on what arms elsewhere do"),
     "evaluate": Command("mjx_serl.cli.evaluate", "success of a run on fresh episodes"),
     "play": Command("mjx_serl.cli.play", "a video, or a page in the browser, of a policy"),
     "record": Command("mjx_serl.cli.record", "demonstrations of a scripted expert"),

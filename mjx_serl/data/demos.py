@@ -61,7 +61,11 @@ def load_demos(path: Path, contract: DemoContract, *, relabel: bool = False) -> 
 
     With `relabel` the states are their extras.
     """
-    arrays = read_demonstrations(Path(path), contract, relabel=relabel)
+    return demo_rows(read_demonstrations(Path(path), contract, relabel=relabel))
+
+
+def demo_rows(arrays: Arrays) -> Transition:
+    """Arrays [T, M, ...] by the names that a file has as rows; states are their extras."""
     steps: dict[str, Any] = {k: arrays[k] for k in STEP_ARRAYS}
     return Transition(obs=_under(OBS, arrays), extras=_under(STATE, arrays), **steps)
 

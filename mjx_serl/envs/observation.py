@@ -19,7 +19,7 @@ from mjx_serl.envs.delay import Ring, at_age
 from mjx_serl.envs.env import Env, EnvState
 from mjx_serl.envs.judge import VERDICT, Judge
 from mjx_serl.envs.rendering import build_renderer
-from mjx_serl.envs.stacking import newest, pushed, repeated
+from mjx_serl.envs.stacking import by_frame, newest, pushed, repeated
 from mjx_serl.envs.variation import Varied
 from mjx_serl.types import Obs, PRNGKey, PyTree
 from scenes.contract.errors import InputError
@@ -479,6 +479,13 @@ class Observer:
         apart = {*pictures, *hidden}
         names = [name for name in self.obs_spec.names if name not in apart]
         return {name: worlds.obs[name] for name in names} | pictures | hidden
+
+
+def encoded(encoder: PictureEncoder, cameras: Sequence[str], obs: Obs, stack: int = 1) -> Obs:
+    """Return an observation with its pictures, `stack` of them in one, replaced by features."""
+    pictures = {name: obs[name] for name in cameras}
+    rest = {name: x for name, x in obs.items() if name not in pictures}
+    return rest | {FEATURES: by_frame(encoder, pictures, stack)}
 
 
 def colors(pictures: Obs) -> Obs:

@@ -5,6 +5,7 @@
     policy.onnx          observation -> actions, parameters included; what the bridge runs
     policy.stablehlo     (params, observation) -> actions, by jax.export, for cpu and cuda
     golden.npz           observations of held-out episodes and the training process's actions
+    explore.onnx         (observation, noise) -> actions as in training; of one that still learns
     SHA256SUMS           over all of the above
 
 The policy is the deterministic one in float32, normaliser and frozen encoder included. Its inputs
@@ -18,7 +19,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,8 +27,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mjx_serl.data.normalize import STD_FLOOR, NormalizerState
-from mjx_serl.envs.observation import FEATURES, Observer
-from mjx_serl.envs.stacking import by_frame
+from mjx_serl.envs.observation import Observer, encoded
 from mjx_serl.export.golden import OUTPUT, check_against_golden, golden_samples, npz
 from mjx_serl.nets.frozen import FrozenEncoder
 from mjx_serl.run.checkpoint import warn_line
@@ -36,7 +35,7 @@ from mjx_serl.run.loop import Run
 from mjx_serl.run.summary import Summary
 from mjx_serl.training.state import PolicyParams, TrainState
 from mjx_serl.training.trainer import Trainer
-from mjx_serl.types import Obs
+from mjx_serl.types import Choice, Obs
 from scenes.contract import manifest as names
 from scenes.contract.errors import InputError, MissingPackageError
 from scenes.contract.extras import is_installed
@@ -45,6 +44,7 @@ from scenes.contract.manifest import Manifest, Measured, Statistics, write_manif
 from scenes.contract.serialize import digest
 from scenes.contract.weights import write_safetensors
 
+NOISE = "noise"  # input of a policy that explores
 PLATFORMS = ("cpu", "cuda")  # of policy.stablehlo
 
 _NEEDED = ("flatbuffers", "onnx", "onnxruntime")
@@ -83,7 +83,14 @@ class RunBundle:
             print(f"bundle {out}  {sum(manifest.sizes.values()) / 1e6:.1f} MB")
 
 
-def write_bundle(run: Run, params: PolicyParams, out: Path, *, summary: Summary | None) -> Manifest:
+def write_bundle(
+    run: Run,
+    params: PolicyParams,
+    out: Path,
+    *,
+    summary: Summary | None,
+    explores: bool = False,
+) -> Manifest:
     """Export the policy of a state to the folder `out`, which appears whole or not at all.
 
     Args:
@@ -91,6 +98,7 @@ def write_bundle(run: Run, params: PolicyParams, out: Path, *, summary: Summary 
         params: of the policy, from `Trainer.policy_params`.
         out: must not exist.
         summary: of the run; None leaves the measured success open.
+        explores: it is still learning: the policy that acts in training is exported too.
 
     Raises:
         FileExistsError: `out` is there; a bundle is never overwritten.
@@ -101,7 +109,7 @@ def write_bundle(run: Run, params: PolicyParams, out: Path, *, summary: Summary 
     _require_absent(out)
     require_packages()
     trainer, contract = run.trainer.exact(), run.observer.contract
-    files = policy_files(trainer, run.observer, params, seed=run.cfg.seed)
+    files = policy_files(trainer, run.observer, params, seed=run.cfg.seed, explores=explores)
     manifest = Manifest(
         task=run.cfg.task,
         agent=run.cfg.agent_name,
@@ -137,7 +145,12 @@ def require_packages() -> None:
 
 
 def policy_files(
-    trainer: Trainer, observer: Observer, policy: PolicyParams, *, seed: int
+    trainer: Trainer,
+    observer: Observer,
+    policy: PolicyParams,
+    *,
+    seed: int,
+    explores: bool = False,
 ) -> dict[str, bytes]:
     """The files of a bundle that hold the policy, by name; errors as in `write_bundle`.
 
@@ -146,6 +159,7 @@ def policy_files(
         observer: of the run.
         policy: what the policy reads.
         seed: picks the golden episodes.
+        explores: with the policy that acts in training.
     """
     from mjx_serl.export.onnx_graph import initializers, to_onnx  # needs onnx
 
@@ -154,6 +168,13 @@ def policy_files(
     inputs = {f.name: jax.ShapeDtypeStruct((1, *f.shape), f.dtype) for f in fields}
     model = to_onnx(act, learned, inputs, output=OUTPUT)
     params = {name: learned[name] for name in initializers(model) if name in learned}
+    more: dict[str, bytes] = {}
+    if explores:
+        act_noisily, _ = flat_explorer(trainer, observer, policy)
+        noise = jax.ShapeDtypeStruct((1, trainer.horizon, observer.env.action_dim), np.float32)
+        explorer = to_onnx(act_noisily, learned, inputs | {NOISE: noise}, output=OUTPUT)
+        params |= {name: learned[name] for name in initializers(explorer) if name in learned}
+        more = {names.EXPLORE: explorer.SerializeToString(deterministic=True)}
     _check_params(params)
     golden = golden_samples(trainer, observer, policy, seed=seed)
     files = {
@@ -163,7 +184,7 @@ def policy_files(
         names.GOLDEN: npz(golden),
     }
     check_against_golden(files[names.ONNX], golden)
-    return files
+    return files | more
 
 
 # -- the policy as a function ----------------------------------------------------------------------
@@ -177,30 +198,63 @@ def flat_policy(
     It maps (arrays, observation [N, ...] as the contract names it) to actions [N, H, A]. Arrays
     that it does not read, such as the critics', may be left out of its argument.
     """
-    encoder = _frozen(observer)
-    whole = (policy, {} if encoder is None else {"encoder": encoder.params})
-    paths, structure = jax.tree_util.tree_flatten_with_path(jax.device_get(whole))
-    # The first part of a path says which of the two.
-    name = partial(jax.tree_util.keystr, simple=True, separator="/")
-    arrays = {name(path[1:]): np.asarray(x) for path, x in paths}
     key = jax.random.key(0)  # a deterministic policy draws nothing
+
+    def choose(params: PolicyParams, obs: Obs) -> Choice:
+        return trainer.choose(params, obs, key, deterministic=True)
+
+    return _flat(choose, observer, policy)
+
+
+def flat_explorer(
+    trainer: Trainer, observer: Observer, policy: PolicyParams
+) -> tuple[Act, dict[str, np.ndarray]]:
+    """As `flat_policy` the policy that acts in training; "noise" [N, H, A] is in its observation.
+
+    Raises InputError where the trainer's agent does not explore by such noise.
+    """
+    explore = getattr(trainer, "explore", None)
+    if explore is None:
+        raise InputError(f"{type(trainer).__name__} has no policy that explores elsewhere")
+
+    def choose(params: PolicyParams, obs: Obs) -> Choice:
+        rest = {name: x for name, x in obs.items() if name != NOISE}
+        return explore(params, rest, obs[NOISE])
+
+    return _flat(choose, observer, policy)
+
+
+def _flat(
+    choose: Callable[[PolicyParams, Obs], Choice], observer: Observer, policy: PolicyParams
+) -> tuple[Act, dict[str, np.ndarray]]:
+    encoder = _frozen(observer)
+    frozen = {} if encoder is None else {"encoder": encoder.params}
+    paths, structure = jax.tree_util.tree_flatten_with_path(jax.device_get((policy, frozen)))
+    arrays = {_name(path): np.asarray(x) for path, x in paths}
 
     def act(params: dict[str, Any], obs: Obs) -> Float[Array, "N H A"]:
         leaves = [params.get(name, np.zeros_like(x)) for name, x in arrays.items()]
-        policy_params, frozen = jax.tree.unflatten(structure, leaves)
+        policy_params, own = jax.tree.unflatten(structure, leaves)
         if encoder is not None:
-            own = dataclasses.replace(encoder, params=frozen["encoder"])
-            obs = encode(own, obs, observer.stack)
-        return trainer.choose(policy_params, obs, key, deterministic=True).action
+            applied = dataclasses.replace(encoder, params=own["encoder"])
+            obs = encoded(applied, applied.spec.cameras, obs, observer.stack)
+        return choose(policy_params, obs).action
 
     return act, arrays
 
 
-def encode(encoder: FrozenEncoder, obs: Obs, stack: int = 1) -> Obs:
-    """Replace the pictures of an observation, `stack` of them in one, by their features."""
-    pictures = {name: obs[name] for name in encoder.spec.cameras}
-    rest = {name: x for name, x in obs.items() if name not in pictures}
-    return rest | {FEATURES: by_frame(encoder, pictures, stack)}
+def parameters_by_name(policy: PolicyParams) -> dict[str, np.ndarray]:
+    """The arrays of a policy by the names that they have in its bundle, without a frozen encoder's.
+
+    Copies on the host: the state that they are of may be trained on meanwhile.
+    """
+    paths, _ = jax.tree_util.tree_flatten_with_path(jax.device_get((policy,)))
+    return {_name(path): np.array(x) for path, x in paths}
+
+
+def _name(path: Any) -> str:
+    # The first part says whether it is the policy's or its encoder's.
+    return jax.tree_util.keystr(path[1:], simple=True, separator="/")
 
 
 def _frozen(observer: Observer) -> FrozenEncoder | None:

@@ -77,16 +77,3 @@ class EpisodeRows:
     def rows(self) -> Transition:
         """All steps, numpy [T, 1, ...]."""
         return jax.tree.map(lambda *steps: np.stack(steps)[:, None], *self._steps)
-
-
-def blocks_of(rows: Transition, size: int) -> list[Transition]:
-    """Split rows [T, ...] into blocks of `size`; the last is filled up with rows of no use."""
-    length = len(rows.reward)
-    short = -length % size
-
-    def filled(x: np.ndarray) -> np.ndarray:
-        return np.concatenate([x, np.zeros((short, *x.shape[1:]), x.dtype)])
-
-    padded = jax.tree.map(filled, rows)
-    starts = range(0, length + short, size)
-    return [jax.tree.map(lambda x, i=i: x[i : i + size], padded) for i in starts]

@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from mjx_serl.data.blocks import blocks_of
 from mjx_serl.envs.env import EnvState
 from mjx_serl.pilot.browser_operator import BrowserOperator
 from mjx_serl.pilot.demo_file import DemoFile
 from mjx_serl.pilot.devices import with_device
-from mjx_serl.pilot.episode import EpisodeRows, blocks_of
+from mjx_serl.pilot.episode import EpisodeRows
 from mjx_serl.pilot.server import PilotServer
 from mjx_serl.pilot.stage import Stage, run_stage
 from mjx_serl.pilot.view import WorldView

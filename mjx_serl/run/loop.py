@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -81,12 +81,20 @@ class Companion(Protocol):
 
     def before_epoch(
         self, run: "Run", state: TrainState, epoch: EpochFn
-    ) -> tuple[TrainState, EpochFn]:
+    ) -> tuple[TrainState, EpochFn | None]:
         """Called before each epoch; returns the state to train, and the program that does.
 
+        None in place of a program: there is nothing to train on yet, and it is asked again soon.
         The state given may be used up.
         """
         return state, epoch
+
+    def memory(self) -> dict[str, Any]:
+        """Return what a checkpoint is to remember, as JSON by names of its own (`Run.meta`)."""
+        return {}
+
+    def on_save(self, epoch: int) -> None:
+        """Called when a checkpoint of the state after so many epochs is begun."""
 
     def before_end(self, run: "Run", state: TrainState) -> TrainState:
         """Called once after the last epoch, before the last save; returns the state to save."""
@@ -151,6 +159,7 @@ class Run:
             cached_durations(),
             key=_programs_of(cfg),
         )
+        self.meta: Mapping[str, Any] = {}  # of the checkpoint that it went on from
         self._initial: PolicyParams | None = None  # that it begins with
         self.start_epoch = 0  # where this process went on from
         building = _building(cfg)
@@ -260,7 +269,7 @@ class Run:
             warn_line("the run was stopped before its first checkpoint; it starts again")
             return None
         state, _, meta = self.store.restore(shapes)
-        self.progress = Progress(**meta["progress"])
+        self.progress, self.meta = Progress(**meta["progress"]), meta
         if any(change.name.startswith("eval.stop") for change in self.changes):
             self.progress.good_checks = 0  # they were good by the old rule
         return state
@@ -323,9 +332,11 @@ class Run:
         saved = clock()
         total = self._epochs_to(self._total_updates())
         while self.progress.epoch < total and not self._solved():
-            epoch = programs.epoch
-            for companion in self.companions:
-                state, epoch = companion.before_epoch(self, state, epoch)
+            state, epoch = self._ask_companions(state, programs.epoch)
+            if epoch is None:
+                if stop.requested or self._obey(programs, state, clock, stop) == "stop":
+                    return state, False
+                continue
             with self.activity.doing(f"epoch {self.progress.epoch + 1}"):
                 state, metrics = epoch(state)
                 host = {k: float(v) for k, v in jax.device_get(metrics).items()}
@@ -342,6 +353,17 @@ class Run:
                 self._save(state)
                 saved = clock()
         return state, True
+
+    def _ask_companions(
+        self, state: TrainState, epoch: EpochFn
+    ) -> tuple[TrainState, EpochFn | None]:
+        """What is trained next; None as yet nothing."""
+        for companion in self.companions:
+            state, found = companion.before_epoch(self, state, epoch)
+            if found is None:
+                return state, None
+            epoch = found
+        return state, epoch
 
     def _obey(
         self,
@@ -466,7 +488,10 @@ class Run:
         )
 
     def _save(self, state: TrainState) -> None:
-        meta = {"progress": dataclasses.asdict(self.progress)}
+        meta: dict[str, Any] = {"progress": dataclasses.asdict(self.progress)}
+        for companion in self.companions:
+            meta |= companion.memory()
+            companion.on_save(self.progress.epoch)
         with self.activity.doing("saving"):
             self.store.save(self.progress.epoch, state, meta)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from mjx_serl.agents.agent import AGENTS, AgentState, OffPolicyAgent
 from mjx_serl.agents.reward_model import Vice, ViceConfig, ViceState, require_demos, unpaid
@@ -358,7 +358,7 @@ class OffPolicy:
         if self.vice is not None:
             rows[DEMOS] = unpaid(rows[DEMOS])
             learned[VICE] = self.vice.init(jax.random.fold_in(k_agent, 1), rows[DEMOS])
-        stored = {name: self._stored(steps) for name, steps in rows.items()}
+        stored = {name: self.as_stored(steps) for name, steps in rows.items()}
         example = jax.tree.map(lambda x: x[0, 0], next(iter(stored.values())))
         if self.takeover is not None:
             learned[TAKEOVER] = self.takeover.init(self.vec_env.num_envs)
@@ -439,11 +439,11 @@ class OffPolicy:
         assert people is not None
 
         def add(ring: ReplayState, rows: Transition) -> ReplayState:
-            return people.add(ring, self._stored(rows))
+            return people.add(ring, self.as_stored(rows))
 
         return jax.jit(add, donate_argnums=0)
 
-    def _stored(self, steps: Transition) -> Transition:
+    def as_stored(self, steps: Transition) -> Transition:
         """Steps as they are stored: with what the agent keeps beside them."""
         steps = steps if self.takeover is None else self.takeover.shown(steps)
         beside = self.agent.beside(steps, self.vec_env.env.action_spec)
@@ -453,10 +453,14 @@ class OffPolicy:
         """Make the updates of so many iterations on demonstrations alone; metrics of all."""
         demos = Source(self.sources[DEMOS].buffer, 1.0)
         alone = dataclasses.replace(self, sources={DEMOS: demos}, interventions=())
+        return alone.learn_stored(state, iterations)
+
+    def learn_stored(self, state: TrainState, iterations: int) -> tuple[TrainState, Metrics]:
+        """Make the updates of so many iterations on what is stored; metrics of all."""
 
         def iteration(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
             key, k_sample, k_learn = jax.random.split(state.key, 3)
-            agent, metrics = alone._learn(state, k_sample, k_learn)
+            agent, metrics = self._learn(state, k_sample, k_learn)
             return state.replace(agent=agent, key=key), metrics
 
         state, metrics = jax.lax.scan(iteration, state, None, length=iterations)
@@ -486,6 +490,10 @@ class OffPolicy:
         """Choose actions for raw observations."""
         seen = normalize.normalize(params.normalizer, obs)
         return self.agent.act(params.agent, seen, key, deterministic=deterministic)
+
+    def explore(self, params: PolicyParams, obs: Obs, noise: Float[Array, "N H A"]) -> Choice:
+        """Choose as in training, with its noise given; InputError of an agent that cannot."""
+        return self.agent.explore(params.agent, normalize.normalize(params.normalizer, obs), noise)
 
     @property
     def compute_dtype(self) -> ComputeDtype:
@@ -596,7 +604,7 @@ class OffPolicy:
     def learn(self, state: TrainState, step: Transition) -> tuple[TrainState, Metrics]:
         """Store a step, of a chunk its steps [H, N, ...], and make the updates of each."""
         key, k_sample, k_learn = jax.random.split(state.key, 3)
-        stored = self._stored(step)
+        stored = self.as_stored(step)
         rows = stored if self.horizon > 1 else jax.tree.map(lambda x: x[None], stored)
         state = state.replace(
             data=state.data | {ONLINE: self.sources[ONLINE].buffer.add(state.data[ONLINE], rows)},

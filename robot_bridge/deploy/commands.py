@@ -37,11 +37,13 @@ def deploy(
     bundle: Bundle, rig: RigConfig, options: DeployConfig, robots: Mapping[str, RigMaker]
 ) -> int:
     """Build the rig, run the episodes, say how they went; returns the exit status."""
-    state = state_folder()
+    state, learning = state_folder(), options.learning
+    spool = state / "spool" / learning.actor_name
     options = dataclasses.replace(
         options,
         ledger=options.ledger or state / "ledger.json",
         audit=options.audit or state / "audit.jsonl",
+        learning=dataclasses.replace(learning, spool=learning.spool or spool),
     )
     talk = terminal()
     require_runnable(bundle.contract.action)  # before what it observes is asked for
@@ -57,6 +59,8 @@ def deploy(
         )
     for name, timing in deployment.timings.items():
         _say(f"{name} loop: {timing.describe()}")
+    if deployment.learned is not None:
+        _say(deployment.learned)
     if deployment.lost is not None:
         _say(f"CAUTION  {deployment.lost}")
     return int(deployment.lost is not None or any(report.ending == "fault" for report in reports))

@@ -5,14 +5,19 @@ keeps people safe is the same for all of them, the simulated one included.
 """
 
 import dataclasses
+import hashlib
 import os
 import secrets
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
+
+from numpy.typing import NDArray
 
 from robot_bridge.clock import ManualClock
 from robot_bridge.control.arbiter import Arbiter
@@ -34,7 +39,8 @@ from robot_bridge.deploy.policy_process import PROCESS, PolicyProcess, PolicyTas
 from robot_bridge.deploy.rig import Rig
 from robot_bridge.driver import ArmDriver, ArmInfo
 from robot_bridge.drivers.dry_run import DryRun
-from robot_bridge.messages import Source
+from robot_bridge.learning.link import LearnerLink, LearningConfig
+from robot_bridge.messages import Source, Tick
 from robot_bridge.network.admission import AdmissionConfig, Guest
 from robot_bridge.network.codec import MAX_BYTES
 from robot_bridge.network.endpoints import Endpoint, parse_endpoint
@@ -42,7 +48,7 @@ from robot_bridge.network.keys import Keyring, default_folder
 from robot_bridge.network.server import BridgeServer, Callbacks
 from robot_bridge.openpi.client import GripperConvention, RemotePolicy, RemotePolicyConfig
 from robot_bridge.operators.operator_loop import POLL_PERIOD, OperatorLoop
-from robot_bridge.policy.bundle import Bundle
+from robot_bridge.policy.bundle import Bundle, stacking
 from robot_bridge.policy.observation import ObservationBuilder
 from robot_bridge.policy.policy import Policy
 from robot_bridge.policy.policy_loop import PolicyLoop
@@ -87,6 +93,8 @@ class DeployConfig:
             own policy. It is the name of its key, or, where `listen` is a folder, what a process
             of yours calls itself. It has to be there before the arm is armed.
         operator_source: the same for the one that may take over as the operator.
+        reset: before an episode of a real arm: ask a person to set up the scene, or only go home.
+        learning: a learner that gets what the arm does.
         audit: file to which every arming, fault and recovery is appended; None notes nothing.
         ledger: file that remembers which bundle has run where; None remembers nothing, so that
             every run on a real arm is a first one.
@@ -107,6 +115,8 @@ class DeployConfig:
     listen: str | None = None
     policy_source: str | None = None
     operator_source: str | None = None
+    reset: Literal["ask", "home"] = "ask"
+    learning: LearningConfig = field(default_factory=LearningConfig)
     audit: Path | None = None
     ledger: Path | None = None
 
@@ -117,6 +127,8 @@ class DeployConfig:
                 raise InputError(f"{source}-source '{name}' names a client; it needs --listen")
         if self.separate and self.policy_server is not None:
             raise InputError("A policy-server runs elsewhere already; leave out --separate")
+        if self.learning.learner is not None and self.chooser is not None:
+            raise InputError("A --learner teaches the bundle's own policy; it alone may choose")
         if self.policy_source is not None and self.policy_server is not None:
             raise InputError("Either policy-source or policy-server chooses the actions, not both")
 
@@ -174,6 +186,18 @@ def _build(robot: RobotSpec) -> tuple[object, ...]:
     return frames, robot.flange_pos, robot.ee_pos, robot.ee_quat, robot.gripper_range
 
 
+class Witness(Protocol):
+    """Takes what happens: a recorder, or what a learner gets. It must not block."""
+
+    def put(self, tick: Tick, obs: Mapping[str, NDArray[Any]] | None = None) -> bool:
+        """Take a tick, with what the policy has seen since the last one."""
+        ...
+
+    def event(self, name: str, **facts: Any) -> bool:
+        """Hear that an episode begins ("begin"), or its `Ending`."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Line:
     """What is connected and in force while episodes are run.
@@ -182,14 +206,14 @@ class _Line:
         info: what the arm says of itself.
         limits: in force.
         control: the control loop.
-        recorder: None where nothing is recorded.
+        witnesses: hear of each tick, and how episodes begin and end.
         dry: whether nothing is sent to the arm.
     """
 
     info: ArmInfo
     limits: Limits
     control: ControlLoop
-    recorder: Recorder | None
+    witnesses: Sequence[Witness]
     dry: bool
 
 
@@ -210,6 +234,7 @@ class Deployment:
         self.timings: dict[str, Timing] = {}
         self.policy_process: PolicyProcess | None = None
         self.recorder: Recorder | None = None
+        self.link: LearnerLink | None = None
         self._ledger = None if cfg.ledger is None else Ledger(cfg.ledger)
 
     def run(self) -> Sequence[EpisodeReport]:
@@ -242,14 +267,31 @@ class Deployment:
         limits = tighten(self._default_limits(robot), **self.cfg.limits)
         limits = intersect(trained_within(limits, self.contract), info)
         dry = self._is_dry(info)
+        witnesses: list[Witness] = []
         recorder = self._recorder(limits, info, stack)
+        if recorder is not None:
+            witnesses.append(recorder)
+        if self.cfg.learning.learner is not None and not dry:
+            self.link = LearnerLink(self.cfg.learning, self.contract.obs, self.talk.say)
+            stack.callback(self.link.close)
+            witnesses.append(self.link.experience)
         parts = self._parts(robot, limits, DryRun(self.rig.driver) if dry else self.rig.driver)
         sinks: list[Sink] = [self.tally, *self.rig.sinks]
         control = ControlLoop(parts, sinks=sinks)
-        if recorder is not None:
-            record = recorder.put
-            control.sinks += (lambda tick: record(tick, control.take_obs()),)
-        return _Line(info=info, limits=limits, control=control, recorder=recorder, dry=dry)
+        if witnesses:
+            control.sinks += (partial(_witness, control, witnesses),)
+        return _Line(info=info, limits=limits, control=control, witnesses=witnesses, dry=dry)
+
+    def _identity(self, limits: Limits) -> str:
+        """What a person consents to in a word: a bundle, or a run that goes on learning.
+
+        Of that the parameters change, but not what is observed and commanded, within which limits,
+        and how far one version may move the actions.
+        """
+        if self.cfg.learning.learner is None:
+            return self.bundle.digest[:8]
+        bound = f"{digest(self.contract)} {limits.digest} {self.cfg.learning.jump:g}"
+        return f"learn-{hashlib.sha256(bound.encode()).hexdigest()[:8]}"
 
     def _default_limits(self, robot: RobotSpec) -> Limits:
         limits, slowest = default_limits(robot), self.rig.state_max_age
@@ -266,7 +308,7 @@ class Deployment:
             supervisor=Supervisor(
                 driver,
                 clock,
-                phrase=" ".join((*self._commanders(), serial)),
+                phrase=" ".join((*self._commanders(limits), serial)),
                 recoveries=limits.recoveries,
                 recovery_window=limits.recovery_window,
                 audit=self._audit(serial),
@@ -319,16 +361,18 @@ class Deployment:
         self.talk.say(f"record   {recorder.path}")
         return recorder
 
-    def _commanders(self) -> tuple[str, ...]:
+    def _commanders(self, limits: Limits) -> tuple[str, ...]:
         """Who moves the arm, in the words that a person types: this is what is consented to."""
         operator = self.cfg.operator_source
-        own = self.cfg.chooser or self.bundle.digest[:8]
+        own = self.cfg.chooser or self._identity(limits)
         return (own,) if operator is None else (own, operator)
 
     @property
     def _known_as(self) -> str:
         """By what the ledger knows the policy: another's has not earned what the bundle's has."""
-        chooser = self.cfg.chooser
+        chooser, learning = self.cfg.chooser, self.cfg.learning
+        if learning.learner is not None:
+            return f"learning {digest(self.contract)} {learning.jump:g}"
         return self.bundle.digest if chooser is None else f"{self.bundle.digest} by {chooser}"
 
     def _policy(self, line: _Line, stack: ExitStack) -> Loop | None:
@@ -361,6 +405,7 @@ class Deployment:
             ticket=ticket,
             rig=rig.config,
             limits=line.limits,
+            learning=self.cfg.learning,
         )
         self.policy_process = PolicyProcess(task)
         stack.callback(self.policy_process.close)
@@ -368,6 +413,11 @@ class Deployment:
         return None
 
     def _chosen_policy(self, stack: ExitStack) -> Policy:
+        if self.cfg.learning.learner is not None:
+            learned = self.cfg.learning.policy(self.bundle)
+            if self.link is not None:
+                self.link.teach(learned)
+            return stacking(learned, self.contract)
         if self.cfg.policy_server is None:
             return self.bundle.policy
         cfg, words = self.cfg, self.cfg.policy_names
@@ -509,6 +559,8 @@ class Deployment:
             if self.rig.clock.now() - began > line.limits.session_seconds:
                 self.talk.say("The session's time is up; start another after a look at the arm.")
                 break
+            if self.link is not None and not self.link.next_turn():
+                break
             self._prepare(line, session, number)
             report = self._episode(line, session, operator, number)
             self._note(line, report)
@@ -522,14 +574,14 @@ class Deployment:
             session.home(self.contract.home)
         if self.rig.prepare is not None:
             self.rig.prepare(number)
-        if not line.info.simulated:
+        if not line.info.simulated and self.cfg.reset == "ask":
             self.talk.ask(f"Episode {number + 1}: set up the scene, then press Enter. ")
 
     def _episode(
         self, line: _Line, session: Session, operator: OperatorLoop | None, number: int
     ) -> EpisodeReport:
-        if line.recorder is not None:
-            line.recorder.event("begin", episode=number)
+        for witness in line.witnesses:
+            witness.event("begin", episode=number)
         if operator is not None:
             self.talk.say(operator.open())
         try:
@@ -538,8 +590,8 @@ class Deployment:
             # A terminal in raw mode takes no answers to questions.
             if operator is not None:
                 operator.close()
-        if line.recorder is not None:
-            line.recorder.event(report.ending, episode=number)
+        for witness in line.witnesses:
+            witness.event(report.ending, episode=number)
         session.settle()
         return report
 
@@ -559,6 +611,11 @@ class Deployment:
             self.talk.say(f"fault    {report.fault}{ended}")
 
     @property
+    def learned(self) -> str | None:
+        """What went to a learner, in a line; None without one."""
+        return None if self.link is None else self.link.told
+
+    @property
     def lost(self) -> str | None:
         """What the recording lacks of what happened, None where it lacks nothing."""
         recorder = self.recorder
@@ -566,3 +623,9 @@ class Deployment:
             return None
         why = recorder.trouble or "its queue was full"
         return f"{recorder.dropped} records of {recorder.path} are lost: {why}"
+
+
+def _witness(control: ControlLoop, witnesses: Sequence[Witness], tick: Tick) -> None:
+    obs = control.take_obs()
+    for witness in witnesses:
+        witness.put(tick, obs)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +19,12 @@ from pathlib import Path
 from robot_bridge.clock import MonotonicClock
 from robot_bridge.control.pacing import Pacer
 from robot_bridge.deploy.rigs import RigConfig, open_senses
+from robot_bridge.learning.link import LearningConfig, Refresher
 from robot_bridge.network.client import BridgeClient, RemotePolicySide
 from robot_bridge.network.endpoints import Endpoint
-from robot_bridge.policy.bundle import load_bundle
+from robot_bridge.policy.bundle import Bundle, load_bundle, stacking
 from robot_bridge.policy.observation import ObservationBuilder
+from robot_bridge.policy.policy import Policy
 from robot_bridge.policy.policy_loop import PolicyLoop
 from robot_bridge.safety.limits import Limits
 from scenes.contract.errors import InputError
@@ -42,6 +45,7 @@ class PolicyTask:
         ticket: by which the bridge knows this process from all others.
         rig: for its cameras and objects.
         limits: the control loop's, which checks them again.
+        learning: of whose learner it takes newer parameters.
     """
 
     bundle: str
@@ -50,6 +54,7 @@ class PolicyTask:
     ticket: str = field(repr=False)
     rig: RigConfig
     limits: Limits
+    learning: LearningConfig = field(default_factory=LearningConfig)
 
 
 class PolicyProcessError(RuntimeError):
@@ -138,22 +143,17 @@ def main() -> int:
     contract = bundle.contract
     period = 1.0 / contract.action.rate
     endpoint = Endpoint.ipc(Path(task.sockets))
-    with (
-        closing(open_senses(task.rig, contract, clock)) as senses,
-        closing(
-            BridgeClient(
-                endpoint,
-                name=PROCESS,
-                want=("policy",),
-                contract=digest(contract),
-                ticket=task.ticket,
-            )
-        ) as client,
-    ):
+    with contextlib.ExitStack() as stack:
+        senses = stack.enter_context(closing(open_senses(task.rig, contract, clock)))
+        client = BridgeClient(
+            endpoint, name=PROCESS, want=("policy",), contract=digest(contract), ticket=task.ticket
+        )
+        stack.enter_context(closing(client))
         builder = ObservationBuilder(contract, objects=senses.objects, eyes=senses.eyes)
         side = RemotePolicySide(client, task.limits, clock)
         horizon = bundle.manifest.horizon
-        loop = PolicyLoop(side, builder, bundle.policy, period=period, horizon=horizon)
+        policy = stack.enter_context(_policy(task.learning, bundle))
+        loop = PolicyLoop(side, builder, policy, period=period, horizon=horizon)
         pacer = Pacer(loop.tick, period=period, clock=clock)
         client.wait(5.0)
         thread = pacer.start("policy")
@@ -163,6 +163,17 @@ def main() -> int:
         pacer.stop()
         thread.join(timeout=1.0)
     return 0
+
+
+@contextlib.contextmanager
+def _policy(learning: LearningConfig, bundle: Bundle) -> Iterator[Policy]:
+    """The bundle's policy, or one that goes on learning."""
+    if learning.learner is None:
+        yield bundle.policy
+        return
+    learned = learning.policy(bundle)
+    with closing(Refresher(learned, learning.connect())):
+        yield stacking(learned, bundle.contract)
 
 
 if __name__ == "__main__":

@@ -152,7 +152,7 @@ class Rows:
     """A batch of an actor's transitions.
 
     Attributes:
-        run: nonce of the actor's process.
+        run: nonce of the actor's numbering.
         id: counts its batches.
         arrays: [T, ...] by name.
     """
@@ -184,16 +184,22 @@ class Taken:
     """What the learner has of a run.
 
     Attributes:
-        run: nonce of the actor's process.
-        id: all batches up to it are the learner's.
-        have: those up to it wait for the learner.
+        run: nonce of the actor's numbering.
+        id: all batches up to it are on the learner's disk.
+        have: those up to it have come.
         version: of the newest parameters.
+        learned: the newest parameters have learned from all batches up to it.
+        behind: more has come than the learner wants to have in front of it.
+        sync: it wants to have learned from everything before an actor goes on.
     """
 
     run: bytes
     id: int
     have: int
     version: int
+    learned: int = -1
+    behind: bool = False
+    sync: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -88,6 +88,18 @@ def parse_endpoint(text: str) -> Endpoint:
     return Endpoint.tcp(int(port), host=host)
 
 
+def parse_address(text: str) -> tuple[str, bool]:
+    """Read a folder (ipc) or HOST:PORT (tcp) as one address, and whether it takes keys.
+
+    It does beyond this machine. ValueError for anything else.
+    """
+    endpoint = parse_endpoint(text)
+    address = endpoint.ticks
+    if endpoint.private:
+        address = address.removesuffix("ticks") + "learner"
+    return address, not endpoint.local
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host is this machine whatever a resolver says: an address, or "localhost"."""
     try:

@@ -50,6 +50,8 @@ class Bundle:
 
     digest: of the whole bundle, hex; what a person confirms and records name. golden_error:
     largest difference between its actions here and those of the process that trained it.
+    parameters: by name. explore: an ONNX file of observation and noise, where the policy is still
+    learning; None elsewhere.
     """
 
     path: Path
@@ -57,6 +59,8 @@ class Bundle:
     policy: Policy
     digest: str
     golden_error: float
+    parameters: Mapping[str, NDArray[Any]]
+    explore: bytes | None = None
 
     @property
     def contract(self) -> Contract:
@@ -92,13 +96,21 @@ def load_bundle(path: str | Path) -> Bundle:
         _check_sums(files)
         manifest = read_manifest(files[names.MANIFEST])
         _check_sizes(manifest, files)
-        _named(names.PARAMS, read_safetensors, files[names.PARAMS])
+        parameters = _named(names.PARAMS, read_safetensors, files[names.PARAMS])
         policy = _named(names.ONNX, _within, _start, files[names.ONNX], manifest)
         golden = _named(names.GOLDEN, read_golden, files[names.GOLDEN], manifest)
         error = _within(_compare, policy, golden, manifest)
     except ValueError as problem:
         raise BundleError(f"Bundle '{path}': {_one_line(str(problem))}") from problem
-    return Bundle(path, manifest, _stacking(policy, manifest), sha256(files[names.SUMS]), error)
+    return Bundle(
+        path=path,
+        manifest=manifest,
+        policy=stacking(policy, manifest.contract),
+        digest=sha256(files[names.SUMS]),
+        golden_error=error,
+        parameters=parameters,
+        explore=files.get(names.EXPLORE),
+    )
 
 
 def _one_line(text: str) -> str:
@@ -121,10 +133,10 @@ def read_files(path: Path) -> dict[str, bytes]:
             raise InputError(unknown_name("file", name, FILES))
         if not entry.is_file(follow_symlinks=False):
             raise InputError(f"{name} is no plain file; links and folders are not followed")
-    missing = [name for name in FILES if name not in entries]
+    missing = [name for name in FILES if name not in entries and name not in names.OPTIONAL]
     if missing:
         raise InputError(f"{', '.join(missing)} is missing")
-    return {name: _read(path / name, most) for name, most in FILES.items()}
+    return {name: _read(path / name, most) for name, most in FILES.items() if name in entries}
 
 
 def _read(path: Path, most: int) -> bytes:
@@ -146,7 +158,12 @@ def _read(path: Path, most: int) -> bytes:
 
 
 def _check_sums(files: Mapping[str, bytes]) -> None:
-    for name, wanted in read_sums(files[names.SUMS]).items():
+    sums = read_sums(files[names.SUMS])
+    for name in names.OPTIONAL:
+        if (name in sums) != (name in files):
+            where = "there" if name in files else "missing"
+            raise InputError(f"{name} is {where}, {names.SUMS} says otherwise")
+    for name, wanted in sums.items():
         found = sha256(files[name])
         if found != wanted:
             raise InputError(
@@ -157,8 +174,9 @@ def _check_sums(files: Mapping[str, bytes]) -> None:
 
 def _check_sizes(manifest: Manifest, files: Mapping[str, bytes]) -> None:
     for name, size in manifest.sizes.items():
-        if len(files[name]) != size:
-            raise InputError(f"{name} has {len(files[name])} bytes, the manifest says {size}")
+        found = len(files.get(name, b""))
+        if found != size:
+            raise InputError(f"{name} has {found} bytes, the manifest says {size}")
 
 
 # -- what is inside --------------------------------------------------------------------------------
@@ -207,9 +225,8 @@ def _start(model: bytes, manifest: Manifest) -> OnnxPolicy:
     return OnnxPolicy(model, contract.inputs, horizon=horizon, action_dim=contract.action.dim)
 
 
-def _stacking(policy: OnnxPolicy, manifest: Manifest) -> Policy:
+def stacking(policy: Policy, contract: Contract) -> Policy:
     """The policy as it is shown one observation after the other."""
-    contract = manifest.contract
     if contract.stack == 1:
         return policy
     return StackingPolicy(policy, [camera.name for camera in contract.cameras], contract.stack)

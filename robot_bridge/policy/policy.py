@@ -1,8 +1,9 @@
 """What the bridge asks of a policy, and the policy of a bundle run by onnxruntime."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from scenes.contract.extras import require
 from scenes.contract.specs import ObsField, ObsSpec
 
 OUTPUT = "actions"
+NOISE = "noise"  # input of a policy that explores
 # onnxruntime's names of the dtypes that observations come in.
 _TENSORS = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
 
@@ -39,32 +41,54 @@ class OnnxPolicy:
         model: the bytes of the file.
         obs: the contract's; field by field the model's inputs, each with a leading axis of 1.
         horizon, action_dim: H and A of the output.
+        noisy: the model has another input, "noise" [1, H, A].
+        parameters: take the place of the model's own, by name; of the same shapes and dtypes, which
+            onnxruntime does not check.
 
     Raises:
         ImportError: onnxruntime is not installed.
         ValueError: onnxruntime refuses the model, or its inputs or output are others.
     """
 
-    def __init__(self, model: bytes, obs: ObsSpec, *, horizon: int, action_dim: int) -> None:
+    def __init__(
+        self,
+        model: bytes,
+        obs: ObsSpec,
+        *,
+        horizon: int,
+        action_dim: int,
+        noisy: bool = False,
+        parameters: Mapping[str, NDArray[Any]] = MappingProxyType({}),
+    ) -> None:
         self._fields = obs.fields
-        self._session = _start(model)
+        self._shape = [1, horizon, action_dim]
+        self._noise = {NOISE: ("tensor(float)", self._shape)} if noisy else {}
+        self._session, self._kept = _start(model, parameters)
         self._check_inputs()
-        self._check_output([1, horizon, action_dim])
+        self._check_output(self._shape)
 
     def reset(self) -> None:
         """Nothing: the policy sees one observation at a time."""
 
-    def act(self, obs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Return actions [H, A]; one observation in, by name, without a leading axis."""
+    def act(
+        self, obs: dict[str, NDArray[Any]], *, noise: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Return actions [H, A]; one observation in, by name, without a leading axis.
+
+        `noise` [H, A] is for a policy that is `noisy`.
+        """
         if obs.keys() != {field.name for field in self._fields}:
             allowed = ", ".join(field.name for field in self._fields)
             raise InputError(f"Observation has {', '.join(obs) or 'nothing'}, allowed: {allowed}")
         batch = {field.name: _checked(field, obs[field.name])[None] for field in self._fields}
+        if noise is not None:
+            batch[NOISE] = noise[None]
         return self._session.run([OUTPUT], batch)[0][0]
 
     def _check_inputs(self) -> None:
         found = {i.name: (i.type, [*i.shape]) for i in self._session.get_inputs()}
         wanted = {f.name: (_TENSORS.get(f.dtype), [1, *f.shape]) for f in self._fields}
+        wanted |= self._noise
         for name in sorted(found.keys() | wanted.keys()):
             if found.get(name) != wanted.get(name):
                 raise InputError(
@@ -127,16 +151,23 @@ def _checked(field: ObsField, x: NDArray[Any]) -> NDArray[Any]:
     return x
 
 
-def _start(model: bytes) -> Any:
+def _start(model: bytes, parameters: Mapping[str, NDArray[Any]]) -> tuple[Any, list[Any]]:
+    """A session, and what has to live as long as it."""
     onnxruntime = require("onnxruntime", "bridge", purpose="Running a policy")
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors are raised, the rest is of no use to an operator
+    kept = []
+    for name, x in parameters.items():
+        value = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(x))
+        options.add_initializer(name, value)
+        kept.append(value)
     # onnxruntime's errors have no base class of their own.
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return session, kept
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"onnxruntime refuses the model: {reason}") from error

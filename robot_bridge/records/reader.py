@@ -22,10 +22,9 @@ from robot_bridge.driver import ArmState, Mode, Target
 from robot_bridge.messages import ENDINGS, VERDICTS, Ending, Goal, Tick
 from robot_bridge.reasons import Phase, Reason
 from robot_bridge.records.recorder import FORMAT, FRAME, KINDS, MAGIC, RecordHeader
+from robot_bridge.records.steps import Obs, Step, StepCollector
 from scenes.contract.errors import InputError
 from scenes.contract.extras import require
-
-Obs = dict[str, NDArray[Any]]
 
 _log = logging.getLogger(__name__)
 
@@ -311,25 +310,6 @@ def _read_array(dtype: str, shape: list[int], data: bytes) -> NDArray[Any]:
 # -- episodes ------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Step:
-    """One executed action.
-
-    Attributes:
-        obs: what was observed before it.
-        action: [A], as executed.
-        t: when it began [s].
-        intervened: a person chose it.
-        policy_action: what the policy wanted where a person intervened [A].
-    """
-
-    obs: Obs
-    action: NDArray[np.float32]
-    t: float
-    intervened: bool
-    policy_action: NDArray[np.float32] | None
-
-
 @dataclasses.dataclass(frozen=True)
 class Episode:
     """What was done from one start to its end.
@@ -374,7 +354,7 @@ class _Splitter:
     def _start(self) -> None:
         self._steps: list[Step] = []
         self._ending: Ending = "cut"
-        self._obs: Obs | None = None
+        self._collector = StepCollector()
         self._missing = 0
 
     def hear(self, event: Event) -> Iterator[Episode]:
@@ -399,7 +379,8 @@ class _Splitter:
             self._missing += max(0, tick.index - self._last_index - 1)
         self._running, self._last_index = running, tick.index
         if self._collecting:
-            self._collect(record)
+            step = self._collector.take(tick, record.obs)
+            self._steps += [] if step is None else [step]
 
     def lose(self) -> None:
         """Something is missing: steps, or the event that would have ended or begun an episode."""
@@ -409,24 +390,3 @@ class _Splitter:
         if self._steps:
             yield Episode(tuple(self._steps), self._ending, self._missing)
         self._start()
-
-    def _collect(self, record: TickRecord) -> None:
-        tick = record.tick
-        self._obs = record.obs or self._obs
-        if tick.action is None or self._obs is None:
-            return
-        policy = tick.policy_action
-        self._steps.append(
-            Step(
-                obs=self._obs,
-                action=_as_action(tick.action),
-                t=tick.t,
-                intervened=tick.intervened,
-                policy_action=None if policy is None else _as_action(policy),
-            )
-        )
-
-
-def _as_action(action: NDArray[np.floating]) -> NDArray[np.float32]:
-    """An action as it was executed: clipped to [-1, 1], as the gate does."""
-    return np.clip(np.asarray(action, np.float32), -1.0, 1.0)

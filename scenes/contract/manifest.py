@@ -31,6 +31,7 @@ PARAMS = "params.safetensors"
 ONNX = "policy.onnx"
 STABLEHLO = "policy.stablehlo"
 GOLDEN = "golden.npz"
+EXPLORE = "explore.onnx"
 SUMS = "SHA256SUMS"
 
 # The files of a bundle, all of them, and the most each may hold [bytes]. ResNet-10 with two
@@ -41,9 +42,12 @@ FILES: Mapping[str, int] = {
     ONNX: 512 << 20,
     STABLEHLO: 64 << 20,
     GOLDEN: 64 << 20,
+    EXPLORE: 512 << 20,
     SUMS: 4096,
 }
-CONTENTS = tuple(name for name in FILES if name not in (MANIFEST, SUMS))
+# Only in the bundle of a policy that is still learning: observation and noise -> actions.
+OPTIONAL = (EXPLORE,)
+CONTENTS = tuple(name for name in FILES if name not in (MANIFEST, SUMS, *OPTIONAL))
 
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)")
 
@@ -93,7 +97,7 @@ class Manifest:
         normalizer: by observation, for people; the policy has it inside.
         measured: None before a run has ended.
         commit: of the code, None outside a checkout. created: UTC, ISO 8601.
-        sizes: of `CONTENTS` [bytes].
+        sizes: of `CONTENTS`, and of what there is of `OPTIONAL` [bytes].
         tolerance: largest difference from golden.npz of any entry of an action.
     """
 
@@ -135,7 +139,7 @@ class Manifest:
                 f"tolerance {self.tolerance}, allowed: above 0 to {TOLERANCE}",
             ),
             (
-                set(self.sizes) != set(CONTENTS),
+                set(self.sizes) - set(OPTIONAL) != set(CONTENTS),
                 f"sizes of {', '.join(sorted(self.sizes))}, allowed: of {', '.join(CONTENTS)}",
             ),
             (
@@ -207,7 +211,8 @@ def write_sums(files: Mapping[str, bytes]) -> bytes:
 def read_sums(data: bytes) -> dict[str, str]:
     """Read SHA256SUMS: hex digest by file name.
 
-    ValueError unless it lists every file of a bundle but itself, each once, and nothing else.
+    ValueError unless it lists every file of a bundle but itself, each once, and nothing else; of
+    `OPTIONAL` what there is.
     """
     found: dict[str, str] = {}
     for line in data.decode("ascii", errors="replace").splitlines():
@@ -220,7 +225,7 @@ def read_sums(data: bytes) -> dict[str, str]:
         if name in found:
             raise InputError(f"{SUMS}: lists {name} twice")
         found[name] = match[1]
-    missing = [name for name in _summed() if name not in found]
+    missing = [name for name in _summed() if name not in found and name not in OPTIONAL]
     if missing:
         raise InputError(f"{SUMS}: does not list {', '.join(missing)}")
     return found

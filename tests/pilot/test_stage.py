@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from toy_env import STEPS, FurtherCameras, ToyEnv
 
+from mjx_serl.data.blocks import blocks_of
 from mjx_serl.envs.observation import Observer
 from mjx_serl.pilot.browser_operator import BrowserOperator
-from mjx_serl.pilot.episode import EpisodeRows, blocks_of
+from mjx_serl.pilot.episode import EpisodeRows
 from mjx_serl.pilot.stage import HOLD_S, Stage
 from mjx_serl.pilot.wire import pack_frame, parse_frame
 from mjx_serl.training.off_policy import POLICY_ACTION

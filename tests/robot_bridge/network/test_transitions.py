@@ -18,12 +18,10 @@ from robot_bridge.network import transitions as stream
 from robot_bridge.network.codec import Ask, CodecError, Part, Rows, Taken, decode, encode
 from robot_bridge.network.endpoints import ClientKeys, UnsafeBindError
 from robot_bridge.network.keys import Keyring
-from robot_bridge.network.transitions import (
-    TransitionClient,
-    TransitionServer,
-    pack_parameters,
-    unpack_parameters,
-)
+from robot_bridge.network.parameters import pack_parameters, unpack_parameters
+from robot_bridge.network.spool import Spool
+from robot_bridge.network.transition_client import TransitionClient
+from robot_bridge.network.transitions import TransitionServer
 from scenes.contract.arrays import DTYPES
 
 
@@ -41,14 +39,19 @@ def eventually(holds: Callable[[], object], seconds: float = 5.0) -> bool:
 
 
 class Learner:
-    """Collects what it takes."""
+    """Collects what it takes, and has a disk."""
 
     def __init__(self, server: TransitionServer) -> None:
         self.server = server
         self.seen: list[int] = []
+        self.upto: dict[bytes, int] = {}
 
-    def has(self, count: int) -> bool:
-        self.seen += [int(arrays["index"][0]) for arrays in self.server.take()]
+    def has(self, count: int, *, saves: bool = True) -> bool:
+        for come in self.server.take():
+            self.seen.append(int(come.arrays["index"][0]))
+            self.upto[come.run] = come.id
+        if saves:
+            self.server.saved(self.upto)
         return len(self.seen) >= count
 
 
@@ -59,7 +62,7 @@ def address() -> Iterator[str]:
 
 
 def test_every_batch_comes_once_and_in_order(address):
-    with TransitionServer(address) as server, TransitionClient(address, capacity=500) as client:
+    with TransitionServer(address) as server, TransitionClient(address) as client:
         learner = Learner(server)
         assert all(client.put(batch(i)) for i in range(300))
         assert eventually(lambda: learner.has(300))
@@ -69,7 +72,7 @@ def test_every_batch_comes_once_and_in_order(address):
 
 
 def test_a_full_queue_is_said_and_loses_nothing(address):
-    with TransitionClient(address, capacity=10) as client:
+    with TransitionClient(address, spool=Spool(capacity=10)) as client:
         assert [client.put(batch(i)) for i in range(12)] == [True] * 10 + [False] * 2
         assert client.pending == 10
         assert not client.flush(0.05)
@@ -164,12 +167,14 @@ def test_repeats_gaps_and_strangers(address):
     with TransitionServer(address) as server, raw_actor(address) as ask:
         assert ask(rows(7)).kind == "unknown_run"
         assert ask(encode(Ask(run=b"r", first=7, version=-1, part=-1))) == Taken(
-            run=b"r", id=6, have=6, version=-1
+            run=b"r", id=6, have=6, version=-1, learned=6
         )
         assert ask(rows(7)).have == 7
         assert ask(rows(7)).have == 7  # a repeat
         assert ask(rows(9)).have == 7  # a gap
-        assert [int(b["index"][0]) for b in server.take()] == [7]
+        assert [int(b["index"][0]) for b in [come.arrays for come in server.take()]] == [7]
+        assert ask(rows(7)).id == 6
+        server.saved({b"r": 7})
         assert ask(rows(7)).id == 7
         assert server.take() == []
         assert ask(encode(Taken(run=b"r", id=0, have=0, version=0))) is None

@@ -29,7 +29,7 @@ from robot_bridge.policy.bundle import Bundle, BundleError, find_bundle, load_bu
 from robot_bridge.policy.policy import OnnxPolicy, measure_latency
 from scenes.contract import weights
 from scenes.contract.errors import InputError
-from scenes.contract.manifest import FILES, SUMS, sha256
+from scenes.contract.manifest import FILES, OPTIONAL, SUMS, sha256
 from scenes.contract.serialize import digest
 from scenes.contract.weights import read_safetensors
 
@@ -221,7 +221,7 @@ def test_a_fault_in_the_files_is_refused(copy: Path, kind: str, monkeypatch: pyt
     assert re.search(line, found), found
 
 
-@pytest.mark.parametrize("name", [n for n in FILES if n != SUMS])
+@pytest.mark.parametrize("name", [n for n in FILES if n not in (SUMS, *OPTIONAL)])
 def test_a_file_that_is_too_large_is_refused_unread(copy: Path, name: str):
     with (copy / name).open("r+b") as file:
         file.truncate(FILES[name] + 1)

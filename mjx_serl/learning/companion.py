@@ -1,0 +1,216 @@
+"""The learner's side of a run that learns from arms elsewhere.
+
+Before each epoch what has come is stored; an epoch is trained once enough rows have come to pay for
+it, so that the updates per row are bounded above. Below they are bounded by the actors, which are
+told to wait before their next episode while too much has not been learned from. Nothing is taken
+off an actor's disk before a checkpoint holds it.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mjx_serl.data.blocks import blocks_of
+from mjx_serl.data.demos import demo_rows
+from mjx_serl.export.bundle import parameters_by_name, write_bundle
+from mjx_serl.learning.arrivals import Arrivals, ArrivedEpisode
+from mjx_serl.run.loop import Companion, Run
+from mjx_serl.run.programs import EpochFn
+from mjx_serl.training.from_actors import BLOCK, FromActors
+from mjx_serl.training.state import TrainState
+from robot_bridge.network.endpoints import parse_address
+from robot_bridge.network.keys import Keyring, default_folder
+from robot_bridge.network.transitions import TransitionServer
+from scenes.contract.demonstrations import STEP_ARRAYS
+from scenes.contract.manifest import PARAMS
+from scenes.contract.weights import read_safetensors
+
+ACTOR = "actor"  # the bundle that actors start with, in the run's folder
+ACTORS = "actors"  # in a checkpoint's meta
+_LOOK_S = 0.01  # between two looks for rows [s]
+_PATIENCE_S = 0.2  # after which the loop may do other things [s]
+
+
+@dataclass
+class _Ledger:
+    """What has been taken, as it is saved with a checkpoint.
+
+    Attributes:
+        upto: last batch of an episode that was stored, by actor.
+        rows: stored so far.
+        credit: of them, that no epoch has been trained for yet.
+    """
+
+    upto: dict[bytes, int] = field(default_factory=dict)
+    rows: int = 0
+    credit: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        upto = {run.hex(): number for run, number in self.upto.items()}
+        return {"upto": upto, "rows": self.rows, "credit": self.credit}
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> "_Ledger":
+        upto = {bytes.fromhex(run): int(number) for run, number in data["upto"].items()}
+        return cls(upto, int(data["rows"]), int(data["credit"]))
+
+
+class LearnerCompanion(Companion):
+    """Listens for actors while a run trains."""
+
+    def __init__(self) -> None:
+        self._ledger = _Ledger()
+        self._saving: tuple[int, dict[bytes, int]] = (-1, {})
+        self._server: TransitionServer | None = None
+        self._published, self._published_at = -1, 0.0
+        self._idle_s = self._began = 0.0
+        self._waits = False
+        self._episodes: list[ArrivedEpisode] = []  # that the metrics have not told of
+
+    def start(self, run: Run) -> None:
+        """Listen; what a checkpoint holds is not asked for again."""
+        trainer = run.trainer
+        assert isinstance(trainer, FromActors)
+        self._trainer, self._cfg = trainer, run.cfg.actors
+        if ACTORS in run.meta:
+            self._ledger = _Ledger.of(run.meta[ACTORS])
+        self._arrivals = Arrivals(run.observer.contract)
+        assert self._cfg.address is not None
+        address, keyed = parse_address(self._cfg.address)
+        self._server = TransitionServer(
+            address,
+            keys=Keyring(default_folder()) if keyed else None,
+            saved=self._ledger.upto,
+            pace=self._cfg.pace,
+        )
+        self._began = time.monotonic()
+
+    def before_epoch(
+        self, run: Run, state: TrainState, epoch: EpochFn
+    ) -> tuple[TrainState, EpochFn | None]:
+        """Store what has come; None in place of an epoch while too little has."""
+        assert self._server is not None
+        if self._published < 0:
+            self._offer_bundle(run, state)
+        self._tell_saved(run)
+        looked = time.monotonic()
+        while True:
+            state = self._take(state)
+            if self._is_due(run):
+                self._ledger.credit -= self._trainer.env_steps_per_epoch
+                self._idle_s += time.monotonic() - looked
+                self._waits = False
+                if not self._cfg.sync:
+                    self._publish(run, state, every=self._cfg.publish_seconds)
+                return state, epoch
+            # Everything is learned from: what was published last says so.
+            self._publish(run, state, every=0.0)
+            self._server.learned(self._ledger.upto, ahead=0)
+            if time.monotonic() - looked > _PATIENCE_S:
+                self._idle_s += time.monotonic() - looked
+                self._say_waiting(run)
+                return state, None
+            time.sleep(_LOOK_S)
+
+    def memory(self) -> dict[str, Any]:
+        """What a checkpoint that is made now must remember."""
+        return {ACTORS: self._ledger.as_json()}
+
+    def on_save(self, epoch: int) -> None:
+        """A checkpoint is made of what has been stored by now."""
+        if epoch > self._saving[0]:  # a second one of the same epoch is not written
+            self._saving = epoch, dict(self._ledger.upto)
+
+    def before_end(self, run: Run, state: TrainState) -> TrainState:
+        """Publish the last parameters."""
+        self._publish(run, state, every=0.0)
+        return state
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._server is not None:
+            self._server.close()
+
+    def metrics(self) -> dict[str, float]:
+        """What came since the last epoch, and how the learner keeps up."""
+        found, self._episodes = self._episodes, []
+        elapsed = max(time.monotonic() - self._began, 1e-9)
+        updates = self._trainer.updates_per_epoch / self._trainer.env_steps_per_epoch
+        learned = self._ledger.rows - self._ledger.credit
+        told = {
+            "actors/rows": float(self._ledger.rows),
+            "actors/updates_per_row": updates * learned / max(self._ledger.rows, 1),
+            "actors/ahead": float(self._ledger.credit),
+            "actors/idle_share": self._idle_s / elapsed,
+            "actors/version": float(self._published),
+            "actors/refused": float(self._arrivals.refused),
+        }
+        if not found:
+            return told
+        paid = [float(episode.arrays["reward"].sum()) for episode in found]
+        ended = [bool(e.arrays["terminated"][-1] and e.arrays["reward"][-1] > 0) for e in found]
+        driven = sum(int(episode.arrays["expert"].sum()) for episode in found)
+        rows = sum(map(len, found))
+        return told | {
+            "episode/count": float(len(found)),
+            "episode/successes": float(sum(ended)),
+            "episode/return_sum": sum(paid),
+            "episode/step_sum": float(rows),
+            "people/share": driven / rows,
+        }
+
+    # -- pieces ------------------------------------------------------------------------------------
+
+    def _is_due(self, run: Run) -> bool:
+        enough = self._ledger.rows >= self._trainer.first_rows
+        return enough and self._ledger.credit >= self._trainer.env_steps_per_epoch
+
+    def _take(self, state: TrainState) -> TrainState:
+        assert self._server is not None
+        for episode in self._arrivals.take(self._server.take()):
+            column = {name: x[:, None] for name, x in episode.arrays.items()}
+            column["valid"] = np.ones_like(column["terminated"])
+            kept = {n: x for n, x in column.items() if n.startswith("obs/") or n in STEP_ARRAYS}
+            for block in blocks_of(demo_rows(kept), BLOCK):
+                state = self._trainer.receive(state, block)
+            self._ledger.upto[episode.run] = episode.id
+            self._ledger.rows += len(episode)
+            self._ledger.credit += len(episode)
+            self._episodes.append(episode)
+        return state
+
+    def _publish(self, run: Run, state: TrainState, *, every: float) -> None:
+        """Offer the newest parameters, if they are new and the last were long enough ago."""
+        version, now = run.progress.epoch, time.monotonic()
+        if version <= self._published or now - self._published_at < every:
+            return
+        assert self._server is not None
+        found = parameters_by_name(run.trainer.policy_params(state))
+        self._server.publish(version, {name: found[name] for name in self._names if name in found})
+        self._published, self._published_at = version, now
+
+    def _offer_bundle(self, run: Run, state: TrainState) -> None:
+        """Write the bundle that actors start with, and say how one is started."""
+        path = run.folder.path / ACTOR
+        if not path.exists():
+            params = run.trainer.policy_params(state)
+            write_bundle(run, params, path, summary=None, explores=True)
+        self._names = tuple(read_safetensors((path / PARAMS).read_bytes()))
+        run.hooks.on_stage(
+            f"actors: python deploy.py {path} --robot sim --learner {self._cfg.address}"
+        )
+        self._publish(run, state, every=0.0)
+
+    def _tell_saved(self, run: Run) -> None:
+        epoch, upto = self._saving
+        if run.store.last_saved == epoch and upto:
+            assert self._server is not None
+            self._server.saved(upto)
+
+    def _say_waiting(self, run: Run) -> None:
+        if not self._waits:
+            run.hooks.on_stage("waiting for actors")
+        self._waits = True

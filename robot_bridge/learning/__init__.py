@@ -1,0 +1,1 @@
+"""An arm that a policy learns on: steps to the learner, newer parameters back."""
