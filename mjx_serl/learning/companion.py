@@ -31,6 +31,7 @@ from scenes.contract.weights import read_safetensors
 ACTOR = "actor"  # the bundle that actors start with, in the run's folder
 ACTORS = "actors"  # in a checkpoint's meta
 _LOOK_S = 0.01  # between two looks for rows [s]
+_SAID_S = 10.0  # after which it says that nothing comes [s]
 _PATIENCE_S = 0.2  # after which the loop may do other things [s]
 
 
@@ -67,7 +68,8 @@ class LearnerCompanion(Companion):
         self._server: TransitionServer | None = None
         self._published, self._published_at = -1, 0.0
         self._idle_s = self._began = 0.0
-        self._waits = False
+        self._idle_since: float | None = None
+        self._told_idle = False
         self._episodes: list[ArrivedEpisode] = []  # that the metrics have not told of
 
     def start(self, run: Run) -> None:
@@ -102,7 +104,7 @@ class LearnerCompanion(Companion):
             if self._is_due(run):
                 self._ledger.credit -= self._trainer.env_steps_per_epoch
                 self._idle_s += time.monotonic() - looked
-                self._waits = False
+                self._idle_since, self._told_idle = None, False
                 if not self._cfg.sync:
                     self._publish(run, state, every=self._cfg.publish_seconds)
                 return state, epoch
@@ -211,6 +213,8 @@ class LearnerCompanion(Companion):
             self._server.saved(upto)
 
     def _say_waiting(self, run: Run) -> None:
-        if not self._waits:
+        now = time.monotonic()
+        self._idle_since = self._idle_since or now
+        if now - self._idle_since > _SAID_S and not self._told_idle:
+            self._told_idle = True
             run.hooks.on_stage("waiting for actors")
-        self._waits = True

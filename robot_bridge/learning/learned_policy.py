@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.network.parameters import Arrays, Parameters
+from robot_bridge.policy.onnx_weights import weight_places, with_weights
 from robot_bridge.policy.policy import OnnxPolicy
 from scenes.contract.errors import InputError
 from scenes.contract.specs import ObsSpec
@@ -51,6 +52,7 @@ class LearnedPolicy:
     ) -> None:
         self.version, self.refused = -1, 0
         self._model, self._base, self._obs = model, dict(base), obs
+        self._places = weight_places(model)
         self._shape = (horizon, action_dim)
         self._jump, self._noisy = jump, noisy
         self._rng = np.random.default_rng(seed)
@@ -97,7 +99,6 @@ class LearnedPolicy:
 
     def _made(self, arrays: Arrays) -> OnnxPolicy:
         """The policy with other parameters; InputError where they are not its own."""
-        # onnxruntime does not check what takes the place of its own arrays.
         for name, x in arrays.items():
             own = self._base.get(name)
             if own is None or (own.shape, own.dtype) != (x.shape, x.dtype):
@@ -106,14 +107,8 @@ class LearnedPolicy:
             if not np.isfinite(x).all():
                 raise InputError(f"'{name[:80]}' is not finite")
         horizon, action_dim = self._shape
-        return OnnxPolicy(
-            self._model,
-            self._obs,
-            horizon=horizon,
-            action_dim=action_dim,
-            noisy=True,
-            parameters=arrays,
-        )
+        model = with_weights(self._model, self._places, arrays)
+        return OnnxPolicy(model, self._obs, horizon=horizon, action_dim=action_dim, noisy=True)
 
     def _moved(self, policy: OnnxPolicy) -> float:
         """Mean absolute difference of its actions from those of the policy in use."""

@@ -42,11 +42,14 @@ class Spool:
         self._folder, self._capacity, self._most = folder, capacity, most_bytes
         self._memory: dict[int, bytes] = {}
         self._sizes: dict[int, int] = {}  # in order
-        self._lock: IO[bytes] | None = None
-        if folder is not None:
-            self._lock = _locked(folder)
-            self._sizes = _batches(folder)
-        self.run = self._nonce()
+        self._lock = None if folder is None else _locked(folder)
+        try:
+            if folder is not None:
+                self._sizes = _batches(folder)
+            self.run = self._nonce()
+        except BaseException:
+            self.close()
+            raise
         self._next = max(self._sizes, default=-1) + 1
 
     def __len__(self) -> int:

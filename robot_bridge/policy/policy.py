@@ -1,9 +1,8 @@
 """What the bridge asks of a policy, and the policy of a bundle run by onnxruntime."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,8 +41,6 @@ class OnnxPolicy:
         obs: the contract's; field by field the model's inputs, each with a leading axis of 1.
         horizon, action_dim: H and A of the output.
         noisy: the model has another input, "noise" [1, H, A].
-        parameters: take the place of the model's own, by name; of the same shapes and dtypes, which
-            onnxruntime does not check.
 
     Raises:
         ImportError: onnxruntime is not installed.
@@ -58,12 +55,11 @@ class OnnxPolicy:
         horizon: int,
         action_dim: int,
         noisy: bool = False,
-        parameters: Mapping[str, NDArray[Any]] = MappingProxyType({}),
     ) -> None:
         self._fields = obs.fields
         self._shape = [1, horizon, action_dim]
         self._noise = {NOISE: ("tensor(float)", self._shape)} if noisy else {}
-        self._session, self._kept = _start(model, parameters)
+        self._session = _start(model)
         self._check_inputs()
         self._check_output(self._shape)
 
@@ -151,23 +147,16 @@ def _checked(field: ObsField, x: NDArray[Any]) -> NDArray[Any]:
     return x
 
 
-def _start(model: bytes, parameters: Mapping[str, NDArray[Any]]) -> tuple[Any, list[Any]]:
-    """A session, and what has to live as long as it."""
+def _start(model: bytes) -> Any:
     onnxruntime = require("onnxruntime", "bridge", purpose="Running a policy")
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors are raised, the rest is of no use to an operator
-    kept = []
-    for name, x in parameters.items():
-        value = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(x))
-        options.add_initializer(name, value)
-        kept.append(value)
     # onnxruntime's errors have no base class of their own.
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        return session, kept
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"onnxruntime refuses the model: {reason}") from error

@@ -115,6 +115,66 @@ def test_an_actor_started_anew_is_another_run(address):
         assert learner.seen == [0, 1, 2, 100, 101, 102]
 
 
+def test_what_no_checkpoint_holds_is_sent_to_the_next_learner(address, tmp_path):
+    with (
+        TransitionClient(address, spool=Spool(tmp_path)) as client,
+        TransitionServer(address) as server,
+    ):
+        first = Learner(server)
+        for index in range(6):
+            client.put(batch(index))
+        assert eventually(lambda: first.has(6, saves=False))
+        upto = dict.fromkeys(first.upto, 2)  # so far goes its last checkpoint
+        server.saved(upto)
+        assert eventually(lambda: client.pending == 3)
+    # Both have died.
+    with (
+        TransitionClient(address, spool=Spool(tmp_path)) as client,
+        TransitionServer(address, saved=upto) as server,
+    ):
+        second = Learner(server)
+        client.put(batch(6))
+        assert eventually(lambda: second.has(4))
+        assert second.seen == [3, 4, 5, 6]
+        assert client.flush(3.0)
+
+
+def test_a_checkpoint_older_than_the_last_does_not_stop_what_follows(address):
+    with TransitionServer(address, saved={b"r": 4}), raw_actor(address) as ask:
+        # The actor has dropped up to 7, which a checkpoint held that was damaged since.
+        assert ask(encode(Ask(run=b"r", first=8, version=-1, part=-1))).have == 7
+        assert ask(encode(Rows(run=b"r", id=8, arrays=batch(8)))).have == 8
+
+
+def test_an_actor_waits_until_everything_is_learned_where_the_learner_says_so(address):
+    with TransitionServer(address, pace=0) as server, TransitionClient(address) as client:
+        learner = Learner(server)
+        client.put(batch(0))
+        assert eventually(lambda: learner.has(1))
+        assert not client.wait(0.3)
+        server.publish(1, {"x": np.zeros(2)})
+        server.learned(learner.upto, ahead=0)
+        assert client.wait(3.0)
+        assert client.parameters.version == 1
+
+
+def test_an_actor_waits_while_the_learner_is_behind_and_not_when_it_has_gone(address):
+    with TransitionClient(address) as client:
+        with TransitionServer(address, pace=2) as server:
+            learner = Learner(server)
+            assert client.wait(3.0)
+            for index in range(4):
+                client.put(batch(index))
+            assert eventually(lambda: learner.has(4))
+            assert eventually(lambda: not client.may_go_on)
+            server.learned(learner.upto, ahead=1)
+            assert client.wait(3.0)
+            server.learned(learner.upto, ahead=3)
+            assert eventually(lambda: not client.may_go_on)
+        assert client.wait(4.0)
+        assert client.silent > 1.0
+
+
 def test_two_actors_do_not_clash(address):
     with (
         TransitionServer(address) as server,

@@ -1,0 +1,226 @@
+"""A run that learns from what arms send: killed and resumed it is the same to the last bit."""
+
+import dataclasses
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from tiny_bundle import tiny_config
+
+from mjx_serl.config import ActorsConfig
+from mjx_serl.export.bundle import parameters_by_name
+from mjx_serl.learning.companion import ACTOR, LearnerCompanion
+from mjx_serl.run.folder import RunFolder
+from mjx_serl.run.loop import Companion, Run
+from mjx_serl.run.programs import EpochFn
+from mjx_serl.training.state import TrainState
+from robot_bridge.learning.learned_policy import LearnedPolicy
+from robot_bridge.network.parameters import Parameters
+from robot_bridge.network.spool import Spool
+from robot_bridge.network.transition_client import TransitionClient
+from robot_bridge.policy.bundle import Bundle, load_bundle
+from scenes.contract.errors import InputError
+
+EPISODES, LENGTH = 12, 7
+ROWS_PER_EPOCH = 4
+
+
+class Killed(BaseException):
+    """The learner dies."""
+
+
+class Kill(Companion):
+    """Ends a run after some epochs, and saves nothing."""
+
+    def __init__(self, after: int) -> None:
+        self._after = after
+
+    def start(self, run: Run) -> None:
+        """Nothing."""
+
+    def before_epoch(self, run: Run, state: TrainState, epoch: EpochFn) -> Any:
+        if run.progress.epoch == self._after:
+            raise Killed
+        return state, epoch
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def build_run(root: Path, *, kill: int | None = None) -> Run:
+    """A learner that listens in `root`, new or to go on."""
+    cfg = tiny_config(root, actors=ActorsConfig(address=str(root / "sock"), sync=True))
+    loop = dataclasses.replace(cfg.method.loop, steps_per_epoch=ROWS_PER_EPOCH, buffer_size=200)
+    method = dataclasses.replace(cfg.method, loop=loop)
+    kept = dataclasses.replace(cfg.run, bundle=False)
+    cfg = dataclasses.replace(cfg, method=method, run=kept, total_env_steps=EPISODES * LENGTH)
+    folder = RunFolder(root / "run")
+    if not folder.path.exists():
+        folder = RunFolder.create(root, task=cfg.task, agent="a", seed=0, name="run")
+        folder.write_config(cfg)
+    killer = [] if kill is None else [Kill(kill)]
+    return Run(cfg, folder, companions=[LearnerCompanion(), *killer])
+
+
+def episode(run: Run, number: int) -> dict[str, np.ndarray]:
+    """An episode of an arm, drawn from its number."""
+    rng, rows = np.random.default_rng(number), LENGTH
+    fields = run.observer.contract.obs.fields
+    last = np.arange(rows) == rows - 1
+    won = number % 3 == 0
+    return {f"obs/{f.name}": rng.normal(size=(rows, *f.shape)).astype(f.dtype) for f in fields} | {
+        "action": rng.uniform(-1, 1, (rows, run.env.action_dim)).astype(np.float32),
+        "reward": (last & won).astype(np.float32),
+        "terminated": last & won,
+        "truncated": last & (not won),
+        "expert": rng.random(rows) < 0.3,
+        "step": np.arange(rows, dtype=np.int32),
+    }
+
+
+@contextmanager
+def arm(run: Run, root: Path) -> Iterator[TransitionClient]:
+    """An arm that sends an episode whenever it may; it outlives the learner."""
+    over = threading.Event()
+    client = TransitionClient(f"ipc://{root}/sock/learner", spool=Spool(root / "spool"))
+    sent = []
+
+    def play() -> None:
+        for number in range(EPISODES):
+            while not client.wait(0.2):
+                if over.is_set():
+                    return
+            client.put(episode(run, number))
+            sent.append(number)
+
+    thread = threading.Thread(target=play)
+    thread.start()
+    try:
+        yield client
+    finally:
+        over.set()
+        thread.join()
+        client.close()
+
+
+def last_state(run: Run) -> Any:
+    state, *_ = run.store.restore(run.trainer.state_shapes())
+    return state
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that nothing has interrupted."""
+    root = tmp_path_factory.mktemp("whole")
+    run = build_run(root)
+    with arm(run, root):
+        assert run.train() is not None
+    return run
+
+
+@pytest.mark.slow
+def test_killed_twice_it_has_the_same_rings_and_parameters(whole: Run, tmp_path: Path) -> None:
+    run = build_run(tmp_path, kill=4)
+    with arm(run, tmp_path) as client:
+        for kill in (11, None):
+            with pytest.raises(Killed):
+                run.train(resume=run.folder.checkpoints.exists())
+            run = build_run(tmp_path, kill=kill)
+        assert run.train(resume=True) is not None
+        assert client.pending < EPISODES
+    ours, theirs = last_state(run), last_state(whole)
+    for (path, x), (_, y) in zip(
+        jax.tree_util.tree_leaves_with_path(ours),
+        jax.tree_util.tree_leaves_with_path(theirs),
+        strict=True,
+    ):
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y), err_msg=str(path))
+
+
+def test_all_that_came_is_stored_once_and_what_a_person_did_is_known(whole: Run) -> None:
+    ring = last_state(whole).data["online"].data
+    valid = np.asarray(ring.valid)[:, 0]
+    assert valid.sum() == EPISODES * LENGTH
+    want = np.concatenate([episode(whole, n)["action"] for n in range(EPISODES)])
+    np.testing.assert_array_equal(np.asarray(ring.action)[valid, 0], want)
+    expert = np.concatenate([episode(whole, n)["expert"] for n in range(EPISODES)])
+    np.testing.assert_array_equal(np.asarray(ring.expert)[valid, 0], expert)
+    told = whole.folder.read_metrics()
+    assert told == []  # nobody listened
+
+
+@pytest.fixture(scope="module")
+def bundle(whole: Run) -> Bundle:
+    """What actors start with."""
+    return load_bundle(whole.folder.path / ACTOR)
+
+
+def learned_policy(bundle: Bundle, **options: Any) -> LearnedPolicy:
+    assert bundle.explore is not None
+    sizes = {"horizon": bundle.manifest.horizon, "action_dim": bundle.contract.action.dim}
+    return LearnedPolicy(
+        bundle.explore, bundle.parameters, bundle.contract.inputs, **sizes, **options
+    )
+
+
+def observation(bundle: Bundle, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    fields = bundle.contract.inputs.fields
+    return {f.name: rng.normal(size=f.shape).astype(f.dtype) for f in fields}
+
+
+def test_an_actor_explores_as_the_learner_would(whole: Run, bundle: Bundle) -> None:
+    trainer = whole.trainer.exact()
+    params = trainer.policy_params(last_state(whole))
+    policy = learned_policy(bundle, seed=3)
+    named = parameters_by_name(params)
+    arrays = {name: named[name] for name in bundle.parameters}
+    assert policy.take(Parameters(7, arrays)) is None
+    assert policy.version == 7
+    noise = np.random.default_rng(3).standard_normal((1, bundle.contract.action.dim), np.float32)
+    obs = observation(bundle)
+    batch = {name: x[None] for name, x in obs.items()}
+    want = jax.jit(trainer.explore)(params, batch, noise[None]).action[0]
+    np.testing.assert_allclose(policy.act(obs), want, atol=1e-5)
+
+
+def test_parameters_that_are_not_the_policys_are_refused(bundle: Bundle) -> None:
+    policy = learned_policy(bundle)
+    name, own = next(iter(bundle.parameters.items()))
+    for arrays, line in (
+        ({"other": own}, "allowed: none such"),
+        ({name: own[..., :-1]}, f"'{name}' is float32"),
+        ({name: np.full_like(own, np.nan)}, f"'{name}' is not finite"),
+    ):
+        assert line in (policy.take(Parameters(1, arrays)) or "")
+    assert (policy.version, policy.refused) == (-1, 3)
+    assert policy.act(observation(bundle)).shape == (1, bundle.contract.action.dim)
+
+
+def test_a_version_that_moves_the_actions_too_far_is_refused(bundle: Bundle) -> None:
+    policy = learned_policy(bundle, jump=0.05)
+    far = {name: x + np.float32(0.5) for name, x in bundle.parameters.items()}
+    near = {name: x + np.float32(1e-4) for name, x in bundle.parameters.items()}
+    for seed in range(4):
+        policy.act(observation(bundle, seed))
+    before = policy.act(observation(bundle))
+    assert "from the last version's, allowed: 0.05" in (policy.take(Parameters(1, far)) or "")
+    assert policy.take(Parameters(2, near)) is None
+    assert policy.version == 2
+    assert before.shape == (1, bundle.contract.action.dim)
+
+
+def test_what_no_arm_can_give_is_refused(tmp_path: Path) -> None:
+    listening = ActorsConfig(address=str(tmp_path / "sock"))
+    cfg = tiny_config(tmp_path, actors=listening)
+    loop = dataclasses.replace(cfg.method.loop, normalize_steps=10)
+    method = dataclasses.replace(cfg.method, loop=loop)
+    with pytest.raises(InputError, match=r"--listen with loop.normalize_steps 10, allowed: 0"):
+        dataclasses.replace(cfg, method=method).build(cfg.build_observer())
