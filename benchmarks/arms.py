@@ -1,13 +1,13 @@
-"""How soon does a policy learn on an arm, and does a learner that is killed end where it would have?
+"""How soon does a policy learn on an arm, and does a killed learner end where it would have?
 
     python -m benchmarks.arms --cases state --seeds 0 1
     python -m benchmarks.arms --kills 5
 
 A learner and an actor in processes of their own: `learn.py`, and `deploy.py` with the simulated arm
 under the governor. A row's figure is the success rate on 100 held-out episodes at the end, with the
-arm's time, the ratio of that time to the clock's, and the updates per step; then the bundle that the
-run leaves plays 100 episodes on the arm. With `--kills` the learner is killed at random moments and
-resumed, and compared, bit for bit, with one that is not. Each row is filed once it is there.
+arm's time, the ratio of that time to the clock's, and the updates per step; then the bundle that
+the run leaves plays 100 episodes on the arm. With `--kills` the learner is killed at random moments
+and resumed, and compared, bit for bit, with one that is not. Each row is filed once it is there.
 """
 
 import contextlib

@@ -149,6 +149,14 @@ class ControlLoop:
         """The newest tick; read by other threads."""
         return self._latest
 
+    @property
+    def blocked(self) -> float:
+        """For how long the arm has stood although it is asked to move [s]; read by other threads.
+
+        It is a fault after `following_max_age`.
+        """
+        return self._following.stood
+
     def notice(self, notice: Notice) -> None:
         """Hear from the policy's side that it cannot act; any thread may call."""
         self._notice = notice

@@ -40,7 +40,7 @@ from robot_bridge.deploy.rig import Rig
 from robot_bridge.driver import ArmDriver, ArmInfo
 from robot_bridge.drivers.dry_run import DryRun
 from robot_bridge.learning.link import LearnerLink, LearningConfig
-from robot_bridge.messages import Source, Tick
+from robot_bridge.messages import Ending, Source, Tick
 from robot_bridge.network.admission import AdmissionConfig, Guest
 from robot_bridge.network.codec import MAX_BYTES
 from robot_bridge.network.endpoints import Endpoint, parse_endpoint
@@ -551,6 +551,8 @@ class Deployment:
 
     def _play(self, line: _Line, stepper: Stepper, operator: OperatorLoop | None) -> None:
         judge = self.rig.judge or (lambda: None if operator is None else operator.take_ending())
+        if self.link is not None:
+            judge = partial(_cut_where_blocked, judge, line)
         session = Session(line.control, stepper, self.tally, judge)
         began = self.rig.clock.now()
         if not (line.info.simulated or line.dry):
@@ -623,6 +625,14 @@ class Deployment:
             return None
         why = recorder.trouble or "its queue was full"
         return f"{recorder.dropped} records of {recorder.path} are lost: {why}"
+
+
+def _cut_where_blocked(judge: Callable[[], Ending | None], line: _Line) -> Ending | None:
+    """End an episode that has run into something, as exploring does, before it becomes a fault."""
+    ending = judge()
+    if ending is None and line.control.blocked > 0.5 * line.limits.following_max_age:
+        return "cut"
+    return ending
 
 
 def _witness(control: ControlLoop, witnesses: Sequence[Witness], tick: Tick) -> None:

@@ -115,6 +115,11 @@ class FollowWatch:
         self._from: Vector | None = None
         self._stood, self._last = 0.0, -np.inf
 
+    @property
+    def stood(self) -> float:
+        """For how long it has stood so [s]; 0 where it moves, or is asked for nothing."""
+        return 0.0 if self._from is None else self._stood
+
     def check(self, target: Target, state: ArmState, now: float) -> Reason:
         """NOT_FOLLOWING where the arm has stood for too long; ask at each tick that moves it."""
         passed, self._last = min(now - self._last, _TICK), now

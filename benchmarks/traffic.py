@@ -1,0 +1,357 @@
+"""Is anything lost or stored twice between an arm and its learner, whatever happens on the way?
+
+    python -m benchmarks.traffic --seconds 600
+
+An actor hands over 200 steps a second with two pictures of 128 px; a learner takes them, saves what
+it has every few seconds, and publishes parameters. Between them the network is cut for a second now
+and then, and repeats and swaps messages; both are killed and started anew again and again; for a
+while the learner is away for longer than the actor's spool has room. At the end each step that the
+actor did not count as lost must be in what the learner saved, once. The loop that hands steps over
+is timed: it stands for the control loop.
+"""
+
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from benchmarks.options import read_options
+from benchmarks.process import ROOT
+from benchmarks.results import Recorder, say
+from benchmarks.table import finish
+from mjx_serl.learning.arrivals import Arrivals
+from robot_bridge.driver import ArmState, Mode
+from robot_bridge.learning.experience import Experience
+from robot_bridge.messages import Goal, Tick
+from robot_bridge.network.codec import decode
+from robot_bridge.network.spool import Spool
+from robot_bridge.network.transition_client import TransitionClient
+from robot_bridge.network.transitions import TransitionServer
+from robot_bridge.reasons import Phase, Reason
+from scenes.contract.files import write_atomically
+from scenes.contract.ranges import ranged
+from scenes.contract.specs import ObsField, ObsSpec
+
+QUESTION = "traffic"
+STEPS_S = 200.0  # a second
+EPISODE = 100  # steps
+PIXELS = 128
+SAVE_S = 3.0  # between two saves of the learner [s]
+SPOOL_BYTES = 400 << 20
+AWAY_S = 35.0  # once, for longer than the spool has room [s]
+FIELDS = (
+    *(ObsField(name=n, shape=(PIXELS, PIXELS, 3), dtype="uint8") for n in ("front", "wrist")),
+    ObsField(name="number", shape=(1,)),
+)
+# All that `Arrivals` asks of a contract.
+CONTRACT: Any = SimpleNamespace(obs=ObsSpec(fields=FIELDS), action=SimpleNamespace(dim=4))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrafficConfig:
+    """How long, and what happens.
+
+    Attributes:
+        seconds: of traffic [s].
+        every: time between two mishaps on average [s].
+        folder: where it plays.
+        role: what this process is; the others are started by the benchmark.
+    """
+
+    seconds: float = ranged(600.0, above=0)
+    every: float = ranged(8.0, above=0)
+    folder: Path = Path("runs/traffic")
+    role: str = "benchmark"
+
+
+# -- the actor -------------------------------------------------------------------------------------
+
+
+def act(folder: Path) -> None:
+    """Hand over steps until told to stop, each with its number; go on counting where one died."""
+    client = TransitionClient(
+        f"ipc://{folder}/actor.sock", spool=Spool(folder / "spool", most_bytes=SPOOL_BYTES)
+    )
+    experience = Experience(client, CONTRACT.obs)
+    number = _read(folder / "number", 0)
+    worst, late, due = 0.0, 0, time.monotonic()
+    versions: list[int] = []
+    if number % EPISODE:
+        experience.event("begin")
+    while not (folder / "stop").exists():
+        if number % EPISODE == 0:
+            experience.event("begin")
+        tick, obs = _step(number)
+        begun = time.perf_counter()
+        experience.put(tick, obs)
+        took = time.perf_counter() - begun
+        worst, late = max(worst, took), late + (took > 0.01)
+        number += 1
+        if number % EPISODE == 0:
+            experience.event("timeout")
+        if client.parameters is not None and client.parameters.version not in versions[-1:]:
+            versions.append(client.parameters.version)
+        if number % 20 == 0:
+            # What a killed actor has not handed over yet is no promise: it is told of before.
+            _note(folder, number, experience, worst, late, versions)
+        due += 1.0 / STEPS_S
+        time.sleep(max(0.0, due - time.monotonic()))
+    experience.close()
+    client.flush(60.0)
+    _note(folder, number, experience, worst, late, versions)
+    client.close()
+
+
+def _note(
+    folder: Path, number: int, experience: Experience, worst: float, late: int, versions: list[int]
+) -> None:
+    write_atomically(folder / "number", json.dumps(number))
+    told = {
+        "handed": experience.steps,
+        "lost": experience.lost,
+        "worst_put_ms": 1e3 * worst,
+        "late": late,
+        "versions_fall": sum(b < a for a, b in itertools.pairwise(versions)),
+        "versions": len(versions),
+    }
+    write_atomically(folder / f"actor-{os.getpid()}.json", json.dumps(told))
+
+
+def _step(number: int) -> tuple[Tick, dict[str, np.ndarray]]:
+    zeros = np.zeros(7)
+    state = ArmState(
+        t=0.0,
+        seq=number,
+        q=zeros,
+        dq=zeros,
+        position=zeros[:3],
+        quat=np.array([1.0, 0.0, 0.0, 0.0]),
+        gripper_width=0.0,
+        mode=Mode.MOVING,
+    )
+    tick = Tick(
+        index=number,
+        t=0.0,
+        wall=0.0,
+        phase=Phase.RUN,
+        reasons=Reason.NONE,
+        state=state,
+        goal=Goal(position=zeros[:3], quat=state.quat, closure=0.0),
+        action=np.zeros(4, np.float32),
+        source="policy",
+    )
+    picture = np.full((PIXELS, PIXELS, 3), number % 256, np.uint8)
+    # Exact in float32 up to 16.7 million steps.
+    return tick, {"front": picture, "wrist": picture, "number": np.float32([number])}
+
+
+# -- the learner -----------------------------------------------------------------------------------
+
+
+def learn(folder: Path) -> None:
+    """Take episodes, save the numbers of their steps, publish a version at each save."""
+    saved = folder / "saved.json"
+    kept: dict[str, Any] = {"upto": {}, "version": 0}
+    if saved.exists():
+        kept = json.loads(saved.read_text())
+    upto = {bytes.fromhex(run): number for run, number in kept["upto"].items()}
+    arrivals, numbers, due = Arrivals(CONTRACT), _read(folder / "numbers.json", []), 0.0
+    with TransitionServer(f"ipc://{folder}/learner.sock", saved=upto) as server:
+        while not (folder / "end").exists():
+            for episode in arrivals.take(server.take()):
+                numbers += [int(n) for n in episode.arrays["obs/number"][:, 0]]
+                upto[episode.run] = episode.id
+            if time.monotonic() > due:
+                due = time.monotonic() + SAVE_S
+                version = kept["version"] + 1
+                kept = {"upto": {r.hex(): n for r, n in upto.items()}, "version": version}
+                # One file, so that what was taken and up to where are of one moment.
+                write_atomically(saved, json.dumps(kept | {"numbers": numbers}))
+                server.saved(upto)
+                server.publish(version, {"w": np.full(50_000, version, np.float32)})
+            time.sleep(0.005)
+
+
+def _read(path: Path, otherwise: Any) -> Any:
+    if path.name == "numbers.json":
+        path = path.with_name("saved.json")
+        return json.loads(path.read_text())["numbers"] if path.exists() else otherwise
+    return json.loads(path.read_text()) if path.exists() else otherwise
+
+
+# -- the network between them ----------------------------------------------------------------------
+
+
+class Network:
+    """Passes messages on; repeats some, swaps some, and none while it is cut."""
+
+    def __init__(self, folder: Path, draw: random.Random) -> None:
+        import zmq
+
+        self.cut_until, self.repeated, self.swapped, self.lost = 0.0, 0, 0, 0
+        self._zmq, self._draw, self._over = zmq, draw, threading.Event()
+        self._learner = f"ipc://{folder}/learner.sock"
+        self._context, self._poller = zmq.Context.instance(), zmq.Poller()
+        self._front = self._context.socket(zmq.ROUTER)
+        self._front.linger = 0
+        self._front.bind(f"ipc://{folder}/actor.sock")
+        self._poller.register(self._front, zmq.POLLIN)
+        # The learner knows its peers by their connections: one for each of the actors'.
+        self._actors: dict[bytes, Any] = {}
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End it."""
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        held: tuple[bytes, bytes] | None = None
+        while not self._over.is_set():
+            ready = dict(self._poller.poll(50))
+            for name, socket in self._actors.items():
+                if socket in ready:
+                    self._pass(self._front, [name, socket.recv()])
+            if self._front in ready:
+                name, data = self._front.recv_multipart()
+                if held is None and self._draw.random() < 0.02:
+                    held, self.swapped = (name, data), self.swapped + 1
+                    continue
+                self._pass(self._to_learner(name), [data])
+                if self._draw.random() < 0.02:
+                    self.repeated += 1
+                    self._pass(self._to_learner(name), [data])
+            if held is not None:
+                self._pass(self._to_learner(held[0]), [held[1]])
+                held = None
+
+    def _to_learner(self, name: bytes) -> Any:
+        if name not in self._actors:
+            socket = self._actors[name] = self._context.socket(self._zmq.DEALER)
+            socket.linger = 0
+            socket.connect(self._learner)
+            self._poller.register(socket, self._zmq.POLLIN)
+        return self._actors[name]
+
+    def _pass(self, to: Any, frames: list[bytes]) -> None:
+        if time.monotonic() < self.cut_until:
+            self.lost += 1
+            return
+        try:
+            to.send_multipart(frames, self._zmq.NOBLOCK)
+        except self._zmq.ZMQError:
+            self.lost += 1
+
+
+# -- the benchmark ---------------------------------------------------------------------------------
+
+
+def run(cfg: TrafficConfig, recorder: Recorder) -> None:
+    """Let it play, and compare what was handed over with what was saved."""
+    folder = cfg.folder.absolute()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, mode=0o700)
+    draw = random.Random(0)
+    network = Network(folder, draw)
+    peers = {role: _start(folder, role) for role in ("learner", "actor")}
+    happened = {"learner killed": 0, "actor killed": 0, "cut": 0}
+    end, away = time.monotonic() + cfg.seconds, time.monotonic() + cfg.seconds / 2
+    while time.monotonic() < end:
+        time.sleep(draw.expovariate(1.0 / cfg.every))
+        what = draw.choice([*happened])
+        happened[what] += 1
+        if what == "cut":
+            network.cut_until = time.monotonic() + 1.0
+            continue
+        role = what.split()[0]
+        peers[role].kill()
+        peers[role].wait()
+        if role == "learner" and time.monotonic() > away:
+            say(f"{QUESTION}: the learner is away for {AWAY_S:g} s")
+            away = float("inf")
+            time.sleep(AWAY_S)
+        peers[role] = _start(folder, role)
+    (folder / "stop").touch()
+    peers["actor"].wait(timeout=120)
+    time.sleep(2 * SAVE_S)
+    (folder / "end").touch()
+    peers["learner"].wait(timeout=60)
+    network.close()
+    _compare(folder, happened, network, recorder)
+
+
+def _compare(
+    folder: Path, happened: Mapping[str, int], network: Network, recorder: Recorder
+) -> None:
+    actors = [json.loads(path.read_text()) for path in folder.glob("actor-*.json")]
+    saved = json.loads((folder / "saved.json").read_text())
+    numbers = np.array(saved["numbers"], np.int64)
+    times = np.bincount(numbers)
+    waiting = {
+        int(n) for file in (folder / "spool").glob("0*") for n in _numbers_of(file.read_bytes())
+    }
+    waits = len(waiting.difference(saved["numbers"]))
+    handed, lost = (sum(actor[key] for actor in actors) for key in ("handed", "lost"))
+    params = {
+        "handed": handed,
+        "saved": len(numbers),
+        "twice": int((times > 1).sum()),
+        "counted_lost": lost,
+        "in_order": bool((np.diff(numbers) > 0).all()),
+        "left_in_spool": waits,
+        "worst_put_ms": round(max(actor["worst_put_ms"] for actor in actors), 3),
+        "late_puts": sum(actor["late"] for actor in actors),
+        "versions_fall": sum(actor["versions_fall"] for actor in actors),
+        "versions": saved["version"],
+        "network": {
+            "repeated": network.repeated,
+            "swapped": network.swapped,
+            "lost": network.lost,
+        },
+        **happened,
+    }
+    # An actor that is killed tells only of what it had handed over by then: there may be more.
+    recorder.add("missing", max(0, handed - len(numbers) - waits), "steps", params)
+
+
+def _numbers_of(batch: bytes) -> Any:
+    return decode(batch)[0].arrays["obs/number"][:, 0]
+
+
+def _start(folder: Path, role: str) -> subprocess.Popen[bytes]:
+    with (folder / f"{role}.log").open("ab") as said:
+        command = [sys.executable, "-m", "benchmarks.traffic", "--role", role]
+        return subprocess.Popen(
+            [*command, "--folder", str(folder)], cwd=ROOT, stdout=said, stderr=said
+        )
+
+
+def main() -> int:
+    """Measure, or be one of the two."""
+    cfg = read_options(TrafficConfig, __doc__)
+    if cfg.role != "benchmark":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        {"actor": act, "learner": learn}[cfg.role](cfg.folder)
+        return 0
+    recorder = Recorder(QUESTION)
+    run(cfg, recorder)
+    finish(recorder.results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
