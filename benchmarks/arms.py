@@ -183,7 +183,7 @@ def _compare_killed(cfg: ArmsConfig, name: str, recorder: Recorder) -> None:
 def _fresh(cfg: ArmsConfig, name: str, options: tuple[str, ...]) -> Arms:
     folder = (cfg.folder / re.sub(r"\W+", "-", name)).absolute()
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, mode=0o700)
     return Arms(folder, options)
 
 

@@ -6,6 +6,7 @@
     policy.stablehlo     (params, observation) -> actions, by jax.export, for cpu and cuda
     golden.npz           observations of held-out episodes and the training process's actions
     explore.onnx         (observation, noise) -> actions as in training; of one that still learns
+    reward.onnx          pictures -> success, less the threshold; of one whose classifier says so
     SHA256SUMS           over all of the above
 
 The policy is the deterministic one in float32, normaliser and frozen encoder included. Its inputs
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import jax
 import numpy as np
@@ -29,6 +30,7 @@ from jaxtyping import Array, Float
 from mjx_serl.data.normalize import STD_FLOOR, NormalizerState
 from mjx_serl.envs.observation import Observer, encoded
 from mjx_serl.export.golden import OUTPUT, check_against_golden, golden_samples, npz
+from mjx_serl.nets.classifier import RewardClassifier, SuccessNet, probabilities
 from mjx_serl.nets.frozen import FrozenEncoder
 from mjx_serl.run.checkpoint import warn_line
 from mjx_serl.run.loop import Run
@@ -45,6 +47,7 @@ from scenes.contract.serialize import digest
 from scenes.contract.weights import write_safetensors
 
 NOISE = "noise"  # input of a policy that explores
+MARGIN = "margin"  # output of a classifier of success
 PLATFORMS = ("cpu", "cuda")  # of policy.stablehlo
 
 _NEEDED = ("flatbuffers", "onnx", "onnxruntime")
@@ -174,7 +177,7 @@ def policy_files(
         noise = jax.ShapeDtypeStruct((1, trainer.horizon, observer.env.action_dim), np.float32)
         explorer = to_onnx(act_noisily, learned, inputs | {NOISE: noise}, output=OUTPUT)
         params |= {name: learned[name] for name in initializers(explorer) if name in learned}
-        more = {names.EXPLORE: explorer.SerializeToString(deterministic=True)}
+        more = {names.EXPLORE: explorer.SerializeToString(deterministic=True)} | _reward(observer)
     _check_params(params)
     golden = golden_samples(trainer, observer, policy, seed=seed)
     files = {
@@ -185,6 +188,27 @@ def policy_files(
     }
     check_against_golden(files[names.ONNX], golden)
     return files | more
+
+
+def _reward(observer: Observer) -> dict[str, bytes]:
+    """The classifier of success that judges, if one does."""
+    from mjx_serl.export.onnx_graph import to_onnx  # needs onnx
+
+    classifier = None if observer.judge is None else observer.judge.classifier
+    if not isinstance(classifier, RewardClassifier):
+        return {}
+    net, spec = SuccessNet(classifier.spec), classifier.spec
+    paths, structure = jax.tree_util.tree_flatten_with_path(jax.device_get(classifier.params))
+    weights = {_name((None, *path)): np.asarray(x) for path, x in paths}
+
+    def margin(params: dict[str, Any], pictures: Obs) -> Float[Array, " 1"]:
+        whole = jax.tree.unflatten(structure, [params[name] for name in weights])
+        logits = cast(Array, net.apply(whole, pictures))
+        return probabilities(spec, logits)[:, -1] - classifier.thresholds[-1]
+
+    inputs = {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in net.blank().items()}
+    model = to_onnx(margin, weights, inputs, output=MARGIN)
+    return {names.REWARD: model.SerializeToString(deterministic=True)}
 
 
 # -- the policy as a function ----------------------------------------------------------------------

@@ -45,7 +45,10 @@ def from_actors(trainer: OffPolicy) -> "FromActors":
         (trainer.vice is not None, "--vice.updates"),
         (trainer.takeover is not None, "--takeover.attend above 0: a person at the arm takes over"),
         (config.normalize_steps, f"loop.normalize_steps {config.normalize_steps}, allowed: 0"),
-        (seen.judge is not None, "--reward.classifier: what is paid for is said at the arm"),
+        (
+            seen.judge is not None and (seen.judge.geometric or seen.judge.use == "termination"),
+            "--reward.geometric or --reward.use termination, allowed: both, reward",
+        ),
     ):
         if wrong:
             raise InputError(f"--listen with {line}")

@@ -40,6 +40,7 @@ from robot_bridge.deploy.rig import Rig
 from robot_bridge.driver import ArmDriver, ArmInfo
 from robot_bridge.drivers.dry_run import DryRun
 from robot_bridge.learning.link import LearnerLink, LearningConfig
+from robot_bridge.learning.reward import PictureJudge
 from robot_bridge.messages import Ending, Source, Tick
 from robot_bridge.network.admission import AdmissionConfig, Guest
 from robot_bridge.network.codec import MAX_BYTES
@@ -50,7 +51,7 @@ from robot_bridge.openpi.client import GripperConvention, RemotePolicy, RemotePo
 from robot_bridge.operators.operator_loop import POLL_PERIOD, OperatorLoop
 from robot_bridge.policy.bundle import Bundle, stacking
 from robot_bridge.policy.observation import ObservationBuilder
-from robot_bridge.policy.policy import Policy
+from robot_bridge.policy.policy import Policy, Standing
 from robot_bridge.policy.policy_loop import PolicyLoop
 from robot_bridge.records.recorder import Recorder, RecordHeader, new_session, running_versions
 from robot_bridge.safety.command_check import ActionGate, require_runnable
@@ -93,6 +94,7 @@ class DeployConfig:
             own policy. It is the name of its key, or, where `listen` is a folder, what a process
             of yours calls itself. It has to be there before the arm is armed.
         operator_source: the same for the one that may take over as the operator.
+        hands_only: nobody but the operator moves the arm, for demonstrations.
         reset: before an episode of a real arm: ask a person to set up the scene, or only go home.
         learning: a learner that gets what the arm does.
         audit: file to which every arming, fault and recovery is appended; None notes nothing.
@@ -115,6 +117,7 @@ class DeployConfig:
     listen: str | None = None
     policy_source: str | None = None
     operator_source: str | None = None
+    hands_only: bool = False
     reset: Literal["ask", "home"] = "ask"
     learning: LearningConfig = field(default_factory=LearningConfig)
     audit: Path | None = None
@@ -127,6 +130,8 @@ class DeployConfig:
                 raise InputError(f"{source}-source '{name}' names a client; it needs --listen")
         if self.separate and self.policy_server is not None:
             raise InputError("A policy-server runs elsewhere already; leave out --separate")
+        if self.hands_only and self.chooser is not None:
+            raise InputError("With --hands-only nobody chooses the actions but the operator")
         if self.learning.learner is not None and self.chooser is not None:
             raise InputError("A --learner teaches the bundle's own policy; it alone may choose")
         if self.policy_source is not None and self.policy_server is not None:
@@ -235,6 +240,7 @@ class Deployment:
         self.policy_process: PolicyProcess | None = None
         self.recorder: Recorder | None = None
         self.link: LearnerLink | None = None
+        self._pictures: PictureJudge | None = None
         self._ledger = None if cfg.ledger is None else Ledger(cfg.ledger)
 
     def run(self) -> Sequence[EpisodeReport]:
@@ -275,6 +281,9 @@ class Deployment:
             self.link = LearnerLink(self.cfg.learning, self.contract.obs, self.talk.say)
             stack.callback(self.link.close)
             witnesses.append(self.link.experience)
+            if self.bundle.reward is not None:
+                self._pictures = PictureJudge(self.bundle.reward, self.contract.obs)
+                witnesses.append(self._pictures)
         parts = self._parts(robot, limits, DryRun(self.rig.driver) if dry else self.rig.driver)
         sinks: list[Sink] = [self.tally, *self.rig.sinks]
         control = ControlLoop(parts, sinks=sinks)
@@ -406,6 +415,7 @@ class Deployment:
             rig=rig.config,
             limits=line.limits,
             learning=self.cfg.learning,
+            hands_only=self.cfg.hands_only,
         )
         self.policy_process = PolicyProcess(task)
         stack.callback(self.policy_process.close)
@@ -413,6 +423,8 @@ class Deployment:
         return None
 
     def _chosen_policy(self, stack: ExitStack) -> Policy:
+        if self.cfg.hands_only:
+            return Standing(self.bundle.manifest.horizon, self.contract.action.dim)
         if self.cfg.learning.learner is not None:
             learned = self.cfg.learning.policy(self.bundle)
             if self.link is not None:
@@ -494,6 +506,10 @@ class Deployment:
         if self.rig.operator is not None and self.cfg.operator_source is not None:
             raise InputError("Either operator or operator-source takes over, not both")
         if self.rig.operator is None:
+            if self.cfg.hands_only:
+                raise NotAllowedError(
+                    "--hands-only needs somebody who moves the arm: add --operator"
+                )
             if new:
                 raise NotAllowedError(
                     f"The first {line.limits.ramp_episodes} episodes of a bundle on an arm need "
@@ -551,6 +567,8 @@ class Deployment:
 
     def _play(self, line: _Line, stepper: Stepper, operator: OperatorLoop | None) -> None:
         judge = self.rig.judge or (lambda: None if operator is None else operator.take_ending())
+        if self._pictures is not None:
+            judge = partial(_as_seen, self._pictures, judge, simulated=line.info.simulated)
         if self.link is not None:
             judge = partial(_cut_where_blocked, judge, line)
         session = Session(line.control, stepper, self.tally, judge)
@@ -633,6 +651,16 @@ def _cut_where_blocked(judge: Callable[[], Ending | None], line: _Line) -> Endin
     if ending is None and line.control.blocked > 0.5 * line.limits.following_max_age:
         return "cut"
     return ending
+
+
+def _as_seen(
+    pictures: PictureJudge, judge: Callable[[], Ending | None], *, simulated: bool
+) -> Ending | None:
+    """What a classifier calls success, and all that others say but the simulator's own success."""
+    ending = judge()
+    if ending == "success" and simulated:
+        ending = None
+    return ending or pictures()
 
 
 def _witness(control: ControlLoop, witnesses: Sequence[Witness], tick: Tick) -> None:

@@ -24,7 +24,7 @@ from robot_bridge.network.client import BridgeClient, RemotePolicySide
 from robot_bridge.network.endpoints import Endpoint
 from robot_bridge.policy.bundle import Bundle, load_bundle, stacking
 from robot_bridge.policy.observation import ObservationBuilder
-from robot_bridge.policy.policy import Policy
+from robot_bridge.policy.policy import Policy, Standing
 from robot_bridge.policy.policy_loop import PolicyLoop
 from robot_bridge.safety.limits import Limits
 from scenes.contract.errors import InputError
@@ -46,6 +46,7 @@ class PolicyTask:
         rig: for its cameras and objects.
         limits: the control loop's, which checks them again.
         learning: of whose learner it takes newer parameters.
+        hands_only: it wants nothing.
     """
 
     bundle: str
@@ -55,6 +56,7 @@ class PolicyTask:
     rig: RigConfig
     limits: Limits
     learning: LearningConfig = field(default_factory=LearningConfig)
+    hands_only: bool = False
 
 
 class PolicyProcessError(RuntimeError):
@@ -152,7 +154,7 @@ def main() -> int:
         builder = ObservationBuilder(contract, objects=senses.objects, eyes=senses.eyes)
         side = RemotePolicySide(client, task.limits, clock)
         horizon = bundle.manifest.horizon
-        policy = stack.enter_context(_policy(task.learning, bundle))
+        policy = stack.enter_context(_policy(task, bundle))
         loop = PolicyLoop(side, builder, policy, period=period, horizon=horizon)
         pacer = Pacer(loop.tick, period=period, clock=clock)
         client.wait(5.0)
@@ -166,13 +168,16 @@ def main() -> int:
 
 
 @contextlib.contextmanager
-def _policy(learning: LearningConfig, bundle: Bundle) -> Iterator[Policy]:
-    """The bundle's policy, or one that goes on learning."""
-    if learning.learner is None:
+def _policy(task: PolicyTask, bundle: Bundle) -> Iterator[Policy]:
+    """The bundle's policy, one that goes on learning, or none."""
+    if task.hands_only:
+        yield Standing(bundle.manifest.horizon, bundle.contract.action.dim)
+        return
+    if task.learning.learner is None:
         yield bundle.policy
         return
-    learned = learning.policy(bundle)
-    with closing(Refresher(learned, learning.connect())):
+    learned = task.learning.policy(bundle)
+    with closing(Refresher(learned, task.learning.connect())):
         yield stacking(learned, bundle.contract)
 
 

@@ -51,7 +51,8 @@ class Bundle:
     digest: of the whole bundle, hex; what a person confirms and records name. golden_error:
     largest difference between its actions here and those of the process that trained it.
     parameters: by name. explore: an ONNX file of observation and noise, where the policy is still
-    learning; None elsewhere.
+    learning; None elsewhere. reward: an ONNX file of its pictures, where a classifier says what is
+    success; None elsewhere.
     """
 
     path: Path
@@ -61,6 +62,7 @@ class Bundle:
     golden_error: float
     parameters: Mapping[str, NDArray[Any]]
     explore: bytes | None = None
+    reward: bytes | None = None
 
     @property
     def contract(self) -> Contract:
@@ -110,6 +112,7 @@ def load_bundle(path: str | Path) -> Bundle:
         golden_error=error,
         parameters=parameters,
         explore=files.get(names.EXPLORE),
+        reward=files.get(names.REWARD),
     )
 
 

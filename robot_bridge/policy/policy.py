@@ -33,6 +33,25 @@ class Policy(Protocol):
         ...
 
 
+class Standing:
+    """A policy that wants nothing: no motion, and the gripper as it is.
+
+    Args:
+        horizon, action_dim: H and A of its answer.
+    """
+
+    def __init__(self, horizon: int, action_dim: int) -> None:
+        self._nothing = np.zeros((horizon, action_dim), np.float32)
+
+    def reset(self) -> None:
+        """Nothing."""
+
+    def act(self, obs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Zeros [H, A]."""
+        del obs
+        return self._nothing
+
+
 class OnnxPolicy:
     """A policy.onnx on one CPU thread: what else runs on a robot's computer keeps its cores.
 
@@ -59,7 +78,7 @@ class OnnxPolicy:
         self._fields = obs.fields
         self._shape = [1, horizon, action_dim]
         self._noise = {NOISE: ("tensor(float)", self._shape)} if noisy else {}
-        self._session = _start(model)
+        self._session = start_session(model)
         self._check_inputs()
         self._check_output(self._shape)
 
@@ -147,7 +166,8 @@ def _checked(field: ObsField, x: NDArray[Any]) -> NDArray[Any]:
     return x
 
 
-def _start(model: bytes) -> Any:
+def start_session(model: bytes) -> Any:
+    """An onnxruntime session on one CPU thread; InputError where it refuses the model."""
     onnxruntime = require("onnxruntime", "bridge", purpose="Running a policy")
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()

@@ -32,6 +32,7 @@ ONNX = "policy.onnx"
 STABLEHLO = "policy.stablehlo"
 GOLDEN = "golden.npz"
 EXPLORE = "explore.onnx"
+REWARD = "reward.onnx"
 SUMS = "SHA256SUMS"
 
 # The files of a bundle, all of them, and the most each may hold [bytes]. ResNet-10 with two
@@ -43,10 +44,12 @@ FILES: Mapping[str, int] = {
     STABLEHLO: 64 << 20,
     GOLDEN: 64 << 20,
     EXPLORE: 512 << 20,
+    REWARD: 512 << 20,
     SUMS: 4096,
 }
-# Only in the bundle of a policy that is still learning: observation and noise -> actions.
-OPTIONAL = (EXPLORE,)
+# Only in the bundle of a policy that is still learning: observation and noise -> actions, and
+# pictures -> how far their success is above the threshold.
+OPTIONAL = (EXPLORE, REWARD)
 CONTENTS = tuple(name for name in FILES if name not in (MANIFEST, SUMS, *OPTIONAL))
 
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)")
