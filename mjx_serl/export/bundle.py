@@ -177,7 +177,9 @@ def policy_files(
         noise = jax.ShapeDtypeStruct((1, trainer.horizon, observer.env.action_dim), np.float32)
         explorer = to_onnx(act_noisily, learned, inputs | {NOISE: noise}, output=OUTPUT)
         params |= {name: learned[name] for name in initializers(explorer) if name in learned}
-        more = {names.EXPLORE: explorer.SerializeToString(deterministic=True)} | _reward(observer)
+        more = {names.EXPLORE: explorer.SerializeToString(deterministic=True)} | reward_file(
+            observer
+        )
     _check_params(params)
     golden = golden_samples(trainer, observer, policy, seed=seed)
     files = {
@@ -190,7 +192,7 @@ def policy_files(
     return files | more
 
 
-def _reward(observer: Observer) -> dict[str, bytes]:
+def reward_file(observer: Observer) -> dict[str, bytes]:
     """The classifier of success that judges, if one does."""
     from mjx_serl.export.onnx_graph import to_onnx  # needs onnx
 

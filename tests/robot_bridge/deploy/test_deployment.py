@@ -212,7 +212,9 @@ def test_records_that_are_lost_are_said_and_are_a_failure(
     lost = stage.deployment.lost
     assert lost is not None and re.search(r"\d+ records of .* are lost: .*No space left", lost)
 
-    ended: Any = SimpleNamespace(run=lambda: stage.deployment.reports, lost=lost, timings={})
+    ended: Any = SimpleNamespace(
+        run=lambda: stage.deployment.reports, learned=None, lost=lost, timings={}
+    )
     monkeypatch.setattr(commands, "Deployment", lambda *_: ended)
     monkeypatch.setattr(commands, "build_rig", lambda *_: None)
     bundle: Any = SimpleNamespace(contract=stage.contract, manifest=SimpleNamespace(measured=None))
@@ -286,3 +288,14 @@ def test_a_damaged_ledger_counts_as_an_empty_one(tmp_path: Path) -> None:
 def test_the_result_has_an_interval() -> None:
     # Wilson: 93.0 to 99.4 %, as mjx_serl.run.summary computes it.
     assert "98/100 = 98.0% (95 % interval 93.0% to 99.4%)" in success_line(98, 100)
+
+
+def test_by_hand_alone_the_policy_moves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(NotAllowedError, match="--hands-only needs somebody who moves the arm"):
+        Stage(tmp_path, hands_only=True, dry_run=False).run()
+    Ledger(tmp_path / "ledger.json").note(DIGEST, "A7", dry=1, episodes=9)
+    for by_hand in (True, False):
+        stage = Stage(tmp_path, hands_only=by_hand)
+        stage.operator = Pedal(held=True)
+        assert stage.run()[0].ending == "timeout"
+        assert (stage.arm.way() < 1e-6) == by_hand  # the steady policy would have moved it
