@@ -298,4 +298,4 @@ def test_by_hand_alone_the_policy_moves_nothing(tmp_path: Path) -> None:
         stage = Stage(tmp_path, hands_only=by_hand)
         stage.operator = Pedal(held=True)
         assert stage.run()[0].ending == "timeout"
-        assert (stage.arm.way() < 1e-6) == by_hand  # the steady policy would have moved it
+        assert (stage.arm.way() < 1e-3) == by_hand  # the steady policy would have moved it
