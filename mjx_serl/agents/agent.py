@@ -6,7 +6,7 @@ An agent is a frozen, hashable object; everything that changes is in its AgentSt
 
 from typing import Any, Protocol, Self, TypeAlias
 
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Float, Shaped
 
 from mjx_serl.nets.mlp import ComputeDtype
 from mjx_serl.registry import Registry
@@ -90,6 +90,13 @@ class OffPolicyAgent(Agent, Protocol):
         """
         del steps, action
         return {}
+
+    def q_values(
+        self, state: AgentState, obs: Obs, action: Float[Array, "B HA"]
+    ) -> Float[Array, "E B"] | None:
+        """Return what each of its critics thinks of choices; None where it has none."""
+        del state, obs, action
+        return None
 
     def update(self, state: AgentState, batch: Batch, key: PRNGKey) -> tuple[AgentState, Metrics]:
         """Learn from a batch with leading axis [utd_ratio * B].

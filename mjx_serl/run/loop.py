@@ -58,15 +58,22 @@ class Progress:
 
 
 class Output(Protocol):
-    """Writes what a run leaves beside its logs; it may read the training state."""
+    """Writes what a run leaves beside its logs; it may read the training state.
+
+    Subclass it and what has a body here may be left as it is.
+    """
 
     def after_check(self, run: "Run", state: TrainState) -> None:
         """Called after each check during training."""
-        ...
+
+    def after_save(self, run: "Run", state: TrainState) -> None:
+        """Called after each save: during training, and once the run has ended or was stopped.
+
+        The last call comes after the run's clock has stopped. A person may ask for one between.
+        """
 
     def after_run(self, run: "Run", state: TrainState, summary: Summary) -> None:
         """Called once a run has come to its end, after its clock has stopped."""
-        ...
 
 
 class Companion(Protocol):
@@ -196,6 +203,7 @@ class Run:
                 beside.callback(companion.close)
                 companion.start(self)
             state, summary = self._train_from(shapes, restored, clock)
+        self._after_save(state)
         if summary is not None:
             # After the run's clock has stopped.
             with self.activity.doing("writing what the run leaves"):
@@ -340,6 +348,7 @@ class Run:
                 return state, False
             if clock() - saved > self.cfg.run.checkpoint_seconds:
                 self._save(state)
+                self._after_save(state)
                 saved = clock()
         return state, True
 
@@ -354,6 +363,9 @@ class Run:
         what = told(self.folder.path)
         if what == "save":
             self._save(state)
+            self._after_save(state)
+        elif what == "episodes":
+            self._after_save(state)
         elif what == "evaluate":
             # It is not one of the checks that end a run.
             self.hooks.on_eval(self._record(self._evaluate(programs.check, state, CHECK), clock()))
@@ -469,6 +481,10 @@ class Run:
         meta = {"progress": dataclasses.asdict(self.progress)}
         with self.activity.doing("saving"):
             self.store.save(self.progress.epoch, state, meta)
+
+    def _after_save(self, state: TrainState) -> None:
+        for output in self.outputs:
+            output.after_save(self, state)
 
     def _summary(self, record: EvalRecord, result: EpisodeResult) -> Summary:
         return Summary(
