@@ -56,9 +56,9 @@ def read_nan_world(path: Path) -> NanWorld:
             raise InputError(f"it holds {size >> 20} MiB, allowed: {_MAX_BYTES >> 20}")
         with np.load(path, allow_pickle=False) as file:
             carry = [file[name] for name in sorted(file.files) if name.startswith(_CARRY)]
-            state = [np.asarray(file[name], np.float32) for name in ("qpos", "qvel", "action")]
+            state = {n: np.asarray(file[n], np.float32) for n in ("qpos", "qvel", "action")}
             env_steps = int(file["env_steps"]) if "env_steps" in file.files else 0
-            return NanWorld(int(file["world"]), env_steps, *state, carry)
+            return NanWorld(int(file["world"]), env_steps, **state, carry=carry)
     except BROKEN as error:
         raise InputError(
             f"{path} is no world that failed: {error}; allowed: {FILE} of a run"

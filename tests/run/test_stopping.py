@@ -36,6 +36,7 @@ from mjx_serl.run.checkpoint import CheckpointStore
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import EpochRecord, GuardedHooks, JsonlHook
 from mjx_serl.run.loop import Run
+from mjx_serl.run.nan_world import read_nan_world
 from mjx_serl.run.programs import Programs
 from mjx_serl.run.remote import is_paused, tell
 from mjx_serl.training.state import TrainState
@@ -219,7 +220,9 @@ def poisoned(quiet: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> R
     return run
 
 
-def test_a_nan_world_is_counted_dumped_and_survived(poisoned: Run):
+def test_a_nan_world_is_counted_dumped_and_survived(
+    poisoned: Run, capsys: pytest.CaptureFixture[str]
+):
     summary = poisoned.train()
     assert summary.env_steps == 48
     rows = [row for row in rows_of(poisoned.folder) if row["kind"] == "epoch"]
@@ -230,10 +233,13 @@ def test_a_nan_world_is_counted_dumped_and_survived(poisoned: Run):
     warm = 2  # rows of warm-up
     assert not state.data["online"].data.valid[warm, 2]
     assert int((~state.data["online"].data.valid[: warm + 4]).sum()) == 1
-    with np.load(poisoned.folder.path / "nan_world.npz", allow_pickle=False) as dump:
-        assert int(dump["world"]) == 2
-        assert dump["qpos"].shape == (poisoned.env.scene.model.nq,)
-        assert np.isfinite(dump["qpos"]).all() and np.abs(dump["action"]).max() <= 1.0
+    path = poisoned.folder.path / "nan_world.npz"
+    dump = read_nan_world(path)
+    assert dump.world == 2 and dump.env_steps == 8
+    assert dump.qpos.shape == (poisoned.env.scene.model.nq,)
+    assert np.isfinite(dump.qpos).all() and np.abs(dump.action).max() <= 1.0
+    assert np.isnan(dump.carry[0].view(np.float64)).any(), "all that the physics went on from"
+    assert f"shown by `python play.py --view --dump {path}`" in capsys.readouterr().err
 
 
 def test_a_dump_that_cannot_be_written_does_not_end_training(
