@@ -39,6 +39,8 @@ from mjx_serl.run.loop import Run
 from mjx_serl.run.nan_world import read_nan_world
 from mjx_serl.run.programs import Programs
 from mjx_serl.run.remote import is_paused, tell
+from mjx_serl.run.replay_episodes import RunEpisodes
+from mjx_serl.run.replay_file import FILE, Q, read_replay
 from mjx_serl.training.state import TrainState
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -161,11 +163,20 @@ class Teller(Quiet):
 
 
 def test_a_run_does_what_it_is_told_and_is_the_same_run(quiet: Whole, tmp_path: Path):
-    """It is evaluated and paused on the way; what was told before it began does not count."""
-    run = start(tiny("native", tmp_path), "told")
+    """It is evaluated, shown and paused on the way; what was told before it does not count."""
+    run, written = start(tiny("native", tmp_path), "told"), []
+
+    class Noting(RunEpisodes):
+        """Notes after which epochs it is asked."""
+
+        def after_save(self, run: Run, state: TrainState) -> None:
+            super().after_save(run, state)
+            written.append(run.progress.epoch)
+
+    run.outputs = [Noting()]
     folder = run.folder.path
     tell(folder, "stop")
-    teller = Teller(folder, {1: "evaluate", 3: "pause", 5: "save"})
+    teller = Teller(folder, {1: "evaluate", 2: "episodes", 3: "pause", 5: "save"})
     run.hooks = GuardedHooks([JsonlHook(run.folder), teller])
     begun = time.monotonic()
     summary = run.train()
@@ -173,6 +184,10 @@ def test_a_run_does_what_it_is_told_and_is_the_same_run(quiet: Whole, tmp_path: 
     assert summary is not None
     assert teller.evals == [1, 2, 4, 6, 6] and "paused" in teller.stages
     assert not is_paused(folder) and run.progress.elapsed_s < took - 0.4, "a pause is no training"
+    assert written == [2, 5, 6], "when told, and at the end"
+    replay = read_replay(folder / FILE)
+    assert [episode.source for episode in replay.episodes] == ["demos", "demos"]
+    assert all(map(replay.solved, replay.episodes)) and np.isfinite(replay.arrays[Q]).all()
     assert_same(restored(run)[0], restored(quiet.run)[0])
 
 
