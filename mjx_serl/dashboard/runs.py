@@ -70,7 +70,8 @@ class Runs:
         rows, torn = _last_rows(path / "metrics.jsonl")
         line |= _progress(rows, config.get("total_env_steps"))
         line["state"] = _state(path, rows)
-        line |= {"files": _written(path, FILES), "nan": (path / NAN_DUMP).is_file()}
+        line["files"] = _written(path, FILES)
+        line["nan"] = str(path / NAN_DUMP) if (path / NAN_DUMP).is_file() else None
         line["replay"] = _written(path, replay_files(path))
         if torn > 1 or (torn and line["state"] != "training"):
             line |= {"state": "damaged", "why": f"metrics.jsonl: {torn} lines are none"}
