@@ -24,6 +24,7 @@ from mjx_serl.run.console import ConsoleHook
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import CurveHook, Hook, JsonlHook, TensorBoardHook
 from mjx_serl.run.loop import Companion, Output, Run
+from mjx_serl.run.replay_episodes import RunEpisodes
 from mjx_serl.run.resume import allowed_changes, refuse_options
 from mjx_serl.run.robustness import RunGrid
 from mjx_serl.run.run_lock import require_unlocked
@@ -41,7 +42,7 @@ from scenes.contract.plugins import load_plugins
 # What a run starts from.
 STARTING = ("--preset", "--plugin", "--method", "--agent", "--seeds")
 # What a run leaves beside its logs.
-OUTPUTS: tuple[Output, ...] = (RunGrid(), RunVideo(), RunBundle())
+OUTPUTS: tuple[Output, ...] = (RunEpisodes(), RunGrid(), RunVideo(), RunBundle())
 
 
 def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, Path | None]:

@@ -104,6 +104,13 @@ class OffPolicyAgent(Agent, Protocol):
         del steps, action
         return {}
 
+    def q_values(
+        self, state: AgentState, obs: Obs, action: Float[Array, "B HA"]
+    ) -> Float[Array, "E B"] | None:
+        """Return what each of its critics thinks of choices; None where it has none."""
+        del state, obs, action
+        return None
+
     def update(self, state: AgentState, batch: Batch, key: PRNGKey) -> tuple[AgentState, Metrics]:
         """Learn from a batch with leading axis [utd_ratio * B].
 

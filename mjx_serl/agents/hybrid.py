@@ -130,6 +130,13 @@ class Hybrid(OffPolicyAgent):
         best = jnp.argmax(self.grasp_values(state, obs), axis=-1)
         return choice(choices_of(state.action).joined(moved.action[:, 0], best))
 
+    def q_values(
+        self, state: HybridState, obs: Obs, action: Float[Array, "B A"]
+    ) -> Float[Array, "E B"]:
+        """Return Q of SAC's critics, which know the continuous entries alone."""
+        moved = choices_of(state.action).split(action)
+        return self._sac(state.action).q_values(state.sac, obs, moved)
+
     def grasp_values(self, state: HybridState, obs: Obs) -> Float[Array, "B K"]:
         """Value of each choice."""
         return self._values(state, state.grasp.params, self._features(state, obs))

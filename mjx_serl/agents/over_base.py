@@ -14,7 +14,7 @@ from mjx_serl.agents.networks import CriticParams, Networks
 from mjx_serl.agents.optimizer import apply_gradients, count_skipped, make_optimizer
 from mjx_serl.nets.encoders import ObsEncoder
 from mjx_serl.nets.mlp import MLP, ComputeDtype
-from mjx_serl.types import Batch, Metrics
+from mjx_serl.types import Batch, Metrics, Obs
 from scenes.contract.specs import ActionSpec, ObsSpec
 
 
@@ -67,6 +67,14 @@ class OverBase(OffPolicyAgent):
     def learned(self, state: AgentState) -> AgentState:
         """The base alone: what `--init` fills in."""
         return state.base
+
+    def q_values(
+        self, state: AgentState, obs: Obs, action: Float[Array, "B HA"]
+    ) -> Float[Array, "E B"]:
+        """Return Q of every online critic for leading axis [B]."""
+        # The actor's heads, which differ between such agents, are no part of its critics.
+        nets, params = self._build_networks(state.obs, state.action, heads=1), state.critic.params
+        return nets.q(params.members, nets.features(params, obs), action)
 
     def _fit_critics(
         self, state: AgentState, nets: Networks, batch: Batch, target: Float[Array, " B"]

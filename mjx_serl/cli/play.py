@@ -24,6 +24,7 @@ def main(
     size: int = 256,
     out: Path = Path(),
     view: bool = False,
+    dump: Path | None = None,
     pilot: bool = False,
     device: Device = "page",
     port: int = 8080,
@@ -46,6 +47,8 @@ def main(
         size: width and height of the added cameras [px]; a run's own keep theirs.
         out: the .mp4 file to write, a .png file for a picture of the start, or a folder.
         view: serve a page on this machine instead of writing a video.
+        dump: with --view, nan_world.npz of a run: the world that was no longer finite, as it was
+            before, and what its action did.
         pilot: serve a page from which you take over; without a run or a policy the arm waits.
         device: what you drive with beside that page's keys, sticks and gamepad.
         port: of the page; the next free one if it is taken.
@@ -60,9 +63,12 @@ def main(
         plugin: modules to import first, which register tasks of yours.
     """
     if gallery is not None:
-        pages = {"view": view or None, "pilot": pilot or None}
+        pages = {"view": view or None, "pilot": pilot or None, "dump": dump}
         _require_none(task=task, policy=policy, run=run, robot_fit=robot_fit, **pages)
-    prepare_platform(mjx_on_cpu=needs_mjx(run=run), cache_dir=program_cache())
+    if dump is not None and (not view or pilot or task or policy or robot_fit):
+        raise InputError("--dump takes --view, and allows --run, --size, --seed and --port")
+    of_run = run if dump is None or run is not None else dump.parent
+    prepare_platform(mjx_on_cpu=needs_mjx(run=of_run), cache_dir=program_cache())
     # JAX must start after the platform is prepared.
     load_plugins(plugin)
     from mjx_serl.envs.observation import PixelConfig
@@ -86,20 +92,25 @@ def main(
         require_port(port)
     else:
         require_output(out)
-    recorded, policies, name = build_playable(
-        task, run, policy, size=size, episodes=episodes, pixels=pixels, robot_fit=robot_fit
-    )
+    if dump is not None:
+        from mjx_serl.viewing.nan_dump import build_dumped
+
+        playable = build_dumped(dump, run, size=size)
+    else:
+        playable = build_playable(
+            task, run, policy, size=size, episodes=episodes, pixels=pixels, robot_fit=robot_fit
+        )
     if pilot:
         from mjx_serl.pilot.by_hand import play_by_hand
 
-        driven = policies[name] if policy or run else None
-        play_by_hand(recorded, driven, seed=seed, port=port, device=device)
+        driven = playable.policies[playable.chosen] if policy or run else None
+        play_by_hand(playable.recorded, driven, seed=seed, port=port, device=device)
         return 0
     if view:
         from mjx_serl.viewing.browser import serve
 
-        return serve(recorded, policies, first=name, seed=seed, port=port)
-    print(save_play(out, recorded, policies, name, episodes=episodes, seed=seed))
+        return serve(playable, seed=seed, port=port)
+    print(save_play(out, playable, episodes=episodes, seed=seed))
     return 0
 
 

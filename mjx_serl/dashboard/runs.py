@@ -3,11 +3,13 @@
 import dataclasses
 import json
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mjx_serl.dashboard.replay import replay_files
 from mjx_serl.run.folder import SEEDS, RunFolder, parse_row
+from mjx_serl.run.nan_world import FILE as NAN_DUMP
 from mjx_serl.run.remote import COMMANDS, is_paused
 from mjx_serl.run.run_lock import require_unlocked
 from scenes.contract.errors import InputError, UnknownNameError
@@ -68,7 +70,9 @@ class Runs:
         rows, torn = _last_rows(path / "metrics.jsonl")
         line |= _progress(rows, config.get("total_env_steps"))
         line["state"] = _state(path, rows)
-        line["files"] = [name for name in FILES if (path / name).is_file()]
+        line["files"] = _written(path, FILES)
+        line["nan"] = str(path / NAN_DUMP) if (path / NAN_DUMP).is_file() else None
+        line["replay"] = _written(path, replay_files(path))
         if torn > 1 or (torn and line["state"] != "training"):
             line |= {"state": "damaged", "why": f"metrics.jsonl: {torn} lines are none"}
         return line
@@ -94,6 +98,13 @@ class Runs:
         if which not in FILES:
             raise UnknownNameError(unknown_name("file", which, list(FILES)))
         return self.path(name) / which, FILES[which]
+
+    def replay(self, name: str, which: str) -> Path:
+        """A file of a run that may hold episodes; raises UnknownNameError."""
+        path = self.path(name)
+        if which not in (files := replay_files(path)):
+            raise UnknownNameError(unknown_name("file", which, files))
+        return path / which
 
     def _newest_first(self) -> list[Path]:
         return sorted(self._paths(), key=_changed, reverse=True)
@@ -215,6 +226,11 @@ def _agent(path: Path, config: Mapping[str, Any]) -> str:
     method = config.get("method", {})
     agent = method.get("agent", config.get("agent", {}))
     return str(agent.get("type", "?")) if isinstance(agent, Mapping) else "?"
+
+
+def _written(path: Path, names: Iterable[str]) -> dict[str, float]:
+    """When each of a run's files that are there was written [s], by its name."""
+    return {name: (path / name).stat().st_mtime for name in names if (path / name).is_file()}
 
 
 def _changed(path: Path) -> float:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from mjx_serl.dashboard.replay import Replays
 from mjx_serl.dashboard.runs import Runs, require_command
 from mjx_serl.run.remote import tell
 from scenes.contract.errors import InputError
@@ -76,7 +77,25 @@ class _State:
     def __init__(self, runs: Runs, token: str, *, local: bool) -> None:
         self.runs, self.token, self.local = runs, token, local
         self.lock = threading.Lock()
+        self.answers = _answers(runs)
         self.page = resources.files("mjx_serl.dashboard").joinpath("page.html").read_bytes()
+
+
+def _answers(runs: Runs) -> Mapping[str, Callable[[dict[str, str]], Any]]:
+    """What is found for each path; none of it changes a run."""
+    replays = Replays()
+
+    def file(asked: dict[str, str]) -> Path:
+        return runs.replay(asked["run"], asked["file"])
+
+    return {
+        "/api/lines": lambda asked: runs.lines(),
+        "/api/curve": lambda asked: runs.curve(asked["run"]),
+        "/api/config": lambda asked: runs.config(asked["run"]),
+        "/api/episodes": lambda asked: replays.listing(file(asked)),
+        "/api/steps": lambda asked: replays.steps(file(asked), asked["episode"]),
+        "/pictures": lambda asked: replays.pictures(file(asked), asked["episode"], asked["camera"]),
+    }
 
 
 class _Server(ThreadingHTTPServer):
@@ -109,20 +128,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer a question; nothing is changed."""
-        answers: Mapping[str, Callable[[dict[str, str]], Any]] = {
-            "/api/lines": lambda asked: self._runs.lines(),
-            "/api/curve": lambda asked: self._runs.curve(asked["run"]),
-            "/api/config": lambda asked: self._runs.config(asked["run"]),
-        }
         path, asked = self._asked()
         if not self._is_ours():
             return
         if path == "/":
             self._send(self.server.state.page, "text/html; charset=utf-8")
         elif path == "/file":
-            self._answer(lambda: self._file(asked))
-        elif path in answers:
-            self._answer(lambda: self._json(answers[path](asked)))
+            self._answer(lambda: self._runs.file(asked["run"], asked["name"]), self._send_file)
+        elif path in (answers := self.server.state.answers):
+            self._answer(lambda: answers[path](asked), self._send_found)
         else:
             self._refuse(HTTPStatus.NOT_FOUND, "nothing here")
 
@@ -138,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path != "/api/tell":
             self._refuse(HTTPStatus.NOT_FOUND, "nothing here")
         else:
-            self._answer(lambda: self._tell(asked))
+            self._answer(lambda: self._tell(asked), self._send_found)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (its name there)
         """Say nothing: the address holds the token."""
@@ -159,27 +173,31 @@ class _Handler(BaseHTTPRequestHandler):
             return False
         return True
 
-    def _answer(self, answer: Callable[[], None]) -> None:
+    def _answer(self, find: Callable[[], Any], send: Callable[[Any], None]) -> None:
+        """Send what is found; nobody else waits while it is sent."""
         try:
             with self.server.state.lock:
-                answer()
+                found = find()
+            send(found)
         except (LookupError, ValueError) as error:
             told = error.args[0] if error.args else "bad request"
             self._refuse(HTTPStatus.BAD_REQUEST, str(told))
+        except ConnectionError:  # who asked has left
+            self.close_connection = True
         except OSError as error:
             self._refuse(HTTPStatus.NOT_FOUND, error.strerror or "not there")
 
-    def _tell(self, asked: dict[str, str]) -> None:
+    def _tell(self, asked: dict[str, str]) -> dict[str, str]:
         require_command(asked["what"])
         path = self._runs.path(asked["run"])
         state = self._runs.line(asked["run"])["state"]
         if state not in ("training", "paused"):
             raise InputError(f"run '{asked['run']}' is {state}: nobody would hear it")
         tell(path, asked["what"])
-        self._json({"told": asked["what"]})
+        return {"told": asked["what"]}
 
-    def _file(self, asked: dict[str, str]) -> None:
-        path, kind = self._runs.file(asked["run"], asked["name"])
+    def _send_file(self, found: tuple[Path, str]) -> None:
+        path, kind = found
         with path.open("rb") as file:
             size = path.stat().st_size
             start, end = _range(self.headers.get("Range"), size)
@@ -196,8 +214,11 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 shutil.copyfileobj(file, self.wfile)
 
-    def _json(self, value: Any) -> None:
-        self._send(json.dumps(value, allow_nan=False).encode(), "application/json")
+    def _send_found(self, value: Any) -> None:
+        if isinstance(value, bytes):
+            self._send(value, "application/octet-stream")
+        else:
+            self._send(json.dumps(value, allow_nan=False).encode(), "application/json")
 
     def _send(self, body: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:
         self.send_response(status)

@@ -33,7 +33,7 @@ from mjx_serl.export.golden import OUTPUT, check_against_golden, golden_samples,
 from mjx_serl.nets.classifier import RewardClassifier, SuccessNet, probabilities
 from mjx_serl.nets.frozen import FrozenEncoder
 from mjx_serl.run.checkpoint import warn_line
-from mjx_serl.run.loop import Run
+from mjx_serl.run.loop import Output, Run
 from mjx_serl.run.summary import Summary
 from mjx_serl.training.state import PolicyParams, TrainState
 from mjx_serl.training.trainer import Trainer
@@ -56,14 +56,11 @@ Params: TypeAlias = Mapping[str, Any]
 Act: TypeAlias = Callable[[dict[str, Any], Obs], Float[Array, "N H A"]]
 
 
-class RunBundle:
+class RunBundle(Output):
     """Writes `<run>/bundle` at the end of a run and says so; no bundle is worth the run.
 
     That of an earlier end, where the run has gone on since, is kept as `bundle-1` and so on.
     """
-
-    def after_check(self, run: Run, state: TrainState) -> None:
-        """Nothing: a bundle is of the finished run."""
 
     def after_run(self, run: Run, state: TrainState, summary: Summary) -> None:
         """Export the policy where `RunConfig.bundle` asks for it."""

@@ -118,9 +118,9 @@ class CheckpointStore:
             self._pending = None
 
     def restore(
-        self, template: PyTree, *, part: bool = False
+        self, template: PyTree, *, part: bool = False, step: int | None = None
     ) -> tuple[PyTree, int, dict[str, Any]]:
-        """Return (state, step, meta) of the newest step whose checksums hold.
+        """Return (state, step, meta) of the newest step whose checksums hold, or of `step` alone.
 
         `template` has the structure of the state or, with `part`, of some of it under the same
         names; its leaves are arrays or ShapeDtypeStructs. A leaf goes where its template is
@@ -130,6 +130,8 @@ class CheckpointStore:
         """
         self.wait()
         steps, problems = self.steps()[::-1], []
+        if step is not None:
+            steps = [found for found in steps if found == step]
         if not steps:
             raise FileNotFoundError(f"No checkpoint in {self.folder}: nothing to resume from")
         for step in steps:

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from mjx_serl.config import TrainConfig
-from mjx_serl.run.checkpoint import CheckpointStore
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.loop import Run, judged_rates, part_cells
 from mjx_serl.run.robustness import run_grid
@@ -24,12 +23,13 @@ from scenes.contract.success_rate import success_line
 def load_policy(path: Path) -> tuple[Run, PolicyParams]:
     """A run that is not trained on, and the policy parameters of its latest good checkpoint.
 
-    What else a checkpoint holds may be of another version.
+    The run's progress is at that one's epoch. What else a checkpoint holds may be of another
+    version.
     """
     folder = RunFolder.open(path)
     run = Run(folder.read_config(TrainConfig), folder)
     shapes = jax.eval_shape(run.trainer.policy_params, run.trainer.state_shapes())
-    params, _, _ = CheckpointStore(folder.checkpoints).restore(shapes, part=True)
+    params, run.progress.epoch, _ = run.store.restore(shapes, part=True)
     return run, params
 
 

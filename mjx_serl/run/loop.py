@@ -30,6 +30,8 @@ from mjx_serl.run.hooks import (
 )
 from mjx_serl.run.initial import load_initial, with_initial
 from mjx_serl.run.memory_check import available_bytes, check_memory
+from mjx_serl.run.nan_world import FILE as NAN_DUMP
+from mjx_serl.run.nan_world import NanWorld, write_nan_world
 from mjx_serl.run.programs import EpochFn, EvalFn, Programs, compile_epoch, compile_eval
 from mjx_serl.run.remote import note_pause, told
 from mjx_serl.run.resume import Change
@@ -43,6 +45,7 @@ from mjx_serl.training.evaluate import (
     stream_key,
 )
 from mjx_serl.training.state import PolicyParams, TrainState, tree_bytes
+from scenes.contract.command_line import how_to_start
 from scenes.contract.errors import InputError
 from scenes.contract.serialize import to_json
 
@@ -58,15 +61,23 @@ class Progress:
 
 
 class Output(Protocol):
-    """Writes what a run leaves beside its logs; it may read the training state."""
+    """Writes what a run leaves beside its logs; it may read the training state.
+
+    Subclass it and what has a body here may be left as it is.
+    """
 
     def after_check(self, run: "Run", state: TrainState) -> None:
         """Called after each check during training."""
-        ...
+
+    def after_save(self, run: "Run", state: TrainState) -> None:
+        """Called after a save: now and then in training, and once the run ended or was stopped.
+
+        In training it is called so seldom that it takes half a percent of the time, unless a person
+        asks; the last call comes after the run's clock has stopped.
+        """
 
     def after_run(self, run: "Run", state: TrainState, summary: Summary) -> None:
         """Called once a run has come to its end, after its clock has stopped."""
-        ...
 
 
 class Companion(Protocol):
@@ -112,6 +123,8 @@ class Companion(Protocol):
 # Gradient steps of a run that takes no env steps and was told no other number: SERL's scripts for
 # its cable and board tasks, and HIL-SERL's `train_bc.py`.
 UPDATES = 20_000
+_OUTPUTS_SHARE = 0.005  # of a run's time that outputs may take after its saves
+_OUTPUTS_FIRST_S = 60.0  # into a run they are first written: short ones do not wait for them [s]
 # What is done before the first epoch, at the same time where it can be.
 _EPOCH, _CHECK = "compiling the epoch", "compiling the evaluation"
 _FIRST = "demonstrations and first steps"
@@ -169,6 +182,7 @@ class Run:
             self.trainer = cfg.build(self.observer)
         self._nan_dumped = False
         self._paused_s = 0.0
+        self._outputs_due = time.monotonic() + _OUTPUTS_FIRST_S
 
     def train(self, *, resume: bool = False) -> Summary | None:
         """Train to the end and return the summary; None where a signal stopped the run.
@@ -205,6 +219,7 @@ class Run:
                 beside.callback(companion.close)
                 companion.start(self)
             state, summary = self._train_from(shapes, restored, clock)
+        self._after_save(state)
         if summary is not None:
             # After the run's clock has stopped.
             with self.activity.doing("writing what the run leaves"):
@@ -351,6 +366,8 @@ class Run:
                 return state, False
             if clock() - saved > self.cfg.run.checkpoint_seconds:
                 self._save(state)
+                if time.monotonic() > self._outputs_due:
+                    self._after_save(state)
                 saved = clock()
         return state, True
 
@@ -376,6 +393,9 @@ class Run:
         what = told(self.folder.path)
         if what == "save":
             self._save(state)
+            self._after_save(state)
+        elif what == "episodes":
+            self._after_save(state)
         elif what == "evaluate":
             # It is not one of the checks that end a run.
             self.hooks.on_eval(self._record(self._evaluate(programs.check, state, CHECK), clock()))
@@ -465,7 +485,7 @@ class Run:
         self.hooks.on_epoch(record)
         if metrics.get("env/nan_worlds", 0) > 0 and not self._nan_dumped:
             self._nan_dumped = True
-            dump_bad_world(state, self.folder.path / "nan_world.npz")
+            dump_bad_world(state, record.env_steps, self.folder.path / NAN_DUMP)
 
     def _record(self, result: EpisodeResult, elapsed: float, *, final: bool = False) -> EvalRecord:
         return EvalRecord(
@@ -494,6 +514,13 @@ class Run:
             companion.on_save(self.progress.epoch)
         with self.activity.doing("saving"):
             self.store.save(self.progress.epoch, state, meta)
+
+    def _after_save(self, state: TrainState) -> None:
+        began = time.monotonic()
+        for output in self.outputs:
+            output.after_save(self, state)
+        now = time.monotonic()
+        self._outputs_due = now + (now - began) / _OUTPUTS_SHARE
 
     def _summary(self, record: EvalRecord, result: EpisodeResult) -> Summary:
         return Summary(
@@ -530,13 +557,20 @@ def judged_rates(result: EpisodeResult) -> dict[str, Any]:
     }
 
 
-def dump_bad_world(state: TrainState, path: Path) -> None:
-    """Write the first non-finite world's last good state and action, to look at or replay."""
+def dump_bad_world(state: TrainState, env_steps: int, path: Path) -> None:
+    """Write the first non-finite world's last good state and action, and say how to look at it."""
     bad = jax.device_get(state.worlds.bad)
+    carry = [np.asarray(leaf) for leaf in jax.tree.leaves(bad.carry)]
+    found = NanWorld(int(bad.world), env_steps, bad.qpos, bad.qvel, bad.action, carry)
     try:
-        np.savez(path, world=bad.world, qpos=bad.qpos, qvel=bad.qvel, action=bad.action)
+        write_nan_world(path, found)
     except OSError as error:  # training outlives a full disk
         warn_line(f"{path} was not written ({error})")
+        return
+    warn_line(
+        f"world {found.world} was no longer finite and was restarted; as it was before: {path}, "
+        f"shown by `{how_to_start('play')} --view --dump {path}`"
+    )
 
 
 def device_name(env: Env) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from scenes.contract.files import write_atomically
 
-COMMANDS = ("pause", "resume", "stop", "save", "evaluate")
+COMMANDS = ("pause", "resume", "stop", "save", "evaluate", "episodes")
 _FILE = "command"
 _PAUSED = "paused"
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from mjx_serl.envs.observation import Observer
 from mjx_serl.run.checkpoint import warn_line
-from mjx_serl.run.loop import Run
+from mjx_serl.run.loop import Output, Run
 from mjx_serl.run.summary import GridCell, Summary
 from mjx_serl.training.episodes import EpisodeResult
 from mjx_serl.training.evaluate import FINAL, evaluate, stream_key
@@ -21,11 +21,8 @@ from scenes.contract.errors import InputError
 from scenes.contract.success_rate import success_line
 
 
-class RunGrid:
+class RunGrid(Output):
     """Plays the grid at the end of a run that `EvalConfig.grid` asks it of."""
-
-    def after_check(self, run: Run, state: TrainState) -> None:
-        """Nothing: the grid is of the finished run."""
 
     def after_run(self, run: Run, state: TrainState, summary: Summary) -> None:
         """Note the grid in `summary.json`."""

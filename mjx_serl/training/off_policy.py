@@ -37,7 +37,7 @@ from mjx_serl.training.policies import random_policy
 from mjx_serl.training.scan import run_once, scan
 from mjx_serl.training.state import PolicyParams, TrainState, shapes_of, tree_bytes
 from mjx_serl.training.takeover import Takeover, TakeoverConfig
-from mjx_serl.training.trainer import METHODS, Share
+from mjx_serl.training.trainer import METHODS, Ring, Share
 from mjx_serl.types import (
     Batch,
     Choice,
@@ -522,6 +522,23 @@ class OffPolicy:
             Share("worlds", worlds, "--num-envs", num, 1),
             *people,
         ]
+
+    def rings(self, state: TrainState) -> list[Ring]:
+        """The rings of a state with what its critics think of them."""
+        q = partial(self._jit_q, state.agent, state.normalizer)
+        rings = {name: x for name, x in state.data.items() if isinstance(x, ReplayState)}
+        return [Ring(name, rows, q) for name, rows in rings.items()]
+
+    @cached_property
+    def _jit_q(self) -> Callable[..., Array | None]:
+        def mean(
+            agent: AgentState, normalizer: NormalizerState, obs: Obs, action: Array
+        ) -> Array | None:
+            seen = normalize.normalize(normalizer, obs)
+            q = self.agent.q_values(agent, seen, action)
+            return None if q is None else jnp.mean(q, axis=0)
+
+        return jax.jit(mean)
 
     def warm_up(self, worlds: VecState, key: PRNGKey) -> tuple[VecState, Transition]:
         """Let uniform actions play; the worlds after it, and its rows [T, N]."""

@@ -23,7 +23,7 @@ from mjx_serl.training.evaluate import TRAIN
 from mjx_serl.training.off_policy import DEMOS, LoopConfig, OffPolicy, OffPolicyConfig
 from mjx_serl.training.scan import run_once
 from mjx_serl.training.state import PolicyParams, TrainState, shapes_of, tree_bytes
-from mjx_serl.training.trainer import METHODS, Share
+from mjx_serl.training.trainer import METHODS, Ring, Share
 from mjx_serl.types import Choice, Metrics, Obs, PRNGKey, Transition
 from scenes.contract.errors import InputError
 from scenes.contract.ranges import check_ranges, ranged
@@ -166,6 +166,10 @@ class Offline:
     def exact(self) -> "Offline":
         """The same trainer whose agent computes in float32."""
         return Offline(self.learner.exact())
+
+    def rings(self, state: TrainState) -> list[Ring]:
+        """The demonstrations' ring."""
+        return self.learner.rings(state)
 
     def memory(self, state: TrainState) -> Sequence[Share]:
         """The demonstrations."""

@@ -39,7 +39,7 @@ from mjx_serl.training.off_policy import (
 )
 from mjx_serl.training.scan import run_once, scan
 from mjx_serl.training.state import PolicyParams, TrainState
-from mjx_serl.training.trainer import METHODS, Share
+from mjx_serl.training.trainer import METHODS, Ring, Share
 from mjx_serl.types import Choice, Metrics, Obs, PRNGKey, PyTree, Transition
 from scenes.contract.errors import InputError
 from scenes.contract.serialize import open_field
@@ -287,6 +287,15 @@ class Pair:
     def exact(self) -> "Pair":
         """The same trainer whose agents compute in float32."""
         return dataclasses.replace(self, one=self.one.exact())
+
+    def rings(self, state: TrainState) -> list[Ring]:
+        """The rings of both."""
+        views = {name: self._view(state, name, state.key) for name in self.parts}
+        return [
+            dataclasses.replace(ring, name=f"{name}, {ring.name}")
+            for name, view in views.items()
+            for ring in self.one.rings(view)
+        ]
 
     def memory(self, state: TrainState) -> list[Share]:
         """Replay of both, and worlds."""

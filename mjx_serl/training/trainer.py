@@ -1,9 +1,12 @@
 """The seam between the host loop and every way to train."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from jaxtyping import Array, Float
+
+from mjx_serl.data.replay import ReplayState
 from mjx_serl.envs.observation import Observer
 from mjx_serl.nets.mlp import ComputeDtype
 from mjx_serl.registry import Registry
@@ -30,8 +33,27 @@ class Share:
     least: int
 
 
+@dataclass(frozen=True)
+class Ring:
+    """A replay ring of a training state, to be looked at.
+
+    Attributes:
+        name: what is in it.
+        rows: the ring.
+        q: of the critics' mean for observations [B, ...] and choices [B, H * A], as they are
+            learned from but not scaled; it returns [B], or None where there is no critic.
+    """
+
+    name: str
+    rows: ReplayState
+    q: Callable[[Obs, Float[Array, "B HA"]], Float[Array, " B"] | None]
+
+
 class Trainer(Protocol):
-    """Pure functions over TrainState, and what the host must know of them."""
+    """Pure functions over TrainState, and what the host must know of them.
+
+    One that keeps replay rings has a method `rings(state)`, which returns each as a `Ring`.
+    """
 
     @property
     def traceable(self) -> bool:

@@ -5,17 +5,18 @@ It is served on this machine only (loopback); to see it from elsewhere forward t
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from mjx_serl.registry import Registry
+from mjx_serl.viewing.checkpoints import CheckpointMenu, Checkpoints
 from mjx_serl.viewing.episode_video import HOLD_S
 from mjx_serl.viewing.live_world import LiveWorld, Snapshot
+from mjx_serl.viewing.play import TRAINED, Playable
 from mjx_serl.viewing.policies import WorldPolicy
-from mjx_serl.viewing.recorded_env import SIDE, RecordedEnv
+from mjx_serl.viewing.recorded_env import SIDE
 from mjx_serl.viewing.video import side_by_side
 from scenes.contract.command_line import require_port
 from scenes.contract.extras import require
@@ -69,12 +70,15 @@ class Page:
         url: its address.
         playing: whether time passes.
         policy: the name chosen.
+        menu: of checkpoints; None where there are none.
 
     Args:
         splats: of the scene.
         policies: names to choose from, the first one is chosen.
         cameras: names of those whose pictures are shown.
         title: of the browser's tab.
+        playing: whether time passes at first.
+        checkpoints: of a run, to choose from; None where there are none.
         port: to serve on; the next free one if it is taken.
     """
 
@@ -85,12 +89,16 @@ class Page:
         policies: Sequence[str],
         cameras: Sequence[str],
         title: str,
+        playing: bool = True,
+        checkpoints: Checkpoints | None = None,
         port: int = 8080,
     ) -> None:
         viser = require("viser", "viz", purpose="The viewer")
         # Browsers open connections that they never use; each would print a traceback.
-        logging.getLogger("websockets.server").addHandler(logging.NullHandler())
-        self.playing = True
+        quiet = logging.getLogger("websockets.server")
+        quiet.addHandler(logging.NullHandler())
+        quiet.propagate = False  # to a handler that another package has set up
+        self.playing = playing
         self.policy = policies[0]
         self._restart = False
         self._server = viser.ViserServer(host=HOST, port=port, label=title, verbose=False)
@@ -103,6 +111,7 @@ class Page:
         self._server.initial_camera.look_at = (0.3, 0.0, 0.2)
         self._bodies = SplatBodies(self._server.scene, splats)
         self._add_controls(policies)
+        self.menu = checkpoints and CheckpointMenu(self._server.gui, checkpoints)
         self._status = self._server.gui.add_markdown("")
         self._cameras = tuple(cameras)
         self._image = self._server.gui.add_image(_BLANK, label=", ".join(cameras), format="png")
@@ -110,7 +119,8 @@ class Page:
     def show(self, moment: Snapshot) -> None:
         """Bring the page up to date, all of it at once."""
         with self._server.atomic():
-            self._bodies.move(moment.xpos, moment.xquat)
+            if not moment.not_finite:  # else they stay where they were last
+                self._bodies.move(moment.xpos, moment.xquat)
             self._status.content = describe(moment)
             views = [moment.pictures[name][None] for name in self._cameras]
             self._image.image = side_by_side(views, least=_PICTURE)[0]
@@ -126,7 +136,7 @@ class Page:
 
     def _add_controls(self, policies: Sequence[str]) -> None:
         gui = self._server.gui
-        play = gui.add_button("Pause")
+        play = gui.add_button("Pause" if self.playing else "Play")
         reset = gui.add_button("Reset")
         choice = gui.add_dropdown("Policy", tuple(policies), initial_value=self.policy)
 
@@ -147,15 +157,20 @@ class Page:
 
 def run_page(
     world: LiveWorld,
-    policies: Registry[WorldPolicy],
+    policies: Mapping[str, WorldPolicy],
     page: Page,
     *,
+    before: Callable[[], None] = lambda: None,
     until: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Play in real time until `until` says so; an ended episode starts again."""
+    """Play in real time until `until` says so; an ended episode starts again.
+
+    `before` is called between steps, also while the page is paused.
+    """
     page.show(world.snapshot())
     resume_at = time.monotonic()
     while not until():
+        before()
         if page.take_restart():
             world.restart()
         elif not page.playing or time.monotonic() < resume_at:
@@ -177,28 +192,39 @@ def require_page(port: int) -> None:
     require("viser", "viz", purpose="The viewer")
 
 
-def serve(
-    recorded: RecordedEnv, policies: Registry[WorldPolicy], *, first: str, seed: int, port: int
-) -> int:
+def serve(playable: Playable, *, seed: int, port: int) -> int:
     """Serve a page where any of the policies plays until Ctrl-C; returns the exit status.
 
     Args:
-        recorded: a task with all its cameras.
-        policies: by name.
-        first: the one that is chosen at the start.
+        playable: what is played, from `build_playable`; a run's checkpoints can be swapped.
         seed: of the starts and the policies' noise.
         port: to serve on; the next free one if it is taken.
     """
-    names = [first, *(name for name in policies if policies[name] is not policies[first])]
-    world = LiveWorld(recorded, seed=seed)
+    recorded, policies, first = playable.recorded, playable.policies, playable.chosen
+    names = [first, *(name for name in policies if name != first)]
+    played = {name: policies[name] for name in names}
+    world = LiveWorld(recorded, seed=seed, start=playable.start)
     splats = recorded.splats()
     title = recorded.env.name
     # The page itself is a view from the side.
     cameras = [name for name in world.cameras if name != SIDE]
-    page = Page(splats, policies=names, cameras=cameras, title=title, port=port)
+    page = Page(
+        splats,
+        policies=names,
+        cameras=cameras,
+        title=title,
+        playing=playable.start is None,  # else its start is what there is to see
+        checkpoints=playable.checkpoints,
+        port=port,
+    )
+
+    def renew() -> None:
+        if page.menu is not None:
+            played[TRAINED] = page.menu.renew()
+
     print(f"{title}: {page.url} (Ctrl-C ends)", flush=True)
     try:
-        run_page(world, policies, page)
+        run_page(world, played, page, before=renew)
     except KeyboardInterrupt:
         page.close()
     return 0
@@ -206,6 +232,8 @@ def serve(
 
 def describe(moment: Snapshot) -> str:
     """Return the step and state of the episode as text."""
+    if moment.not_finite:
+        return f"step {moment.step}, not finite: {', '.join(moment.not_finite)}"
     state = "solved" if moment.success else "over" if moment.ended else "running"
     return f"step {moment.step}, {state}"
 

@@ -1,7 +1,7 @@
 """One world in the memory of this process that is played a step at a time, by anyone."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 
 import jax
 import numpy as np
@@ -10,10 +10,12 @@ from jaxtyping import Array, Float, UInt8
 from mjx_serl.envs.control.controller import Command
 from mjx_serl.envs.control.kinematics import tool_quat
 from mjx_serl.envs.env import EnvState
+from mjx_serl.envs.physics.protocol import SimState
 from mjx_serl.types import Obs, PRNGKey, PyTree
 from mjx_serl.viewing.policies import WorldPolicy
 from mjx_serl.viewing.recorded_env import RecordedEnv, Views
 
+Start = Callable[[PRNGKey], tuple[EnvState, PyTree]]
 Place = tuple[Float[np.ndarray, "3"], Float[np.ndarray, "4"]]  # [m], wxyz
 
 
@@ -28,6 +30,7 @@ class Snapshot:
         step: control steps since the start.
         ended: whether the episode is over.
         success: whether the task is solved.
+        not_finite: names of what is not finite in the simulator's state.
     """
 
     xpos: Float[np.ndarray, "B 3"]
@@ -36,6 +39,7 @@ class Snapshot:
     step: int
     ended: bool
     success: bool
+    not_finite: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,14 +65,15 @@ class LiveWorld:
     Args:
         recorded: a task with all its cameras.
         seed: of the starts and the policies' noise.
+        start: makes one world and its look of a key; None draws an episode's start.
     """
 
-    def __init__(self, recorded: RecordedEnv, *, seed: int = 0) -> None:
+    def __init__(self, recorded: RecordedEnv, *, seed: int = 0, start: Start | None = None) -> None:
         self.cameras = recorded.cameras
         self.env = recorded.env
         self.dt = recorded.env.ctrl_dt
         observer = recorded.observer
-        self._start = jax.jit(lambda key: recorded.start(key, 1))
+        self._start = jax.jit(start or (lambda key: recorded.start(key, 1)))
         compiled = jax.jit if recorded.traceable else lambda function: function
         self._draw = compiled(recorded.pictures)
         self._remembered, self._nothing_seen = recorded.remembered, recorded.nothing_seen(1)
@@ -165,8 +170,15 @@ class LiveWorld:
             step=int(world.t[0]),
             ended=self._ended,
             success=bool(world.success[0]),
+            not_finite=_not_finite(world.sim),
         )
 
     def _next_key(self) -> PRNGKey:
         self._key, key = jax.random.split(self._key)
         return key
+
+
+def _not_finite(sim: SimState) -> tuple[str, ...]:
+    """Names of what is not finite, with how many entries of how many."""
+    wrong = {field.name: ~np.isfinite(getattr(sim, field.name)) for field in fields(sim)}
+    return tuple(f"{name} ({x.sum()} of {x.size})" for name, x in wrong.items() if x.any())

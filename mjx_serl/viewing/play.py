@@ -1,5 +1,6 @@
 """What play.py does: set up a task with its policies, write a video or a picture."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from mjx_serl.envs.env import make_env
@@ -7,17 +8,38 @@ from mjx_serl.envs.observation import Observer, PixelConfig
 from mjx_serl.registry import Registry
 from mjx_serl.run.evaluation import load_policy
 from mjx_serl.training.evaluate import ON_DEMAND, stream_key
+from mjx_serl.viewing.checkpoints import Checkpoints
 from mjx_serl.viewing.episode_video import describe_success, save_episodes, save_start
+from mjx_serl.viewing.live_world import Start
 from mjx_serl.viewing.policies import WorldPolicy, build_policies
 from mjx_serl.viewing.recorded_env import RecordedEnv, build_recorded_env
-from mjx_serl.viewing.run_video import trained
 from scenes.contract.errors import InputError
 from scenes.contract.files import require_writable
 from scenes.contract.ranges import require_episodes, require_number
 from scenes.fitted import with_fit
 
+TRAINED = "trained"  # a run's policy
 DEFAULT_TASK = "franka/pick_cube"
 _FILES = (".mp4", ".png")
+
+
+@dataclass(frozen=True)
+class Playable:
+    """What is played.
+
+    Attributes:
+        recorded: a task with all its cameras.
+        policies: by which it can be.
+        chosen: the name of the one that does.
+        checkpoints: of a run, whose policy is `TRAINED`; None without one.
+        start: where its world begins; None is where an episode does.
+    """
+
+    recorded: RecordedEnv
+    policies: Registry[WorldPolicy]
+    chosen: str
+    checkpoints: Checkpoints | None = None
+    start: Start | None = None
 
 
 def build_playable(
@@ -29,8 +51,8 @@ def build_playable(
     episodes: int = 1,
     pixels: PixelConfig | None = None,
     robot_fit: Path | None = None,
-) -> tuple[RecordedEnv, Registry[WorldPolicy], str]:
-    """Return a task with all its cameras, the policies it can be played by, and the chosen one.
+) -> Playable:
+    """Return a task with all its cameras and the policies it can be played by.
 
     Args:
         task: a registered task; None is the run's, else `DEFAULT_TASK`.
@@ -44,6 +66,7 @@ def build_playable(
     """
     require_episodes(episodes)
     require_number("size", size, least=1, most=4096, whole=True)
+    checkpoints = None
     if run is None:
         env = make_env(task or DEFAULT_TASK, max_worlds=episodes, scene=with_fit(robot_fit))
         observer, pixels = Observer(env), pixels or PixelConfig()
@@ -56,12 +79,14 @@ def build_playable(
             raise InputError(f"Run '{run}' is of task '{loaded.cfg.task}', got '{task}': drop one")
         observer, pixels = loaded.observer, loaded.cfg.pixels
         policies = build_policies(loaded.env)
-        policies.register("trained")(trained(loaded, params))
-    chosen = name or ("trained" if run else "expert")
-    if chosen == "trained" and run is None:
+        checkpoints = Checkpoints(loaded, params)
+        policies.register(TRAINED)(checkpoints.policy)
+    chosen = name or (TRAINED if run else "expert")
+    if chosen == TRAINED and run is None:
         raise InputError("Policy 'trained' is a run's: name it with --run RUN_FOLDER")
     policies[chosen]  # an unknown name is refused before anything is drawn
-    return build_recorded_env(observer, pixels, size=size), policies, chosen
+    recorded = build_recorded_env(observer, pixels, size=size)
+    return Playable(recorded, policies, chosen, checkpoints)
 
 
 def require_output(out: Path) -> None:
@@ -75,9 +100,7 @@ def require_output(out: Path) -> None:
 
 def save_play(
     out: Path,
-    recorded: RecordedEnv,
-    policies: Registry[WorldPolicy],
-    name: str,
+    playable: Playable,
     *,
     episodes: int,
     seed: int,
@@ -87,13 +110,12 @@ def save_play(
     Args:
         out: a .mp4 file, a .png file for a picture of the start only, or a folder for
             <task>-<name>.mp4.
-        recorded: from `build_playable`.
-        policies: from `build_playable`.
-        name: of the policy.
+        playable: from `build_playable`.
         episodes: how many.
         seed: picks the starts, which training never saw.
     """
-    policy, key = policies[name], stream_key(seed, ON_DEMAND)
+    recorded, name = playable.recorded, playable.chosen
+    policy, key = playable.policies[name], stream_key(seed, ON_DEMAND)
     path = out
     if out.suffix not in _FILES:
         path = out / f"{recorded.env.name.replace('/', '-')}-{name}.mp4"

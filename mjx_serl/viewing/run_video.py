@@ -4,7 +4,7 @@ from functools import partial
 
 from mjx_serl.envs.vector import VecState
 from mjx_serl.run.checkpoint import warn_line
-from mjx_serl.run.loop import Run
+from mjx_serl.run.loop import Output, Run
 from mjx_serl.run.summary import Summary
 from mjx_serl.training.evaluate import ON_DEMAND, stream_key
 from mjx_serl.training.policies import trained_policy
@@ -13,7 +13,7 @@ from mjx_serl.viewing.episode_video import VideoWriter
 from mjx_serl.viewing.policies import WorldPolicy, from_observations
 
 
-class RunVideo:
+class RunVideo(Output):
     """Writes worlds.png at each check and policy.mp4 at the end, as `RunConfig.video` says."""
 
     def after_check(self, run: Run, state: TrainState) -> None:

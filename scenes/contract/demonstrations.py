@@ -264,12 +264,19 @@ def _say_once(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
+def expanded_bytes(path: Path) -> int:
+    """Return what an archive says it expands to [bytes]; raises BadZipFile for what is none.
+
+    One of a few MB can claim to hold GBs; its directory says so before it is read.
+    """
+    with zipfile.ZipFile(path) as archive:
+        return sum(entry.file_size for entry in archive.infolist())
+
+
 def check_size(path: Path) -> None:
     """Raise InputError for what is no archive, or expands beyond `MAX_BYTES`."""
-    # An archive of a few MB can claim to hold GBs; its directory says so before it is read.
     try:
-        with zipfile.ZipFile(path) as archive:
-            total = sum(entry.file_size for entry in archive.infolist())
+        total = expanded_bytes(path)
     except zipfile.BadZipFile as error:
         raise _no_demonstrations(path, error) from error
     if total > MAX_BYTES:

@@ -75,6 +75,10 @@ def test_the_arms_critics_do_not_see_the_gripper(learned: HybridState) -> None:
     jax.tree.map(np.testing.assert_array_equal, one.sac.critic, three.sac.critic)
     leaves = zip(jax.tree.leaves(one.grasp), jax.tree.leaves(three.grasp), strict=True)
     assert any((a != b).any() for a, b in leaves)
+    q_values = compiled(agent, "q_values")
+    q = q_values(one, batch.obs, batch.action)
+    assert q.shape == (SAC.critic_ensemble_size, 64)
+    np.testing.assert_array_equal(q, q_values(one, batch.obs, turned.action))
 
 
 def test_the_target_entropy_counts_the_gripper() -> None:

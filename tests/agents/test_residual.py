@@ -73,6 +73,9 @@ def test_it_corrects_as_far_as_it_may(learned: tuple) -> None:
     assert before + 0.2 < 0.5  # the best action is out of reach
     np.testing.assert_allclose(after, before + 0.2, atol=0.04)
     assert int(state.step) == 1600 and int(state.skipped) == 0
+    tried = np.float32([[0.2], [0.5], [0.8]])
+    q = compiled(agent, "q_values")(state, {"state": np.zeros((3, 1), np.float32)}, tried)
+    np.testing.assert_allclose(q.mean(axis=0), 1 - (tried[:, 0] - 0.5) ** 2, atol=0.05)
 
 
 def test_the_actor_waits_for_the_critics_and_a_state_goes_on_from_a_copy() -> None:

@@ -11,7 +11,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 from browser import Browser, needs_chromium, wait_until
-from run_folders import write_run
+from run_folders import write_episodes, write_run
 
 from mjx_serl.dashboard.server import Dashboard
 from mjx_serl.run.remote import tell, told
@@ -24,6 +24,8 @@ def dashboard(tmp_path: Path) -> Iterator[Dashboard]:
     write_run(tmp_path, "live")
     done = write_run(tmp_path, "done", final=True, lr=1e-3)
     (done / "policy.mp4").write_bytes(bytes(range(200)))
+    write_episodes(done)
+    (done / "mine.npz").write_bytes(b"no archive")
     served = Dashboard(tmp_path, port=0)
     with locked(tmp_path / "live"):
         yield served
@@ -62,6 +64,22 @@ def test_a_video_can_be_asked_for_in_parts(dashboard: Dashboard) -> None:
         assert part == want
 
 
+def test_an_episode_is_told_step_by_step(dashboard: Dashboard) -> None:
+    of = {"run": "done", "file": "episodes.npz"}
+    told = json.loads(ask(dashboard, "/api/episodes", **of))
+    assert told["episodes"] == [
+        {"source": "online", "steps": 12, "success": True},
+        {"source": "people", "steps": 8, "success": False},
+    ]
+    assert (told["action_names"], told["cameras"]) == (["x", "gripper"], {"front": [8, 8]})
+    steps = json.loads(ask(dashboard, "/api/steps", **of, episode="1"))
+    assert steps["q"][-1] == 1.0 and all(steps["expert"]) and steps["policy_action"][0] == [0.5] * 2
+    steps = json.loads(ask(dashboard, "/api/steps", **of, episode="0"))
+    assert steps["policy_action"][0] == [None, None], "what is not finite is no JSON"
+    seen = ask(dashboard, "/pictures", **of, episode="1", camera="front")
+    assert seen == bytes(step for step in range(12, 20) for _ in range(8 * 8 * 3))
+
+
 def test_who_has_the_token_tells_a_live_run(dashboard: Dashboard, tmp_path: Path) -> None:
     mine = {"X-Token": dashboard.token}
     ask(dashboard, "/api/tell", post=True, headers=mine, run="live", what="pause")
@@ -90,6 +108,11 @@ def test_who_has_no_token_tells_nothing(
         ("/file", {"run": "done", "name": "config.json"}, 400),
         ("/file", {"run": "done", "name": "../../etc/passwd"}, 400),
         ("/file", {"run": "live", "name": "policy.mp4"}, 404),
+        ("/api/episodes", {"run": "done", "file": "../live/metrics.jsonl"}, 400),
+        ("/api/episodes", {"run": "done", "file": "mine.npz"}, 400),
+        ("/api/steps", {"run": "done", "file": "episodes.npz", "episode": "2"}, 400),
+        ("/api/steps", {"run": "done", "file": "episodes.npz", "episode": "-1"}, 400),
+        ("/pictures", {"run": "done", "file": "episodes.npz", "episode": "0", "camera": "x"}, 400),
         ("/etc/passwd", {}, 404),
     ],
 )
@@ -146,4 +169,33 @@ def test_a_person_sees_twenty_runs_and_pauses_a_live_one(tmp_path: Path) -> None
         # Two finished runs: only the options that differ.
         page.evaluate("chosen = ['done-00', 'done-01']; refresh()")
         wait_until(lambda: "options that differ (2)" in page.text(), seconds=10)
+    served.close()
+
+
+@needs_chromium
+def test_a_person_scrubs_an_episode(tmp_path: Path) -> None:
+    path = write_run(tmp_path, "done", final=True)
+    write_episodes(path)
+    (path / "mine.npz").write_bytes(b"no archive")
+    served = Dashboard(tmp_path, port=0)
+    with Browser(served.url) as page:
+        wait_until(lambda: page.evaluate("!!replay.numbers"), seconds=20)
+        grey = "document.querySelector('#frames canvas').getContext('2d').getImageData(4, 4, 1, 1)"
+        page.evaluate("$('at').value = 5; $('at').oninput()")
+        assert "step 6 of 12" in page.text() and page.evaluate(f"{grey}.data[0]") == 5
+        page.evaluate("seek(11)")
+        assert "terminated · success" in page.text()
+        assert "mine.npz cannot be shown: File is not a zip file" in page.text()
+        page.evaluate("$('episode').selectedIndex = 1; $('episode').onchange()")
+        wait_until(lambda: "step 1 of 8" in page.text(), seconds=10)
+        assert page.evaluate(f"{grey}.data[0]") == 12
+        assert "chosen by an expert or a person" in page.text()
+        assert "what the policy would have done" in page.text()
+        # Newer ones do not take away what is looked at.
+        write_episodes(path)
+        page.evaluate("refresh()")
+        wait_until(lambda: "show the newer ones" in page.text(), seconds=10)
+        assert "step 1 of 8" in page.text()
+        page.press("show the newer ones")
+        wait_until(lambda: "step 1 of 12" in page.text(), seconds=10)
     served.close()

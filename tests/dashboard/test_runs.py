@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from run_folders import rows, write_run
+from run_folders import rows, write_episodes, write_run
 
 from mjx_serl.dashboard.runs import KEPT, POINTS, Runs
 from mjx_serl.run.remote import note_pause
@@ -134,3 +134,16 @@ def test_options_have_dotted_names(tmp_path: Path) -> None:
     write_run(tmp_path, "a", lr=6e-4)
     config = Runs(tmp_path).config("a")
     assert config["method.agent.lr"] == 6e-4 and config["seed"] == 0
+
+
+def test_a_line_says_what_there_is_to_see(tmp_path: Path) -> None:
+    path = write_run(tmp_path, "a")
+    write_episodes(path)
+    line = Runs(tmp_path).line("a")
+    assert line["files"] == {} and line["nan"] is None and list(line["replay"]) == ["episodes.npz"]
+    for name in ("worlds.png", "nan_world.npz", "mine.npz"):
+        (path / name).touch()
+    line = Runs(tmp_path).line("a")
+    assert line["files"] == {"worlds.png": (path / "worlds.png").stat().st_mtime}
+    assert line["nan"] == str(path / "nan_world.npz")
+    assert list(line["replay"]) == ["episodes.npz", "mine.npz"]

@@ -36,8 +36,11 @@ from mjx_serl.run.checkpoint import CheckpointStore
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import EpochRecord, GuardedHooks, JsonlHook
 from mjx_serl.run.loop import Run
+from mjx_serl.run.nan_world import read_nan_world
 from mjx_serl.run.programs import Programs
 from mjx_serl.run.remote import is_paused, tell
+from mjx_serl.run.replay_episodes import RunEpisodes
+from mjx_serl.run.replay_file import FILE, Q, read_replay
 from mjx_serl.training.state import TrainState
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -160,11 +163,20 @@ class Teller(Quiet):
 
 
 def test_a_run_does_what_it_is_told_and_is_the_same_run(quiet: Whole, tmp_path: Path):
-    """It is evaluated and paused on the way; what was told before it began does not count."""
-    run = start(tiny("native", tmp_path), "told")
+    """It is evaluated, shown and paused on the way; what was told before it does not count."""
+    run, written = start(tiny("native", tmp_path), "told"), []
+
+    class Noting(RunEpisodes):
+        """Notes after which epochs it is asked."""
+
+        def after_save(self, run: Run, state: TrainState) -> None:
+            super().after_save(run, state)
+            written.append(run.progress.epoch)
+
+    run.outputs = [Noting()]
     folder = run.folder.path
     tell(folder, "stop")
-    teller = Teller(folder, {1: "evaluate", 3: "pause", 5: "save"})
+    teller = Teller(folder, {1: "evaluate", 2: "episodes", 3: "pause", 5: "save"})
     run.hooks = GuardedHooks([JsonlHook(run.folder), teller])
     begun = time.monotonic()
     summary = run.train()
@@ -172,6 +184,10 @@ def test_a_run_does_what_it_is_told_and_is_the_same_run(quiet: Whole, tmp_path: 
     assert summary is not None
     assert teller.evals == [1, 2, 4, 6, 6] and "paused" in teller.stages
     assert not is_paused(folder) and run.progress.elapsed_s < took - 0.4, "a pause is no training"
+    assert written == [2, 5, 6], "when told, and at the end"
+    replay = read_replay(folder / FILE)
+    assert [episode.source for episode in replay.episodes] == ["demos", "demos"]
+    assert all(map(replay.solved, replay.episodes)) and np.isfinite(replay.arrays[Q]).all()
     assert_same(restored(run)[0], restored(quiet.run)[0])
 
 
@@ -219,7 +235,9 @@ def poisoned(quiet: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> R
     return run
 
 
-def test_a_nan_world_is_counted_dumped_and_survived(poisoned: Run):
+def test_a_nan_world_is_counted_dumped_and_survived(
+    poisoned: Run, capsys: pytest.CaptureFixture[str]
+):
     summary = poisoned.train()
     assert summary.env_steps == 48
     rows = [row for row in rows_of(poisoned.folder) if row["kind"] == "epoch"]
@@ -230,10 +248,13 @@ def test_a_nan_world_is_counted_dumped_and_survived(poisoned: Run):
     warm = 2  # rows of warm-up
     assert not state.data["online"].data.valid[warm, 2]
     assert int((~state.data["online"].data.valid[: warm + 4]).sum()) == 1
-    with np.load(poisoned.folder.path / "nan_world.npz", allow_pickle=False) as dump:
-        assert int(dump["world"]) == 2
-        assert dump["qpos"].shape == (poisoned.env.scene.model.nq,)
-        assert np.isfinite(dump["qpos"]).all() and np.abs(dump["action"]).max() <= 1.0
+    path = poisoned.folder.path / "nan_world.npz"
+    dump = read_nan_world(path)
+    assert dump.world == 2 and dump.env_steps == 8
+    assert dump.qpos.shape == (poisoned.env.scene.model.nq,)
+    assert np.isfinite(dump.qpos).all() and np.abs(dump.action).max() <= 1.0
+    assert np.isnan(dump.carry[0].view(np.float64)).any(), "all that the physics went on from"
+    assert f"shown by `python play.py --view --dump {path}`" in capsys.readouterr().err
 
 
 def test_a_dump_that_cannot_be_written_does_not_end_training(

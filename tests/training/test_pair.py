@@ -17,6 +17,7 @@ from mjx_serl.agents.sac import SACConfig
 from mjx_serl.envs.observation import Observer
 from mjx_serl.envs.vector import vectorize
 from mjx_serl.run.checkpoint import CheckpointStore
+from mjx_serl.run.replay_episodes import find_episodes
 from mjx_serl.tasks.alternating import TURN, TurnState
 from mjx_serl.training.dagger import HGDAggerConfig
 from mjx_serl.training.demonstrations import DemoConfig
@@ -101,6 +102,16 @@ def test_no_transition_reaches_into_the_others_turn(played: tuple):
     changes = turn[1:] != turn[:-1]
     assert changes.sum() > WORLDS
     assert over[:-1][changes].all()
+
+
+def test_each_ring_shows_its_own_episodes(pair: Pair, played: tuple):
+    _, state, _ = played
+    rings = pair.rings(state.replace(key=jax.random.key(0)))
+    assert [ring.name for ring in rings] == [f"{part}, online" for part in PARTS]
+    for i, ring in enumerate(rings):
+        turn = np.asarray(ring.rows.data.obs[TURN]).reshape(-1)
+        found = find_episodes(ring.rows)
+        assert found and all((turn[rows] == 1 - 2 * i).all() for rows in found)
 
 
 def test_episodes_are_counted_by_part_and_worlds_that_are_put_back(played: tuple):
