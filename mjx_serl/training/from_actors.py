@@ -28,7 +28,7 @@ from mjx_serl.training.off_policy import (
 )
 from mjx_serl.training.scan import run_once
 from mjx_serl.training.state import PolicyParams, TrainState, shapes_of, tree_bytes
-from mjx_serl.training.trainer import Share
+from mjx_serl.training.trainer import Ring, Share
 from mjx_serl.types import Choice, Metrics, Obs, PRNGKey, Transition
 from scenes.contract.errors import InputError
 
@@ -177,6 +177,10 @@ class FromActors:
     def exact(self) -> "FromActors":
         """The same trainer whose agent computes in float32."""
         return FromActors(self.learner.exact())
+
+    def rings(self, state: TrainState) -> list[Ring]:
+        """The rings, to be looked at."""
+        return self.learner.rings(state)
 
     def memory(self, state: TrainState) -> Sequence[Share]:
         """Replay."""
