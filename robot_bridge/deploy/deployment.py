@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
+import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.clock import ManualClock
@@ -41,6 +42,7 @@ from robot_bridge.driver import ArmDriver, ArmInfo
 from robot_bridge.drivers.dry_run import DryRun
 from robot_bridge.learning.link import LearnerLink, LearningConfig
 from robot_bridge.learning.reward import PictureJudge
+from robot_bridge.learning.workcell import Workcell, read_workcell
 from robot_bridge.messages import Ending, Source, Tick
 from robot_bridge.network.admission import AdmissionConfig, Guest
 from robot_bridge.network.codec import MAX_BYTES
@@ -95,6 +97,8 @@ class DeployConfig:
             of yours calls itself. It has to be there before the arm is armed.
         operator_source: the same for the one that may take over as the operator.
         hands_only: nobody but the operator moves the arm, for demonstrations.
+        workcell: file that says what the task is at this arm: goal, starts, workspace
+            (robot_bridge.learning.workcell).
         reset: before an episode of a real arm: ask a person to set up the scene, or only go home.
         learning: a learner that gets what the arm does.
         audit: file to which every arming, fault and recovery is appended; None notes nothing.
@@ -118,6 +122,7 @@ class DeployConfig:
     policy_source: str | None = None
     operator_source: str | None = None
     hands_only: bool = False
+    workcell: Path | None = None
     reset: Literal["ask", "home"] = "ask"
     learning: LearningConfig = field(default_factory=LearningConfig)
     audit: Path | None = None
@@ -241,6 +246,7 @@ class Deployment:
         self.recorder: Recorder | None = None
         self.link: LearnerLink | None = None
         self._pictures: PictureJudge | None = None
+        self._cell: Workcell | None = None
         self._ledger = None if cfg.ledger is None else Ledger(cfg.ledger)
 
     def run(self) -> Sequence[EpisodeReport]:
@@ -270,8 +276,11 @@ class Deployment:
     def _connect(self, stack: ExitStack) -> _Line:
         info = self.rig.driver.info
         robot = connected_robot(self.contract, info)
+        cell = None if self.cfg.workcell is None else read_workcell(self.cfg.workcell)
         limits = tighten(self._default_limits(robot), **self.cfg.limits)
+        limits = limits if cell is None else tighten(limits, **cell.tightened)
         limits = intersect(trained_within(limits, self.contract), info)
+        self._cell = None if cell is None else Workcell(cell, robot, limits)
         dry = self._is_dry(info)
         witnesses: list[Witness] = []
         recorder = self._recorder(limits, info, stack)
@@ -567,6 +576,8 @@ class Deployment:
 
     def _play(self, line: _Line, stepper: Stepper, operator: OperatorLoop | None) -> None:
         judge = self.rig.judge or (lambda: None if operator is None else operator.take_ending())
+        if self._cell is not None:
+            judge = _first_of(judge, self._cell.judge(lambda: line.control.latest))
         if self._pictures is not None:
             judge = partial(_as_seen, self._pictures, judge, simulated=line.info.simulated)
         if self.link is not None:
@@ -591,7 +602,9 @@ class Deployment:
         new = self._is_new(line.info, line.limits)
         line.control.speed = line.limits.ramp_scale if new else 1.0
         if self.rig.homes and not line.dry:
-            session.home(self.contract.home)
+            home = np.asarray(self.contract.home)
+            for q in [home] if self._cell is None else self._cell.starts(number, home):
+                session.home(q.tolist())
         if self.rig.prepare is not None:
             self.rig.prepare(number)
         if not line.info.simulated and self.cfg.reset == "ask":
@@ -643,6 +656,11 @@ class Deployment:
             return None
         why = recorder.trouble or "its queue was full"
         return f"{recorder.dropped} records of {recorder.path} are lost: {why}"
+
+
+def _first_of(*judges: Callable[[], Ending | None]) -> Callable[[], Ending | None]:
+    """What the first of some judges says that says anything."""
+    return lambda: next((said for judge in judges if (said := judge()) is not None), None)
 
 
 def _cut_where_blocked(judge: Callable[[], Ending | None], line: _Line) -> Ending | None:
