@@ -15,7 +15,6 @@ import json
 import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -112,7 +111,7 @@ class Arms:
         try:
             yield
         finally:
-            process.send_signal(signal.SIGINT)
+            process.terminate()
             process.wait(timeout=60)
 
     def deploy(self) -> str:

@@ -23,6 +23,7 @@ from robot_bridge.deploy import deployment as deploying
 from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk
 from robot_bridge.deploy.rig import RigConfig
 from robot_bridge.deploy.rigs import build_rig, rig_makers
+from robot_bridge.learning.link import LearningConfig
 from robot_bridge.messages import Command, Notice, Tick
 from robot_bridge.network import keys
 from robot_bridge.network.client import BridgeClient
@@ -30,6 +31,7 @@ from robot_bridge.network.codec import Beat, Hello, Stamp, encode
 from robot_bridge.network.endpoints import ClientKeys, Endpoint, parse_endpoint
 from robot_bridge.reasons import Phase, Reason
 from robot_bridge.safety.kinematics import Chain
+from robot_bridge.safety.limits import default_limits, tighten
 
 DIGEST = "0123456789abcdef" * 4
 CALM = np.zeros((1, 4), np.float32)
@@ -333,11 +335,21 @@ def test_what_is_typed_names_who_moves_the_arm(tmp_path: Path) -> None:
     listen = str(tmp_path)
 
     def words(**options: Any) -> tuple[str, ...]:
-        bundle: Any = SimpleNamespace(contract=bench_contract(), digest=DIGEST)
-        nobody: Any = None
-        return Deployment(DeployConfig(**options), bundle, nobody, nobody)._commanders()
+        contract, nobody = bench_contract(), None
+        bundle: Any = SimpleNamespace(contract=contract, digest=DIGEST)
+        limits = tighten(default_limits(contract.robot), tcp_speed=options.pop("speed", 0.2))
+        deployment = Deployment(DeployConfig(**options), bundle, nobody, nobody)  # pyright: ignore
+        return deployment._commanders(limits)
 
     assert words() == (DIGEST[:8],)
+    # What goes on learning is consented to by what does not change, and how far a version may go.
+    (run,) = words(learning=LearningConfig(learner="gpu:7420"))
+    assert run.startswith("learn-") and len(run) == 14
+    assert words(learning=LearningConfig(learner="other:1")) == (run,)
+    for other in ({"jump": 0.1}, {}):
+        learning = LearningConfig(learner="gpu:7420", **other)
+        speed = 0.2 if other else 0.1
+        assert words(learning=learning, speed=speed) != (run,)
     assert words(policy_server="ws://gpu:8000/x") == ("gpu:8000",)
     both = words(listen=listen, policy_source="laptop", operator_source="tablet")
     assert both == ("laptop", "tablet")
