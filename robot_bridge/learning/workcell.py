@@ -5,8 +5,9 @@
      "reset_offset": [0, 0, 0.1], "reset_range": [0.05, 0.05, 0.0], "joint_reset_every": 200,
      "workspace_low": [0.44, 0.02, 0.09], "workspace_high": [0.55, 0.13, 0.2]}
 
-is SERL's peg insertion (reference serl_family.md 2.2) a hand's breadth nearer to the arm: a pose is x, y, z [m] and roll, pitch, yaw
-[rad] of the tool centre in the base frame, the angles about the base's axes in that order.
+is SERL's peg insertion (reference serl_family.md 2.2) a hand's breadth nearer to the arm. A pose is
+x, y, z [m] and roll, pitch, yaw [rad] of the tool centre in the base frame, the angles about the
+base's axes in that order.
 """
 
 import json

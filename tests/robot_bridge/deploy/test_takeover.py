@@ -338,7 +338,7 @@ def test_what_is_typed_names_who_moves_the_arm(tmp_path: Path) -> None:
         contract, nobody = bench_contract(), None
         bundle: Any = SimpleNamespace(contract=contract, digest=DIGEST)
         limits = tighten(default_limits(contract.robot), tcp_speed=options.pop("speed", 0.2))
-        deployment = Deployment(DeployConfig(**options), bundle, nobody, nobody)  # pyright: ignore
+        deployment = Deployment(DeployConfig(**options), bundle, nobody, nobody)
         return deployment._commanders(limits)
 
     assert words() == (DIGEST[:8],)
