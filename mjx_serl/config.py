@@ -115,12 +115,22 @@ class ActorsConfig:
             before their next episode, so that the updates per step do not fall.
         sync: let arms wait before each episode until everything has been learned from, which can be
             repeated bit for bit.
+        agentlace: port on which SERL's and HIL-SERL's own actors are listened to as well, on this
+            machine alone (ssh -R from elsewhere): agentlace sends pickles, of which only plain
+            values are read, and knows no keys. Parameters go out on the next port. Also
+            `--listen-agentlace`.
+        agentlace_map: what is made of such an actor's observations, as OURS=THEIRS, where names do
+            not say it (docs/demonstrations.md).
         publish_seconds: time between two versions of the parameters at least [s].
     """
 
     address: Annotated[str | None, tyro.conf.arg(aliases=("--listen",))] = None
     behind: int = ranged(500, least=1)
     sync: Annotated[bool, tyro.conf.arg(aliases=("--sync",))] = False
+    agentlace: Annotated[int | None, tyro.conf.arg(aliases=("--listen-agentlace",))] = ranged(
+        None, least=1024, most=65534
+    )
+    agentlace_map: tuple[str, ...] = ()
     publish_seconds: float = ranged(1.0, least=0)
 
     @property

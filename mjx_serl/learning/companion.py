@@ -16,6 +16,7 @@ import numpy as np
 from mjx_serl.data.blocks import blocks_of
 from mjx_serl.data.demos import demo_rows
 from mjx_serl.export.bundle import parameters_by_name, write_bundle
+from mjx_serl.learning.agentlace_feed import AgentlaceFeed
 from mjx_serl.learning.arrivals import Arrivals, ArrivedEpisode
 from mjx_serl.run.loop import Companion, Run
 from mjx_serl.run.programs import EpochFn
@@ -24,12 +25,12 @@ from mjx_serl.training.state import TrainState
 from robot_bridge.network.endpoints import parse_address
 from robot_bridge.network.keys import Keyring, default_folder
 from robot_bridge.network.transitions import TransitionServer
-from scenes.contract.demonstrations import STEP_ARRAYS
+from scenes.contract.demonstrations import STEP_ARRAYS, DemoContract
 from scenes.contract.manifest import PARAMS
 from scenes.contract.weights import read_safetensors
 
 ACTOR = "actor"  # the bundle that actors start with, in the run's folder
-ACTORS = "actors"  # in a checkpoint's meta
+ACTORS, SEEN = "actors", "seen"  # in a checkpoint's meta
 _LOOK_S = 0.01  # between two looks for rows [s]
 _SAID_S = 10.0  # after which it says that nothing comes [s]
 _PATIENCE_S = 0.2  # after which the loop may do other things [s]
@@ -66,6 +67,7 @@ class LearnerCompanion(Companion):
         self._ledger = _Ledger()
         self._saving: tuple[int, dict[bytes, int]] = (-1, {})
         self._server: TransitionServer | None = None
+        self._feed: AgentlaceFeed | None = None
         self._published, self._published_at = -1, 0.0
         self._idle_s = self._began = 0.0
         self._idle_since: float | None = None
@@ -88,6 +90,15 @@ class LearnerCompanion(Companion):
             saved=self._ledger.upto,
             pace=self._cfg.pace,
         )
+        if self._cfg.agentlace is not None:
+            seen = run.meta.get(ACTORS, {}).get(SEEN, ())
+            contract = run.observer.contract
+            self._feed = AgentlaceFeed(
+                self._cfg.agentlace,
+                DemoContract.of(run.cfg.task, contract.obs, contract.action),
+                self._cfg.agentlace_map,
+                seen,
+            )
         self._began = time.monotonic()
 
     def before_epoch(
@@ -119,7 +130,8 @@ class LearnerCompanion(Companion):
 
     def memory(self) -> dict[str, Any]:
         """What a checkpoint that is made now must remember."""
-        return {ACTORS: self._ledger.as_json()}
+        seen = [] if self._feed is None else self._feed.seen()
+        return {ACTORS: self._ledger.as_json() | {SEEN: seen}}
 
     def on_save(self, epoch: int) -> None:
         """A checkpoint is made of what has been stored by now."""
@@ -133,8 +145,9 @@ class LearnerCompanion(Companion):
 
     def close(self) -> None:
         """Stop listening."""
-        if self._server is not None:
-            self._server.close()
+        for listening in (self._server, self._feed):
+            if listening is not None:
+                listening.close()
 
     def metrics(self) -> dict[str, float]:
         """What came since the last epoch, and how the learner keeps up."""
@@ -148,7 +161,9 @@ class LearnerCompanion(Companion):
             "actors/ahead": float(self._ledger.credit),
             "actors/idle_share": self._idle_s / elapsed,
             "actors/version": float(self._published),
-            "actors/refused": float(self._arrivals.refused),
+            "actors/refused": float(
+                self._arrivals.refused + (self._feed.refused if self._feed else 0)
+            ),
         }
         if not found:
             return told
@@ -172,13 +187,17 @@ class LearnerCompanion(Companion):
 
     def _take(self, state: TrainState) -> TrainState:
         assert self._server is not None
-        for episode in self._arrivals.take(self._server.take()):
+        come = self._arrivals.take(self._server.take())
+        if self._feed is not None:
+            come += self._feed.take()
+        for episode in come:
             column = {name: x[:, None] for name, x in episode.arrays.items()}
             column["valid"] = np.ones_like(column["terminated"])
             kept = {n: x for n, x in column.items() if n.startswith("obs/") or n in STEP_ARRAYS}
             for block in blocks_of(demo_rows(kept), BLOCK):
                 state = self._trainer.receive(state, block)
-            self._ledger.upto[episode.run] = episode.id
+            if episode.run:
+                self._ledger.upto[episode.run] = episode.id
             self._ledger.rows += len(episode)
             self._ledger.credit += len(episode)
             self._episodes.append(episode)
@@ -191,7 +210,10 @@ class LearnerCompanion(Companion):
             return
         assert self._server is not None
         found = parameters_by_name(run.trainer.policy_params(state))
-        self._server.publish(version, {name: found[name] for name in self._names if name in found})
+        arrays = {name: found[name] for name in self._names if name in found}
+        self._server.publish(version, arrays)
+        if self._feed is not None:
+            self._feed.publish(arrays)
         self._published, self._published_at = version, now
 
     def _offer_bundle(self, run: Run, state: TrainState) -> None:

@@ -56,7 +56,20 @@ def open_serl(path: Path, *, allowed: bool) -> ForeignFile:
     size = path.stat().st_size
     if size > MOST_BYTES:
         raise InputError(f"{path} has {size} bytes, allowed are {MOST_BYTES}")
-    rows = _rows(path)
+    value, _ = read(path.read_bytes(), 0, _TRANSITIONS)
+    return transitions(path, value)
+
+
+def transitions(path: Path, rows: Any) -> ForeignFile:
+    """Return what a list of SERL's transitions holds, whatever brought it here.
+
+    Args:
+        path: what they are called in messages.
+        rows: dicts of plain values and arrays.
+
+    Raises InputError for anything else.
+    """
+    _require_rows(path, rows)
     first = _step(path, rows[0])
     notes: list[str] = []
 
@@ -67,16 +80,13 @@ def open_serl(path: Path, *, allowed: bool) -> ForeignFile:
     return ForeignFile(path=path, kind=KIND, columns=columns, episodes=episodes, notes=notes)
 
 
-def _rows(path: Path) -> Sequence[Row]:
-    value, _ = read(path.read_bytes(), 0, _TRANSITIONS)
-    rows = value if isinstance(value, list) else []
+def _require_rows(path: Path, rows: Any) -> None:
+    if not isinstance(rows, list) or not rows:
+        raise InputError(f"{path} is a pickle of a {type(rows).__name__}; {_ALLOWED}")
     for index, row in enumerate(rows):
         missing = [k for k in _KEYS if not isinstance(row, dict) or k not in row]
         if missing:
             raise InputError(f"{path}: transition {index} has no '{missing[0]}'; {_ALLOWED}")
-    if not rows:
-        raise InputError(f"{path} is a pickle of a {type(value).__name__}; {_ALLOWED}")
-    return rows
 
 
 _ALLOWED = f"allowed: a list of transitions, dicts with {', '.join(_KEYS)}"

@@ -1,0 +1,117 @@
+"""Steps of a SERL or HIL-SERL actor that talks agentlace, as episodes of ours.
+
+The actor's own robot, wrappers and policy are as they were; it is told our parameters by name. Its
+rows come from "actor_env", and a second time, where a person drove, from "actor_env_intvn".
+"""
+
+import queue
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mjx_serl.data.foreign.convert import ConvertOptions, convert
+from mjx_serl.data.foreign.serl import transitions
+from mjx_serl.learning.arrivals import ArrivedEpisode
+from mjx_serl.run.checkpoint import warn_line
+from robot_bridge.agentlace.server import AgentlaceConfig, AgentlaceServer, Rows
+from scenes.contract.demonstrations import DemoContract
+from scenes.contract.errors import InputError
+
+ENV, PEOPLE = "actor_env", "actor_env_intvn"
+RUN = b""  # its rows are numbered by nobody
+_KEPT = 4_000  # rows that a checkpoint knows again; an actor holds 2,000
+_LONGEST = 10_000  # rows without an end that are kept
+
+
+class AgentlaceFeed:
+    """Listens on this machine for agentlace clients.
+
+    Attributes:
+        refused: rows that are not what the task observes.
+
+    Args:
+        port: of requests; parameters are broadcast on the next one.
+        contract: of the task, pictures as they are observed.
+        mapping: words OURS=THEIRS for what is called otherwise there (docs/demonstrations.md).
+        seen: keys of rows that a checkpoint holds.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        contract: DemoContract,
+        mapping: Sequence[str],
+        seen: Sequence[str] = (),
+    ) -> None:
+        self.refused = 0
+        self._contract = contract
+        self._options = ConvertOptions(mapping=tuple(mapping), clip_actions=True)
+        self._come: queue.SimpleQueue[tuple[str, Rows]] = queue.SimpleQueue()
+        self._open: dict[str, list[Any]] = {ENV: [], PEOPLE: []}
+        self._server = AgentlaceServer(
+            AgentlaceConfig(port_number=port, broadcast_port=port + 1),
+            stores=(ENV, PEOPLE),
+            deliver=lambda store, rows: self._come.put((store, rows)),
+            seen=[bytes.fromhex(key) for key in seen],
+        )
+
+    def take(self) -> list[ArrivedEpisode]:
+        """Return the episodes that are whole by now."""
+        while not self._come.empty():
+            store, rows = self._come.get()
+            self._open[store] += rows
+        return [episode for store in self._open for episode in self._whole(store)]
+
+    def seen(self) -> list[str]:
+        """Keys of rows, for a checkpoint that holds what was taken.
+
+        Rows of an episode that has not ended are not in it, and are asked for again.
+        """
+        waiting = sum(map(len, self._open.values()))
+        keys = self._server.seen(_KEPT + waiting)
+        return [key.hex() for key in (keys[:-waiting] if waiting else keys)]
+
+    def publish(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Broadcast parameters, nested by the parts of their names."""
+        nested: dict[str, Any] = {}
+        for name, x in arrays.items():
+            *parents, last = name.split("/")
+            place = nested
+            for parent in parents:
+                place = place.setdefault(parent, {})
+            place[last] = x
+        self._server.publish(nested)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.close()
+
+    def _whole(self, store: str) -> list[ArrivedEpisode]:
+        found: list[ArrivedEpisode] = []
+        while (length := _length(self._open[store])) is not None:
+            rows, self._open[store] = self._open[store][:length], self._open[store][length:]
+            found += self._converted(store, rows)
+        return found
+
+    def _converted(self, store: str, rows: list[Any]) -> list[ArrivedEpisode]:
+        """An episode, or its pieces where rows do not follow each other."""
+        try:
+            made = convert(transitions(Path(store), rows), self._contract, self._options)
+        except InputError as error:
+            if not self.refused:
+                warn_line(f"rows of an agentlace actor are not taken: {error}")
+            self.refused += len(rows)
+            return []
+        episodes = [
+            {**e, "expert": np.full(len(e["reward"]), store == PEOPLE)} for e in made.episodes
+        ]
+        return [ArrivedEpisode(RUN, -1, arrays) for arrays in episodes]
+
+
+def _length(rows: list[Any]) -> int | None:
+    """Rows up to the first end; None where there is none yet."""
+    ends = (i + 1 for i, row in enumerate(rows) if np.any(row.get("dones")))
+    return next(ends, len(rows) if len(rows) >= _LONGEST else None)
