@@ -1,6 +1,7 @@
 """What is kept of an episode that a person had a hand in."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -37,6 +38,7 @@ class EpisodeRows:
         outcome: Outcome,
         *,
         person: bool,
+        states: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """Add a step.
 
@@ -46,6 +48,7 @@ class EpisodeRows:
             own: of the policy.
             outcome: of the step.
             person: whether a person chose the action.
+            states: of the simulator, to keep by their names.
         """
         step: dict[str, Any] = {
             "action": np.asarray(action, np.float32),
@@ -54,7 +57,7 @@ class EpisodeRows:
             "truncated": np.bool_(outcome.truncated),
             "valid": np.bool_(outcome.valid),
             "expert": np.bool_(person),
-            "extras": {POLICY_ACTION: np.asarray(own, np.float32)},
+            "extras": {POLICY_ACTION: np.asarray(own, np.float32), **(states or {})},
         }
         self._steps.append(Transition(obs=obs, **step))
         self.driven += person

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from mjx_serl.data.demo_file import DemoFile
 from mjx_serl.envs.env import EnvState
 from mjx_serl.pilot.browser_operator import BrowserOperator
-from mjx_serl.pilot.demo_file import DemoFile
 from mjx_serl.pilot.devices import with_device
 from mjx_serl.pilot.episode import EpisodeRows, blocks_of
 from mjx_serl.pilot.server import PilotServer
@@ -171,7 +171,6 @@ class TrainingPilot(Companion):
                 world,
                 self._operator,
                 page=self._page,
-                action_dim=observer.env.action_dim,
                 on_end=self._ended,
                 on_undo=self._undone,
             )

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, UInt8
 from mjx_serl.envs.control.controller import Command
 from mjx_serl.envs.control.kinematics import tool_quat
 from mjx_serl.envs.env import EnvState
+from mjx_serl.training.relabel import in_states, states_of
 from mjx_serl.types import Obs, PRNGKey, PyTree
 from mjx_serl.viewing.policies import WorldPolicy
 from mjx_serl.viewing.recorded_env import RecordedEnv, Views
@@ -83,6 +84,7 @@ class LiveWorld:
         self._planner: WorldPolicy | None = None
         self._key = jax.random.key(seed)
         self._world: EnvState
+        self._before: EnvState  # the last step
         self._look: PyTree
         self._views: Views
         self.restart()
@@ -91,6 +93,7 @@ class LiveWorld:
         """Begin the next episode."""
         self._world, self._look = self._start(self._next_key())
         self._views = self._draw(self._world, self._look, self._nothing_seen)
+        self._before = self._world
         self._ended = False
         self._plan = []
 
@@ -112,6 +115,7 @@ class LiveWorld:
 
     def play(self, action: Float[Array, "1 A"]) -> None:
         """Make a step."""
+        self._before = self._world
         self._world, ended = self._step(self._world, action)
         self._views = self._draw(self._world, self._look, self._remembered(self._views))
         self._ended = bool(ended[0])
@@ -132,6 +136,18 @@ class LiveWorld:
         reward, *flags = (x[0] for x in jax.device_get(told))
         return Outcome(float(reward), *map(bool, flags))
 
+    def states(self) -> dict[str, np.ndarray]:
+        """The state that the last step led to, as `states_of` names it, of one world."""
+        states = jax.device_get(states_of(self._before, self._world))
+        return {name: np.asarray(x[0]) for name, x in states.items()}
+
+    def pictures_of(
+        self, states: Mapping[str, np.ndarray]
+    ) -> dict[str, UInt8[np.ndarray, "H W 3"]]:
+        """What all cameras would see in a state of `states`; the world stays as it is."""
+        then = in_states(self._world, {name: x[None] for name, x in states.items()})
+        return _first(self._draw(then, self._look, self._nothing_seen))
+
     def _chosen(self, policy: WorldPolicy) -> list[Float[Array, "1 A"]]:
         """The actions of a policy's answer, one after the other."""
         actions = self._choose(policy, self._world, self._views, self._next_key())
@@ -139,7 +155,7 @@ class LiveWorld:
 
     def pictures(self) -> dict[str, UInt8[np.ndarray, "H W 3"]]:
         """What all cameras see now."""
-        return {name: x[0] for name, x in jax.device_get(self._views.recorded).items()}
+        return _first(self._views)
 
     def places(self) -> dict[str, Place]:
         """Where the tool is measured and where it was sent to, for tasks that command a pose."""
@@ -170,3 +186,8 @@ class LiveWorld:
     def _next_key(self) -> PRNGKey:
         self._key, key = jax.random.split(self._key)
         return key
+
+
+def _first(views: Views) -> dict[str, UInt8[np.ndarray, "H W 3"]]:
+    """The pictures of the first world."""
+    return {name: x[0] for name, x in jax.device_get(views.recorded).items()}

@@ -14,9 +14,12 @@ from mjx_serl.envs.env import Env
 from mjx_serl.envs.observation import Observer, PixelConfig
 from mjx_serl.pilot import by_hand
 from mjx_serl.pilot.by_hand import record_by_hand
+from mjx_serl.pilot.recording import replayed
 from mjx_serl.pilot.server import PilotServer
 from mjx_serl.training.demonstrations import demo_contract
 from mjx_serl.viewing.live_world import LiveWorld
+from mjx_serl.viewing.recorded_env import build_recorded_env
+from scenes.contract.demonstrations import DemoContract
 from scenes.contract.operator import OperatorInput
 
 TASK = "franka/pick_cube"
@@ -87,6 +90,11 @@ def hand(monkeypatch: pytest.MonkeyPatch, sparse: Env) -> ExpertHand:
     return hand
 
 
+def rows_of(env: Env) -> DemoContract:
+    """Of a file of the task."""
+    return demo_contract(Observer(env))
+
+
 @pytest.mark.usefixtures("hand")
 def test_solved_episodes_are_kept_and_the_file_goes_on(
     tmp_path: Path, sparse: Env, capsys: pytest.CaptureFixture[str]
@@ -96,13 +104,40 @@ def test_solved_episodes_are_kept_and_the_file_goes_on(
         TASK, path, episodes=count, seed=1, pixels=pixels, port=8011
     )
     assert record(1) == 1
-    rows = load_demos(path, demo_contract(Observer(sparse)))
+    rows = load_demos(path, rows_of(sparse))
     assert rows.reward.shape[1] == 1 and rows.reward.sum() == 1
     np.testing.assert_array_equal(rows.expert, rows.valid)
     assert record(2) == 2
+    states = load_demos(path, demo_contract(Observer(sparse), states=True), relabel=True).extras
+    assert states["sim/qpos"].shape[:2] == load_demos(path, rows_of(sparse)).reward.shape
     assert capsys.readouterr().out.count("(Ctrl-C ends)") == 2
     assert record(2) == 2, "there is nothing left to do"
     assert "Ctrl-C" not in capsys.readouterr().out
+
+
+def test_a_replay_shows_what_the_cameras_saw_or_would_have_seen(sparse: Env) -> None:
+    world = LiveWorld(build_recorded_env(Observer(sparse), PixelConfig(splats=500), size=16))
+    seen, states = [], []
+    for _ in range(3):
+        world.play(np.array([[1.0, 0.5, -1.0, 0.0]], np.float32))
+        seen.append(world.pictures())
+        states.append({f"state/{name}": x for name, x in world.states().items()})
+    arrays = {name: np.stack([s[name] for s in states]) for name in states[0]}
+    arrays["reward"] = np.zeros(3, np.float32)
+    world.restart()
+    found = list(replayed("episode 1", arrays, world))
+    assert [said for said, _ in found] == [f"episode 1, step {i} of 3" for i in (1, 2, 3)]
+    for (_, pictures), there in zip(found, seen, strict=True):
+        for name, picture in there.items():
+            np.testing.assert_array_equal(pictures[name], picture, err_msg=name)
+    assert not np.array_equal(seen[0]["side"], seen[2]["side"])
+    # What was recorded goes first; without either, that is said.
+    recorded = np.stack([there["front"] for there in seen])
+    found = list(replayed("episode 1", arrays | {"obs/front": recorded}, world))
+    assert [list(pictures) for _, pictures in found] == [["front"]] * 3
+    np.testing.assert_array_equal(found[2][1]["front"], recorded[2])
+    said, pictures = next(replayed("episode 1", {"reward": arrays["reward"]}, world))
+    assert "cannot be shown" in said and not pictures
 
 
 def test_what_cannot_be_recorded_is_told_first(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ class AtThePage(threading.Thread):
             wait_until(lambda: pilot._stage is not None, seconds=60)
             stage = pilot._stage
             assert stage is not None
-            player = KeyboardPlayer(browser, stage._world)
+            player = KeyboardPlayer(browser, stage.world)
             player.press(";")
             wait_until(lambda: stage.state()["driver"] == "person", seconds=20)
             player.press("r")  # from the start, and at rest
