@@ -56,8 +56,15 @@ class BrowserOperator:
 
     def awake(self, now: float) -> bool:
         """Whether somebody has touched the page lately, or wants to watch."""
+        return self._held("awake", now, ABSENCE)
+
+    def marks(self, now: float) -> bool:
+        """Whether the person says that what is seen now is a success."""
+        return self._held("mark", now, SILENCE)
+
+    def _held(self, name: str, now: float, silence: float) -> bool:
         frame, heard = self._frame, self._heard
-        return frame is not None and "awake" in frame.held and now - heard < ABSENCE
+        return frame is not None and name in frame.held and now - heard < silence
 
     def open(self) -> None:
         """Begin with nothing held."""

@@ -9,12 +9,13 @@ from functools import cached_property
 from pathlib import Path
 
 from mjx_serl.data.demo_file import DemoFile
+from mjx_serl.data.frames import FrameFile
 from mjx_serl.envs.env import make_env
 from mjx_serl.envs.observation import PixelConfig
 from mjx_serl.pilot.browser_operator import BrowserOperator
 from mjx_serl.pilot.devices import with_device
 from mjx_serl.pilot.episode import EpisodeRows
-from mjx_serl.pilot.recording import Keeper, Recording
+from mjx_serl.pilot.recording import Frames, Keeper, Recording
 from mjx_serl.pilot.server import PilotServer
 from mjx_serl.pilot.stage import HOLD_S, Stage, run_stage
 from mjx_serl.training.demonstrations import demo_contract
@@ -25,6 +26,7 @@ from scenes.contract.errors import InputError
 from scenes.contract.operator import Device, Operator
 from scenes.contract.ranges import require_episodes, require_seed
 
+SUCCESSES = 200  # frames that SERL's record_success_fail.py asks for
 SIZE = 256  # of the pictures that no policy sees [px]
 
 
@@ -37,21 +39,42 @@ def record_by_hand(
     pixels: PixelConfig,
     port: int,
     device: Device = "page",
+    frames: Path | None = None,
+    successes: int = SUCCESSES,
 ) -> int:
     """Serve the page until `episodes` solved ones are in the file; returns how many there are.
 
     Each is written as soon as it is over, and what is in the file already counts. Ctrl-C ends
     sooner; nothing is lost.
 
+    Args:
+        task: a registered one.
+        path: of the file of demonstrations.
+        episodes: that are wanted in it.
+        seed: of the starts.
+        pixels: what is observed, and recorded.
+        port: of the page.
+        device: beside the page's keys.
+        frames: a file for the frames of all episodes, which the person marks as successes or not;
+            then it goes on until there are enough of those too.
+        successes: that are wanted there.
+
     Raises InputError for another kind of file or one of another task, or a port that is taken.
     """
-    if path.suffix != ".npz":
-        raise InputError(f"Demonstrations are .npz files, got '{path}'")
+    for file in (path, frames):
+        if file is not None and file.suffix != ".npz":
+            raise InputError(f"Demonstrations and frames are .npz files, got '{file}'")
+    if frames is not None and not pixels.cameras:
+        raise InputError("--classifier-frames without cameras, allowed: --cameras front wrist")
     require_episodes(episodes)
     require_seed(seed)
     observer = pixels.build(make_env(task, physics="native", max_worlds=1))
     file = DemoFile(path, demo_contract(observer, states=True))
-    recording = Recording(file, wanted=episodes)
+    marked = None
+    if frames is not None:
+        cameras = FrameFile(frames, cameras=tuple(sorted(pixels.cameras)), size=pixels.size)
+        marked = Frames(cameras, successes)
+    recording = Recording(file, wanted=episodes, frames=marked)
     if not recording.complete:
         recorded = build_recorded_env(observer, pixels, size=SIZE)
         _Table(recorded, recording, seed, port, device).serve()
@@ -128,11 +151,15 @@ class _Table:
             page=self.page,
             keep_states=keeper.wants_states,
             on_end=then_tell(keeper.ended),
+            on_leave=then_tell(keeper.left) if keeper.wants_marks else None,
             on_undo=then_tell(keeper.undone),
         )
         stage.policy = self.policy
         tell()
-        run_stage(stage, server, over, before=obey)
+        try:
+            run_stage(stage, server, over, before=obey)
+        finally:
+            stage.cut()
         # The last message is to be seen.
         server.publish(stage.state(), stage.pictures())
         time.sleep(HOLD_S)

@@ -43,6 +43,8 @@ class Stage:
         page: the one among them that is the page, if any.
         keep_states: the simulator's states are kept with each step.
         on_end: is given each episode that has ended.
+        on_leave: is given it again when its world is left. With it the person may mark what is
+            seen as a success, which goes on after the end as long as that is held.
         on_undo: is called where the last episode is to be taken back.
     """
 
@@ -54,6 +56,7 @@ class Stage:
         page: BrowserOperator | None = None,
         keep_states: bool = False,
         on_end: Callable[[EpisodeRows], None],
+        on_leave: Callable[[EpisodeRows], None] | None = None,
         on_undo: Callable[[], None] = lambda: None,
     ) -> None:
         self.policy: WorldPolicy | None = None
@@ -61,8 +64,9 @@ class Stage:
         self.world = world
         self._operator, self._page, self._keep_states = operator, page, keep_states
         self._nothing = np.zeros(world.env.action_dim, np.float32)
-        self._on_end, self._on_undo = on_end, on_undo
+        self._on_end, self._on_leave, self._on_undo = on_end, on_leave, on_undo
         self._episode = EpisodeRows()
+        self._last: EpisodeRows | None = None  # that has ended and was not left
         self._over_at: float | None = None
         self._driven_at = -np.inf
         self._driver, self._verdict = "waits", ""
@@ -84,9 +88,9 @@ class Stage:
                 return self._replay_on()
             self.replay(None)
         if self._over_at is not None:
-            if now - self._over_at < HOLD_S:
-                return False
-            return self._restart()
+            if self._last is not None and self._marks(now):
+                return self._linger(found, self._last, now)
+            return now - self._over_at >= HOLD_S and self._restart()
         event = None if found is None or found.event == "stop" else found.event
         if event is not None and (len(self._episode) or event == "cut"):
             self._episode.judge(event)
@@ -103,8 +107,10 @@ class Stage:
 
     def cut(self) -> None:
         """End the episode in progress, as when the program ends."""
-        self._episode.judge("cut")
-        self._end(0.0)
+        if len(self._episode):
+            self._episode.judge("cut")
+            self._end(0.0)
+        self._leave()
 
     def _replay_on(self) -> bool:
         assert self._replay is not None
@@ -128,28 +134,53 @@ class Stage:
         own = self._nothing if policy is None else np.asarray(self.world.choose(policy)[0])
         action = own
         if driving:
-            assert found is not None
-            action = self._nothing if found.action is None else found.action
+            action = self._wanted(found)
             self.world.forget_plan()
         self._driver = "person" if driving else "policy"
         obs = self.world.observed()
         self.world.play(jnp.asarray(action, jnp.float32)[None])
         states = self.world.states() if self._keep_states else None
         outcome = self.world.outcome()
-        self._episode.add(obs, action, own, outcome, person=driving, states=states)
+        self._episode.add(
+            obs, action, own, outcome, person=driving, marked=self._marks(now), states=states
+        )
         if self.world.ended:
             self._end(now)
         return True
+
+    def _linger(self, found: OperatorInput | None, last: EpisodeRows, now: float) -> bool:
+        """Go on after the end, as long as what is seen is marked."""
+        last.after.append(self.world.observed())
+        self.world.play(jnp.asarray(self._wanted(found), jnp.float32)[None])
+        self._over_at = now
+        return True
+
+    def _wanted(self, found: OperatorInput | None) -> np.ndarray:
+        """The person's action, which is none where nothing is pushed."""
+        if found is None or not found.enabled or found.action is None:
+            return self._nothing
+        return found.action
+
+    def _marks(self, now: float) -> bool:
+        page = None if self._on_leave is None else self._page
+        return page is not None and page.marks(now)
+
+    def _leave(self) -> None:
+        last, self._last = self._last, None
+        if last is not None and self._on_leave is not None:
+            self._on_leave(last)
 
     def _end(self, now: float) -> bool:
         episode, self._episode = self._episode, EpisodeRows()
         self._over_at = now
         if len(episode):
+            self._last = episode
             self._on_end(episode)
         self._verdict = "solved" if episode.solved else "over"
         return True
 
     def _restart(self) -> bool:
+        self._leave()
         self.world.restart()
         self._episode, self._over_at = EpisodeRows(), None
         return True
@@ -159,12 +190,16 @@ class Stage:
         if self._over_at is None and len(self._episode):
             self._restart()
         else:
+            self._leave()
             self._on_undo()
 
     def state(self) -> dict[str, Any]:
         """What the page says of the moment."""
         driver = self._driver
         moment = self._verdict if self._over_at is not None else f"step {len(self._episode)}"
+        if self._on_leave is not None:
+            episode = self._episode if self._over_at is None else self._last
+            moment += f", {0 if episode is None else episode.marks} marked"
         if self._shown is not None:
             driver, moment = "replay", self._shown[0]
         told: dict[str, Any] = {"driver": driver, "state": moment, "counts": self.told}

@@ -16,8 +16,8 @@ FRAME = struct.Struct("<IIH6b")
 FULL = 127.0
 AXES = ("x", "y", "z", "rx", "ry", "rz")
 # Bits of `buttons`, in their order: the page's script has the same list.
-# "awake" is held while somebody is at the page.
-BUTTONS = ("close", "open", "drive", "success", "failure", "cut", "undo", "awake")
+# "awake" is held while somebody is at the page, "mark" while what is seen is a success.
+BUTTONS = ("close", "open", "drive", "success", "failure", "cut", "undo", "awake", "mark")
 # Orders: to show an episode of the file, or to delete one.
 ORDERS = ("replay", "delete")
 _ORDER = re.compile(r"([a-z]{1,16}) ([0-9]{1,6})")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
@@ -145,7 +146,7 @@ class LiveWorld:
         self, states: Mapping[str, np.ndarray]
     ) -> dict[str, UInt8[np.ndarray, "H W 3"]]:
         """What all cameras would see in a state of `states`; the world stays as it is."""
-        then = in_states(self._world, {name: x[None] for name, x in states.items()})
+        then = in_states(self._world, {name: jnp.asarray(x)[None] for name, x in states.items()})
         return _first(self._draw(then, self._look, self._nothing_seen))
 
     def _chosen(self, policy: WorldPolicy) -> list[Float[Array, "1 A"]]:
