@@ -246,10 +246,12 @@ class SlowNetwork:
             due, data = pieces.get()
             time.sleep(max(0.0, due - time.monotonic()))
             with contextlib.suppress(OSError):
-                if not data:
+                if data:
+                    target.sendall(data)
+                else:
                     target.shutdown(socket.SHUT_WR)
-                    return
-                target.sendall(data)
+            if not data:
+                return
 
 
 def _received(source: socket.socket) -> bytes:
