@@ -1,5 +1,6 @@
 """One world in the memory of this process that is played a step at a time, by anyone."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from jaxtyping import Array, Float, UInt8
 from mjx_serl.envs.control.controller import Command
 from mjx_serl.envs.control.kinematics import tool_quat
 from mjx_serl.envs.env import EnvState
+from mjx_serl.envs.physics.protocol import SimState
 from mjx_serl.training.relabel import in_states, states_of
 from mjx_serl.types import Obs, PRNGKey, PyTree
 from mjx_serl.viewing.policies import WorldPolicy
@@ -89,6 +91,13 @@ class LiveWorld:
         self._look: PyTree
         self._views: Views
         self.restart()
+
+    def another(self, *, seed: int) -> "LiveWorld":
+        """Return one more world of the same, which shares what is compiled."""
+        made = copy.copy(self)
+        made._key = jax.random.key(seed)
+        made.restart()
+        return made
 
     def restart(self) -> None:
         """Begin the next episode."""
@@ -171,17 +180,26 @@ class LiveWorld:
             "target": (np.asarray(target.target[0]), np.asarray(target.target_quat[0])),
         }
 
+    def poses(self) -> tuple[Float[np.ndarray, "B 3"], Float[np.ndarray, "B 4"]]:
+        """Where the bodies are, and what else has splats; see `Snapshot`."""
+        poses = jax.device_get(self._poses(self._world))
+        return np.asarray(poses.xpos[0]), np.asarray(poses.xquat[0])
+
+    def sim(self) -> SimState:
+        """The state of the simulator, numpy, of one world."""
+        return jax.tree.map(lambda x: x[0], jax.device_get(self._world.sim))
+
     def snapshot(self) -> Snapshot:
         """Return what the world shows now."""
-        shown = (self._world, self._views.recorded, self._poses(self._world))
-        world, pictures, poses = jax.device_get(shown)
+        xpos, xquat = self.poses()
+        step, success = jax.device_get((self._world.t, self._world.success))
         return Snapshot(
-            xpos=np.asarray(poses.xpos[0]),
-            xquat=np.asarray(poses.xquat[0]),
-            pictures={name: np.asarray(pictures[name][0]) for name in self.cameras},
-            step=int(world.t[0]),
+            xpos=xpos,
+            xquat=xquat,
+            pictures=self.pictures(),
+            step=int(step[0]),
             ended=self._ended,
-            success=bool(world.success[0]),
+            success=bool(success[0]),
         )
 
     def _next_key(self) -> PRNGKey:
