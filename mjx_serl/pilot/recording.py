@@ -151,7 +151,8 @@ class Recording(Keeper):
         """Replay an episode or delete it; nothing where it is gone."""
         if order.name == "delete":
             self._file.delete(order.number)
-        elif (arrays := self._file.arrays(order.number)) is not None:
+        arrays = self._file.arrays(order.number)
+        if order.name == "replay" and arrays is not None:
             number = [e.key for e in self._file.episodes].index(order.number) + 1
             stage.replay(replayed(f"episode {number}", arrays, stage.world))
 

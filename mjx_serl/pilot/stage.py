@@ -4,7 +4,7 @@ import io
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +28,27 @@ _QUALITY = 90  # of the JPEGs
 Shown = tuple[str, Mapping[str, np.ndarray]]  # what is said of pictures [H, W, 3], and these
 
 
+class Playing(Protocol):
+    """A stage, or several."""
+
+    @property
+    def dt(self) -> float:
+        """Time per step [s]."""
+        ...
+
+    def tick(self, now: float) -> bool:
+        """Make a step, or wait; returns whether there is anything new to see."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What the page says of the moment."""
+        ...
+
+    def pictures(self) -> dict[str, bytes]:
+        """What is seen, as JPEGs."""
+        ...
+
+
 class Stage:
     """Steps a world, tells what came of its episodes.
 
@@ -36,6 +57,8 @@ class Stage:
         policy: plays where nobody drives; None lets the world stand still. It does too while
             nobody is at the page, which costs nothing then.
         told: lines for the page beside the pictures.
+        driven_at: when a person drove last [s].
+        pushed_at: when one moved something, as against keeping it still [s].
 
     Args:
         world: see above.
@@ -68,7 +91,7 @@ class Stage:
         self._episode = EpisodeRows()
         self._last: EpisodeRows | None = None  # that has ended and was not left
         self._over_at: float | None = None
-        self._driven_at = -np.inf
+        self.driven_at = self.pushed_at = -np.inf
         self._driver, self._verdict = "waits", ""
         self._replay: Iterator[Shown] | None = None
         self._shown: Shown | None = None  # of the replay
@@ -78,11 +101,16 @@ class Stage:
         """Time per step [s]."""
         return self.world.dt
 
-    def tick(self, now: float) -> bool:
-        """Make a step, or wait; returns whether there is anything new to see."""
-        if self._page is not None and self._page.take_undo():
+    def tick(self, now: float, *, driver: bool = True) -> bool:
+        """Make a step, or wait; returns whether there is anything new to see.
+
+        Args:
+            now: monotonic time [s].
+            driver: whether the person is at this world.
+        """
+        if driver and self._page is not None and self._page.take_undo():
             self._undo()
-        found = self._operator.poll(now)
+        found = self._operator.poll(now) if driver else None
         if self._replay is not None:
             if found is None:
                 return self._replay_on()
@@ -123,9 +151,11 @@ class Stage:
         driving = found is not None and found.enabled
         policy = self.policy
         if driving:
-            self._driven_at = now
+            self.driven_at = now
+        if self._wanted(found) is not self._nothing:
+            self.pushed_at = now
         asleep = (
-            self._page is not None and not self._page.awake(now) and now - self._driven_at > AWAKE_S
+            self._page is not None and not self._page.awake(now) and now - self.driven_at > AWAKE_S
         )
         if not driving and (policy is None or asleep):
             # Nobody drives, or looks.
@@ -222,7 +252,7 @@ def encode(picture: np.ndarray) -> bytes:
 
 
 def run_stage(
-    stage: Stage,
+    stage: Playing,
     server: PilotServer,
     until: threading.Event,
     *,

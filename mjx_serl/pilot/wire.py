@@ -18,8 +18,9 @@ AXES = ("x", "y", "z", "rx", "ry", "rz")
 # Bits of `buttons`, in their order: the page's script has the same list.
 # "awake" is held while somebody is at the page, "mark" while what is seen is a success.
 BUTTONS = ("close", "open", "drive", "success", "failure", "cut", "undo", "awake", "mark")
-# Orders: to show an episode of the file, or to delete one.
-ORDERS = ("replay", "delete")
+# Orders: to show an episode of the file or delete one; the world to drive; whether the training
+# waits while somebody drives.
+ORDERS = ("replay", "delete", "world", "pause")
 _ORDER = re.compile(r"([a-z]{1,16}) ([0-9]{1,6})")
 _LENGTH = struct.Struct("<I")
 

@@ -85,9 +85,10 @@ class AtThePage(threading.Thread):
         (pilot,) = self._pilots
         assert pilot.server is not None
         with Browser(pilot.server.url) as browser:
-            wait_until(lambda: pilot._stage is not None, seconds=60)
-            stage = pilot._stage
-            assert stage is not None
+            wait_until(lambda: pilot._stages is not None, seconds=60)
+            stages = pilot._stages
+            assert stages is not None
+            (stage,) = stages.stages
             player = KeyboardPlayer(browser, stage.world)
             player.press(";")
             wait_until(lambda: stage.state()["driver"] == "person", seconds=20)

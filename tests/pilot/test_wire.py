@@ -59,7 +59,7 @@ def test_whatever_comes_is_a_frame_or_an_order_or_refused(data: bytes | str) -> 
 )
 def test_an_order_is_a_known_name_and_a_number(text: str) -> None:
     assert parse_message("replay 12") == Order("replay", 12)
-    with pytest.raises(FrameError, match="allowed: replay, delete"):
+    with pytest.raises(FrameError, match="allowed: replay, delete, "):
         parse_message(text)
 
 
