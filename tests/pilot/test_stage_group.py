@@ -49,7 +49,7 @@ class Setup(SimpleNamespace):
 @pytest.fixture
 def setup() -> Setup:
     env, ended = ToyEnv(), []
-    further: Any = FurtherCameras(env, Side())  # pyright: ignore
+    further: Any = FurtherCameras(env, Side())
     first = LiveWorld(RecordedEnv(Observer(env), further), seed=1)
     page = BrowserOperator(("push", "gripper"))
     stages = [
