@@ -6,9 +6,9 @@ from jaxtyping import Float
 
 from mjx_serl.envs.physics.protocol import SimState
 
-# An arrow is this long at 1 N, and longer with the root of the force, so that a resting cube's
-# and a closed gripper's are both seen [m].
-_LENGTH = 0.03
+# An arrow is this long at 1 N [m], and longer with the cube root of the force, so that those of a
+# resting cube and of a closed gripper both leave the bodies that they act on.
+_LENGTH = 0.08
 
 
 class ContactForces:
@@ -44,5 +44,5 @@ class ContactForces:
         places, forces = self.at(sim)
         size = np.linalg.norm(forces, axis=1)
         places, forces, size = (x[size > 0] for x in (places, forces, size))
-        ends = places + forces * (_LENGTH / np.sqrt(size))[:, None]
+        ends = places + forces * (_LENGTH * size ** (-2 / 3))[:, None]
         return np.stack([places, ends], axis=1)

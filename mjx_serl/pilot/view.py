@@ -16,7 +16,7 @@ PORT = 8021
 # A MuJoCo camera looks along -z with +y up, viser's along +z with +y down: half a turn about x.
 _TURNED = np.array([0.0, 1.0, 0.0, 0.0])
 _SCALE = 0.06  # of a camera's frustum [m]
-_FORCES, _RED = "/contact forces", (242, 92, 84)
+_FORCES, _MAGENTA = "/contact forces", (236, 64, 196)
 _ARROW = {"shaft_radius": 0.002, "head_radius": 0.005, "head_length": 0.01}  # [m]
 _AXES = {"measured": 0.06, "target": 0.09}  # lengths [m]
 
@@ -67,7 +67,7 @@ class WorldView:
             self._bodies.move(xpos, xquat)
             for name, mark in self._marks.items():
                 mark.position, mark.wxyz = places[name]
-            self._server.scene.add_arrows(_FORCES, points=arrows, colors=_RED, **_ARROW)
+            self._server.scene.add_arrows(_FORCES, points=arrows, colors=_MAGENTA, **_ARROW)
 
     def close(self) -> None:
         """Stop serving."""
