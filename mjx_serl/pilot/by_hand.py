@@ -64,6 +64,8 @@ def record_by_hand(
     for file in (path, frames):
         if file is not None and file.suffix != ".npz":
             raise InputError(f"Demonstrations and frames are .npz files, got '{file}'")
+    if frames is not None and frames.absolute() == path.absolute():
+        raise InputError(f"Demonstrations and frames are two files, got '{path}' for both")
     if frames is not None and not pixels.cameras:
         raise InputError("--classifier-frames without cameras, allowed: --cameras front wrist")
     require_episodes(episodes)

@@ -222,6 +222,8 @@ def test_what_cannot_be_recorded_is_told_first(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"are \.npz files"):
         record_by_hand(TASK, tmp_path / "x.h5", episodes=1, seed=0, pixels=PixelConfig(), port=8011)
     path, frames = tmp_path / "x.npz", tmp_path / "frames.npz"
+    with pytest.raises(ValueError, match="two files"):
+        record_by_hand(TASK, path, episodes=1, seed=0, pixels=PixelConfig(), port=8011, frames=path)
     with pytest.raises(ValueError, match="allowed: --cameras front wrist"):
         record_by_hand(
             TASK, path, episodes=1, seed=0, pixels=PixelConfig(), port=8011, frames=frames
