@@ -94,6 +94,9 @@ class PilotConfig:
         device: what is driven with beside the page's keys, sticks and gamepad.
         size: width and height of the pictures on it that the policy does not see [px].
         rows: steps of episodes with interventions that are kept to learn from.
+        worlds: that the page shows; you drive the one that you choose.
+        pause: the epochs wait while you drive, which the page can change: on few cores they slow
+            the pictures.
     """
 
     serve: Annotated[bool, tyro.conf.arg(aliases=("--pilot",))] = False
@@ -102,6 +105,8 @@ class PilotConfig:
     device: Device = "page"
     size: int = ranged(128, least=16, most=1024)
     rows: int = ranged(10_000, least=16)
+    worlds: Literal[1, 2, 3, 4] = later_field(1)
+    pause: bool = later_field(False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,8 @@ def main(
     pilot: bool = False,
     device: Device = "page",
     port: int = 8011,
+    classifier_frames: Path | None = None,
+    successes: int = 200,
     plugin: tuple[str, ...] = (),
 ) -> int:
     """Record solved episodes; train with them by `python train.py --demos.file OUT`.
@@ -54,6 +56,10 @@ def main(
         pilot: serve a page on this machine, from which you drive.
         device: what you drive with beside the page's keys, sticks and gamepad.
         port: of the page; one of the next nine if it is taken.
+        classifier_frames: with `--pilot`, an .npz file for the frames of all episodes, of which
+            those that you see while you hold a key are successes; it is gone on with too, and is
+            what `python -m mjx_serl.classifier train OUT --frames` learns from.
+        successes: frames of success that are wanted in it.
         plugin: modules to import first, which register tasks of yours.
     """
     prepare_platform(cache_dir=program_cache())
@@ -77,10 +83,20 @@ def main(
             raise InputError("--noise is the scripted expert's: leave it out with --pilot")
         require_port(port)
         count = record_by_hand(
-            task, out, episodes=episodes, seed=seed, pixels=pixels, port=port, device=device
+            task,
+            out,
+            episodes=episodes,
+            seed=seed,
+            pixels=pixels,
+            port=port,
+            device=device,
+            frames=classifier_frames,
+            successes=successes,
         )
         print(f"{out}: {count} episodes of {task}" if count else "nothing was recorded")
         return 0
+    if classifier_frames is not None:
+        raise InputError("--classifier-frames takes a person who marks them: add --pilot")
     steps = record_scripted(task, out, episodes=episodes, noise=noise, seed=seed, pixels=pixels)
     print(f"{out}: {episodes} episodes, {steps} steps of {task}")
     return 0

@@ -1,11 +1,12 @@
 """The page in the browser as an operator's device."""
 
 import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mjx_serl.pilot.wire import AXES, InputFrame
+from mjx_serl.pilot.wire import AXES, InputFrame, Order
 from scenes.contract.operator import Axes, OperatorEvent, OperatorInput, said
 from scenes.contract.specs import FORCES, GRIPPER, TORQUES
 
@@ -13,6 +14,7 @@ from scenes.contract.specs import FORCES, GRIPPER, TORQUES
 SILENCE = 0.15
 # Without one for this long nobody is there: an idle page sends five a second [s].
 ABSENCE = 1.0
+_MOST_ORDERS = 32  # that wait to be carried out
 _FORCES: Mapping[str, str] = dict(zip(AXES, (*FORCES, *TORQUES), strict=True))
 EVENTS: tuple[OperatorEvent, ...] = ("success", "failure", "cut")
 
@@ -34,6 +36,7 @@ class BrowserOperator:
         self._frame: InputFrame | None = None
         self._heard = -np.inf
         self._pressed: list[str] = []  # since the last poll
+        self._orders: deque[Order] = deque(maxlen=_MOST_ORDERS)
 
     @property
     def lost(self) -> str | None:
@@ -53,8 +56,15 @@ class BrowserOperator:
 
     def awake(self, now: float) -> bool:
         """Whether somebody has touched the page lately, or wants to watch."""
+        return self._held("awake", now, ABSENCE)
+
+    def marks(self, now: float) -> bool:
+        """Whether the person says that what is seen now is a success."""
+        return self._held("mark", now, SILENCE)
+
+    def _held(self, name: str, now: float, silence: float) -> bool:
         frame, heard = self._frame, self._heard
-        return frame is not None and "awake" in frame.held and now - heard < ABSENCE
+        return frame is not None and name in frame.held and now - heard < silence
 
     def open(self) -> None:
         """Begin with nothing held."""
@@ -78,6 +88,14 @@ class BrowserOperator:
             before = last.held if last is not None else frozenset[str]()
             self._pressed += sorted(frame.held - before)
             self._frame, self._heard = frame, now
+
+    def order(self, order: Order) -> None:
+        """Take what was chosen on the page."""
+        self._orders.append(order)
+
+    def take_order(self) -> Order | None:
+        """Return what was chosen first and not taken yet; None mostly."""
+        return self._orders.popleft() if self._orders else None
 
     def poll(self, now: float) -> OperatorInput | None:
         """Return what is held at `now` [s]."""

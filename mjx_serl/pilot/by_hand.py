@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from mjx_serl.data.demo_file import DemoFile
+from mjx_serl.data.frames import FrameFile
 from mjx_serl.envs.env import make_env
 from mjx_serl.envs.observation import PixelConfig
 from mjx_serl.pilot.browser_operator import BrowserOperator
-from mjx_serl.pilot.demo_file import DemoFile
 from mjx_serl.pilot.devices import with_device
 from mjx_serl.pilot.episode import EpisodeRows
+from mjx_serl.pilot.recording import Frames, Keeper, Recording
 from mjx_serl.pilot.server import PilotServer
 from mjx_serl.pilot.stage import HOLD_S, Stage, run_stage
 from mjx_serl.training.demonstrations import demo_contract
@@ -24,6 +26,7 @@ from scenes.contract.errors import InputError
 from scenes.contract.operator import Device, Operator
 from scenes.contract.ranges import require_episodes, require_seed
 
+SUCCESSES = 200  # frames that SERL's record_success_fail.py asks for
 SIZE = 256  # of the pictures that no policy sees [px]
 
 
@@ -36,47 +39,47 @@ def record_by_hand(
     pixels: PixelConfig,
     port: int,
     device: Device = "page",
+    frames: Path | None = None,
+    successes: int = SUCCESSES,
 ) -> int:
     """Serve the page until `episodes` solved ones are in the file; returns how many there are.
 
     Each is written as soon as it is over, and what is in the file already counts. Ctrl-C ends
     sooner; nothing is lost.
 
+    Args:
+        task: a registered one.
+        path: of the file of demonstrations.
+        episodes: that are wanted in it.
+        seed: of the starts.
+        pixels: what is observed, and recorded.
+        port: of the page.
+        device: beside the page's keys.
+        frames: a file for the frames of all episodes, which the person marks as successes or not;
+            then it goes on until there are enough of those too.
+        successes: that are wanted there.
+
     Raises InputError for another kind of file or one of another task, or a port that is taken.
     """
-    if path.suffix != ".npz":
-        raise InputError(f"Demonstrations are .npz files, got '{path}'")
+    for file in (path, frames):
+        if file is not None and file.suffix != ".npz":
+            raise InputError(f"Demonstrations and frames are .npz files, got '{file}'")
+    if frames is not None and frames.absolute() == path.absolute():
+        raise InputError(f"Demonstrations and frames are two files, got '{path}' for both")
+    if frames is not None and not pixels.cameras:
+        raise InputError("--classifier-frames without cameras, allowed: --cameras front wrist")
     require_episodes(episodes)
     require_seed(seed)
     observer = pixels.build(make_env(task, physics="native", max_worlds=1))
-    file = DemoFile(path, demo_contract(observer))
-    over, played = threading.Event(), [0, 0]
-
-    def ended(episode: EpisodeRows) -> None:
-        played[episode.solved] += 1
-        if episode.solved:
-            file.append(episode.rows())
-        tell()
-        if len(file) >= episodes:
-            over.set()
-
-    def taken_back() -> None:
-        file.take_back()
-        tell()
-
-    def tell() -> None:
-        failed, solved = played
-        table.stage.told = [
-            f"{len(file)} of {episodes} demonstrations in {path.name}",
-            f"now: {solved} solved, {failed} not (not kept)",
-            "they are kept at once; take the last back with its key",
-        ]
-
-    recorded = build_recorded_env(observer, pixels, size=SIZE)
-    table = _Table(recorded, seed, port, device, ended, taken_back)
-    tell()
-    if len(file) < episodes:
-        table.serve(over)
+    file = DemoFile(path, demo_contract(observer, states=True))
+    marked = None
+    if frames is not None:
+        cameras = FrameFile(frames, cameras=tuple(sorted(pixels.cameras)), size=pixels.size)
+        marked = Frames(cameras, successes)
+    recording = Recording(file, wanted=episodes, frames=marked)
+    if not recording.complete:
+        recorded = build_recorded_env(observer, pixels, size=SIZE)
+        _Table(recorded, recording, seed, port, device).serve()
     return len(file)
 
 
@@ -84,15 +87,7 @@ def play_by_hand(
     recorded: RecordedEnv, policy: WorldPolicy | None, *, seed: int, port: int, device: Device
 ) -> None:
     """Serve the page until Ctrl-C: the policy plays until the person does; nothing is kept."""
-    played = [0, 0]
-
-    def ended(episode: EpisodeRows) -> None:
-        played[episode.solved] += 1
-        table.stage.told = [f"{played[1]} solved, {played[0]} not; nothing is kept"]
-
-    table = _Table(recorded, seed, port, device, ended)
-    table.stage.policy = policy
-    table.serve(threading.Event())
+    _Table(recorded, Keeper(), seed, port, device, policy).serve()
 
 
 @dataclass(frozen=True)
@@ -100,11 +95,11 @@ class _Table:
     """A world with its page and devices, all of it in this thread but the page."""
 
     recorded: RecordedEnv
+    keeper: Keeper
     seed: int
     port: int
     device: Device
-    on_end: Callable[[EpisodeRows], None]
-    on_undo: Callable[[], None] = lambda: None
+    policy: WorldPolicy | None = None
 
     @cached_property
     def page(self) -> BrowserOperator:
@@ -116,32 +111,57 @@ class _Table:
         """All devices."""
         return with_device(self.page, self.device, self.recorded.env.action_spec.names)
 
-    @cached_property
-    def stage(self) -> Stage:
-        """The world."""
-        return Stage(
-            LiveWorld(self.recorded, seed=self.seed),
-            self.operator,
-            page=self.page,
-            action_dim=self.recorded.env.action_dim,
-            on_end=self.on_end,
-            on_undo=self.on_undo,
-        )
-
-    def serve(self, over: threading.Event) -> None:
-        """Play until it is over, or Ctrl-C."""
+    def serve(self) -> None:
+        """Play until the keeper has all that it wants, or Ctrl-C."""
         self.operator.open()
         task = self.recorded.env.name
         server = PilotServer(self.page, port=self.port, about={"title": task})
         sys.stdout.write(f"{task}: {server.url} (Ctrl-C ends)\n")
         sys.stdout.flush()
         try:
-            run_stage(self.stage, server, over)
-            # The last message is to be seen.
-            server.publish(self.stage.state(), self.stage.pictures())
-            time.sleep(HOLD_S)
+            self._play(server)
         except KeyboardInterrupt:
             pass
         finally:
             server.close()
             self.operator.close()
+
+    def _play(self, server: PilotServer) -> None:
+        keeper, over = self.keeper, threading.Event()
+
+        def tell() -> None:
+            stage.told = keeper.told
+            server.tell(keeper.about)
+            if keeper.complete:
+                over.set()
+
+        def then_tell(do: Callable[..., None]) -> Callable[..., None]:
+            def done(*args: EpisodeRows) -> None:
+                do(*args)
+                tell()
+
+            return done
+
+        def obey() -> None:
+            while (order := self.page.take_order()) is not None:
+                keeper.obey(order, stage)
+                tell()
+
+        stage = Stage(
+            LiveWorld(self.recorded, seed=self.seed),
+            self.operator,
+            page=self.page,
+            keep_states=keeper.wants_states,
+            on_end=then_tell(keeper.ended),
+            on_leave=then_tell(keeper.left) if keeper.wants_marks else None,
+            on_undo=then_tell(keeper.undone),
+        )
+        stage.policy = self.policy
+        tell()
+        try:
+            run_stage(stage, server, over, before=obey)
+        finally:
+            stage.cut()
+        # The last message is to be seen.
+        server.publish(stage.state(), stage.pictures())
+        time.sleep(HOLD_S)

@@ -1,6 +1,7 @@
 """What is kept of an episode that a person had a hand in."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,14 +21,23 @@ class EpisodeRows:
     Attributes:
         solved: whether it ended well, as the task says or the person.
         driven: how many of its steps a person drove.
+        marked: what a person said of each moment that was acted in: whether it is a success.
+        after: what was seen, and marked, after the end.
     """
 
     solved: bool = False
     driven: int = 0
+    marked: list[bool] = dataclasses.field(default_factory=list)
+    after: list[Obs] = dataclasses.field(default_factory=list)
     _steps: list[Transition] = dataclasses.field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self._steps)
+
+    @property
+    def marks(self) -> int:
+        """How many moments were marked."""
+        return sum(self.marked) + len(self.after)
 
     def add(
         self,
@@ -37,6 +47,8 @@ class EpisodeRows:
         outcome: Outcome,
         *,
         person: bool,
+        marked: bool = False,
+        states: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """Add a step.
 
@@ -46,6 +58,8 @@ class EpisodeRows:
             own: of the policy.
             outcome: of the step.
             person: whether a person chose the action.
+            marked: whether a person marked `obs` as a success.
+            states: of the simulator, to keep by their names.
         """
         step: dict[str, Any] = {
             "action": np.asarray(action, np.float32),
@@ -54,9 +68,10 @@ class EpisodeRows:
             "truncated": np.bool_(outcome.truncated),
             "valid": np.bool_(outcome.valid),
             "expert": np.bool_(person),
-            "extras": {POLICY_ACTION: np.asarray(own, np.float32)},
+            "extras": {POLICY_ACTION: np.asarray(own, np.float32), **(states or {})},
         }
         self._steps.append(Transition(obs=obs, **step))
+        self.marked.append(marked)
         self.driven += person
         self.solved |= outcome.success
 
@@ -77,3 +92,9 @@ class EpisodeRows:
     def rows(self) -> Transition:
         """All steps, numpy [T, 1, ...]."""
         return jax.tree.map(lambda *steps: np.stack(steps)[:, None], *self._steps)
+
+    def frames(self, cameras: tuple[str, ...]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Pictures [T, H, W, 3] by camera, those after the end too, and which [T] were marked."""
+        seen = [step.obs for step in self._steps] + self.after
+        marked = self.marked + [True] * len(self.after)
+        return {name: np.stack([obs[name] for obs in seen]) for name in cameras}, np.array(marked)

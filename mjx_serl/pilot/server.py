@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from mjx_serl.pilot.browser_operator import BrowserOperator
-from mjx_serl.pilot.wire import FrameError, pack_pictures, parse_frame
+from mjx_serl.pilot.wire import FrameError, Order, pack_pictures, parse_message
 from scenes.contract.errors import InputError
 from scenes.contract.extras import require
 from scenes.contract.local_page import (
@@ -50,7 +50,7 @@ class PilotServer:
     Args:
         operator: hears what the driver's page says.
         port: to serve on; the next free one of ten if it is taken, any free one if 0.
-        about: told to every page once: what it shows beside the pictures.
+        about: told to every page once: what it shows beside the pictures; see `tell`.
 
     Raises MissingPackageError without websockets, InputError where no port is free.
     """
@@ -73,6 +73,7 @@ class PilotServer:
         self._last: tuple[dict[str, Any], dict[str, bytes]] | None = None
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
+        self._telling: asyncio.Future[None] | None = None
         self._latencies: deque[float] = deque(maxlen=_KEPT)
         self.malformed = 0
         ready: Future[int] = Future()
@@ -100,6 +101,16 @@ class PilotServer:
         message = (dict(told), dict(pictures))
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._publish, message)
+
+    def tell(self, about: Mapping[str, Any]) -> None:
+        """Change what every page is told once."""
+
+        def told() -> None:
+            self._about |= about
+            self._telling = asyncio.ensure_future(self._tell_roles())
+
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(told)
 
     def close(self) -> None:
         """Stop serving; may be called twice."""
@@ -184,17 +195,21 @@ class PilotServer:
                 await socket.close(1007, "nothing of ours")
 
     async def _hear(self, socket: Any) -> bool:
-        """Take a page's frames, which count while it drives; False once it sends anything else."""
+        """Take a page's messages, which count while it drives; False once it sends others."""
         self._drivers.append(socket)
         try:
             await self._tell_roles()
             async for message in socket:
                 try:
-                    frame = parse_frame(message)
+                    heard = parse_message(message)
                 except FrameError:
                     return False
-                if socket is self._drivers[0]:
-                    self._operator.hear(frame, time.monotonic())
+                if socket is not self._drivers[0]:
+                    continue
+                if isinstance(heard, Order):
+                    self._operator.order(heard)
+                else:
+                    self._operator.hear(heard, time.monotonic())
             return True
         finally:
             drove = socket is self._drivers[0]

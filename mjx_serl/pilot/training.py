@@ -7,10 +7,13 @@ run is, bit for bit, what it would be without it.
 
 import contextlib
 import dataclasses
+import math
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -18,13 +21,14 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from mjx_serl.data.blocks import blocks_of
+from mjx_serl.data.demo_file import DemoFile
 from mjx_serl.envs.env import EnvState
 from mjx_serl.pilot.browser_operator import BrowserOperator
-from mjx_serl.pilot.demo_file import DemoFile
 from mjx_serl.pilot.devices import with_device
 from mjx_serl.pilot.episode import EpisodeRows
 from mjx_serl.pilot.server import PilotServer
 from mjx_serl.pilot.stage import Stage, run_stage
+from mjx_serl.pilot.stage_group import StageGroup
 from mjx_serl.pilot.view import WorldView
 from mjx_serl.run.checkpoint import warn_line
 from mjx_serl.run.loop import Companion, Run
@@ -40,6 +44,22 @@ from mjx_serl.viewing.recorded_env import build_recorded_env
 
 FILE = "interventions.npz"  # in the run's folder
 _SEED = 1 << 20  # apart from those of the run's worlds
+_STILL_S = 3.0  # a person who has moved nothing for this long holds no epoch
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kept:
+    """Where the last episode has gone that may be taken back.
+
+    Attributes:
+        world: that it was in, from 0.
+        run: the run learns from it.
+        file: it is in the file.
+    """
+
+    world: int = 0
+    run: bool = False
+    file: bool = False
 
 
 class TrainingPilot(Companion):
@@ -53,9 +73,10 @@ class TrainingPilot(Companion):
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="pilot program")
         self._learn: Future[EpochFn] | None = None
         self._last: int = 0  # rows of the last episode that the run has taken
-        self._kept = {"run": False, "file": False}  # where the last episode has gone
+        self._kept = _Kept()
+        self._pauses = False  # epochs, while a person drives
         self._told = (0, 0)  # steps, and those driven, that the metrics have told of
-        self._stage: Stage | None = None
+        self._stages: StageGroup | None = None
         self._thread: threading.Thread | None = None
         self.server: PilotServer | None = None
 
@@ -66,8 +87,10 @@ class TrainingPilot(Companion):
         self._page = BrowserOperator(names)
         self._operator = with_device(self._page, run.cfg.pilot.device, names)
         self._operator.open()
+        self._pauses = run.cfg.pilot.pause
         title = f"{run.cfg.task}, {run.folder.path.name}"
-        self.server = PilotServer(self._page, port=run.cfg.pilot.port, about={"title": title})
+        about = {"title": title, "pause": self._pauses, "worlds": run.cfg.pilot.worlds}
+        self.server = PilotServer(self._page, port=run.cfg.pilot.port, about=about)
         run.hooks.on_stage(f"pilot: {self.server.url}")
         self._thread = threading.Thread(target=self._play, name="pilot world", daemon=True)
         self._thread.start()
@@ -101,12 +124,20 @@ class TrainingPilot(Companion):
             self._learn = self._compiler.submit(compile_epoch, trainer, shapes)
         return self._learn
 
+    def holds(self) -> bool:
+        """Whether a person drives, and the page says that the epochs wait for it.
+
+        A page that is closed moves nothing.
+        """
+        pushed_at = -math.inf if self._stages is None else self._stages.pushed_at
+        return self._pauses and time.monotonic() - pushed_at < _STILL_S
+
     def before_end(self, run: Run, state: TrainState) -> TrainState:
         """Stop the world; the episode in progress is cut and handed over too."""
         self._halt()
         ended = self._thread is None or not self._thread.is_alive()
-        if self._stage is not None and ended:
-            self._stage.cut()
+        if self._stages is not None and ended:
+            self._stages.cut()
         return self._take_all(run.trainer, state)
 
     def close(self) -> None:
@@ -166,64 +197,81 @@ class TrainingPilot(Companion):
             # A world of its own: that of the run belongs to the epoch that is running.
             observer = dataclasses.replace(cfg, physics="native", num_envs=1).build_observer()
             recorded = build_recorded_env(observer, cfg.pixels, size=cfg.pilot.size)
-            world = LiveWorld(recorded, seed=_SEED + cfg.seed)
+            first = LiveWorld(recorded, seed=_SEED + cfg.seed)
+            more = range(1, cfg.pilot.worlds)
+            worlds = [first, *(first.another(seed=_SEED * (i + 1) + cfg.seed) for i in more)]
             self._file = DemoFile(run.folder.path / FILE, demo_contract(observer))
-            self._stage = Stage(
-                world,
-                self._operator,
-                page=self._page,
-                action_dim=observer.env.action_dim,
-                on_end=self._ended,
-                on_undo=self._undone,
-            )
+            stages = self._stages = StageGroup([self._staged(w, i) for i, w in enumerate(worlds)])
             self._act = _exploring(run.trainer)
             with contextlib.ExitStack() as beside:
                 after: Callable[[], None] = lambda: None  # noqa: E731
                 if cfg.pilot.view:
-                    view = WorldView(world)
+                    view = WorldView(first)
                     beside.callback(view.close)
                     run.hooks.on_stage(f"pilot, in three dimensions: {view.url}")
-                    after = view.show
-                run_stage(self._stage, server, self._over, before=self._renew, after=after)
+                    after = lambda: view.show(stages.chosen.world)  # noqa: E731
+                before = partial(self._renew, stages)
+                run_stage(stages, server, self._over, before=before, after=after)
 
-    def _renew(self) -> None:
-        """Let the newest policy play."""
+    def _staged(self, world: LiveWorld, number: int) -> Stage:
+        return Stage(
+            world,
+            self._operator,
+            page=self._page,
+            on_end=partial(self._ended, number),
+            on_undo=partial(self._undone, number),
+        )
+
+    def _renew(self, stages: StageGroup) -> None:
+        """Let the newest policy play, and do what was chosen on the page."""
         params, self._params = self._params, None
-        if params is not None and self._stage is not None:
-            self._stage.policy = Partial(self._act, jax.device_put(params, _cpu()))
+        if params is not None:
+            stages.play(Partial(self._act, jax.device_put(params, _cpu())))
+        while (order := self._page.take_order()) is not None:
+            if order.name == "world":
+                stages.choose(order.number)
+            elif order.name == "pause" and self.server is not None:
+                self._pauses = order.number > 0
+                self.server.tell({"pause": self._pauses})
 
-    def _ended(self, episode: EpisodeRows) -> None:
+    def _ended(self, world: int, episode: EpisodeRows) -> None:
         counts = self._counts
         counts["episodes"] += 1
         counts["solved"] += episode.solved
         counts["steps"] += len(episode)
         counts["driven"] += episode.driven
         run = episode.driven > 0
-        self._kept = {"run": run, "file": run and episode.solved}
+        # What another world's policy has done since does not keep the last one from being undone.
+        if run or world == self._kept.world:
+            self._kept = _Kept(world, run, run and episode.solved)
         if run:
             self._episodes.put(episode)
-        if self._kept["file"]:
-            self._file.append(episode.rows())
+            if episode.solved:
+                self._file.append(episode.rows())
         self._tell()
 
-    def _undone(self) -> None:
-        """Take the last episode back from where it has gone, once."""
-        if self._kept["run"]:
+    def _undone(self, world: int) -> None:
+        """Take the last episode back from where it has gone, once, if it was of this world."""
+        if world != self._kept.world:
+            return
+        if self._kept.run:
             self._episodes.put("undo")
-        if self._kept["file"]:
+        if self._kept.file:
             self._file.take_back()
-        self._kept = {"run": False, "file": False}
+        self._kept = _Kept()
         self._tell()
 
     def _tell(self) -> None:
-        counts, stage = self._counts, self._stage
-        assert stage is not None
+        counts, stages = self._counts, self._stages
+        assert stages is not None
         share = counts["driven"] / max(counts["steps"], 1)
-        stage.told = [
-            f"episodes {counts['episodes']}, solved {counts['solved']}",
-            f"driven by people {share:.0%} of the steps",
-            f"demonstrations kept {len(self._file)}",
-        ]
+        stages.tell(
+            [
+                f"episodes {counts['episodes']}, solved {counts['solved']}",
+                f"driven by people {share:.0%} of the steps",
+                f"demonstrations kept {len(self._file)}",
+            ]
+        )
 
 
 def _cpu() -> Any:

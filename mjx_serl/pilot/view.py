@@ -1,7 +1,10 @@
-"""The piloted world in three dimensions: splats, cameras, where the tool is and was sent to."""
+"""The piloted world in three dimensions: splats, cameras, contact forces, where the tool is and was
+sent to.
+"""
 
 import numpy as np
 
+from mjx_serl.pilot.contacts import ContactForces
 from mjx_serl.viewing.browser import SplatBodies
 from mjx_serl.viewing.live_world import LiveWorld
 from scenes.contract.extras import require
@@ -13,17 +16,19 @@ PORT = 8021
 # A MuJoCo camera looks along -z with +y up, viser's along +z with +y down: half a turn about x.
 _TURNED = np.array([0.0, 1.0, 0.0, 0.0])
 _SCALE = 0.06  # of a camera's frustum [m]
+_FORCES, _MAGENTA = "/contact forces", (236, 64, 196)
+_ARROW = {"shaft_radius": 0.002, "head_radius": 0.005, "head_length": 0.01}  # [m]
 _AXES = {"measured": 0.06, "target": 0.09}  # lengths [m]
 
 
 class WorldView:
-    """A viser page that follows a world.
+    """A viser page that shows a world.
 
     Attributes:
         url: its address, on this machine only; anyone with it may look.
 
     Args:
-        world: which one.
+        world: which one, or one like those that are shown.
         port: to serve on; the next free one if it is taken.
 
     Raises MissingPackageError without viser.
@@ -31,7 +36,6 @@ class WorldView:
 
     def __init__(self, world: LiveWorld, *, port: int = PORT) -> None:
         viser = require("viser", "viz", purpose="The view in three dimensions")
-        self._world = world
         self._server = viser.ViserServer(host=HOST, port=port, label=world.env.name, verbose=False)
         self.url = f"http://{HOST}:{self._server.get_port()}"
         self._server.gui.configure_theme(show_share_button=False, show_logo=False)
@@ -49,14 +53,21 @@ class WorldView:
             name: scene.add_frame(f"/{name}", axes_length=_AXES[name], axes_radius=0.002)
             for name in world.places()
         }
+        self._contacts = ContactForces(model)
+        self._ticked = self._server.gui.add_checkbox("contact forces", initial_value=True)
 
-    def show(self) -> None:
-        """Bring the page up to date, all of it at once."""
-        moment, places = self._world.snapshot(), self._world.places()
+    def show(self, world: LiveWorld) -> None:
+        """Bring the page up to date, all of it at once; nothing while nobody has it open."""
+        if not self._server.get_clients():
+            return
+        (xpos, xquat), places = world.poses(), world.places()
+        sim = world.sim() if self._ticked.value else None
+        arrows = np.zeros((0, 2, 3)) if sim is None else self._contacts.arrows(sim)
         with self._server.atomic():
-            self._bodies.move(moment.xpos, moment.xquat)
+            self._bodies.move(xpos, xquat)
             for name, mark in self._marks.items():
                 mark.position, mark.wxyz = places[name]
+            self._server.scene.add_arrows(_FORCES, points=arrows, colors=_MAGENTA, **_ARROW)
 
     def close(self) -> None:
         """Stop serving."""

@@ -1,9 +1,11 @@
-"""What page and server send each other: the state of keys and sticks, and pictures.
+"""What page and server send each other: the state of keys and sticks, orders, and pictures.
 
-State goes up, not events: a lost frame is made good by the next, and silence means let go.
+Of keys the state goes up, not events: a lost frame is made good by the next, and silence means let
+go. What is chosen with the mouse is an order, told once.
 """
 
 import json
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,13 +16,17 @@ FRAME = struct.Struct("<IIH6b")
 FULL = 127.0
 AXES = ("x", "y", "z", "rx", "ry", "rz")
 # Bits of `buttons`, in their order: the page's script has the same list.
-# "awake" is held while somebody is at the page.
-BUTTONS = ("close", "open", "drive", "success", "failure", "cut", "undo", "awake")
+# "awake" is held while somebody is at the page, "mark" while what is seen is a success.
+BUTTONS = ("close", "open", "drive", "success", "failure", "cut", "undo", "awake", "mark")
+# Orders: to show an episode of the file or delete one; the world to drive; whether the training
+# waits while somebody drives.
+ORDERS = ("replay", "delete", "world", "pause")
+_ORDER = re.compile(r"([a-z]{1,16}) ([0-9]{1,6})")
 _LENGTH = struct.Struct("<I")
 
 
 class FrameError(ValueError):
-    """No frame of the page's."""
+    """No frame and no order of the page's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +46,32 @@ class InputFrame:
     held: frozenset[str]
 
 
-def parse_frame(data: bytes | str) -> InputFrame:
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What was chosen on the page.
+
+    Attributes:
+        name: one of `ORDERS`.
+        number: of what, below a million.
+    """
+
+    name: str
+    number: int
+
+
+def parse_message(data: bytes | str) -> InputFrame | Order:
+    """Read what a page sends, a frame or as text an order; FrameError for anything else."""
+    if isinstance(data, bytes):
+        return parse_frame(data)
+    found = _ORDER.fullmatch(data)
+    if found is None or found[1] not in ORDERS:
+        raise FrameError(f"orders are a name and a number, allowed: {', '.join(ORDERS)}")
+    return Order(found[1], int(found[2]))
+
+
+def parse_frame(data: bytes) -> InputFrame:
     """Read a frame; FrameError for anything else."""
-    if isinstance(data, str) or len(data) != FRAME.size:
+    if len(data) != FRAME.size:
         raise FrameError(f"a frame has {FRAME.size} bytes, got {len(data)}")
     seq, sent, buttons, *axes = FRAME.unpack(data)
     if buttons >> len(BUTTONS):

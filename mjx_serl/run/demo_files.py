@@ -1,4 +1,4 @@
-"""Demonstrations from and for other projects: see `mjx_serl.demos`, the command line."""
+"""Files of demonstrations, ours and other projects': see `mjx_serl.demos`, the command line."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,12 +7,14 @@ from typing import Annotated, Literal
 
 import tyro
 
+from mjx_serl.data.demo_file import DemoFile
 from mjx_serl.data.foreign.convert import Converted, ConvertOptions, convert, stack
 from mjx_serl.data.foreign.export import export_lerobot
 from mjx_serl.data.foreign.opening import open_foreign
 from mjx_serl.envs.env import make_env
 from mjx_serl.envs.observation import PixelConfig
 from mjx_serl.training.demonstrations import demo_contract
+from scenes.contract.command_line import how_to_start
 from scenes.contract.demonstrations import check_new, write_demonstrations
 from scenes.contract.errors import InputError
 from scenes.contract.plugins import load_plugins
@@ -72,6 +74,30 @@ class ExportDemos:
     words: str = ""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShowDemos:
+    """List the episodes of a file.
+
+    Attributes:
+        file: of demonstrations, .npz.
+    """
+
+    file: tyro.conf.Positional[Path]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeleteDemos:
+    """Drop episodes of a file, which is replaced whole; the others are numbered anew.
+
+    Attributes:
+        file: of demonstrations, .npz.
+        episodes: numbers, as `show` lists them.
+    """
+
+    file: tyro.conf.Positional[Path]
+    episodes: tuple[int, ...]
+
+
 def import_demos(cfg: ImportDemos, say: Say) -> None:
     """Read, convert, write; what was decided is said, a line each.
 
@@ -105,3 +131,34 @@ def export_demos(cfg: ExportDemos, say: Say) -> None:
     """Write the dataset; raises what `export_lerobot` does."""
     episodes, steps = export_lerobot(cfg.file, cfg.out, words=cfg.words)
     say(f"{cfg.out}: {episodes} episodes, {steps} steps")
+
+
+def show_demos(cfg: ShowDemos, say: Say) -> None:
+    """Say number, steps and return of each episode; raises what `load_demonstrations` does."""
+    file = DemoFile(cfg.file)
+    for number, (_, steps, total) in enumerate(file.episodes, start=1):
+        say(f"{number:4}  {steps:4} steps  return {total:g}")
+    say(f"{cfg.file}: {len(file)} episodes, {file.steps} steps of {file.contract.task}")
+
+
+def delete_demos(cfg: DeleteDemos, say: Say) -> None:
+    """Replace the file by one of the other episodes.
+
+    Raises InputError for a number that no episode has, or where none would be left, and what
+    `load_demonstrations` does; the file is as it was then.
+    """
+    file = DemoFile(cfg.file)
+    wanted = sorted(set(cfg.episodes))
+    wrong = [number for number in wanted if not 1 <= number <= len(file)]
+    if not wanted or wrong:
+        got = f"got {', '.join(map(str, wrong))}" if wrong else "none is named"
+        raise InputError(
+            f"--episodes: {got}, allowed: 1 to {len(file)}; `{how_to_start('demos')} show "
+            f"{cfg.file}` lists them"
+        )
+    if len(wanted) == len(file):
+        raise InputError(f"{cfg.file} would hold no episode; remove the file instead")
+    keys = [episode.key for episode in file.episodes]
+    file.delete(*(keys[number - 1] for number in wanted))
+    gone = ", ".join(map(str, wanted))
+    say(f"{cfg.file}: without {gone}; {len(file)} episodes, {file.steps} steps")

@@ -107,6 +107,10 @@ class Companion(Protocol):
     def on_save(self, epoch: int) -> None:
         """Called when a checkpoint of the state after so many epochs is begun."""
 
+    def holds(self) -> bool:
+        """Whether the next epoch is to wait; asked again until it is not."""
+        return False
+
     def before_end(self, run: "Run", state: TrainState) -> TrainState:
         """Called once after the last epoch, before the last save; returns the state to save."""
         return state
@@ -347,6 +351,8 @@ class Run:
         saved = clock()
         total = self._epochs_to(self._total_updates())
         while self.progress.epoch < total and not self._solved():
+            if self._hold(stop) == "stop":
+                return state, False
             state, epoch = self._ask_companions(state, programs.epoch)
             if epoch is None:
                 if stop.requested or self._obey(programs, state, clock, stop) == "stop":
@@ -403,21 +409,36 @@ class Run:
             what = self._pause(stop)
         return what
 
-    def _pause(self, stop: StopSignal) -> str | None:
-        """Wait until the run is told to go on, or to stop."""
+    def _hold(self, stop: StopSignal) -> str | None:
+        """Wait while a companion wants it; returns as `_pause` does."""
+
+        def held() -> bool:
+            return any(companion.holds() for companion in self.companions)
+
+        return self._pause(stop, "paused while a person drives", held) if held() else None
+
+    def _pause(
+        self,
+        stop: StopSignal,
+        why: str = "paused",
+        held: Callable[[], bool] = lambda: True,
+    ) -> str | None:
+        """Wait until the run is told to go on or to stop, which is returned, or is not held."""
         begun = time.monotonic()
         note_pause(self.folder.path, paused=True)
-        self.hooks.on_stage("paused")
+        self.hooks.on_stage(why)
         try:
-            while not stop.requested:
+            while held() and not stop.requested:
                 what = told(self.folder.path)
                 if what in ("resume", "stop"):
                     return what
+                if what == "pause":
+                    held = lambda: True  # noqa: E731
                 time.sleep(_PAUSE_S)
         finally:
             note_pause(self.folder.path, paused=False)
             self._paused_s += time.monotonic() - begun
-        return "stop"
+        return "stop" if stop.requested else None
 
     def _total_updates(self) -> int | None:
         """Gradient steps after which the run ends; None where env steps say when."""

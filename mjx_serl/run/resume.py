@@ -16,6 +16,9 @@ FREE = (
     "pilot.port",
     "pilot.device",
     "pilot.size",
+    "pilot.view",
+    "pilot.worlds",
+    "pilot.pause",
 )
 FIXED = ("run.folder", "run.name")
 
@@ -61,6 +64,6 @@ def refuse_options(options: list[str]) -> None:
         raise InputError(
             f"--resume goes on with the run as it began; it cannot change {', '.join(options)}. "
             "Allowed: --total-env-steps, --total-updates, --eval.*, --run.* (not folder and name), "
-            "--pilot.port, view, device, size; "
+            "--pilot.port, view, device, size, worlds, pause; "
             "the rest takes a new run"
         )

@@ -68,7 +68,7 @@ def demonstrate(
             truncated=step.after.truncated,
             valid=step.after.valid & step.running,
             expert=jnp.ones_like(step.running),
-            extras=states_of(step) if states else {},
+            extras=states_of(step.before, step.after) if states else {},
         )
 
     keys = episode_keys(key, episodes=episodes, steps=observer.env.task.episode_steps)

@@ -16,7 +16,6 @@ import numpy as np
 from jaxtyping import Array, Shaped
 
 from mjx_serl.envs.env import Env, EnvState
-from mjx_serl.training.episodes import EpisodeStep
 from mjx_serl.types import PyTree, Transition
 from scenes.contract.demonstrations import Field
 
@@ -26,13 +25,24 @@ States = Mapping[str, Shaped[Array, "..."]]
 _PARTS = {"sim": "after", "command": "after", "task_state": "before"}
 
 
-def states_of(step: EpisodeStep) -> dict[str, Shaped[Array, "N ..."]]:
-    """Return the state that each world's step led to, by name, and the task's before it."""
+def states_of(before: EnvState, after: EnvState) -> dict[str, Shaped[Array, "N ..."]]:
+    """Return the state that each world's step led to, by name, and the task's before it.
+
+    Args:
+        before: worlds [N] that were acted in.
+        after: that this led to.
+    """
+    worlds = {"before": before, "after": after}
     return {
         name: leaf
         for part, when in _PARTS.items()
-        for name, leaf in _named(part, getattr(getattr(step, when), part))
+        for name, leaf in _named(part, getattr(worlds[when], part))
     }
+
+
+def in_states(worlds: EnvState, states: States) -> EnvState:
+    """Return worlds [N] in the states [N, ...] of `states_of`: to be drawn, not to be stepped."""
+    return worlds.replace(**{part: _tree(part, getattr(worlds, part), states) for part in _PARTS})
 
 
 def state_fields(env: Env) -> tuple[Field, ...]:

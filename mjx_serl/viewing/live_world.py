@@ -1,9 +1,11 @@
 """One world in the memory of this process that is played a step at a time, by anyone."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
@@ -11,6 +13,7 @@ from mjx_serl.envs.control.controller import Command
 from mjx_serl.envs.control.kinematics import tool_quat
 from mjx_serl.envs.env import EnvState
 from mjx_serl.envs.physics.protocol import SimState
+from mjx_serl.training.relabel import in_states, states_of
 from mjx_serl.types import Obs, PRNGKey, PyTree
 from mjx_serl.viewing.policies import WorldPolicy
 from mjx_serl.viewing.recorded_env import RecordedEnv, Views
@@ -88,14 +91,23 @@ class LiveWorld:
         self._planner: WorldPolicy | None = None
         self._key = jax.random.key(seed)
         self._world: EnvState
+        self._before: EnvState  # the last step
         self._look: PyTree
         self._views: Views
         self.restart()
+
+    def another(self, *, seed: int) -> "LiveWorld":
+        """Return one more world of the same, which shares what is compiled."""
+        made = copy.copy(self)
+        made._key = jax.random.key(seed)
+        made.restart()
+        return made
 
     def restart(self) -> None:
         """Begin the next episode."""
         self._world, self._look = self._start(self._next_key())
         self._views = self._draw(self._world, self._look, self._nothing_seen)
+        self._before = self._world
         self._ended = False
         self._plan = []
 
@@ -117,6 +129,7 @@ class LiveWorld:
 
     def play(self, action: Float[Array, "1 A"]) -> None:
         """Make a step."""
+        self._before = self._world
         self._world, ended = self._step(self._world, action)
         self._views = self._draw(self._world, self._look, self._remembered(self._views))
         self._ended = bool(ended[0])
@@ -137,6 +150,18 @@ class LiveWorld:
         reward, *flags = (x[0] for x in jax.device_get(told))
         return Outcome(float(reward), *map(bool, flags))
 
+    def states(self) -> dict[str, np.ndarray]:
+        """The state that the last step led to, as `states_of` names it, of one world."""
+        states = jax.device_get(states_of(self._before, self._world))
+        return {name: np.asarray(x[0]) for name, x in states.items()}
+
+    def pictures_of(
+        self, states: Mapping[str, np.ndarray]
+    ) -> dict[str, UInt8[np.ndarray, "H W 3"]]:
+        """What all cameras would see in a state of `states`; the world stays as it is."""
+        then = in_states(self._world, {name: jnp.asarray(x)[None] for name, x in states.items()})
+        return _first(self._draw(then, self._look, self._nothing_seen))
+
     def _chosen(self, policy: WorldPolicy) -> list[Float[Array, "1 A"]]:
         """The actions of a policy's answer, one after the other."""
         actions = self._choose(policy, self._world, self._views, self._next_key())
@@ -144,7 +169,7 @@ class LiveWorld:
 
     def pictures(self) -> dict[str, UInt8[np.ndarray, "H W 3"]]:
         """What all cameras see now."""
-        return {name: x[0] for name, x in jax.device_get(self._views.recorded).items()}
+        return _first(self._views)
 
     def places(self) -> dict[str, Place]:
         """Where the tool is measured and where it was sent to, for tasks that command a pose."""
@@ -159,18 +184,27 @@ class LiveWorld:
             "target": (np.asarray(target.target[0]), np.asarray(target.target_quat[0])),
         }
 
+    def poses(self) -> tuple[Float[np.ndarray, "B 3"], Float[np.ndarray, "B 4"]]:
+        """Where the bodies are, and what else has splats; see `Snapshot`."""
+        poses = jax.device_get(self._poses(self._world))
+        return np.asarray(poses.xpos[0]), np.asarray(poses.xquat[0])
+
+    def sim(self) -> SimState:
+        """The state of the simulator, numpy, of one world."""
+        return jax.tree.map(lambda x: x[0], jax.device_get(self._world.sim))
+
     def snapshot(self) -> Snapshot:
         """Return what the world shows now."""
-        shown = (self._world, self._views.recorded, self._poses(self._world))
-        world, pictures, poses = jax.device_get(shown)
+        xpos, xquat = self.poses()
+        step, success = jax.device_get((self._world.t, self._world.success))
         return Snapshot(
-            xpos=np.asarray(poses.xpos[0]),
-            xquat=np.asarray(poses.xquat[0]),
-            pictures={name: np.asarray(pictures[name][0]) for name in self.cameras},
-            step=int(world.t[0]),
+            xpos=xpos,
+            xquat=xquat,
+            pictures=self.pictures(),
+            step=int(step[0]),
             ended=self._ended,
-            success=bool(world.success[0]),
-            not_finite=_not_finite(world.sim),
+            success=bool(success[0]),
+            not_finite=_not_finite(self.sim()),
         )
 
     def _next_key(self) -> PRNGKey:
@@ -182,3 +216,8 @@ def _not_finite(sim: SimState) -> tuple[str, ...]:
     """Names of what is not finite, with how many entries of how many."""
     wrong = {field.name: ~np.isfinite(getattr(sim, field.name)) for field in fields(sim)}
     return tuple(f"{name} ({x.sum()} of {x.size})" for name, x in wrong.items() if x.any())
+
+
+def _first(views: Views) -> dict[str, UInt8[np.ndarray, "H W 3"]]:
+    """The pictures of the first world."""
+    return {name: x[0] for name, x in jax.device_get(views.recorded).items()}

@@ -164,7 +164,9 @@ def check_new(path: Path) -> None:
     require_writable(path)
 
 
-def read_demonstrations(path: Path, contract: DemoContract, *, relabel: bool = False) -> Arrays:
+def read_demonstrations(
+    path: Path, contract: DemoContract, *, relabel: bool = False, states: bool = False
+) -> Arrays:
     """Return the arrays [T, M, ...] of a file that fits a task.
 
     What the file does not say of itself, and so is not compared, is said once on stderr.
@@ -174,15 +176,17 @@ def read_demonstrations(path: Path, contract: DemoContract, *, relabel: bool = F
         contract: of the task.
         relabel: it may be of another task and time limit, and must hold states of this task's
             scene, which are returned too.
+        states: those that the file holds are returned too, and must be of this task's scene.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is a folder or no demonstration file, would expand beyond 4 GiB, is not
             finite, or does not fit the task; one line per mismatch.
     """
-    arrays, found = load_demonstrations(path, states=relabel)
+    arrays, found = load_demonstrations(path, states=relabel or states)
     lines = contract.mismatches(found, relabel=relabel)
-    lines += _state_mismatches(contract, found) if relabel else []
+    if relabel or (states and found.states):
+        lines += _state_mismatches(contract, found)
     if lines:
         raise refusal(path, lines)
     if found.unsaid:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,11 @@ from mjx_serl.agents.sac import SACConfig
 from mjx_serl.api import load
 from mjx_serl.config import EvalConfig, PilotConfig, RunConfig, TrainConfig
 from mjx_serl.data.demos import load_demos
+from mjx_serl.pilot.browser_operator import BrowserOperator
+from mjx_serl.pilot.server import PilotServer
+from mjx_serl.pilot.stage import encode
 from mjx_serl.pilot.training import FILE, TrainingPilot
+from mjx_serl.pilot.wire import Order
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import EpochRecord, JsonlHook
 from mjx_serl.training.demonstrations import DemoConfig, demo_contract
@@ -85,10 +90,11 @@ class AtThePage(threading.Thread):
         (pilot,) = self._pilots
         assert pilot.server is not None
         with Browser(pilot.server.url) as browser:
-            wait_until(lambda: pilot._stage is not None, seconds=60)
-            stage = pilot._stage
-            assert stage is not None
-            player = KeyboardPlayer(browser, stage._world)
+            wait_until(lambda: pilot._stages is not None, seconds=60)
+            stages = pilot._stages
+            assert stages is not None
+            (stage,) = stages.stages
+            player = KeyboardPlayer(browser, stage.world)
             player.press(";")
             wait_until(lambda: stage.state()["driver"] == "person", seconds=20)
             player.press("r")  # from the start, and at rest
@@ -142,3 +148,49 @@ def test_a_person_lifts_the_cube_and_the_run_learns_of_it(
     told = [row for row in RunFolder(path).read_metrics() if row["kind"] == "epoch"]
     assert told[0]["people/driven"] == 0 < told[-1]["people/driven"]
     jax.clear_caches()
+
+
+def test_what_is_chosen_on_the_page_arrives() -> None:
+    page = BrowserOperator(("x", "y", "z", "gripper"))
+    about = {"file": "mine.npz", "episodes": [[1, 20, 1.0], [4, 9, 0.0]]}
+    server = PilotServer(page, port=0, about=about | {"pause": False, "worlds": 2, "marks": True})
+    worlds = [{"driver": "person", "state": "step 3"}, {"driver": "policy", "state": "step 8"}]
+    grey = encode(np.full((8, 8, 3), 99, np.uint8))
+    told = {"driver": "person", "state": "step 3", "worlds": worlds, "chosen": 1}
+    server.publish(told, {"1:front": grey, "2:front": grey})
+
+    def next_order() -> Order:
+        found: list[Order] = []
+
+        def came() -> bool:
+            order = page.take_order()
+            found.extend([] if order is None else [order])
+            return bool(found)
+
+        wait_until(came, seconds=10)
+        return found[0]
+
+    with Browser(server.url) as browser:
+        wait_until(lambda: "Episodes in mine.npz" in browser.text(), seconds=20)
+        wait_until(lambda: "1: a person, step 3 (chosen)" in browser.text(), seconds=20)
+        assert "2: the policy, step 8" in browser.text()
+        browser.press("replay")
+        assert next_order() == Order("replay", 1)
+        browser.press("delete")
+        browser.press("really?")
+        assert next_order() == Order("delete", 1), "once asked, and only then"
+        server.tell({"episodes": [[4, 9, 0.0]]})
+        wait_until(lambda: "20 steps" not in browser.text(), seconds=10)
+        browser.press("replay")
+        assert next_order() == Order("replay", 4)
+        browser.key("2", down=True)
+        browser.key("2", down=False)
+        assert next_order() == Order("world", 2)
+        browser.evaluate("document.getElementById('trains').click()")
+        assert next_order() == Order("pause", 1)
+        browser.key("c", down=True)
+        wait_until(lambda: page.marks(time.monotonic()), seconds=10)
+        browser.key("c", down=False)
+        wait_until(lambda: not page.marks(time.monotonic()), seconds=10)
+        assert page.take_order() is None
+    server.close()

@@ -21,7 +21,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from mjx_serl.pilot.browser_operator import BrowserOperator
 from mjx_serl.pilot.server import IN_FLIGHT, PilotServer
-from mjx_serl.pilot.wire import pack_frame, unpack_pictures
+from mjx_serl.pilot.wire import Order, pack_frame, unpack_pictures
 
 HELD = frozenset({"drive"})
 
@@ -104,6 +104,34 @@ def test_one_drives_and_the_next_takes_over_when_it_leaves(
     wait_until(lambda: drives(operator), seconds=5)
     second.close()
     wait_until(lambda: not drives(operator), seconds=5)
+
+
+def test_only_who_drives_gives_orders_and_pages_are_told_what_changes(
+    server: PilotServer, operator: BrowserOperator
+) -> None:
+    with join(server) as first, join(server) as second:
+        assert (role(first), role(second), role(first)) == ("driver", "watcher", "driver")
+        second.send("delete 1")
+        second.send(pack_frame(1, 0, {}, HELD))
+        first.send("delete 2")
+        first.send("replay 3")
+        orders: list[Order] = []
+
+        def taken() -> int:
+            order = operator.take_order()
+            orders.extend([] if order is None else [order])
+            return len(orders)
+
+        wait_until(lambda: taken() == 2, seconds=5)
+        assert orders == [Order("delete", 2), Order("replay", 3)]
+        server.tell({"episodes": [[1, 50, 1.0]]})
+        told = [json.loads(page.recv(timeout=5)) for page in (first, second)]
+        assert [t["episodes"] for t in told] == [[[1, 50, 1.0]]] * 2
+        assert told[1]["title"] == "toy"
+        first.send("delete everything")
+        with pytest.raises(ConnectionClosed):
+            first.recv(timeout=5)
+    assert server.malformed == 1
 
 
 def test_malformed_frames_end_their_page_and_nobody_elses(
@@ -218,10 +246,12 @@ class SlowNetwork:
             due, data = pieces.get()
             time.sleep(max(0.0, due - time.monotonic()))
             with contextlib.suppress(OSError):
-                if not data:
+                if data:
+                    target.sendall(data)
+                else:
                     target.shutdown(socket.SHUT_WR)
-                    return
-                target.sendall(data)
+            if not data:
+                return
 
 
 def _received(source: socket.socket) -> bytes:

@@ -73,9 +73,7 @@ def setup() -> Setup:
     further: Any = FurtherCameras(env, nothing)
     world = LiveWorld(RecordedEnv(Observer(env), further), seed=1)
     person, ended, undone = Person(), [], []
-    stage = Stage(
-        world, person, action_dim=2, on_end=ended.append, on_undo=lambda: undone.append(True)
-    )
+    stage = Stage(world, person, on_end=ended.append, on_undo=lambda: undone.append(True))
     return Setup(stage=stage, person=person, ended=ended, undone=undone)
 
 
@@ -190,3 +188,49 @@ def test_rows_are_cut_into_blocks_and_filled_up(length: int, count: int) -> None
     joined = jax.tree.map(lambda *xs: np.concatenate(xs), *blocks)
     np.testing.assert_array_equal(joined.reward[:length, 0], range(length))
     np.testing.assert_array_equal(joined.valid[:, 0], np.arange(4 * count) < length)
+
+
+def test_a_replay_is_shown_in_place_of_the_world_until_somebody_acts(setup: Setup) -> None:
+    stage, black = setup.stage, np.zeros((4, 4, 3), np.uint8)
+    stage.replay(iter([("first", {"front": black}), ("second", {"front": black})]))
+    setup.ticks(1)
+    assert stage.state()["driver"] == "replay" and stage.state()["state"] == "first"
+    assert list(stage.pictures()) == ["front"]
+    setup.ticks(2)
+    assert stage.state()["state"] == "step 0", "it has ended"
+    stage.replay(iter([("first", {})] * 9))
+    setup.ticks(1)
+    setup.person.said = OperatorInput(action=UP, enabled=True)
+    setup.ticks(1)
+    assert stage.state()["driver"] == "person" and stage.state()["state"] == "step 1"
+
+
+def test_what_is_marked_as_a_success_goes_on_after_the_end(setup: Setup) -> None:
+    stage, page, left = setup.stage, BrowserOperator(("push", "gripper")), []
+    stage._page, stage.policy, stage._on_leave = page, pushing(0.0), left.append
+    now = 0.0
+
+    def tick(*held: str) -> None:
+        nonlocal now
+        now += 0.1
+        page.hear(parse_frame(pack_frame(round(10 * now), 0, {}, frozenset(held))), now)
+        stage.tick(now)
+
+    tick("awake")
+    tick("awake", "mark")
+    assert stage.state()["state"] == "step 2, 1 marked"
+    setup.press("success")
+    tick("awake")
+    (episode,) = setup.ended
+    for _ in range(round(2 * HOLD_S / 0.1)):
+        tick("awake", "mark")
+    assert not left and stage.state()["state"] == "solved, 15 marked"
+    tick("awake")
+    tick(*["awake"])
+    assert not left, "it stays in view"
+    now += HOLD_S
+    tick("awake")
+    assert left == [episode]
+    pictures, marked = episode.frames(("x",))
+    np.testing.assert_array_equal(marked, [False] + [True] * 15)
+    assert pictures["x"].shape == (16, 2) and len(episode.rows().reward) == 2

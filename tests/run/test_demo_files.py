@@ -15,7 +15,16 @@ from mjx_serl.data.demos import load_demos
 from mjx_serl.envs import observation
 from mjx_serl.envs.env import make_env
 from mjx_serl.envs.observation import Observer
-from mjx_serl.run.demo_files import ExportDemos, ImportDemos, export_demos, import_demos
+from mjx_serl.run.demo_files import (
+    DeleteDemos,
+    ExportDemos,
+    ImportDemos,
+    ShowDemos,
+    delete_demos,
+    export_demos,
+    import_demos,
+    show_demos,
+)
 from mjx_serl.training.demonstrations import demo_contract
 from scenes.contract.demonstrations import load_demonstrations
 from scenes.contract.lerobot import DATA_PATH
@@ -147,3 +156,28 @@ def test_what_is_refused_is_one_line(
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1 and text in said
     assert not (file.parent / "x.npz").exists()
+
+
+def test_episodes_are_listed_and_deleted(file: Path, tmp_path: Path):
+    out, said = tmp_path / "demos.npz", []
+    import_demos(ImportDemos(files=(file, file), task=TASK, out=out, mapping=MAP), said.append)
+    before, contract = load_demonstrations(out)
+    said.clear()
+    show_demos(ShowDemos(file=out), said.append)
+    assert said == [
+        *(f"{i:4}  {steps:4} steps  return 1" for i, steps in enumerate((5, 3, 5, 3), start=1)),
+        f"{out}: 4 episodes, 16 steps of {TASK}",
+    ]
+    for wrong, message in (
+        ((3, 7), r"got 7, allowed: 1 to 4; .* show "),
+        ((), "none is named"),
+        ((1, 2, 3, 4), "remove the file instead"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            delete_demos(DeleteDemos(file=out, episodes=wrong), said.append)
+    np.testing.assert_array_equal(load_demonstrations(out)[0]["action"], before["action"])
+    delete_demos(DeleteDemos(file=out, episodes=(3, 1)), said.append)
+    assert said[-1] == f"{out}: without 1, 3; 2 episodes, 6 steps"
+    left, told = load_demonstrations(out)
+    assert told == contract and left["reward"].shape == (3, 2)
+    np.testing.assert_array_equal(left["action"], before["action"][:3, [1, 3]])

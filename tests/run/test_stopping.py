@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from browser import wait_until
 from whole_runs import (
     HALF,
     Quiet,
@@ -35,7 +37,7 @@ from mjx_serl import commands
 from mjx_serl.run.checkpoint import CheckpointStore
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import EpochRecord, GuardedHooks, JsonlHook
-from mjx_serl.run.loop import Run
+from mjx_serl.run.loop import Companion, Run
 from mjx_serl.run.nan_world import read_nan_world
 from mjx_serl.run.programs import Programs
 from mjx_serl.run.remote import is_paused, tell
@@ -208,6 +210,59 @@ def test_a_run_that_is_told_to_stop_is_saved(tmp_path: Path, words: dict[int, st
     assert run.train() is None
     assert CheckpointStore(run.folder.checkpoints).steps()[-1] == 2
     assert not is_paused(folder)
+
+
+class Holder(Companion):
+    """Holds the second epoch, as while a person drives, for a while or for ever."""
+
+    def __init__(self, seconds: float = np.inf) -> None:
+        self._seconds, self.begun, self.asked = seconds, 0.0, 0
+
+    def start(self, run: Run) -> None:
+        self._run = run
+
+    def close(self) -> None:
+        """Nothing."""
+
+    def holds(self) -> bool:
+        if self._run.progress.epoch != 1:
+            return False
+        self.asked += 1
+        self.begun = self.begun or time.monotonic()
+        return time.monotonic() < self.begun + self._seconds
+
+
+def test_a_run_that_is_held_for_a_while_is_the_same_run(quiet: Whole, tmp_path: Path):
+    run, holder = start(tiny("native", tmp_path), "held"), Holder(0.6)
+    teller = Teller(run.folder.path, {})
+    run.hooks, run.companions = GuardedHooks([JsonlHook(run.folder), teller]), (holder,)
+    begun = time.monotonic()
+    assert run.train() is not None
+    took = time.monotonic() - begun
+    assert teller.stages.count("paused while a person drives") == 1 and holder.asked >= 3
+    assert not is_paused(run.folder.path) and run.progress.elapsed_s < took - 0.4
+    assert_same(restored(run)[0], restored(quiet.run)[0])
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_run_that_is_held_hears_what_it_is_told(tmp_path: Path):
+    """A pause outlasts what held it, and a stop ends it."""
+    run, holder = start(tiny("native", tmp_path), "held"), Holder(0.4)
+    folder = run.folder.path
+    run.hooks, run.companions = GuardedHooks([JsonlHook(run.folder)]), (holder,)
+
+    def person() -> None:
+        wait_until(lambda: is_paused(folder), seconds=60)
+        tell(folder, "pause")
+        time.sleep(1.0)
+        assert is_paused(folder) and time.monotonic() > holder.begun + 0.4
+        tell(folder, "stop")
+
+    with ThreadPoolExecutor(1) as pool:
+        told = pool.submit(person)
+        assert run.train() is None
+        told.result()
+    assert CheckpointStore(run.folder.checkpoints).steps()[-1] == 1 and not is_paused(folder)
 
 
 # -- a world that leaves the numbers -----------------------------------------------------------

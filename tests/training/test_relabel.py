@@ -1,7 +1,6 @@
 """Demonstrations judged anew, against states whose worth is plain: a cube at known heights."""
 
 import dataclasses
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -28,9 +27,8 @@ def dense() -> Env:
 def lifted(dense: Env) -> Transition:
     """Rows in which the cube rises through HEIGHTS while the hand stays where it is."""
     start = dense.reset(jax.random.key(0))
-    # `states_of` reads two worlds of a step; here nothing but the cube has moved.
-    step: Any = SimpleNamespace(before=start, after=start)
-    kept = states_of(step)
+    # Here nothing but the cube has moved.
+    kept = states_of(start, start)
     shape = (len(HEIGHTS), len(LENGTHS))
     states = {
         k: np.broadcast_to(np.asarray(v), (*shape, *np.shape(v))).copy() for k, v in kept.items()
