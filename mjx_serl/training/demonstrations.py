@@ -9,16 +9,18 @@ import jax
 import numpy as np
 
 from mjx_serl.data.demos import DemoContract, load_demos, select_episodes
-from mjx_serl.envs.observation import Observer
+from mjx_serl.envs.observation import FEATURES, Observer, encoded
 from mjx_serl.training.collect import demonstrate
 from mjx_serl.training.evaluate import DEMOS
 from mjx_serl.training.relabel import relabel, scene_digest, state_fields
 from mjx_serl.training.scan import run_once
 from mjx_serl.types import PRNGKey, Transition
+from scenes.contract.demonstrations import load_demonstrations
 from scenes.contract.errors import InputError
 from scenes.contract.ranges import ranged
 from scenes.contract.serialize import later_field
 
+_ENCODED = 128  # pictures that are encoded at once
 # Experts fail now and then: this many more episodes are played than are wanted.
 SPARE_DEMOS = 1.5
 
@@ -50,7 +52,7 @@ class DemoConfig:
         if self.relabel:
             return RecordedDemos(self._relabelled(observer))
         if self.file is not None:
-            return RecordedDemos(load_demos(self.file, demo_contract(observer)))
+            return RecordedDemos(_read(self.file, observer))
         return ScriptedDemos(observer, self) if self.count else None
 
     def _relabelled(self, observer: Observer) -> Transition:
@@ -72,6 +74,33 @@ class DemoConfig:
                 f"{rows.reward.shape[1]} episodes; allowed: one at least that solves this task"
             )
         return rows
+
+
+def _read(path: Path, observer: Observer) -> Transition:
+    """The rows of a file; its pictures as features, where the observer's encoder is frozen."""
+    cameras = observer.cameras
+    if cameras is None or cameras.encoder is None:
+        return load_demos(path, demo_contract(observer))
+    _, found = load_demonstrations(path)
+    if any(name == FEATURES for name, *_ in found.obs):
+        return load_demos(path, demo_contract(observer))
+    plain = dataclasses.replace(observer, cameras=dataclasses.replace(cameras, encoder=None))
+    rows = load_demos(path, demo_contract(plain))
+    encode = jax.jit(partial(encoded, cameras.encoder, cameras.config.cameras))
+    lead, size = rows.reward.shape, rows.reward.size
+    flat = {name: np.asarray(x).reshape(size, *x.shape[2:]) for name, x in rows.obs.items()}
+    blocks = [
+        jax.device_get(encode({name: _block(x, i) for name, x in flat.items()}))
+        for i in range(0, size, _ENCODED)
+    ]
+    seen = {name: np.concatenate([block[name] for block in blocks])[:size] for name in blocks[0]}
+    return rows.replace(obs={name: x.reshape(*lead, *x.shape[1:]) for name, x in seen.items()})
+
+
+def _block(x: np.ndarray, begin: int) -> np.ndarray:
+    """So many rows as one program reads, filled up with the last."""
+    some = x[begin : begin + _ENCODED]
+    return np.pad(some, [(0, _ENCODED - len(some)), *[(0, 0)] * (x.ndim - 1)], mode="edge")
 
 
 class Demonstrations(Protocol):

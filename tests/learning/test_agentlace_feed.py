@@ -123,15 +123,15 @@ def test_transitions_become_episodes_and_those_of_people_are_experts(feed, actor
 
 def test_parameters_come_back_by_the_parts_of_their_names(feed, actor) -> None:
     weights = np.arange(3, dtype=np.float32)
-    deadline = time.monotonic() + 5.0
-    while time.monotonic() < deadline:
+    deadline, got = time.monotonic() + 5.0, None
+    while got is None and time.monotonic() < deadline:
         feed.publish({"agent/actor/dense_0": weights, "normalizer/mean/x": weights + 1})
         actor.updates.rcvtimeo = 200
         try:
             got = received(actor.updates)
-            break
         except zmq.Again:
             continue
+    assert got is not None
     np.testing.assert_array_equal(got["agent"]["actor"]["dense_0"], weights)
     np.testing.assert_array_equal(got["normalizer"]["mean"]["x"], weights + 1)
 
