@@ -90,6 +90,7 @@ class LearnerLink:
     Attributes:
         experience: takes ticks and events.
         client: of the learner.
+        policy: of this process, that gets newer parameters before each episode; None elsewhere.
 
     Args:
         config: with an address.
@@ -101,13 +102,13 @@ class LearnerLink:
         self._config, self._say = config, say
         self.client = config.connect(Spool(config.spool))
         self.experience = Experience(self.client, obs)
-        self._policy: LearnedPolicy | None = None
+        self.policy: LearnedPolicy | None = None
         if self.client.pending:
             say(f"learner  {self.client.pending} batches of before are sent first")
 
     def teach(self, policy: LearnedPolicy) -> None:
         """Let a policy of this process have the newest parameters before each episode."""
-        self._policy = policy
+        self.policy = policy
 
     def next_turn(self) -> bool:
         """Wait until another episode may begin; False where the learner has been gone too long."""
@@ -122,8 +123,8 @@ class LearnerLink:
         if self.client.silent > self._config.grace:
             self._say(f"learner  nothing was heard of it for {self._config.grace:g} s")
             return False
-        if self._policy is not None:
-            refresh(self._policy, self.client, self._say)
+        if self.policy is not None:
+            refresh(self.policy, self.client, self._say)
         return True
 
     @property
