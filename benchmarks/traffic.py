@@ -49,6 +49,7 @@ QUESTION = "traffic"
 STEPS_S = 200.0  # a second
 EPISODE = 100  # steps
 PIXELS = 128
+_NOTED = 40  # steps after which an actor has noted where it is, at the latest
 SAVE_S = 3.0  # between two saves of the learner [s]
 SPOOL_BYTES = 400 << 20
 AWAY_S = 35.0  # once, for longer than the spool has room [s]
@@ -86,7 +87,8 @@ def act(folder: Path) -> None:
         f"ipc://{folder}/actor.sock", spool=Spool(folder / "spool", most_bytes=SPOOL_BYTES)
     )
     experience = Experience(client, CONTRACT.obs)
-    number = _read(folder / "number", 0)
+    # One that was killed may have handed over more than it noted: no number is used twice.
+    number = _read(folder / "number", -_NOTED) + _NOTED
     worst, late, due = 0.0, 0, time.monotonic()
     versions: list[int] = []
     if number % EPISODE:
@@ -104,7 +106,7 @@ def act(folder: Path) -> None:
             experience.event("timeout")
         if client.parameters is not None and client.parameters.version not in versions[-1:]:
             versions.append(client.parameters.version)
-        if number % 20 == 0:
+        if number % (_NOTED // 2) == 0:
             # What a killed actor has not handed over yet is no promise: it is told of before.
             _note(folder, number, experience, worst, late, versions)
         due += 1.0 / STEPS_S
