@@ -70,7 +70,7 @@ def _piper() -> Iterator[ArmDriver]:
     from robot_bridge.drivers.piper.driver import PiperDriver
 
     with SlcanPiper() as piper:
-        yield PiperDriver(piper.port, clock=MonotonicClock())
+        yield PiperDriver(piper.port, interface="slcan", clock=MonotonicClock())
 
 
 class HeldKey:
@@ -149,6 +149,7 @@ def _session(cfg: SessionsConfig, folder: Path, driver: ArmDriver) -> dict[str, 
         separate=False,
         reset="home",
         dry_run=False,
+        ledger=folder / "ledger.json",
         learning=LearningConfig(learner=str(folder), spool=folder / "spool", noise_seed=0),
     )
     deployment = Deployment(options, bundle, rig, Talk(say, lambda asked: asked.split("'")[1]))
