@@ -62,6 +62,11 @@ class Browser:
         """What stands on the page."""
         return self.evaluate("document.body.innerText") or ""
 
+    def heap(self) -> int:
+        """What JavaScript holds once its garbage is collected [bytes]."""
+        self._call("HeapProfiler.collectGarbage")
+        return int(self._call("Runtime.getHeapUsage")["usedSize"])
+
     def press(self, label: str) -> None:
         """Click the button with this text."""
         buttons = "[...document.querySelectorAll('button')]"
