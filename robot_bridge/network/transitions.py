@@ -91,7 +91,9 @@ class TransitionServer:
         self._lock = threading.Lock()
         self._waiting: collections.deque[Rows] = collections.deque()
         self._runs: collections.OrderedDict[bytes, _Run] = collections.OrderedDict(
-            (run, _Run(number, number, number)) for run, number in saved.items()
+            # What a checkpoint holds may not be learned from yet.
+            (run, _Run(number, number, -1))
+            for run, number in saved.items()
         )
         self._ahead = 0  # rows that were taken and are not learned from yet
         self._version, self._blob, self._digest = -1, b"", b""

@@ -158,6 +158,14 @@ def test_an_actor_waits_until_everything_is_learned_where_the_learner_says_so(ad
         assert client.parameters.version == 1
 
 
+def test_what_a_checkpoint_holds_may_not_be_learned_from_yet(address):
+    with TransitionServer(address, saved={b"r": 4}, pace=0) as server, raw_actor(address) as ask:
+        told = ask(encode(Ask(run=b"r", first=5, version=-1, part=-1)))
+        assert (told.id, told.have, told.learned) == (4, 4, -1)
+        server.learned({b"r": 4}, ahead=0)
+        assert ask(encode(Ask(run=b"r", first=5, version=-1, part=-1))).learned == 4
+
+
 def test_an_actor_waits_while_the_learner_is_behind_and_not_when_it_has_gone(address):
     with TransitionClient(address) as client:
         with TransitionServer(address, pace=2) as server:
