@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,10 @@ _LEARN = (
 CASES: dict[str, tuple[str, ...]] = {
     "state": ("--preset=robot", *_LEARN),
     "pixels": ("--preset=pixels_frozen", "--task=franka/pick_cube_paced", *_LEARN),
+    "peg": ("--preset=robot", "--task=franka/peg_insertion", "--agent.bc-weight=2", *_LEARN),
 }
+CASES["peg, person"] = CASES["peg"]
+HELPED = {"peg, person": ("--operator=expert",)}  # options of the actor
 _START_S = 240.0  # until a learner has written what actors start with [s]
 
 
@@ -51,7 +54,7 @@ class ArmsConfig:
     """What is measured.
 
     Attributes:
-        cases: what the policy sees; all by default.
+        cases: what is learned, from what, with whom; all by default.
         seeds: of the runs.
         kills: times that a learner is killed, in a comparison of its own; 0 compares none.
         again: measure once more what is filed already.
@@ -86,6 +89,7 @@ class Arms:
 
     folder: Path
     options: tuple[str, ...]
+    actor: tuple[str, ...] = ()
 
     @property
     def run(self) -> Path:
@@ -106,7 +110,7 @@ class Arms:
         wait_for(lambda: (self.run / "actor").is_dir(), _START_S)
         actor = ["--learner", str(self.folder), "--spool", str(self.folder / "spool")]
         command = ["deploy.py", str(self.run / "actor"), "--robot=sim", *actor]
-        command += ["--episodes=100000", "--grace=60", "--noise-seed=0"]
+        command += ["--episodes=100000", "--grace=60", "--noise-seed=0", *self.actor]
         process = self._start(command, "actor.log")
         try:
             yield
@@ -128,6 +132,7 @@ class Arms:
 
 def _measure(cfg: ArmsConfig, case: str, seed: int, name: str, recorder: Recorder) -> None:
     arms = _fresh(cfg, name, (*CASES[case], f"--seed={seed}"))
+    arms = replace(arms, actor=HELPED.get(case, ()))
     learner = arms.learn()
     with arms.acting():
         status = learner.wait()
@@ -145,6 +150,7 @@ def _measure(cfg: ArmsConfig, case: str, seed: int, name: str, recorder: Recorde
         "real_time_factor": round(60 * minutes / found["wall_seconds"], 3),
         "updates_per_step": round(last["actors/updates_per_row"], 3),
         "idle_share": round(last["actors/idle_share"], 3),
+        "driven": [round(e["people/share"], 3) for e in _epochs(arms.run) if "people/share" in e],
         "curve": read_curve(arms.run),
         "deployed": arms.deploy(),
     }

@@ -3,6 +3,7 @@
 docs/deploy.md leads from a bundle to the first motion, step by step.
 """
 
+import dataclasses
 from pathlib import Path
 
 import tyro
@@ -11,9 +12,11 @@ from robot_bridge.deploy.commands import deploy, guarded
 from robot_bridge.deploy.deployment import DeployConfig, Rig
 from robot_bridge.deploy.rigs import RigConfig, describe_robots, rig_makers
 from robot_bridge.policy.bundle import find_bundle, load_bundle
+from scenes.contract.errors import InputError
 from scenes.contract.plugins import load_plugins
 from scenes.contract.policy_contract import Contract
 
+EXPERT = "expert"  # the task's own, as the operator of the simulated arm
 NO_RIG, DEFAULTS = RigConfig(), DeployConfig()
 
 
@@ -40,11 +43,20 @@ def main(
         from mjx_serl.platform import prepare_platform, program_cache
 
         prepare_platform(cache_dir=program_cache())
+        from mjx_serl.learning.simulated_person import SimulatedPerson
         from mjx_serl.run.simulated_arm import build_world
         from robot_bridge.deploy.rigs import sim_rig
 
         world = build_world(bundle.manifest.task, contract, seed=seed, episodes=session.episodes)
-        return sim_rig(world, contract)
+        if config.operator not in ("none", EXPERT):
+            raise InputError(
+                f"--operator {config.operator} with the simulated arm, which goes faster than a "
+                f"person; allowed: none, {EXPERT}. By hand: play.py --pilot, train.py --pilot"
+            )
+        if config.operator == "none":
+            return sim_rig(world, contract)
+        person = SimulatedPerson(world, seed=seed)
+        return dataclasses.replace(sim_rig(world, contract, person), sinks=(person.see,))
 
     load_plugins(plugin)
     bundle = load_bundle(find_bundle(run))

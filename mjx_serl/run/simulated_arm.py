@@ -16,9 +16,10 @@ from mjx_serl.envs.env import EnvState, make_env
 from mjx_serl.envs.observation import Observer, PixelConfig
 from mjx_serl.envs.physics.protocol import SimState
 from mjx_serl.envs.task import TaskState
+from mjx_serl.training.collect import noisy_expert
 from mjx_serl.training.episodes import episode_keys
 from mjx_serl.training.evaluate import ON_DEMAND, stream_key
-from mjx_serl.types import PyTree
+from mjx_serl.types import PRNGKey, PyTree
 from scenes.build import Scene
 from scenes.contract.errors import InputError
 from scenes.contract.policy_contract import Contract
@@ -103,6 +104,7 @@ class SimulatedArm:
         self._push = jax.jit(self._pushed, static_argnums=2)
         self._success = jax.jit(env.task.success)
         self._terminated = jax.jit(env.task.terminated)
+        self._expert = jax.jit(noisy_expert(env, None))
         self._shapes: EnvState = jax.eval_shape(jax.vmap(env.reset), self._starts[:1])
         # What the cameras see, until time goes on: each is asked for by itself.
         self._seen: dict[str, UInt8[np.ndarray, "H W 3"]] | None = None
@@ -163,6 +165,35 @@ class SimulatedArm:
     ) -> tuple[PyTree, SimState]:
         carry, sim = self._env.physics.step(carry, ctrl, substeps)
         return carry, self._env.marked(sim, task_state)
+
+    @property
+    def episode_seconds(self) -> float:
+        """Time limit of an episode [s]."""
+        return self._env.task.episode_steps * self._env.ctrl_dt
+
+    def expert_action(
+        self,
+        position: Float64[np.ndarray, " 3"],
+        quat: Float64[np.ndarray, " 4"],
+        closure: float,
+        key: PRNGKey,
+    ) -> Float64[np.ndarray, " A"]:
+        """What the task's expert would do now, with its noise.
+
+        Args:
+            position, quat: what the actions so far add up to [m], wxyz: a governor is behind it.
+            closure: of the gripper, 0 open to 1 closed.
+            key: draws the noise.
+        """
+        wanted = self._command.replace(
+            target=np.asarray(position, np.float32),
+            target_quat=np.asarray(quat, np.float32),
+            gripper=np.asarray(closure, np.float32),
+        )
+        one = jax.tree.map(lambda x: np.asarray(x)[None], (self._sim, wanted, self._task_state))
+        sim, command, task_state = one
+        world = self._shapes.replace(sim=sim, command=command, task_state=task_state)
+        return np.asarray(self._expert(world, {}, key)[0], np.float64)
 
     def joints(self) -> tuple[Float64[np.ndarray, " J"], Float64[np.ndarray, " J"]]:
         """Positions [rad] and velocities [rad/s]."""

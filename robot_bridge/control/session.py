@@ -76,7 +76,7 @@ class LockStep:
     """Turns the loops by hand: control every `period` [s], the policy at each of its own.
 
     At a policy's turn the arm is read first, so that it acts on the very state that its action
-    changes, as in training.
+    changes, as in training. The operator's loop, if there is one, is turned after the policy's.
     """
 
     def __init__(
@@ -85,9 +85,11 @@ class LockStep:
         policy: Loop,
         clock: ManualClock,
         *,
+        operator: Callable[[float], object] = lambda deadline: None,
         period: float = CONTROL_PERIOD,
     ) -> None:
         self._control, self._policy, self._clock, self._period = control, policy, clock, period
+        self._operator = operator
         self._every = round(policy.period / period)
 
     def run(self, until: Callable[[], bool], *, timeout: float) -> bool:
@@ -100,6 +102,7 @@ class LockStep:
                 if until():
                     return True
                 self._policy.tick(deadline)
+                self._operator(deadline)
             self._control.act()
             self._clock.advance(self._period)
         self._control.sense()

@@ -568,7 +568,9 @@ class Deployment:
         if isinstance(clock, ManualClock):
             if policy is None:
                 raise InputError("A robot in lock-step runs its policy in the same process")
-            return LockStep(control, policy, clock)
+            if operator is None:
+                return LockStep(control, policy, clock)
+            return LockStep(control, policy, clock, operator=operator.tick)
         loops = [Loop(control.tick, CONTROL_PERIOD, "control")]
         loops += [] if policy is None else [policy]
         loops += [] if operator is None else [Loop(operator.tick, POLL_PERIOD, "operator")]

@@ -53,7 +53,8 @@ class RigConfig:
             front=video.mp4.
         size: width and height of the pictures that V4L2 and files give [px].
         fovy: their vertical field of view [deg]; a RealSense says its own.
-        operator: none, keyboard, spacemouse or gamepad.
+        operator: none, keyboard, spacemouse or gamepad; of the simulated arm none, or expert: the
+            task's own takes over where an episode goes on for too long.
         facing: where the operator looks, counter-clockwise from the base's +x [deg]; 180 for
             somebody opposite the arm.
         gripper_readings: what the arm says for a closed and an open gripper, where that is no

@@ -208,8 +208,13 @@ _OPERATORS: dict[str, Callable[[Axes], Operator]] = {
 }
 
 
-def sim_rig(world: World, contract: Contract) -> Rig:
+def sim_rig(world: World, contract: Contract, operator: Operator | None = None) -> Rig:
     """A simulated world in lock-step: as fast as it goes, every episode from its own start.
+
+    Args:
+        world: to play in.
+        contract: what is observed.
+        operator: who takes over, at the policy's rate.
 
     Raises InputError where the policy observes what is no object of the world.
     """
@@ -238,6 +243,7 @@ def sim_rig(world: World, contract: Contract) -> Rig:
                 for camera in contract.cameras
             },
         ),
+        operator=operator,
         homes=False,
         prepare=driver.start,
         judge=judge,
