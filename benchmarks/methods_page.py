@@ -8,7 +8,7 @@ import inspect
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from benchmarks import bundles, extremes, interventions, tasks
+from benchmarks import arm_sessions, arms, bundles, extremes, interventions, tasks, traffic
 from benchmarks.methods import DEPLOYED, ENCODERS, METHODS, PACED, PICTURED, QUESTION, TASKS, Method
 from benchmarks.process import ROOT
 from benchmarks.results import Result, load
@@ -47,14 +47,24 @@ Success of policies for franka/pick_cube, trained without and with randomisation
 at the extremes: friction, mass, delay of the action, and from pictures other cameras or another
 light (`python -m benchmarks.extremes`).
 """
-_INTERVENTIONS = """## A person who takes over
+_INTERVENTIONS = f"""## A person who takes over
 
 Env steps until a policy from pictures holds 90 %: the first of two checks in a row, in which it is
 alone. Without anybody, and with a simulated person who watches every episode at first and half as
-many every 2,000 env steps ([human_in_the_loop.md](human_in_the_loop.md)). `..._weighted` imitates
-what experts did twenty times as much. The pictures are read by a frozen encoder that the simulator
+many every {interventions.HALF_LIFE:,} env steps
+([human_in_the_loop.md](human_in_the_loop.md)). `..._weighted` imitates what experts did twenty times as much. The pictures are read by a frozen encoder that the simulator
 has trained. 20 scripted demonstrations and 1,000 random steps come before, and are not counted
 (`python -m benchmarks.interventions`).
+"""
+_ARMS = """## Learning on the arm
+
+On the simulated arm under the bridge's governor, learner and actor in processes of their own
+([real_robot.md](real_robot.md)): success on 100 held-out episodes at the end, the arm's time, that
+time over the clock's (of a machine that did other things too), updates per step of the arm, and the
+bundle's 100 episodes on the arm after it (`python -m benchmarks.arms`).
+"""
+_LINK = """What the arms' own simulators, kills and a broken network came to (`python -m
+benchmarks.arm_sessions`, `benchmarks.traffic`, `benchmarks.arms --kills 5`):
 """
 _PRESETS = """## Presets
 
@@ -80,6 +90,12 @@ def page(results: Sequence[Result]) -> str:
             "",
             _INTERVENTIONS,
             *_interventions(results),
+            "",
+            _ARMS,
+            *_arms(results),
+            "",
+            _LINK,
+            *_link(results),
             "",
             "## Curves",
             "",
@@ -214,6 +230,50 @@ def _extremes(results: Sequence[Result]) -> Iterator[str]:
 def _percent(row: Result | None, cell: str) -> str:
     share = None if row is None else row.params["cells"].get(cell)
     return "" if share is None else f"{100 * share:.0f} %"
+
+
+def _arms(results: Sequence[Result]) -> Iterator[str]:
+    rows = [row for row in results if row.question == arms.QUESTION and "case" in row.params]
+    columns = ("case, seed", "success", "steps", "the arm's minutes", "over the clock's")
+    columns += ("updates per step", "on the arm")
+    yield f"| {' | '.join(columns)} |"
+    yield "|---" * len(columns) + "|"
+    for row in sorted(rows, key=lambda row: row.name):
+        if row.value is None:
+            yield f"| {row.name} | {row.params['reason']} | | | | | |"
+            continue
+        p = row.params
+        low, high = (100 * share for share in p["success_ci95"])
+        yield (
+            f"| {row.name} | {100 * row.value:.0f} % [{low:.0f}, {high:.0f}] | "
+            f"{p['env_steps']:,} | {p['arm_minutes']:.1f} | {p['real_time_factor']:.2f} | {p['updates_per_step']:.2f} | "
+            f"{p['deployed'].removeprefix('success ')} |"
+        )
+
+
+def _link(results: Sequence[Result]) -> Iterator[str]:
+    """One line for each row; what it says is in its figures."""
+    for row in results:
+        p = row.params
+        if row.value is None:
+            continue
+        if row.question == arm_sessions.QUESTION:
+            yield (
+                f"- {row.name}: {row.value:.1f} minutes of episodes, {p['faults']} faults, "
+                f"{p['steps']:,} steps, parameters up to version {p['version']}"
+            )
+        elif row.question == traffic.QUESTION:
+            yield (
+                f"- traffic: {p['handed']:,} steps handed over, {row.value:.0f} missing, "
+                f"{p['twice']} stored twice, {p['counted_lost']:,} counted as lost while the spool "
+                f"was full; {p['learner killed']} kills of the learner, {p['actor killed']} of the "
+                f"actor, {p['cut']} cuts; the longest hand-over took {p['worst_put_ms']:.1f} ms"
+            )
+        elif row.question == arms.QUESTION and "epochs_at_kill" in p:
+            yield (
+                f"- a learner {row.name} and resumed: {row.value:.0f} of {p['arrays']} arrays of "
+                "its last checkpoint differ from one that was not"
+            )
 
 
 def _interventions(results: Sequence[Result]) -> Iterator[str]:
