@@ -52,8 +52,9 @@ _INTERVENTIONS = f"""## A person who takes over
 Env steps until a policy from pictures holds 90 %: the first of two checks in a row, in which it is
 alone. Without anybody, and with a simulated person who watches every episode at first and half as
 many every {interventions.HALF_LIFE:,} env steps
-([human_in_the_loop.md](human_in_the_loop.md)). `..._weighted` imitates what experts did twenty times as much. The pictures are read by a frozen encoder that the simulator
-has trained. 20 scripted demonstrations and 1,000 random steps come before, and are not counted
+([human_in_the_loop.md](human_in_the_loop.md)). `..._weighted` imitates what experts did twenty times
+as much. The pictures are read by a frozen encoder that the simulator has trained. 20 scripted
+demonstrations and 1,000 random steps come before, and are not counted
 (`python -m benchmarks.interventions`).
 """
 _ARMS = """## Learning on the arm
@@ -246,8 +247,8 @@ def _arms(results: Sequence[Result]) -> Iterator[str]:
         low, high = (100 * share for share in p["success_ci95"])
         yield (
             f"| {row.name} | {100 * row.value:.0f} % [{low:.0f}, {high:.0f}] | "
-            f"{p['env_steps']:,} | {p['arm_minutes']:.1f} | {p['real_time_factor']:.2f} | {p['updates_per_step']:.2f} | "
-            f"{p['deployed'].removeprefix('success ')} |"
+            f"{p['env_steps']:,} | {p['arm_minutes']:.1f} | {p['real_time_factor']:.2f} | "
+            f"{p['updates_per_step']:.2f} | {p['deployed'].removeprefix('success ')} |"
         )
 
 
