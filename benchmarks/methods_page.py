@@ -52,8 +52,8 @@ _INTERVENTIONS = f"""## A person who takes over
 Env steps until a policy from pictures holds 90 %: the first of two checks in a row, in which it is
 alone. Without anybody, and with a simulated person who watches every episode at first and half as
 many every {interventions.HALF_LIFE:,} env steps
-([human_in_the_loop.md](human_in_the_loop.md)). `..._weighted` imitates what experts did twenty times
-as much. The pictures are read by a frozen encoder that the simulator has trained. 20 scripted
+([human_in_the_loop.md](human_in_the_loop.md)). `..._weighted` imitates what experts did twenty
+times as much. The pictures are read by a frozen encoder that the simulator has trained. 20 scripted
 demonstrations and 1,000 random steps come before, and are not counted
 (`python -m benchmarks.interventions`).
 """
