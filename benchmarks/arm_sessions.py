@@ -21,11 +21,10 @@ from typing import Any
 
 from benchmarks.arms import wait_for
 from benchmarks.bridge import CUBE_WIDTH, ImaginedCube, Watcher
-from benchmarks.options import read_options
 from benchmarks.peers.franka_server import serve
 from benchmarks.process import ROOT
 from benchmarks.results import Recorder, say
-from benchmarks.table import finish
+from benchmarks.resumable import measure_once
 from robot_bridge.clock import MonotonicClock
 from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk
 from robot_bridge.driver import ArmDriver
@@ -171,14 +170,5 @@ def _session(cfg: SessionsConfig, folder: Path, driver: ArmDriver) -> dict[str, 
     }
 
 
-def main() -> int:
-    """Parse, measure, print."""
-    cfg = read_options(SessionsConfig, __doc__)
-    recorder = Recorder(QUESTION)
-    run(cfg, recorder)
-    finish(recorder.results)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    measure_once(SessionsConfig, __doc__, QUESTION, run)

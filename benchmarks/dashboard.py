@@ -20,10 +20,9 @@ from typing import Any
 
 import psutil
 
-from benchmarks.options import read_options
 from benchmarks.process import ROOT
 from benchmarks.results import Recorder, say
-from benchmarks.table import finish
+from benchmarks.resumable import measure_once
 from mjx_serl.run.run_lock import locked
 from scenes.contract.ranges import ranged
 
@@ -97,14 +96,5 @@ def _watch(
     return facts | {"ratio": facts["server_late_mb"] / facts["server_early_mb"]}
 
 
-def main() -> int:
-    """Parse, measure, print."""
-    cfg = read_options(DashboardConfig, __doc__)
-    recorder = Recorder(QUESTION)
-    run(cfg, recorder)
-    finish(recorder.results)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    measure_once(DashboardConfig, __doc__, QUESTION, run)

@@ -1,4 +1,4 @@
-"""Rows of a question that are filed one by one, so that a stopped script goes on where it was."""
+"""How a benchmark's script runs: in one go, or row by row, so that it goes on where it was."""
 
 import sys
 from collections.abc import Callable, Iterable
@@ -25,6 +25,16 @@ def go_on(
         return 0
 
     sys.exit(guarded(measure))
+
+
+def measure_once(
+    kind: type[Config], about: str | None, question: str, run: Callable[[Config, Recorder], None]
+) -> NoReturn:
+    """Read options of a `kind`, measure all of it, file, and end the process."""
+    options, recorder = read_options(kind, about), Recorder(question)
+    run(options, recorder)
+    finish(recorder.results)
+    sys.exit(0)
 
 
 def resumed(question: str) -> Recorder:

@@ -28,10 +28,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.options import read_options
 from benchmarks.process import ROOT
 from benchmarks.results import Recorder, say
-from benchmarks.table import finish
+from benchmarks.resumable import measure_once
 from mjx_serl.learning.arrivals import Arrivals
 from robot_bridge.driver import ArmState, Mode
 from robot_bridge.learning.experience import Experience
@@ -342,18 +341,15 @@ def _start(folder: Path, role: str) -> subprocess.Popen[bytes]:
         )
 
 
-def main() -> int:
+def main(cfg: TrafficConfig, recorder: Recorder) -> None:
     """Measure, or be one of the two."""
-    cfg = read_options(TrafficConfig, __doc__)
-    if cfg.role != "benchmark":
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        {"actor": act, "learner": learn}[cfg.role](cfg.folder)
-        return 0
-    recorder = Recorder(QUESTION)
-    run(cfg, recorder)
-    finish(recorder.results)
-    return 0
+    if cfg.role == "benchmark":
+        run(cfg, recorder)
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    {"actor": act, "learner": learn}[cfg.role](cfg.folder)
+    sys.exit(0)  # the results are the benchmark's to file
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    measure_once(TrafficConfig, __doc__, QUESTION, main)

@@ -65,12 +65,12 @@ class AgentlaceFeed:
             self._open[store] += rows
         return [episode for store in self._open for episode in self._whole(store)]
 
-    def seen(self) -> list[str]:
-        """Keys of rows, for a checkpoint that holds what was taken.
+    def seen(self, waiting: int = 0) -> list[str]:
+        """Keys of rows, for a checkpoint that holds what was taken but for the last `waiting`.
 
-        Rows of an episode that has not ended are not in it, and are asked for again.
+        Rows of an episode that has not ended are not in it either, and are asked for again.
         """
-        waiting = sum(map(len, self._open.values()))
+        waiting += sum(map(len, self._open.values()))
         keys = self._server.seen(_KEPT + waiting)
         return [key.hex() for key in (keys[:-waiting] if waiting else keys)]
 

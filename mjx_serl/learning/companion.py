@@ -6,6 +6,7 @@ told to wait before their next episode while too much has not been learned from.
 off an actor's disk before a checkpoint holds it.
 """
 
+import collections
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from scenes.contract.weights import read_safetensors
 
 ACTOR = "actor"  # the bundle that actors start with, in the run's folder
 ACTORS, SEEN = "actors", "seen"  # in a checkpoint's meta
+_FAREWELL_S = 0.3  # in which actors ask what is saved once more [s]
 _LOOK_S = 0.01  # between two looks for rows [s]
 _SAID_S = 10.0  # after which it says that nothing comes [s]
 _PATIENCE_S = 0.2  # after which the loop may do other things [s]
@@ -72,13 +74,14 @@ class LearnerCompanion(Companion):
         self._idle_s = self._began = 0.0
         self._idle_since: float | None = None
         self._told_idle = False
+        self._come: collections.deque[ArrivedEpisode] = collections.deque()  # not stored yet
         self._episodes: list[ArrivedEpisode] = []  # that the metrics have not told of
 
     def start(self, run: Run) -> None:
         """Listen; what a checkpoint holds is not asked for again."""
         trainer = run.trainer
         assert isinstance(trainer, FromActors)
-        self._trainer, self._cfg = trainer, run.cfg.actors
+        self._trainer, self._cfg, self._saved = trainer, run.cfg.actors, run.store
         if ACTORS in run.meta:
             self._ledger = _Ledger.of(run.meta[ACTORS])
         self._arrivals = Arrivals(run.observer.contract)
@@ -108,11 +111,11 @@ class LearnerCompanion(Companion):
         assert self._server is not None
         if self._published < 0:
             self._offer_bundle(run, state)
-        self._tell_saved(run)
+        self._tell_saved()
         looked = time.monotonic()
         while True:
             state = self._take(state)
-            if self._is_due(run):
+            if self._is_due:
                 self._ledger.credit -= self._trainer.env_steps_per_epoch
                 self._idle_s += time.monotonic() - looked
                 self._idle_since, self._told_idle = None, False
@@ -130,7 +133,8 @@ class LearnerCompanion(Companion):
 
     def memory(self) -> dict[str, Any]:
         """What a checkpoint that is made now must remember."""
-        seen = [] if self._feed is None else self._feed.seen()
+        waiting = sum(len(episode) for episode in self._come if not episode.run)
+        seen = [] if self._feed is None else self._feed.seen(waiting)
         return {ACTORS: self._ledger.as_json() | {SEEN: seen}}
 
     def on_save(self, epoch: int) -> None:
@@ -144,7 +148,11 @@ class LearnerCompanion(Companion):
         return state
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening, once actors have heard what the last checkpoint holds."""
+        if self._server is not None:
+            self._saved.wait()
+            self._tell_saved()
+            time.sleep(_FAREWELL_S)
         for listening in (self._server, self._feed):
             if listening is not None:
                 listening.close()
@@ -181,26 +189,37 @@ class LearnerCompanion(Companion):
 
     # -- pieces ------------------------------------------------------------------------------------
 
-    def _is_due(self, run: Run) -> bool:
+    @property
+    def _is_due(self) -> bool:
+        """Whether what is stored pays for an epoch."""
         enough = self._ledger.rows >= self._trainer.first_rows
         return enough and self._ledger.credit >= self._trainer.env_steps_per_epoch
 
     def _take(self, state: TrainState) -> TrainState:
+        """Store what has come.
+
+        With `sync` an episode at a time, each once all before it is learned from: so it was the
+        first time, also where they come all at once again.
+        """
         assert self._server is not None
-        come = self._arrivals.take(self._server.take())
+        self._come += self._arrivals.take(self._server.take())
         if self._feed is not None:
-            come += self._feed.take()
-        for episode in come:
-            column = {name: x[:, None] for name, x in episode.arrays.items()}
-            column["valid"] = np.ones_like(column["terminated"])
-            kept = {n: x for n, x in column.items() if n.startswith("obs/") or n in STEP_ARRAYS}
-            for block in blocks_of(demo_rows(kept), BLOCK):
-                state = self._trainer.receive(state, block)
-            if episode.run:
-                self._ledger.upto[episode.run] = episode.id
-            self._ledger.rows += len(episode)
-            self._ledger.credit += len(episode)
-            self._episodes.append(episode)
+            self._come += self._feed.take()
+        while self._come and not (self._cfg.sync and self._is_due):
+            state = self._store(state, self._come.popleft())
+        return state
+
+    def _store(self, state: TrainState, episode: ArrivedEpisode) -> TrainState:
+        column = {name: x[:, None] for name, x in episode.arrays.items()}
+        column["valid"] = np.ones_like(column["terminated"])
+        kept = {n: x for n, x in column.items() if n.startswith("obs/") or n in STEP_ARRAYS}
+        for block in blocks_of(demo_rows(kept), BLOCK):
+            state = self._trainer.receive(state, block)
+        if episode.run:
+            self._ledger.upto[episode.run] = episode.id
+        self._ledger.rows += len(episode)
+        self._ledger.credit += len(episode)
+        self._episodes.append(episode)
         return state
 
     def _publish(self, run: Run, state: TrainState, *, every: float) -> None:
@@ -228,9 +247,9 @@ class LearnerCompanion(Companion):
         )
         self._publish(run, state, every=0.0)
 
-    def _tell_saved(self, run: Run) -> None:
+    def _tell_saved(self) -> None:
         epoch, upto = self._saving
-        if run.store.last_saved == epoch and upto:
+        if self._saved.last_saved == epoch and upto:
             assert self._server is not None
             self._server.saved(upto)
 

@@ -16,7 +16,6 @@ from jaxtyping import Array, Float
 
 from mjx_serl.data.replay import ReplayBuffer, ReplayState
 from mjx_serl.envs.observation import Observer, encoded
-from mjx_serl.nets.mlp import ComputeDtype
 from mjx_serl.training.evaluate import TRAIN
 from mjx_serl.training.off_policy import (
     DEMOS,
@@ -26,9 +25,10 @@ from mjx_serl.training.off_policy import (
     least_rows,
     require_single_actions,
 )
+from mjx_serl.training.over_learner import OverLearner
 from mjx_serl.training.scan import run_once
 from mjx_serl.training.state import PolicyParams, TrainState, shapes_of, tree_bytes
-from mjx_serl.training.trainer import Ring, Share
+from mjx_serl.training.trainer import Share
 from mjx_serl.types import Choice, Metrics, Obs, PRNGKey, Transition
 from scenes.contract.errors import InputError
 
@@ -60,34 +60,13 @@ def from_actors(trainer: OffPolicy) -> "FromActors":
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FromActors:
-    """A Trainer whose TrainState has no worlds and whose rows come from elsewhere (`receive`).
-
-    Attributes:
-        learner: knows how to learn from its rings; it is never asked to step its worlds.
-    """
-
-    learner: OffPolicy
-
-    @property
-    def traceable(self) -> bool:
-        """Whether evaluations can be compiled; the epoch draws nothing and always is."""
-        return self.learner.traceable
-
-    @property
-    def horizon(self) -> int:
-        """Actions of one choice."""
-        return self.learner.horizon
+class FromActors(OverLearner):
+    """A Trainer whose TrainState has no worlds and whose rows come from elsewhere (`receive`)."""
 
     @property
     def env_steps_per_epoch(self) -> int:
         """Rows of the arms that pay for one epoch."""
         return self.learner.config.steps_per_epoch
-
-    @property
-    def updates_per_epoch(self) -> int:
-        """Critic steps in one epoch."""
-        return self.learner.updates_per_epoch
 
     @property
     def first_rows(self) -> int:
@@ -107,7 +86,7 @@ class FromActors:
         """The state before the first epoch, demonstrations included."""
         demos = self.learner.demos
         rows = None if demos is None else demos.rows(key)
-        return run_once(self._first_state, key, rows, traceable=True)
+        return self.learner.pretrained(run_once(self._first_state, key, rows, traceable=True))
 
     def _first_state(self, key: PRNGKey, demos: Transition | None) -> TrainState:
         k_agent, key = jax.random.split(jax.random.fold_in(key, TRAIN))
@@ -147,40 +126,9 @@ class FromActors:
         """
         return state.replace(data=state.data | {ONLINE: self._jit_store(state.data[ONLINE], rows)})
 
-    def policy_params(self, state: TrainState) -> PolicyParams:
-        """What `choose` and `explore` read."""
-        return self.learner.policy_params(state)
-
-    def learned_params(self, state: TrainState) -> PolicyParams:
-        """What another run may begin with."""
-        return self.learner.learned_params(state)
-
-    def begun(self, state: TrainState) -> TrainState:
-        """The state after they have been put into it."""
-        return self.learner.begun(state)
-
-    def choose(
-        self, params: PolicyParams, obs: Obs, key: PRNGKey, *, deterministic: bool
-    ) -> Choice:
-        """Choose actions for raw observations."""
-        return self.learner.choose(params, obs, key, deterministic=deterministic)
-
     def explore(self, params: PolicyParams, obs: Obs, noise: Float[Array, "N H A"]) -> Choice:
         """Choose as in training, with its noise given."""
         return self.learner.explore(params, obs, noise)
-
-    @property
-    def compute_dtype(self) -> ComputeDtype:
-        """What the products of the networks are made of."""
-        return self.learner.compute_dtype
-
-    def exact(self) -> "FromActors":
-        """The same trainer whose agent computes in float32."""
-        return FromActors(self.learner.exact())
-
-    def rings(self, state: TrainState) -> list[Ring]:
-        """The rings, to be looked at."""
-        return self.learner.rings(state)
 
     def memory(self, state: TrainState) -> Sequence[Share]:
         """Replay."""

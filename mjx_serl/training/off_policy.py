@@ -338,7 +338,7 @@ class OffPolicy:
         """The state before the first epoch, demonstrations and warm-up included."""
         rows = None if self.demos is None else self.demos.rows(key)
         state = run_once(self._first_state, key, rows, traceable=self.traceable)
-        return self._pretrain(state) if self.config.pretrain_updates else state
+        return self.pretrained(state)
 
     def _first_state(self, key: PRNGKey, demos: Transition | None) -> TrainState:
         k_worlds, key = jax.random.split(jax.random.fold_in(key, TRAIN))
@@ -466,7 +466,10 @@ class OffPolicy:
         state, metrics = jax.lax.scan(iteration, state, None, length=iterations)
         return state, jax.tree.map(jnp.mean, metrics)
 
-    def _pretrain(self, state: TrainState) -> TrainState:
+    def pretrained(self, state: TrainState) -> TrainState:
+        """The state after `pretrain_updates` on demonstrations alone; it is used up."""
+        if not self.config.pretrain_updates:
+            return state
         iterations = -(-self.config.pretrain_updates // self.config.updates_per_step)
         return jax.jit(lambda state: self.learn_shown(state, iterations)[0], donate_argnums=0)(
             state

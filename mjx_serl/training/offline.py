@@ -17,14 +17,14 @@ import optax
 from mjx_serl.agents.agent import AGENTS
 from mjx_serl.agents.bc import BCConfig
 from mjx_serl.envs.observation import Observer
-from mjx_serl.nets.mlp import ComputeDtype
 from mjx_serl.training.demonstrations import DemoConfig, Demonstrations
 from mjx_serl.training.evaluate import TRAIN
-from mjx_serl.training.off_policy import DEMOS, LoopConfig, OffPolicy, OffPolicyConfig
+from mjx_serl.training.off_policy import DEMOS, LoopConfig, OffPolicyConfig
+from mjx_serl.training.over_learner import OverLearner
 from mjx_serl.training.scan import run_once
-from mjx_serl.training.state import PolicyParams, TrainState, shapes_of, tree_bytes
-from mjx_serl.training.trainer import METHODS, Ring, Share
-from mjx_serl.types import Choice, Metrics, Obs, PRNGKey, Transition
+from mjx_serl.training.state import TrainState, shapes_of, tree_bytes
+from mjx_serl.training.trainer import METHODS, Share
+from mjx_serl.types import Metrics, PRNGKey, Transition
 from scenes.contract.errors import InputError
 from scenes.contract.ranges import check_ranges, ranged
 from scenes.contract.serialize import open_field
@@ -91,34 +91,13 @@ class OfflineConfig:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Offline:
-    """A Trainer whose TrainState has no worlds and whose data is the demonstrations' ring.
-
-    Attributes:
-        learner: knows how to learn from demonstrations; it is never asked to step its worlds.
-    """
-
-    learner: OffPolicy
-
-    @property
-    def traceable(self) -> bool:
-        """Whether evaluations can be compiled; the epoch draws nothing and always is."""
-        return self.learner.traceable
-
-    @property
-    def horizon(self) -> int:
-        """Actions of one choice."""
-        return self.learner.horizon
+class Offline(OverLearner):
+    """A Trainer whose TrainState has no worlds and whose data is the demonstrations' ring."""
 
     @property
     def env_steps_per_epoch(self) -> int:
         """None: no world is stepped."""
         return 0
-
-    @property
-    def updates_per_epoch(self) -> int:
-        """Gradient steps in one epoch."""
-        return self.learner.updates_per_epoch
 
     def state_shapes(self) -> TrainState:
         """The state as shapes."""
@@ -139,37 +118,6 @@ class Offline:
         """`updates_per_epoch` updates; their metrics."""
         state, metrics = self._jit_learn(state)
         return state.replace(epoch=optax.safe_increment(state.epoch)), metrics
-
-    def policy_params(self, state: TrainState) -> PolicyParams:
-        """What `choose` reads."""
-        return self.learner.policy_params(state)
-
-    def learned_params(self, state: TrainState) -> PolicyParams:
-        """What another run may begin with."""
-        return self.learner.learned_params(state)
-
-    def begun(self, state: TrainState) -> TrainState:
-        """The state after they have been put into it."""
-        return self.learner.begun(state)
-
-    def choose(
-        self, params: PolicyParams, obs: Obs, key: PRNGKey, *, deterministic: bool
-    ) -> Choice:
-        """Choose actions for raw observations."""
-        return self.learner.choose(params, obs, key, deterministic=deterministic)
-
-    @property
-    def compute_dtype(self) -> ComputeDtype:
-        """What the products of the agent's networks are made of."""
-        return self.learner.compute_dtype
-
-    def exact(self) -> "Offline":
-        """The same trainer whose agent computes in float32."""
-        return Offline(self.learner.exact())
-
-    def rings(self, state: TrainState) -> list[Ring]:
-        """The demonstrations' ring."""
-        return self.learner.rings(state)
 
     def memory(self, state: TrainState) -> Sequence[Share]:
         """The demonstrations."""

@@ -38,7 +38,8 @@ def deploy(
 ) -> int:
     """Build the rig, run the episodes, say how they went; returns the exit status."""
     state, learning = state_folder(), options.learning
-    spool = state / "spool" / learning.actor_name
+    # Of one run: what another's learner has not taken is not this one's.
+    spool = state / "spool" / f"{learning.actor_name}-{bundle.digest[:8]}"
     options = dataclasses.replace(
         options,
         ledger=options.ledger or state / "ledger.json",

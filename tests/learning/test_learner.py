@@ -52,12 +52,12 @@ class Kill(Companion):
         """Nothing."""
 
 
-def build_run(root: Path, *, kill: int | None = None) -> Run:
-    """A learner that listens in `root`, new or to go on."""
+def build_run(root: Path, *, kill: int | None = None, saves: bool = True) -> Run:
+    """A learner that listens in `root`, new or to go on; it saves after each epoch, or never."""
     cfg = tiny_config(root, actors=ActorsConfig(address=str(root / "sock"), sync=True))
     loop = dataclasses.replace(cfg.method.loop, steps_per_epoch=ROWS_PER_EPOCH, buffer_size=200)
     method = dataclasses.replace(cfg.method, loop=loop)
-    kept = dataclasses.replace(cfg.run, bundle=False)
+    kept = dataclasses.replace(cfg.run, bundle=False, checkpoint_seconds=0.0 if saves else 1e6)
     cfg = dataclasses.replace(cfg, method=method, run=kept, total_env_steps=EPISODES * LENGTH)
     folder = RunFolder(root / "run")
     if not folder.path.exists():
@@ -124,15 +124,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.mark.slow
-def test_killed_twice_it_has_the_same_rings_and_parameters(whole: Run, tmp_path: Path) -> None:
-    run = build_run(tmp_path, kill=4)
+@pytest.mark.parametrize("saves", [True, False])
+def test_killed_twice_it_has_the_same_rings_and_parameters(
+    whole: Run, tmp_path: Path, saves: bool
+) -> None:
+    run = build_run(tmp_path, kill=4, saves=saves)
     with arm(run, tmp_path) as client:
         for kill in (11, None):
             with pytest.raises(Killed):
                 run.train(resume=run.folder.checkpoints.exists())
-            run = build_run(tmp_path, kill=kill)
-        assert run.train(resume=True) is not None
-        assert client.pending < EPISODES
+            run = build_run(tmp_path, kill=kill, saves=saves)
+        assert run.train(resume=saves) is not None
+        assert client.flush(3.0)  # all of it is in the last checkpoint
     ours, theirs = last_state(run), last_state(whole)
     for (path, x), (_, y) in zip(
         jax.tree_util.tree_leaves_with_path(ours),
