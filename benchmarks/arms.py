@@ -37,7 +37,7 @@ MINUTES = 15.0  # of the arm's time, issue 14
 _STEPS = round(MINUTES * 60 * RATE)
 _LEARN = (
     *("--loop.updates-per-step=4", "--loop.warmup-steps=300", f"--total-env-steps={_STEPS}"),
-    *("--eval.every-epochs=20", "--eval.stop-at=0.97", "--run.video=off"),
+    *("--eval.every-epochs=20", "--eval.stop-at=0.98", "--eval.stop-checks=3", "--run.video=off"),
 )
 CASES: dict[str, tuple[str, ...]] = {
     "state": ("--preset=robot", *_LEARN),
