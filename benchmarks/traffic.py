@@ -87,7 +87,8 @@ def act(folder: Path) -> None:
     )
     experience = Experience(client, CONTRACT.obs)
     # One that was killed may have handed over more than it noted: no number is used twice.
-    number = _read(folder / "number", -_NOTED) + _NOTED
+    noted = folder / "number"
+    number = int(noted.read_text()) + _NOTED if noted.exists() else 0
     worst, late, due = 0.0, 0, time.monotonic()
     versions: list[int] = []
     if number % EPISODE:
@@ -119,7 +120,7 @@ def act(folder: Path) -> None:
 def _note(
     folder: Path, number: int, experience: Experience, worst: float, late: int, versions: list[int]
 ) -> None:
-    write_atomically(folder / "number", json.dumps(number))
+    write_atomically(folder / "number", str(number))
     told = {
         "handed": experience.steps,
         "lost": experience.lost,
@@ -156,7 +157,7 @@ def _step(number: int) -> tuple[Tick, dict[str, np.ndarray]]:
     )
     picture = np.full((PIXELS, PIXELS, 3), number % 256, np.uint8)
     # Exact in float32 up to 16.7 million steps.
-    return tick, {"front": picture, "wrist": picture, "number": np.float32([number])}
+    return tick, {"front": picture, "wrist": picture, "number": np.array([number], np.float32)}
 
 
 # -- the learner -----------------------------------------------------------------------------------
@@ -165,32 +166,27 @@ def _step(number: int) -> tuple[Tick, dict[str, np.ndarray]]:
 def learn(folder: Path) -> None:
     """Take episodes, save the numbers of their steps, publish a version at each save."""
     saved = folder / "saved.json"
-    kept: dict[str, Any] = {"upto": {}, "version": 0}
+    kept: dict[str, Any] = {"upto": {}, "version": 0, "numbers": []}
     if saved.exists():
         kept = json.loads(saved.read_text())
     upto = {bytes.fromhex(run): number for run, number in kept["upto"].items()}
-    arrivals, numbers, due = Arrivals(CONTRACT), _read(folder / "numbers.json", []), 0.0
+    version: int = kept["version"]
+    numbers: list[int] = kept["numbers"]
+    arrivals, due = Arrivals(CONTRACT), 0.0
     with TransitionServer(f"ipc://{folder}/learner.sock", saved=upto) as server:
         while not (folder / "end").exists():
             for episode in arrivals.take(server.take()):
                 numbers += [int(n) for n in episode.arrays["obs/number"][:, 0]]
                 upto[episode.run] = episode.id
             if time.monotonic() > due:
-                due = time.monotonic() + SAVE_S
-                version = kept["version"] + 1
-                kept = {"upto": {r.hex(): n for r, n in upto.items()}, "version": version}
+                due, version = time.monotonic() + SAVE_S, version + 1
+                told = {run.hex(): number for run, number in upto.items()}
                 # One file, so that what was taken and up to where are of one moment.
-                write_atomically(saved, json.dumps(kept | {"numbers": numbers}))
+                text = json.dumps({"upto": told, "version": version, "numbers": numbers})
+                write_atomically(saved, text)
                 server.saved(upto)
                 server.publish(version, {"w": np.full(50_000, version, np.float32)})
             time.sleep(0.005)
-
-
-def _read(path: Path, otherwise: Any) -> Any:
-    if path.name == "numbers.json":
-        path = path.with_name("saved.json")
-        return json.loads(path.read_text())["numbers"] if path.exists() else otherwise
-    return json.loads(path.read_text()) if path.exists() else otherwise
 
 
 # -- the network between them ----------------------------------------------------------------------
