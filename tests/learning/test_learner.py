@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from browser import wait_until
 from tiny_bundle import tiny_config
 
 from mjx_serl.config import ActorsConfig
@@ -18,8 +19,12 @@ from mjx_serl.learning.companion import ACTOR, LearnerCompanion
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.loop import Companion, Run
 from mjx_serl.run.programs import EpochFn
+from mjx_serl.run.simulated_arm import build_world
 from mjx_serl.training.state import TrainState
+from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk
+from robot_bridge.deploy.rigs import sim_rig
 from robot_bridge.learning.learned_policy import LearnedPolicy
+from robot_bridge.learning.link import LearningConfig
 from robot_bridge.network.parameters import Parameters
 from robot_bridge.network.spool import Spool
 from robot_bridge.network.transition_client import TransitionClient
@@ -157,6 +162,37 @@ def test_all_that_came_is_stored_once_and_what_a_person_did_is_known(whole: Run)
     np.testing.assert_array_equal(np.asarray(ring.expert)[valid, 0], expert)
     told = whole.folder.read_metrics()
     assert told == []  # nobody listened
+
+
+@pytest.mark.slow
+def test_the_simulated_arm_teaches_it(tmp_path: Path) -> None:
+    """Learner, link, bridge and simulated arm together, as `learn.py` and `deploy.py` are."""
+    run, summaries = build_run(tmp_path), []
+    learner = threading.Thread(target=lambda: summaries.append(run.train()))
+    learner.start()
+    try:
+        wait_until((run.folder.path / ACTOR).is_dir)
+        actor = load_bundle(run.folder.path / ACTOR)
+        world = build_world(actor.manifest.task, actor.contract, seed=0, episodes=20)
+        link = LearningConfig(
+            learner=str(tmp_path / "sock"), spool=tmp_path / "spool", noise_seed=0, grace=2.0
+        )
+        rows = EPISODES * LENGTH
+        options = DeployConfig(episodes=rows // LENGTH + 1, seconds=0.1 * LENGTH, learning=link)
+        said: list[str] = []
+        talk = Talk(said.append, lambda asked: "")
+        deployment = Deployment(options, actor, sim_rig(world, actor.contract), talk)
+        deployment.run()
+    finally:
+        learner.join(timeout=60)
+    assert summaries[0] is not None
+    done = deployment.link
+    assert done is not None and done.policy is not None
+    assert done.experience.steps >= rows and done.experience.lost == 0
+    assert done.policy.version == (rows - LENGTH) // ROWS_PER_EPOCH  # before the last episode
+    ring = last_state(run).data["online"].data
+    assert np.asarray(ring.valid).sum() >= rows
+    assert f"{done.experience.steps} steps to the learner, 0 lost" in done.told
 
 
 @pytest.fixture(scope="module")
