@@ -13,6 +13,7 @@ from scenes.contract.demonstrations import OBS, Arrays
 from scenes.contract.errors import InputError
 from scenes.contract.policy_contract import Contract
 
+LONGEST = 50_000  # rows after which an episode is cut; an hour at 14 Hz
 _SCALARS = {"reward": "float32", "terminated": "bool", "truncated": "bool", "expert": "bool"}
 _COUNTERS = {STEP: "int32"}
 
@@ -81,7 +82,8 @@ class Arrivals:
                 return found
         begun.batches.append(arrays)
         begun.last, begun.rows = batch.id, begun.rows + len(arrays["reward"])
-        if arrays["terminated"][-1] or arrays["truncated"][-1]:
+        if arrays["terminated"][-1] or arrays["truncated"][-1] or begun.rows >= LONGEST:
+            arrays["truncated"][-1] |= not arrays["terminated"][-1]
             found.append(ArrivedEpisode(batch.run, batch.id, self._joined(batch.run)))
         return found
 

@@ -69,6 +69,14 @@ def test_rows_after_a_gap_are_not_stitched_to_those_before() -> None:
     assert len(arrivals.take([batch(2, 0, 1, ending="success")])) == 1
 
 
+def test_an_episode_without_an_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mjx_serl.learning.arrivals.LONGEST", 8)
+    arrivals = Arrivals(CONTRACT)
+    (episode,) = arrivals.take([batch(0, 0, 4), batch(1, 4, 4), batch(2, 8, 4)])
+    assert (len(episode), episode.id) == (8, 1)
+    assert episode.arrays["truncated"].tolist() == [False] * 7 + [True]
+
+
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
