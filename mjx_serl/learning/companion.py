@@ -117,6 +117,7 @@ class LearnerCompanion(Companion):
             state = self._take(state)
             if self._is_due:
                 self._ledger.credit -= self._trainer.env_steps_per_epoch
+                self._server.learned({}, ahead=self._ledger.credit)
                 self._idle_s += time.monotonic() - looked
                 self._idle_since, self._told_idle = None, False
                 if not self._cfg.sync:
