@@ -29,7 +29,7 @@ CYCLE = 0.002  # [s]
 UNLOCK_AFTER = 0.3  # [s] a protective stop may be released; 5 on a real one, which tests wait for
 RTDE, SCRIPT, DASHBOARD, GRIPPER = 30004, 30002, 29999, 63352
 _NUMBERS = itertools.count()
-_CODES = {"DOUBLE": "d", "VECTOR6D": "6d", "INT32": "i", "UINT32": "I"}
+_CODES = {"DOUBLE": "d", "VECTOR6D": "6d", "INT32": "i", "UINT32": "I", "UINT8": "B"}
 _TYPES = {
     **dict.fromkeys(("actual_q", "actual_qd", "actual_TCP_pose", "actual_TCP_speed"), "VECTOR6D"),
     **dict.fromkeys(("robot_status_bits", "safety_status_bits", "runtime_state"), "UINT32"),
@@ -67,7 +67,7 @@ class UrController:
         self.position, self.wanted, self.grips = 3.0, 3.0, [3, 230]
         self.tool = (0.0, 0.0, 0.0)  # the installation's tool centre beside the real one [m]
         self.registers: dict[str, float] = {}
-        self.writer: object = None
+        self.writers: dict[str, object] = {}
         self.program: Callable[..., object] | None = None
         self.pending: str | None = None
         self.scripts: list[str] = []
@@ -190,7 +190,8 @@ class UrController:
         return {
             **{"servoj": servoj, "stopj": stopj, "write_output_integer_register": write},
             **{"read_input_integer_register": reads("int"), "protective_stop": protective_stop},
-            "read_input_float_register": reads("double"),
+            **{"read_input_float_register": reads("double")},
+            "sync": lambda: self._cycle(list(self.q)),
         }
 
     def value(self, name: str) -> list[float]:
@@ -229,7 +230,7 @@ class UrController:
         finally:
             with self.lock:
                 self.clients = [c for c in self.clients if c is not session]
-                self.writer = None if self.writer is session else self.writer
+                self.writers = {k: w for k, w in self.writers.items() if w is not session}
 
     def _serve_script(self, client: socket.socket) -> None:
         source = ""
@@ -254,6 +255,8 @@ class UrController:
     def _answer(self, command: str) -> str:
         if command == "get serial number":
             return "20235500042"
+        if command == "PolyscopeVersion":
+            return "URSoftware {}.{}.{}.{} (Nov 22 2022)".format(*self.version)
         if command == "unlock protective stop":
             if time.monotonic() - self.stopped_at < UNLOCK_AFTER:
                 return (
@@ -283,7 +286,7 @@ class Rtde:
     def __init__(self, controller: UrController, client: socket.socket) -> None:
         self._controller, self._client = controller, client
         self._outputs: list[str] = []
-        self._inputs: list[str] = []
+        self._recipes: list[list[str]] = []
         self._every = self._count = 0
         self._last = b""
 
@@ -320,20 +323,31 @@ class Rtde:
         if kind == b"v":
             return struct.pack(">4I", *self._controller.version)
         if kind == b"O":
-            self._outputs = payload[8:].decode().split(",")
+            # ur-rtde ends its list with a comma, which a controller does not mind.
+            self._outputs = payload[8:].decode().strip(",").split(",")
             return b"\x01" + self._types(self._outputs)
         if kind == b"I":
-            self._inputs = payload.decode().split(",")
-            if self._controller.writer is not None:
-                return b"\x00" + ",".join(["IN_USE"] * len(self._inputs)).encode()
-            self._controller.writer = self
-            return b"\x01" + self._types(self._inputs)
+            return self._inputs(payload.decode().strip(",").split(","))
         if kind == b"U":
-            rows = struct.unpack(">x" + self._layout(self._inputs), payload)
+            names = self._recipes[payload[0] - 1]
+            rows = struct.unpack(">x" + self._layout(names), payload)
             with self._controller.lock:
-                self._controller.registers.update(zip(self._inputs, rows, strict=True))
+                self._controller.registers.update(zip(names, rows, strict=True))
             return None
         return b"\x01"
+
+    def _inputs(self, names: list[str]) -> bytes:
+        """Each input has one writer at a time."""
+        writers = self._controller.writers
+        with self._controller.lock:
+            used = [writers.get(name, self) is not self for name in names]
+            if not any(used):
+                writers.update(dict.fromkeys(names, self))
+                self._recipes.append(names)
+        if any(used):
+            types = ("IN_USE" if u else _TYPES[n] for u, n in zip(used, names, strict=True))
+            return b"\x00" + ",".join(types).encode()
+        return bytes([len(self._recipes)]) + self._types(names)
 
     def _types(self, names: list[str]) -> bytes:
         return ",".join(_TYPES.get(name, "NOT_FOUND") for name in names).encode()

@@ -25,7 +25,8 @@ from robot_bridge.safety.kinematics import vector_to_quat
 from scenes.contract.errors import InputError
 from scenes.robots.ur5e import ur5e_2f85
 
-_PATIENCE, _FIRST, _START, _END = 0.3, 1.0, 1.0, 0.2  # [s]
+# [s] A state that is late is stale at once; the link is lost when none comes for so long.
+_PATIENCE, _FIRST, _START, _SENT = 1.0, 2.0, 1.0, 1.0
 # A 2F-85's POS closed and open, as they come, from memory: the bridge looks at both before it homes.
 _READINGS = (230.0, 3.0)
 
@@ -169,11 +170,13 @@ class UrDriver:
             answer = dashboard(self._host, "unlock protective stop")
             if not answer.startswith("Protective stop releasing"):
                 raise DriverError(f"The protective stop stays: {answer}")
-        wait_for(
-            lambda: not unfit(self._reading().value),
-            _START,
-            complaint="The arm did not recover; look at the pendant, and recover again",
-        )
+            wait_for(
+                lambda: PROTECTIVE_STOP not in faults_of(self._reading().value),
+                _START,
+                complaint="The protective stop stays; look at the pendant, and recover again",
+            )
+        if why := unfit(self._reading().value):
+            raise DriverError(f"The arm has not recovered: {why}")
 
     def close(self) -> None:
         """End our program, and let go of the links."""
@@ -200,7 +203,7 @@ class UrDriver:
         beat = self._beat
         wait_for(
             lambda: self._beat >= beat + 2 and bool(self._reading()),
-            _END,
+            _SENT,
             complaint="The controller is not heard any more; check the cable",
         )
 

@@ -10,7 +10,7 @@ from scenes.contract.robot import GripperSpec
 
 PORT = 63352
 _ACTIVE = 3  # STA
-_PERIOD, _PATIENCE, _FIRST, _TIMEOUT = 0.02, 0.5, 2.0, 0.25  # [s]
+_PERIOD, _PATIENCE, _FIRST, _TIMEOUT = 0.02, 1.0, 2.0, 0.25  # [s]
 _FORCES = (20.0, 235.0)  # [N] of FOR 0 and 255, and of the manual's grip force
 
 

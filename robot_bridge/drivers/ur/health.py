@@ -51,7 +51,7 @@ def unfit(state: RtdeState) -> str:
     """Why the arm may not be armed and what a person can do; empty where nothing is against it."""
     mode, faults = mode_of(state, controlled=False), faults_of(state)
     if faults:
-        return f"it reports {', '.join(faults)}; clear that on the pendant, or recover"
+        return f"it reports {', '.join(faults)}; clear that on the pendant"
     if mode is Mode.GUIDING:
         return "it is in freedrive"
     if mode is Mode.OTHER:
