@@ -121,7 +121,9 @@ def ur5e_2f85() -> RobotSpec:
 
 def _chain() -> tuple[LinkSpec, ...]:
     return tuple(
-        LinkSpec(name=f"link{i}", pos=pos, quat=quat, mass=mass, com=com, inertia=_turned(axes, way))
+        LinkSpec(
+            name=f"link{i}", pos=pos, quat=quat, mass=mass, com=com, inertia=_turned(axes, way)
+        )
         for i, ((pos, quat), (mass, com, way, axes)) in enumerate(
             zip(_FRAMES, _INERTIALS, strict=True)
         )

@@ -26,6 +26,7 @@ from robot_bridge.safety.kinematics import quat_to_vector
 from scenes.robots.ur5e import ur5e_2f85
 
 CYCLE = 0.002  # [s]
+SAFETY = {"protective": 2, "safeguard": 4, "emergency": 6, "fault": 9}  # bits by name
 UNLOCK_AFTER = 0.3  # [s] a protective stop may be released; 5 on a real one, which tests wait for
 RTDE, SCRIPT, DASHBOARD, GRIPPER = 30004, 30002, 29999, 63352
 _NUMBERS = itertools.count()
@@ -35,7 +36,8 @@ _TYPES = {
     **dict.fromkeys(("robot_status_bits", "safety_status_bits", "runtime_state"), "UINT32"),
     **{f"{way}_int_register_{i}": "INT32" for way in ("input", "output") for i in range(48)},
     **{f"{way}_double_register_{i}": "DOUBLE" for way in ("input", "output") for i in range(48)},
-    **{"timestamp": "DOUBLE", "robot_mode": "INT32"},
+    "timestamp": "DOUBLE",
+    "robot_mode": "INT32",
 }
 
 
@@ -51,8 +53,6 @@ class UrController:
     pads: readings of the gripper when open and closed. active: whether the gripper is. held: POS
     beyond which something is in the way. deadline: of the program, for tests that hang.
     """
-
-    SAFETY = {"protective": 2, "safeguard": 4, "emergency": 6, "fault": 9}
 
     def __init__(self) -> None:
         number = os.getpid() * 64 + next(_NUMBERS)
@@ -188,9 +188,12 @@ class UrController:
 
         reads = lambda kind: lambda i: self.registers.get(f"input_{kind}_register_{i}", 0)  # noqa: E731
         return {
-            **{"servoj": servoj, "stopj": stopj, "write_output_integer_register": write},
-            **{"read_input_integer_register": reads("int"), "protective_stop": protective_stop},
-            **{"read_input_float_register": reads("double")},
+            "servoj": servoj,
+            "stopj": stopj,
+            "write_output_integer_register": write,
+            "read_input_integer_register": reads("int"),
+            "protective_stop": protective_stop,
+            "read_input_float_register": reads("double"),
             "sync": lambda: self._cycle(list(self.q)),
         }
 
@@ -206,7 +209,7 @@ class UrController:
             "actual_TCP_speed": [0.0] * 6,
             "robot_mode": [self.robot_mode],
             "robot_status_bits": [1 | self.running << 1 | self.freedrive << 2],
-            "safety_status_bits": [sum(1 << self.SAFETY[s] for s in self.stops) or 1],
+            "safety_status_bits": [sum(1 << SAFETY[s] for s in self.stops) or 1],
             "runtime_state": [2 if self.running else 1],
         }
         return known[name] if name in known else [self.registers.get(name, 0)]

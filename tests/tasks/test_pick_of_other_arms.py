@@ -1,4 +1,4 @@
-"""The pick task of other arms: solved by its expert, and the box in reach as the governor lets it."""
+"""The pick task of other arms: solved by its expert, and all of its box in the governor's reach."""
 
 import dataclasses
 import itertools

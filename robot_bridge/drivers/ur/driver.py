@@ -27,7 +27,7 @@ from scenes.robots.ur5e import ur5e_2f85
 
 # [s] A state that is late is stale at once; the link is lost when none comes for so long.
 _PATIENCE, _FIRST, _START, _SENT = 1.0, 2.0, 1.0, 1.0
-# A 2F-85's POS closed and open, as they come, from memory: the bridge looks at both before it homes.
+# A 2F-85's POS closed and open, as they come, from memory; the bridge tries both before it homes.
 _READINGS = (230.0, 3.0)
 
 
@@ -129,12 +129,12 @@ class UrDriver:
             seq=reading.seq,
             q=raw.actual_q.copy(),
             dq=raw.actual_qd.copy(),
-            position=raw.actual_TCP_pose[:3].copy(),
-            quat=vector_to_quat(raw.actual_TCP_pose[3:]),
+            position=raw.tcp_pose[:3].copy(),
+            quat=vector_to_quat(raw.tcp_pose[3:]),
             gripper_width=gripper.width,
             mode=mode_of(raw, controlled=controlled),
             faults=(*faults_of(raw), *(("control_ended",) if ended else ())),
-            twist=raw.actual_TCP_speed.copy(),
+            twist=raw.tcp_speed.copy(),
         )
 
     def servo(self, target: Target) -> None:
@@ -156,7 +156,7 @@ class UrDriver:
             self._target = self._reading().value.actual_q
 
     def stop(self, kind: Literal["soft", "protective"]) -> None:
-        """Brake and end the program ("soft"), or have the arm stop itself, which asks to recover."""
+        """Brake and end the program ("soft"), or have the arm stop itself until it is recovered."""
         self._open_links()
         if self._armed:
             self._order = Order.PROTECTIVE_STOP if kind == "protective" else Order.END

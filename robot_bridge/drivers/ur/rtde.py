@@ -7,7 +7,7 @@ controller does not answer, and runs a program on it that no test of ours could 
 
 import socket
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -43,14 +43,14 @@ _INPUTS: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RtdeState:
-    """One state of the controller, in its names.
+    """One state of the controller; in its names where they are none of ours.
 
     Attributes:
         timestamp: since it was started [s].
         actual_q: joint positions [rad].
         actual_qd: joint velocities [rad/s].
-        actual_TCP_pose: position [m] and rotation vector [rad] of the tool in the frame Base.
-        actual_TCP_speed: linear [m/s] over angular [rad/s].
+        tcp_pose: position [m] and rotation vector [rad] of the tool in the frame Base.
+        tcp_speed: linear [m/s] over angular [rad/s].
         robot_mode: 7 is running.
         robot_status_bits: power, program, freedrive button, power button.
         safety_status_bits: 0 is normal; see `health`.
@@ -60,8 +60,8 @@ class RtdeState:
     timestamp: float
     actual_q: Vector
     actual_qd: Vector
-    actual_TCP_pose: Vector
-    actual_TCP_speed: Vector
+    tcp_pose: Vector
+    tcp_speed: Vector
     robot_mode: int
     robot_status_bits: int
     safety_status_bits: int
@@ -93,15 +93,24 @@ class Rtde:
             self._fill()
             for kind, payload in self._packages():
                 newest = payload if kind == b"U" else newest
-        time, *rows = struct.unpack(">x" + _codes(_OUTPUTS), newest)
-        vectors, numbers = np.array(rows[:24]).reshape(4, 6), (int(n) for n in rows[24:])
+        rows = struct.unpack(">x" + _codes(_OUTPUTS), newest)
+        q, qd, pose, speed = vectors = np.array(rows[1:25]).reshape(4, 6)
         if not np.isfinite(vectors).all():
             raise DriverError("The controller sends joints or a pose that are not finite")
+        mode, status, safety, register = rows[25:]
         return RtdeState(
-            **dict(zip(RtdeState.__slots__, (time, *vectors, *numbers), strict=True))
+            timestamp=rows[0],
+            actual_q=q,
+            actual_qd=qd,
+            tcp_pose=pose,
+            tcp_speed=speed,
+            robot_mode=mode,
+            robot_status_bits=status,
+            safety_status_bits=safety,
+            register=register,
         )
 
-    def send(self, beat: int, order: int, q: Sequence[float]) -> None:
+    def send(self, beat: int, order: int, q: Vector) -> None:
         """Write our registers: a number that changes, what the program shall do, joints [rad]."""
         self._send(b"U", struct.pack(">B" + _codes(_INPUTS), self._recipe, beat, order, *q))
 
