@@ -48,10 +48,11 @@ class _EndedError(Exception):
 class UrController:
     """The arm and its controller; `with` serves it.
 
-    host: where. remote: takes programs. robot_mode, freedrive, stops (names of safety bits),
-    version: what it says. frozen: sends the same state again and again. silent: sends nothing.
-    pads: readings of the gripper when open and closed. active: whether the gripper is. held: POS
-    beyond which something is in the way. deadline: of the program, for tests that hang.
+    host: where. remote: takes programs. robot_mode, freedrive, stops (names of SAFETY), version:
+    what it says of itself. frozen: sends the same state again and again. silent: sends none. tool:
+    from our tool centre to the one of its installation [m]. active: whether the gripper is. grips:
+    its POS open and closed, or on what it holds; position, wanted: where it is and was told to be.
+    late: its next answer [s]. registers, scripts, said: what was written, sent and told.
     """
 
     def __init__(self) -> None:
@@ -65,7 +66,8 @@ class UrController:
         self.stops: set[str] = set()
         self.frozen = self.silent = False
         self.position, self.wanted, self.grips = 3.0, 3.0, [3, 230]
-        self.tool = (0.0, 0.0, 0.0)  # the installation's tool centre beside the real one [m]
+        self.tool = (0.0, 0.0, 0.0)
+        self.late = 0.0
         self.registers: dict[str, float] = {}
         self.writers: dict[str, object] = {}
         self.program: Callable[..., object] | None = None
@@ -155,6 +157,8 @@ class UrController:
         if self.cycles % 4 == 0 and not self.silent:
             for client in clients:
                 client.publish()
+            for client in clients:
+                client.wait()
         ended = self.stops or self.pending or mine is not self.program or self._closing.is_set()
         if target is not None and ended:
             raise _EndedError
@@ -274,6 +278,8 @@ class UrController:
         with client.makefile("r") as lines:
             for line in lines:
                 words = line.split()
+                time.sleep(self.late)
+                self.late = 0.0
                 if words[0] == "SET":
                     self.said.append(line.strip())
                     self.wanted = float(dict(zip(words[1::2], words[2::2], strict=True))["POS"])
@@ -292,6 +298,7 @@ class Rtde:
         self._recipes: list[list[str]] = []
         self._every = self._count = 0
         self._last = b""
+        self._answered = threading.Event()
 
     def serve(self) -> None:
         """Answer until the client goes."""
@@ -308,12 +315,18 @@ class Rtde:
     def publish(self) -> None:
         """Send the state, whatever becomes of it."""
         controller = self._controller
+        self._answered.clear()
         if not (controller.frozen and self._last):
             with controller.lock:
                 rows = [v for name in self._outputs for v in controller.value(name)]
             self._last = struct.pack(">B" + self._layout(self._outputs), 1, *rows)
         with contextlib.suppress(OSError):
             self._send(b"U", self._last)
+
+    def wait(self) -> None:
+        """Let one that writes answer: a busy machine is not an arm that is left alone."""
+        if self._recipes:
+            self._answered.wait(0.25)
 
     def hang_up(self) -> None:
         """Cut the connection."""
@@ -336,21 +349,27 @@ class Rtde:
             rows = struct.unpack(">x" + self._layout(names), payload)
             with self._controller.lock:
                 self._controller.registers.update(zip(names, rows, strict=True))
+            self._answered.set()
             return None
         return b"\x01"
 
     def _inputs(self, names: list[str]) -> bytes:
         """Each input has one writer at a time."""
-        writers = self._controller.writers
-        with self._controller.lock:
-            used = [writers.get(name, self) is not self for name in names]
+        used = self._used(names)
+        for _ in range(40):  # one that has just gone may not be noticed yet
             if not any(used):
-                writers.update(dict.fromkeys(names, self))
-                self._recipes.append(names)
+                break
+            time.sleep(0.01)
+            used = self._used(names)
         if any(used):
             types = ("IN_USE" if u else _TYPES[n] for u, n in zip(used, names, strict=True))
             return b"\x00" + ",".join(types).encode()
+        self._controller.writers.update(dict.fromkeys(names, self))
+        self._recipes.append(names)
         return bytes([len(self._recipes)]) + self._types(names)
+
+    def _used(self, names: list[str]) -> list[bool]:
+        return [self._controller.writers.get(name, self) is not self for name in names]
 
     def _types(self, names: list[str]) -> bytes:
         return ",".join(_TYPES.get(name, "NOT_FOUND") for name in names).encode()

@@ -4,8 +4,6 @@ import contextlib
 import secrets
 from typing import Literal
 
-import numpy as np
-
 from robot_bridge.driver import (
     ArmInfo,
     ArmState,
@@ -16,17 +14,17 @@ from robot_bridge.driver import (
     require_token,
 )
 from robot_bridge.drivers.hosts import is_this_machine
-from robot_bridge.drivers.polling import Poller, Reading, wait_for
+from robot_bridge.drivers.polling import wait_for
 from robot_bridge.drivers.ur.gripper import RobotiqGripper
 from robot_bridge.drivers.ur.health import PROTECTIVE_STOP, faults_of, mode_of, program_runs, unfit
+from robot_bridge.drivers.ur.link import UrLink
 from robot_bridge.drivers.ur.program import Order, dashboard, send_program
-from robot_bridge.drivers.ur.rtde import Rtde, RtdeState
+from robot_bridge.drivers.ur.rtde import RtdeState
 from robot_bridge.safety.kinematics import vector_to_quat
 from scenes.contract.errors import InputError
 from scenes.robots.ur5e import ur5e_2f85
 
-# [s] A state that is late is stale at once; the link is lost when none comes for so long.
-_PATIENCE, _FIRST, _START, _SENT = 1.0, 2.0, 1.0, 1.0
+_START = 1.0  # [s]
 # A 2F-85's POS closed and open, as they come, from memory; the bridge tries both before it homes.
 _READINGS = (230.0, 3.0)
 
@@ -48,10 +46,8 @@ class UrDriver:
         self._host, self._readings = host, gripper_readings
         self._robot = ur5e_2f85()
         self._info: ArmInfo | None = None
-        self._links: tuple[Rtde, Poller[RtdeState], RobotiqGripper] | None = None
+        self._links: tuple[UrLink, RobotiqGripper] | None = None
         self._armed, self._nonce = False, 0
-        # Set by whoever calls, sent by the thread that reads: after every state.
-        self._beat, self._order, self._target = 0, Order.END, np.zeros(self._robot.num_joints)
 
     @property
     def info(self) -> ArmInfo:
@@ -64,33 +60,20 @@ class UrDriver:
         """Open the links to controller and gripper and read both; moves nothing."""
         if self._links is not None:
             raise DriverError(f"Already connected to {self._host}")
-        rtde = Rtde(self._host)
-        try:
-            if not (5, 6) <= rtde.version[:2] < (6, 0):
-                raise DriverError(
-                    "The controller runs PolyScope {}.{}, allowed: 5.6 or newer, below 6".format(
-                        *rtde.version
-                    )
-                )
+        with contextlib.ExitStack() as opened:
+            link = UrLink(self._host)
+            opened.callback(link.close)
             serial = dashboard(self._host, "get serial number")
             gripper = RobotiqGripper(self._host, self._robot.parallel_gripper, self._readings)
-        except BaseException:
-            rtde.close()
-            raise
-        states = Poller(
-            lambda: self._exchange(rtde), key=lambda s: s.timestamp, period=0.0, patience=_PATIENCE
-        )
-        self._links = rtde, states, gripper
-        try:
-            states.first(_FIRST)
+            opened.callback(gripper.close)
+            link.first()
             gripper.wait()
-        except BaseException:
-            self.close()
-            raise
+            opened.pop_all()
+        self._links = link, gripper
         self._info = ArmInfo(
             robot=self._robot.name,
             serial=serial,
-            firmware="PolyScope " + ".".join(map(str, rtde.version)),
+            firmware="PolyScope " + ".".join(map(str, link.version)),
             takes="joints",
             simulated=is_this_machine(self._host),
         )
@@ -100,27 +83,29 @@ class UrDriver:
         require_token(token, "arm")
         if self._armed:
             raise DriverError("The arm is armed already; stop it first")
-        if why := unfit(self._reading().value):
+        if why := unfit(self._raw()):
             raise DriverError(f"The arm cannot be armed: {why}")
-        self._open_links()[2].require_active()
+        link, gripper = self._open_links()
+        gripper.require_active()
         self._nonce = 1 + secrets.randbelow(2**31 - 1)
-        self._target, self._order = self._reading().value.actual_q, Order.FOLLOW
+        link.target, link.order = self._raw().actual_q, Order.FOLLOW
         try:
-            self._wait_sent()  # a target of before must not be there when the program starts
+            link.wait_sent()  # a target of before must not be there when the program starts
             with send_program(self._host, self._nonce):
                 wait_for(
-                    lambda: self._controlled(self._reading().value),
+                    lambda: self._controlled(self._raw()),
                     _START,
                     complaint="The controller does not start our program; is it in Remote Control?",
                 )
         except BaseException:
-            self._order = Order.END
+            link.order = Order.END
             raise
         self._armed = True
 
     def state(self) -> ArmState:
         """The newest reading; DriverError without a link to controller or gripper."""
-        reading, gripper = self._reading(), self._open_links()[2]
+        link, gripper = self._open_links()
+        reading = link.newest()
         raw = reading.value
         controlled = self._armed and self._controlled(raw)
         ended = self._armed and not controlled
@@ -140,42 +125,42 @@ class UrDriver:
     def servo(self, target: Target) -> None:
         """Follow the target's joints from the next package on; DriverError unless in control."""
         require_finite(target)
-        self._require_armed()
-        if not self._controlled(self._reading().value):
+        link, _ = self._require_armed()
+        if not self._controlled(self._raw()):
             raise DriverError("The controller ended control; its state says why")
-        self._target = target.q.copy()
+        link.target = target.q.copy()
 
     def gripper(self, width: float, force: float) -> None:
         """Ask for an opening [m] with at most this force [N]; returns at once."""
-        self._require_armed()
-        self._open_links()[2].go(width, force)
+        self._require_armed()[1].go(width, force)
 
     def hold(self) -> None:
         """Make the measured joints the target."""
         if self._armed:
-            self._target = self._reading().value.actual_q
+            self._open_links()[0].target = self._raw().actual_q
 
     def stop(self, kind: Literal["soft", "protective"]) -> None:
         """Brake and end the program ("soft"), or have the arm stop itself until it is recovered."""
-        self._open_links()
+        link, _ = self._open_links()
         if self._armed:
-            self._order = Order.PROTECTIVE_STOP if kind == "protective" else Order.END
+            link.order = Order.PROTECTIVE_STOP if kind == "protective" else Order.END
         self._armed = False
 
     def recover(self, token: ArmToken) -> None:
         """Release a protective stop; what needs the pendant is left to a person, and said."""
         require_token(token, "recover")
-        self._armed, self._order = False, Order.END
-        if PROTECTIVE_STOP in faults_of(self._reading().value):
+        link, _ = self._open_links()
+        self._armed, link.order = False, Order.END
+        if PROTECTIVE_STOP in faults_of(self._raw()):
             answer = dashboard(self._host, "unlock protective stop")
             if not answer.startswith("Protective stop releasing"):
                 raise DriverError(f"The protective stop stays: {answer}")
             wait_for(
-                lambda: PROTECTIVE_STOP not in faults_of(self._reading().value),
+                lambda: PROTECTIVE_STOP not in faults_of(self._raw()),
                 _START,
                 complaint="The protective stop stays; look at the pendant, and recover again",
             )
-        if why := unfit(self._reading().value):
+        if why := unfit(self._raw()):
             raise DriverError(f"The arm has not recovered: {why}")
 
     def close(self) -> None:
@@ -183,42 +168,26 @@ class UrDriver:
         if self._links is None:
             return
         self.stop("soft")
+        (link, gripper), self._links = self._links, None
         with contextlib.suppress(DriverError):  # unsaid, the program ends by itself a bit later
-            self._wait_sent()
-        (rtde, states, gripper), self._links = self._links, None
-        states.close()
-        rtde.close()
+            link.wait_sent()
+        link.close()
         gripper.close()
 
     # -- inside ----------------------------------------------------------------------------------
 
-    def _exchange(self, rtde: Rtde) -> RtdeState:
-        state = rtde.receive()
-        self._beat = (self._beat + 1) % 2**31
-        rtde.send(self._beat, self._order, self._target)
-        return state
-
-    def _wait_sent(self) -> None:
-        """Wait until what was set has gone out; the beat was counted before it was read."""
-        beat = self._beat
-        wait_for(
-            lambda: self._beat >= beat + 2 and bool(self._reading()),
-            _SENT,
-            complaint="The controller is not heard any more; check the cable",
-        )
-
     def _controlled(self, state: RtdeState) -> bool:
         return program_runs(state) and state.register == self._nonce
 
-    def _reading(self) -> Reading[RtdeState]:
-        return self._open_links()[1].newest()
+    def _raw(self) -> RtdeState:
+        return self._open_links()[0].newest().value
 
-    def _open_links(self) -> tuple[Rtde, Poller[RtdeState], RobotiqGripper]:
+    def _open_links(self) -> tuple[UrLink, RobotiqGripper]:
         if self._links is None:
             raise DriverError("The arm is not connected; call connect() first")
         return self._links
 
-    def _require_armed(self) -> None:
-        self._open_links()
+    def _require_armed(self) -> tuple[UrLink, RobotiqGripper]:
         if not self._armed:
             raise DriverError("The arm is not armed; a person must confirm first")
+        return self._open_links()

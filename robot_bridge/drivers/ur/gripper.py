@@ -1,5 +1,6 @@
 """A Robotiq gripper at the arm's tool connector, by the server that Robotiq's URCap opens."""
 
+import contextlib
 import math
 import re
 
@@ -10,6 +11,7 @@ from scenes.contract.robot import GripperSpec
 
 PORT = 63352
 _ACTIVE = 3  # STA
+_LONGEST = 1024  # bytes of an answer
 _PERIOD, _PATIENCE, _FIRST, _TIMEOUT = 0.02, 1.0, 2.0, 0.25  # [s]
 _FORCES = (20.0, 235.0)  # [N] of FOR 0 and 255, and of the manual's grip force
 
@@ -27,7 +29,6 @@ class RobotiqGripper:
         self._spec, self._readings = gripper, readings
         self._wish = self._told = ""
         self._socket = connect(host, PORT, "Robotiq's URCap")
-        self._socket.settimeout(_TIMEOUT)
         self._positions = Poller(self._exchange, period=_PERIOD, patience=_PATIENCE)
 
     @property
@@ -66,21 +67,24 @@ class RobotiqGripper:
     def _exchange(self) -> tuple[int, int]:
         wish = self._wish
         if wish != self._told:
-            if self._ask(wish) != "ack":
-                raise DriverError("Robotiq's URCap does not take commands; is the gripper plugged?")
+            self._ask(wish, "(ack)")
             self._told = wish
         return self._number("POS"), self._number("STA")
 
     def _number(self, name: str) -> int:
-        answer = self._ask(f"GET {name}")
-        found = re.fullmatch(rf"{name} (\d{{1,3}})", answer)
-        if found is None:
-            raise DriverError(f"Robotiq's URCap says '{answer[:40]}' of {name}")
-        return int(found[1])
+        return int(self._ask(f"GET {name}", rf"{name} (\d{{1,3}})"))
 
-    def _ask(self, line: str) -> str:
+    def _ask(self, line: str, pattern: str) -> str:
+        """What the answer says; it has no end of line, and a late one is to an earlier question."""
+        with contextlib.suppress(BlockingIOError):
+            self._socket.setblocking(False)
+            self._socket.recv(_LONGEST)
+        self._socket.settimeout(_TIMEOUT)
         self._socket.sendall(line.encode() + b"\n")
-        answer = self._socket.recv(1024)  # one short answer to one question, without an end of line
-        if not answer:
-            raise DriverError("Robotiq's URCap has closed the connection")
-        return answer.decode("ascii", "replace").strip()
+        said = ""
+        while not (found := re.findall(pattern, said)):
+            received = self._socket.recv(_LONGEST)
+            if not received or len(said) > _LONGEST:
+                raise DriverError(f"Robotiq's URCap says '{said[:40]}' to {line}; is it enabled?")
+            said += received.decode("ascii", "replace")
+        return found[-1]

@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 from bench_arm import bench_contract
-from driver_conformance import CHECKS, Rig, forward, name_of, target_at, token
+from driver_conformance import (
+    CHECKS,
+    Rig,
+    confirm,
+    forward,
+    governed,
+    name_of,
+    target_at,
+    token,
+)
 from ur_controller import UrController, served
 
 from robot_bridge.control.session import EpisodeReport
@@ -18,6 +27,7 @@ from robot_bridge.deploy.rigs import build_rig, rig_makers
 from robot_bridge.driver import DriverError, Mode
 from robot_bridge.drivers.ur.driver import UrDriver
 from robot_bridge.drivers.ur.rtde import Rtde
+from robot_bridge.safety.supervisor import NotAllowedError
 from scenes.robots.ur5e import ur5e_2f85
 
 ROBOT = ur5e_2f85()
@@ -72,9 +82,9 @@ def test_conforms(check, controller):
     ],
 )
 def test_an_arm_that_is_not_ready_is_refused_with_what_to_do(spoil, said, controller):
+    vars(controller).update(spoil)
+    waited(lambda: controller.pending is None)
     with rig(controller).connected() as driver:
-        vars(controller).update(spoil)
-        time.sleep(0.03)
         with pytest.raises(DriverError, match=said):
             driver.arm(token("arm"))
         assert not controller.scripts or said.startswith("is it in Remote")
@@ -108,6 +118,16 @@ def test_registers_that_another_client_writes_are_refused(controller):
     with pytest.raises(DriverError, match="Another client of the controller writes input_int"):
         UrDriver(controller.host).connect()
     other.close()
+
+
+def test_another_tool_on_the_pendant_is_refused_before_anything_moves(controller):
+    controller.tool = (0.0, 0.0, 0.1)
+    with (
+        rig(controller).connected() as driver,
+        pytest.raises(NotAllowedError, match=r"0\.100 m and 0\.00 rad .* a ur5e_2f85's"),
+    ):
+        confirm(governed(rig(controller), driver), rig(controller))
+    assert controller.scripts == []
 
 
 def test_a_protective_stop_is_a_reflex_and_released_only_by_a_person(controller):
@@ -188,6 +208,14 @@ def test_the_gripper_takes_the_nearest_force_and_keeps_what_it_holds(controller)
             driver.gripper(float("nan"), 10.0)
 
 
+def test_a_late_answer_of_the_gripper_is_not_taken_for_the_next(controller):
+    with rig(controller).armed() as driver:
+        controller.late = 0.4  # once, longer than anybody waits for it
+        waited(lambda: controller.late == 0.0)
+        driver.gripper(0.04, 10.0)
+        waited(lambda: abs(driver.state().gripper_width - 0.04) < 1e-3)
+
+
 def test_readings_of_the_gripper_that_say_nothing_are_refused():
     with pytest.raises(ValueError, match=r"gripper_readings 3 3, allowed: two different numbers"):
         UrDriver("127.0.0.1", gripper_readings=(3, 3))
@@ -228,12 +256,15 @@ def deployed(controller: UrController) -> EpisodeReport:
 
 
 def test_a_policy_runs_from_home_to_the_end_of_its_session(controller):
-    controller.q[0] -= 0.3  # the arm stands elsewhere
-    report = deployed(controller)
-    if "watchdog" in report.reasons:  # a busy machine has kept the loops waiting
-        report = deployed(controller)
+    reports: list[EpisodeReport] = []
+    while len(reports) < 4 and not (reports and "watchdog" not in reports[-1].reasons):
+        # Again only where a busy machine has kept the loops waiting.
+        controller.q[0] = ROBOT.home[0] - 0.3  # the arm stands elsewhere
+        reports.append(deployed(controller))
+    report = reports[-1]
     assert report.ending == "timeout", report
     assert not {"driver_error", "not_following", "robot_fault"} & set(report.reasons)
     position, _ = forward(ROBOT, np.array(controller.q))
     np.testing.assert_allclose(position, OBJECT, atol=3e-3)
-    assert controller.wanted == 230 and not controller.stops and not controller.running
+    assert controller.wanted == 230 and not controller.stops
+    waited(lambda: not controller.running)
