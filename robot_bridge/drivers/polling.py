@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 from robot_bridge.driver import DriverError
 
 T = TypeVar("T")
+_POLL = 0.005  # [s]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +155,15 @@ class Worker:
             job, self._next = self._next, None
             self._busy = job is not None
             return job
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, *, complaint: str) -> None:
+    """Return once the condition holds; DriverError(complaint) when it does not within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise DriverError(complaint)
+        time.sleep(_POLL)
 
 
 def within(seconds: float, call: Callable[[], T], *, what: str) -> T:

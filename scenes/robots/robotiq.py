@@ -8,7 +8,7 @@ open, and of Robotiq's instruction manual; the primitive shapes are ours.
 import dataclasses
 
 from scenes.contract.robot import GeomSpec, GripperSpec, LinkSpec, RobotSpec
-from scenes.contract.rotations import full_inertia
+from scenes.contract.rotations import Quat, Vec3, full_inertia
 from scenes.robots.fr3 import fr3
 from scenes.robots.franka import FLANGE_POS, HAND_QUAT
 from scenes.robots.panda import panda
@@ -24,13 +24,17 @@ WIDTH = 0.085  # [m]
 SPEED = 0.150  # [m/s] of the opening
 # Frame of the pads along the hand: base 0.0108, spring link 0.0609, follower 0.0375, pad 0.01352,
 # and the middle of its two boxes at 0.01875 [m] (Menagerie).
-_PAD_Z = 0.0108 + 0.0609 + 0.0375 + 0.01352 + 0.01875
+PAD_Z = 0.0108 + 0.0609 + 0.0375 + 0.01352 + 0.01875
 # Driver, coupler, spring link, follower and pad of one side [kg] (Menagerie).
 _FINGER_MASS = 0.00899563 + 0.0140974 + 0.0221642 + 0.0125222 + 0.0035
 
 
-def robotiq_2f85() -> GripperSpec:
-    """Build the 2F-85 on a Franka flange: finger travel 0..0.0425 m, width 0..0.085 m.
+def robotiq_2f85(*, flange: Vec3 = FLANGE_POS, turn: Quat = HAND_QUAT) -> GripperSpec:
+    """Build the 2F-85: finger travel 0..0.0425 m, width 0..0.085 m.
+
+    Args:
+        flange: in the frame of the last link [m]; a Franka's by default.
+        turn: of the hand on the flange, wxyz; as the Franka Hand's by default.
 
     kp, kd, armature and the pads' softness are the Franka Hand's: closed on a 4 cm cube it asks for
     20 N, the manual's least, and it closes faster than the real one's `speed_max`, which the
@@ -40,8 +44,8 @@ def robotiq_2f85() -> GripperSpec:
     return GripperSpec(
         hand=LinkSpec(
             name="hand",
-            pos=FLANGE_POS,
-            quat=HAND_QUAT,
+            pos=flange,
+            quat=turn,
             mass=0.777441,
             com=(0.0, -2.70394e-05, 0.0108 + 0.0354675),
             inertia=full_inertia(
@@ -50,7 +54,7 @@ def robotiq_2f85() -> GripperSpec:
         ),
         finger=LinkSpec(
             name="finger",
-            pos=(0.0, 0.0, _PAD_Z),
+            pos=(0.0, 0.0, PAD_Z),
             mass=_FINGER_MASS,
             # Ours: the linkage as one rod of 8 cm behind the pad.
             com=(0.0, 0.01, -0.04),
@@ -119,6 +123,6 @@ def _with_2f85(robot: RobotSpec) -> RobotSpec:
         name=f"{robot.name}_2f85",
         gripper=robotiq_2f85(),
         geoms=(*arm, *robotiq_geoms()),
-        ee_pos=(0.0, 0.0, _PAD_Z),
+        ee_pos=(0.0, 0.0, PAD_Z),
         sources=tuple((field, changed.get(field, text)) for field, text in robot.sources),
     )

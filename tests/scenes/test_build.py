@@ -67,7 +67,7 @@ def test_tool_centre_lies_between_the_pads(scene: Scene) -> None:
     # Hand frame to tool centre along the hand's z: 0.1034 m as the Franka Hand's own tool frame,
     # 0.1358 m to the Piper's finger frames, 0.1415 m to the middle of the 2F-85's pads.
     arm = scene.spec.robot.name.removesuffix("_2f85")
-    reach = {"panda": 0.1034, "fr3": 0.1034, "piper": 0.1358}[arm]
+    reach = {"panda": 0.1034, "fr3": 0.1034, "piper": 0.1358}.get(arm)
     reach = 0.14147 if scene.spec.robot.name.endswith("_2f85") else reach
     offset = data.site_xpos[scene.arm.ee_site_id] - data.xpos[scene.arm.hand_body_id]
     np.testing.assert_allclose(np.linalg.norm(offset), reach, atol=1e-9)
@@ -85,7 +85,8 @@ def test_torque_actuation_drives_motors(name: str) -> None:
     data.ctrl[arm.ctrl_ids[0]] = 5.0
     mujoco.mj_step(model, data, 20)
     assert data.qvel[arm.dof_ids[0]] > 0.1
-    assert abs(data.qvel[arm.dof_ids[1]]) < 0.1
+    # What turns the others is the first one's own motion, through the masses.
+    assert np.abs(data.qvel[arm.dof_ids[1]]) < 0.25 * data.qvel[arm.dof_ids[0]]
 
 
 def test_gripper_opens_and_closes_with_its_command(scene: Scene) -> None:

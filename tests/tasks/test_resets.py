@@ -13,7 +13,7 @@ from scenes.layouts import pick_cube
 from scenes.robots.registry import ROBOTS
 
 
-@pytest.mark.parametrize("name", ["panda", "fr3", "piper"])
+@pytest.mark.parametrize("name", ["panda", "fr3", "piper", "ur5e_2f85"])
 def test_the_end_effector_is_where_it_was_asked_to_be(name: str):
     scene = build_scene(pick_cube(ROBOTS[name]()))
     data = mujoco.MjData(scene.model)

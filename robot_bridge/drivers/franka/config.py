@@ -1,13 +1,13 @@
 """How to reach and to control a Franka, whichever library does it."""
 
 import contextlib
-import ipaddress
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from robot_bridge.driver import DriverError
+from robot_bridge.drivers.hosts import is_this_machine
 from scenes.contract.errors import InputError
 from scenes.contract.extras import require
 
@@ -65,10 +65,7 @@ class FrankaConfig:
     @property
     def simulated(self) -> bool:
         """Whether the host is this machine, where no control box can be."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return is_this_machine(self.host)
 
 
 # Ranges of SERL's controller (serl_family.md 3.2); robot_bridge.md 3 rows 10 and 11 for torque rate

@@ -2,11 +2,11 @@
 
 import re
 import time
-from collections.abc import Callable
 
 from robot_bridge.driver import ArmInfo, DriverError
 from robot_bridge.drivers.piper.can_frames import CAN_CONTROL, CRASH_LEVELS, MOVE_J, SLOW
 from robot_bridge.drivers.piper.link import PiperLink
+from robot_bridge.drivers.polling import wait_for
 
 # First firmware with the zero of joints 2 and 3 that scenes.robots.piper has (robot_bridge.md 6).
 OLDEST_FIRMWARE = (1, 6, 3)
@@ -18,15 +18,6 @@ BAD_FIRMWARE: dict[tuple[int, ...], str] = {
 _POLL = 0.005  # [s]
 _ASK_AGAIN = 0.2  # [s] the SDK may forget the first part of an answer that comes at once
 _ENABLE_PERIOD, _ENABLE_SECONDS = 0.02, 2.0  # piper_sdk issue 66: once is not enough
-
-
-def wait_for(condition: Callable[[], bool], seconds: float, *, complaint: str) -> None:
-    """Return once the condition holds; DriverError(complaint) when it does not within `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise DriverError(complaint)
-        time.sleep(_POLL)
 
 
 def identify(link: PiperLink) -> ArmInfo:

@@ -20,11 +20,12 @@ from robot_bridge.driver import (
     Target,
     require_token,
 )
-from robot_bridge.drivers.piper.bring_up import enable, identify, set_crash_level, wait_for
+from robot_bridge.drivers.piper.bring_up import enable, identify, set_crash_level
 from robot_bridge.drivers.piper.can_frames import JOINTS, MAX_AGE, STATUS, raw_joints
 from robot_bridge.drivers.piper.health import faults_of, mode_of, unfit
 from robot_bridge.drivers.piper.link import PiperLink
 from robot_bridge.drivers.piper.watchdog import PiperGuard
+from robot_bridge.drivers.polling import wait_for
 from robot_bridge.safety.kinematics import Chain
 from scenes.contract.errors import InputError
 from scenes.robots.piper import piper

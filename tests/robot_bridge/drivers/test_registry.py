@@ -61,5 +61,5 @@ def test_a_robot_of_a_users_package_is_one_file(plugged_in: None) -> None:
 
 
 def test_every_driver_says_what_it_drives() -> None:
-    assert set(DRIVERS) == {"franka", "franka-rs", "null", "piper", "serl-http"}
+    assert set(DRIVERS) == {"franka", "franka-rs", "null", "piper", "serl-http", "ur5e"}
     assert all(entry.summary for entry in DRIVERS.values())
