@@ -260,8 +260,9 @@ def _link(results: Sequence[Result]) -> Iterator[str]:
             continue
         if row.question == arm_sessions.QUESTION:
             yield (
-                f"- {row.name}: {row.value:.1f} minutes of episodes, {p['faults']} faults, "
-                f"{p['steps']:,} steps, parameters up to version {p['version']}"
+                f"- {row.name}: {row.value:.1f} minutes, {p['episodes']} episodes, {p['faults']} "
+                f"faults, {p['lifted']} imagined cubes lifted, {p['steps']:,} steps, parameters up "
+                f"to version {p['version']}"
             )
         elif row.question == traffic.QUESTION:
             yield (
