@@ -85,8 +85,9 @@ def test_torque_actuation_drives_motors(name: str) -> None:
     data.ctrl[arm.ctrl_ids[0]] = 5.0
     mujoco.mj_step(model, data, 20)
     assert data.qvel[arm.dof_ids[0]] > 0.1
-    # What turns the others is the first one's own motion, through the masses.
-    assert np.abs(data.qvel[arm.dof_ids[1]]) < 0.25 * data.qvel[arm.dof_ids[0]]
+    turned = np.abs(data.qvel[arm.dof_ids[:2]])
+    # A UR's light first joint spins faster, and turns the second through the masses.
+    assert turned[1] < (0.25 * turned[0] if name.startswith("ur") else 0.1)
 
 
 def test_gripper_opens_and_closes_with_its_command(scene: Scene) -> None:
