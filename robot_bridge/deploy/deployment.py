@@ -12,17 +12,16 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal
 from urllib.parse import urlsplit
 
 import numpy as np
-from numpy.typing import NDArray
 
 from robot_bridge.clock import ManualClock
 from robot_bridge.control.arbiter import Arbiter
 from robot_bridge.control.control_loop import ControlLoop, Parts, Sink
+from robot_bridge.control.judges import Judge, blocked, but_success, first_of
 from robot_bridge.control.pacing import Timing
 from robot_bridge.control.session import (
     CONTROL_PERIOD,
@@ -34,6 +33,7 @@ from robot_bridge.control.session import (
     Stepper,
     Tally,
 )
+from robot_bridge.control.witnesses import Witness, Witnesses
 from robot_bridge.deploy.audit import AuditLog, person
 from robot_bridge.deploy.ledger import Experience, Ledger
 from robot_bridge.deploy.policy_process import PROCESS, PolicyProcess, PolicyTask
@@ -43,7 +43,7 @@ from robot_bridge.drivers.dry_run import DryRun
 from robot_bridge.learning.link import LearnerLink, LearningConfig
 from robot_bridge.learning.reward import PictureJudge
 from robot_bridge.learning.workcell import Workcell, read_workcell
-from robot_bridge.messages import Ending, Source, Tick
+from robot_bridge.messages import Source
 from robot_bridge.network.admission import AdmissionConfig, Guest
 from robot_bridge.network.codec import MAX_BYTES
 from robot_bridge.network.endpoints import Endpoint, parse_endpoint
@@ -196,18 +196,6 @@ def _build(robot: RobotSpec) -> tuple[object, ...]:
     return frames, robot.flange_pos, robot.ee_pos, robot.ee_quat, robot.gripper_range
 
 
-class Witness(Protocol):
-    """Takes what happens: a recorder, or what a learner gets. It must not block."""
-
-    def put(self, tick: Tick, obs: Mapping[str, NDArray[Any]] | None = None) -> bool:
-        """Take a tick, with what the policy has seen since the last one."""
-        ...
-
-    def event(self, name: str, **facts: Any) -> bool:
-        """Hear that an episode begins ("begin"), or its `Ending`."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Line:
     """What is connected and in force while episodes are run.
@@ -223,7 +211,7 @@ class _Line:
     info: ArmInfo
     limits: Limits
     control: ControlLoop
-    witnesses: Sequence[Witness]
+    witnesses: Witnesses
     dry: bool
 
 
@@ -296,9 +284,10 @@ class Deployment:
         parts = self._parts(robot, limits, DryRun(self.rig.driver) if dry else self.rig.driver)
         sinks: list[Sink] = [self.tally, *self.rig.sinks]
         control = ControlLoop(parts, sinks=sinks)
+        told = Witnesses(control, witnesses)
         if witnesses:
-            control.sinks += (partial(_witness, control, witnesses),)
-        return _Line(info=info, limits=limits, control=control, witnesses=witnesses, dry=dry)
+            control.sinks += (told,)
+        return _Line(info=info, limits=limits, control=control, witnesses=told, dry=dry)
 
     def _identity(self, limits: Limits) -> str:
         """What a person consents to in a word: a bundle, or a run that goes on learning.
@@ -577,13 +566,7 @@ class Deployment:
         return RealTime(loops, clock)
 
     def _play(self, line: _Line, stepper: Stepper, operator: OperatorLoop | None) -> None:
-        judge = self.rig.judge or (lambda: None if operator is None else operator.take_ending())
-        if self._cell is not None:
-            judge = _first_of(judge, self._cell.judge(lambda: line.control.latest))
-        if self._pictures is not None:
-            judge = partial(_as_seen, self._pictures, judge, simulated=line.info.simulated)
-        if self.link is not None:
-            judge = partial(_cut_where_blocked, judge, line)
+        judge = self._judge(line, operator)
         session = Session(line.control, stepper, self.tally, judge)
         began = self.rig.clock.now()
         if not (line.info.simulated or line.dry):
@@ -600,6 +583,17 @@ class Deployment:
             if report.ending == "fault":
                 break
 
+    def _judge(self, line: _Line, operator: OperatorLoop | None) -> Judge:
+        """Who says how an episode ended."""
+        judge = self.rig.judge or (lambda: None if operator is None else operator.take_ending())
+        if self._cell is not None:
+            judge = first_of(judge, self._cell.judge(lambda: line.control.latest))
+        if self._pictures is not None:
+            # The simulator's own word is the truth that a classifier is to find.
+            others = but_success(judge) if line.info.simulated else judge
+            judge = first_of(others, self._pictures)
+        return judge if self.link is None else first_of(judge, blocked(line.control))
+
     def _prepare(self, line: _Line, session: Session, number: int) -> None:
         new = self._is_new(line.info, line.limits)
         line.control.speed = line.limits.ramp_scale if new else 1.0
@@ -615,8 +609,7 @@ class Deployment:
     def _episode(
         self, line: _Line, session: Session, operator: OperatorLoop | None, number: int
     ) -> EpisodeReport:
-        for witness in line.witnesses:
-            witness.event("begin", episode=number)
+        line.witnesses.event("begin", episode=number)
         if operator is not None:
             self.talk.say(operator.open())
         try:
@@ -625,8 +618,7 @@ class Deployment:
             # A terminal in raw mode takes no answers to questions.
             if operator is not None:
                 operator.close()
-        for witness in line.witnesses:
-            witness.event(report.ending, episode=number)
+        line.witnesses.event(report.ending, episode=number)
         session.settle()
         return report
 
@@ -658,32 +650,3 @@ class Deployment:
             return None
         why = recorder.trouble or "its queue was full"
         return f"{recorder.dropped} records of {recorder.path} are lost: {why}"
-
-
-def _first_of(*judges: Callable[[], Ending | None]) -> Callable[[], Ending | None]:
-    """What the first of some judges says that says anything."""
-    return lambda: next((said for judge in judges if (said := judge()) is not None), None)
-
-
-def _cut_where_blocked(judge: Callable[[], Ending | None], line: _Line) -> Ending | None:
-    """End an episode that has run into something, as exploring does, before it becomes a fault."""
-    ending = judge()
-    if ending is None and line.control.blocked > 0.5 * line.limits.following_max_age:
-        return "cut"
-    return ending
-
-
-def _as_seen(
-    pictures: PictureJudge, judge: Callable[[], Ending | None], *, simulated: bool
-) -> Ending | None:
-    """What a classifier calls success, and all that others say but the simulator's own success."""
-    ending = judge()
-    if ending == "success" and simulated:
-        ending = None
-    return ending or pictures()
-
-
-def _witness(control: ControlLoop, witnesses: Sequence[Witness], tick: Tick) -> None:
-    obs = control.take_obs()
-    for witness in witnesses:
-        witness.put(tick, obs)
