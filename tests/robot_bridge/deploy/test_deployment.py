@@ -217,7 +217,8 @@ def test_records_that_are_lost_are_said_and_are_a_failure(
     )
     monkeypatch.setattr(commands, "Deployment", lambda *_: ended)
     monkeypatch.setattr(commands, "build_rig", lambda *_: None)
-    bundle: Any = SimpleNamespace(contract=stage.contract, manifest=SimpleNamespace(measured=None))
+    manifest = SimpleNamespace(measured=None)
+    bundle: Any = SimpleNamespace(contract=stage.contract, digest=DIGEST, manifest=manifest)
     options = DeployConfig(ledger=tmp_path / "l", audit=tmp_path / "a")
     assert commands.deploy(bundle, RigConfig(), options, {}) == 1
     assert f"CAUTION  {lost}" in capsys.readouterr().out
