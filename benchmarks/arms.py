@@ -45,6 +45,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "peg": ("--preset=robot", "--task=franka/peg_insertion", "--agent.bc-weight=2", *_LEARN),
 }
 CASES["peg, person"] = CASES["peg"]
+CASES["state, to the end"] = (*CASES["state"], "--eval.stop-at=1.1")
 HELPED = {"peg, person": ("--operator=expert",)}  # options of the actor
 _START_S = 240.0  # until a learner has written what actors start with [s]
 
