@@ -1,6 +1,7 @@
 """Transitions out, parameters in: everything once, in order, and only when it is whole."""
 
 import contextlib
+import errno
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -83,6 +84,23 @@ def test_a_full_queue_is_said_and_loses_nothing(address):
             assert learner.seen == list(range(10))
             assert client.flush(3.0)
             assert client.put(batch(10))
+
+
+def test_a_full_disk_is_said_and_what_was_kept_still_goes_out(address, tmp_path, monkeypatch):
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with TransitionClient(address, spool=Spool(tmp_path)) as client:
+        assert client.put(batch(0))
+        with monkeypatch.context() as patched:
+            patched.setattr("robot_bridge.network.spool.write_atomically", full)
+            assert not client.put(batch(1))
+            assert client.trouble == "No space left on device"
+        assert client.put(batch(2))
+        with TransitionServer(address) as server:
+            learner = Learner(server)
+            assert eventually(lambda: learner.has(2))
+            assert learner.seen == [0, 2]
 
 
 def test_a_learner_started_anew_gets_what_was_not_taken(address):
