@@ -38,7 +38,7 @@ from mjx_serl.training.state import PolicyParams
 from mjx_serl.types import choice
 from robot_bridge.policy.bundle import load_bundle
 from robot_bridge.policy.policy import StackingPolicy
-from scenes.contract.manifest import FILES, SUMS, TOLERANCE, Manifest, read_manifest
+from scenes.contract.manifest import FILES, OPTIONAL, SUMS, TOLERANCE, Manifest, read_manifest
 from scenes.contract.serialize import digest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,7 +90,7 @@ def by_onnx(made: Made) -> np.ndarray:
 
 
 def test_it_holds_its_files_and_sha256sum_agrees(made: Made):
-    assert {p.name for p in made.path.iterdir()} == {*FILES}
+    assert {p.name for p in made.path.iterdir()} == {*FILES} - {*OPTIONAL}
     done = subprocess.run(["sha256sum", "-c", "--strict", SUMS], cwd=made.path, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == len(FILES) - 1
