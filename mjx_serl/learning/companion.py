@@ -84,6 +84,8 @@ class LearnerCompanion(Companion):
         self._trainer, self._cfg, self._saved = trainer, run.cfg.actors, run.store
         if ACTORS in run.meta:
             self._ledger = _Ledger.of(run.meta[ACTORS])
+            # A save before the next epoch writes nothing over the checkpoint that is there.
+            self._saving = run.progress.epoch, dict(self._ledger.upto)
         self._arrivals = Arrivals(run.observer.contract)
         assert self._cfg.address is not None
         address, keyed = parse_address(self._cfg.address)

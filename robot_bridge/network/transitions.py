@@ -238,7 +238,7 @@ class TransitionServer:
         if ask.first > run.have + 1:
             # An older checkpoint than the last is what was left; the actor has dropped the rest.
             _LOG.warning("Batches %d to %d of an actor are lost", run.have + 1, ask.first - 1)
-            run.have = ask.first - 1
+            run.have = run.saved = run.learned = ask.first - 1
         self._runs.move_to_end(ask.run)
         if ask.part < 0 or ask.version >= self._version:
             return self._taken(ask.run, run)

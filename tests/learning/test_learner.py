@@ -15,10 +15,11 @@ from tiny_bundle import tiny_config
 
 from mjx_serl.config import ActorsConfig
 from mjx_serl.export.bundle import parameters_by_name
-from mjx_serl.learning.companion import ACTOR, LearnerCompanion
+from mjx_serl.learning.companion import ACTOR, ACTORS, LearnerCompanion
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.loop import Companion, Run
 from mjx_serl.run.programs import EpochFn
+from mjx_serl.run.remote import tell
 from mjx_serl.run.simulated_arm import build_world
 from mjx_serl.training.state import TrainState
 from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk
@@ -150,6 +151,30 @@ def test_killed_twice_it_has_the_same_rings_and_parameters(
         if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
             x, y = jax.random.key_data(x), jax.random.key_data(y)
         np.testing.assert_array_equal(np.asarray(x), np.asarray(y), err_msg=str(path))
+
+
+def test_what_came_since_the_checkpoint_that_it_went_on_from_is_not_called_saved(
+    tmp_path: Path,
+) -> None:
+    """Where it is stopped before its next epoch, as when its arm has only begun."""
+
+    def stop_after(run: Run, rows: int) -> None:
+        (learner,) = run.companions
+        assert isinstance(learner, LearnerCompanion)
+        trained = threading.Thread(target=lambda: run.train(resume=rows > 0))
+        trained.start()
+        wait_until(
+            lambda: learner.memory()[ACTORS]["rows"] == rows and (run.folder.path / ACTOR).is_dir()
+        )
+        tell(run.folder.path, "stop")
+        trained.join(timeout=60)
+
+    stop_after(build_run(tmp_path), 0)
+    again = build_run(tmp_path)
+    with TransitionClient(f"ipc://{tmp_path}/sock/learner", spool=Spool(tmp_path / "s")) as client:
+        client.put(episode(again, 0))
+        stop_after(again, LENGTH)
+        assert client.pending == 1
 
 
 def test_all_that_came_is_stored_once_and_what_a_person_did_is_known(whole: Run) -> None:
