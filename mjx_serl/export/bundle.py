@@ -29,7 +29,7 @@ from jaxtyping import Array, Float
 
 from mjx_serl.data.normalize import STD_FLOOR, NormalizerState
 from mjx_serl.envs.observation import Observer, encoded
-from mjx_serl.export.golden import OUTPUT, check_against_golden, golden_samples, npz
+from mjx_serl.export.golden import check_against_golden, golden_samples, npz
 from mjx_serl.nets.classifier import RewardClassifier, SuccessNet, probabilities
 from mjx_serl.nets.frozen import FrozenEncoder
 from mjx_serl.run.checkpoint import warn_line
@@ -46,8 +46,6 @@ from scenes.contract.manifest import Manifest, Measured, Statistics, write_manif
 from scenes.contract.serialize import digest
 from scenes.contract.weights import write_safetensors
 
-NOISE = "noise"  # input of a policy that explores
-MARGIN = "margin"  # output of a classifier of success
 PLATFORMS = ("cpu", "cuda")  # of policy.stablehlo
 
 _NEEDED = ("flatbuffers", "onnx", "onnxruntime")
@@ -166,17 +164,17 @@ def policy_files(
     act, learned = flat_policy(trainer, observer, policy)
     fields = observer.contract.inputs.fields
     inputs = {f.name: jax.ShapeDtypeStruct((1, *f.shape), f.dtype) for f in fields}
-    model = to_onnx(act, learned, inputs, output=OUTPUT)
+    model = to_onnx(act, learned, inputs, output=names.ACTIONS_OUTPUT)
     params = {name: learned[name] for name in initializers(model) if name in learned}
     more: dict[str, bytes] = {}
     if explores:
         act_noisily, _ = flat_explorer(trainer, observer, policy)
         noise = jax.ShapeDtypeStruct((1, trainer.horizon, observer.env.action_dim), np.float32)
-        explorer = to_onnx(act_noisily, learned, inputs | {NOISE: noise}, output=OUTPUT)
+        noisy = inputs | {names.NOISE_INPUT: noise}
+        explorer = to_onnx(act_noisily, learned, noisy, output=names.ACTIONS_OUTPUT)
         params |= {name: learned[name] for name in initializers(explorer) if name in learned}
-        more = {names.EXPLORE: explorer.SerializeToString(deterministic=True)} | reward_file(
-            observer
-        )
+        more = reward_file(observer)
+        more[names.EXPLORE] = explorer.SerializeToString(deterministic=True)
     _check_params(params)
     golden = golden_samples(trainer, observer, policy, seed=seed)
     files = {
@@ -206,7 +204,7 @@ def reward_file(observer: Observer) -> dict[str, bytes]:
         return probabilities(spec, logits)[:, -1] - classifier.thresholds[-1]
 
     inputs = {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in net.blank().items()}
-    model = to_onnx(margin, weights, inputs, output=MARGIN)
+    model = to_onnx(margin, weights, inputs, output=names.MARGIN_OUTPUT)
     return {names.REWARD: model.SerializeToString(deterministic=True)}
 
 
@@ -241,8 +239,8 @@ def flat_explorer(
         raise InputError(f"{type(trainer).__name__} has no policy that explores elsewhere")
 
     def choose(params: PolicyParams, obs: Obs) -> Choice:
-        rest = {name: x for name, x in obs.items() if name != NOISE}
-        return explore(params, rest, obs[NOISE])
+        rest = {name: x for name, x in obs.items() if name != names.NOISE_INPUT}
+        return explore(params, rest, obs[names.NOISE_INPUT])
 
     return _flat(choose, observer, policy)
 

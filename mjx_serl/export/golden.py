@@ -23,9 +23,6 @@ from mjx_serl.types import Obs, PRNGKey
 from scenes.contract import manifest as names
 from scenes.contract.errors import InputError
 
-OUTPUT = "actions"
-
-
 # Golden observations: every fourth of the first 24 of four episodes, 2.4 s of approach and grasp.
 GOLDEN_WORLDS, GOLDEN_STEPS, GOLDEN_EVERY = 4, 24, 4
 
@@ -75,7 +72,7 @@ def _play(
         known = step.before.obs | step.pictures
         return {f"obs/{name}": known[name] for name in observer.contract.inputs.names} | {
             # The key is of no use: a deterministic policy draws nothing.
-            OUTPUT: choose(step.before, step.pictures, key)
+            names.ACTIONS_OUTPUT: choose(step.before, step.pictures, key)
         }
 
     keys = EpisodeKeys(
@@ -108,9 +105,9 @@ def check_against_golden(model: bytes, golden: Mapping[str, np.ndarray]) -> None
 
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     worst = 0.0
-    for i, wanted in enumerate(golden[OUTPUT]):
+    for i, wanted in enumerate(golden[names.ACTIONS_OUTPUT]):
         obs = {s.name: golden[f"obs/{s.name}"][i : i + 1] for s in session.get_inputs()}
-        (found,) = session.run([OUTPUT], obs)
+        (found,) = session.run([names.ACTIONS_OUTPUT], obs)
         worst = max(worst, float(np.abs(np.asarray(found)[0] - wanted).max()))
         # A NaN is not within the tolerance either.
         if not worst <= names.TOLERANCE:

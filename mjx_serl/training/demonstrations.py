@@ -15,7 +15,7 @@ from mjx_serl.training.evaluate import DEMOS
 from mjx_serl.training.relabel import relabel, scene_digest, state_fields
 from mjx_serl.training.scan import run_once
 from mjx_serl.types import PRNGKey, Transition
-from scenes.contract.demonstrations import load_demonstrations
+from scenes.contract.demonstrations import OBS, array_names
 from scenes.contract.errors import InputError
 from scenes.contract.ranges import ranged
 from scenes.contract.serialize import later_field
@@ -79,10 +79,8 @@ class DemoConfig:
 def _read(path: Path, observer: Observer) -> Transition:
     """The rows of a file; its pictures as features, where the observer's encoder is frozen."""
     cameras = observer.cameras
-    if cameras is None or cameras.encoder is None:
-        return load_demos(path, demo_contract(observer))
-    _, found = load_demonstrations(path)
-    if any(name == FEATURES for name, *_ in found.obs):
+    encoded_already = f"{OBS}{FEATURES}" in array_names(path)
+    if cameras is None or cameras.encoder is None or encoded_already:
         return load_demos(path, demo_contract(observer))
     plain = dataclasses.replace(observer, cameras=dataclasses.replace(cameras, encoder=None))
     rows = load_demos(path, demo_contract(plain))

@@ -4,17 +4,15 @@ import logging
 import queue
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_bridge.messages import ENDINGS, VERDICTS, Tick
-from robot_bridge.network.codec import CodecError
-from robot_bridge.network.parameters import Arrays
+from robot_bridge.messages import ENDINGS, Ending, Tick
 from robot_bridge.network.transition_client import TransitionClient
-from robot_bridge.records.steps import Obs, Step, StepCollector
-from scenes.contract.demonstrations import OBS
+from robot_bridge.records.steps import Obs, Step, StepCollector, step_arrays
+from scenes.contract.errors import InputError
 from scenes.contract.specs import ObsSpec
 
 _LOG = logging.getLogger(__name__)
@@ -86,11 +84,7 @@ class Experience:
 
     def _run(self) -> None:
         while (what := self._queue.get()) is not None:
-            try:
-                self._take(what)
-            except CodecError:
-                _LOG.exception("A step cannot be sent")
-                self.lost += 1
+            self._take(what)
             self._queue.task_done()
         self._end("cut")
 
@@ -100,7 +94,7 @@ class Experience:
                 self._end("cut")
                 self._collector, self._sent = StepCollector(), 0
             elif what in ENDINGS:
-                self._end(what)
+                self._end(cast(Ending, what))
         elif self._collector is not None:
             step = self._collector.take(*what)
             if step is not None:
@@ -110,32 +104,22 @@ class Experience:
                 self._send(self._pending[:-1])
                 del self._pending[:-1]
 
-    def _end(self, ending: str) -> None:
+    def _end(self, ending: Ending) -> None:
         """Hand over the rest of an episode."""
         if self._pending:
             self._send(self._pending, ending)
         self._pending, self._collector = [], None
 
-    def _send(self, steps: list[Step], ending: str | None = None) -> None:
-        if not self._client.put(self._arrays(steps, ending)):
-            self.lost += len(steps)
-            _LOG.error("%d steps are lost: %s", len(steps), self._client.trouble)
-        else:
-            self.steps += len(steps)
+    def _send(self, steps: list[Step], ending: Ending | None = None) -> None:
+        number = np.arange(self._sent, self._sent + len(steps), dtype=np.int32)
         self._sent += len(steps)
-
-    def _arrays(self, steps: list[Step], ending: str | None) -> Arrays:
-        last = np.arange(len(steps)) == len(steps) - 1
-        over, decided = last & (ending is not None), ending in VERDICTS
-        arrays: dict[str, NDArray[Any]] = {
-            f"{OBS}{f.name}": np.stack([step.obs[f.name] for step in steps])
-            for f in self._obs.fields
-        }
-        return arrays | {
-            "action": np.stack([step.action for step in steps]),
-            "reward": (over & (ending == "success")).astype(np.float32),
-            "terminated": over & decided,
-            "truncated": over & (not decided),
-            "expert": np.array([step.intervened for step in steps]),
-            STEP: np.arange(self._sent, self._sent + len(steps), dtype=np.int32),
-        }
+        try:
+            kept = self._client.put(step_arrays(steps, self._obs, ending) | {STEP: number})
+            trouble = self._client.trouble
+        except InputError as error:  # not observed as the contract says, or not to be written
+            kept, trouble = False, str(error)
+        if kept:
+            self.steps += len(steps)
+        else:
+            self.lost += len(steps)
+            _LOG.error("%d steps are lost: %s", len(steps), trouble)

@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 from robot_bridge.messages import Ending, Tick
 from robot_bridge.policy.policy import start_session
 from scenes.contract.errors import InputError
+from scenes.contract.manifest import MARGIN_OUTPUT
 from scenes.contract.specs import ObsSpec
-
-MARGIN = "margin"  # output: probability of success, less the threshold
 
 
 class PictureJudge:
@@ -53,5 +52,5 @@ class PictureJudge:
         if seen is None:
             return None
         pictures = {name: seen[name][None] for name in self._cameras}
-        (margin,) = self._session.run([MARGIN], pictures)
+        (margin,) = self._session.run([MARGIN_OUTPUT], pictures)
         return "success" if margin[0] >= 0.0 else None

@@ -59,7 +59,7 @@ class TransitionClient:
         self._heard = time.monotonic()
         self._moved = time.monotonic()
         self._pieces: list[Part] = []
-        self._told, self._asked = -1, 0.0
+        self._asked = 0.0
         self._newest: Parameters | None = None
         self._stopping = threading.Event()
         self._open(address, keys)
@@ -92,9 +92,13 @@ class TransitionClient:
         if told is None:
             return self.silent > _GONE
         if told.sync:
-            newest = -1 if self._newest is None else self._newest.version
-            return told.learned >= self._spool.last and newest >= told.version
+            return told.learned >= self._spool.last and self._version >= told.version
         return not told.behind or self.silent > _GONE
+
+    @property
+    def _version(self) -> int:
+        """Of the parameters that are here, -1 before the first."""
+        return -1 if self._newest is None else self._newest.version
 
     def put(self, arrays: Arrays) -> bool:
         """Hand over a batch of transitions, arrays [T, ...] by name.
@@ -184,7 +188,7 @@ class TransitionClient:
         self._have, self._sent = taken.have, max(self._sent, taken.have)
         with self._lock:
             self._spool.drop(taken.id)
-        self._taken, self._told = taken, taken.version
+        self._taken = taken
         if time.monotonic() - self._asked > _RESEND:
             self._ask_parameters()
 
@@ -207,12 +211,10 @@ class TransitionClient:
         """Ask what the learner has, or for a part of its newest parameters."""
         with self._lock:
             run, first = self._spool.run, self._spool.first
-        version = -1 if self._newest is None else self._newest.version
-        self._send(encode(Ask(run=run, first=first, version=version, part=part)))
+        self._send(encode(Ask(run=run, first=first, version=self._version, part=part)))
 
     def _ask_parameters(self) -> None:
-        known = -1 if self._newest is None else self._newest.version
-        if known < self._told:
+        if self._taken is not None and self._version < self._taken.version:
             self._asked = time.monotonic()
             self._ask(len(self._pieces))
 

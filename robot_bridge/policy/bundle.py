@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_bridge.policy.policy import OUTPUT, OnnxPolicy, Policy, StackingPolicy
+from robot_bridge.policy.policy import OnnxPolicy, Policy, StackingPolicy
 from scenes.contract import manifest as names
 from scenes.contract.command_line import how_to_start
 from scenes.contract.errors import InputError
@@ -255,8 +255,8 @@ def read_golden(data: bytes, manifest: Manifest) -> dict[str, NDArray[Any]]:
 
 def _check_golden(arrays: Mapping[str, NDArray[Any]], manifest: Manifest) -> None:
     wanted = {f"obs/{f.name}": (f.dtype, f.shape) for f in manifest.contract.inputs.fields}
-    wanted[OUTPUT] = ("float32", (manifest.horizon, manifest.contract.action.dim))
-    actions = arrays.get(OUTPUT)
+    wanted[names.ACTIONS_OUTPUT] = ("float32", (manifest.horizon, manifest.contract.action.dim))
+    actions = arrays.get(names.ACTIONS_OUTPUT)
     count = len(actions) if actions is not None and actions.ndim else 0
     if count < 1:
         raise InputError("holds no actions")
@@ -272,7 +272,7 @@ def _check_golden(arrays: Mapping[str, NDArray[Any]], manifest: Manifest) -> Non
 def _compare(policy: Policy, golden: Mapping[str, NDArray[Any]], manifest: Manifest) -> float:
     """Largest difference from the golden actions; ValueError beyond the tolerance."""
     worst = 0.0
-    for i, wanted in enumerate(golden[OUTPUT]):
+    for i, wanted in enumerate(golden[names.ACTIONS_OUTPUT]):
         obs = {name: golden[f"obs/{name}"][i] for name in manifest.contract.inputs.names}
         error = float(np.abs(policy.act(obs) - wanted).max())
         # A NaN is not within the tolerance either.

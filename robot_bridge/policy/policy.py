@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from scenes.contract.errors import InputError
 from scenes.contract.extras import require
+from scenes.contract.manifest import ACTIONS_OUTPUT, NOISE_INPUT
 from scenes.contract.specs import ObsField, ObsSpec
 
-OUTPUT = "actions"
-NOISE = "noise"  # input of a policy that explores
 # onnxruntime's names of the dtypes that observations come in.
 _TENSORS = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
 
@@ -77,7 +76,7 @@ class OnnxPolicy:
     ) -> None:
         self._fields = obs.fields
         self._shape = [1, horizon, action_dim]
-        self._noise = {NOISE: ("tensor(float)", self._shape)} if noisy else {}
+        self._noise = {NOISE_INPUT: ("tensor(float)", self._shape)} if noisy else {}
         self._session = start_session(model)
         self._check_inputs()
         self._check_output(self._shape)
@@ -97,8 +96,8 @@ class OnnxPolicy:
             raise InputError(f"Observation has {', '.join(obs) or 'nothing'}, allowed: {allowed}")
         batch = {field.name: _checked(field, obs[field.name])[None] for field in self._fields}
         if noise is not None:
-            batch[NOISE] = noise[None]
-        return self._session.run([OUTPUT], batch)[0][0]
+            batch[NOISE_INPUT] = noise[None]
+        return self._session.run([ACTIONS_OUTPUT], batch)[0][0]
 
     def _check_inputs(self) -> None:
         found = {i.name: (i.type, [*i.shape]) for i in self._session.get_inputs()}
@@ -113,7 +112,7 @@ class OnnxPolicy:
 
     def _check_output(self, shape: list[int]) -> None:
         found = [(o.name, o.type, [*o.shape]) for o in self._session.get_outputs()]
-        wanted = [(OUTPUT, "tensor(float)", shape)]
+        wanted = [(ACTIONS_OUTPUT, "tensor(float)", shape)]
         if found != wanted:
             raise InputError(f"The model's outputs are {found}, allowed: {wanted}")
 

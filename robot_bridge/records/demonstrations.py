@@ -3,16 +3,11 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from robot_bridge.messages import VERDICTS, Ending
-from robot_bridge.records.reader import Episode, RecordReader, Step, episodes
+from robot_bridge.messages import Ending
+from robot_bridge.records.reader import Episode, RecordReader, episodes
+from robot_bridge.records.steps import step_arrays
 from scenes.contract.demonstrations import (
-    OBS,
-    Arrays,
     DemoContract,
     check_new,
     stack_episodes,
@@ -69,7 +64,9 @@ def export_demos(
     demo_contract = DemoContract.of(
         task, contract.obs, contract.action, episode_steps=contract.episode_steps
     )
-    arrays = stack_episodes([_episode_arrays(episode, contract) for episode in chosen])
+    arrays = stack_episodes(
+        [step_arrays(episode.steps, contract.obs, episode.ending) for episode in chosen]
+    )
     write_demonstrations(path, arrays, demo_contract)
     return summarize(chosen)
 
@@ -109,17 +106,6 @@ def summarize(chosen: Iterable[Episode]) -> Exported:
     return Exported(len(flags), sum(map(len, flags)), sum(map(sum, flags)))
 
 
-def read_field(step: Step, name: str, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-    """Return an observation of a step; ValueError unless it is as the contract says and finite."""
-    value = step.obs.get(name)
-    if value is None or value.shape != shape or value.dtype != dtype:
-        got = "missing" if value is None else f"{value.dtype}{list(value.shape)}"
-        raise InputError(f"Recorded observation '{name}' is {got}, allowed: {dtype}{list(shape)}")
-    if value.dtype.kind == "f" and not np.isfinite(value).all():
-        raise InputError(f"Recorded observation '{name}' is not finite at {step.t:.3f} s")
-    return value
-
-
 def _require_whole(readers: Sequence[RecordReader]) -> None:
     damage = [place for reader in readers for place in reader.survey()]
     if damage:
@@ -138,20 +124,3 @@ def _checked(recording: Path, contract: Contract) -> RecordReader:
             "give the bundle it was recorded with"
         )
     return reader
-
-
-def _episode_arrays(episode: Episode, contract: Contract) -> Arrays:
-    steps = episode.steps
-    ends = np.arange(len(steps)) == len(steps) - 1
-    decided = episode.ending in VERDICTS
-    arrays: Arrays = {
-        f"{OBS}{f.name}": np.stack([read_field(s, f.name, f.shape, f.dtype) for s in steps])
-        for f in contract.obs.fields
-    }
-    return arrays | {
-        "action": np.stack([step.action for step in steps]).astype(np.float32),
-        "reward": (ends & (episode.ending == "success")).astype(np.float32),
-        "terminated": ends & decided,
-        "truncated": ends & (not decided),
-        "expert": np.array([step.intervened for step in steps]),
-    }

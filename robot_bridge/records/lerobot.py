@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.messages import ENDINGS, Ending
-from robot_bridge.records.demonstrations import Exported, choose_episodes, read_field
+from robot_bridge.records.demonstrations import Exported, choose_episodes
 from robot_bridge.records.reader import Episode
+from robot_bridge.records.steps import read_field
 from scenes.contract.errors import InputError
 from scenes.contract.files import new_folder
 from scenes.contract.lerobot import (

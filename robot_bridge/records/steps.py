@@ -1,13 +1,16 @@
 """Executed actions with what was observed before them, out of the ticks of a control loop."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_bridge.messages import Tick
+from robot_bridge.messages import VERDICTS, Ending, Tick
+from scenes.contract.demonstrations import OBS, Arrays
+from scenes.contract.errors import InputError
+from scenes.contract.specs import ObsSpec
 
 Obs = Mapping[str, NDArray[Any]]
 
@@ -55,6 +58,39 @@ class StepCollector:
             intervened=tick.intervened,
             policy_action=None if policy is None else _as_action(policy),
         )
+
+
+def step_arrays(steps: Sequence[Step], obs: ObsSpec, ending: Ending | None) -> Arrays:
+    """Steps that follow each other as arrays [T, ...], by the names of a file of demonstrations.
+
+    The last one pays 1 where the episode was a success; success and failure terminate, anything
+    else truncates, and None is for steps that others follow. The actions are those executed, so a
+    person's where one intervened ("expert"). Raises what `read_field` does.
+    """
+    last = np.arange(len(steps)) == len(steps) - 1
+    over, decided = last & (ending is not None), ending in VERDICTS
+    arrays: Arrays = {
+        f"{OBS}{f.name}": np.stack([read_field(s, f.name, f.shape, f.dtype) for s in steps])
+        for f in obs.fields
+    }
+    return arrays | {
+        "action": np.stack([step.action for step in steps]).astype(np.float32),
+        "reward": (over & (ending == "success")).astype(np.float32),
+        "terminated": over & decided,
+        "truncated": over & (not decided),
+        "expert": np.array([step.intervened for step in steps]),
+    }
+
+
+def read_field(step: Step, name: str, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    """Return an observation of a step; ValueError unless it is as the contract says and finite."""
+    value = step.obs.get(name)
+    if value is None or value.shape != shape or value.dtype != dtype:
+        got = "missing" if value is None else f"{value.dtype}{list(value.shape)}"
+        raise InputError(f"Recorded observation '{name}' is {got}, allowed: {dtype}{list(shape)}")
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise InputError(f"Recorded observation '{name}' is not finite at {step.t:.3f} s")
+    return value
 
 
 def _as_action(action: NDArray[np.floating]) -> NDArray[np.float32]:

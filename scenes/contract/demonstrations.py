@@ -277,6 +277,15 @@ def expanded_bytes(path: Path) -> int:
         return sum(entry.file_size for entry in archive.infolist())
 
 
+def array_names(path: Path) -> tuple[str, ...]:
+    """Names of the arrays in an archive, none of which is read; () for what is no archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return tuple(name.removesuffix(".npy") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return ()  # whoever reads it says why
+
+
 def check_size(path: Path) -> None:
     """Raise InputError for what is no archive, or expands beyond `MAX_BYTES`."""
     try:

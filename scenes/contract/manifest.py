@@ -34,6 +34,9 @@ GOLDEN = "golden.npz"
 EXPLORE = "explore.onnx"
 REWARD = "reward.onnx"
 SUMS = "SHA256SUMS"
+# In the ONNX files: what a policy answers with, what one that explores is given besides, and how
+# far a classifier's success is above its threshold.
+ACTIONS_OUTPUT, NOISE_INPUT, MARGIN_OUTPUT = "actions", "noise", "margin"
 
 # The files of a bundle, all of them, and the most each may hold [bytes]. ResNet-10 with two
 # cameras has 40 MB of parameters, which policy.onnx holds once more.
