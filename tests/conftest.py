@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from as_users import UNOPTIMISED
+from keeping_time import play
 
 from benchmarks.worker import resident_bytes
 from mjx_serl.platform import prepare_platform
@@ -74,6 +75,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if gpu_items and not has_accelerator():
         for item in gpu_items:
             item.add_marker(pytest.mark.skip(reason="jax sees no accelerator here"))
+
+
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Run tests of what keeps time by their own protocol."""
+    return play(item, nextitem) if item.get_closest_marker("keeps_time") else None
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -23,6 +23,8 @@ from mjx_serl.pilot.browser_operator import BrowserOperator
 from mjx_serl.pilot.server import IN_FLIGHT, PilotServer
 from mjx_serl.pilot.wire import Order, pack_frame, unpack_pictures
 
+pytestmark = pytest.mark.keeps_time
+
 HELD = frozenset({"drive"})
 
 

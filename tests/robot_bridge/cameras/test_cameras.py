@@ -27,6 +27,8 @@ from robot_bridge.policy.observation import fit_picture
 from scenes.contract.specs import CameraSpec
 from scenes.contract.videos import ffmpeg_program
 
+pytestmark = pytest.mark.keeps_time
+
 LENS = (20.0, 20.0, 16.0, 12.0)
 WIDTH, HEIGHT = 32, 24
 

@@ -40,6 +40,8 @@ from scenes.contract.serialize import to_json
 from scenes.contract.specs import ObsField, ObsSpec
 from scenes.robots import robot_named
 
+pytestmark = pytest.mark.keeps_time
+
 PLACE = ("cube=0.4,0.05,0.02",)
 
 

@@ -33,6 +33,8 @@ from robot_bridge.reasons import Phase, Reason
 from robot_bridge.safety.kinematics import Chain
 from robot_bridge.safety.limits import default_limits, tighten
 
+pytestmark = pytest.mark.keeps_time
+
 DIGEST = "0123456789abcdef" * 4
 CALM = np.zeros((1, 4), np.float32)
 AWAY = np.array([[0.0, 1.0, 1.0, 1.0]], np.float32)

@@ -21,6 +21,8 @@ from robot_bridge.drivers.franka.franky import franky_driver
 from scenes.contract.rotations import quat_to_matrix
 from scenes.robots.fr3 import fr3
 
+pytestmark = pytest.mark.keeps_time
+
 DRIVERS = {"franky": franky_driver, "franka-rs": franka_rs_driver}
 both = pytest.mark.parametrize("kind", DRIVERS)
 wire = pytest.mark.wire

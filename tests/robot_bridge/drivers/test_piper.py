@@ -30,6 +30,8 @@ from robot_bridge.safety.limits import default_limits
 from robot_bridge.safety.state_check import StateWatch
 from scenes.robots.piper import piper
 
+pytestmark = pytest.mark.keeps_time
+
 ROBOT = piper()
 RATE = 100.0  # [Hz] of the simulated feedback: half of the arm's, to spare the test machine
 # What must never happen to an arm, whatever a test does to it.

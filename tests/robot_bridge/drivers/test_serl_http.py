@@ -16,6 +16,8 @@ from robot_bridge.drivers.serl_http.driver import SerlHttpDriver
 from robot_bridge.safety.supervisor import NotAllowedError
 from scenes.robots.panda import panda
 
+pytestmark = pytest.mark.keeps_time
+
 ROBOT = panda()
 PLACE = ("cube=0.4,0,0.02",)
 

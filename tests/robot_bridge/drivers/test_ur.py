@@ -30,6 +30,8 @@ from robot_bridge.drivers.ur.rtde import Rtde
 from robot_bridge.safety.supervisor import NotAllowedError
 from scenes.robots.ur5e import ur5e_2f85
 
+pytestmark = pytest.mark.keeps_time
+
 ROBOT = ur5e_2f85()
 controller = pytest.fixture(served)
 
@@ -256,12 +258,8 @@ def deployed(controller: UrController) -> EpisodeReport:
 
 
 def test_a_policy_runs_from_home_to_the_end_of_its_session(controller):
-    reports: list[EpisodeReport] = []
-    while len(reports) < 4 and not (reports and "watchdog" not in reports[-1].reasons):
-        # Again only where a busy machine has kept the loops waiting.
-        controller.q[0] = ROBOT.home[0] - 0.3  # the arm stands elsewhere
-        reports.append(deployed(controller))
-    report = reports[-1]
+    controller.q[0] = ROBOT.home[0] - 0.3  # the arm stands elsewhere
+    report = deployed(controller)
     assert report.ending == "timeout", report
     assert not {"driver_error", "not_following", "robot_fault"} & set(report.reasons)
     position, _ = forward(ROBOT, np.array(controller.q))

@@ -43,6 +43,8 @@ from scenes.contract.serialize import digest
 from scenes.contract.specs import ActionSpec, ObsField, ObsSpec
 from scenes.robots.panda import panda
 
+pytestmark = pytest.mark.keeps_time
+
 # openpi-client 0.1.2's own bytes (reference vla_and_real2sim.md 4.4).
 GOLDEN = bytes.fromhex(
     "83a16184c40b5f5f6e6461727261795f5fc3c40464617461c4080000803f00000040c4056474797065a33c6634"
