@@ -97,9 +97,9 @@ class Arms:
         """The learner's run folder."""
         return self.folder / "run"
 
-    def learn(self) -> subprocess.Popen[bytes]:
+    def learn(self, *, sync: bool = True) -> subprocess.Popen[bytes]:
         """Start the learner, or go on with it."""
-        where = ["--listen", str(self.folder), "--sync"]
+        where = ["--listen", str(self.folder), *(["--sync"] if sync else [])]
         where += [f"--run.folder={self.folder}", "--run.name=run"]
         begun = (self.run / "config.json").is_file()
         options = [f"--resume={self.run}"] if begun else [*self.options, *where]
@@ -132,7 +132,7 @@ class Arms:
 
 
 def _measure(cfg: ArmsConfig, case: str, seed: int, name: str, recorder: Recorder) -> None:
-    arms = _fresh(cfg, name, (*CASES[case], f"--seed={seed}"))
+    arms = fresh_arms(cfg.folder, name, (*CASES[case], f"--seed={seed}"))
     arms = replace(arms, actor=HELPED.get(case, ()))
     learner = arms.learn()
     with arms.acting():
@@ -142,7 +142,7 @@ def _measure(cfg: ArmsConfig, case: str, seed: int, name: str, recorder: Recorde
         return
     found = read_run(arms.run)
     minutes = found["env_steps"] / RATE / 60
-    last = _epochs(arms.run)[-1]
+    last = epochs_of(arms.run)[-1]
     params = found | {
         "case": case,
         "seed": seed,
@@ -151,7 +151,7 @@ def _measure(cfg: ArmsConfig, case: str, seed: int, name: str, recorder: Recorde
         "real_time_factor": round(60 * minutes / found["wall_seconds"], 3),
         "updates_per_step": round(last["actors/updates_per_row"], 3),
         "idle_share": round(last["actors/idle_share"], 3),
-        "driven": [round(e["people/share"], 3) for e in _epochs(arms.run) if "people/share" in e],
+        "driven": [round(e["people/share"], 3) for e in epochs_of(arms.run) if "people/share" in e],
         "curve": read_curve(arms.run),
         "deployed": arms.deploy(),
     }
@@ -161,7 +161,9 @@ def _measure(cfg: ArmsConfig, case: str, seed: int, name: str, recorder: Recorde
 def _compare_killed(cfg: ArmsConfig, name: str, recorder: Recorder) -> None:
     options = (*CASES["state"], "--total-env-steps=1500", "--eval.every-epochs=1000")
     options += ("--run.no-bundle",)
-    whole, killed = (_fresh(cfg, f"{name} {which}", options) for which in ("whole", "killed"))
+    whole, killed = (
+        fresh_arms(cfg.folder, f"{name} {which}", options) for which in ("whole", "killed")
+    )
     learner = whole.learn()
     with whole.acting():
         learner.wait()
@@ -175,30 +177,32 @@ def _compare_killed(cfg: ArmsConfig, name: str, recorder: Recorder) -> None:
                 break
             learner.kill()
             learner.wait()
-            moments.append(len(_epochs(killed.run)))
+            moments.append(len(epochs_of(killed.run)))
             say(f"{QUESTION}: killed after epoch {moments[-1]}")
             learner = killed.learn()
         learner.wait()
-    ends = [_last_arrays(arms.run) for arms in (whole, killed)]
+    ends = [last_arrays(arms.run) for arms in (whole, killed)]
     differ = [key for key in ends[0] if not np.array_equal(ends[0][key], ends[1][key])]
     params = {"epochs_at_kill": moments, "arrays": len(ends[0]), "differ": differ}
     params |= {"options": " ".join(options)}
     recorder.add(name, len(differ), "arrays that differ", params)
 
 
-def _fresh(cfg: ArmsConfig, name: str, options: tuple[str, ...]) -> Arms:
-    folder = (cfg.folder / re.sub(r"\W+", "-", name)).absolute()
+def fresh_arms(where: Path, name: str, options: tuple[str, ...]) -> Arms:
+    """A learner and an actor whose folder, in another, is empty."""
+    folder = (where / re.sub(r"\W+", "-", name)).absolute()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
     return Arms(folder, options)
 
 
-def _epochs(run: Path) -> list[dict[str, Any]]:
+def epochs_of(run: Path) -> list[dict[str, Any]]:
+    """The rows of epochs in a run's metrics."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return [row for row in map(json.loads, lines) if row["kind"] == "epoch"]
 
 
-def _last_arrays(run: Path) -> dict[str, np.ndarray]:
+def last_arrays(run: Path) -> dict[str, np.ndarray]:
     """All leaves of a run's newest checkpoint."""
     import jax
 

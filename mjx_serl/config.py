@@ -124,6 +124,9 @@ class ActorsConfig:
             machine alone (ssh -R from elsewhere): agentlace sends pickles, of which only plain
             values are read, and knows no keys. Parameters go out on the next port. Also
             `--listen-agentlace`.
+        agentlace_version: that such an actor's TrainerConfig names: 0.0.1 of older agentlace, which
+            SERL pins, 0.0.2 since it has a pipeline. It is compared by the actor, which says no
+            more than that configs differ.
         agentlace_map: what is made of such an actor's observations, as OURS=THEIRS, where names do
             not say it (docs/demonstrations.md).
         publish_seconds: time between two versions of the parameters at least [s].
@@ -135,6 +138,7 @@ class ActorsConfig:
     agentlace: Annotated[int | None, tyro.conf.arg(aliases=("--listen-agentlace",))] = ranged(
         None, least=1024, most=65534
     )
+    agentlace_version: Literal["0.0.1", "0.0.2"] = later_field("0.0.2")
     agentlace_map: tuple[str, ...] = ()
     publish_seconds: float = ranged(1.0, least=0)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mjx_serl.data.foreign.convert import ConvertOptions, convert
-from mjx_serl.data.foreign.serl import transitions
+from mjx_serl.data.foreign.serl import follows, transitions
 from mjx_serl.learning.arrivals import ArrivedEpisode
 from mjx_serl.run.checkpoint import warn_line
 from robot_bridge.agentlace.server import AgentlaceConfig, AgentlaceServer, Rows
@@ -33,7 +33,7 @@ class AgentlaceFeed:
         refused: rows that are not what the task observes.
 
     Args:
-        port: of requests; parameters are broadcast on the next one.
+        config: of the actors.
         contract: of the task, pictures as they are observed.
         mapping: words OURS=THEIRS for what is called otherwise there (docs/demonstrations.md).
         seen: keys of rows that a checkpoint holds.
@@ -41,7 +41,7 @@ class AgentlaceFeed:
 
     def __init__(
         self,
-        port: int,
+        config: AgentlaceConfig,
         contract: DemoContract,
         mapping: Sequence[str],
         seen: Sequence[str] = (),
@@ -52,7 +52,7 @@ class AgentlaceFeed:
         self._come: queue.SimpleQueue[tuple[str, Rows]] = queue.SimpleQueue()
         self._open: dict[str, list[Any]] = {ENV: [], PEOPLE: []}
         self._server = AgentlaceServer(
-            AgentlaceConfig(port_number=port, broadcast_port=port + 1),
+            config,
             stores=(ENV, PEOPLE),
             deliver=lambda store, rows: self._come.put((store, rows)),
             seen=[bytes.fromhex(key) for key in seen],
@@ -112,6 +112,19 @@ class AgentlaceFeed:
 
 
 def _length(rows: list[Any]) -> int | None:
-    """Rows up to the first end; None where there is none yet."""
-    ends = (i + 1 for i, row in enumerate(rows) if np.any(row.get("dones")))
-    return next(ends, len(rows) if len(rows) >= _LONGEST else None)
+    """Rows up to the first end; None where there is none yet.
+
+    What a person did ends where the next rows do not follow, as they let go before the episode's
+    end.
+    """
+    for at, row in enumerate(rows):
+        if np.any(row.get("dones")) or (at + 1 < len(rows) and not _follow(row, rows[at + 1])):
+            return at + 1
+    return len(rows) if len(rows) >= _LONGEST else None
+
+
+def _follow(row: Any, after: Any) -> bool:
+    try:
+        return follows(Path(ENV), row, after)
+    except (InputError, KeyError):
+        return True  # refused where they are converted

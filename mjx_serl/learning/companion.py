@@ -23,6 +23,7 @@ from mjx_serl.run.loop import Companion, Run
 from mjx_serl.run.programs import EpochFn
 from mjx_serl.training.from_actors import BLOCK, FromActors
 from mjx_serl.training.state import TrainState
+from robot_bridge.agentlace.server import AgentlaceConfig
 from robot_bridge.network.endpoints import parse_address
 from robot_bridge.network.keys import Keyring, default_folder
 from robot_bridge.network.transitions import TransitionServer
@@ -98,8 +99,13 @@ class LearnerCompanion(Companion):
         if self._cfg.agentlace is not None:
             seen = run.meta.get(ACTORS, {}).get(SEEN, ())
             contract = run.observer.contract
+            port = self._cfg.agentlace
             self._feed = AgentlaceFeed(
-                self._cfg.agentlace,
+                AgentlaceConfig(
+                    port_number=port,
+                    broadcast_port=port + 1,
+                    version=self._cfg.agentlace_version,
+                ),
                 DemoContract.of(run.cfg.task, contract.obs, contract.action),
                 self._cfg.agentlace_map,
                 seen,

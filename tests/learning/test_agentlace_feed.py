@@ -13,6 +13,7 @@ import zmq
 
 from mjx_serl.learning.agentlace_feed import ENV, PEOPLE, AgentlaceFeed
 from mjx_serl.learning.arrivals import ArrivedEpisode
+from robot_bridge.agentlace.server import AgentlaceConfig
 from scenes.contract.demonstrations import DemoContract
 from scenes.contract.specs import ActionSpec, ObsField, ObsSpec
 
@@ -84,9 +85,13 @@ def port() -> int:
         return first.getsockname()[1]
 
 
+def config(port: int) -> AgentlaceConfig:
+    return AgentlaceConfig(port_number=port, broadcast_port=port + 1)
+
+
 @pytest.fixture
 def feed(port: int) -> Iterator[AgentlaceFeed]:
-    made = AgentlaceFeed(port, CONTRACT, MAP)
+    made = AgentlaceFeed(config(port), CONTRACT, MAP)
     yield made
     made.close()
 
@@ -121,6 +126,16 @@ def test_transitions_become_episodes_and_those_of_people_are_experts(feed, actor
     assert feed.take() == []  # the ninth waits for its episode's end
 
 
+def test_what_a_person_did_before_an_episodes_end_does_not_wait_for_one(feed, actor) -> None:
+    actor.rows[PEOPLE] = [row(n) for n in (2, 3, 20, 21, 22)]
+    actor.update(PEOPLE)
+    (first,) = feed.take()
+    assert numbers(first) == [2, 3] and first.arrays["truncated"].tolist() == [False, True]
+    actor.rows[PEOPLE].append(row(40))
+    actor.update(PEOPLE)
+    assert [numbers(e) for e in feed.take()] == [[20, 21, 22]]
+
+
 def test_parameters_come_back_by_the_parts_of_their_names(feed, actor) -> None:
     weights = np.arange(3, dtype=np.float32)
     deadline, got = time.monotonic() + 5.0, None
@@ -137,14 +152,14 @@ def test_parameters_come_back_by_the_parts_of_their_names(feed, actor) -> None:
 
 
 def test_a_learner_that_starts_anew_takes_nothing_twice_and_loses_nothing(port) -> None:
-    first = AgentlaceFeed(port, CONTRACT, MAP)
+    first = AgentlaceFeed(config(port), CONTRACT, MAP)
     actor = Actor(port)
     actor.rows[ENV] = [row(n, done=n == 3) for n in range(6)]
     actor.update()
     (episode,) = first.take()
     kept = first.seen()  # of a checkpoint that holds the episode, and not the two rows after it
     first.close()
-    again = AgentlaceFeed(port, CONTRACT, MAP, kept)
+    again = AgentlaceFeed(config(port), CONTRACT, MAP, kept)
     actor.rows[ENV] += [row(n, done=n == 8) for n in range(6, 9)]
     actor.update()  # it is told -1, and sends all that it holds
     assert [numbers(e) for e in again.take()] == [[4, 5, 6, 7, 8]]

@@ -120,7 +120,7 @@ def _episodes(
     for index, row in enumerate(rows):
         done, mask = bool(_number(path, row, "dones")), _number(path, row, "masks")
         last = index == len(rows) - 1
-        gap = not done and not last and not _follows(path, row, rows[index + 1])
+        gap = not done and not last and not follows(path, row, rows[index + 1])
         if not (done or last or gap):
             continue
         solved = done and mask == 0.0 and _number(path, row, "rewards") > 0.0
@@ -143,8 +143,11 @@ def _number(path: Path, row: Row, key: str) -> float:
     return float(value.item())
 
 
-def _follows(path: Path, row: Row, after: Row) -> bool:
-    """Whether a transition leads to the next, by their numbers, else by their pictures."""
+def follows(path: Path, row: Row, after: Row) -> bool:
+    """Whether a transition leads to the next, by their numbers, else by their pictures.
+
+    Raises InputError for observations that are no numbers; `path` is what they are of.
+    """
     reached = _observed(path, row["next_observations"])
     begins = _observed(path, after["observations"])
     if reached.keys() != begins.keys():
