@@ -4,7 +4,8 @@ import os
 
 # Compiling is most of what the suite does, and takes half as long unoptimised.
 UNOPTIMISED = (
-    "--xla_backend_optimization_level=0 --xla_cpu_enable_concurrency_optimized_scheduler=false"
+    "--xla_backend_optimization_level=0 --xla_cpu_enable_concurrency_optimized_scheduler=false "
+    "--xla_cpu_parallel_codegen_split_count=1"
 )
 
 

@@ -1,5 +1,6 @@
 """Set what must be set before jax starts, and say which tests this machine cannot run."""
 
+import ctypes
 import gc
 import os
 import signal
@@ -37,7 +38,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 # All of them: thousands take a few hundredths of a second each, again in every process.
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-# A worker that is larger than this lets go of what it compiled [bytes].
+# A worker that is larger than this lets go of what it compiled, which takes a second, and what later
+# files share is compiled anew [bytes].
 LARGE = 4 << 30
 # Off-screen drawing of curve.png, whatever DISPLAY says.
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -87,10 +89,19 @@ def forget_programs() -> Iterator[None]:
     """Let go of what files compiled where it is much: a worker grew to 8 GB."""
     yield
     if "jax" in sys.modules and resident_bytes() > LARGE:
-        import jax
+        give_back_freed()
+        if resident_bytes() > LARGE:
+            import jax
 
-        jax.clear_caches()
-        gc.collect()
+            jax.clear_caches()
+            gc.collect()
+            give_back_freed()
+
+
+def give_back_freed() -> None:
+    """Let the system have what was freed: half of what a worker that compiles holds is."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="session", autouse=True)

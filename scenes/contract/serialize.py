@@ -5,6 +5,7 @@ reads it too.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -94,7 +95,9 @@ def from_json(kind: type[T], data: Any, *, allow_missing: bool = False) -> T:
     return _read_dataclass(kind, data, "", allow_missing)
 
 
+@functools.cache
 def _hints(kind: type) -> dict[str, Any]:
+    # Evaluating annotations anew was a sixth of the time that a bundle's export took.
     return typing.get_type_hints(kind)
 
 

@@ -32,6 +32,8 @@ from scenes.contract.demonstrations import DemoContract
 from scenes.contract.operator import OperatorInput
 from scenes.contract.specs import ActionSpec, ObsField, ObsSpec
 
+pytestmark = pytest.mark.keeps_time
+
 TASK = "franka/pick_cube"
 
 

@@ -20,6 +20,8 @@ from mjx_serl.viewing.live_world import LiveWorld, Outcome
 from mjx_serl.viewing.recorded_env import RecordedEnv
 from scenes.contract.operator import OperatorEvent, OperatorInput
 
+pytestmark = pytest.mark.keeps_time
+
 UP = np.array([1.0, 0.0])
 
 

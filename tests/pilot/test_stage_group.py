@@ -18,6 +18,8 @@ from mjx_serl.pilot.wire import pack_frame, parse_frame
 from mjx_serl.viewing.live_world import LiveWorld
 from mjx_serl.viewing.recorded_env import RecordedEnv
 
+pytestmark = pytest.mark.keeps_time
+
 
 class Side:
     """A camera that sees how far its world has come."""

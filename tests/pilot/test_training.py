@@ -14,6 +14,8 @@ from mjx_serl.pilot.training import TrainingPilot
 from mjx_serl.pilot.wire import Order
 from mjx_serl.viewing.live_world import Outcome
 
+pytestmark = pytest.mark.keeps_time
+
 
 class Kept:
     """A file of demonstrations."""

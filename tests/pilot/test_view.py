@@ -18,6 +18,8 @@ from mjx_serl.viewing.live_world import LiveWorld
 from mjx_serl.viewing.recorded_env import build_recorded_env
 from scenes.contract.rotations import quat_to_matrix
 
+pytestmark = pytest.mark.keeps_time
+
 
 class Scene:
     """Remembers what is added, by name."""
