@@ -7,7 +7,7 @@ or a network. A `pacing.Pacer` turns it on absolute deadlines, a test or a simul
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -114,6 +114,10 @@ class ControlLoop:
         sinks: called with every tick.
         speed: scale of the speed limits, in (0, 1].
         enabled: whether the enabling device is held; None where none is needed.
+
+    Attributes:
+        start_quat: in which the tool is commanded to begin the next episodes, wxyz; None is the
+            contract's.
     """
 
     def __init__(
@@ -127,6 +131,7 @@ class ControlLoop:
         self.parts, self.sinks, self.speed = parts, tuple(sinks), speed
         self.clock, self.limits = parts.clock, parts.limits
         self.episode = Episode()
+        self.start_quat: NDArray[np.float64] | None = None
         self._player = Player(parts.gate, parts.limits)
         self._watch = StateWatch(parts.limits, parts.contract.robot)
         self._following = FollowWatch(parts.limits)
@@ -284,6 +289,8 @@ class ControlLoop:
         self.episode = Episode(began=self._turn.now)
         # Until the policy's first command the arm stands and its goal is itself.
         self._goal = _standing(self.parts.contract, state, closure=0.0)
+        if self.start_quat is not None:
+            self._goal = replace(self._goal, quat=self.start_quat)
         self.parts.supervisor.start()
 
     def _set_path(self, path: Callable[[float], Vector] | None, state: ArmState) -> None:

@@ -42,7 +42,7 @@ from robot_bridge.driver import ArmDriver, ArmInfo
 from robot_bridge.drivers.dry_run import DryRun
 from robot_bridge.learning.link import LearnerLink, LearningConfig
 from robot_bridge.learning.reward import PictureJudge
-from robot_bridge.learning.workcell import Workcell, read_workcell
+from robot_bridge.learning.workcell import Start, Workcell, read_workcell
 from robot_bridge.messages import Source
 from robot_bridge.network.admission import AdmissionConfig, Guest
 from robot_bridge.network.codec import MAX_BYTES
@@ -268,7 +268,8 @@ class Deployment:
         limits = tighten(self._default_limits(robot), **self.cfg.limits)
         limits = limits if cell is None else tighten(limits, **cell.tightened)
         limits = intersect(trained_within(limits, self.contract), info)
-        self._cell = None if cell is None else Workcell(cell, robot, limits)
+        contract = dataclasses.replace(self.contract, robot=robot)
+        self._cell = None if cell is None else Workcell(cell, contract, limits)
         dry = self._is_dry(info)
         witnesses: list[Witness] = []
         recorder = self._recorder(limits, info, stack)
@@ -281,7 +282,7 @@ class Deployment:
             if self.bundle.reward is not None:
                 self._pictures = PictureJudge(self.bundle.reward, self.contract.obs)
                 witnesses.append(self._pictures)
-        parts = self._parts(robot, limits, DryRun(self.rig.driver) if dry else self.rig.driver)
+        parts = self._parts(contract, limits, DryRun(self.rig.driver) if dry else self.rig.driver)
         sinks: list[Sink] = [self.tally, *self.rig.sinks]
         control = ControlLoop(parts, sinks=sinks)
         told = Witnesses(control, witnesses)
@@ -304,13 +305,13 @@ class Deployment:
         limits, slowest = default_limits(robot), self.rig.state_max_age
         return limits if slowest is None else dataclasses.replace(limits, state_max_age=slowest)
 
-    def _parts(self, robot: RobotSpec, limits: Limits, driver: ArmDriver) -> Parts:
-        clock, serial = self.rig.clock, driver.info.serial
+    def _parts(self, contract: Contract, limits: Limits, driver: ArmDriver) -> Parts:
+        clock, serial, robot = self.rig.clock, driver.info.serial, contract.robot
         return Parts(
-            contract=dataclasses.replace(self.contract, robot=robot),
+            contract=contract,
             limits=limits,
             driver=driver,
-            governor=Governor(robot, limits, dt=CONTROL_PERIOD, damping=self.contract.ik.damping),
+            governor=Governor(robot, limits, dt=CONTROL_PERIOD, damping=contract.ik.damping),
             gate=ActionGate(self.contract, limits),
             supervisor=Supervisor(
                 driver,
@@ -598,9 +599,11 @@ class Deployment:
         new = self._is_new(line.info, line.limits)
         line.control.speed = line.limits.ramp_scale if new else 1.0
         if self.rig.homes and not line.dry:
-            home = np.asarray(self.contract.home)
-            for q in [home] if self._cell is None else self._cell.starts(number, home):
+            home = [np.asarray(self.contract.home)]
+            start = Start(home) if self._cell is None else self._cell.start(number)
+            for q in start.way:
                 session.home(q.tolist())
+            line.control.start_quat = start.quat
         if self.rig.prepare is not None:
             self.rig.prepare(number)
         if not line.info.simulated and self.cfg.reset == "ask":

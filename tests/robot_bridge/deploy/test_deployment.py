@@ -1,6 +1,8 @@
 """From a bundle to episodes: what is checked, what is asked, what is remembered."""
 
 import dataclasses
+import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +48,12 @@ class RealArm(BenchArm):
         self.connect()
         ends = [Chain(robot_named("panda")).forward(q)[0] for q in (HOME, self.state().q)]
         return float(np.linalg.norm(ends[1] - ends[0]))
+
+    def yaw(self) -> float:
+        """How far it was left turned away from the fingers straight down [rad]."""
+        self.connect()
+        _, x, y, _ = self.state().quat
+        return 2.0 * math.atan(y / x)
 
 
 class Pedal:
@@ -129,6 +137,22 @@ def test_a_new_bundle_is_slow_until_it_has_run_three_episodes(tmp_path: Path) ->
         stage.run()
         ways.append(stage.arm.way())
     assert max(ways[:3]) < 0.5 * ways[3]
+
+
+def test_an_episode_that_begins_turned_is_played_turned(tmp_path: Path) -> None:
+    Ledger(tmp_path / "ledger.json").note(DIGEST, "A7", dry=1, episodes=9)
+    cell = {"target": [0.45, 0.05, 0.1, math.pi, 0, 0], "reset_yaw": 0.5, "seed": 1}
+    (tmp_path / "cell.json").write_text(json.dumps(cell))
+    stage = Stage(tmp_path, workcell=tmp_path / "cell.json")
+    action = dataclasses.replace(stage.contract.action, names=("x", "y", "rz", "gripper"))
+    scale = (0.025, 0.025, 0.1, 1.0)
+    stage.contract = dataclasses.replace(
+        stage.contract, action=dataclasses.replace(action, scale=scale)
+    )
+    assert stage.run()[0].ending == "timeout"
+    drawn = 0.5 * np.random.default_rng(1).uniform(-1.0, 1.0, 4)[3]
+    assert drawn > 0.3
+    assert stage.arm.yaw() == pytest.approx(drawn, abs=0.02)
 
 
 def test_a_released_key_keeps_a_new_bundle_still(tmp_path: Path) -> None:
