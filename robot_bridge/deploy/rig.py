@@ -51,7 +51,9 @@ class RigConfig:
         objects: positions of objects that stay where they are, for example cube=0.4,0,0.02 [m].
         cameras: name=source, for example front=/dev/video0, wrist=realsense:SERIAL or
             front=video.mp4.
-        size: width and height of the pictures that V4L2 and files give [px].
+        crops: parts of the cameras' pictures that the policy sees, NAME=X,Y,WIDTH,HEIGHT [px], for
+            example wrist=80,0,480,480; without one the part that the policy's camera spans.
+        size: width and height of the cameras' pictures [px]; files have their own.
         fovy: their vertical field of view [deg]; a RealSense says its own.
         operator: none, keyboard, spacemouse or gamepad; of the simulated arm none, or expert: the
             task's own takes over where an episode goes on for too long.
@@ -67,6 +69,7 @@ class RigConfig:
     address: str = ""
     objects: tuple[str, ...] = ()
     cameras: tuple[str, ...] = ()
+    crops: tuple[str, ...] = ()
     size: tuple[int, int] = ranged((640, 480), least=1, most=16384)
     fovy: float = ranged(45.0, above=0, below=180)
     operator: str = "none"

@@ -4,6 +4,7 @@
      "threshold": [0.01, 0.01, 0.01, 0.2, 0.2, 0.2],
      "reset_offset": [0, 0, 0.1], "reset_range": [0.05, 0.05, 0.0], "reset_yaw": 0.52,
      "joint_reset_every": 200,
+     "cameras": {"wrist_1": {"source": "realsense:130322274175", "crop": [80, 0, 480, 480]}},
      "workspace_low": [0.44, 0.02, 0.09], "workspace_high": [0.55, 0.13, 0.2]}
 
 is SERL's peg insertion (reference serl_family.md 2.2) a hand's breadth nearer to the arm. A pose is
@@ -13,7 +14,7 @@ base's axes in that order.
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +39,20 @@ _REACHED = (1e-3, 0.02)
 
 
 @dataclass(frozen=True, kw_only=True)
+class WorkcellCamera:
+    """A camera of a workcell.
+
+    Attributes:
+        source: as of `deploy.py --cameras`, for example realsense:SERIAL or /dev/video0.
+        crop: left and upper edge, width and height of what the policy sees [px]; None is the part
+            that the policy's camera spans.
+    """
+
+    source: str
+    crop: tuple[int, int, int, int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkcellConfig:
     """What a task is at one arm.
 
@@ -52,6 +67,7 @@ class WorkcellConfig:
             redundant joints have drifted; 0 never but before the first.
         workspace_low, workspace_high: box for the tool centre [m], inside the arm's own.
         seed: of the starts.
+        cameras: by the policy's names of them.
     """
 
     target: Pose | None = None
@@ -63,6 +79,7 @@ class WorkcellConfig:
     workspace_low: Vec3 | None = None
     workspace_high: Vec3 | None = None
     seed: int = 0
+    cameras: Mapping[str, WorkcellCamera] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_ranges(self)
