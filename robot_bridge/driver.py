@@ -11,6 +11,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from robot_bridge.compliance import Settable
+
 Vector = NDArray[np.float64]
 
 
@@ -94,6 +96,7 @@ class ArmInfo:
         q_min: lowest joint positions [rad].
         q_max: highest joint positions [rad].
         dq_max: largest joint speeds [rad/s].
+        compliance: when its driver takes one (`compliance.Compliant`).
     """
 
     robot: str
@@ -104,6 +107,7 @@ class ArmInfo:
     q_min: tuple[float, ...] | None = None
     q_max: tuple[float, ...] | None = None
     dq_max: tuple[float, ...] | None = None
+    compliance: Settable = "never"
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-import numpy as np
-
 from robot_bridge.clock import ManualClock
 from robot_bridge.control.arbiter import Arbiter
 from robot_bridge.control.control_loop import ControlLoop, Parts, Sink
@@ -41,8 +39,9 @@ from robot_bridge.deploy.rig import Rig
 from robot_bridge.driver import ArmDriver, ArmInfo
 from robot_bridge.drivers.dry_run import DryRun
 from robot_bridge.learning.link import LearnerLink, LearningConfig
+from robot_bridge.learning.resets import Resets
 from robot_bridge.learning.reward import PictureJudge
-from robot_bridge.learning.workcell import Start, Workcell, read_workcell
+from robot_bridge.learning.workcell import read_workcell
 from robot_bridge.messages import Source
 from robot_bridge.network.admission import AdmissionConfig, Guest
 from robot_bridge.network.codec import MAX_BYTES
@@ -204,6 +203,7 @@ class _Line:
         info: what the arm says of itself.
         limits: in force.
         control: the control loop.
+        resets: bring the arm to where episodes begin.
         witnesses: hear of each tick, and how episodes begin and end.
         dry: whether nothing is sent to the arm.
     """
@@ -211,6 +211,7 @@ class _Line:
     info: ArmInfo
     limits: Limits
     control: ControlLoop
+    resets: Resets
     witnesses: Witnesses
     dry: bool
 
@@ -234,7 +235,6 @@ class Deployment:
         self.recorder: Recorder | None = None
         self.link: LearnerLink | None = None
         self._pictures: PictureJudge | None = None
-        self._cell: Workcell | None = None
         self._ledger = None if cfg.ledger is None else Ledger(cfg.ledger)
 
     def run(self) -> Sequence[EpisodeReport]:
@@ -269,8 +269,9 @@ class Deployment:
         limits = limits if cell is None else tighten(limits, **cell.tightened)
         limits = intersect(trained_within(limits, self.contract), info)
         contract = dataclasses.replace(self.contract, robot=robot)
-        self._cell = None if cell is None else Workcell(cell, contract, limits)
-        dry = self._is_dry(info)
+        dry, resets = self._is_dry(info), Resets(cell, contract, limits)
+        driver = DryRun(self.rig.driver) if dry else self.rig.driver
+        resets.announce(driver, self.talk.say)
         witnesses: list[Witness] = []
         recorder = self._recorder(limits, info, stack)
         if recorder is not None:
@@ -282,13 +283,15 @@ class Deployment:
             if self.bundle.reward is not None:
                 self._pictures = PictureJudge(self.bundle.reward, self.contract.obs)
                 witnesses.append(self._pictures)
-        parts = self._parts(contract, limits, DryRun(self.rig.driver) if dry else self.rig.driver)
+        parts = self._parts(contract, limits, driver)
         sinks: list[Sink] = [self.tally, *self.rig.sinks]
         control = ControlLoop(parts, sinks=sinks)
         told = Witnesses(control, witnesses)
         if witnesses:
             control.sinks += (told,)
-        return _Line(info=info, limits=limits, control=control, witnesses=told, dry=dry)
+        return _Line(
+            info=info, limits=limits, control=control, resets=resets, witnesses=told, dry=dry
+        )
 
     def _identity(self, limits: Limits) -> str:
         """What a person consents to in a word: a bundle, or a run that goes on learning.
@@ -587,8 +590,9 @@ class Deployment:
     def _judge(self, line: _Line, operator: OperatorLoop | None) -> Judge:
         """Who says how an episode ended."""
         judge = self.rig.judge or (lambda: None if operator is None else operator.take_ending())
-        if self._cell is not None:
-            judge = first_of(judge, self._cell.judge(lambda: line.control.latest))
+        arrived = line.resets.judge(line.control)
+        if arrived is not None:
+            judge = first_of(judge, arrived)
         if self._pictures is not None:
             # The simulator's own word is the truth that a classifier is to find.
             others = but_success(judge) if line.info.simulated else judge
@@ -599,11 +603,7 @@ class Deployment:
         new = self._is_new(line.info, line.limits)
         line.control.speed = line.limits.ramp_scale if new else 1.0
         if self.rig.homes and not line.dry:
-            home = [np.asarray(self.contract.home)]
-            start = Start(home) if self._cell is None else self._cell.start(number)
-            for q in start.way:
-                session.home(q.tolist())
-            line.control.start_quat = start.quat
+            line.resets.go(session, line.control, number)
         if self.rig.prepare is not None:
             self.rig.prepare(number)
         if not line.info.simulated and self.cfg.reset == "ask":

@@ -4,6 +4,10 @@
      "threshold": [0.01, 0.01, 0.01, 0.2, 0.2, 0.2],
      "reset_offset": [0, 0, 0.1], "reset_range": [0.05, 0.05, 0.0], "reset_yaw": 0.52,
      "joint_reset_every": 200,
+     "compliance": {"translational_stiffness": 2000, "translational_clip": [0.003, 0.003, 0.01],
+                    "rotational_clip": [0.02, 0.02, 0.02]},
+     "precision": {"translational_stiffness": 3000, "rotational_stiffness": 300,
+                   "rotational_damping": 9},
      "cameras": {"wrist_1": {"source": "realsense:130322274175", "crop": [80, 0, 480, 480]}},
      "workspace_low": [0.44, 0.02, 0.09], "workspace_high": [0.55, 0.13, 0.2]}
 
@@ -22,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from robot_bridge.compliance import Compliance
 from robot_bridge.messages import Ending, Tick
 from robot_bridge.safety.kinematics import Chain, quat_to_vector, vector_to_quat
 from robot_bridge.safety.limits import Limits
@@ -68,6 +73,8 @@ class WorkcellConfig:
         workspace_low, workspace_high: box for the tool centre [m], inside the arm's own.
         seed: of the starts.
         cameras: by the policy's names of them.
+        compliance: of the arm in an episode; None leaves its own.
+        precision: of the arm on its way to a start; None is the same as in an episode.
     """
 
     target: Pose | None = None
@@ -80,12 +87,16 @@ class WorkcellConfig:
     workspace_high: Vec3 | None = None
     seed: int = 0
     cameras: Mapping[str, WorkcellCamera] = field(default_factory=dict)
+    compliance: Compliance | None = None
+    precision: Compliance | None = None
 
     def __post_init__(self) -> None:
         check_ranges(self)
         numbers = (*(self.target or ()), *self.threshold, *self.reset_offset, *self.reset_range)
         if not np.isfinite(numbers).all() or min((*self.threshold, *self.reset_range)) < 0:
             raise InputError("Workcell: thresholds and ranges must not be negative, all finite")
+        if self.precision is not None and self.compliance is None:
+            raise InputError("Workcell: precision is for resets; give the episodes' compliance too")
 
     @property
     def tightened(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from robot_bridge.compliance import Compliance, Settable
 from robot_bridge.driver import (
     ArmInfo,
     ArmState,
@@ -67,6 +68,15 @@ class FrankaReading:
 
 class FrankaLibrary(Protocol):
     """A library that controls a Franka; its calls may wait for the robot and raise anything."""
+
+    @property
+    def complies(self) -> Settable:
+        """When it takes a compliance."""
+        ...
+
+    def comply(self, compliance: Compliance) -> None:
+        """Yield so from the next start on, and at once where it can while it runs."""
+        ...
 
     @property
     def firmware(self) -> str:
@@ -155,6 +165,7 @@ class FrankaDriver:
             firmware=self._library.firmware,
             takes="pose",
             simulated=config.simulated,
+            compliance=self._library.complies,
             **self._library.limits(),
         )
 
@@ -213,6 +224,11 @@ class FrankaDriver:
         if not np.isfinite((width, force)).all():
             raise DriverError("A width and a force must be finite")
         hand.go(width, force)
+
+    def comply(self, compliance: Compliance) -> None:
+        """Yield so from where the arm stands; see `compliance.Compliant`."""
+        with told_as_driver_error("change the compliance"):
+            self._library.comply(compliance)
 
     def hold(self) -> None:
         """Make the measured pose the target."""

@@ -1,6 +1,7 @@
 """From a bundle to episodes: what is checked, what is asked, what is remembered."""
 
 import dataclasses
+import itertools
 import json
 import math
 import re
@@ -14,6 +15,7 @@ import pytest
 from bench_arm import HOME, BenchArm, ScriptedPolicy, bench_contract, steady
 
 from robot_bridge.clock import ManualClock
+from robot_bridge.compliance import Compliance
 from robot_bridge.control.session import EpisodeReport
 from robot_bridge.deploy import commands
 from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk, connected_robot
@@ -38,10 +40,11 @@ class RealArm(BenchArm):
     """A bench arm that says it is real; `robot` changes what it says it is."""
 
     robot = "panda"
+    compliance: Any = "never"
 
     @property
     def info(self) -> ArmInfo:
-        return dataclasses.replace(REAL, robot=self.robot)
+        return dataclasses.replace(REAL, robot=self.robot, compliance=self.compliance)
 
     def way(self) -> float:
         """From home to where it was left [m]."""
@@ -140,10 +143,9 @@ def test_a_new_bundle_is_slow_until_it_has_run_three_episodes(tmp_path: Path) ->
 
 
 def test_an_episode_that_begins_turned_is_played_turned(tmp_path: Path) -> None:
-    Ledger(tmp_path / "ledger.json").note(DIGEST, "A7", dry=1, episodes=9)
-    cell = {"target": [0.45, 0.05, 0.1, math.pi, 0, 0], "reset_yaw": 0.5, "seed": 1}
-    (tmp_path / "cell.json").write_text(json.dumps(cell))
-    stage = Stage(tmp_path, workcell=tmp_path / "cell.json")
+    target = [0.45, 0.05, 0.1, math.pi, 0, 0]
+    stage = with_cell(tmp_path, target=target, reset_yaw=0.5, seed=1)
+    stage.options |= {"episodes": 1}
     action = dataclasses.replace(stage.contract.action, names=("x", "y", "rz", "gripper"))
     scale = (0.025, 0.025, 0.1, 1.0)
     stage.contract = dataclasses.replace(
@@ -153,6 +155,64 @@ def test_an_episode_that_begins_turned_is_played_turned(tmp_path: Path) -> None:
     drawn = 0.5 * np.random.default_rng(1).uniform(-1.0, 1.0, 4)[3]
     assert drawn > 0.3
     assert stage.arm.yaw() == pytest.approx(drawn, abs=0.02)
+
+
+class YieldingArm(RealArm):
+    """One that takes a compliance while it stands, and counts what came between."""
+
+    compliance = "standing"
+
+    def comply(self, compliance: Compliance) -> None:
+        self.calls.append(f"comply {compliance.translational_stiffness:g}")
+
+
+SOFT, STIFF = {"translational_stiffness": 1000}, {"translational_stiffness": 3000}
+
+
+def with_cell(tmp_path: Path, **cell: Any) -> Stage:
+    """A bundle that has earned its speed, in a workcell."""
+    Ledger(tmp_path / "ledger.json").note(DIGEST, "A7", dry=1, episodes=9)
+    (tmp_path / "cell.json").write_text(json.dumps(cell))
+    return Stage(tmp_path, workcell=tmp_path / "cell.json", episodes=2)
+
+
+def test_an_arm_is_stiff_on_its_way_to_a_start_and_yields_in_the_episode(tmp_path: Path) -> None:
+    stage = with_cell(tmp_path, compliance=SOFT, precision=STIFF)
+    stage.arm = YieldingArm(stage.contract, stage.clock)
+    stage.run()
+    told = [call for call, _ in itertools.groupby(stage.arm.calls) if "stop" not in call]
+    # The first start is where it stands.
+    first = ["comply 1000", "comply 3000", "comply 1000", "servo"]
+    assert told == [*first, "comply 3000", "servo", "comply 1000", "servo"]
+    assert "yields   1000 N/m, up to 10, 10, 10 N along x, y, z" in stage.said
+
+
+def test_a_dry_arm_is_not_told_to_yield(tmp_path: Path) -> None:
+    stage = with_cell(tmp_path, compliance=SOFT)
+    stage.arm = YieldingArm(stage.contract, stage.clock)
+    stage.options |= {"dry_run": True}
+    stage.run()
+    assert stage.arm.calls == []
+
+
+@pytest.mark.parametrize(
+    ("cell", "when", "line"),
+    [
+        ({"compliance": SOFT}, "never", "driver sets no compliance; leave out compliance"),
+        ({"compliance": SOFT, "precision": STIFF}, "arming", "once, when the arm is armed"),
+        ({"precision": STIFF}, "standing", "give the episodes' compliance too"),
+        ({"compliance": {"translational_stiffness": 9000}}, "standing", "allowed: above 0, at mo"),
+        ({"compliance": {"translational_clip": [0.01, 0, 0.01]}}, "standing", "clip 0.0, allowed"),
+    ],
+)
+def test_a_compliance_that_an_arm_cannot_take_is_refused(
+    tmp_path: Path, cell: dict[str, Any], when: Any, line: str
+) -> None:
+    stage = with_cell(tmp_path, **cell)
+    stage.arm.compliance = when
+    with pytest.raises(ValueError, match=line):
+        stage.run()
+    assert stage.asked == []
 
 
 def test_a_released_key_keeps_a_new_bundle_still(tmp_path: Path) -> None:
