@@ -5,8 +5,9 @@ numpy float64, SI units, base frame, quaternions wxyz (a driver turns them for i
 
 import enum
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from robot_bridge.compliance import Settable
 
 Vector = NDArray[np.float64]
+JointReadings = Mapping[str, Vector]  # [J] by quantity
 
 
 class DriverError(RuntimeError):
@@ -167,6 +169,17 @@ class ArmDriver(Protocol):
 
     def close(self) -> None:
         """Let go of the link; an arm that is still controlled holds first."""
+        ...
+
+
+@runtime_checkable
+class MonitoredArm(Protocol):
+    """A driver whose arm says more of its joints than where they are."""
+
+    def joint_readings(self) -> JointReadings:
+        """What each joint says, by the names of `control.joint_monitor`; at once, DriverError
+        without a link.
+        """
         ...
 
 

@@ -63,6 +63,8 @@ def deploy(
         )
     for name, timing in deployment.timings.items():
         _say(f"{name} loop: {timing.describe()}")
+    if deployment.joints is not None:
+        _say(f"joints, at most: {deployment.joints.summary() or 'nothing was read'}")
     if deployment.learned is not None:
         _say(deployment.learned)
     if deployment.lost is not None:

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from robot_bridge.clock import ManualClock
 from robot_bridge.control.arbiter import Arbiter
 from robot_bridge.control.control_loop import ControlLoop, Parts, Sink
+from robot_bridge.control.joint_monitor import JointMonitor, watch_joints
 from robot_bridge.control.judges import Judge, blocked, but_success, first_of
 from robot_bridge.control.pacing import Timing
 from robot_bridge.control.session import (
@@ -234,6 +235,7 @@ class Deployment:
         self.policy_process: PolicyProcess | None = None
         self.recorder: Recorder | None = None
         self.link: LearnerLink | None = None
+        self.joints: JointMonitor | None = None
         self._pictures: PictureJudge | None = None
         self._ledger = None if cfg.ledger is None else Ledger(cfg.ledger)
 
@@ -287,6 +289,7 @@ class Deployment:
         sinks: list[Sink] = [self.tally, *self.rig.sinks]
         control = ControlLoop(parts, sinks=sinks)
         told = Witnesses(control, witnesses)
+        self.joints = watch_joints(control, self.rig.driver, self.rig.joint_limits, told.event)
         if witnesses:
             control.sinks += (told,)
         return _Line(
@@ -635,6 +638,8 @@ class Deployment:
             f"episode {len(self.reports)}: {report.ending} after {report.seconds:.1f} s"
             + (f"  (ticks {report.ticks}: {why})" if why else "")
         )
+        for warning in [] if self.joints is None else self.joints.warnings():
+            self.talk.say(f"CAUTION  {warning}")
         if report.ending == "fault":
             process = self.policy_process
             ended = "" if process is None or process.alive else f"; {process.ending}"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from robot_bridge.clock import Clock
+from robot_bridge.control.joint_monitor import QUANTITIES, JointLimit
 from robot_bridge.driver import ArmDriver
 from robot_bridge.messages import Ending, Tick
 from robot_bridge.policy.observation import Eye, ObjectSource
@@ -62,6 +63,9 @@ class RigConfig:
         gripper_readings: what the arm says for a closed and an open gripper, where that is no
             opening in metres: of a SERL server 0 and 1 unless given, of one with a Franka hand
             0 and 0.08.
+        joint_limits: what joints may have before a person is warned and before the arm is stopped,
+            NAME=WARN,STOP, for example motor_temperature=55,70 [°C]
+            (robot_bridge.control.joint_monitor).
         realtime_kernel: refuse to drive a Franka from a kernel that is not PREEMPT_RT.
     """
 
@@ -75,6 +79,7 @@ class RigConfig:
     operator: str = "none"
     facing: float = 0.0
     gripper_readings: tuple[float, float] | None = None
+    joint_limits: tuple[str, ...] = ()
     realtime_kernel: bool = True
 
     def __post_init__(self) -> None:
@@ -96,6 +101,7 @@ class Rig:
             does.
         state_max_age: of readings that come slower than the arm's own link would bring them
             [s]; None is the limit of `default_limits`.
+        joint_limits: of what joints say of themselves, by quantity.
         sinks: get every tick besides the deployment's own; they must not block.
         config: what the rig was made of, from which another process can make its senses.
     """
@@ -108,5 +114,6 @@ class Rig:
     prepare: Callable[[int], None] | None = None
     judge: Callable[[], Ending | None] | None = None
     state_max_age: float | None = None
+    joint_limits: Mapping[str, JointLimit] = field(default_factory=lambda: QUANTITIES)
     sinks: tuple[Callable[[Tick], object], ...] = ()
     config: RigConfig | None = None

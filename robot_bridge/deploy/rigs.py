@@ -11,6 +11,7 @@ from pathlib import Path
 from robot_bridge.cameras.camera import Camera, CameraThread, pinhole
 from robot_bridge.cameras.crop import Crop, CroppedCamera, check_crop
 from robot_bridge.clock import Clock, ManualClock, MonotonicClock
+from robot_bridge.control.joint_monitor import parse_joint_limits
 from robot_bridge.deploy.rig import Rig, RigConfig, Senses
 from robot_bridge.drivers.registry import DRIVERS, Connection, DriverEntry
 from robot_bridge.drivers.replay import ReplayDriver, ReplayEye, ReplayObjects
@@ -68,6 +69,7 @@ def _real_time(entry: DriverEntry) -> RigMaker:
             senses=lambda: open_senses(config, contract, clock),
             operator=make_operator(config, contract),
             state_max_age=entry.state_max_age,
+            joint_limits=parse_joint_limits(config.joint_limits),
             config=config,
         )
 

@@ -20,6 +20,7 @@ from robot_bridge.driver import (
     ArmState,
     ArmToken,
     DriverError,
+    JointReadings,
     Mode,
     Target,
     Vector,
@@ -48,6 +49,7 @@ class FrankaReading:
         q: joint positions [rad].
         dq: joint velocities [rad/s].
         tau: joint torques [N m].
+        tau_ext: those that the arm's own model does not explain, filtered [N m].
         O_T_EE: pose of the end effector in the base frame [4, 4] [m].
         F_T_EE: pose of the end effector in the flange frame [4, 4] [m].
         robot_mode: the mode's name.
@@ -59,6 +61,7 @@ class FrankaReading:
     q: Vector
     dq: Vector
     tau: Vector
+    tau_ext: Vector
     O_T_EE: Matrix
     F_T_EE: Matrix
     robot_mode: str
@@ -206,6 +209,10 @@ class FrankaDriver:
             tau=raw.tau.copy(),
             twist=self._library.jacobian(raw.q) @ raw.dq,
         )
+
+    def joint_readings(self) -> JointReadings:
+        """Torques from outside."""
+        return {"external_torque": self._open_links()[0].newest().value.tau_ext}
 
     def servo(self, target: Target) -> None:
         """Track this pose from the next millisecond on; DriverError unless armed and in control."""

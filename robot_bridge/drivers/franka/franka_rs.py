@@ -12,6 +12,8 @@ import importlib.metadata
 import threading
 from typing import Any, Literal
 
+import numpy as np
+
 from robot_bridge.compliance import Compliance, Settable
 from robot_bridge.driver import Vector
 from robot_bridge.drivers.franka.config import FrankaConfig, load_library
@@ -86,6 +88,7 @@ class FrankaRsLibrary:
             q=raw.q,
             dq=raw.dq,
             tau=raw.tau_J,
+            tau_ext=np.asarray(raw.tau_ext_hat_filtered),
             O_T_EE=raw.O_T_EE,
             F_T_EE=raw.F_T_EE,
             robot_mode=raw.robot_mode,

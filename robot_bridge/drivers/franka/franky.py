@@ -80,6 +80,7 @@ class FrankyLibrary:
             q=raw.q,
             dq=raw.dq,
             tau=raw.tau_J,
+            tau_ext=np.asarray(raw.tau_ext_hat_filtered),
             O_T_EE=raw.O_T_EE.matrix,
             F_T_EE=raw.F_T_EE.matrix,
             robot_mode=raw.robot_mode.name,

@@ -24,7 +24,7 @@ from robot_bridge.deploy.rig import Rig, RigConfig, Senses
 from robot_bridge.driver import ArmInfo, DriverError
 from robot_bridge.policy.observation import FixedObjects
 from robot_bridge.records import recorder as recorder_module
-from robot_bridge.records.reader import read_recording
+from robot_bridge.records.reader import Event, RecordReader, read_recording
 from robot_bridge.safety.kinematics import Chain
 from robot_bridge.safety.supervisor import NotAllowedError
 from scenes.contract.operator import OperatorInput
@@ -155,6 +155,53 @@ def test_an_episode_that_begins_turned_is_played_turned(tmp_path: Path) -> None:
     drawn = 0.5 * np.random.default_rng(1).uniform(-1.0, 1.0, 4)[3]
     assert drawn > 0.3
     assert stage.arm.yaw() == pytest.approx(drawn, abs=0.02)
+
+
+class WarmArm(RealArm):
+    """One whose third joint grows warmer by a degree with each look."""
+
+    warmest = 50.0
+
+    def joint_readings(self) -> dict[str, np.ndarray]:
+        self.warmest += 1.0
+        row = np.full(7, 30.0)
+        row[2] = self.warmest
+        return {"motor_temperature": row, "current": np.zeros(7)}
+
+
+def warm_stage(tmp_path: Path, warmest: float, **options: Any) -> Stage:
+    stage = with_cell(tmp_path)
+    stage.options |= {"seconds": 3.0, "episodes": 1} | options
+    stage.arm = WarmArm(stage.contract, stage.clock)
+    stage.arm.warmest = warmest
+    return stage
+
+
+def test_a_joint_that_grows_too_warm_ends_the_episode_as_a_fault_with_its_name(
+    tmp_path: Path,
+) -> None:
+    stage = warm_stage(tmp_path, 72.0, record=tmp_path / "records")
+    (report,) = stage.run()
+    assert report.ending == "fault" and "joint_overloaded" in report.fault
+    assert "joint3: motor temperature 76 °C, allowed 75 °C" in report.fault
+    assert any("CAUTION  joint3: motor temperature 7" in line for line in stage.said)
+    monitor = stage.deployment.joints
+    assert monitor is not None and "motor temperature 76 °C (joint3)" in monitor.summary()
+    (folder,) = (tmp_path / "records").iterdir()
+    events = [entry for entry in RecordReader(folder) if isinstance(entry, Event)]
+    read = [event.facts for event in events if event.name == "joints"]
+    assert [facts["motor_temperature"][2] for facts in read][:2] == [74.0, 75.0]
+
+
+def test_a_joint_that_is_too_warm_already_is_not_armed(tmp_path: Path) -> None:
+    with pytest.raises(NotAllowedError, match="joint3: motor temperature 91 °C, allowed 75 °C"):
+        warm_stage(tmp_path, 90.0).run()
+
+
+def test_a_warm_joint_is_told_of_once(tmp_path: Path) -> None:
+    stage = warm_stage(tmp_path, 60.0, episodes=2)
+    assert [report.ending for report in stage.run()] == ["timeout", "timeout"]
+    assert len([line for line in stage.said if "CAUTION  joint3" in line]) == 1
 
 
 class YieldingArm(RealArm):
@@ -297,7 +344,7 @@ def test_records_that_are_lost_are_said_and_are_a_failure(
     assert lost is not None and re.search(r"\d+ records of .* are lost: .*No space left", lost)
 
     ended: Any = SimpleNamespace(
-        run=lambda: stage.deployment.reports, learned=None, lost=lost, timings={}
+        run=lambda: stage.deployment.reports, learned=None, lost=lost, timings={}, joints=None
     )
     monkeypatch.setattr(commands, "Deployment", lambda *_: ended)
     monkeypatch.setattr(commands, "build_rig", lambda *_: None)

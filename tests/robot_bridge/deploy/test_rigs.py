@@ -16,6 +16,7 @@ from bench_arm import Bench, bench_contract
 from tiny_bundle import tiny_bundle
 
 from robot_bridge.clock import ManualClock, MonotonicClock
+from robot_bridge.control.joint_monitor import parse_joint_limits
 from robot_bridge.control.pacing import Pacer
 from robot_bridge.deploy import policy_process
 from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk
@@ -139,6 +140,18 @@ def test_a_workcells_cameras_and_crops_are_opened_and_a_wrong_one_is_named(tmp_p
         check_senses(dataclasses.replace(rig, crops=("front=0,0,32,24",)), contract)
     with pytest.raises(ValueError, match=r"leaves the picture, which is 640 x 480 px \(--size\)"):
         check_senses(dataclasses.replace(mine, crops=("front=0,0,900,900",)), contract)
+
+
+def test_limits_of_joints_are_read_and_what_is_none_is_said() -> None:
+    config = RigConfig(objects=PLACE, joint_limits=("motor_temperature=40,inf",))
+    limits = build_rig(config, bench_contract(), rig_makers()).joint_limits
+    assert (limits["motor_temperature"].warn, limits["motor_temperature"].unit) == (40.0, "°C")
+    assert limits["driver_temperature"].stop == 80.0
+    with pytest.raises(KeyError, match="'heat'.* Allowed: current, driver_temperature"):
+        parse_joint_limits(["heat=1,2"])
+    for word in ("current", "current=3", "current=9,3", "current=nan,nan", "current=0,1"):
+        with pytest.raises(ValueError, match="is not NAME=WARN,STOP with 0 < WARN <= STOP"):
+            parse_joint_limits([word])
 
 
 @pytest.mark.parametrize("word", ["front", "front=1,2,3", "front=a,b,c,d", "front=0,0,1.5,2"])
