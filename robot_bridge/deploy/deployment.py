@@ -51,10 +51,12 @@ from robot_bridge.network.keys import Keyring, default_folder
 from robot_bridge.network.server import BridgeServer, Callbacks
 from robot_bridge.openpi.client import GripperConvention, RemotePolicy, RemotePolicyConfig
 from robot_bridge.operators.operator_loop import POLL_PERIOD, OperatorLoop
+from robot_bridge.operators.page import PageOperator
 from robot_bridge.policy.bundle import Bundle, stacking
 from robot_bridge.policy.observation import ObservationBuilder
 from robot_bridge.policy.policy import Policy, Standing
 from robot_bridge.policy.policy_loop import PolicyLoop
+from robot_bridge.reasons import Reason
 from robot_bridge.records.recorder import Recorder, RecordHeader, new_session, running_versions
 from robot_bridge.safety.command_check import ActionGate, require_runnable
 from robot_bridge.safety.governor import Governor
@@ -288,6 +290,15 @@ class Deployment:
         parts = self._parts(contract, limits, driver)
         sinks: list[Sink] = [self.tally, *self.rig.sinks]
         control = ControlLoop(parts, sinks=sinks)
+        if isinstance(self.rig.operator, PageOperator):
+            page = self.rig.operator
+            stack.callback(page.shut)
+            url = page.serve(
+                f"{self.bundle.manifest.task} on {info.serial}",
+                lambda: control.fault(Reason.EMERGENCY_STOP),
+            )
+            self.talk.say(f"page     {url}")
+            witnesses.append(page)
         told = Witnesses(control, witnesses)
         self.joints = watch_joints(control, self.rig.driver, self.rig.joint_limits, told.event)
         if witnesses:

@@ -56,10 +56,11 @@ class RigConfig:
             example wrist=80,0,480,480; without one the part that the policy's camera spans.
         size: width and height of the cameras' pictures [px]; files have their own.
         fovy: their vertical field of view [deg]; a RealSense says its own.
-        operator: none, keyboard, spacemouse or gamepad; of the simulated arm none, or expert: the
-            task's own takes over where an episode goes on for too long.
+        operator: none, keyboard, spacemouse, gamepad, or page, in a browser; of the simulated arm
+            none, or expert: the task's own takes over where an episode goes on for too long.
         facing: where the operator looks, counter-clockwise from the base's +x [deg]; 180 for
             somebody opposite the arm.
+        page_port: on this machine, of that page; the next free one of ten, any free one if 0.
         gripper_readings: what the arm says for a closed and an open gripper, where that is no
             opening in metres: of a SERL server 0 and 1 unless given, of one with a Franka hand
             0 and 0.08.
@@ -78,6 +79,7 @@ class RigConfig:
     fovy: float = ranged(45.0, above=0, below=180)
     operator: str = "none"
     facing: float = 0.0
+    page_port: int = ranged(8012, least=0, most=65535)
     gripper_readings: tuple[float, float] | None = None
     joint_limits: tuple[str, ...] = ()
     realtime_kernel: bool = True

@@ -232,8 +232,13 @@ def make_operator(config: RigConfig, contract: Contract) -> Operator | None:
     """A person's device, not open yet; KeyError names the allowed ones."""
     if config.operator == "none":
         return None
-    if config.operator not in _OPERATORS:
-        raise UnknownNameError(unknown_name("operator", config.operator, ("none", *_OPERATORS)))
+    allowed = ("none", "page", *_OPERATORS)
+    if config.operator not in allowed:
+        raise UnknownNameError(unknown_name("operator", config.operator, allowed))
+    if config.operator == "page":
+        from robot_bridge.operators.page import PageOperator
+
+        return PageOperator(contract.action.names, facing=config.facing, port=config.page_port)
     return _OPERATORS[config.operator](Axes(contract.action.names, facing=config.facing))
 
 

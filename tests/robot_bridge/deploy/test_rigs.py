@@ -68,7 +68,7 @@ def waited(until: Callable[[], Any], *, seconds: float = 10.0) -> bool:
 def test_unknown_robots_and_devices_are_named() -> None:
     with pytest.raises(KeyError, match=r"Did you mean 'franka'\?"):
         build_rig(RigConfig(robot="frank"), bench_contract(), rig_makers())
-    with pytest.raises(KeyError, match="Allowed: gamepad, keyboard, none, spacemouse"):
+    with pytest.raises(KeyError, match="Allowed: gamepad, keyboard, none, page, spacemouse"):
         make_operator(RigConfig(operator="mouse"), bench_contract())
 
 
