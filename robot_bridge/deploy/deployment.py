@@ -6,7 +6,6 @@ keeps people safe is the same for all of them, the simulated one included.
 
 import dataclasses
 import hashlib
-import os
 import secrets
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -50,9 +49,11 @@ from robot_bridge.network.endpoints import Endpoint, parse_endpoint
 from robot_bridge.network.keys import Keyring, default_folder
 from robot_bridge.network.server import BridgeServer, Callbacks
 from robot_bridge.openpi.client import GripperConvention, RemotePolicy, RemotePolicyConfig
+from robot_bridge.openpi.introduction import introduce, policy_token, read_names
 from robot_bridge.operators.operator_loop import POLL_PERIOD, OperatorLoop
 from robot_bridge.operators.page import PageOperator
 from robot_bridge.policy.bundle import Bundle, stacking
+from robot_bridge.policy.fit import connected_robot
 from robot_bridge.policy.observation import ObservationBuilder
 from robot_bridge.policy.policy import Policy, Standing
 from robot_bridge.policy.policy_loop import PolicyLoop
@@ -67,7 +68,6 @@ from scenes.contract.policy_contract import Contract
 from scenes.contract.ranges import MOST_EPISODES, check_ranges, ranged
 from scenes.contract.robot import RobotSpec
 from scenes.contract.serialize import digest
-from scenes.robots import robot_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,9 +160,6 @@ class DeployConfig:
         return self.policy_source if server is None else urlsplit(server).netloc
 
 
-POLICY_TOKEN = "MJX_SERL_POLICY_TOKEN"
-# Actions of a policy of ours leave [-1, 1] by a little; those of other units by much.
-_TOO_LARGE = 1.5
 # Who is to command has to be there before anything is armed, within this [s].
 _GUEST_PATIENCE = 60.0
 
@@ -175,27 +172,6 @@ class Talk:
 
     def __init__(self, say: Callable[[str], None], ask: Callable[[str], str]) -> None:
         self.say, self.ask = say, ask
-
-
-def connected_robot(contract: Contract, info: ArmInfo) -> RobotSpec:
-    """Return the spec of the connected arm; ValueError where the policy was not made for its like.
-
-    Another arm of the same build will do: the same links up to the same tool centre, and a home
-    and workspace within its limits (a Panda's policy on an FR3). Its own limits then hold.
-    """
-    trained, connected = contract.robot, robot_named(info.robot)
-    if _build(trained) != _build(connected):
-        raise InputError(
-            f"The policy was trained on a {trained.name}, this is a {connected.name}: "
-            "its links differ, so the policy's observations and actions mean something else"
-        )
-    connected.check_pose(contract.home, what="home of the policy")
-    return connected
-
-
-def _build(robot: RobotSpec) -> tuple[object, ...]:
-    frames = tuple((link.pos, link.quat) for link in robot.links)
-    return frames, robot.flange_pos, robot.ee_pos, robot.ee_quat, robot.gripper_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -448,38 +424,20 @@ class Deployment:
             return stacking(learned, self.contract)
         if self.cfg.policy_server is None:
             return self.bundle.policy
-        cfg, words = self.cfg, self.cfg.policy_names
-        pairs = [word.partition("=") for word in words]
-        if not all(ours and theirs for ours, _, theirs in pairs):
-            raise InputError(f"policy-names {words}, allowed: OURS=THEIRS, e.g. front=images/cam")
+        cfg = self.cfg
         config = RemotePolicyConfig(
             uri=self.cfg.policy_server,
-            token=os.environ.get(POLICY_TOKEN, ""),
+            token=policy_token(),
             timeout=cfg.policy_timeout,
-            names={ours: theirs for ours, _, theirs in pairs},
+            names=read_names(cfg.policy_names),
             extras={"prompt": cfg.policy_prompt} if cfg.policy_prompt else {},
             gripper=cfg.policy_gripper,
             require_contract=not cfg.policy_foreign,
         )
         remote = RemotePolicy(self.contract, config)
         stack.callback(remote.close)
-        self._greet(remote)
+        introduce(remote, self.contract, cfg.policy_timeout, self.talk.say)
         return remote
-
-    def _greet(self, remote: RemotePolicy) -> None:
-        """Ask a server before anything is armed, and say what its actions are taken for."""
-        action, met = self.contract.action, remote.handshake()
-        say = self.talk.say
-        say(
-            f"server   {met.horizon} actions per observation, one every {self.period:g} s; answers "
-            f"in {met.seconds * 1e3:.0f} ms, allowed {self.cfg.policy_timeout * 1e3:.0f} ms"
-        )
-        units = ", ".join(f"{n} {s:g}" for n, s in zip(action.names, action.scale, strict=True))
-        say(f"actions  {action.mode}, what 1 is worth [m], [rad]: {units}")
-        if met.largest > _TOO_LARGE:
-            say(
-                f"CAUTION  its actions reach {met.largest:.2f}, allowed 1: are they of other units?"
-            )
 
     def _listen(self, line: _Line, endpoint: Endpoint, stack: ExitStack) -> None:
         """Let others observe, and those that a person has named command once they have come."""

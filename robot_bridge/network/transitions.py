@@ -39,6 +39,7 @@ from scenes.contract.extras import require
 
 _LOG = logging.getLogger(__name__)
 _RUNS = 64  # actors that a learner remembers
+_PRESENT = 10.0  # an actor that has not asked for so long is not there [s]
 WINDOW = 8  # batches of an actor that are on their way at a time
 REJECTIONS: tuple[str, ...] = ("malformed", "unknown_run", "gap", "full", "role", "denied_key")
 
@@ -66,6 +67,7 @@ class _Run:
     """The last batch of an actor that came, is on disk, and has been learned from; its link.
 
     offset, round_trip: of the actor's clock, as it measures them [s]; a negative trip is unknown.
+    heard: when it asked last, monotonic [s].
     """
 
     have: int
@@ -73,6 +75,7 @@ class _Run:
     learned: int
     offset: float = 0.0
     round_trip: float = -1.0
+    heard: float = 0.0
 
 
 class TransitionServer:
@@ -124,9 +127,11 @@ class TransitionServer:
 
     @property
     def round_trip(self) -> float | None:
-        """The slowest actor's that has told one [s]."""
+        """The slowest actor's of those that are there and have told one [s]."""
+        since = time.monotonic() - _PRESENT
         with self._lock:
-            trips = [run.round_trip for run in self._runs.values() if run.round_trip >= 0]
+            there = [run for run in self._runs.values() if run.heard > since]
+        trips = [run.round_trip for run in there if run.round_trip >= 0]
         return max(trips, default=None)
 
     def take(self) -> list[Arrived]:
@@ -265,6 +270,7 @@ class TransitionServer:
             _LOG.warning("Batches %d to %d of an actor are lost", run.have + 1, ask.first - 1)
             run.have = run.saved = run.learned = ask.first - 1
         self._runs.move_to_end(ask.run)
+        run.heard = time.monotonic()
         if math.isfinite(ask.offset) and 0 <= ask.round_trip < math.inf:
             run.offset, run.round_trip = ask.offset, ask.round_trip
         if ask.part < 0 or ask.version >= self._version:

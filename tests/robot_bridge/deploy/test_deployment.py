@@ -18,10 +18,11 @@ from robot_bridge.clock import ManualClock
 from robot_bridge.compliance import Compliance
 from robot_bridge.control.session import EpisodeReport
 from robot_bridge.deploy import commands
-from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk, connected_robot
+from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk
 from robot_bridge.deploy.ledger import Ledger
 from robot_bridge.deploy.rig import Rig, RigConfig, Senses
 from robot_bridge.driver import ArmInfo, DriverError
+from robot_bridge.policy.fit import connected_robot
 from robot_bridge.policy.observation import FixedObjects
 from robot_bridge.records import recorder as recorder_module
 from robot_bridge.records.reader import Event, RecordReader, read_recording
