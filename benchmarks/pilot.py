@@ -30,7 +30,7 @@ from benchmarks.options import read_options
 from benchmarks.process import ROOT
 from benchmarks.results import Ratio, Recorder, say
 from benchmarks.table import finish
-from mjx_serl.pilot.wire import pack_frame, unpack_pictures
+from robot_bridge.operators.page_wire import pack_frame, unpack_pictures
 from scenes.contract.ranges import ranged
 
 QUESTION = "pilot"

@@ -5,13 +5,17 @@ numpy float64, SI units, base frame, quaternions wxyz (a driver turns them for i
 
 import enum
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robot_bridge.compliance import Settable
+
 Vector = NDArray[np.float64]
+JointReadings = Mapping[str, Vector]  # [J] by quantity
 
 
 class DriverError(RuntimeError):
@@ -94,6 +98,7 @@ class ArmInfo:
         q_min: lowest joint positions [rad].
         q_max: highest joint positions [rad].
         dq_max: largest joint speeds [rad/s].
+        compliance: when its driver takes one (`compliance.Compliant`).
     """
 
     robot: str
@@ -104,6 +109,7 @@ class ArmInfo:
     q_min: tuple[float, ...] | None = None
     q_max: tuple[float, ...] | None = None
     dq_max: tuple[float, ...] | None = None
+    compliance: Settable = "never"
 
 
 @dataclass(frozen=True)
@@ -163,6 +169,17 @@ class ArmDriver(Protocol):
 
     def close(self) -> None:
         """Let go of the link; an arm that is still controlled holds first."""
+        ...
+
+
+@runtime_checkable
+class MonitoredArm(Protocol):
+    """A driver whose arm says more of its joints than where they are."""
+
+    def joint_readings(self) -> JointReadings:
+        """What each joint says, by the names of `control.joint_monitor`; at once, DriverError
+        without a link.
+        """
         ...
 
 

@@ -55,6 +55,7 @@ class Reason(IntFlag):
     # ... and what has stopped it since
     KINEMATICS_MISMATCH = auto()  # the arm's pose is not where its joints put our tool centre
     NOT_FOLLOWING = auto()  # the arm stands, far behind its target, and says nothing of a fault
+    JOINT_OVERLOADED = auto()  # a joint is too hot, or has too much of what else is monitored
 
 
 def describe(reasons: Reason) -> str:

@@ -76,6 +76,7 @@ class LearnerCompanion(Companion):
         self._idle_since: float | None = None
         self._told_idle = False
         self._come: collections.deque[ArrivedEpisode] = collections.deque()  # not stored yet
+        self._ages: list[float] = []  # of batches as they came [s], likewise
         self._episodes: list[ArrivedEpisode] = []  # that the metrics have not told of
 
     def start(self, run: Run) -> None:
@@ -182,6 +183,12 @@ class LearnerCompanion(Companion):
                 self._arrivals.refused + (self._feed.refused if self._feed else 0)
             ),
         }
+        trip = None if self._server is None else self._server.round_trip
+        if trip is not None:
+            told["actors/round_trip"] = trip
+        ages, self._ages = self._ages, []
+        if ages:
+            told["actors/batch_age"] = sum(ages) / len(ages)
         if not found:
             return told
         paid = [float(episode.arrays["reward"].sum()) for episode in found]
@@ -211,7 +218,9 @@ class LearnerCompanion(Companion):
         first time, also where they come all at once again.
         """
         assert self._server is not None
-        self._come += self._arrivals.take(self._server.take())
+        batches = self._server.take()
+        self._ages += [batch.age for batch in batches if batch.age is not None]
+        self._come += self._arrivals.take(batches)
         if self._feed is not None:
             self._come += self._feed.take()
         while self._come and not (self._cfg.sync and self._is_due):

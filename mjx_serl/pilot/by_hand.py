@@ -12,16 +12,16 @@ from mjx_serl.data.demo_file import DemoFile
 from mjx_serl.data.frames import FrameFile
 from mjx_serl.envs.env import make_env
 from mjx_serl.envs.observation import PixelConfig
-from mjx_serl.pilot.browser_operator import BrowserOperator
 from mjx_serl.pilot.devices import with_device
 from mjx_serl.pilot.episode import EpisodeRows
 from mjx_serl.pilot.recording import Frames, Keeper, Recording
-from mjx_serl.pilot.server import PilotServer
 from mjx_serl.pilot.stage import HOLD_S, Stage, run_stage
 from mjx_serl.training.demonstrations import demo_contract
 from mjx_serl.viewing.live_world import LiveWorld
 from mjx_serl.viewing.policies import WorldPolicy
 from mjx_serl.viewing.recorded_env import RecordedEnv, build_recorded_env
+from robot_bridge.operators.browser_operator import BrowserOperator
+from robot_bridge.operators.page_server import PilotServer
 from scenes.contract.errors import InputError
 from scenes.contract.operator import Device, Operator
 from scenes.contract.ranges import require_episodes, require_seed

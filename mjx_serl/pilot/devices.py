@@ -1,6 +1,6 @@
 """Devices beside the page: those of the bridge, so that a person drives both arms alike."""
 
-from mjx_serl.pilot.browser_operator import BrowserOperator
+from robot_bridge.operators.browser_operator import BrowserOperator
 from robot_bridge.operators.handheld import GamepadOperator, SpaceMouseOperator
 from scenes.contract.operator import Axes, Device, Operator, OperatorGroup
 

@@ -10,8 +10,8 @@ from mjx_serl.data.demo_file import DemoFile
 from mjx_serl.data.frames import FrameFile
 from mjx_serl.pilot.episode import EpisodeRows
 from mjx_serl.pilot.stage import Shown, Stage
-from mjx_serl.pilot.wire import Order
 from mjx_serl.viewing.live_world import LiveWorld
+from robot_bridge.operators.page_wire import Order
 from scenes.contract.demonstrations import OBS, STATE, Arrays
 
 

@@ -1,6 +1,5 @@
 """One world at the pace of a clock, which a policy plays until a person takes it over."""
 
-import io
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -9,12 +8,11 @@ from typing import Any, Protocol
 import jax.numpy as jnp
 import numpy as np
 
-from mjx_serl.pilot.browser_operator import BrowserOperator
 from mjx_serl.pilot.episode import EpisodeRows
-from mjx_serl.pilot.server import PilotServer
 from mjx_serl.viewing.live_world import LiveWorld
 from mjx_serl.viewing.policies import WorldPolicy
-from scenes.contract.extras import require
+from robot_bridge.operators.browser_operator import BrowserOperator
+from robot_bridge.operators.page_server import PilotServer, encode
 from scenes.contract.operator import Operator, OperatorInput
 
 # After somebody has driven with a device that is not the page's, as the page after a touch [s].
@@ -23,7 +21,6 @@ HOLD_S = 0.7  # an ended episode stays in view [s]
 _SHOWN_S = 1 / 32  # between two pictures at least: a task of 50 Hz is shown at 25 [s]
 _STILL_S = 0.5  # a world that stands still is shown anew this often [s]
 _IDLE_S = 0.05  # between two looks whether a page has been opened [s]
-_QUALITY = 90  # of the JPEGs
 
 Shown = tuple[str, Mapping[str, np.ndarray]]  # what is said of pictures [H, W, 3], and these
 
@@ -241,14 +238,6 @@ class Stage:
         """What the cameras see, or have seen, as JPEGs."""
         seen = self.world.pictures() if self._shown is None else self._shown[1]
         return {name: encode(x) for name, x in seen.items()}
-
-
-def encode(picture: np.ndarray) -> bytes:
-    """Return a JPEG of uint8 [H, W, 3 or more]."""
-    image = require("PIL.Image", "pilot", package="pillow", purpose="The pilot's page")
-    buffer = io.BytesIO()
-    image.fromarray(np.ascontiguousarray(picture[..., :3])).save(buffer, "JPEG", quality=_QUALITY)
-    return buffer.getvalue()
 
 
 def run_stage(

@@ -23,10 +23,8 @@ from jax.tree_util import Partial
 from mjx_serl.data.blocks import blocks_of
 from mjx_serl.data.demo_file import DemoFile
 from mjx_serl.envs.env import EnvState
-from mjx_serl.pilot.browser_operator import BrowserOperator
 from mjx_serl.pilot.devices import with_device
 from mjx_serl.pilot.episode import EpisodeRows
-from mjx_serl.pilot.server import PilotServer
 from mjx_serl.pilot.stage import Stage, run_stage
 from mjx_serl.pilot.stage_group import StageGroup
 from mjx_serl.pilot.view import WorldView
@@ -41,6 +39,8 @@ from mjx_serl.training.trainer import Trainer
 from mjx_serl.types import Actions, Obs, PRNGKey
 from mjx_serl.viewing.live_world import LiveWorld
 from mjx_serl.viewing.recorded_env import build_recorded_env
+from robot_bridge.operators.browser_operator import BrowserOperator
+from robot_bridge.operators.page_server import PilotServer
 
 FILE = "interventions.npz"  # in the run's folder
 _SEED = 1 << 20  # apart from those of the run's worlds

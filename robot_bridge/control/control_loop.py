@@ -5,9 +5,10 @@ the gate and the governor, send the target, publish. It never waits for a policy
 or a network. A `pacing.Pacer` turns it on absolute deadlines, a test or a simulation by hand.
 """
 
+import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.clock import Clock
+from robot_bridge.compliance import Compliance, Compliant
 from robot_bridge.control.arbiter import Arbiter
 from robot_bridge.control.chunk_player import Action, Gate, Player
 from robot_bridge.driver import ArmDriver, ArmState, DriverError, Target, Vector
@@ -114,6 +116,10 @@ class ControlLoop:
         sinks: called with every tick.
         speed: scale of the speed limits, in (0, 1].
         enabled: whether the enabling device is held; None where none is needed.
+
+    Attributes:
+        start_quat: in which the tool is commanded to begin the next episodes, wxyz; None is the
+            contract's.
     """
 
     def __init__(
@@ -127,6 +133,7 @@ class ControlLoop:
         self.parts, self.sinks, self.speed = parts, tuple(sinks), speed
         self.clock, self.limits = parts.clock, parts.limits
         self.episode = Episode()
+        self.start_quat: NDArray[np.float64] | None = None
         self._player = Player(parts.gate, parts.limits)
         self._watch = StateWatch(parts.limits, parts.contract.robot)
         self._following = FollowWatch(parts.limits)
@@ -140,7 +147,7 @@ class ControlLoop:
         self._troubled_since: float | None = None
         self._width: float | None = None
         self._path: Callable[[float], Vector] | None = None
-        self._wanted: Callable[[ArmState], None] | None = None
+        self._wanted: collections.deque[Callable[[ArmState], None]] = collections.deque()
         self._sunk = Reason.NONE
         self._obs: Mapping[str, NDArray[Any]] | None = None
 
@@ -177,7 +184,7 @@ class ControlLoop:
     def begin(self) -> None:
         """Start an episode from where the arm is, at the next tick: ARMED -> RUN."""
         self.parts.supervisor.require_armed()
-        self._wanted = self._start
+        self._wanted.append(self._start)
 
     def home(self, q: NDArray[np.float64] | None) -> None:
         """Move to joint positions [rad] while ARMED, from the next tick on; None stops there."""
@@ -189,12 +196,17 @@ class ControlLoop:
         From the next tick on, under the governor as all motion; None stops.
         """
         self.parts.supervisor.require_armed()
-        self._wanted = partial(self._set_path, path)
+        self._wanted.append(partial(self._set_path, path))
 
     def grip(self, width: float) -> None:
         """Ask for an opening of the gripper [m] while ARMED, at the next tick."""
         self.parts.supervisor.require_armed()
-        self._wanted = partial(self._set_width, width)
+        self._wanted.append(partial(self._set_width, width))
+
+    def comply(self, compliance: Compliance) -> None:
+        """Have an arm that can yield so from the next tick on, while ARMED."""
+        self.parts.supervisor.require_armed()
+        self._wanted.append(partial(self._comply, compliance))
 
     def tick(self, deadline: float | None = None) -> Tick:
         """Make one turn; `deadline` [s] is when it should have begun."""
@@ -271,10 +283,11 @@ class ControlLoop:
             self._require_motion(state)
 
     def _do_wanted(self, state: ArmState) -> None:
-        """Do what another thread has asked for, in this one."""
-        wanted, self._wanted = self._wanted, None
-        if wanted is not None and self.parts.supervisor.phase is Phase.ARMED:
-            wanted(state)
+        """Do what another thread has asked for, in this one and in that order."""
+        for _ in range(len(self._wanted)):
+            wanted = self._wanted.popleft()
+            if self.parts.supervisor.phase is Phase.ARMED:
+                wanted(state)
 
     def _start(self, state: ArmState) -> None:
         self._anchor(state)
@@ -284,6 +297,8 @@ class ControlLoop:
         self.episode = Episode(began=self._turn.now)
         # Until the policy's first command the arm stands and its goal is itself.
         self._goal = _standing(self.parts.contract, state, closure=0.0)
+        if self.start_quat is not None:
+            self._goal = replace(self._goal, quat=self.start_quat)
         self.parts.supervisor.start()
 
     def _set_path(self, path: Callable[[float], Vector] | None, state: ArmState) -> None:
@@ -294,6 +309,11 @@ class ControlLoop:
         del state
         self._width = None
         self.parts.driver.gripper(width, self.parts.limits.gripper_force)
+
+    def _comply(self, compliance: Compliance, state: ArmState) -> None:
+        del state
+        if isinstance(self.parts.driver, Compliant):
+            self.parts.driver.comply(compliance)
 
     def _judge(self, state: ArmState) -> None:
         """Hold or fault on what the arm's state says."""

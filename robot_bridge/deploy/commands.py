@@ -11,8 +11,9 @@ from robot_bridge.cameras.camera import CameraError
 from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk
 from robot_bridge.deploy.ledger import state_folder
 from robot_bridge.deploy.policy_process import PolicyProcessError
-from robot_bridge.deploy.rigs import RigConfig, RigMaker, build_rig
+from robot_bridge.deploy.rigs import RigConfig, RigMaker, build_rig, with_cameras
 from robot_bridge.driver import DriverError
+from robot_bridge.learning.workcell import read_workcell
 from robot_bridge.openpi.client import RemotePolicyError
 from robot_bridge.policy.bundle import Bundle
 from robot_bridge.safety.command_check import require_runnable
@@ -46,6 +47,8 @@ def deploy(
         audit=options.audit or state / "audit.jsonl",
         learning=dataclasses.replace(learning, spool=learning.spool or spool),
     )
+    if options.workcell is not None:
+        rig = with_cameras(rig, read_workcell(options.workcell).cameras, bundle.contract)
     talk = terminal()
     require_runnable(bundle.contract.action)  # before what it observes is asked for
     deployment = Deployment(options, bundle, build_rig(rig, bundle.contract, robots), talk)
@@ -60,6 +63,8 @@ def deploy(
         )
     for name, timing in deployment.timings.items():
         _say(f"{name} loop: {timing.describe()}")
+    if deployment.joints is not None:
+        _say(f"joints, at most: {deployment.joints.summary() or 'nothing was read'}")
     if deployment.learned is not None:
         _say(deployment.learned)
     if deployment.lost is not None:

@@ -6,7 +6,6 @@ keeps people safe is the same for all of them, the simulated one included.
 
 import dataclasses
 import hashlib
-import os
 import secrets
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -16,11 +15,10 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-import numpy as np
-
 from robot_bridge.clock import ManualClock
 from robot_bridge.control.arbiter import Arbiter
 from robot_bridge.control.control_loop import ControlLoop, Parts, Sink
+from robot_bridge.control.joint_monitor import JointMonitor, watch_joints
 from robot_bridge.control.judges import Judge, blocked, but_success, first_of
 from robot_bridge.control.pacing import Timing
 from robot_bridge.control.session import (
@@ -41,8 +39,9 @@ from robot_bridge.deploy.rig import Rig
 from robot_bridge.driver import ArmDriver, ArmInfo
 from robot_bridge.drivers.dry_run import DryRun
 from robot_bridge.learning.link import LearnerLink, LearningConfig
+from robot_bridge.learning.resets import Resets
 from robot_bridge.learning.reward import PictureJudge
-from robot_bridge.learning.workcell import Workcell, read_workcell
+from robot_bridge.learning.workcell import read_workcell
 from robot_bridge.messages import Source
 from robot_bridge.network.admission import AdmissionConfig, Guest
 from robot_bridge.network.codec import MAX_BYTES
@@ -50,11 +49,15 @@ from robot_bridge.network.endpoints import Endpoint, parse_endpoint
 from robot_bridge.network.keys import Keyring, default_folder
 from robot_bridge.network.server import BridgeServer, Callbacks
 from robot_bridge.openpi.client import GripperConvention, RemotePolicy, RemotePolicyConfig
+from robot_bridge.openpi.introduction import introduce, policy_token, read_names
 from robot_bridge.operators.operator_loop import POLL_PERIOD, OperatorLoop
+from robot_bridge.operators.page import PageOperator
 from robot_bridge.policy.bundle import Bundle, stacking
+from robot_bridge.policy.fit import connected_robot
 from robot_bridge.policy.observation import ObservationBuilder
 from robot_bridge.policy.policy import Policy, Standing
 from robot_bridge.policy.policy_loop import PolicyLoop
+from robot_bridge.reasons import Reason
 from robot_bridge.records.recorder import Recorder, RecordHeader, new_session, running_versions
 from robot_bridge.safety.command_check import ActionGate, require_runnable
 from robot_bridge.safety.governor import Governor
@@ -65,7 +68,6 @@ from scenes.contract.policy_contract import Contract
 from scenes.contract.ranges import MOST_EPISODES, check_ranges, ranged
 from scenes.contract.robot import RobotSpec
 from scenes.contract.serialize import digest
-from scenes.robots import robot_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,9 +160,6 @@ class DeployConfig:
         return self.policy_source if server is None else urlsplit(server).netloc
 
 
-POLICY_TOKEN = "MJX_SERL_POLICY_TOKEN"
-# Actions of a policy of ours leave [-1, 1] by a little; those of other units by much.
-_TOO_LARGE = 1.5
 # Who is to command has to be there before anything is armed, within this [s].
 _GUEST_PATIENCE = 60.0
 
@@ -175,27 +174,6 @@ class Talk:
         self.say, self.ask = say, ask
 
 
-def connected_robot(contract: Contract, info: ArmInfo) -> RobotSpec:
-    """Return the spec of the connected arm; ValueError where the policy was not made for its like.
-
-    Another arm of the same build will do: the same links up to the same tool centre, and a home
-    and workspace within its limits (a Panda's policy on an FR3). Its own limits then hold.
-    """
-    trained, connected = contract.robot, robot_named(info.robot)
-    if _build(trained) != _build(connected):
-        raise InputError(
-            f"The policy was trained on a {trained.name}, this is a {connected.name}: "
-            "its links differ, so the policy's observations and actions mean something else"
-        )
-    connected.check_pose(contract.home, what="home of the policy")
-    return connected
-
-
-def _build(robot: RobotSpec) -> tuple[object, ...]:
-    frames = tuple((link.pos, link.quat) for link in robot.links)
-    return frames, robot.flange_pos, robot.ee_pos, robot.ee_quat, robot.gripper_range
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Line:
     """What is connected and in force while episodes are run.
@@ -204,6 +182,7 @@ class _Line:
         info: what the arm says of itself.
         limits: in force.
         control: the control loop.
+        resets: bring the arm to where episodes begin.
         witnesses: hear of each tick, and how episodes begin and end.
         dry: whether nothing is sent to the arm.
     """
@@ -211,6 +190,7 @@ class _Line:
     info: ArmInfo
     limits: Limits
     control: ControlLoop
+    resets: Resets
     witnesses: Witnesses
     dry: bool
 
@@ -233,8 +213,8 @@ class Deployment:
         self.policy_process: PolicyProcess | None = None
         self.recorder: Recorder | None = None
         self.link: LearnerLink | None = None
+        self.joints: JointMonitor | None = None
         self._pictures: PictureJudge | None = None
-        self._cell: Workcell | None = None
         self._ledger = None if cfg.ledger is None else Ledger(cfg.ledger)
 
     def run(self) -> Sequence[EpisodeReport]:
@@ -268,8 +248,10 @@ class Deployment:
         limits = tighten(self._default_limits(robot), **self.cfg.limits)
         limits = limits if cell is None else tighten(limits, **cell.tightened)
         limits = intersect(trained_within(limits, self.contract), info)
-        self._cell = None if cell is None else Workcell(cell, robot, limits)
-        dry = self._is_dry(info)
+        contract = dataclasses.replace(self.contract, robot=robot)
+        dry, resets = self._is_dry(info), Resets(cell, contract, limits)
+        driver = DryRun(self.rig.driver) if dry else self.rig.driver
+        resets.announce(driver, self.talk.say)
         witnesses: list[Witness] = []
         recorder = self._recorder(limits, info, stack)
         if recorder is not None:
@@ -281,13 +263,25 @@ class Deployment:
             if self.bundle.reward is not None:
                 self._pictures = PictureJudge(self.bundle.reward, self.contract.obs)
                 witnesses.append(self._pictures)
-        parts = self._parts(robot, limits, DryRun(self.rig.driver) if dry else self.rig.driver)
+        parts = self._parts(contract, limits, driver)
         sinks: list[Sink] = [self.tally, *self.rig.sinks]
         control = ControlLoop(parts, sinks=sinks)
+        if isinstance(self.rig.operator, PageOperator):
+            page = self.rig.operator
+            stack.callback(page.shut)
+            url = page.serve(
+                f"{self.bundle.manifest.task} on {info.serial}",
+                lambda: control.fault(Reason.EMERGENCY_STOP),
+            )
+            self.talk.say(f"page     {url}")
+            witnesses.append(page)
         told = Witnesses(control, witnesses)
+        self.joints = watch_joints(control, self.rig.driver, self.rig.joint_limits, told.event)
         if witnesses:
             control.sinks += (told,)
-        return _Line(info=info, limits=limits, control=control, witnesses=told, dry=dry)
+        return _Line(
+            info=info, limits=limits, control=control, resets=resets, witnesses=told, dry=dry
+        )
 
     def _identity(self, limits: Limits) -> str:
         """What a person consents to in a word: a bundle, or a run that goes on learning.
@@ -304,13 +298,13 @@ class Deployment:
         limits, slowest = default_limits(robot), self.rig.state_max_age
         return limits if slowest is None else dataclasses.replace(limits, state_max_age=slowest)
 
-    def _parts(self, robot: RobotSpec, limits: Limits, driver: ArmDriver) -> Parts:
-        clock, serial = self.rig.clock, driver.info.serial
+    def _parts(self, contract: Contract, limits: Limits, driver: ArmDriver) -> Parts:
+        clock, serial, robot = self.rig.clock, driver.info.serial, contract.robot
         return Parts(
-            contract=dataclasses.replace(self.contract, robot=robot),
+            contract=contract,
             limits=limits,
             driver=driver,
-            governor=Governor(robot, limits, dt=CONTROL_PERIOD, damping=self.contract.ik.damping),
+            governor=Governor(robot, limits, dt=CONTROL_PERIOD, damping=contract.ik.damping),
             gate=ActionGate(self.contract, limits),
             supervisor=Supervisor(
                 driver,
@@ -430,38 +424,20 @@ class Deployment:
             return stacking(learned, self.contract)
         if self.cfg.policy_server is None:
             return self.bundle.policy
-        cfg, words = self.cfg, self.cfg.policy_names
-        pairs = [word.partition("=") for word in words]
-        if not all(ours and theirs for ours, _, theirs in pairs):
-            raise InputError(f"policy-names {words}, allowed: OURS=THEIRS, e.g. front=images/cam")
+        cfg = self.cfg
         config = RemotePolicyConfig(
             uri=self.cfg.policy_server,
-            token=os.environ.get(POLICY_TOKEN, ""),
+            token=policy_token(),
             timeout=cfg.policy_timeout,
-            names={ours: theirs for ours, _, theirs in pairs},
+            names=read_names(cfg.policy_names),
             extras={"prompt": cfg.policy_prompt} if cfg.policy_prompt else {},
             gripper=cfg.policy_gripper,
             require_contract=not cfg.policy_foreign,
         )
         remote = RemotePolicy(self.contract, config)
         stack.callback(remote.close)
-        self._greet(remote)
+        introduce(remote, self.contract, cfg.policy_timeout, self.talk.say)
         return remote
-
-    def _greet(self, remote: RemotePolicy) -> None:
-        """Ask a server before anything is armed, and say what its actions are taken for."""
-        action, met = self.contract.action, remote.handshake()
-        say = self.talk.say
-        say(
-            f"server   {met.horizon} actions per observation, one every {self.period:g} s; answers "
-            f"in {met.seconds * 1e3:.0f} ms, allowed {self.cfg.policy_timeout * 1e3:.0f} ms"
-        )
-        units = ", ".join(f"{n} {s:g}" for n, s in zip(action.names, action.scale, strict=True))
-        say(f"actions  {action.mode}, what 1 is worth [m], [rad]: {units}")
-        if met.largest > _TOO_LARGE:
-            say(
-                f"CAUTION  its actions reach {met.largest:.2f}, allowed 1: are they of other units?"
-            )
 
     def _listen(self, line: _Line, endpoint: Endpoint, stack: ExitStack) -> None:
         """Let others observe, and those that a person has named command once they have come."""
@@ -586,8 +562,9 @@ class Deployment:
     def _judge(self, line: _Line, operator: OperatorLoop | None) -> Judge:
         """Who says how an episode ended."""
         judge = self.rig.judge or (lambda: None if operator is None else operator.take_ending())
-        if self._cell is not None:
-            judge = first_of(judge, self._cell.judge(lambda: line.control.latest))
+        arrived = line.resets.judge(line.control)
+        if arrived is not None:
+            judge = first_of(judge, arrived)
         if self._pictures is not None:
             # The simulator's own word is the truth that a classifier is to find.
             others = but_success(judge) if line.info.simulated else judge
@@ -598,9 +575,7 @@ class Deployment:
         new = self._is_new(line.info, line.limits)
         line.control.speed = line.limits.ramp_scale if new else 1.0
         if self.rig.homes and not line.dry:
-            home = np.asarray(self.contract.home)
-            for q in [home] if self._cell is None else self._cell.starts(number, home):
-                session.home(q.tolist())
+            line.resets.go(session, line.control, number)
         if self.rig.prepare is not None:
             self.rig.prepare(number)
         if not line.info.simulated and self.cfg.reset == "ask":
@@ -632,6 +607,8 @@ class Deployment:
             f"episode {len(self.reports)}: {report.ending} after {report.seconds:.1f} s"
             + (f"  (ticks {report.ticks}: {why})" if why else "")
         )
+        for warning in [] if self.joints is None else self.joints.warnings():
+            self.talk.say(f"CAUTION  {warning}")
         if report.ending == "fault":
             process = self.policy_process
             ended = "" if process is None or process.alive else f"; {process.ending}"

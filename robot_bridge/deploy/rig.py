@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from robot_bridge.clock import Clock
+from robot_bridge.control.joint_monitor import QUANTITIES, JointLimit
 from robot_bridge.driver import ArmDriver
 from robot_bridge.messages import Ending, Tick
 from robot_bridge.policy.observation import Eye, ObjectSource
@@ -51,15 +52,21 @@ class RigConfig:
         objects: positions of objects that stay where they are, for example cube=0.4,0,0.02 [m].
         cameras: name=source, for example front=/dev/video0, wrist=realsense:SERIAL or
             front=video.mp4.
-        size: width and height of the pictures that V4L2 and files give [px].
+        crops: parts of the cameras' pictures that the policy sees, NAME=X,Y,WIDTH,HEIGHT [px], for
+            example wrist=80,0,480,480; without one the part that the policy's camera spans.
+        size: width and height of the cameras' pictures [px]; files have their own.
         fovy: their vertical field of view [deg]; a RealSense says its own.
-        operator: none, keyboard, spacemouse or gamepad; of the simulated arm none, or expert: the
-            task's own takes over where an episode goes on for too long.
+        operator: none, keyboard, spacemouse, gamepad, or page, in a browser; of the simulated arm
+            none, or expert: the task's own takes over where an episode goes on for too long.
         facing: where the operator looks, counter-clockwise from the base's +x [deg]; 180 for
             somebody opposite the arm.
+        page_port: on this machine, of that page; the next free one of ten, any free one if 0.
         gripper_readings: what the arm says for a closed and an open gripper, where that is no
             opening in metres: of a SERL server 0 and 1 unless given, of one with a Franka hand
             0 and 0.08.
+        joint_limits: what joints may have before a person is warned and before the arm is stopped,
+            NAME=WARN,STOP, for example motor_temperature=55,70 [°C]
+            (robot_bridge.control.joint_monitor).
         realtime_kernel: refuse to drive a Franka from a kernel that is not PREEMPT_RT.
     """
 
@@ -67,11 +74,14 @@ class RigConfig:
     address: str = ""
     objects: tuple[str, ...] = ()
     cameras: tuple[str, ...] = ()
+    crops: tuple[str, ...] = ()
     size: tuple[int, int] = ranged((640, 480), least=1, most=16384)
     fovy: float = ranged(45.0, above=0, below=180)
     operator: str = "none"
     facing: float = 0.0
+    page_port: int = ranged(8012, least=0, most=65535)
     gripper_readings: tuple[float, float] | None = None
+    joint_limits: tuple[str, ...] = ()
     realtime_kernel: bool = True
 
     def __post_init__(self) -> None:
@@ -93,6 +103,7 @@ class Rig:
             does.
         state_max_age: of readings that come slower than the arm's own link would bring them
             [s]; None is the limit of `default_limits`.
+        joint_limits: of what joints say of themselves, by quantity.
         sinks: get every tick besides the deployment's own; they must not block.
         config: what the rig was made of, from which another process can make its senses.
     """
@@ -105,5 +116,6 @@ class Rig:
     prepare: Callable[[int], None] | None = None
     judge: Callable[[], Ending | None] | None = None
     state_max_age: float | None = None
+    joint_limits: Mapping[str, JointLimit] = field(default_factory=lambda: QUANTITIES)
     sinks: tuple[Callable[[Tick], object], ...] = ()
     config: RigConfig | None = None

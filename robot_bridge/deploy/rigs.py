@@ -4,15 +4,19 @@ Real arms are those of `robot_bridge.drivers.registry`; the simulated one, which
 by `deploy.py`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from robot_bridge.cameras.camera import Camera, CameraThread, pinhole
+from robot_bridge.cameras.crop import Crop, CroppedCamera, check_crop
 from robot_bridge.clock import Clock, ManualClock, MonotonicClock
+from robot_bridge.control.joint_monitor import parse_joint_limits
 from robot_bridge.deploy.rig import Rig, RigConfig, Senses
 from robot_bridge.drivers.registry import DRIVERS, Connection, DriverEntry
 from robot_bridge.drivers.replay import ReplayDriver, ReplayEye, ReplayObjects
 from robot_bridge.drivers.simulated import SimDriver, SimEye, SimObjects, World
+from robot_bridge.learning.workcell import WorkcellCamera
 from robot_bridge.messages import Ending
 from robot_bridge.policy.observation import FixedObjects
 from scenes.contract.errors import InputError, UnknownNameError
@@ -20,6 +24,7 @@ from scenes.contract.names import unknown_name
 from scenes.contract.operator import Axes, Operator
 from scenes.contract.policy_contract import Contract, objects_observed, unmeasured
 from scenes.contract.ranges import require_number
+from scenes.contract.specs import CameraSpec
 
 RigMaker = Callable[[RigConfig, Contract], Rig]
 
@@ -64,6 +69,7 @@ def _real_time(entry: DriverEntry) -> RigMaker:
             senses=lambda: open_senses(config, contract, clock),
             operator=make_operator(config, contract),
             state_max_age=entry.state_max_age,
+            joint_limits=parse_joint_limits(config.joint_limits),
             config=config,
         )
 
@@ -116,12 +122,55 @@ def _pairs(config: RigConfig) -> list[tuple[str, str]]:
     return [(name, source) for name, _, source in pairs]
 
 
+def parse_crops(words: Sequence[str]) -> dict[str, Crop]:
+    """Read NAME=X,Y,WIDTH,HEIGHT [px]; InputError says which word is none."""
+    crops = {}
+    for word in words:
+        name, _, numbers = word.partition("=")
+        try:
+            crops[name] = Crop(*[int(number) for number in numbers.split(",")])
+        except (TypeError, ValueError):
+            raise InputError(
+                f"Crop '{word}' is not NAME=X,Y,WIDTH,HEIGHT [px], e.g. wrist=80,0,480,480"
+            ) from None
+    return crops
+
+
+def with_cameras(
+    config: RigConfig, cameras: Mapping[str, WorkcellCamera], contract: Contract
+) -> RigConfig:
+    """The rig with a workcell's cameras; what the rig says of one itself takes their place.
+
+    Raises UnknownNameError for cameras that the policy does not observe.
+    """
+    _require_observed(cameras, contract)
+    given = {name for name, _ in _pairs(config)} | parse_crops(config.crops).keys()
+    new = {name: camera for name, camera in cameras.items() if name not in given}
+    sources = tuple(f"{name}={camera.source}" for name, camera in new.items())
+    crops = tuple(f"{name}={Crop(*camera.crop)}" for name, camera in new.items() if camera.crop)
+    return dataclasses.replace(config, cameras=config.cameras + sources, crops=config.crops + crops)
+
+
+def _require_observed(names: Iterable[str], contract: Contract) -> None:
+    observed = [camera.name for camera in contract.cameras]
+    for name in names:
+        if name not in observed:
+            raise UnknownNameError(unknown_name("camera of the policy", name, observed))
+
+
 def check_senses(config: RigConfig, contract: Contract) -> None:
     """Raise KeyError or ValueError where the policy observes what nothing is given for."""
     given = [name for name, _ in _pairs(config)]
     for camera in contract.cameras:
         if camera.name not in given:
             raise UnknownNameError(unknown_name("camera of the robot", camera.name, given))
+    crops = parse_crops(config.crops)
+    _require_observed(crops, contract)
+    for camera in contract.cameras:
+        if camera.name in crops:
+            # A file's pictures are as large as they are.
+            device = _is_device(dict(_pairs(config))[camera.name])
+            check_crop(crops[camera.name], camera, config.size if device else None)
     places = parse_places(config.objects)
     wanted = objects_observed(contract.obs)
     for name in wanted:
@@ -140,20 +189,27 @@ def check_senses(config: RigConfig, contract: Contract) -> None:
 
 def open_senses(config: RigConfig, contract: Contract, clock: Clock) -> Senses:
     """Open the cameras that the contract observes and place the objects."""
-    seen = {camera.name for camera in contract.cameras}
+    seen = {camera.name: camera for camera in contract.cameras}
     eyes: dict[str, CameraThread] = {}
     for name, source in _pairs(config):
         if name in seen:
-            eyes[name] = _open_eye(config, name, source, clock)
+            eyes[name] = _open_eye(config, seen[name], source, clock)
     places = parse_places(config.objects)
     objects = FixedObjects(places) if places else None
     return Senses(objects=objects, eyes=eyes, opened=[*eyes.values()])
 
 
-def _open_eye(config: RigConfig, name: str, source: str, clock: Clock) -> CameraThread:
+def _is_device(source: str) -> bool:
+    return source.startswith(("/dev/", "realsense"))
+
+
+def _open_eye(config: RigConfig, spec: CameraSpec, source: str, clock: Clock) -> CameraThread:
     # A recording may well show the same picture for long; a camera does not.
-    frozen = 0.2 if source.startswith(("/dev/", "realsense")) else None
-    eye = CameraThread(_camera(config, source), name=name, frozen_after=frozen, clock=clock)
+    frozen = 0.2 if _is_device(source) else None
+    camera, crop = _camera(config, source), parse_crops(config.crops).get(spec.name)
+    if crop is not None:
+        camera = CroppedCamera(camera, crop, spec)
+    eye = CameraThread(camera, name=spec.name, frozen_after=frozen, clock=clock)
     eye.open()
     return eye
 
@@ -163,7 +219,7 @@ def _camera(config: RigConfig, source: str) -> Camera:
     if kind == "realsense":
         from robot_bridge.cameras.realsense import PipelineFrames, RealSenseCamera
 
-        return RealSenseCamera(PipelineFrames(serial=rest or None))
+        return RealSenseCamera(PipelineFrames(serial=rest or None, size=config.size))
     from robot_bridge.cameras.ffmpeg import FileCamera, V4l2Camera
 
     intrinsics = pinhole(*config.size, fovy=config.fovy)
@@ -176,8 +232,13 @@ def make_operator(config: RigConfig, contract: Contract) -> Operator | None:
     """A person's device, not open yet; KeyError names the allowed ones."""
     if config.operator == "none":
         return None
-    if config.operator not in _OPERATORS:
-        raise UnknownNameError(unknown_name("operator", config.operator, ("none", *_OPERATORS)))
+    allowed = ("none", "page", *_OPERATORS)
+    if config.operator not in allowed:
+        raise UnknownNameError(unknown_name("operator", config.operator, allowed))
+    if config.operator == "page":
+        from robot_bridge.operators.page import PageOperator
+
+        return PageOperator(contract.action.names, facing=config.facing, port=config.page_port)
     return _OPERATORS[config.operator](Axes(contract.action.names, facing=config.facing))
 
 

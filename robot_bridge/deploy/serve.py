@@ -1,13 +1,12 @@
 """Serves a bundle's policy to openpi clients: `python -m robot_bridge serve RUN --port 8000`."""
 
-import os
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from robot_bridge.deploy.commands import Interruptible
-from robot_bridge.deploy.deployment import POLICY_TOKEN
+from robot_bridge.openpi.introduction import policy_token
 from robot_bridge.openpi.server import PolicyServer, PolicyServerConfig
 from robot_bridge.policy.bundle import find_bundle, load_bundle
 from scenes.contract.errors import InputError, UnknownNameError
@@ -40,7 +39,7 @@ def serve(
     config = PolicyServerConfig(
         host=host,
         port=port,
-        token=os.environ.get(POLICY_TOKEN, ""),
+        token=policy_token(),
         renamed=renamed,
     )
     with PolicyServer(bundle.policy, bundle.contract, config) as server, Interruptible(_say):

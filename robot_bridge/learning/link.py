@@ -1,6 +1,7 @@
 """An arm's link to the learner: its steps go out, parameters come in, between episodes or steps."""
 
 import logging
+import math
 import secrets
 import threading
 from collections.abc import Callable
@@ -132,7 +133,15 @@ class LearnerLink:
         """What came of it, in a line."""
         gone, kept, lost = self.experience.steps, self.client.pending, self.experience.lost
         waits = f", {kept} batches wait in the spool" if kept else ""
-        return f"{gone} steps to the learner, {lost} lost{waits}"
+        offset, age = self.client.offset, self.client.age
+        clock = (
+            f"; its clock {offset.seconds:+.3f} s from ours, round trip "
+            f"{offset.round_trip * 1e3:.1f} ms"
+            if math.isfinite(offset.round_trip)
+            else ""
+        )
+        newest = f", its parameters {age:.1f} s old" if math.isfinite(age) else ""
+        return f"{gone} steps to the learner, {lost} lost{waits}{clock}{newest}"
 
     def close(self) -> None:
         """Hand over what is left."""

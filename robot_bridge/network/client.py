@@ -16,6 +16,7 @@ from typing import Any
 
 from robot_bridge.clock import Clock, MonotonicClock
 from robot_bridge.messages import Command, Notice, Source, Tick
+from robot_bridge.network.clock_offset import ClockOffset
 from robot_bridge.network.codec import (
     MAX_BYTES,
     Beat,
@@ -40,27 +41,6 @@ _LOG = logging.getLogger(__name__)
 _ANSWERS = ("welcome", "pulse", "refusal")
 _BEAT = 0.25  # seconds between Beats: four fit into a lease
 _DEAD = 4 * _BEAT  # without an answer the link is said to be down [s]
-
-
-class ClockOffset:
-    """The server's clock minus ours [s], from the quickest of the last round trips."""
-
-    def __init__(self) -> None:
-        self._trips: collections.deque[tuple[float, float]] = collections.deque(maxlen=16)
-
-    def note(self, sent: float, theirs: float, received: float) -> None:
-        """Add a round trip: when it began and ended here, and the time it read there [s]."""
-        trip = received - sent
-        if trip >= 0:
-            self._trips.append((trip, theirs - (sent + received) / 2))
-
-    @property
-    def seconds(self) -> float:
-        """The estimate; exactly 0 where that is within its error, half the round trip."""
-        if not self._trips:
-            return 0.0
-        trip, offset = min(self._trips)
-        return 0.0 if abs(offset) <= trip / 2 else offset
 
 
 class BridgeClient:
@@ -227,11 +207,11 @@ class BridgeClient:
         if isinstance(message, Tick):
             self._latest = _moved_tick(message, -self._offset.seconds)
         elif isinstance(message, Welcome):
-            self._offset.note(message.sent, message.now, now)
+            self._offset.note(message.sent, message.now, message.now, now)
             self._welcome, self._seq = self._accepted(message), 0
             self._beat(self._want)
         elif isinstance(message, Pulse):
-            self._offset.note(message.sent, message.now, now)
+            self._offset.note(message.sent, message.now, message.now, now)
             self._pulse = message, now
             if message.phase is Phase.FAULT:
                 self._halt = None

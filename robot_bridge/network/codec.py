@@ -155,11 +155,13 @@ class Rows:
         run: nonce of the actor's numbering.
         id: counts its batches.
         arrays: [T, ...] by name.
+        t: when they were handed over, on the actor's clock since the epoch [s]; 0 does not say.
     """
 
     run: bytes
     id: int
     arrays: Mapping[str, NDArray[Any]]
+    t: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,12 +173,18 @@ class Ask:
         first: oldest batch that it still holds.
         version: of its parameters.
         part: which piece of the next ones it wants.
+        sent: on its clock since the epoch [s]; 0 asks for no time.
+        offset: the learner's clock minus its own, as far as it knows [s].
+        round_trip: of that [s], negative while it does not know.
     """
 
     run: bytes
     first: int
     version: int
     part: int = 0
+    sent: float = 0.0
+    offset: float = 0.0
+    round_trip: float = -1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,6 +199,8 @@ class Taken:
         learned: the newest parameters have learned from all batches up to it.
         behind: more has come than the learner wants to have in front of it.
         sync: it wants to have learned from everything before an actor goes on.
+        sent: of the Ask that it answers, on the actor's clock [s]; 0 answers none.
+        came, now: when that came and this left, on the learner's clock since the epoch [s].
     """
 
     run: bytes
@@ -200,6 +210,9 @@ class Taken:
     learned: int = -1
     behind: bool = False
     sync: bool = False
+    sent: float = 0.0
+    came: float = 0.0
+    now: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -212,6 +225,7 @@ class Part:
         parts: how many there are.
         digest: sha256 of all pieces together.
         data: the piece.
+        published: when the version was, on the learner's clock since the epoch [s].
     """
 
     version: int
@@ -219,6 +233,7 @@ class Part:
     parts: int
     digest: bytes
     data: bytes
+    published: float = 0.0
 
 
 KINDS: dict[str, type] = {

@@ -21,10 +21,12 @@ class Parameters:
     Attributes:
         version: grows with each.
         arrays: by name.
+        published: when, on the learner's clock since the epoch [s].
     """
 
     version: int
     arrays: Arrays
+    published: float = 0.0
 
 
 def pack_parameters(arrays: Arrays) -> bytes:

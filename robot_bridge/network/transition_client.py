@@ -2,10 +2,12 @@
 
 import hashlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
 
+from robot_bridge.network.clock_offset import ClockOffset
 from robot_bridge.network.codec import (
     MAX_BYTES,
     Ask,
@@ -40,18 +42,26 @@ class TransitionClient:
 
     Attributes:
         trouble: why the last batch was not kept, None where it was.
+        offset: of the learner's clock, since the epoch.
 
     Args:
         address: the learner's.
         spool: keeps the batches until the learner has them; None in memory. It is closed with the
             client.
         keys: for a server with CURVE.
+        wall: our time since the epoch [s].
     """
 
     def __init__(
-        self, address: str, *, spool: Spool | None = None, keys: ClientKeys | None = None
+        self,
+        address: str,
+        *,
+        spool: Spool | None = None,
+        keys: ClientKeys | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.trouble: str | None = None
+        self.offset, self._wall = ClockOffset(), wall
         self._spool = Spool() if spool is None else spool
         self._lock = threading.Lock()
         self._have = self._sent = self._spool.first - 1
@@ -70,6 +80,14 @@ class TransitionClient:
     def parameters(self) -> Parameters | None:
         """The newest whole version, None before the first."""
         return self._newest
+
+    @property
+    def age(self) -> float:
+        """How long ago the newest version was published [s], infinite before the first."""
+        newest = self._newest
+        if newest is None:
+            return math.inf
+        return max(0.0, self._wall() + self.offset.seconds - newest.published)
 
     @property
     def pending(self) -> int:
@@ -109,7 +127,9 @@ class TransitionClient:
         with self._lock:
             try:
                 kept = self._spool.add(
-                    lambda run, number: encode(Rows(run=run, id=number, arrays=arrays))
+                    lambda run, number: encode(
+                        Rows(run=run, id=number, arrays=arrays, t=self._wall())
+                    )
                 )
                 self.trouble = None if kept else "the spool is full"
             except OSError as error:
@@ -174,6 +194,8 @@ class TransitionClient:
             if isinstance(message, Part):
                 self._collect(message)
             elif isinstance(message, Taken) and message.run == self._spool.run:
+                if message.sent:
+                    self.offset.note(message.sent, message.came, message.now, self._wall())
                 self._progress(message)
             self._heard = time.monotonic()
         except CodecError as error:
@@ -211,7 +233,17 @@ class TransitionClient:
         """Ask what the learner has, or for a part of its newest parameters."""
         with self._lock:
             run, first = self._spool.run, self._spool.first
-        self._send(encode(Ask(run=run, first=first, version=self._version, part=part)))
+        offset, trip = self.offset.seconds, self.offset.round_trip
+        ask = Ask(
+            run=run,
+            first=first,
+            version=self._version,
+            part=part,
+            sent=self._wall(),
+            offset=offset,
+            round_trip=trip if math.isfinite(trip) else -1.0,
+        )
+        self._send(encode(ask))
 
     def _ask_parameters(self) -> None:
         if self._taken is not None and self._version < self._taken.version:
@@ -232,7 +264,7 @@ class TransitionClient:
         blob, self._pieces = b"".join(piece.data for piece in self._pieces), []
         if hashlib.sha256(blob).digest() != part.digest:
             raise CodecError("Parameters: their sha256 is wrong")
-        self._newest = Parameters(part.version, unpack_parameters(blob))
+        self._newest = Parameters(part.version, unpack_parameters(blob), part.published)
 
     def _send(self, data: bytes) -> bool:
         try:

@@ -11,9 +11,11 @@ skipped.
 import collections
 import hashlib
 import logging
+import math
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -37,6 +39,7 @@ from scenes.contract.extras import require
 
 _LOG = logging.getLogger(__name__)
 _RUNS = 64  # actors that a learner remembers
+_PRESENT = 10.0  # an actor that has not asked for so long is not there [s]
 WINDOW = 8  # batches of an actor that are on their way at a time
 REJECTIONS: tuple[str, ...] = ("malformed", "unknown_run", "gap", "full", "role", "denied_key")
 
@@ -49,20 +52,30 @@ class Arrived:
         run: nonce of its actor's numbering.
         id: its number.
         arrays: [T, ...] by name.
+        age: since its actor handed it over [s], by the actor's own measure of our clocks; None
+            where that is not known.
     """
 
     run: bytes
     id: int
     arrays: Arrays
+    age: float | None = None
 
 
 @dataclass(slots=True)
 class _Run:
-    """The last batch of an actor that came, is on disk, and has been learned from."""
+    """The last batch of an actor that came, is on disk, and has been learned from; its link.
+
+    offset, round_trip: of the actor's clock, as it measures them [s]; a negative trip is unknown.
+    heard: when it asked last, monotonic [s].
+    """
 
     have: int
     saved: int
     learned: int
+    offset: float = 0.0
+    round_trip: float = -1.0
+    heard: float = 0.0
 
 
 class TransitionServer:
@@ -75,6 +88,7 @@ class TransitionServer:
         saved: by actor, up to where a checkpoint holds what it sent.
         pace: rows that may be in front of the learner; where there are more, actors are told to
             wait before their next episode. 0 lets them wait for it each time, None never.
+        wall: our time since the epoch [s].
     """
 
     def __init__(
@@ -85,7 +99,9 @@ class TransitionServer:
         keys: Keyring | None = None,
         saved: Mapping[bytes, int] = MappingProxyType({}),
         pace: int | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
+        self._wall = wall
         check_bind(address, keyed=keys is not None)
         self._keys, self._capacity, self._pace = keys, capacity, pace
         self._lock = threading.Lock()
@@ -97,6 +113,7 @@ class TransitionServer:
         )
         self._ahead = 0  # rows that were taken and are not learned from yet
         self._version, self._blob, self._digest = -1, b"", b""
+        self._published = 0.0
         self._counters = dict.fromkeys(REJECTIONS, 0)
         self._stopping = threading.Event()
         self._open(address)
@@ -108,6 +125,15 @@ class TransitionServer:
         """How many messages were rejected, by kind."""
         return dict(self._counters)
 
+    @property
+    def round_trip(self) -> float | None:
+        """The slowest actor's of those that are there and have told one [s]."""
+        since = time.monotonic() - _PRESENT
+        with self._lock:
+            there = [run for run in self._runs.values() if run.heard > since]
+        trips = [run.round_trip for run in there if run.round_trip >= 0]
+        return max(trips, default=None)
+
     def take(self) -> list[Arrived]:
         """Return the batches that have come, each once and those of an actor in order.
 
@@ -117,7 +143,8 @@ class TransitionServer:
             batches = list(self._waiting)
             self._waiting.clear()
             self._ahead += sum(map(_rows_of, batches))
-        return [Arrived(batch.run, batch.id, batch.arrays) for batch in batches]
+            ages = [self._age(batch) for batch in batches]
+        return [Arrived(b.run, b.id, b.arrays, age) for b, age in zip(batches, ages, strict=True)]
 
     def saved(self, upto: Mapping[bytes, int]) -> None:
         """Tell actors up to which batch they need keep nothing."""
@@ -145,7 +172,7 @@ class TransitionServer:
             raise InputError(f"Version of parameters: got {version}, allowed: > {self._version}")
         blob = pack_parameters(arrays)
         with self._lock:
-            self._version, self._blob = version, blob
+            self._version, self._blob, self._published = version, blob, self._wall()
             self._digest = hashlib.sha256(blob).digest()
 
     def close(self) -> None:
@@ -192,6 +219,7 @@ class TransitionServer:
 
     def _take(self, frames: list[Any]) -> None:
         answer: Any
+        came = self._wall()
         try:
             if len(frames) != 2:
                 raise CodecError(f"Frames: got {len(frames)}, allowed: 2")
@@ -205,6 +233,8 @@ class TransitionServer:
             return
         with self._lock:
             answer = self._store(message) if isinstance(message, Rows) else self._tell(message)
+        if isinstance(message, Ask) and isinstance(answer, Taken) and message.sent:
+            answer = replace(answer, sent=message.sent, came=came, now=self._wall())
         self._socket.send_multipart([frames[0].bytes, encode(answer)])
 
     def _may_send(self, frame: Any) -> bool:
@@ -240,12 +270,22 @@ class TransitionServer:
             _LOG.warning("Batches %d to %d of an actor are lost", run.have + 1, ask.first - 1)
             run.have = run.saved = run.learned = ask.first - 1
         self._runs.move_to_end(ask.run)
+        run.heard = time.monotonic()
+        if math.isfinite(ask.offset) and 0 <= ask.round_trip < math.inf:
+            run.offset, run.round_trip = ask.offset, ask.round_trip
         if ask.part < 0 or ask.version >= self._version:
             return self._taken(ask.run, run)
         parts = max(1, -(-len(self._blob) // PART))
         part = min(ask.part, parts - 1)
         data = self._blob[part * PART : (part + 1) * PART]
-        return Part(version=self._version, part=part, parts=parts, digest=self._digest, data=data)
+        return Part(
+            version=self._version,
+            part=part,
+            parts=parts,
+            digest=self._digest,
+            data=data,
+            published=self._published,
+        )
 
     def _taken(self, name: bytes, run: _Run) -> Taken:
         pace, ahead = self._pace, self._ahead + sum(map(_rows_of, self._waiting))
@@ -258,6 +298,12 @@ class TransitionServer:
             behind=pace is not None and ahead > pace,
             sync=pace == 0,
         )
+
+    def _age(self, batch: Rows) -> float | None:
+        run = self._runs.get(batch.run)
+        if run is None or run.round_trip < 0 or not 0 < batch.t < math.inf:
+            return None
+        return max(0.0, self._wall() - batch.t - run.offset)
 
     def _count(self, kind: str) -> None:
         self._counters[kind] += 1

@@ -1,8 +1,8 @@
 """What a person at an arm does: drives it, holds the enabling key, stops it, judges episodes.
 
 The arm is a real one or a simulated one. Devices: the bridge's keyboard, SpaceMouse and gamepad
-(`robot_bridge.operators`), read from the operating system's own interfaces, and a page in the
-browser (`mjx_serl.pilot`). Directions are those of a person who stands behind the base and looks
+(`robot_bridge.operators`), read from the operating system's own interfaces, and its page in the
+browser. Directions are those of a person who stands behind the base and looks
 along its +x: forward is +x, left is +y, up is +z; `facing` turns them for other places. Whatever
 cannot be read any more counts as let go.
 """

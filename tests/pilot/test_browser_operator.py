@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mjx_serl.pilot.browser_operator import SILENCE, BrowserOperator
-from mjx_serl.pilot.wire import InputFrame, pack_frame, parse_frame
+from robot_bridge.operators.browser_operator import SILENCE, BrowserOperator
+from robot_bridge.operators.page_wire import InputFrame, pack_frame, parse_frame
 
 NAMES = ("x", "y", "z", "gripper")
 

@@ -21,13 +21,13 @@ from mjx_serl.pilot import by_hand
 from mjx_serl.pilot.by_hand import record_by_hand
 from mjx_serl.pilot.episode import EpisodeRows
 from mjx_serl.pilot.recording import Frames, Recording, replayed
-from mjx_serl.pilot.server import PilotServer
-from mjx_serl.pilot.wire import pack_frame
 from mjx_serl.pretraining.classifier import ClassifierConfig
 from mjx_serl.pretraining.classifier_run import TrainClassifier, train
 from mjx_serl.training.demonstrations import demo_contract
 from mjx_serl.viewing.live_world import LiveWorld, Outcome
 from mjx_serl.viewing.recorded_env import build_recorded_env
+from robot_bridge.operators.page_server import PilotServer
+from robot_bridge.operators.page_wire import pack_frame
 from scenes.contract.demonstrations import DemoContract
 from scenes.contract.operator import OperatorInput
 from scenes.contract.specs import ActionSpec, ObsField, ObsSpec

@@ -18,15 +18,14 @@ from mjx_serl.agents.sac import SACConfig
 from mjx_serl.api import load
 from mjx_serl.config import EvalConfig, PilotConfig, RunConfig, TrainConfig
 from mjx_serl.data.demos import load_demos
-from mjx_serl.pilot.browser_operator import BrowserOperator
-from mjx_serl.pilot.server import PilotServer
-from mjx_serl.pilot.stage import encode
 from mjx_serl.pilot.training import FILE, TrainingPilot
-from mjx_serl.pilot.wire import Order
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import EpochRecord, JsonlHook
 from mjx_serl.training.demonstrations import DemoConfig, demo_contract
 from mjx_serl.training.off_policy import POLICY_ACTION, LoopConfig, OffPolicyConfig
+from robot_bridge.operators.browser_operator import BrowserOperator
+from robot_bridge.operators.page_server import PilotServer, encode
+from robot_bridge.operators.page_wire import Order
 
 pytestmark = [needs_chromium, pytest.mark.slow]
 

@@ -19,9 +19,9 @@ from browser import wait_until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from mjx_serl.pilot.browser_operator import BrowserOperator
-from mjx_serl.pilot.server import IN_FLIGHT, PilotServer
-from mjx_serl.pilot.wire import Order, pack_frame, unpack_pictures
+from robot_bridge.operators.browser_operator import BrowserOperator
+from robot_bridge.operators.page_server import IN_FLIGHT, PilotServer
+from robot_bridge.operators.page_wire import Order, pack_frame, unpack_pictures
 
 pytestmark = pytest.mark.keeps_time
 

@@ -11,13 +11,13 @@ from toy_env import STEPS, FurtherCameras, ToyEnv
 
 from mjx_serl.data.blocks import blocks_of
 from mjx_serl.envs.observation import Observer
-from mjx_serl.pilot.browser_operator import BrowserOperator
 from mjx_serl.pilot.episode import EpisodeRows
 from mjx_serl.pilot.stage import HOLD_S, Stage
-from mjx_serl.pilot.wire import pack_frame, parse_frame
 from mjx_serl.training.off_policy import POLICY_ACTION
 from mjx_serl.viewing.live_world import LiveWorld, Outcome
 from mjx_serl.viewing.recorded_env import RecordedEnv
+from robot_bridge.operators.browser_operator import BrowserOperator
+from robot_bridge.operators.page_wire import pack_frame, parse_frame
 from scenes.contract.operator import OperatorEvent, OperatorInput
 
 pytestmark = pytest.mark.keeps_time

@@ -10,13 +10,13 @@ import pytest
 from toy_env import FurtherCameras, ToyEnv
 
 from mjx_serl.envs.observation import Observer
-from mjx_serl.pilot.browser_operator import BrowserOperator
 from mjx_serl.pilot.episode import EpisodeRows
 from mjx_serl.pilot.stage import Stage
 from mjx_serl.pilot.stage_group import StageGroup
-from mjx_serl.pilot.wire import pack_frame, parse_frame
 from mjx_serl.viewing.live_world import LiveWorld
 from mjx_serl.viewing.recorded_env import RecordedEnv
+from robot_bridge.operators.browser_operator import BrowserOperator
+from robot_bridge.operators.page_wire import pack_frame, parse_frame
 
 pytestmark = pytest.mark.keeps_time
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mjx_serl.pilot.browser_operator import BrowserOperator
 from mjx_serl.pilot.episode import EpisodeRows
 from mjx_serl.pilot.training import TrainingPilot
-from mjx_serl.pilot.wire import Order
 from mjx_serl.viewing.live_world import Outcome
+from robot_bridge.operators.browser_operator import BrowserOperator
+from robot_bridge.operators.page_wire import Order
 
 pytestmark = pytest.mark.keeps_time
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mjx_serl.pilot.wire import (
+from robot_bridge.operators.page_wire import (
     AXES,
     BUTTONS,
     FRAME,
@@ -70,7 +70,7 @@ def test_pictures_and_what_is_said_of_them_come_apart_again() -> None:
 
 
 def test_the_page_lists_what_the_wire_does() -> None:
-    script = resources.files("mjx_serl.pilot").joinpath("page.html").read_text()
+    script = resources.files("robot_bridge.operators").joinpath("page.html").read_text()
 
     def listed(name: str) -> list[str]:
         found = re.search(rf"{name} = (\[[^\]]*\])", script)

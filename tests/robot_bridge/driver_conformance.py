@@ -19,10 +19,21 @@ import pytest
 from bench_arm import bench_contract
 
 from robot_bridge.clock import Clock, MonotonicClock
+from robot_bridge.compliance import Compliance, Compliant
 from robot_bridge.control.arbiter import Arbiter
 from robot_bridge.control.control_loop import ControlLoop, Parts
+from robot_bridge.control.joint_monitor import QUANTITIES
 from robot_bridge.control.session import CONTROL_PERIOD
-from robot_bridge.driver import ArmDriver, ArmState, ArmToken, DriverError, Mode, Target, Vector
+from robot_bridge.driver import (
+    ArmDriver,
+    ArmState,
+    ArmToken,
+    DriverError,
+    Mode,
+    MonitoredArm,
+    Target,
+    Vector,
+)
 from robot_bridge.reasons import Phase, Reason
 from robot_bridge.safety.command_check import ActionGate
 from robot_bridge.safety.governor import Governor
@@ -254,6 +265,37 @@ def check_a_target_that_is_not_finite_is_refused(rig: Rig) -> None:
         after = driver.state()
         assert after.faults == ()
         np.testing.assert_allclose(after.q, before.q, atol=5e-3)
+
+
+def check_a_compliance_is_taken_as_often_as_it_says(rig: Rig) -> None:
+    """Set before arming and, where it can be, while the arm stands: no jump, no fault, prompt."""
+    with rig.connected() as driver:
+        assert (driver.info.compliance != "never") == isinstance(driver, Compliant)
+        if not isinstance(driver, Compliant):
+            return
+        driver.comply(Compliance(translational_stiffness=1500.0))
+        driver.arm(token("arm"))
+        rig.wait(0.2)
+        before = driver.state()
+        if driver.info.compliance == "standing":
+            stiffer = Compliance(translational_stiffness=3000.0, rotational_stiffness=300.0)
+            prompt(lambda: driver.comply(stiffer))
+            rig.wait(0.3)
+        after = driver.state()
+        assert after.mode is Mode.MOVING and after.faults == ()
+        assert np.linalg.norm(after.position - before.position) < rig.tolerance
+        driver.hold()
+
+
+def check_what_joints_say_is_whole_and_known(rig: Rig) -> None:
+    with rig.connected() as driver:
+        if not isinstance(driver, MonitoredArm):
+            return
+        prompt(driver.joint_readings)
+        readings = driver.joint_readings()
+        assert readings and set(readings) <= set(QUANTITIES)
+        for row in readings.values():
+            assert row.shape == (rig.robot.num_joints,) and np.isfinite(row).all()
 
 
 def check_hold_stays_where_it_is(rig: Rig) -> None:

@@ -30,6 +30,7 @@ class SerlServer:
         self.seen: list[str] = []
         self.poses: list[list[float]] = []
         self.misbehave: str | None = None
+        self.params: list[dict] = []  # what /update_param was given
         self.slow = 0.0  # seconds that /pose takes
         self.lock = threading.Lock()
 
@@ -45,6 +46,8 @@ class SerlServer:
                 wxyz = np.array([quat[3], *quat[:3]])
                 self.q = self.chain.solve(np.array([x, y, z]), wxyz, start=self.q).q
                 return b"Moved"
+            if path == "/update_param":
+                self.params.append(body)
             if path in ("/open_gripper", "/close_gripper"):
                 self.gripper = float(path == "/open_gripper")
             return b"ok"

@@ -33,6 +33,7 @@ _NUMBERS = itertools.count()
 _CODES = {"DOUBLE": "d", "VECTOR6D": "6d", "INT32": "i", "UINT32": "I", "UINT8": "B"}
 _TYPES = {
     **dict.fromkeys(("actual_q", "actual_qd", "actual_TCP_pose", "actual_TCP_speed"), "VECTOR6D"),
+    **dict.fromkeys(("joint_temperatures", "actual_current"), "VECTOR6D"),
     **dict.fromkeys(("robot_status_bits", "safety_status_bits", "runtime_state"), "UINT32"),
     **{f"{way}_int_register_{i}": "INT32" for way in ("input", "output") for i in range(48)},
     **{f"{way}_double_register_{i}": "DOUBLE" for way in ("input", "output") for i in range(48)},
@@ -211,6 +212,8 @@ class UrController:
             "actual_qd": self.qd,
             "actual_TCP_pose": pose,
             "actual_TCP_speed": [0.0] * 6,
+            "joint_temperatures": [31.0, 32.0, 33.0, 34.0, 35.0, 36.0],
+            "actual_current": [0.0, -2.5, 1.5, 0.1, 0.1, 0.1],
             "robot_mode": [self.robot_mode],
             "robot_status_bits": [1 | self.running << 1 | self.freedrive << 2],
             "safety_status_bits": [sum(1 << SAFETY[s] for s in self.stops) or 1],

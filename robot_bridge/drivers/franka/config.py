@@ -3,9 +3,10 @@
 import contextlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from robot_bridge.compliance import Compliance
 from robot_bridge.driver import DriverError
 from robot_bridge.drivers.hosts import is_this_machine
 from scenes.contract.errors import InputError
@@ -16,8 +17,6 @@ from scenes.contract.extras import require
 class FrankaConfig:
     """Address, impedance and thresholds; ValueError for what leaves its range.
 
-    The impedance is SERL's (reference serl_family.md 3.2). The clips are how far the reference may
-    run ahead of the arm, and with the stiffness bound the force on what blocks it (20 N, 7.5 N m).
     The nullspace turns the elbow to the target's joint positions (ours; SERL 0.2, and 100 for joint
     1), so that homing ends in one posture. Above the collision thresholds the robot stops itself:
     20 as libfranka's examples, 40 for contact tasks.
@@ -25,12 +24,7 @@ class FrankaConfig:
     Attributes:
         host: of the control box.
         realtime: refuse a kernel that is not PREEMPT_RT.
-        translational_stiffness: [N/m].
-        rotational_stiffness: [N m/rad].
-        translational_damping: [N s/m].
-        rotational_damping: [N m s/rad].
-        translational_clip: [m].
-        rotational_clip: [rad].
+        compliance: until another is asked for.
         nullspace_stiffness: [N m/rad].
         nullspace_torque: at most [N m].
         max_delta_tau: largest change of a torque per millisecond [N m].
@@ -42,12 +36,7 @@ class FrankaConfig:
 
     host: str
     realtime: bool = True
-    translational_stiffness: float = 2000.0
-    rotational_stiffness: float = 150.0
-    translational_damping: float = 89.0
-    rotational_damping: float = 7.0
-    translational_clip: float = 0.01
-    rotational_clip: float = 0.05
+    compliance: Compliance = field(default_factory=Compliance)
     nullspace_stiffness: float = 80.0
     nullspace_torque: float = 10.0
     max_delta_tau: float = 1.0
@@ -68,15 +57,9 @@ class FrankaConfig:
         return is_this_machine(self.host)
 
 
-# Ranges of SERL's controller (serl_family.md 3.2); robot_bridge.md 3 rows 10 and 11 for torque rate
-# and thresholds; 0.1 m/s is half of what the hand can do.
+# Range of the nullspace's stiffness by SERL's controller (serl_family.md 3.2); robot_bridge.md 3
+# rows 10 and 11 for torque rate and thresholds; 0.1 m/s is half of what the hand can do.
 _MOST = {
-    "translational_stiffness": 6000.0,
-    "rotational_stiffness": 300.0,
-    "translational_damping": 400.0,
-    "rotational_damping": 30.0,
-    "translational_clip": 0.1,
-    "rotational_clip": 0.1,
     "nullspace_stiffness": 100.0,
     "nullspace_torque": 10.0,
     "max_delta_tau": 1.0,

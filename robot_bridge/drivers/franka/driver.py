@@ -14,11 +14,13 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from robot_bridge.compliance import Compliance, Settable
 from robot_bridge.driver import (
     ArmInfo,
     ArmState,
     ArmToken,
     DriverError,
+    JointReadings,
     Mode,
     Target,
     Vector,
@@ -47,6 +49,7 @@ class FrankaReading:
         q: joint positions [rad].
         dq: joint velocities [rad/s].
         tau: joint torques [N m].
+        tau_ext: those that the arm's own model does not explain, filtered [N m].
         O_T_EE: pose of the end effector in the base frame [4, 4] [m].
         F_T_EE: pose of the end effector in the flange frame [4, 4] [m].
         robot_mode: the mode's name.
@@ -58,6 +61,7 @@ class FrankaReading:
     q: Vector
     dq: Vector
     tau: Vector
+    tau_ext: Vector
     O_T_EE: Matrix
     F_T_EE: Matrix
     robot_mode: str
@@ -67,6 +71,15 @@ class FrankaReading:
 
 class FrankaLibrary(Protocol):
     """A library that controls a Franka; its calls may wait for the robot and raise anything."""
+
+    @property
+    def complies(self) -> Settable:
+        """When it takes a compliance."""
+        ...
+
+    def comply(self, compliance: Compliance) -> None:
+        """Yield so from the next start on, and at once where it can while it runs."""
+        ...
 
     @property
     def firmware(self) -> str:
@@ -155,6 +168,7 @@ class FrankaDriver:
             firmware=self._library.firmware,
             takes="pose",
             simulated=config.simulated,
+            compliance=self._library.complies,
             **self._library.limits(),
         )
 
@@ -196,6 +210,10 @@ class FrankaDriver:
             twist=self._library.jacobian(raw.q) @ raw.dq,
         )
 
+    def joint_readings(self) -> JointReadings:
+        """Torques from outside."""
+        return {"external_torque": self._open_links()[0].newest().value.tau_ext}
+
     def servo(self, target: Target) -> None:
         """Track this pose from the next millisecond on; DriverError unless armed and in control."""
         require_finite(target)
@@ -213,6 +231,11 @@ class FrankaDriver:
         if not np.isfinite((width, force)).all():
             raise DriverError("A width and a force must be finite")
         hand.go(width, force)
+
+    def comply(self, compliance: Compliance) -> None:
+        """Yield so from where the arm stands; see `compliance.Compliant`."""
+        with told_as_driver_error("change the compliance"):
+            self._library.comply(compliance)
 
     def hold(self) -> None:
         """Make the measured pose the target."""

@@ -12,6 +12,9 @@ import importlib.metadata
 import threading
 from typing import Any, Literal
 
+import numpy as np
+
+from robot_bridge.compliance import Compliance, Settable
 from robot_bridge.driver import Vector
 from robot_bridge.drivers.franka.config import FrankaConfig, load_library
 from robot_bridge.drivers.franka.driver import FrankaDriver, FrankaReading
@@ -48,9 +51,16 @@ class FrankaRsLibrary:
 
     def __init__(self, config: FrankaConfig, robot: RobotSpec) -> None:
         self._config, self._T_flange_tool = config, robot.T_flange_ee
+        self._compliance = config.compliance
         self._arm: Any = None
         self._model: Any = None
         self._targets: Any = None
+
+    complies: Settable = "arming"  # its loop takes a quarter of a second to start anew
+
+    def comply(self, compliance: Compliance) -> None:
+        """Yield so when the target loop starts."""
+        self._compliance = compliance
 
     @property
     def firmware(self) -> str:
@@ -78,6 +88,7 @@ class FrankaRsLibrary:
             q=raw.q,
             dq=raw.dq,
             tau=raw.tau_J,
+            tau_ext=np.asarray(raw.tau_ext_hat_filtered),
             O_T_EE=raw.O_T_EE,
             F_T_EE=raw.F_T_EE,
             robot_mode=raw.robot_mode,
@@ -100,14 +111,17 @@ class FrankaRsLibrary:
 
     def start(self, robot: RobotSpec, tool: ToolFrame) -> None:
         """Set the thresholds, which it leaves alone otherwise, and start the target loop."""
-        config = self._config
+        config, compliance = self._config, self._compliance
         self._collect()
         torques, forces = [config.collision_torque] * 7, [config.collision_force] * 6
         self._arm.set_collision_behavior_simple(torques, torques, forces, forces)
         self._targets = self._arm.cartesian_targets(
-            cartesian_stiffness=_six(config.translational_stiffness, config.rotational_stiffness),
-            cartesian_damping=_six(config.translational_damping, config.rotational_damping),
-            leash=(config.translational_clip, config.rotational_clip),
+            cartesian_stiffness=_six(
+                compliance.translational_stiffness, compliance.rotational_stiffness
+            ),
+            cartesian_damping=_six(compliance.translational_damping, compliance.rotational_damping),
+            # It has one for all axes.
+            leash=(min(compliance.translational_clip), min(compliance.rotational_clip)),
             torque_limits=[_TORQUE_SHARE * limit for limit in robot.tau_max],
             **_BUDGET,
         )

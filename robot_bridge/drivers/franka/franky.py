@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from robot_bridge.compliance import Compliance, Settable
 from robot_bridge.driver import DriverError, Vector
 from robot_bridge.drivers.franka.config import FrankaConfig, load_library
 from robot_bridge.drivers.franka.driver import FrankaDriver, FrankaReading
@@ -39,11 +40,14 @@ class FrankyLibrary:
 
     def __init__(self, config: FrankaConfig, robot: RobotSpec) -> None:
         self._config, self._T_flange_tool = config, robot.T_flange_ee
+        self._compliance = config.compliance
         self._low, self._high = np.array(robot.q_min), np.array(robot.q_max)
         self._posture = np.array(robot.home)
         self._franky: Any = None
         self._arm: Any = None
         self._tracker: Any = None
+
+    complies: Settable = "standing"
 
     @property
     def firmware(self) -> str:
@@ -76,6 +80,7 @@ class FrankyLibrary:
             q=raw.q,
             dq=raw.dq,
             tau=raw.tau_J,
+            tau_ext=np.asarray(raw.tau_ext_hat_filtered),
             O_T_EE=raw.O_T_EE.matrix,
             F_T_EE=raw.F_T_EE.matrix,
             robot_mode=raw.robot_mode.name,
@@ -111,21 +116,27 @@ class FrankyLibrary:
 
     def _track_with(self, q: Vector) -> None:
         """Start a tracker, which a running one yields to within a cycle; elbow as in q [rad]."""
-        franky, config = self._franky, self._config
+        franky, config, compliance = self._franky, self._config, self._compliance
         elbow = config.nullspace_stiffness
         self._posture = np.array(q)
         self._tracker = franky.CartesianImpedanceTracker(
             self._arm,
-            translational_stiffness=config.translational_stiffness,
-            rotational_stiffness=config.rotational_stiffness,
-            damping=np.repeat((config.translational_damping, config.rotational_damping), 3),
-            translational_error_clip=np.full(3, config.translational_clip),
-            rotational_error_clip=np.full(3, config.rotational_clip),
+            translational_stiffness=compliance.translational_stiffness,
+            rotational_stiffness=compliance.rotational_stiffness,
+            damping=np.repeat((compliance.translational_damping, compliance.rotational_damping), 3),
+            translational_error_clip=np.array(compliance.translational_clip),
+            rotational_error_clip=np.array(compliance.rotational_clip),
             posture_task=franky.PostureTask(q, elbow, max_torque=config.nullspace_torque),
             max_delta_tau=config.max_delta_tau,
             lower_joint_limits=self._low,
             upper_joint_limits=self._high,
         )
+
+    def comply(self, compliance: Compliance) -> None:
+        """Start a tracker that yields so, where one runs: its clips cannot be changed."""
+        self._compliance = compliance
+        if self.running:
+            self._track_with(self._posture)
 
     def stop(self, kind: Literal["soft", "protective"]) -> None:
         """Ramp into damping alone, or preempt: the robot's own controller brakes."""

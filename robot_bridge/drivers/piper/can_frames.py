@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robot_bridge.driver import DriverError, Vector
+from robot_bridge.driver import DriverError, JointReadings, Vector
 
 STOP, MODE, GRIPPER, ENABLE, FIRMWARE = 0x150, 0x151, 0x159, 0x471, 0x4AF
 JOINT_TARGETS = (0x155, 0x156, 0x157)  # two joints each
@@ -186,6 +186,18 @@ class Feedback:
             for bit, name in MOTOR_FAULTS.items()
             if frame[5] >> bit & 1
         )
+
+    @property
+    def slow(self) -> JointReadings:
+        """Supply, temperatures and current of each motor; NaN for one that has not been heard.
+
+        The smaller motors measure no current and say 0.
+        """
+        heard = [self._frames.get(i) for i in SLOW]
+        rows = [(math.nan,) * 4 if f is None else struct.unpack(">HhbxH", f[1]) for f in heard]
+        table = np.array(rows, np.float64) * (0.1, 1.0, 1.0, 0.001)
+        names = ("voltage", "driver_temperature", "motor_temperature", "current")
+        return dict(zip(names, table.T, strict=True))
 
     @property
     def limits(self) -> tuple[tuple[float, float, float], ...] | None:

@@ -17,6 +17,7 @@ from robot_bridge.driver import (
     ArmState,
     ArmToken,
     DriverError,
+    JointReadings,
     Target,
     require_token,
 )
@@ -145,6 +146,10 @@ class PiperDriver:
             faults=faults_of(feedback, armed=self._armed),
             link_quality=feedback.quality(link.now()),
         )
+
+    def joint_readings(self) -> JointReadings:
+        """Supply, temperatures and current of each motor."""
+        return self._require_link().feedback.slow
 
     def servo(self, target: Target) -> None:
         """Go on towards the target's joint positions; DriverError for one beyond the limits."""

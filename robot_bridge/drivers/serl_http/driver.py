@@ -12,10 +12,11 @@ they send them: base frame, xyzw. Their end effector must be set to RobotSpec's 
 import collections
 import contextlib
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from robot_bridge.compliance import Compliance
 from robot_bridge.driver import (
     ArmInfo,
     ArmState,
@@ -40,6 +41,31 @@ _PATIENCE = 0.5
 _START = 3.0
 # Readings over which the link is judged.
 _WINDOW = 50
+
+
+class _Links(NamedTuple):
+    """What is open: the newest state, and who posts poses, grips and the controller's gains."""
+
+    states: Poller[SerlState]
+    poses: Worker
+    grips: Worker
+    params: Worker
+
+
+def parameters(compliance: Compliance) -> dict[str, float]:
+    """What their `/update_param` takes; the integral gains are switched off, as in SERL's tasks."""
+    named: dict[str, float] = {"translational_Ki": 0.0, "rotational_Ki": 0.0}
+    for kind, clip in (
+        ("translational", compliance.translational_clip),
+        ("rotational", compliance.rotational_clip),
+    ):
+        named |= {
+            f"{kind}_stiffness": getattr(compliance, f"{kind}_stiffness"),
+            f"{kind}_damping": getattr(compliance, f"{kind}_damping"),
+        }
+        for axis, most in zip("xyz", clip, strict=True):
+            named |= {f"{kind}_clip_{axis}": most, f"{kind}_clip_neg_{axis}": most}
+    return named
 
 
 class SerlHttpDriver:
@@ -70,7 +96,8 @@ class SerlHttpDriver:
         self._server = JsonServer(url, allow_remote)
         self._readings = gripper_readings
         self._arrived: collections.deque[bool] = collections.deque(maxlen=_WINDOW)
-        self._links: tuple[Poller[SerlState], Worker, Worker] | None = None
+        self._links: _Links | None = None
+        self._compliance: Compliance | None = None  # None leaves the server's own
         self._info: ArmInfo | None = None
         self._armed = self._impedance_stopped = False
         self._open: bool | None = None
@@ -85,7 +112,7 @@ class SerlHttpDriver:
     def connect(self) -> None:
         """Begin to ask for states; DriverError where no server answers."""
         states = Poller(self._read, period=_PERIOD, patience=_PATIENCE)
-        self._links = states, Worker(), Worker()
+        self._links = _Links(states, Worker(), Worker(), Worker())
         try:
             states.first(_START)
         except DriverError:
@@ -96,6 +123,7 @@ class SerlHttpDriver:
             serial=self._server.url,  # the server does not tell
             firmware="SERL HTTP",
             takes="pose",
+            compliance="standing",
         )
 
     def arm(self, token: ArmToken) -> None:
@@ -109,13 +137,16 @@ class SerlHttpDriver:
         if self._impedance_stopped:
             self._wait_for("/startimp")
             self._impedance_stopped = False
-        self._post_pose(self._open_links()[0].newest().value.pose)
+        if self._compliance is not None:
+            self._wait_for("/update_param", parameters(self._compliance))
+        self._post_pose(self._open_links().states.newest().value.pose)
         self._armed = True
 
     def state(self) -> ArmState:
         """The newest answer; DriverError where the server is lost."""
-        states, poses, _ = self._open_links()
-        reading = states.newest()
+        links = self._open_links()
+        reading = links.states.newest()
+        failed = {"not_sent": links.poses.error, "compliance": links.params.error}
         raw, (closed, opened) = reading.value, self._readings
         low, high = self.robot.parallel_gripper.width_range
         x, y, z, w = raw.pose[3:]
@@ -128,7 +159,7 @@ class SerlHttpDriver:
             quat=np.array([w, x, y, z]),
             gripper_width=low + (high - low) * (raw.gripper - closed) / (opened - closed),
             mode=Mode.MOVING if self._armed else Mode.IDLE,
-            faults=(f"not_sent: {poses.error}",) if poses.error else (),
+            faults=tuple(f"{what}: {error}" for what, error in failed.items() if error),
             link_quality=sum(self._arrived) / max(1, len(self._arrived)),
             twist=raw.twist.copy(),
         )
@@ -149,12 +180,20 @@ class SerlHttpDriver:
         if opened != self._open:
             self._open = opened
             path = "/open_gripper" if opened else "/close_gripper"
-            self._open_links()[2].put(lambda: self._server.post(path, timeout=_SLOW_TIMEOUT))
+            self._open_links().grips.put(lambda: self._server.post(path, timeout=_SLOW_TIMEOUT))
+
+    def comply(self, compliance: Compliance) -> None:
+        """Have the server's controller yield so; see `compliance.Compliant`."""
+        self._compliance = compliance
+        if self._armed:
+            body, job = parameters(compliance), self._server.post
+            path, timeout = "/update_param", _SLOW_TIMEOUT
+            self._open_links().params.put(lambda: job(path, body, timeout=timeout))
 
     def hold(self) -> None:
         """Make the measured pose the target."""
         if self._armed:
-            self._post_pose(self._open_links()[0].newest().value.pose)
+            self._post_pose(self._open_links().states.newest().value.pose)
 
     def stop(self, kind: Literal["soft", "protective"]) -> None:
         """Stay at the measured pose ("soft"), or have the server end its impedance control."""
@@ -164,26 +203,27 @@ class SerlHttpDriver:
         if self._armed and kind == "protective":
             self._impedance_stopped = True
             job = self._server.post
-            self._open_links()[1].put(lambda: job("/stopimp", timeout=_SLOW_TIMEOUT))
+            self._open_links().poses.put(lambda: job("/stopimp", timeout=_SLOW_TIMEOUT))
         self._armed = False
 
     def recover(self, token: ArmToken) -> None:
         """Have the server clear the arm's error; it must be armed again."""
         require_token(token, "recover")
-        _, poses, _ = self._open_links()
+        links = self._open_links()
         self._armed = False
         self._wait_for("/clearerr")
-        poses.error = ""
+        links.poses.error = links.params.error = ""
 
     def close(self) -> None:
         """Hold, and stop asking."""
         if self._links is None:
             return
         self.stop("soft")
-        (states, poses, grips), self._links = self._links, None
-        poses.close(drain=True)
-        grips.close()
-        states.close()
+        links, self._links = self._links, None
+        links.poses.close(drain=True)
+        links.grips.close()
+        links.params.close(drain=True)
+        links.states.close()
 
     # -- inside ----------------------------------------------------------------------------------
 
@@ -200,15 +240,15 @@ class SerlHttpDriver:
     def _post_pose(self, pose: Vector) -> None:
         body = {"arr": pose.tolist()}
         job = self._server.post
-        self._open_links()[1].put(lambda: job("/pose", body, timeout=_POSE_TIMEOUT))
+        self._open_links().poses.put(lambda: job("/pose", body, timeout=_POSE_TIMEOUT))
 
-    def _wait_for(self, path: str) -> None:
+    def _wait_for(self, path: str, body: dict[str, float] | None = None) -> None:
         try:
-            self._server.post(path, timeout=_SLOW_TIMEOUT)
+            self._server.post(path, body, timeout=_SLOW_TIMEOUT)
         except HttpError as error:
             raise DriverError(f"The server did not do it: {error}") from None
 
-    def _open_links(self) -> tuple[Poller[SerlState], Worker, Worker]:
+    def _open_links(self) -> _Links:
         if self._links is None:
             raise DriverError("The arm is not connected; call connect() first")
         return self._links

@@ -9,6 +9,7 @@ from robot_bridge.driver import (
     ArmState,
     ArmToken,
     DriverError,
+    JointReadings,
     Target,
     require_finite,
     require_token,
@@ -121,6 +122,11 @@ class UrDriver:
             faults=(*faults_of(raw), *(("control_ended",) if ended else ())),
             twist=raw.tcp_speed.copy(),
         )
+
+    def joint_readings(self) -> JointReadings:
+        """Temperature and current of each joint."""
+        raw = self._raw()
+        return {"motor_temperature": raw.joint_temperatures, "current": raw.actual_current}
 
     def servo(self, target: Target) -> None:
         """Follow the target's joints from the next package on; DriverError unless in control."""

@@ -28,6 +28,8 @@ _OUTPUTS: Mapping[str, str] = MappingProxyType(
         "actual_qd": "VECTOR6D",
         "actual_TCP_pose": "VECTOR6D",
         "actual_TCP_speed": "VECTOR6D",
+        "joint_temperatures": "VECTOR6D",
+        "actual_current": "VECTOR6D",
         "robot_mode": "INT32",
         "robot_status_bits": "UINT32",
         "safety_status_bits": "UINT32",
@@ -51,6 +53,8 @@ class RtdeState:
         actual_qd: joint velocities [rad/s].
         tcp_pose: position [m] and rotation vector [rad] of the tool in the frame Base.
         tcp_speed: linear [m/s] over angular [rad/s].
+        joint_temperatures: of the joints [°C].
+        actual_current: of the joints [A].
         robot_mode: 7 is running.
         robot_status_bits: power, program, freedrive button, power button.
         safety_status_bits: 0 is normal; see `health`.
@@ -62,6 +66,8 @@ class RtdeState:
     actual_qd: Vector
     tcp_pose: Vector
     tcp_speed: Vector
+    joint_temperatures: Vector
+    actual_current: Vector
     robot_mode: int
     robot_status_bits: int
     safety_status_bits: int
@@ -94,16 +100,18 @@ class Rtde:
             for kind, payload in self._packages():
                 newest = payload if kind == b"U" else newest
         rows = struct.unpack(">x" + _codes(_OUTPUTS), newest)
-        q, qd, pose, speed = vectors = np.array(rows[1:25]).reshape(4, 6)
-        if not np.isfinite(vectors).all():
+        q, qd, pose, speed, temperatures, current = vectors = np.array(rows[1:37]).reshape(6, 6)
+        if not np.isfinite(vectors[:4]).all():
             raise DriverError("The controller sends joints or a pose that are not finite")
-        mode, status, safety, register = rows[25:]
+        mode, status, safety, register = rows[37:]
         return RtdeState(
             timestamp=rows[0],
             actual_q=q,
             actual_qd=qd,
             tcp_pose=pose,
             tcp_speed=speed,
+            joint_temperatures=temperatures,
+            actual_current=current,
             robot_mode=mode,
             robot_status_bits=status,
             safety_status_bits=safety,

@@ -21,9 +21,11 @@ from robot_bridge.cameras.camera import (
     LatestFrame,
     pinhole,
 )
+from robot_bridge.cameras.crop import Crop, CroppedCamera, check_crop
 from robot_bridge.cameras.ffmpeg import FfmpegCamera, FileCamera, V4l2Camera
 from robot_bridge.clock import ManualClock
 from robot_bridge.policy.observation import fit_picture
+from scenes.contract.errors import InputError
 from scenes.contract.specs import CameraSpec
 from scenes.contract.videos import ffmpeg_program
 
@@ -131,6 +133,47 @@ def test_pinhole_agrees_with_the_simulated_camera():
 
 
 # -- a camera's thread ---------------------------------------------------------------------------
+
+
+def policy_camera(width: int, height: int) -> CameraSpec:
+    pose = {"pos": (0.0, 0.0, 1.0), "quat": (1.0, 0.0, 0.0, 0.0)}
+    return CameraSpec(name="wrist", fovy=45.0, width=width, height=height, **pose)
+
+
+def test_a_crop_is_all_that_the_policy_sees_whatever_the_lens():
+    whole, spec = noisy(7), policy_camera(8, 6)
+    source = ScriptedCamera()
+    source.give(whole, whole)
+    camera = CroppedCamera(source, Crop(4, 2, 16, 12), spec)
+    camera.open()
+    shown = fit_picture(camera.read()[0], camera.intrinsics, spec)
+    part = whole[2:14, 4:20].reshape(6, 2, 8, 2, 3).mean((1, 3))
+    np.testing.assert_allclose(shown, part, atol=1.0)
+
+
+def test_a_crop_of_a_smaller_picture_than_was_said_does_not_open():
+    source = ScriptedCamera()
+    source.give(noisy(1))
+    camera = CroppedCamera(source, Crop(20, 0, 16, 12), policy_camera(8, 6))
+    with pytest.raises(CameraError, match=r"Crop 20,0,16,12 .* leaves the picture, .* 32 x 24 px"):
+        camera.open()
+    assert source.closed == 1
+
+
+@pytest.mark.parametrize(
+    ("crop", "side", "line"),
+    [
+        (Crop(0, 0, 640, 480), (128, 128), r"is square \(128 x 128 px\); .* example 0,0,480,480"),
+        (Crop(0, 0, 480, 480), (128, 96), r"is 4 to 3 \(128 x 96 px\); .* example 0,0,480,360"),
+        (Crop(200, 0, 480, 480), (128, 128), r"leaves the picture, which is 640 x 480 px"),
+        (Crop(-1, 0, 480, 480), (128, 128), "leaves the picture"),
+        (Crop(0, 0, 0, 0), (128, 128), "leaves the picture"),
+    ],
+)
+def test_crops_that_cannot_be_shown_are_refused(crop: Crop, side: tuple[int, int], line: str):
+    with pytest.raises(InputError, match=line):
+        check_crop(crop, policy_camera(*side), (640, 480))
+    check_crop(Crop(170, 90, 300, 300), policy_camera(128, 128), (640, 480))  # SERL's PCB
 
 
 def test_readers_never_wait_for_a_camera_that_hangs():

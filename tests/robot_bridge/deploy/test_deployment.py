@@ -1,6 +1,9 @@
 """From a bundle to episodes: what is checked, what is asked, what is remembered."""
 
 import dataclasses
+import itertools
+import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,15 +15,17 @@ import pytest
 from bench_arm import HOME, BenchArm, ScriptedPolicy, bench_contract, steady
 
 from robot_bridge.clock import ManualClock
+from robot_bridge.compliance import Compliance
 from robot_bridge.control.session import EpisodeReport
 from robot_bridge.deploy import commands
-from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk, connected_robot
+from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk
 from robot_bridge.deploy.ledger import Ledger
 from robot_bridge.deploy.rig import Rig, RigConfig, Senses
 from robot_bridge.driver import ArmInfo, DriverError
+from robot_bridge.policy.fit import connected_robot
 from robot_bridge.policy.observation import FixedObjects
 from robot_bridge.records import recorder as recorder_module
-from robot_bridge.records.reader import read_recording
+from robot_bridge.records.reader import Event, RecordReader, read_recording
 from robot_bridge.safety.kinematics import Chain
 from robot_bridge.safety.supervisor import NotAllowedError
 from scenes.contract.operator import OperatorInput
@@ -36,16 +41,23 @@ class RealArm(BenchArm):
     """A bench arm that says it is real; `robot` changes what it says it is."""
 
     robot = "panda"
+    compliance: Any = "never"
 
     @property
     def info(self) -> ArmInfo:
-        return dataclasses.replace(REAL, robot=self.robot)
+        return dataclasses.replace(REAL, robot=self.robot, compliance=self.compliance)
 
     def way(self) -> float:
         """From home to where it was left [m]."""
         self.connect()
         ends = [Chain(robot_named("panda")).forward(q)[0] for q in (HOME, self.state().q)]
         return float(np.linalg.norm(ends[1] - ends[0]))
+
+    def yaw(self) -> float:
+        """How far it was left turned away from the fingers straight down [rad]."""
+        self.connect()
+        _, x, y, _ = self.state().quat
+        return 2.0 * math.atan(y / x)
 
 
 class Pedal:
@@ -131,6 +143,126 @@ def test_a_new_bundle_is_slow_until_it_has_run_three_episodes(tmp_path: Path) ->
     assert max(ways[:3]) < 0.5 * ways[3]
 
 
+def test_an_episode_that_begins_turned_is_played_turned(tmp_path: Path) -> None:
+    target = [0.45, 0.05, 0.1, math.pi, 0, 0]
+    stage = with_cell(tmp_path, target=target, reset_yaw=0.5, seed=1)
+    stage.options |= {"episodes": 1}
+    action = dataclasses.replace(stage.contract.action, names=("x", "y", "rz", "gripper"))
+    scale = (0.025, 0.025, 0.1, 1.0)
+    stage.contract = dataclasses.replace(
+        stage.contract, action=dataclasses.replace(action, scale=scale)
+    )
+    assert stage.run()[0].ending == "timeout"
+    drawn = 0.5 * np.random.default_rng(1).uniform(-1.0, 1.0, 4)[3]
+    assert drawn > 0.3
+    assert stage.arm.yaw() == pytest.approx(drawn, abs=0.02)
+
+
+class WarmArm(RealArm):
+    """One whose third joint grows warmer by a degree with each look."""
+
+    warmest = 50.0
+
+    def joint_readings(self) -> dict[str, np.ndarray]:
+        self.warmest += 1.0
+        row = np.full(7, 30.0)
+        row[2] = self.warmest
+        return {"motor_temperature": row, "current": np.zeros(7)}
+
+
+def warm_stage(tmp_path: Path, warmest: float, **options: Any) -> Stage:
+    stage = with_cell(tmp_path)
+    stage.options |= {"seconds": 3.0, "episodes": 1} | options
+    stage.arm = WarmArm(stage.contract, stage.clock)
+    stage.arm.warmest = warmest
+    return stage
+
+
+def test_a_joint_that_grows_too_warm_ends_the_episode_as_a_fault_with_its_name(
+    tmp_path: Path,
+) -> None:
+    stage = warm_stage(tmp_path, 72.0, record=tmp_path / "records")
+    (report,) = stage.run()
+    assert report.ending == "fault" and "joint_overloaded" in report.fault
+    assert "joint3: motor temperature 76 °C, allowed 75 °C" in report.fault
+    assert any("CAUTION  joint3: motor temperature 7" in line for line in stage.said)
+    monitor = stage.deployment.joints
+    assert monitor is not None and "motor temperature 76 °C (joint3)" in monitor.summary()
+    (folder,) = (tmp_path / "records").iterdir()
+    events = [entry for entry in RecordReader(folder) if isinstance(entry, Event)]
+    read = [event.facts for event in events if event.name == "joints"]
+    assert [facts["motor_temperature"][2] for facts in read][:2] == [74.0, 75.0]
+
+
+def test_a_joint_that_is_too_warm_already_is_not_armed(tmp_path: Path) -> None:
+    with pytest.raises(NotAllowedError, match="joint3: motor temperature 91 °C, allowed 75 °C"):
+        warm_stage(tmp_path, 90.0).run()
+
+
+def test_a_warm_joint_is_told_of_once(tmp_path: Path) -> None:
+    stage = warm_stage(tmp_path, 60.0, episodes=2)
+    assert [report.ending for report in stage.run()] == ["timeout", "timeout"]
+    assert len([line for line in stage.said if "CAUTION  joint3" in line]) == 1
+
+
+class YieldingArm(RealArm):
+    """One that takes a compliance while it stands, and counts what came between."""
+
+    compliance = "standing"
+
+    def comply(self, compliance: Compliance) -> None:
+        self.calls.append(f"comply {compliance.translational_stiffness:g}")
+
+
+SOFT, STIFF = {"translational_stiffness": 1000}, {"translational_stiffness": 3000}
+
+
+def with_cell(tmp_path: Path, **cell: Any) -> Stage:
+    """A bundle that has earned its speed, in a workcell."""
+    Ledger(tmp_path / "ledger.json").note(DIGEST, "A7", dry=1, episodes=9)
+    (tmp_path / "cell.json").write_text(json.dumps(cell))
+    return Stage(tmp_path, workcell=tmp_path / "cell.json", episodes=2)
+
+
+def test_an_arm_is_stiff_on_its_way_to_a_start_and_yields_in_the_episode(tmp_path: Path) -> None:
+    stage = with_cell(tmp_path, compliance=SOFT, precision=STIFF)
+    stage.arm = YieldingArm(stage.contract, stage.clock)
+    stage.run()
+    told = [call for call, _ in itertools.groupby(stage.arm.calls) if "stop" not in call]
+    # The first start is where it stands.
+    first = ["comply 1000", "comply 3000", "comply 1000", "servo"]
+    assert told == [*first, "comply 3000", "servo", "comply 1000", "servo"]
+    assert "yields   1000 N/m, up to 10, 10, 10 N along x, y, z" in stage.said
+
+
+def test_a_dry_arm_is_not_told_to_yield(tmp_path: Path) -> None:
+    stage = with_cell(tmp_path, compliance=SOFT)
+    stage.arm = YieldingArm(stage.contract, stage.clock)
+    stage.options |= {"dry_run": True}
+    stage.run()
+    assert stage.arm.calls == []
+
+
+@pytest.mark.parametrize(
+    ("cell", "when", "line"),
+    [
+        ({"compliance": SOFT}, "never", "driver sets no compliance; leave out compliance"),
+        ({"compliance": SOFT, "precision": STIFF}, "arming", "once, when the arm is armed"),
+        ({"precision": STIFF}, "standing", "give the episodes' compliance too"),
+        ({"compliance": {"translational_stiffness": 9000}}, "standing", "allowed: above 0, at mo"),
+        ({"compliance": {"translational_clip": [0.01, 0, 0.01]}}, "standing", "clip 0.0, allowed"),
+    ],
+)
+def test_a_compliance_that_an_arm_cannot_take_is_refused(
+    tmp_path: Path, cell: dict[str, Any], when: Any, line: str
+) -> None:
+    stage = with_cell(tmp_path, **cell)
+    stage.arm.compliance = when
+    with pytest.raises(ValueError, match=line):
+        stage.run()
+    assert stage.asked == []
+
+
 def test_a_released_key_keeps_a_new_bundle_still(tmp_path: Path) -> None:
     Ledger(tmp_path / "ledger.json").note(DIGEST, "A7", dry=1)
     stage = Stage(tmp_path)
@@ -213,7 +345,7 @@ def test_records_that_are_lost_are_said_and_are_a_failure(
     assert lost is not None and re.search(r"\d+ records of .* are lost: .*No space left", lost)
 
     ended: Any = SimpleNamespace(
-        run=lambda: stage.deployment.reports, learned=None, lost=lost, timings={}
+        run=lambda: stage.deployment.reports, learned=None, lost=lost, timings={}, joints=None
     )
     monkeypatch.setattr(commands, "Deployment", lambda *_: ended)
     monkeypatch.setattr(commands, "build_rig", lambda *_: None)

@@ -16,6 +16,7 @@ from bench_arm import Bench, bench_contract
 from tiny_bundle import tiny_bundle
 
 from robot_bridge.clock import ManualClock, MonotonicClock
+from robot_bridge.control.joint_monitor import parse_joint_limits
 from robot_bridge.control.pacing import Pacer
 from robot_bridge.deploy import policy_process
 from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk
@@ -25,12 +26,16 @@ from robot_bridge.deploy.rigs import (
     build_rig,
     check_senses,
     make_operator,
+    open_senses,
+    parse_crops,
     parse_places,
     rig_makers,
     sim_rig,
+    with_cameras,
 )
 from robot_bridge.driver import DriverError, Target
 from robot_bridge.drivers.dry_run import DryRun, NullDriver
+from robot_bridge.learning.workcell import WorkcellCamera
 from robot_bridge.operators.operator_loop import OperatorLoop
 from robot_bridge.policy.bundle import Bundle, load_bundle
 from robot_bridge.reasons import Phase, Reason
@@ -63,7 +68,7 @@ def waited(until: Callable[[], Any], *, seconds: float = 10.0) -> bool:
 def test_unknown_robots_and_devices_are_named() -> None:
     with pytest.raises(KeyError, match=r"Did you mean 'franka'\?"):
         build_rig(RigConfig(robot="frank"), bench_contract(), rig_makers())
-    with pytest.raises(KeyError, match="Allowed: gamepad, keyboard, none, spacemouse"):
+    with pytest.raises(KeyError, match="Allowed: gamepad, keyboard, none, page, spacemouse"):
         make_operator(RigConfig(operator="mouse"), bench_contract())
 
 
@@ -111,6 +116,48 @@ def test_what_the_policy_observes_must_be_given() -> None:
         check_senses(RigConfig(cameras=("wrist=/dev/video9",)), bench_contract(camera=True))
     with pytest.raises(ValueError, match="is not NAME=SOURCE"):
         check_senses(RigConfig(cameras=("front",)), bench_contract(camera=True))
+
+
+def test_a_workcells_cameras_and_crops_are_opened_and_a_wrong_one_is_named(tmp_path: Path) -> None:
+    contract = bench_contract(camera=True)
+    np.save(tmp_path / "front.npy", np.full((1, 24, 32, 3), 90, np.uint8))
+    cell = {"front": WorkcellCamera(source=str(tmp_path / "front.npy"), crop=(4, 0, 24, 24))}
+    rig = with_cameras(RigConfig(), cell, contract)
+    assert rig.crops == ("front=4,0,24,24",)
+    check_senses(rig, contract)
+    senses = open_senses(rig, contract, MonotonicClock())
+    assert waited(lambda: senses.eyes["front"].latest())
+    frame = senses.eyes["front"].latest()
+    assert frame is not None and frame.rgb.shape == (24, 24, 3)
+    senses.close()
+    mine = RigConfig(cameras=("front=/dev/video9",))  # what is typed says all of a camera
+    assert with_cameras(mine, cell, contract) == mine
+    with pytest.raises(KeyError, match="Unknown camera of the policy 'side'.* Allowed: front"):
+        with_cameras(RigConfig(), {"side": cell["front"]}, contract)
+    with pytest.raises(KeyError, match="Unknown camera of the policy 'side'"):
+        check_senses(dataclasses.replace(rig, crops=("side=0,0,8,8",)), contract)
+    with pytest.raises(ValueError, match="would be squeezed"):
+        check_senses(dataclasses.replace(rig, crops=("front=0,0,32,24",)), contract)
+    with pytest.raises(ValueError, match=r"leaves the picture, which is 640 x 480 px \(--size\)"):
+        check_senses(dataclasses.replace(mine, crops=("front=0,0,900,900",)), contract)
+
+
+def test_limits_of_joints_are_read_and_what_is_none_is_said() -> None:
+    config = RigConfig(objects=PLACE, joint_limits=("motor_temperature=40,inf",))
+    limits = build_rig(config, bench_contract(), rig_makers()).joint_limits
+    assert (limits["motor_temperature"].warn, limits["motor_temperature"].unit) == (40.0, "°C")
+    assert limits["driver_temperature"].stop == 80.0
+    with pytest.raises(KeyError, match="'heat'.* Allowed: current, driver_temperature"):
+        parse_joint_limits(["heat=1,2"])
+    for word in ("current", "current=3", "current=9,3", "current=nan,nan", "current=0,1"):
+        with pytest.raises(ValueError, match="is not NAME=WARN,STOP with 0 < WARN <= STOP"):
+            parse_joint_limits([word])
+
+
+@pytest.mark.parametrize("word", ["front", "front=1,2,3", "front=a,b,c,d", "front=0,0,1.5,2"])
+def test_crops_that_are_none(word: str) -> None:
+    with pytest.raises(ValueError, match="is not NAME=X,Y,WIDTH,HEIGHT"):
+        parse_crops([word])
 
 
 class _WorldWithACube:

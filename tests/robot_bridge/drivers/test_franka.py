@@ -306,10 +306,9 @@ def test_commanded_is_the_inverse_of_measured_whatever_frame_the_robot_has():
     "change",
     [
         {"max_delta_tau": 1.5},
-        {"translational_clip": 0.2},
         {"collision_force": 100.0},
         {"collision_torque": 0.0},
-        {"translational_stiffness": float("nan")},
+        {"nullspace_stiffness": float("nan")},
     ],
 )
 def test_a_config_beyond_the_table_is_refused(change):

@@ -9,6 +9,7 @@ from bench_arm import bench_contract
 from driver_conformance import CHECKS, Rig, confirm, governed, name_of, prompt, target_at, token
 from serl_server import SerlServer, pose_of, serve_serl
 
+from robot_bridge.compliance import Compliance
 from robot_bridge.deploy.rig import RigConfig
 from robot_bridge.deploy.rigs import build_rig, rig_makers
 from robot_bridge.driver import ArmDriver, DriverError, Mode
@@ -116,6 +117,25 @@ def test_a_protective_stop_ends_their_impedance_and_arming_starts_it_again(serve
         assert driver.state().mode is Mode.IDLE
         driver.arm(token("arm"))
         assert arm.seen.count("/startimp") == 1
+
+
+def test_gains_go_out_in_serls_names_when_armed_and_again_when_changed(server):
+    arm, url = server
+    with Rig(make=lambda: SerlHttpDriver(url, robot=ROBOT), robot=ROBOT).connected() as driver:
+        driver.comply(Compliance(translational_clip=(0.003, 0.003, 0.01)))
+        assert arm.params == []  # nothing is told to an arm that nobody has armed
+        driver.arm(token("arm"))
+        (peg,) = arm.params
+        assert peg["translational_stiffness"] == 2000.0 and peg["rotational_damping"] == 7.0
+        assert (peg["translational_clip_x"], peg["translational_clip_neg_z"]) == (0.003, 0.01)
+        assert len(peg) == 18 and peg["translational_Ki"] == 0.0
+        driver.comply(Compliance(translational_stiffness=3000.0))
+        wait_until(lambda: len(arm.params) == 2, seconds=1.0)
+        assert arm.params[1]["translational_stiffness"] == 3000.0
+        arm.misbehave = "error"
+        driver.comply(Compliance())
+        wait_until(lambda: lost(driver) or driver.state().faults, seconds=1.0)
+        assert not lost(driver) and "compliance: " in str(driver.state().faults)
 
 
 @pytest.mark.parametrize("how", SerlServer.ANSWERS)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pickle
 import stat
@@ -35,7 +36,8 @@ from robot_bridge.network.admission import (
     Sessions,
     Throttle,
 )
-from robot_bridge.network.client import BridgeClient, ClockOffset, RemotePolicySide
+from robot_bridge.network.client import BridgeClient, RemotePolicySide
+from robot_bridge.network.clock_offset import ClockOffset
 from robot_bridge.network.codec import Beat, Hello, Stamp, encode
 from robot_bridge.network.endpoints import (
     ClientKeys,
@@ -717,7 +719,9 @@ def test_sessions_are_bounded_and_the_silent_make_room():
 def test_the_clock_offset_is_within_the_quickest_round_trip(offset, trips):
     clock, now = ClockOffset(), 100.0
     for there, back in trips:
-        clock.note(now, now + there + offset, now + there + back)
+        thinks = 0.3 * back  # for so long it kept the message
+        came = now + there + offset
+        clock.note(now, came, came + thinks, now + there + thinks + back)
         now += 1.0
     quickest = min(there + back for there, back in trips[-16:])
     assert abs(clock.seconds - offset) <= quickest + 1e-6
@@ -725,5 +729,12 @@ def test_the_clock_offset_is_within_the_quickest_round_trip(offset, trips):
 
 def test_one_machine_converts_nothing():
     clock = ClockOffset()
-    clock.note(5.0, 5.0004, 5.001)
-    assert clock.seconds == 0.0
+    clock.note(5.0, 5.0004, 5.0004, 5.001)
+    assert clock.seconds == 0.0 and clock.round_trip == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize("wrong", [(5.0, math.nan, 5.0, 5.1), (5.0, 9.0, 8.0, 5.1), (5, 0, 0, 4)])
+def test_times_that_cannot_be_say_nothing_of_a_clock(wrong):
+    clock = ClockOffset()
+    clock.note(*wrong)
+    assert clock.seconds == 0.0 and clock.round_trip == math.inf

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -286,6 +287,22 @@ def test_parameters_that_were_changed_on_the_way_are_not_used(address, caplog):
                 fake.send_multipart([peer, encode(answer)])
             assert "their sha256 is wrong" in caplog.text
             assert client.parameters is None
+
+
+def test_ages_are_right_where_the_clocks_are_not(address):
+    def late() -> float:  # an hour behind the learner
+        return time.time() - 3600.0
+
+    with TransitionServer(address) as server, TransitionClient(address, wall=late) as client:
+        assert client.age == math.inf and server.round_trip is None
+        server.publish(1, {"x": np.zeros(2)})
+        assert eventually(lambda: client.parameters is not None and server.round_trip is not None)
+        assert client.offset.seconds == pytest.approx(3600.0, abs=0.1)
+        assert client.age < 3.0
+        client.put(batch(0))
+        found = []
+        assert eventually(lambda: found.extend(server.take()) or found)
+        assert found[0].age is not None and found[0].age < 3.0
 
 
 def test_keys_and_roles_hold_here_too(address):

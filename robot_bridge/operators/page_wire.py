@@ -16,8 +16,9 @@ FRAME = struct.Struct("<IIH6b")
 FULL = 127.0
 AXES = ("x", "y", "z", "rx", "ry", "rz")
 # Bits of `buttons`, in their order: the page's script has the same list.
-# "awake" is held while somebody is at the page, "mark" while what is seen is a success.
-BUTTONS = ("close", "open", "drive", "success", "failure", "cut", "undo", "awake", "mark")
+# "awake" is held while somebody is at the page, "mark" while what is seen is a success; "stop"
+# stops a real arm.
+BUTTONS = ("close", "open", "drive", "success", "failure", "cut", "undo", "awake", "mark", "stop")
 # Orders: to show an episode of the file or delete one; the world to drive; whether the training
 # waits while somebody drives.
 ORDERS = ("replay", "delete", "world", "pause")

@@ -6,6 +6,7 @@ runs in a thread of its own; what other threads may call says so.
 
 import asyncio
 import contextlib
+import io
 import json
 import logging
 import threading
@@ -18,8 +19,17 @@ from importlib import resources
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from mjx_serl.pilot.browser_operator import BrowserOperator
-from mjx_serl.pilot.wire import FrameError, Order, pack_pictures, parse_message
+import numpy as np
+from numpy.typing import NDArray
+
+from robot_bridge.operators.browser_operator import BrowserOperator
+from robot_bridge.operators.page_wire import (
+    FrameError,
+    InputFrame,
+    Order,
+    pack_pictures,
+    parse_message,
+)
 from scenes.contract.errors import InputError
 from scenes.contract.extras import require
 from scenes.contract.local_page import (
@@ -37,6 +47,7 @@ MOST_PAGES = 16
 # Largest message of a page [bytes]: a frame has 16, an echo a few more.
 MOST_BYTES = 256
 _KEPT = 600  # latencies
+_QUALITY = 90  # of the JPEGs
 _HEADERS = page_headers("img-src blob: data:")
 
 
@@ -67,7 +78,7 @@ class PilotServer:
         self._operator = operator
         self._about = {"undriven": list(operator.undriven), **(about or {})}
         self.token = new_token()
-        self._page = resources.files("mjx_serl.pilot").joinpath("page.html").read_bytes()
+        self._page = resources.files("robot_bridge.operators").joinpath("page.html").read_bytes()
         self._drivers: list[Any] = []  # sockets; the first drives
         self._viewers: list[_Viewer] = []
         self._last: tuple[dict[str, Any], dict[str, bytes]] | None = None
@@ -129,7 +140,7 @@ class PilotServer:
 
     async def _serve(self, port: int, ready: "Future[int]") -> None:
         # Browsers open connections that they never use; each would print a traceback.
-        quiet = logging.getLogger("mjx_serl.pilot.server")
+        quiet = logging.getLogger("robot_bridge.operators.page_server")
         quiet.addHandler(logging.NullHandler())
         quiet.propagate = False
         try:
@@ -205,6 +216,9 @@ class PilotServer:
                 except FrameError:
                     return False
                 if socket is not self._drivers[0]:
+                    # Whoever watches may stop it.
+                    if isinstance(heard, InputFrame) and "stop" in heard.held:
+                        self._operator.stop()
                     continue
                 if isinstance(heard, Order):
                     self._operator.order(heard)
@@ -244,6 +258,14 @@ class PilotServer:
         self._last = message
         for viewer in self._viewers:
             viewer.offer(message)
+
+
+def encode(picture: NDArray[np.uint8]) -> bytes:
+    """Return a JPEG of uint8 [H, W, 3 or more]."""
+    image = require("PIL.Image", "pilot", package="pillow", purpose="The pilot's page")
+    buffer = io.BytesIO()
+    image.fromarray(np.ascontiguousarray(picture[..., :3])).save(buffer, "JPEG", quality=_QUALITY)
+    return buffer.getvalue()
 
 
 class _Viewer:

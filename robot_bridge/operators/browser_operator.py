@@ -2,11 +2,11 @@
 
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from mjx_serl.pilot.wire import AXES, InputFrame, Order
+from robot_bridge.operators.page_wire import AXES, InputFrame, Order
 from scenes.contract.operator import Axes, OperatorEvent, OperatorInput, said
 from scenes.contract.specs import FORCES, GRIPPER, TORQUES
 
@@ -22,6 +22,10 @@ EVENTS: tuple[OperatorEvent, ...] = ("success", "failure", "cut")
 class BrowserOperator:
     """An Operator that hears of the page from the server's thread and is polled from another's.
 
+    Attributes:
+        on_stop: called by the server's thread as soon as stop is pressed; None where nothing is to
+            be stopped.
+
     Args:
         names: of the action's entries, for `Axes`.
         facing: as of `Axes`.
@@ -30,6 +34,7 @@ class BrowserOperator:
     help_text = "W/S forward/back   A/D left/right   J/K up/down   L gripper   ; drive"
 
     def __init__(self, names: Sequence[str], *, facing: float = 0.0) -> None:
+        self.on_stop: Callable[[], None] | None = None
         self._names = tuple(names)
         self._axes = Axes(names, facing=facing)
         self._lock = threading.Lock()
@@ -86,8 +91,16 @@ class BrowserOperator:
             if last is not None and frame.seq <= last.seq:
                 return
             before = last.held if last is not None else frozenset[str]()
-            self._pressed += sorted(frame.held - before)
+            pressed = frame.held - before
+            self._pressed += sorted(pressed)
             self._frame, self._heard = frame, now
+        if "stop" in pressed:
+            self.stop()
+
+    def stop(self) -> None:
+        """Stop what is driven, whoever says it."""
+        if self.on_stop is not None:
+            self.on_stop()
 
     def order(self, order: Order) -> None:
         """Take what was chosen on the page."""
