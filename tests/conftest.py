@@ -38,8 +38,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 # All of them: thousands take a few hundredths of a second each, again in every process.
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-# A worker that is larger than this lets go of what it compiled, which takes a second, and what later
-# files share is compiled anew [bytes].
+# A worker that is larger than this lets go of what it compiled, which takes a second, and what
+# later files share is compiled anew [bytes].
 LARGE = 4 << 30
 # Off-screen drawing of curve.png, whatever DISPLAY says.
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -105,7 +105,7 @@ def give_back_freed() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def optimised_backgrounds() -> None:
+def optimised_backgrounds() -> Iterator[None]:
     """Compile what draws a background as users do: unoptimised it takes seven seconds, not one."""
     import jax
 
@@ -125,6 +125,8 @@ def optimised_backgrounds() -> None:
         return chosen(splats, poses, cameras, config)
 
     xla.draw_background = draw_background
+    yield
+    xla.draw_background = plain
 
 
 # One compiled scene and one environment per task: compiling is the cost.

@@ -4,8 +4,10 @@ The actor's own robot, wrappers and policy are as they were; it is told our para
 rows come from "actor_env", and a second time, where a person drove, from "actor_env_intvn".
 """
 
+import collections
+import itertools
 import queue
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from mjx_serl.data.foreign.convert import ConvertOptions, convert
 from mjx_serl.data.foreign.serl import follows, transitions
 from mjx_serl.learning.arrivals import ArrivedEpisode
 from mjx_serl.run.checkpoint import warn_line
-from robot_bridge.agentlace.server import AgentlaceConfig, AgentlaceServer, Rows
+from robot_bridge.agentlace.server import AgentlaceConfig, AgentlaceServer, Row
 from scenes.contract.demonstrations import DemoContract
 from scenes.contract.errors import InputError
 
@@ -49,30 +51,30 @@ class AgentlaceFeed:
         self.refused = 0
         self._contract = contract
         self._options = ConvertOptions(mapping=tuple(mapping), clip_actions=True)
-        self._come: queue.SimpleQueue[tuple[str, Rows]] = queue.SimpleQueue()
-        self._open: dict[str, list[Any]] = {ENV: [], PEOPLE: []}
+        self._come: queue.SimpleQueue[tuple[str, Mapping[bytes, Row]]] = queue.SimpleQueue()
+        self._open: dict[str, list[tuple[bytes, Row]]] = {ENV: [], PEOPLE: []}
+        self._taken = collections.deque(map(bytes.fromhex, seen), maxlen=_KEPT)
         self._server = AgentlaceServer(
             config,
             stores=(ENV, PEOPLE),
             deliver=lambda store, rows: self._come.put((store, rows)),
-            seen=[bytes.fromhex(key) for key in seen],
+            seen=tuple(self._taken),
         )
 
     def take(self) -> list[ArrivedEpisode]:
         """Return the episodes that are whole by now."""
         while not self._come.empty():
             store, rows = self._come.get()
-            self._open[store] += rows
+            self._open[store] += rows.items()
         return [episode for store in self._open for episode in self._whole(store)]
 
-    def seen(self, waiting: int = 0) -> list[str]:
-        """Keys of rows, for a checkpoint that holds what was taken but for the last `waiting`.
+    def seen(self, without: Iterable[bytes] = ()) -> list[str]:
+        """Keys of the newest rows that were taken, for a checkpoint that holds all but some.
 
-        Rows of an episode that has not ended are not in it either, and are asked for again.
+        Those of an episode that has not ended are not among them, and are asked for again.
         """
-        waiting += sum(map(len, self._open.values()))
-        keys = self._server.seen(_KEPT + waiting)
-        return [key.hex() for key in (keys[:-waiting] if waiting else keys)]
+        missing = frozenset(without)
+        return [key.hex() for key in self._taken if key not in missing]
 
     def publish(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Broadcast parameters, nested by the parts of their names."""
@@ -91,24 +93,33 @@ class AgentlaceFeed:
 
     def _whole(self, store: str) -> list[ArrivedEpisode]:
         found: list[ArrivedEpisode] = []
-        while (length := _length(self._open[store])) is not None:
+        while (length := _length([row for _, row in self._open[store]])) is not None:
             rows, self._open[store] = self._open[store][:length], self._open[store][length:]
+            self._taken += (key for key, _ in rows)
             found += self._converted(store, rows)
         return found
 
-    def _converted(self, store: str, rows: list[Any]) -> list[ArrivedEpisode]:
-        """An episode, or its pieces where rows do not follow each other."""
+    def _converted(self, store: str, rows: list[tuple[bytes, Row]]) -> list[ArrivedEpisode]:
+        """The episode that they are, or its pieces; none where they are refused."""
         try:
-            made = convert(transitions(Path(store), rows), self._contract, self._options)
+            read = transitions(Path(store), [row for _, row in rows])
+            made = convert(read, self._contract, self._options)
         except InputError as error:
             if not self.refused:
                 warn_line(f"rows of an agentlace actor are not taken: {error}")
             self.refused += len(rows)
             return []
-        episodes = [
-            {**e, "expert": np.full(len(e["reward"]), store == PEOPLE)} for e in made.episodes
+        keys = iter([key for key, _ in rows])
+        return [
+            ArrivedEpisode(
+                RUN,
+                -1,
+                {**arrays, "expert": np.full(length, store == PEOPLE)},
+                keys=tuple(itertools.islice(keys, length)),
+            )
+            for arrays in made.episodes
+            for length in [len(arrays["reward"])]
         ]
-        return [ArrivedEpisode(RUN, -1, arrays) for arrays in episodes]
 
 
 def _length(rows: list[Any]) -> int | None:

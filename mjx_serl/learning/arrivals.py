@@ -27,12 +27,14 @@ class ArrivedEpisode:
         id: of its last batch.
         arrays: [T, ...] by the names of a file of demonstrations.
         cut: its end never came; its last row is marked as truncated.
+        keys: of its rows, where they are not numbered.
     """
 
     run: bytes
     id: int
     arrays: Arrays
     cut: bool = False
+    keys: tuple[bytes, ...] = ()
 
     def __len__(self) -> int:
         return len(self.arrays["reward"])

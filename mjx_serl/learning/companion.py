@@ -143,8 +143,8 @@ class LearnerCompanion(Companion):
 
     def memory(self) -> dict[str, Any]:
         """What a checkpoint that is made now must remember."""
-        waiting = sum(len(episode) for episode in self._come if not episode.run)
-        seen = [] if self._feed is None else self._feed.seen(waiting)
+        waiting = [key for episode in self._come for key in episode.keys]
+        seen = [] if self._feed is None else self._feed.seen(without=waiting)
         return {ACTORS: self._ledger.as_json() | {SEEN: seen}}
 
     def on_save(self, epoch: int) -> None:

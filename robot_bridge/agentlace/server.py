@@ -42,7 +42,7 @@ _CONNECTIONS = 64  # whose ids are remembered
 _ROWS = 100_000  # that are known again
 _SAID = 1.0  # between two lines of the log [s]
 
-Rows = Sequence[Mapping[str, Any]]
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +85,11 @@ class AgentlaceServer:
     Args:
         config: see AgentlaceConfig.
         stores: names of the data stores that the actor may fill.
-        deliver: called with a store's name and its new rows, in order; in the server's thread.
+        deliver: called with a store's name and its new rows by key, in order; in the server's
+            thread.
         answer: called with type and payload of a custom request, returns a plain dict.
-        seen: keys of rows that were delivered to a learner before this one (`seen`): they are not
-            delivered again.
+        seen: keys of rows that were delivered to a learner before this one: they are not delivered
+            again.
         host: loopback. Raises UnsafeBindError for another unless `listen_beyond_loopback`.
     """
 
@@ -97,7 +98,7 @@ class AgentlaceServer:
         config: AgentlaceConfig,
         *,
         stores: Sequence[str],
-        deliver: Callable[[str, Rows], None],
+        deliver: Callable[[str, Mapping[bytes, Row]], None],
         answer: Callable[[str, Any], Mapping[str, Any]] | None = None,
         host: str = "127.0.0.1",
         listen_beyond_loopback: bool = False,
@@ -114,7 +115,7 @@ class AgentlaceServer:
         # Last ids by connection, those that have been silent the longest first.
         self._ids: collections.OrderedDict[bytes, dict[str, int]] = collections.OrderedDict()
         self._seen = collections.OrderedDict.fromkeys(seen)
-        self._said, self._lock = -_SAID, threading.Lock()
+        self._said = -_SAID
         self._counters = dict.fromkeys(REJECTIONS, 0)
         self._parameters: Any = None
         self._stopping = threading.Event()
@@ -126,11 +127,6 @@ class AgentlaceServer:
     def counters(self) -> Mapping[str, int]:
         """How many messages were rejected, by kind."""
         return dict(self._counters)
-
-    def seen(self, most: int) -> list[bytes]:
-        """Keys of the newest rows that were delivered, the oldest first."""
-        with self._lock:
-            return list(self._seen)[-most:]
 
     def publish(self, parameters: Mapping[str, Any]) -> None:
         """Send parameters, nested dicts of numpy arrays, to the actor; a newer one replaces them.
@@ -252,10 +248,9 @@ class AgentlaceServer:
             if accepted[index]:
                 fresh.setdefault(_row_key(store, last - len(rows) + 1 + index, row), row)
         new = {key: row for key, row in fresh.items() if key not in self._seen}
-        with self._lock:
-            if new:
-                self._deliver(store, list(new.values()))
-            self._remember(new)
+        if new:
+            self._deliver(store, new)
+        self._remember(new)
         self._count("duplicate", sum(accepted) - len(new))
         ids = self._last(address)
         ids[store] = max(ids[store], last)

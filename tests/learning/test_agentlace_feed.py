@@ -168,6 +168,27 @@ def test_a_learner_that_starts_anew_takes_nothing_twice_and_loses_nothing(port) 
     actor.close()
 
 
+def test_a_checkpoint_knows_the_rows_it_holds_whichever_store_they_came_from(port) -> None:
+    """Those that a person drove wait for what follows, while later ones are learned from."""
+    first = AgentlaceFeed(config(port), CONTRACT, MAP)
+    actor = Actor(port)
+    actor.rows[PEOPLE] = [row(n) for n in (1, 2)]
+    actor.update(PEOPLE)
+    actor.rows[ENV] = [row(n, done=n in (3, 7)) for n in range(8)]
+    actor.update()
+    stored, waiting = first.take()
+    kept = first.seen(without=waiting.keys)
+    first.close()
+    again = AgentlaceFeed(config(port), CONTRACT, MAP, kept)
+    actor.rows[PEOPLE].append(row(30))
+    actor.update(PEOPLE)
+    actor.update()
+    assert numbers(stored) == [0, 1, 2, 3]
+    assert [numbers(e) for e in again.take()] == [[4, 5, 6, 7], [1, 2]]
+    again.close()
+    actor.close()
+
+
 def test_rows_of_another_task_are_refused_and_counted(feed, actor, capsys) -> None:
     other = row(0, done=True)
     other["observations"]["wrist_1"] = np.zeros((1, 16, 16, 3), np.uint8)

@@ -39,8 +39,8 @@ class Learner:
         self.rows: list[tuple[str, list]] = []
         self.requests: list[tuple[str, Any]] = []
 
-    def deliver(self, store: str, rows: list) -> None:
-        self.rows.append((store, rows))
+    def deliver(self, store: str, rows: dict) -> None:
+        self.rows.append((store, [*rows.values()]))
 
     def answer(self, kind: str, payload: Any) -> dict:
         self.requests.append((kind, payload))
