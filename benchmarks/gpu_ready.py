@@ -1,0 +1,149 @@
+"""Would each preset's epoch compile for a GPU? Lowered for CUDA on a machine that has none.
+
+    python -m benchmarks.gpu_ready
+    python -m benchmarks.gpu_ready --presets fast pixels --physics warp --num-envs 4096
+
+What XLA is given for one epoch is read: nothing in it may call back into Python, each custom call
+is a known one, no number is 64 bits wide by mistake, and the buffers of the state that goes in are
+those of the state that comes out. A row's figure is the time of lowering; it names the largest
+arrays. That it also runs, and how fast, only a GPU can show.
+"""
+
+import dataclasses
+import math
+import re
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+
+from benchmarks.results import Recorder
+from benchmarks.resumable import go_on, is_wanted, require_known
+from mjx_serl.platform import prepare_platform
+from scenes.contract.ranges import ranged
+
+QUESTION = "gpu_ready"
+# What jaxlib and warp's foreign functions are called as, up to the number that warp counts.
+KNOWN = ("cusolver_", "cublas_", "cu_threefry2x32", "jax_callable_variadic_tuple", "Sharding")
+_ELEMENT_BYTES = {"i1": 1, "i8": 1, "ui8": 1, "i16": 2, "f16": 2, "bf16": 2, "i32": 4, "ui32": 4}
+_ELEMENT_BYTES |= {"f32": 4, "i64": 8, "ui64": 8, "f64": 8}
+_LARGEST = 3  # arrays that are named
+Kind = Literal["mjx", "warp"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuReadyConfig:
+    """What is lowered.
+
+    Attributes:
+        presets: of train.py; all by default.
+        physics: each of them.
+        num_envs: worlds; None leaves the preset's.
+        again: lower once more what is filed already.
+    """
+
+    presets: tuple[str, ...] = ()
+    physics: tuple[Kind, ...] = ("mjx", "warp")
+    num_envs: int | None = ranged(None, least=1)
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class CudaModule:
+    """What XLA would be given for an epoch on a GPU.
+
+    Attributes:
+        unknown: custom calls that no GPU library is known by.
+        callbacks: it calls back into Python, which is not lowered for another machine's device.
+        doubles: arrays of 64-bit floats.
+        kept: arrays of the state whose buffers are used again, of `donated` in all.
+        largest: bytes and type of the largest arrays.
+    """
+
+    unknown: tuple[str, ...] = ()
+    callbacks: bool = False
+    doubles: int = 0
+    kept: int = 0
+    donated: int = 0
+    largest: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def faults(self) -> list[str]:
+        """What a GPU would stumble over, in words."""
+        found = ["calls back into Python"] if self.callbacks else []
+        found += [f"unknown custom call: {name}" for name in self.unknown]
+        if self.doubles:
+            found.append(f"{self.doubles} arrays of 64-bit floats")
+        if self.kept < self.donated:
+            found.append(f"{self.donated - self.kept} of {self.donated} buffers are not used again")
+        return found
+
+
+def cuda_module(trainer: Any) -> CudaModule:
+    """Lower a trainer's epoch for CUDA, its state donated, and read what it became."""
+    shapes = trainer.state_shapes()
+    traced = jax.jit(trainer.epoch, donate_argnums=0).trace(shapes)
+    try:
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    except ValueError as error:
+        if "different from the lowering platform" not in str(error):
+            raise
+        return CudaModule(callbacks=True)
+    calls = sorted(set(re.findall(r"custom_call @([\w.]+)", text)))
+    heading = re.search(r"func.func public @main\((.*)\) -> ", text)
+    arguments = heading[1].split("%arg")[1:] if heading else []
+    kept = sum("tf.aliasing_output" in each or "jax.buffer_donor" in each for each in arguments)
+    types = set(re.findall(r"tensor<((?:\d+x)*u?[a-z]+\d+)>", text))
+    sizes = sorted(((_bytes_of(kind), kind) for kind in types), reverse=True)
+    return CudaModule(
+        unknown=tuple(name for name in calls if not name.startswith(KNOWN)),
+        doubles=sum(kind.endswith("f64") for kind in types),
+        kept=kept,
+        donated=len(arguments),
+        largest=tuple(sizes[:_LARGEST]),
+    )
+
+
+def _bytes_of(kind: str) -> int:
+    *shape, element = kind.split("x")
+    return _ELEMENT_BYTES.get(element, 0) * math.prod(map(int, shape))
+
+
+def run(cfg: GpuReadyConfig, recorder: Recorder) -> None:
+    """Lower what has no row yet."""
+    prepare_platform(mjx_on_cpu=True)
+    from mjx_serl.experiments import PRESETS
+
+    require_known("preset", cfg.presets, [*PRESETS])
+    for preset in cfg.presets or [*PRESETS]:
+        for physics in cfg.physics:
+            name = f"{preset}, {physics}" + (f", {cfg.num_envs} worlds" if cfg.num_envs else "")
+            if is_wanted(recorder, name, again=cfg.again):
+                _measure(PRESETS[preset](), physics, cfg.num_envs, name, recorder)
+
+
+def on_gpu(config: Any, physics: Kind, num_envs: int | None = None) -> Any:
+    """A run's config with what a GPU would choose: physics there, a renderer that is traced."""
+    changes: dict[str, Any] = {"physics": physics}
+    if num_envs is not None:
+        changes["num_envs"] = num_envs
+    if config.pixels.cameras:
+        changes["pixels"] = dataclasses.replace(config.pixels, backend="xla")
+    return dataclasses.replace(config, **changes)
+
+
+def _measure(
+    config: Any, physics: Kind, num_envs: int | None, name: str, recorder: Recorder
+) -> None:
+    cfg = on_gpu(config, physics, num_envs)
+    began = time.perf_counter()
+    found = cuda_module(cfg.build(cfg.build_observer()))
+    largest = [f"{size / 2**20:.1f} MiB {kind}" for size, kind in found.largest]
+    params = {"worlds": cfg.num_envs, "faults": found.faults, "largest": largest}
+    params |= {"buffers": found.donated, "task": cfg.task}
+    recorder.add(name, time.perf_counter() - began, "s", params)
+
+
+if __name__ == "__main__":
+    go_on(GpuReadyConfig, __doc__, QUESTION, run)
