@@ -183,6 +183,13 @@ class MonitoredArm(Protocol):
         ...
 
 
+def require_connected(info: ArmInfo | None) -> ArmInfo:
+    """Return what is known of an arm once it is connected; DriverError before."""
+    if info is None:
+        raise DriverError("The arm is not connected; call connect() first")
+    return info
+
+
 def require_token(token: ArmToken, purpose: Literal["arm", "recover"]) -> None:
     """Raise DriverError unless the token is a person's consent to `purpose`."""
     if not isinstance(token, ArmToken) or token.purpose != purpose:

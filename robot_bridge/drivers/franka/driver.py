@@ -24,6 +24,7 @@ from robot_bridge.driver import (
     Mode,
     Target,
     Vector,
+    require_connected,
     require_finite,
     require_token,
 )
@@ -148,9 +149,7 @@ class FrankaDriver:
     @property
     def info(self) -> ArmInfo:
         """What is connected; DriverError before `connect`."""
-        if self._info is None:
-            raise DriverError("The arm is not connected; call connect() first")
-        return self._info
+        return require_connected(self._info)
 
     def connect(self) -> None:
         """Open the links to arm and hand and read both; moves nothing."""

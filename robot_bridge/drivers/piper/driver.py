@@ -19,6 +19,7 @@ from robot_bridge.driver import (
     DriverError,
     JointReadings,
     Target,
+    require_connected,
     require_token,
 )
 from robot_bridge.drivers.piper.bring_up import enable, identify, set_crash_level
@@ -83,9 +84,7 @@ class PiperDriver:
     @property
     def info(self) -> ArmInfo:
         """What is connected; valid after `connect`."""
-        if self._info is None:
-            raise DriverError("Not connected to a Piper; call connect() first")
-        return self._info
+        return require_connected(self._info)
 
     def connect(self) -> None:
         """Open the bus, read the arm and its firmware; neither moves nor enables it."""

@@ -25,6 +25,7 @@ from robot_bridge.driver import (
     Mode,
     Target,
     Vector,
+    require_connected,
     require_finite,
     require_token,
 )
@@ -105,9 +106,7 @@ class SerlHttpDriver:
     @property
     def info(self) -> ArmInfo:
         """What is connected; DriverError before `connect`."""
-        if self._info is None:
-            raise DriverError("The arm is not connected; call connect() first")
-        return self._info
+        return require_connected(self._info)
 
     def connect(self) -> None:
         """Begin to ask for states; DriverError where no server answers."""

@@ -11,6 +11,7 @@ from robot_bridge.driver import (
     DriverError,
     JointReadings,
     Target,
+    require_connected,
     require_finite,
     require_token,
 )
@@ -53,9 +54,7 @@ class UrDriver:
     @property
     def info(self) -> ArmInfo:
         """What is connected; DriverError before `connect`."""
-        if self._info is None:
-            raise DriverError("The arm is not connected; call connect() first")
-        return self._info
+        return require_connected(self._info)
 
     def connect(self) -> None:
         """Open the links to controller and gripper and read both; moves nothing."""
