@@ -9,12 +9,13 @@ are in the learner's replay, once and twice.
 """
 
 import collections
+import itertools
 import json
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -125,27 +126,37 @@ def _learned(arms: Arms) -> int:
 def _compared(arms: Arms) -> dict[str, Any]:
     """How often each row that the actors put into agentlace's store is in the learner's replay.
 
-    An actor that is killed takes with it what it had not sent; what came after the last episode
-    that was taken counts for nothing.
+    An actor that is killed takes with it what it had not sent, its last rows; what came after the
+    last episode that the learner took counts for nothing.
     """
     lines = (arms.folder / "rows.jsonl").read_text().splitlines()
-    sent = [(driven, np.float32(state).tobytes()) for driven, state in map(json.loads, lines)]
+    sent = [
+        (actor, driven, np.float32(state).tobytes())
+        for actor, driven, state in map(json.loads, lines)
+    ]
     kept = _kept(last_arrays(arms.run))
-    known = {state for _, state in sent}
-    came = [kept[False, state] for _, state in sent]
-    last = max((at for at, times in enumerate(came) if times), default=-1)
-    driven = [kept[True, state] for is_driven, state in sent[: last + 1] if is_driven]
+    known = {state for *_, state in sent}
+    last = max(at for at, (*_, state) in enumerate(sent) if kept[False, state])
+    sent = sent[: last + 1]
+    by_actor = [list(rows) for _, rows in itertools.groupby(sent, key=lambda row: row[0])]
+    ends = [_after_last([kept[False, state] for *_, state in rows]) for rows in by_actor]
+    driven = [kept[True, state] for _, is_driven, state in sent if is_driven]
     told = re.findall(r"parameters (\d+)", (arms.folder / "actor.log").read_text())
     return {
-        "sent": last + 1,
-        "kept": sum(times for (_, state), times in kept.items() if state in known),
-        "missing": came[: last + 1].count(0),
+        "sent": len(sent),
+        "unsent": sum(ends),
+        "missing": sum(not kept[False, state] for *_, state in sent) - sum(ends),
         "twice": sum(times > 1 for times in kept.values()),
         "unknown": sum(state not in known for _, state in kept),
         "driven": len(driven),
         "driven_missing": driven.count(0),
         "versions_taken": max(map(int, told), default=0),
     }
+
+
+def _after_last(times: Sequence[int]) -> int:
+    """How many zeros there are at the end."""
+    return len(list(itertools.takewhile(lambda count: not count, reversed(times))))
 
 
 def _kept(arrays: Mapping[str, np.ndarray]) -> collections.Counter[tuple[bool, bytes]]:

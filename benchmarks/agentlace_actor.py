@@ -7,6 +7,7 @@ Observations are one flat "state", as SERL's wrappers make it; parameters come b
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -108,7 +109,7 @@ class SerlActor:
             }
             for name in (ENV, PEOPLE) if driven else (ENV,):
                 self._stores[name].insert(row)
-            log.write(json.dumps([driven, _flat(obs).tolist()]) + "\n")
+            log.write(json.dumps([os.getpid(), driven, _flat(obs).tolist()]) + "\n")
             log.flush()
             obs, at = after, at + 1
             self._keep_pace()

@@ -8,7 +8,16 @@ import inspect
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from benchmarks import arm_sessions, arms, bundles, extremes, interventions, tasks, traffic
+from benchmarks import (
+    agentlace,
+    arm_sessions,
+    arms,
+    bundles,
+    extremes,
+    interventions,
+    tasks,
+    traffic,
+)
 from benchmarks.methods import DEPLOYED, ENCODERS, METHODS, PACED, PICTURED, QUESTION, TASKS, Method
 from benchmarks.process import ROOT
 from benchmarks.results import Result, load
@@ -65,7 +74,8 @@ time over the clock's (of a machine that did other things too), updates per step
 bundle's 100 episodes on the arm after it (`python -m benchmarks.arms`).
 """
 _LINK = """What the arms' own simulators, kills and a broken network came to (`python -m
-benchmarks.arm_sessions`, `benchmarks.traffic`, `benchmarks.arms --kills 5`):
+benchmarks.arm_sessions`, `benchmarks.traffic`, `benchmarks.arms --kills 5`,
+`benchmarks.agentlace`):
 """
 _PRESETS = """## Presets
 
@@ -275,6 +285,16 @@ def _link(results: Sequence[Result]) -> Iterator[str]:
             yield (
                 f"- a learner {row.name} and resumed: {row.value:.0f} of {p['arrays']} arrays of "
                 "its last checkpoint differ from one that was not"
+            )
+        elif row.question == agentlace.QUESTION:
+            killed = " and ".join(
+                f"{times} kills of the {who}" for who, times in p["killed"].items()
+            )
+            yield (
+                f"- agentlace's own client ({row.name}): {100 * row.value:.0f} % after "
+                f"{p['env_steps']:,} steps; of {p['sent']:,} rows of the actor {p['missing']} "
+                f"missing, {p['twice']} stored twice, {p['unsent']} not sent when it was killed; "
+                f"{killed}; {p['versions_taken']} versions of parameters taken"
             )
 
 
