@@ -78,12 +78,10 @@ def draw_bands(bands: Mapping[str, tuple[Band, Band]], rows: Sequence[Row], path
     for name, pair in bands.items():
         for axes, band, x_scale in zip((left, right), pair, (scale, 1.0), strict=True):
             xs = [x * x_scale for x in band.x]
-            (line,) = axes.step(xs, band.y, where="post", linewidth=1.6, label=name)
+            (line,) = axes.plot(xs, band.y, "o-", ms=3, label=name)
             if band.low is not None and band.high is not None:
                 color = line.get_color()
-                axes.fill_between(
-                    xs, band.low, band.high, step="post", color=color, alpha=0.12, linewidth=0
-                )
+                axes.fill_between(xs, band.low, band.high, color=color, alpha=0.12, linewidth=0)
     _finish(figure, left, right, path)
 
 

@@ -21,6 +21,7 @@ from scenes.contract.manifest import MANIFEST
 from scenes.contract.serialize import from_json, to_json
 
 SEEDS = "seeds.json"  # in a folder that holds runs of several seeds
+SWEEP = "sweep.toml"  # in one that holds such folders
 T = TypeVar("T")
 
 
@@ -152,6 +153,15 @@ class RunFolder:
         """Read `summary.json`, None before the run's end."""
         path = self.path / "summary.json"
         return from_json(Summary, json.loads(path.read_text())) if path.exists() else None
+
+
+def runs_in(path: Path) -> list[Path]:
+    """The folders of the runs of several seeds, or of a sweep, that a folder holds, else itself."""
+    if (path / SWEEP).is_file():
+        return [run for inside in sorted(path.glob(f"*/{SEEDS}")) for run in runs_in(inside.parent)]
+    if (path / SEEDS).is_file():
+        return sorted(inside for inside in path.glob("seed-*") if inside.is_dir())
+    return [path]
 
 
 def write_seeds(path: Path, seeds: Sequence[int], config: Any) -> None:

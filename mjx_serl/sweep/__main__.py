@@ -1,5 +1,6 @@
 """Many runs of train.py from one file: python -m mjx_serl.sweep SPEC.toml --jobs 4"""
 
+import shlex
 import sys
 from collections import Counter
 from pathlib import Path
@@ -92,8 +93,8 @@ def _train(
 
 def _submit(sweep: Sweep, jobs: int | None, *, retry: bool) -> int:
     path = write_script(sweep, jobs=jobs, words=("--retry",) if retry else ())
-    sys.stdout.write(f"{path}\nSubmit it with:\n  sbatch {path}\nand then, for the report:\n")
-    sys.stdout.write(f"  {sweep.command('--report')}\n")
+    sys.stdout.write(f"Submit it with:\n  sbatch {shlex.quote(str(path))}\n")
+    sys.stdout.write(f"and once runs are over, for the report:\n  {sweep.command('--report')}\n")
     return 0
 
 

@@ -8,7 +8,6 @@ A variant's folder is what `train.py --seeds` makes, so that compare and the das
 """
 
 import contextlib
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,15 +15,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from mjx_serl.run.folder import SEEDS, RunFolder, write_seeds
+from mjx_serl.run.folder import SEEDS, SWEEP, RunFolder, write_seeds
 from mjx_serl.run.run_lock import require_unlocked
 from mjx_serl.sweep.spec import Spec, Variant, read_spec
 from scenes.contract.command_line import how_to_start
 from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.files import write_atomically
-from scenes.contract.names import unknown_name
 
-SPEC = "sweep.toml"
 State = Literal["finished", "failed", "training", "interrupted", "not begun"]
 
 
@@ -111,9 +108,9 @@ class Sweep:
         """Read a spec, or the one in the folder of a sweep that was begun."""
         if not path.is_dir():
             return cls(read_spec(path))
-        if not (path / SPEC).is_file():
-            raise FileNotFoundError(f"'{path}' has no {SPEC}: name a sweep's folder or its file")
-        return cls(read_spec(path / SPEC, folder=path))
+        if not (path / SWEEP).is_file():
+            raise FileNotFoundError(f"'{path}' has no {SWEEP}: name a sweep's folder or its file")
+        return cls(read_spec(path / SWEEP, folder=path))
 
     @property
     def path(self) -> Path:
@@ -148,7 +145,7 @@ class Sweep:
     @property
     def is_written(self) -> bool:
         """Whether its folder holds this very spec, whose options were read then."""
-        file = self.path / SPEC
+        file = self.path / SWEEP
         return file.is_file() and file.read_text(errors="replace") == self.spec.text
 
     def write(self, configs: Mapping[str, Any] | None) -> None:
@@ -164,4 +161,4 @@ class Sweep:
         for name, config in configs.items():
             (self.path / name).mkdir(exist_ok=True)
             write_seeds(self.path / name, self.spec.seeds, config)
-        write_atomically(self.path / SPEC, self.spec.text)
+        write_atomically(self.path / SWEEP, self.spec.text)

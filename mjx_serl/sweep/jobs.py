@@ -107,7 +107,7 @@ class Jobs:
             go_on: the command that goes on with what a signal ended.
         """
         told = partial(note_stop, go_on)
-        with StopSignal(on_first=told, on_second=self._interrupt) as stop:
+        with StopSignal(on_first=told, on_second=self._kill) as stop:
             try:
                 while (self._running or self._waiting) and not stop.requested:
                     while self._waiting and self._free:
@@ -157,8 +157,12 @@ class Jobs:
             self._say(run, f"FAILED, {why}")
 
     def _interrupt(self) -> None:
-        for job in list(self._running):
+        for job in self._running:
             job.process.send_signal(signal.SIGINT)
+
+    def _kill(self) -> None:
+        for job in list(self._running):
+            job.process.kill()
 
     def _say(self, run: SweepRun | None, what: str) -> None:
         self._said = time.monotonic()

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,11 +22,11 @@ _CURVE_SAMPLES = 1000  # of the bootstrap at each of them
 _ABOUT = f"""\
 Success is that of the final evaluation of each finished run. Of several seeds it is the
 interquartile mean: a quarter of the runs, rounded down, is cut at each end and the rest averaged
-(as rliable does, arXiv 2108.13264), so that of fewer than four runs it is the mean. The interval is
-the 95 % one of a stratified bootstrap with {SAMPLES:,} samples, tasks being the strata; of few seeds
-it is too narrow, of one there is none. Steps are those up to the first evaluation of at least
-{GOOD:.0%}, of the runs that had one. Steps and times are interquartile means as well; a time is that
-of the run's own clock, beside whatever ran at the same time.
+(as rliable does, arXiv 2108.13264), so that of fewer than four runs it is the mean. The interval
+is the 95 % one of a stratified bootstrap with {SAMPLES:,} samples, tasks being the strata; of few
+seeds it is too narrow, of one there is none. Steps are those up to the first evaluation of at
+least {GOOD:.0%}, of the runs that had one. Steps and times are interquartile means as well; a time
+is that of the run's own clock, beside whatever ran at the same time.
 """
 _CURVES = """\
 Each curve is the interquartile mean of the latest evaluations of a variant's finished runs, in
