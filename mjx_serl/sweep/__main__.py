@@ -27,14 +27,24 @@ def main(
     slurm: bool = False,
     report: bool = False,
 ) -> int:
-    """Train every variant and seed of a file (docs/sweeps.md), each as a process of its own.
+    """Train every variant and seed of a file, each as a process of its own, and write a report.
 
     Started again, it goes on: what is finished is left out, what was interrupted is resumed.
 
+        seeds = "0..7"
+        [base]                                # options of train.py for all runs
+        task = "franka/pick_cube"
+        [grid]                                # each combination is a variant
+        agent.lr = [3e-4, 6e-4]
+        [variants.chunked]                    # a name for options, with each of the grid's
+        preset = "qc_rlpd"
+
+    docs/sweeps.md has the rest.
+
     Args:
         spec: the TOML file, or the folder of a sweep that was begun.
-        jobs: runs side by side, which share this machine's processors; 1 unless it is said. With
-            `--slurm` tasks at once, all unless it is said.
+        jobs: runs side by side, which share the processors (by default 1), or tasks of Slurm at
+            once (by default all).
         retry: train what failed as well, from its last checkpoint.
         only: train the run of this number alone, from 0.
         slurm: write a script for Slurm (sbatch) in place of training.
@@ -50,7 +60,7 @@ def main(
     if report:
         return _report(sweep)
     # Before every option is checked nothing is there.
-    configs = None if sweep.is_written else planned_apart(spec, sweep.path)
+    configs = None if sweep.is_checked else planned_apart(sweep.file, sweep.path)
     sweep.path.mkdir(parents=True, exist_ok=True)
     if only is not None:
         run = sweep.run(only)
@@ -72,19 +82,19 @@ def _train(
     sweep: Sweep, runs: list[SweepRun], *, jobs: int, retry: bool, words: tuple[str, ...]
 ) -> int:
     """Train those of some runs that are not over; says which failed, and returns the status."""
-    before = Counter(run.state() for run in sweep.runs)
+    before = Counter(run.state() for run in runs)
     sys.stdout.write(f"{', '.join(f'{n} {state}' for state, n in before.items())}\n")
     wanted = ("not begun", "interrupted", *(["failed"] if retry else []))
     todo = [run for run in runs if run.state() in wanted]
-    work = Jobs(todo, jobs=jobs, total=len(sweep.runs), done=before["finished"])
+    work = Jobs(todo, jobs=jobs, total=len(runs), done=before["finished"])
     stopped = work.work(sweep.command(*words))
     failed = [run for run in runs if run.state() == "failed"]
     for run in failed:
         sys.stdout.write(f"failed: {run.name}: {run.failure()}\n  {run.log}\n")
     if failed:
         sys.stdout.write(f"Once that is mended:\n  {sweep.command(*words, '--retry')}\n")
-    if elsewhere := [run.name for run in runs if run.state() == "training"]:
-        sys.stdout.write(f"in training by another process: {', '.join(elsewhere)}\n")
+    for why in filter(None, (run.holder() for run in runs)):
+        sys.stdout.write(f"left alone: {why}\n")
     if stopped:
         sys.stdout.write(f"Stopped and saved. Go on with:\n  {sweep.command(*words)}\n")
         return INTERRUPTED

@@ -1,13 +1,14 @@
 """The folder of a sweep, and how far each of its runs is.
 
 runs/<sweep>/
-    sweep.toml  lock  report.md  report.json  curves.png  sweep.sbatch
+    sweep.toml  checked  lock  report.md  report.json  curves.png  sweep.sbatch
     <variant>/  seeds.json  seed-0/  seed-0.log  seed-0.failed  seed-1/  ...
 
 A variant's folder is what `train.py --seeds` makes, so that compare and the dashboard know it.
 """
 
 import contextlib
+import hashlib
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from scenes.contract.command_line import how_to_start
 from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.files import write_atomically
 
+_CHECKED = "checked"  # holds the digest of the spec that was
 State = Literal["finished", "failed", "training", "interrupted", "not begun"]
 
 
@@ -67,13 +69,19 @@ class SweepRun:
         """How far it is; whoever trains in it now, here or elsewhere, holds its lock."""
         if self._mark.exists():
             return "failed"
-        try:
-            require_unlocked(self.path)
-        except InputError:
+        if self.holder():
             return "training"
         if self.folder.is_finished:
             return "finished"
         return "interrupted" if self.folder.has_begun else "not begun"
+
+    def holder(self) -> str:
+        """Who trains in it, and what to do about it; "" where nobody does."""
+        try:
+            require_unlocked(self.path)
+        except InputError as error:
+            return str(error)
+        return ""
 
     def failure(self) -> str:
         """The line that says why it failed, "" where it did not."""
@@ -99,18 +107,24 @@ class SweepRun:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep and where it is kept."""
+    """A sweep and where it is kept.
+
+    Attributes:
+        spec: what it is made of.
+        file: that says so.
+    """
 
     spec: Spec
+    file: Path
 
     @classmethod
     def open(cls, path: Path) -> "Sweep":
         """Read a spec, or the one in the folder of a sweep that was begun."""
         if not path.is_dir():
-            return cls(read_spec(path))
+            return cls(read_spec(path), path)
         if not (path / SWEEP).is_file():
             raise FileNotFoundError(f"'{path}' has no {SWEEP}: name a sweep's folder or its file")
-        return cls(read_spec(path / SWEEP, folder=path))
+        return cls(read_spec(path / SWEEP, folder=path), path / SWEEP)
 
     @property
     def path(self) -> Path:
@@ -143,16 +157,21 @@ class Sweep:
         return " ".join([how_to_start("sweep"), shlex.quote(str(self.path)), *words])
 
     @property
-    def is_written(self) -> bool:
-        """Whether its folder holds this very spec, whose options were read then."""
-        file = self.path / SWEEP
-        return file.is_file() and file.read_text(errors="replace") == self.spec.text
+    def is_checked(self) -> bool:
+        """Whether the options of this very spec have been read, and its folders made."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self.path / _CHECKED).read_text() == self._digest
+        return False
+
+    @property
+    def _digest(self) -> str:
+        return hashlib.sha256(self.spec.text.encode()).hexdigest()
 
     def write(self, configs: Mapping[str, Any] | None) -> None:
         """Make the variants' folders and keep the spec.
 
         Args:
-            configs: of the variants as JSON, by name; None where all is written.
+            configs: of the variants as JSON, by name; None where this was done before.
         """
         if configs is None:
             return
@@ -162,3 +181,4 @@ class Sweep:
             (self.path / name).mkdir(exist_ok=True)
             write_seeds(self.path / name, self.spec.seeds, config)
         write_atomically(self.path / SWEEP, self.spec.text)
+        write_atomically(self.path / _CHECKED, self._digest)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mjx_serl.platform import prepare_platform
 from mjx_serl.sweep.spec import Spec, Variant, read_spec
-from scenes.contract.command_line import guarded
+from scenes.contract.command_line import guarded, how_to_start
 from scenes.contract.errors import InputError, UserError
 from scenes.contract.serialize import to_json
 
@@ -29,9 +29,10 @@ def planned_apart(spec: Path, folder: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "configs.json"
         command = [sys.executable, "-m", "mjx_serl.sweep.plan", *map(str, (spec, folder, out))]
-        status = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
-        if status:
-            raise SystemExit(status)
+        # Interrupted with us, it would show a traceback; `run` ends it.
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, start_new_session=True)
+        if done.returncode:
+            raise SystemExit(done.returncode)
         return json.loads(out.read_text())
 
 
@@ -98,4 +99,6 @@ def main(spec: Path, folder: Path, out: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(Path, sys.argv[1:4])))
+    paths = sys.argv[1:4]
+    sys.argv = [how_to_start("train")]  # whose options those are, where one is refused
+    sys.exit(main(*map(Path, paths)))

@@ -26,8 +26,8 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     """Run the command on `sweep.toml` of an empty folder, with what the fake is to do."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(jobs, "TRAIN", (sys.executable, "-S", str(FAKE)))
-    plain = {"plain": {}, "wide": {}}
-    monkeypatch.setattr(command, "planned_apart", lambda spec, folder: plain)
+    configs = {"plain": {}, "wide": {}}
+    monkeypatch.setattr(command, "planned_apart", lambda spec, folder: configs)
     Path("sweep.toml").write_text(SPEC)
 
     def run(*words: str, **fake: list[int]) -> int:
