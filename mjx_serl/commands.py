@@ -100,14 +100,22 @@ def open_run(
     """
     cfg.check()
     if resume is None:
-        cfg = _over_its_base(cfg)
-        cfg = dataclasses.replace(cfg, pixels=cfg.pixels.pinned()).pinned_fit().pinned_classifier()
+        cfg = pinned(cfg)
     folder = RunFolder.open(resume) if resume else _new_folder(cfg)
     with contextlib.nullcontext() if resume else _removed_unused(folder):
         require_unlocked(folder.path)
         changes = allowed_changes(folder.read_config(TrainConfig), cfg) if resume else ()
         hooks = default_hooks(cfg, folder) if hooks is None else hooks
         yield Run(cfg, folder, hooks, outputs, changes, _companions(cfg))
+
+
+def pinned(cfg: TrainConfig) -> TrainConfig:
+    """The config of a new run with what the files and the run that it names hold now.
+
+    Raises FileNotFoundError, and InputError where they do not fit.
+    """
+    cfg = _over_its_base(cfg)
+    return dataclasses.replace(cfg, pixels=cfg.pixels.pinned()).pinned_fit().pinned_classifier()
 
 
 def _companions(cfg: TrainConfig) -> list[Companion]:

@@ -13,12 +13,11 @@ from pathlib import Path
 from mjx_serl.commands import parse_resumed, parse_train, train
 from mjx_serl.config import TrainConfig
 from mjx_serl.platform import parse_start
-from mjx_serl.run.folder import SEEDS, RunFolder
+from mjx_serl.run.folder import SEEDS, RunFolder, write_seeds
 from mjx_serl.run.resume import allowed_changes
 from mjx_serl.run.run_table import compare_runs
 from mjx_serl.run.signals import undo_on_quit
 from scenes.contract.errors import InputError
-from scenes.contract.files import write_atomically
 from scenes.contract.serialize import from_json, to_json
 
 _NAMED = 5  # so many seeds are named in a folder's name
@@ -95,20 +94,20 @@ class SeedRuns:
                 status = self._train_each()
             finally:
                 self._remove_unused()
-        begun = [folder for folder in map(self._folder, self.seeds) if _has_begun(folder)]
+        begun = [folder for folder in map(self._folder, self.seeds) if folder.has_begun]
         sys.stdout.write(compare_runs(begun, self.path / "compare.png"))
         return status
 
     def _train_each(self) -> int:
         for number, seed in enumerate(self.seeds, start=1):
             folder = self._folder(seed)
-            begun = _has_begun(folder)
+            begun = folder.has_begun
             cfg = self._goes_on(folder) if begun else self._begins(folder, seed)
-            if _is_finished(folder) and folder.read_config(TrainConfig) == cfg:
+            if folder.is_finished and folder.read_config(TrainConfig) == cfg:
                 continue
             sys.stdout.write(f"seed {seed}, {number} of {len(self.seeds)}\n")
             status = train(cfg, folder.path if begun else None)
-            if status or not _is_finished(folder):
+            if status or not folder.is_finished:
                 return status
         return 0
 
@@ -129,20 +128,10 @@ class SeedRuns:
         return RunFolder(self.path / f"seed-{seed}")
 
     def _write(self) -> None:
-        data = {"seeds": list(self.seeds), **to_json(self.cfg)}
-        write_atomically(self.path / SEEDS, json.dumps(data, indent=2) + "\n")
+        write_seeds(self.path, self.seeds, to_json(self.cfg))
 
     def _remove_unused(self) -> None:
         """Give the name back where not one run was begun."""
         if [path.name for path in self.path.glob("*")] == [SEEDS]:
             (self.path / SEEDS).unlink()
             self.path.rmdir()
-
-
-def _has_begun(folder: RunFolder) -> bool:
-    return (folder.path / "config.json").is_file()
-
-
-def _is_finished(folder: RunFolder) -> bool:
-    # A summary stays where a finished run is taken further.
-    return any(row["kind"] == "final" for row in folder.read_metrics()[-1:])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mjx_serl.dashboard.replay import replay_files
-from mjx_serl.run.folder import SEEDS, RunFolder, parse_row
+from mjx_serl.run.folder import RunFolder, parse_row, runs_in
 from mjx_serl.run.nan_world import FILE as NAN_DUMP
 from mjx_serl.run.remote import COMMANDS, is_paused
 from mjx_serl.run.run_lock import require_unlocked
@@ -115,8 +115,8 @@ class Runs:
             yield root
             return
         for path in sorted(p for p in root.glob("*") if p.is_dir()):
-            if (path / SEEDS).is_file():
-                yield from (p for p in sorted(path.glob("seed-*")) if p.is_dir())
+            if (inside := runs_in(path)) != [path]:
+                yield from inside
             elif any((path / file).exists() for file in ("config.json", "metrics.jsonl")):
                 yield path
 

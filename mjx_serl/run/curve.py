@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ _INK, _MUTED, _GRID = "#22272e", "#6b7280", "#e5e7eb"
 _EVAL, _TRAIN = "#2563eb", "#9db8ee"
 
 _LEGEND_COLUMNS = 4
-_SPENT = {"env_steps": "environment steps", "grad_steps": "updates"}
+SPENT = {"env_steps": "environment steps", "grad_steps": "updates"}
 
 Row = dict[str, Any]
 """One line of `metrics.jsonl`."""
@@ -28,7 +29,7 @@ def draw_curve(rows: Sequence[Row], path: Path, *, title: str = "") -> None:
         return
     figure, left, right, scale = _panels(rows)
     _draw_panel(left, rows, "elapsed_s", scale)
-    _draw_panel(right, rows, _spent(rows), 1.0)
+    _draw_panel(right, rows, spent_on(rows), 1.0)
     _draw_legend(figure, left, right)
     figure.suptitle(headline(rows, title), x=0.01, ha="left", color=_INK, fontsize=11)
     with new_file(path) as part:
@@ -41,11 +42,51 @@ def draw_comparison(runs: Mapping[str, Sequence[Row]], path: Path) -> None:
     figure, left, right, scale = _panels(every)
     for name, rows in runs.items():
         evals = [row for row in rows if row["kind"] in ("eval", "final")]
-        for axes, x_name, x_scale in ((left, "elapsed_s", scale), (right, _spent(every), 1.0)):
+        for axes, x_name, x_scale in ((left, "elapsed_s", scale), (right, spent_on(every), 1.0)):
             xs = [row[x_name] * x_scale for row in evals]
             (line,) = axes.plot(xs, [row["success_rate"] for row in evals], "o-", ms=3, label=name)
             low, high = ([row["success_ci95"][i] for row in evals] for i in (0, 1))
             axes.fill_between(xs, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
+    _finish(figure, left, right, path)
+
+
+@dataclass(frozen=True)
+class Band:
+    """A curve of several runs together, with its interval.
+
+    Attributes:
+        x: seconds or steps.
+        y: success rate there.
+        low, high: ends of its interval, None where there is none.
+    """
+
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None
+    high: Sequence[float] | None
+
+
+def draw_bands(bands: Mapping[str, tuple[Band, Band]], rows: Sequence[Row], path: Path) -> None:
+    """Draw curves over wall time and over steps, by name, and replace `path` atomically.
+
+    Args:
+        bands: each over seconds and over what `spent_on` says of the rows.
+        rows: of all runs that they are of.
+        path: of the PNG.
+    """
+    figure, left, right, scale = _panels(rows)
+    for name, pair in bands.items():
+        for axes, band, x_scale in zip((left, right), pair, (scale, 1.0), strict=True):
+            xs = [x * x_scale for x in band.x]
+            (line,) = axes.plot(xs, band.y, "o-", ms=3, label=name)
+            if band.low is not None and band.high is not None:
+                color = line.get_color()
+                axes.fill_between(xs, band.low, band.high, color=color, alpha=0.12, linewidth=0)
+    _finish(figure, left, right, path)
+
+
+def _finish(figure: Any, left: Any, right: Any, path: Path) -> None:
+    """Style both panels and write the picture."""
     for axes in (left, right):
         _style(axes)
     _draw_legend(figure, left, right)
@@ -61,13 +102,13 @@ def _panels(rows: Sequence[Row]) -> tuple[Any, Any, Any, float]:
     scale, unit = _time_unit(rows)
     left, right = figure.subplots(1, 2, sharey=True)
     left.set(xlabel=f"wall time [{unit}]", ylabel="success rate")
-    right.set(xlabel=_SPENT[_spent(rows)])
+    right.set(xlabel=SPENT[spent_on(rows)])
     right.xaxis.set_major_formatter(_require("matplotlib.ticker").EngFormatter(sep=""))
     return figure, left, right, 1 / scale
 
 
-def _spent(rows: Sequence[Row]) -> str:
-    """What is counted on the right: env steps, or updates where none of the runs takes any."""
+def spent_on(rows: Sequence[Row]) -> str:
+    """What is counted: env steps, or updates where none of the runs takes any."""
     stepped = any(row.get("env_steps") for row in rows)
     return (
         "env_steps" if stepped or not any(row.get("grad_steps") for row in rows) else "grad_steps"

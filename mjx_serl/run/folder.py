@@ -9,7 +9,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from scenes.contract.manifest import MANIFEST
 from scenes.contract.serialize import from_json, to_json
 
 SEEDS = "seeds.json"  # in a folder that holds runs of several seeds
+SWEEP = "sweep.toml"  # in one that holds such folders
 T = TypeVar("T")
 
 
@@ -90,6 +91,17 @@ class RunFolder:
         """Where the policy for a robot is left at the end."""
         return self.path / "bundle"
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a run."""
+        return (self.path / "config.json").is_file()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its last row is the final evaluation."""
+        # A summary stays where a finished run is taken further.
+        return any(row["kind"] == "final" for row in self.read_metrics()[-1:])
+
     def resume_command(self) -> str:
         """The command that goes on with this run, and with those of other seeds beside it."""
         several = (self.path.parent / SEEDS).is_file()
@@ -141,6 +153,21 @@ class RunFolder:
         """Read `summary.json`, None before the run's end."""
         path = self.path / "summary.json"
         return from_json(Summary, json.loads(path.read_text())) if path.exists() else None
+
+
+def runs_in(path: Path) -> list[Path]:
+    """The folders of the runs of several seeds, or of a sweep, that a folder holds, else itself."""
+    if (path / SWEEP).is_file():
+        return [run for inside in sorted(path.glob(f"*/{SEEDS}")) for run in runs_in(inside.parent)]
+    if (path / SEEDS).is_file():
+        return sorted(inside for inside in path.glob("seed-*") if inside.is_dir())
+    return [path]
+
+
+def write_seeds(path: Path, seeds: Sequence[int], config: Any) -> None:
+    """Say that a folder holds runs of several seeds; `config` is theirs, as JSON values."""
+    data = {"seeds": list(seeds), **config}
+    write_atomically(path / SEEDS, json.dumps(data, indent=2) + "\n")
 
 
 def _finite(value: Any) -> Any:

@@ -51,11 +51,16 @@ def allowed_changes(old: TrainConfig, new: TrainConfig) -> list[Change]:
 
     Raises ValueError that names all options of which a run cannot change.
     """
-    before, after = flattened(to_json(old)), flattened(to_json(new))
-    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-    changes = [Change(name, before.get(name), after.get(name)) for name in names]
+    changes = all_changes(old, new)
     refuse_options([str(c) for c in changes if c.name in FIXED or not c.name.startswith(FREE)])
     return changes
+
+
+def all_changes(old: TrainConfig, new: TrainConfig) -> list[Change]:
+    """Return every option that differs."""
+    before, after = flattened(to_json(old)), flattened(to_json(new))
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    return [Change(name, before.get(name), after.get(name)) for name in names]
 
 
 def refuse_options(options: list[str]) -> None:

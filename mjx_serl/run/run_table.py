@@ -22,7 +22,7 @@ def compare_runs(folders: Sequence[RunFolder], out: Path) -> str:
         rows = {str(folder.path): folder.read_metrics() for folder in folders}
     table = [_line(name, folder, rows[name]) for name, folder in zip(rows, folders, strict=True)]
     draw_comparison(rows, out)
-    return f"{_columns([_HEAD, *table])}{out}\n"
+    return f"{columns([_HEAD, *table])}{out}\n"
 
 
 def _line(name: str, folder: RunFolder, rows: Sequence[Row]) -> tuple[str, ...]:
@@ -68,7 +68,8 @@ def _time(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def _columns(lines: Sequence[Sequence[str]]) -> str:
+def columns(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells as text in columns."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

@@ -38,8 +38,14 @@ class StopSignal:
     are then the business of whoever runs that.
     """
 
-    def __init__(self, *, on_first: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        on_first: Callable[[], None] | None = None,
+        on_second: Callable[[], None] | None = None,
+    ) -> None:
         self._event = threading.Event()
+        self._on_second = on_second
         self._on_first = on_first or note_stop
         self._previous: dict[int, Any] = {}
 
@@ -83,6 +89,8 @@ class StopSignal:
 
     def _signalled(self, number: int) -> None:
         if self.requested:
+            if self._on_second is not None:
+                self._on_second()
             self._quit(number)
         self._event.set()
         self._on_first()

@@ -21,6 +21,7 @@ SHOW_TRACEBACK = "MJX_SERL_TRACEBACK"
 _STARTED = {
     "record": "record_demos.py",
     "demos": "-m mjx_serl.demos",
+    "sweep": "-m mjx_serl.sweep",
     "compare": "-m mjx_serl.compare",
     "export": "-m mjx_serl.export",
     "sysid": "-m mjx_serl.sysid",

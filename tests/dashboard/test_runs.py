@@ -68,6 +68,10 @@ def test_seeds_have_a_name_each(tmp_path: Path) -> None:
         write_run(tmp_path / "group", f"seed-{seed}")
     assert sorted(Runs(tmp_path).names()) == ["group/seed-0", "group/seed-1"]
     assert Runs(tmp_path / "group" / "seed-1").names() == ["seed-1"]
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "sweep.toml").touch()
+    (tmp_path / "group").rename(tmp_path / "sweep" / "a")
+    assert sorted(Runs(tmp_path).names()) == ["sweep/a/seed-0", "sweep/a/seed-1"]
 
 
 def test_curves_go_on_and_stay_small(tmp_path: Path) -> None:

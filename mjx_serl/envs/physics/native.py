@@ -7,6 +7,7 @@ full, so a call is a pure function of its operands.
 
 import contextlib
 import dataclasses
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,8 +27,20 @@ from mjx_serl.envs.physics.protocol import PhysicsName, SimState, VariedPhysics
 Row = UInt32[Array, " row"]
 
 _FIELDS = tuple(f.name for f in dataclasses.fields(SimState))
+_MOST_THREADS = 255  # a byte in what a model is filed under
 # Position- and velocity-dependent fields and sensors are current after a call.
 _STAGE = int(mujoco.mjtStage.mjSTAGE_VEL)
+
+
+def pinned_threads() -> int:
+    """How many CPUs this process may use where these are not all, else 0.
+
+    MuJoCo's own choice, which 0 asks for, is a thread for each CPU of the machine.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return 0
+    usable = len(os.sched_getaffinity(0))
+    return 0 if usable == os.cpu_count() else min(usable, _MOST_THREADS)
 
 
 class NativePhysics:
@@ -41,8 +54,8 @@ class NativePhysics:
 
     def __init__(self, model: mujoco.MjModel, *, num_threads: int = 0) -> None:
         self.model = model
-        self._num_threads = num_threads
-        self._number = np.int64(native.register_model(model, num_threads=num_threads))
+        self._num_threads = num_threads or pinned_threads()
+        self._number = np.int64(native.register_model(model, num_threads=self._num_threads))
         self._results = result_shapes(model)
 
     def reset(self, qpos: Float[Array, " nq"], qvel: Float[Array, " nv"]) -> tuple[Row, SimState]:
@@ -76,7 +89,7 @@ class CallbackPhysics:
 
     def __init__(self, model: mujoco.MjModel, *, num_threads: int = 0) -> None:
         self.model = model
-        self._num_threads = num_threads
+        self._num_threads = num_threads or pinned_threads()
         self._results = result_shapes(model)
         self._batches: dict[int, mujoco_batch.Batch] = {}
 

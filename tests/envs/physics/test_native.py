@@ -1,5 +1,6 @@
 """C MuJoCo as FFI calls: equal to its slow twin and to a plain mj_step loop, bit for bit."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -10,7 +11,12 @@ import pytest
 from grasp import grasp_and_lift
 
 from mjx_serl.envs.physics import native_ffi as native
-from mjx_serl.envs.physics.native import CallbackPhysics, NativePhysics, build_native
+from mjx_serl.envs.physics.native import (
+    CallbackPhysics,
+    NativePhysics,
+    build_native,
+    pinned_threads,
+)
 from scenes.build import Scene
 
 STEPS, SUBSTEPS = 40, 5
@@ -84,6 +90,15 @@ def test_threads_do_not_show(panda_scene: Scene, physics: NativePhysics, num_thr
     inputs = starts(panda_scene, 7)
     other = NativePhysics(panda_scene.model, num_threads=num_threads)
     assert_same(roll(physics, *inputs), roll(other, *inputs))
+
+
+@pytest.mark.parametrize(("usable", "threads"), [(8, 0), (3, 3), (600, 255)])
+def test_a_process_on_some_processors_takes_no_more_threads(
+    monkeypatch: pytest.MonkeyPatch, usable: int, threads: int
+):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1024 if usable > 8 else 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(usable)), raising=False)
+    assert pinned_threads() == threads
 
 
 def test_a_call_leaves_nothing_behind(panda_scene: Scene, physics: NativePhysics):
