@@ -10,6 +10,7 @@ from mjx_serl.agents.bc import BCConfig
 from mjx_serl.agents.chunks import FlowNetConfig
 from mjx_serl.agents.dsrl import DSRLConfig
 from mjx_serl.agents.hybrid import HybridConfig
+from mjx_serl.agents.ppo import PPOConfig
 from mjx_serl.agents.qc import QCConfig
 from mjx_serl.agents.residual import ResidualConfig
 from mjx_serl.agents.reward_model import ViceConfig
@@ -22,6 +23,7 @@ from mjx_serl.training.dagger import HGDAggerConfig
 from mjx_serl.training.demonstrations import DemoConfig
 from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig
 from mjx_serl.training.offline import OfflineConfig
+from mjx_serl.training.on_policy import OnPolicyConfig, OnPolicyLoopConfig
 from mjx_serl.training.pair import PairConfig
 from scenes.contract.names import require_fields
 
@@ -170,6 +172,24 @@ def sac() -> TrainConfig:
         preset="sac",
         task="franka/pick_cube_dense",
         method=method,
+    )
+
+
+@PRESETS.register("ppo")
+def ppo() -> TrainConfig:
+    """PPO on a dense reward, sized for two CPU cores: no demonstrations, no replay.
+
+    `python train.py --preset ppo`.
+    """
+    return TrainConfig(
+        preset="ppo",
+        task="franka/pick_cube_dense",
+        num_envs=64,
+        total_env_steps=3_000_000,
+        method=OnPolicyConfig(
+            agent=PPOConfig(reward_scale=0.1), loop=OnPolicyLoopConfig(rollout_steps=32)
+        ),
+        eval=EvalConfig(every_epochs=50, check_episodes=64),
     )
 
 
