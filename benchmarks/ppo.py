@@ -1,9 +1,11 @@
-"""What does a step cost in brax PPO, the usual way to train Playground's PandaPickCube?
+"""How many env steps a second does PPO make, ours and brax's, learning included?
 
     python -m benchmarks.ppo
 
-A few iterations of brax PPO on Playground's environment with MJX, in a virtual environment of
-its own; on a CPU this is slow to compile, so it gets a time limit and no comparison of success.
+Side by side on one of our tasks, brax's through `BraxEnv`: the same physics, worlds, rollouts,
+minibatches, passes and network sizes, in turns. And a few iterations of brax PPO on Playground's
+PandaPickCube with MJX, in a virtual environment of its own; on a CPU this is slow to compile, so it
+gets a time limit. Nothing here compares success.
 """
 
 from dataclasses import dataclass
@@ -17,6 +19,11 @@ from benchmarks.table import finish
 from scenes.contract.ranges import ranged
 
 PPO = "brax PPO on playground PandaPickCube"
+OURS, BRAX = "mjx_serl PPO", "brax PPO through BraxEnv"
+BRAX_RATE = 1500  # about, of two cores [env-steps/s]
+GOAL = 3.0  # of brax's, issue 15
+# The preset `ppo`'s.
+SIZES = {"rollout_steps": 32, "passes": 4, "minibatches": 8, "hidden": [256, 256]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,13 +31,19 @@ class PpoConfig:
     """What to measure.
 
     Attributes:
+        task: of ours, for both sides.
         num_envs: worlds.
-        timeout: seconds for compiling and training together.
+        repeats: interleaved rounds.
+        seconds: of each of ours; brax takes about as long.
+        timeout: seconds for compiling and training Playground's together.
         peers: without it nothing is measured, and the result says so.
         save: file the results and rewrite RESULTS.md.
     """
 
-    num_envs: int = ranged(64, least=1)
+    task: str = "franka/pick_cube_dense"
+    num_envs: int = ranged(64, least=8)
+    repeats: int = ranged(3, least=1)
+    seconds: float = ranged(5.0, above=0)
     timeout: float = ranged(400.0, above=0)
     peers: bool = True
     save: bool = False
@@ -38,6 +51,28 @@ class PpoConfig:
 
 def run(cfg: PpoConfig, recorder: Recorder) -> None:
     """Measure and record env-steps per second of PPO, learning included."""
+    _side_by_side(cfg, recorder)
+    _on_playground(cfg, recorder)
+
+
+def _side_by_side(cfg: PpoConfig, recorder: Recorder) -> None:
+    common = {"task": cfg.task, "num_envs": cfg.num_envs, **SIZES}
+    per_rollout = cfg.num_envs * common["rollout_steps"]
+    with Group() as group:
+        group.start(OURS, "benchmarks.workers.ppo", {**common, "seconds": cfg.seconds})
+        # One call of brax's is at least one rollout.
+        wanted = max(1, round(cfg.seconds * BRAX_RATE / per_rollout)) * per_rollout
+        group.start(BRAX, "benchmarks.workers.brax_ppo", {**common, "steps": wanted})
+        samples = group.measure(cfg.repeats)
+        if BRAX in samples:
+            group.record(recorder, samples, BRAX, "env-steps/s")
+        if OURS in samples:
+            ratio = samples.ratio(OURS, BRAX, goal=GOAL)
+            group.record(recorder, samples, OURS, "env-steps/s", ratio=ratio)
+        group.record_failures(recorder)
+
+
+def _on_playground(cfg: PpoConfig, recorder: Recorder) -> None:
     if not cfg.peers:
         recorder.missing(PPO, "peers were switched off")
         return

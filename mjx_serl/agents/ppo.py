@@ -1,11 +1,11 @@
 """Proximal policy optimisation (arXiv 1707.06347): one gradient step on part of a rollout.
 
-The policy is a diagonal Normal whose standard deviations are parameters of their own, not outputs
-of the network, and nothing squashes it: a sample is clipped to [-1, 1] on its way to the world and
-learned from as it was drawn. That is what PPO of this field does (Stable-Baselines3, CleanRL,
-rsl_rl): entropy is exact, a log-density is recomputed from the stored sample to the last bits, and
-exploration cannot die out in some observations alone, as it can where the network says how wide.
-(brax squashes by tanh, whose entropy has no closed form.)
+The policy is a diagonal Normal squashed by tanh, whose network says mean and standard deviation, as
+brax's (and SAC's here). A plain Normal that is clipped on its way to the world, with standard
+deviations of its own (Stable-Baselines3, CleanRL, rsl_rl), lets its mean leave the box where one
+end is good for a while; noise then changes nothing any more, and on `franka/pick_cube_dense` the
+gripper stayed open for good. What is learned from is the sample before tanh: the derivative of
+tanh drops out of every ratio.
 
 Actor and value network are two networks. Observations with images pass one encoder that both losses
 train. Where the observation has fields for critics alone the value network reads all of it, the
@@ -32,7 +32,13 @@ from mjx_serl.agents.optimizer import (
     make_optimizer,
     trainable,
 )
-from mjx_serl.nets.distributions import STD_MAX, STD_MIN, normal_log_prob
+from mjx_serl.nets.distributions import (
+    STD_MAX,
+    STD_MIN,
+    normal_log_prob,
+    split_mean_std,
+    tanh_normal_entropy,
+)
 from mjx_serl.nets.encoders import EncoderConfig, ObsEncoder
 from mjx_serl.nets.mlp import MLP, Activation, ComputeDtype, forward
 from mjx_serl.types import Choice, Metrics, Obs, PRNGKey, PyTree, RolloutBatch, choice
@@ -45,7 +51,6 @@ SCHEDULES: tuple[Schedule, ...] = ("constant", "linear", "cosine", "adaptive")
 DRAWN, LOG_PROB, VALUE = "drawn", "log_prob", "value"
 # Of "adaptive", as rsl_rl's `ppo.py`: a step's factor, and how far lr may go from where it began.
 LR_FACTOR, LR_REACH = 1.5, 30.0
-_LOG_2PI_E = 2.8378770664093453
 
 
 @AGENTS.register("ppo")
@@ -66,11 +71,11 @@ class PPOConfig(AgentConfig):
         clip_value: how far a value may move in the same way [scaled reward]; None any far.
         value_weight: of the value network's loss beside the policy's [1].
         entropy_weight: of the bonus for a wide policy [1/nat].
-        init_std: standard deviation of the policy at the start, where actions reach from -1 to 1.
+        init_std: standard deviation of the policy before tanh at the start.
         lr: Adam step size of all networks at the start [1/update].
-        lr_schedule: "constant"; "linear" or "cosine" falls to `lr_end` within `lr_steps`; "adaptive"
-            divides by 1.5 where a minibatch is further from the policy that sampled than twice
-            `target_kl`, multiplies where it is nearer than half, up to 30 times either way.
+        lr_schedule: "constant"; "linear" or "cosine" falls to `lr_end` within `lr_steps`;
+            "adaptive" divides by 1.5 where a minibatch is further from the policy that sampled than
+            twice `target_kl`, multiplies where it is nearer than half, up to 30 times either way.
         lr_steps: gradient steps until "linear" and "cosine" reach their end.
         lr_end: share of `lr` that is left then [1].
         target_kl: what "adaptive" aims at [nat].
@@ -91,7 +96,7 @@ class PPOConfig(AgentConfig):
     clip_value: float | None = ranged(0.2, above=0)
     value_weight: float = ranged(0.5, least=0)
     entropy_weight: float = ranged(0.0, least=0)
-    init_std: float = ranged(0.6, least=STD_MIN, most=STD_MAX)
+    init_std: float = ranged(1.0, least=STD_MIN, most=STD_MAX)
     lr: float = ranged(3e-4, above=0)
     lr_schedule: Schedule = "constant"
     lr_steps: int = ranged(10_000, least=1)
@@ -114,7 +119,6 @@ class PPOParams:
 
     encoder: PyTree  # of images, {} without
     actor: PyTree
-    log_std: Float[Array, " A"]
     critic: PyTree
 
 
@@ -173,7 +177,6 @@ class PPO(OnPolicyAgent):
         params: PyTree = PPOParams(
             encoder=nets.encoder.init(encoder_key),
             actor=with_zero_head(nets.actor.init(actor_key, blank[:, : nets.encoder.policy.dim])),
-            log_std=jnp.full(action.dim, jnp.log(self.cfg.init_std), jnp.float32),
             critic=nets.critic.init(critic_key, blank),
         )
         lr = jnp.float32(self.cfg.lr)
@@ -183,25 +186,25 @@ class PPO(OnPolicyAgent):
     def act(
         self, state: PPOState, obs: Obs, key: PRNGKey, *, deterministic: bool = False
     ) -> Choice:
-        """Sample actions, or take the mean if `deterministic`; both are clipped to [-1, 1]."""
+        """Sample actions, or take tanh of the mean if `deterministic`."""
         nets, params = self._nets_of(state), state.policy.params
-        mean = nets.mean(params, nets.encoder.policy(params.encoder, obs))
-        if not deterministic:
-            mean = mean + nets.std(params) * jax.random.normal(key, mean.shape)
-        return choice(jnp.clip(mean, -1.0, 1.0))
+        mean, std = nets.policy(params, nets.encoder.policy(params.encoder, obs))
+        if deterministic:
+            return choice(jnp.tanh(mean))
+        return choice(jnp.tanh(mean + std * jax.random.normal(key, mean.shape)))
 
     def sample(self, state: PPOState, obs: Obs, key: PRNGKey) -> Choice:
-        """Sample actions; the extras are the sample itself, its log-density and the value."""
+        """Sample actions; the extras are the sample before tanh, its density and the value."""
         nets, params = self._nets_of(state), state.policy.params
         features = nets.encoder(params.encoder, obs)
-        mean, std = nets.mean(params, features), nets.std(params)
+        mean, std = nets.policy(params, features)
         drawn = mean + std * jax.random.normal(key, mean.shape)
         noted = {
             DRAWN: drawn,
             LOG_PROB: normal_log_prob(drawn, mean, std),
             VALUE: nets.value(params, features),
         }
-        return choice(jnp.clip(drawn, -1.0, 1.0)).replace(extras=noted)
+        return choice(jnp.tanh(drawn)).replace(extras=noted)
 
     def value(self, state: PPOState, obs: Obs) -> Float[Array, " B"]:
         """What the value network says."""
@@ -224,7 +227,7 @@ class PPO(OnPolicyAgent):
         loss_fn = partial(self._loss, state, batch)
         (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.policy.params)
         policy, finite = apply_gradients(self._optimizer(state.lr), state.policy, grads)
-        step, kl = optax.safe_increment(state.step), metrics["actor/approx_kl"]
+        step, kl = jnp.asarray(optax.safe_increment(state.step)), metrics["actor/approx_kl"]
         after = state.replace(
             policy=policy,
             lr=self._next_lr(state.lr, step, kl),
@@ -245,7 +248,7 @@ class PPO(OnPolicyAgent):
     ) -> tuple[Float[Array, ""], Metrics]:
         cfg, nets, valid = self.cfg, self._nets_of(state), batch.valid
         features = nets.encoder(params.encoder, batch.obs)
-        mean, std, value = nets.mean(params, features), nets.std(params), nets.value(params, features)
+        (mean, std), value = nets.policy(params, features), nets.value(params, features)
         log_prob = normal_log_prob(batch.extras[DRAWN], mean, std)
         log_ratio = log_prob - batch.extras[LOG_PROB]
         ratio, old_value = jnp.exp(log_ratio), batch.extras[VALUE]
@@ -253,7 +256,7 @@ class PPO(OnPolicyAgent):
         value_loss = objectives.clipped_value_loss(
             value, old_value, batch.returns, valid, cfg.clip_value
         )
-        entropy = jnp.sum(jnp.log(std) + 0.5 * _LOG_2PI_E)
+        entropy = objectives.masked_mean(tanh_normal_entropy(mean, std), valid)
         moved = jnp.abs(ratio - 1.0) > cfg.clip_ratio
         revalued = jnp.abs(value - old_value) > (cfg.clip_value or jnp.inf)
         metrics = {
@@ -289,8 +292,8 @@ class PPO(OnPolicyAgent):
 
     def _networks(self, obs: ObsSpec, action: ActionSpec) -> "_Networks":
         encoder = ObsEncoder(self.cfg.encoder, obs, self.cfg.compute_dtype)
-        actor = build_mlp(self.cfg, encoder.policy, action.dim)
-        return _Networks(encoder, actor, build_mlp(self.cfg, encoder, 1))
+        actor = build_mlp(self.cfg, encoder.policy, 2 * action.dim)
+        return _Networks(encoder, actor, build_mlp(self.cfg, encoder, 1), self.cfg.init_std)
 
     def _optimizer(self, lr: Float[Array, ""]) -> optax.GradientTransformation:
         return make_optimizer(lr, clip_norm=self.cfg.clip_norm)
@@ -303,14 +306,18 @@ class _Networks:
     encoder: ObsEncoder
     actor: MLP
     critic: MLP
+    init_std: float
 
-    def mean(self, params: PPOParams, features: Float[Array, "B D"]) -> Float[Array, "B A"]:
-        """Of the policy, which reads the first features; the rest need not be there."""
-        return forward(self.actor, params.actor, features[:, : self.encoder.policy.dim])
+    def policy(
+        self, params: PPOParams, features: Float[Array, "B D"]
+    ) -> tuple[Float[Array, "B A"], Float[Array, "B A"]]:
+        """Mean and standard deviation before tanh.
 
-    def std(self, params: PPOParams) -> Float[Array, " A"]:
-        """Of the policy."""
-        return jnp.exp(jnp.clip(params.log_std, jnp.log(STD_MIN), jnp.log(STD_MAX)))
+        It reads the first features; the rest need not be there.
+        """
+        out = forward(self.actor, params.actor, features[:, : self.encoder.policy.dim])
+        mean, log_ratio = jnp.split(out, 2, axis=-1)
+        return split_mean_std(jnp.concatenate([mean, log_ratio + jnp.log(self.init_std)], axis=-1))
 
     def value(self, params: PPOParams, features: Float[Array, "B D"]) -> Float[Array, " B"]:
         """Of all features."""

@@ -376,9 +376,7 @@ class OnPolicy:
             agent, stop, metrics = jax.lax.cond(over, leave, go_on, agent, some)
             return (agent, stop), (metrics, ~over, ~stop)
 
-        (agent, _), (metrics, seen, made) = jax.lax.scan(
-            step, (agent, jnp.zeros((), bool)), order
-        )
+        (agent, _), (metrics, seen, made) = jax.lax.scan(step, (agent, jnp.zeros((), bool)), order)
         means = jax.tree.map(lambda x: objectives.masked_mean(x, seen), metrics)
         return agent, means | {"actor/updates": jnp.sum(made, dtype=jnp.float32)}
 

@@ -16,7 +16,7 @@ from mjx_serl.agents.ppo import PPO, PPOConfig, PPOState
 from mjx_serl.types import RolloutBatch, Transition
 from scenes.contract.specs import ObsField, ObsSpec
 
-SMALL = PPOConfig(hidden=(8,), lr=1e-2)
+SMALL = PPOConfig(hidden=(8,), lr=1e-2, init_std=0.5)
 SPEC = ObsSpec(
     fields=(ObsField(name="hidden", shape=(2,), critic_only=True), ObsField(name="x", shape=(3,)))
 )
@@ -115,21 +115,24 @@ def test_the_first_step_finds_the_policy_that_sampled() -> None:
     batch = sampled()
     assert got["actor/loss"] == pytest.approx(-batch.advantage.mean(), abs=1e-5)
     assert got["actor/value_loss"] == pytest.approx(np.square(batch.advantage).mean() / 2, rel=1e-4)
-    # 2 dimensions of std 0.6: log(0.6 sqrt(2 pi e)) each
-    assert got["actor/entropy"] == pytest.approx(2 * (np.log(0.6) + 1.4189385), rel=1e-5)
+    # 2 dimensions of tanh(Normal(0, 0.5)): log(0.5 sqrt(2 pi e)) + E log(1 - tanh^2) each
+    noise = np.random.default_rng(0).normal(size=400_000)
+    squashed = np.mean(np.log(1 - np.tanh(0.5 * noise) ** 2))
+    entropy = 2 * (np.log(0.5) + 1.4189385 + squashed)
+    assert got["actor/entropy"] == pytest.approx(entropy, abs=0.01)
     assert got["actor/grad_norm"] > 0 and int(after.step) == 1
 
 
 def test_steps_make_good_samples_likelier_until_they_are_too_far_away() -> None:
     agent, state = fresh()
     improve, batch = compiled(agent, "improve"), sampled()
-    kls, stops = [], []
+    kls, stops, losses = [], [], []
     for _ in range(60):
         state, stop, metrics = improve(state, batch)
         kls.append(float(metrics["actor/approx_kl"]))
         stops.append(bool(stop))
-        loss = float(metrics["actor/loss"])
-    assert loss < -batch.advantage.mean() - 0.05
+        losses.append(float(metrics["actor/loss"]))
+    assert losses[-1] < -batch.advantage.mean() - 0.05
     made = stops.index(True)
     assert 1 < made == int(state.step) and kls[made - 1] <= SMALL.stop_kl < kls[made]
     assert stops[made:] == [True] * (60 - made) and kls[made:] == [kls[made]] * (60 - made)
