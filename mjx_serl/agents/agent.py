@@ -146,8 +146,11 @@ class OnPolicyAgent(Agent, Protocol):
         """What rewards are multiplied by before anything is learned from them."""
         return 1.0
 
-    def sample(self, state: AgentState, obs: Obs, key: PRNGKey) -> Choice:
-        """Choose as `act` does, with all that `improve` must know of it in the extras."""
+    def sample(self, state: AgentState, obs: Obs, noise: Float[Array, "N A"]) -> Choice:
+        """Choose as `act` does, with standard normal noise given instead of a key.
+
+        All that `improve` must know of it is in the extras.
+        """
         ...
 
     def value(self, state: AgentState, obs: Obs) -> Float[Array, " B"]:

@@ -193,12 +193,12 @@ class PPO(OnPolicyAgent):
             return choice(jnp.tanh(mean))
         return choice(jnp.tanh(mean + std * jax.random.normal(key, mean.shape)))
 
-    def sample(self, state: PPOState, obs: Obs, key: PRNGKey) -> Choice:
+    def sample(self, state: PPOState, obs: Obs, noise: Float[Array, "N A"]) -> Choice:
         """Sample actions; the extras are the sample before tanh, its density and the value."""
         nets, params = self._nets_of(state), state.policy.params
         features = nets.encoder(params.encoder, obs)
         mean, std = nets.policy(params, features)
-        drawn = mean + std * jax.random.normal(key, mean.shape)
+        drawn = mean + std * noise
         noted = {
             DRAWN: drawn,
             LOG_PROB: normal_log_prob(drawn, mean, std),

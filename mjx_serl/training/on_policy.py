@@ -53,6 +53,9 @@ class OnPolicyLoopConfig:
         rollout_steps: control steps of each world between two times of learning.
         passes: how often each rollout is learned from, in an order of its own each time.
         minibatches: gradient steps of a pass; they have to divide the rollout's steps.
+        noise_correlation: of a world's exploration noise from one control step to the next [1]: 0
+            is white noise, which an arm at 50 Hz averages out; r remembers 1 / (1 - r) steps.
+            Densities stay those of each step alone (arXiv 2312.11091).
         normalize_steps: env steps whose statistics scale the observations, frozen afterwards so
             that a trained network's inputs stop moving; 0 uses the scales that the task declares.
         stagger: spread the first time-outs of the worlds over an episode's length, so that each
@@ -66,6 +69,7 @@ class OnPolicyLoopConfig:
     rollout_steps: int = ranged(32, least=1)
     passes: int = ranged(4, least=1)
     minibatches: int = ranged(8, least=1)
+    noise_correlation: float = ranged(0.0, least=0, below=1)
     normalize_steps: int = ranged(0, least=0)
     stagger: bool = True
     pool: int = ranged(1, least=1)
@@ -136,27 +140,29 @@ class Played:
 
 
 @struct.dataclass
-class Solved:
-    """What is kept of the worlds between epochs: a success may come long before the end.
+class Carried:
+    """What is kept of the worlds between steps, beside themselves.
 
     Attributes:
-        once: worlds whose present episode has been solved at some step.
+        noise: of the last actions, standard normal.
+        solved: whether the present episode has been solved at some step; its end may be later.
         episodes: how many of those that ended since the epoch began had been.
     """
 
-    once: Bool[Array, " N"]
+    noise: Float[Array, "N A"]
+    solved: Bool[Array, " N"]
     episodes: Int[Array, ""]
 
-    def after(self, last: EnvState) -> "Solved":
-        """The same after a step that led to `last`."""
-        ended, once = last.terminated | last.truncated, self.once | last.success
-        episodes = self.episodes + jnp.sum(ended & once, dtype=jnp.int32)
-        return Solved(once & ~ended, episodes)
+    def after(self, noise: Float[Array, "N A"], last: EnvState) -> "Carried":
+        """The same after a step with that noise, which led to `last`."""
+        ended, solved = last.terminated | last.truncated, self.solved | last.success
+        episodes = self.episodes + jnp.sum(ended & solved, dtype=jnp.int32)
+        return Carried(noise, solved & ~ended, episodes)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OnPolicy:
-    """A Trainer whose TrainState.data is `Solved`.
+    """A Trainer whose TrainState.data is `Carried`.
 
     Where the renderer is not `traceable` it is called as it is: its pieces are compiled.
 
@@ -211,13 +217,14 @@ class OnPolicy:
         return run_once(self._first_state, key, traceable=self.traceable)
 
     def _first_state(self, key: PRNGKey) -> TrainState:
-        k_worlds, k_agent, key = jax.random.split(jax.random.fold_in(key, TRAIN), 3)
-        worlds = self.vec_env.reset(k_worlds)
-        obs_spec = self.vec_env.observer.obs_spec
+        k_worlds, k_agent, k_noise, key = jax.random.split(jax.random.fold_in(key, TRAIN), 4)
+        worlds, num = self.vec_env.reset(k_worlds), self.vec_env.num_envs
+        obs_spec, dim = self.vec_env.observer.obs_spec, self.vec_env.env.action_dim
+        noise = jax.random.normal(k_noise, (num, dim))
         state = TrainState(
             agent=self.agent.init(k_agent, obs_spec, self.vec_env.env.action_spec),
             worlds=worlds,
-            data=Solved(jnp.zeros(self.vec_env.num_envs, bool), jnp.int32(0)),
+            data=Carried(noise, jnp.zeros(num, bool), jnp.int32(0)),
             # Not of nothing: the first rollout is scaled too.
             normalizer=normalize.init(obs_spec, scaled=True),
             key=key,
@@ -283,9 +290,11 @@ class OnPolicy:
         key, k_act = jax.random.split(state.key)
         obs = self.vec_env.observe(state.worlds)
         seen = normalize.normalize(state.normalizer, obs)
-        chosen = self.agent.sample(state.agent, seen, k_act)
+        kept, old = self.config.noise_correlation, state.data.noise
+        noise = kept * old + (1.0 - kept**2) ** 0.5 * jax.random.normal(k_act, old.shape)
+        chosen = self.agent.sample(state.agent, seen, noise)
         worlds, step, last = self.vec_env.advance(state.worlds, chosen)
-        state = state.replace(worlds=worlds, key=key, data=state.data.after(last))
+        state = state.replace(worlds=worlds, key=key, data=state.data.after(noise, last))
         # As observed, not as it would be stored: with the earlier pictures of a stack.
         return state, step.replace(obs=obs), last
 

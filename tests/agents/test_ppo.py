@@ -34,7 +34,7 @@ def sampled(**changes: Any) -> RolloutBatch:
     agent, state = fresh()
     rng = np.random.default_rng(0)
     obs = {f.name: rng.normal(size=(ROWS, *f.shape)).astype(np.float32) for f in SPEC.fields}
-    chosen = compiled(agent, "sample")(state, obs, jax.random.key(1))
+    chosen = compiled(agent, "sample")(state, obs, rng.normal(size=(ROWS, 2)).astype(np.float32))
     advantage = rng.normal(size=ROWS).astype(np.float32)
     return RolloutBatch(
         obs=obs,

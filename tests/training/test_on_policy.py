@@ -61,8 +61,8 @@ class ProbeEnv(ToyEnv):
 
     probe: Any = 0
     action_dim: int = 1
-    obs_spec: ObsSpec = ObsSpec(fields=(ObsField(name="state", shape=(1,)),))
-    action_spec: ActionSpec = ActionSpec(mode="ee_delta", names=("push",), scale=(0.1,), rate=10.0)
+    obs_spec: ObsSpec = ONE_NUMBER
+    action_spec: ActionSpec = ONE_PUSH
     task: ToyTask = dataclasses.field(default_factory=lambda: ToyTask(episode_steps=4))
 
     def reset(self, key: jax.Array) -> ToyState:
