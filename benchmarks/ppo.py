@@ -20,7 +20,8 @@ from scenes.contract.ranges import ranged
 
 PPO = "brax PPO on playground PandaPickCube"
 OURS, BRAX = "mjx_serl PPO", "brax PPO through BraxEnv"
-BRAX_RATE = 1500  # about, of two cores [env-steps/s]
+SWITCHED_OFF = "peers were switched off"
+RATE = 10_000  # about, of two cores: how long a repetition of brax's is [env-steps/s]
 GOAL = 3.0  # of brax's, issue 15
 # The preset `ppo`'s.
 SIZES = {"rollout_steps": 32, "passes": 4, "minibatches": 8, "hidden": [256, 256]}
@@ -36,7 +37,8 @@ class PpoConfig:
         repeats: interleaved rounds.
         seconds: of each of ours; brax takes about as long.
         timeout: seconds for compiling and training Playground's together.
-        peers: without it nothing is measured, and the result says so.
+        peers: without it ours alone is measured, and the results say so.
+        playground: measure Playground's too.
         save: file the results and rewrite RESULTS.md.
     """
 
@@ -46,13 +48,15 @@ class PpoConfig:
     seconds: float = ranged(5.0, above=0)
     timeout: float = ranged(400.0, above=0)
     peers: bool = True
+    playground: bool = True
     save: bool = False
 
 
 def run(cfg: PpoConfig, recorder: Recorder) -> None:
     """Measure and record env-steps per second of PPO, learning included."""
     _side_by_side(cfg, recorder)
-    _on_playground(cfg, recorder)
+    if cfg.playground:
+        _on_playground(cfg, recorder)
 
 
 def _side_by_side(cfg: PpoConfig, recorder: Recorder) -> None:
@@ -60,9 +64,12 @@ def _side_by_side(cfg: PpoConfig, recorder: Recorder) -> None:
     per_rollout = cfg.num_envs * common["rollout_steps"]
     with Group() as group:
         group.start(OURS, "benchmarks.workers.ppo", {**common, "seconds": cfg.seconds})
-        # One call of brax's is at least one rollout.
-        wanted = max(1, round(cfg.seconds * BRAX_RATE / per_rollout)) * per_rollout
-        group.start(BRAX, "benchmarks.workers.brax_ppo", {**common, "steps": wanted})
+        if cfg.peers:
+            # Whole rollouts.
+            steps = max(1, round(cfg.seconds * RATE / per_rollout)) * per_rollout
+            group.start(BRAX, "benchmarks.workers.brax_ppo", {**common, "steps": steps})
+        else:
+            recorder.missing(BRAX, SWITCHED_OFF)
         samples = group.measure(cfg.repeats)
         if BRAX in samples:
             group.record(recorder, samples, BRAX, "env-steps/s")
@@ -74,7 +81,7 @@ def _side_by_side(cfg: PpoConfig, recorder: Recorder) -> None:
 
 def _on_playground(cfg: PpoConfig, recorder: Recorder) -> None:
     if not cfg.peers:
-        recorder.missing(PPO, "peers were switched off")
+        recorder.missing(PPO, SWITCHED_OFF)
         return
     try:
         python = peer_python("playground")
@@ -88,6 +95,11 @@ def _on_playground(cfg: PpoConfig, recorder: Recorder) -> None:
         for name in samples.rates:
             group.record(recorder, samples, name, "env-steps/s")
         group.record_failures(recorder)
+
+
+def smoke() -> PpoConfig:
+    """Return sizes that only show that ours runs."""
+    return PpoConfig(num_envs=8, repeats=1, seconds=0.1, peers=False)
 
 
 def main() -> None:

@@ -72,6 +72,7 @@ class PPOConfig(AgentConfig):
         value_weight: of the value network's loss beside the policy's [1].
         entropy_weight: of the bonus for a wide policy [1/nat].
         init_std: standard deviation of the policy before tanh at the start.
+        gripper_std: the same of grippers, which are opened or closed, with little in between.
         lr: Adam step size of all networks at the start [1/update].
         lr_schedule: "constant"; "linear" or "cosine" falls to `lr_end` within `lr_steps`;
             "adaptive" divides by 1.5 where a minibatch is further from the policy that sampled than
@@ -97,6 +98,7 @@ class PPOConfig(AgentConfig):
     value_weight: float = ranged(0.5, least=0)
     entropy_weight: float = ranged(0.0, least=0)
     init_std: float = ranged(1.0, least=STD_MIN, most=STD_MAX)
+    gripper_std: float = ranged(1.0, least=STD_MIN, most=STD_MAX)
     lr: float = ranged(3e-4, above=0)
     lr_schedule: Schedule = "constant"
     lr_steps: int = ranged(10_000, least=1)
@@ -293,7 +295,9 @@ class PPO(OnPolicyAgent):
     def _networks(self, obs: ObsSpec, action: ActionSpec) -> "_Networks":
         encoder = ObsEncoder(self.cfg.encoder, obs, self.cfg.compute_dtype)
         actor = build_mlp(self.cfg, encoder.policy, 2 * action.dim)
-        return _Networks(encoder, actor, build_mlp(self.cfg, encoder, 1), self.cfg.init_std)
+        stds = (self.cfg.init_std, self.cfg.gripper_std)
+        init_std = tuple(stds[gripper] for gripper in action.grippers)
+        return _Networks(encoder, actor, build_mlp(self.cfg, encoder, 1), init_std)
 
     def _optimizer(self, lr: Float[Array, ""]) -> optax.GradientTransformation:
         return make_optimizer(lr, clip_norm=self.cfg.clip_norm)
@@ -306,7 +310,7 @@ class _Networks:
     encoder: ObsEncoder
     actor: MLP
     critic: MLP
-    init_std: float
+    init_std: tuple[float, ...]  # per entry of an action
 
     def policy(
         self, params: PPOParams, features: Float[Array, "B D"]
@@ -317,7 +321,8 @@ class _Networks:
         """
         out = forward(self.actor, params.actor, features[:, : self.encoder.policy.dim])
         mean, log_ratio = jnp.split(out, 2, axis=-1)
-        return split_mean_std(jnp.concatenate([mean, log_ratio + jnp.log(self.init_std)], axis=-1))
+        log_std = log_ratio + jnp.log(jnp.array(self.init_std))
+        return split_mean_std(jnp.concatenate([mean, log_std], axis=-1))
 
     def value(self, params: PPOParams, features: Float[Array, "B D"]) -> Float[Array, " B"]:
         """Of all features."""

@@ -56,6 +56,7 @@ class OnPolicyLoopConfig:
         noise_correlation: of a world's exploration noise from one control step to the next [1]: 0
             is white noise, which an arm at 50 Hz averages out; r remembers 1 / (1 - r) steps.
             Densities stay those of each step alone (arXiv 2312.11091).
+        gripper_correlation: the same of grippers, which take a while to close.
         normalize_steps: env steps whose statistics scale the observations, frozen afterwards so
             that a trained network's inputs stop moving; 0 uses the scales that the task declares.
         stagger: spread the first time-outs of the worlds over an episode's length, so that each
@@ -70,6 +71,7 @@ class OnPolicyLoopConfig:
     passes: int = ranged(4, least=1)
     minibatches: int = ranged(8, least=1)
     noise_correlation: float = ranged(0.0, least=0, below=1)
+    gripper_correlation: float = ranged(0.0, least=0, below=1)
     normalize_steps: int = ranged(0, least=0)
     stagger: bool = True
     pool: int = ranged(1, least=1)
@@ -290,13 +292,18 @@ class OnPolicy:
         key, k_act = jax.random.split(state.key)
         obs = self.vec_env.observe(state.worlds)
         seen = normalize.normalize(state.normalizer, obs)
-        kept, old = self.config.noise_correlation, state.data.noise
-        noise = kept * old + (1.0 - kept**2) ** 0.5 * jax.random.normal(k_act, old.shape)
+        noise = self._next_noise(state.data.noise, k_act)
         chosen = self.agent.sample(state.agent, seen, noise)
         worlds, step, last = self.vec_env.advance(state.worlds, chosen)
         state = state.replace(worlds=worlds, key=key, data=state.data.after(noise, last))
         # As observed, not as it would be stored: with the earlier pictures of a stack.
         return state, step.replace(obs=obs), last
+
+    def _next_noise(self, noise: Float[Array, "N A"], key: PRNGKey) -> Float[Array, "N A"]:
+        """Standard normal noise that resembles the last as much as it is told to."""
+        of = (self.config.noise_correlation, self.config.gripper_correlation)
+        kept = jnp.array([of[gripper] for gripper in self.vec_env.env.action_spec.grippers])
+        return kept * noise + jnp.sqrt(1.0 - kept**2) * jax.random.normal(key, noise.shape)
 
     def _cut_value(self, before: TrainState, last: EnvState) -> Float[Array, " N"]:
         """The value of the observations that time-outs cut off, where there is any; else zeros."""
