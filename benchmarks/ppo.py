@@ -43,7 +43,7 @@ class PpoConfig:
     """
 
     task: str = "franka/pick_cube_dense"
-    num_envs: int = ranged(64, least=8)
+    num_envs: int = ranged(128, least=8)
     repeats: int = ranged(3, least=1)
     seconds: float = ranged(5.0, above=0)
     timeout: float = ranged(400.0, above=0)

@@ -231,13 +231,12 @@ class PPO(OnPolicyAgent):
         policy, finite = apply_gradients(self._optimizer(state.lr), state.policy, grads)
         step, kl = jnp.asarray(optax.safe_increment(state.step)), metrics["actor/approx_kl"]
         after = state.replace(
-            policy=policy,
-            lr=self._next_lr(state.lr, step, kl),
-            step=step,
-            skipped=count_skipped(state.skipped, finite),
+            policy=policy, step=step, skipped=count_skipped(state.skipped, finite)
         )
         stop = jnp.zeros((), bool) if self.cfg.stop_kl is None else kl > self.cfg.stop_kl
         after = jax.tree.map(lambda new, old: jnp.where(stop, old, new), after, state)
+        # Also where it stops: a step size that is too large would else never fall.
+        after = after.replace(lr=self._next_lr(state.lr, after.step, kl))
         metrics |= {
             "actor/grad_norm": optax.tree.norm(grads),
             "actor/lr": state.lr,

@@ -178,6 +178,15 @@ def test_the_policy_neither_needs_nor_reads_what_the_value_network_sees() -> Non
     assert named and not any("critic" in name or "opt_state" in name for name in named)
 
 
+def test_grippers_explore_as_widely_as_they_are_told() -> None:
+    agent = dataclasses.replace(SMALL, gripper_std=2.0).build()
+    action = action_spec_of(3, names=("x", "left/gripper", "z"))
+    state = compiled(agent, "init")(jax.random.key(0), SPEC, action)
+    batch, noise = sampled(), np.ones((ROWS, 3), np.float32)
+    drawn = compiled(agent, "sample")(state, batch.obs, noise).extras["drawn"]
+    np.testing.assert_allclose(drawn, [[0.5, 2.0, 0.5]] * ROWS, rtol=1e-5)
+
+
 def test_both_losses_train_the_encoder_of_pictures() -> None:
     spec = ObsSpec(fields=(ObsField(name="front", shape=(28, 28, 3), dtype="uint8"), *SPEC.fields))
     agent = dataclasses.replace(SMALL, clip_norm=None).build()
@@ -205,6 +214,16 @@ def test_schedules_of_the_step_size(schedule: Any, kl: float, wanted: float) -> 
     agent = dataclasses.replace(SMALL, lr_schedule=schedule, lr_steps=10, lr_end=0.2).build()
     got = agent._next_lr(jnp.float32(SMALL.lr), jnp.int32(5), jnp.float32(kl))
     assert float(got) == pytest.approx(wanted * SMALL.lr)
+
+
+def test_a_step_size_falls_also_where_no_step_is_taken() -> None:
+    agent = dataclasses.replace(SMALL, lr_schedule="adaptive", stop_kl=1e-3).build()
+    state, batch = compiled(agent, "init")(jax.random.key(0), SPEC, action_spec_of(2)), sampled()
+    moved = batch.replace(extras=batch.extras | {"log_prob": batch.extras["log_prob"] + 1.0})
+    after, stop, _ = compiled(agent, "improve")(state, moved)
+    assert stop and int(after.step) == 0
+    assert float(after.lr) == pytest.approx(SMALL.lr / 1.5)
+    jax.tree.map(np.testing.assert_array_equal, after.policy, state.policy)
 
 
 def test_bad_config_is_named() -> None:

@@ -197,6 +197,18 @@ def test_statistics_are_frozen_once_they_are_gathered(first: TrainState, epoch: 
     assert [int(s.normalizer.count) for s in states] == [1 + 96, 1 + 192, 1 + 192]
 
 
+def test_noise_lasts_as_long_as_it_is_told_and_stays_normal(toys: OnPolicy) -> None:
+    lasting = dataclasses.replace(toys.config, noise_correlation=0.5, gripper_correlation=0.9)
+    trainer = dataclasses.replace(toys, config=lasting)
+    first = jax.random.normal(jax.random.key(0), (40_000, 2))  # "push" and "gripper"
+    after = np.asarray(trainer._next_noise(first, jax.random.key(1)))
+    np.testing.assert_allclose(after.std(axis=0), 1.0, atol=0.02)
+    same = [np.corrcoef(before, then)[0, 1] for before, then in zip(first.T, after.T, strict=True)]
+    np.testing.assert_allclose(same, [0.5, 0.9], atol=0.02)
+    white = toys._next_noise(first, jax.random.key(1))
+    np.testing.assert_array_equal(white, jax.random.normal(jax.random.key(1), first.shape))
+
+
 def test_no_more_steps_once_the_policy_is_too_far_from_the_one_that_played() -> None:
     far = 1e-3
     quick = dataclasses.replace(AGENT, lr=0.5, stop_kl=far)
