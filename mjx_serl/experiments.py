@@ -188,7 +188,8 @@ def ppo() -> TrainConfig:
         gamma=0.97,
         reward_scale=0.3,
         clip_value=None,
-        entropy_weight=0.005,
+        entropy_weight=0.004,
+        gripper_entropy_weight=0.03,
         init_std=0.3,
         gripper_std=1.5,
         lr_schedule="adaptive",
@@ -203,7 +204,7 @@ def ppo() -> TrainConfig:
         method=OnPolicyConfig(
             agent=agent, loop=OnPolicyLoopConfig(rollout_steps=32, gripper_correlation=0.9)
         ),
-        eval=EvalConfig(every_epochs=20, stop_at=0.97),
+        eval=EvalConfig(every_epochs=20, stop_at=0.98),
     )
 
 

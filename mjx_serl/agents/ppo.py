@@ -71,6 +71,7 @@ class PPOConfig(AgentConfig):
         clip_value: how far a value may move in the same way [scaled reward]; None any far.
         value_weight: of the value network's loss beside the policy's [1].
         entropy_weight: of the bonus for a wide policy [1/nat].
+        gripper_entropy_weight: the same of grippers; None is `entropy_weight`.
         init_std: standard deviation of the policy before tanh at the start.
         gripper_std: the same of grippers, which are opened or closed, with little in between.
         lr: Adam step size of all networks at the start [1/update].
@@ -97,6 +98,7 @@ class PPOConfig(AgentConfig):
     clip_value: float | None = ranged(0.2, above=0)
     value_weight: float = ranged(0.5, least=0)
     entropy_weight: float = ranged(0.0, least=0)
+    gripper_entropy_weight: float | None = ranged(None, least=0)
     init_std: float = ranged(1.0, least=STD_MIN, most=STD_MAX)
     gripper_std: float = ranged(1.0, least=STD_MIN, most=STD_MAX)
     lr: float = ranged(3e-4, above=0)
@@ -257,20 +259,24 @@ class PPO(OnPolicyAgent):
         value_loss = objectives.clipped_value_loss(
             value, old_value, batch.returns, valid, cfg.clip_value
         )
-        entropy = objectives.masked_mean(tanh_normal_entropy(mean, std), valid)
+        entropy = tanh_normal_entropy(mean, std)
+        bonus = objectives.masked_mean(entropy @ self._entropy_weights(state.action), valid)
         moved = jnp.abs(ratio - 1.0) > cfg.clip_ratio
         revalued = jnp.abs(value - old_value) > (cfg.clip_value or jnp.inf)
         metrics = {
             "actor/loss": policy_loss,
             "actor/value_loss": value_loss,
-            "actor/entropy": entropy,
+            "actor/entropy": objectives.masked_mean(jnp.sum(entropy, axis=-1), valid),
             "actor/std": jnp.mean(std),
             "actor/approx_kl": objectives.approximate_kl(log_ratio, valid),
             "actor/pg_clipfrac": objectives.masked_mean(moved.astype(jnp.float32), valid),
             "actor/value_clip_ratio": objectives.masked_mean(revalued.astype(jnp.float32), valid),
         }
-        loss = policy_loss + cfg.value_weight * value_loss - cfg.entropy_weight * entropy
-        return loss, metrics
+        return policy_loss + cfg.value_weight * value_loss - bonus, metrics
+
+    def _entropy_weights(self, action: ActionSpec) -> Float[Array, " A"]:
+        arm, gripper = self.cfg.entropy_weight, self.cfg.gripper_entropy_weight
+        return jnp.where(jnp.array(action.grippers), arm if gripper is None else gripper, arm)
 
     def _next_lr(
         self, lr: Float[Array, ""], step: Int[Array, ""], kl: Float[Array, ""]

@@ -61,8 +61,8 @@ class OnPolicyLoopConfig:
             that a trained network's inputs stop moving; 0 uses the scales that the task declares.
         stagger: spread the first time-outs of the worlds over an episode's length, so that each
             rollout holds all parts of episodes.
-        pool: prepared starts per world that ended worlds draw from, drawn anew each epoch (at most
-            4096 in all).
+        pool: prepared starts per world that ended worlds draw from, drawn anew each epoch; of all
+            worlds at most 4096.
         grow: step by which the ranges of what the task randomises grow with success, as a share of
             them: from nothing to the whole; 0 draws from the whole from the start.
     """

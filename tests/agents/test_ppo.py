@@ -187,6 +187,27 @@ def test_grippers_explore_as_widely_as_they_are_told() -> None:
     np.testing.assert_allclose(drawn, [[0.5, 2.0, 0.5]] * ROWS, rtol=1e-5)
 
 
+def test_each_entry_of_an_action_has_its_entropy_paid() -> None:
+    """By the gradient of a policy that nothing else pushes."""
+    action = action_spec_of(3, names=("x", "gripper", "z"))
+    batch = sampled()
+    extras = {"drawn": np.zeros((ROWS, 3), np.float32), "log_prob": batch.extras["log_prob"]}
+    extras |= {"value": batch.extras["value"]}
+    batch = batch.replace(extras=extras, advantage=np.zeros(ROWS, np.float32))
+
+    def push(**weights: float) -> np.ndarray:
+        agent = dataclasses.replace(SMALL, gripper_std=0.5, value_weight=0.0, **weights).build()
+        state = compiled(agent, "init")(jax.random.key(0), SPEC, action)
+        params = state.policy.params
+        grads = jax.jit(jax.grad(lambda p: agent._loss(state, batch, p)[0]))(params)
+        return -np.asarray(grads.actor["params"]["head_bias"])[3:]  # of log std
+
+    once, both = push(entropy_weight=0.1), push(entropy_weight=0.1, gripper_entropy_weight=0.3)
+    assert once.min() > 0
+    np.testing.assert_allclose(both / once, [1.0, both[1] / once[1], 1.0], rtol=1e-5)
+    assert both[1] == pytest.approx(3 * once[1], rel=1e-5)
+
+
 def test_both_losses_train_the_encoder_of_pictures() -> None:
     spec = ObsSpec(fields=(ObsField(name="front", shape=(28, 28, 3), dtype="uint8"), *SPEC.fields))
     agent = dataclasses.replace(SMALL, clip_norm=None).build()
