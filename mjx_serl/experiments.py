@@ -181,7 +181,8 @@ def ppo() -> TrainConfig:
 
     `python train.py --preset ppo`. An action of that task moves the hand by up to 10 cm, so the arm
     explores finely; its gripper, which nothing pays for before it holds the cube, widely and for
-    several steps at a time.
+    several steps at a time. Two cores beside other jobs, both seeds at once: 96 and 97 % of 100
+    held-out episodes on seeds 0 and 1, after 1.2M and 0.7M env steps, in 5.3 and 2.4 minutes.
     """
     agent = PPOConfig(
         activation="swish",
