@@ -181,8 +181,9 @@ def ppo() -> TrainConfig:
 
     `python train.py --preset ppo`. An action of that task moves the hand by up to 10 cm, so the arm
     explores finely; its gripper, which nothing pays for before it holds the cube, widely and for
-    several steps at a time. Two cores beside other jobs, both seeds at once: 96 and 97 % of 100
-    held-out episodes on seeds 0 and 1, after 1.2M and 0.7M env steps, in 5.3 and 2.4 minutes.
+    several steps at a time. With `--stop-at 0.98`, two cores beside other jobs, both seeds at once:
+    96 and 97 % of 100 held-out episodes on seeds 0 and 1, after 1.2M and 0.7M env steps, in 5.3 and
+    2.4 minutes. Once solved, checks still come and go between 87 and 100 %.
     """
     agent = PPOConfig(
         activation="swish",
@@ -205,7 +206,7 @@ def ppo() -> TrainConfig:
         method=OnPolicyConfig(
             agent=agent, loop=OnPolicyLoopConfig(rollout_steps=32, gripper_correlation=0.9)
         ),
-        eval=EvalConfig(every_epochs=20, stop_at=0.98),
+        eval=EvalConfig(every_epochs=20, stop_at=0.97),
     )
 
 
