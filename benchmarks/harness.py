@@ -47,11 +47,11 @@ def questions(cfg: HarnessConfig) -> dict[str, Callable[[Recorder], None]]:
     seen = pixels.PixelsConfig(peers=cfg.peers)
     drawn = drq.DrqConfig(repeats=cfg.repeats)
     runs = train.TrainBenchConfig(seeds=cfg.seeds)
-    peer_ppo = ppo.PpoConfig(peers=cfg.peers)
+    on_policy = ppo.PpoConfig(repeats=cfg.repeats, peers=cfg.peers)
     steered = governor.GovernorConfig()
     if cfg.smoke:
         on_cpu, sac, runs = physics.smoke(on_cpu), learner.smoke(), train.smoke()
-        splats, peer_ppo = render.smoke(splats), ppo.PpoConfig(peers=False)
+        splats, on_policy = render.smoke(splats), ppo.smoke()
         seen, drawn = pixels.smoke(seen), drq.smoke()
         steered = governor.smoke(steered)
     return {
@@ -61,7 +61,7 @@ def questions(cfg: HarnessConfig) -> dict[str, Callable[[Recorder], None]]:
         "pixels": lambda recorder: pixels.run(seen, recorder),
         "drq": lambda recorder: drq.run(drawn, recorder),
         "train": lambda recorder: train.run(runs, recorder),
-        "ppo": lambda recorder: ppo.run(peer_ppo, recorder),
+        "ppo": lambda recorder: ppo.run(on_policy, recorder),
         "governor": lambda recorder: governor.run(steered, recorder),
     }
 

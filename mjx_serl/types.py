@@ -106,3 +106,22 @@ class Batch:
             return jnp.ones_like(self.action, bool)
         entries = self.action.shape[-1] // self.running.shape[-1]
         return jnp.repeat(self.running, entries, axis=-1)
+
+
+@struct.dataclass
+class RolloutBatch:
+    """Steps of a rollout, or some of them, for the agent that made them; leading axis [B].
+
+    Attributes:
+        obs: normalised, what the action answered.
+        extras: what the agent noted when it chose.
+        advantage: of the action, normalised over the whole rollout.
+        returns: what the value network should have said.
+        valid: false where the step must not be learned from.
+    """
+
+    obs: Obs
+    extras: dict[str, Shaped[Array, "B ..."]]
+    advantage: Float[Array, " B"]
+    returns: Float[Array, " B"]
+    valid: Bool[Array, " B"]

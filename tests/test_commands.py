@@ -112,6 +112,13 @@ def test_an_unknown_option(refuse: Refuse, option: tuple[str, str], hint: str):
     assert option[0] in text and hint in text
 
 
+@pytest.mark.parametrize("option", [("--demos.count", "3"), ("--demos.file=x.npz",)])
+def test_demonstrations_where_none_are_learned_from(refuse: Refuse, option: tuple[str, ...]):
+    text = one_line(refuse("--preset", "ppo", *option))
+    said = f"{option[0].split('=')[0]} with --method on_policy, which learns from its own rollouts"
+    assert said in text and "allowed with demonstrations: off_policy, offline" in text
+
+
 @pytest.mark.parametrize(
     ("option", "hint"),
     [

@@ -28,6 +28,7 @@ from mjx_serl.run.memory_check import available_bytes, check_memory
 from mjx_serl.tasks.alternating import Alternating
 from mjx_serl.training.demonstrations import DemoConfig
 from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig
+from mjx_serl.training.on_policy import OnPolicy, OnPolicyConfig
 from mjx_serl.training.pair import PairConfig
 from mjx_serl.training.state import TrainState, tree_bytes
 from scenes.contract.robot_fit import save_robot_fit
@@ -81,8 +82,13 @@ PUBLISHED = {
 }
 
 
-# Those that step worlds.
-STEPPED = [name for name in PRESETS if hasattr(PRESETS[name]().method, "pool_size")]
+# Those that step worlds; an on-policy epoch is one rollout, whose starts the worlds tell.
+STEPPED = [
+    name
+    for name in PRESETS
+    if hasattr(PRESETS[name]().method, "pool_size")
+    and not isinstance(PRESETS[name]().method, OnPolicyConfig)
+]
 
 
 def with_method(cfg: TrainConfig, **changes: Any) -> TrainConfig:
@@ -191,6 +197,9 @@ def test_every_preset_builds(name: str):
         return
     trainer = getattr(trainer, "one", trainer)  # of a pair, how either learns
     assert trainer.vec_env.num_envs == cfg.num_envs
+    if isinstance(trainer, OnPolicy):
+        assert trainer.vec_env.pool_size == cfg.method.loop.pool * cfg.num_envs
+        return
     rows = trainer.sources["online"].buffer.capacity_rows
     assert rows * cfg.num_envs <= cfg.method.loop.buffer_size
     assert set(trainer.sources) == {"online"} | ({"demos"} if cfg.method.demos.count else set())

@@ -1,16 +1,25 @@
 """What a training loop may ask of an agent, and nothing more.
 
 An agent is a frozen, hashable object; everything that changes is in its AgentState. Subclass
-`Agent` or `OffPolicyAgent` and what has a body here may be left as it is.
+`OffPolicyAgent` or `OnPolicyAgent` and what has a body here may be left as it is.
 """
 
 from typing import Any, Protocol, Self, TypeAlias
 
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 from mjx_serl.nets.mlp import ComputeDtype
 from mjx_serl.registry import Registry
-from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey, PyTree, Transition
+from mjx_serl.types import (
+    Batch,
+    Choice,
+    Metrics,
+    Obs,
+    PRNGKey,
+    PyTree,
+    RolloutBatch,
+    Transition,
+)
 from scenes.contract.errors import InputError
 from scenes.contract.specs import ActionSpec, ObsSpec
 
@@ -117,6 +126,64 @@ class OffPolicyAgent(Agent, Protocol):
         Row i goes to minibatch i mod utd_ratio, so parts of a mixture may lie one after another.
         """
         ...
+
+
+class OnPolicyAgent(Agent, Protocol):
+    """Learns from what it has just done itself, and forgets it."""
+
+    @property
+    def gamma(self) -> float:
+        """Discount per control step."""
+        return 0.99
+
+    @property
+    def gae_lambda(self) -> float:
+        """How far advantages look beyond the value network (arXiv 1506.02438)."""
+        return 0.95
+
+    @property
+    def reward_scale(self) -> float:
+        """What rewards are multiplied by before anything is learned from them."""
+        return 1.0
+
+    def sample(self, state: AgentState, obs: Obs, noise: Float[Array, "N A"]) -> Choice:
+        """Choose as `act` does, with standard normal noise given instead of a key.
+
+        All that `improve` must know of it is in the extras.
+        """
+        ...
+
+    def value(self, state: AgentState, obs: Obs) -> Float[Array, " B"]:
+        """Return the scaled, discounted return that is expected from observations [B, ...]."""
+        ...
+
+    def improve(
+        self, state: AgentState, batch: RolloutBatch
+    ) -> tuple[AgentState, Bool[Array, ""], Metrics]:
+        """Take one gradient step on a minibatch.
+
+        The second is whether it has moved far enough from the policy that sampled: no step was
+        taken, and none should be until the next rollout.
+        """
+        ...
+
+
+def require_off_policy(agent: Agent, method: str) -> None:
+    """Raise InputError for an agent that does not learn from batches that others made."""
+    if not hasattr(agent, "update"):
+        raise InputError(
+            f"--method {method} with agent {type(agent).__name__}, which learns from its own "
+            "rollouts alone, allowed: --method on_policy; or another agent, for example sac"
+        )
+
+
+def require_on_policy(agent: Agent, method: str) -> None:
+    """Raise InputError for an agent that does not learn from its own rollouts."""
+    if not hasattr(agent, "improve"):
+        raise InputError(
+            f"--method {method} with agent {type(agent).__name__}, which learns from stored "
+            "batches, allowed: --agent ppo; or another method, for example off_policy"
+        )
 
 
 class AgentConfig(Protocol):

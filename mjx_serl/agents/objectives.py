@@ -1,4 +1,4 @@
-"""The mathematics of soft actor-critic, imitation and choices, without networks, keys or state.
+"""The mathematics of all learners, without networks, keys or state.
 
 Symbols: Q_i ensemble members, a' ~ pi(.|s'), alpha temperature, d terminated. A time-out is not
 d: the caller passes `terminated` alone.
@@ -10,6 +10,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+from mjx_serl.types import Transition
 
 
 def critic_target(
@@ -56,17 +58,22 @@ def imitation_loss(
 
     Added to the actor's loss as in Nair et al. 2018, arXiv 1709.10089 eq. 3.
     """
-    return expert_mean(jnp.sum(jnp.square(action - wanted), axis=-1), expert)
+    return masked_mean(jnp.sum(jnp.square(action - wanted), axis=-1), expert)
 
 
 def likelihood_loss(log_prob: Float[Array, " B"], expert: Bool[Array, " B"]) -> Float[Array, ""]:
     """-log pi(a|s), its mean over the expert's samples (serl_launcher `bc.py`); 0 without any."""
-    return -expert_mean(log_prob, expert)
+    return -masked_mean(log_prob, expert)
 
 
-def expert_mean(x: Float[Array, " B"], expert: Bool[Array, " B"]) -> Float[Array, ""]:
-    """Mean over the expert's samples; 0 where the batch has none."""
-    return jnp.sum(jnp.where(expert, x, 0.0)) / jnp.maximum(jnp.sum(expert), 1)
+def masked_mean(x: Float[Array, "*lead"], mask: Bool[Array, "*lead"]) -> Float[Array, ""]:
+    """Mean over the samples where `mask` is true; 0 where it never is."""
+    return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
+
+
+def variance(x: Float[Array, "*lead"], mask: Bool[Array, "*lead"]) -> Float[Array, ""]:
+    """Variance over the samples where `mask` is true; 0 where it never is."""
+    return masked_mean(jnp.square(x - masked_mean(x, mask)), mask)
 
 
 def double_dqn_target(
@@ -104,3 +111,72 @@ def temperature_loss(
     """
     gap = jax.lax.stop_gradient(entropy) - target_entropy
     return temperature_of(log_temperature) * gap
+
+
+def gae(
+    steps: Transition,
+    value: Float[Array, "T N"],
+    next_value: Float[Array, "T N"],
+    *,
+    gamma: float,
+    gae_lambda: float,
+) -> Float[Array, "T N"]:
+    """Generalised advantage estimation, arXiv 1506.02438 eq. 16, of rows [T, N] in their order.
+
+    delta_t = r_t + gamma (1 - d_t) V'_t - V_t,  A_t = delta_t + gamma lambda (1 - end_t) A_(t+1).
+    V' is the value of what the step led to: where a time-out cut the episode off, of its last
+    observation. `end` is d or a time-out. A step that is not valid counts as nothing, and what
+    led to it looks no further than its value.
+    """
+    delta = steps.reward + gamma * jnp.where(steps.terminated, 0.0, next_value) - value
+    delta = jnp.where(steps.valid, delta, 0.0)
+    on = ~(steps.terminated | steps.truncated) & steps.valid
+    decay = gamma * gae_lambda * on
+
+    def back(after: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
+        advantage = row[0] + row[1] * after
+        return advantage, advantage
+
+    return jax.lax.scan(back, jnp.zeros_like(value[0]), (delta, decay), reverse=True)[1]
+
+
+def standardised(x: Float[Array, "*lead"], valid: Bool[Array, "*lead"]) -> Float[Array, "*lead"]:
+    """Zero mean and unit deviation over the valid entries."""
+    return (x - masked_mean(x, valid)) / (jnp.sqrt(variance(x, valid)) + 1e-8)
+
+
+def clipped_policy_loss(
+    ratio: Float[Array, " B"],
+    advantage: Float[Array, " B"],
+    valid: Bool[Array, " B"],
+    clip: float,
+) -> Float[Array, ""]:
+    """-E[min(rho A, clip(rho, 1 - eps, 1 + eps) A)] (PPO, arXiv 1707.06347 eq. 7)."""
+    clipped = jnp.clip(ratio, 1.0 - clip, 1.0 + clip)
+    return -masked_mean(jnp.minimum(ratio * advantage, clipped * advantage), valid)
+
+
+def clipped_value_loss(
+    value: Float[Array, " B"],
+    old_value: Float[Array, " B"],
+    returns: Float[Array, " B"],
+    valid: Bool[Array, " B"],
+    clip: float | None,
+) -> Float[Array, ""]:
+    """E[max((V - R)^2, (V_old + clip(V - V_old, -eps, eps) - R)^2)] / 2; None does not clip.
+
+    OpenAI baselines' `ppo2`, `model.py`.
+    """
+    error = jnp.square(value - returns)
+    if clip is not None:
+        near = old_value + jnp.clip(value - old_value, -clip, clip)
+        error = jnp.maximum(error, jnp.square(near - returns))
+    return 0.5 * masked_mean(error, valid)
+
+
+def approximate_kl(log_ratio: Float[Array, " B"], valid: Bool[Array, " B"]) -> Float[Array, ""]:
+    """KL(old, new) as E[rho - 1 - log rho] of samples of the old: unbiased, never below 0.
+
+    Schulman, "Approximating KL divergence" (2020), k3.
+    """
+    return masked_mean(jnp.expm1(log_ratio) - log_ratio, valid)

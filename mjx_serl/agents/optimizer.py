@@ -22,9 +22,12 @@ class Trainable:
 
 
 def make_optimizer(
-    lr: float, *, warmup_steps: int = 0, clip_norm: float | None = None
+    lr: float | Float[Array, ""], *, warmup_steps: int = 0, clip_norm: float | None = None
 ) -> optax.GradientTransformation:
-    """Return Adam at `lr`, ramped up linearly over `warmup_steps`, gradients clipped to a norm."""
+    """Return Adam at `lr`, ramped up linearly over `warmup_steps`, gradients clipped to a norm.
+
+    An `lr` that changes may be traced, without a ramp.
+    """
     schedule = optax.linear_schedule(0.0, lr, warmup_steps) if warmup_steps else lr
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     return optax.chain(clip, optax.adam(schedule))

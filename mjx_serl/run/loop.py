@@ -604,8 +604,13 @@ def _device_kind() -> str:
     return device.device_kind or device.platform
 
 
-# Rates of what a judge counts.
-_JUDGED = {"judged_success_rate": "judged_successes", "false_positive_rate": "false_positives"}
+# Means over episodes of sums that some runs keep: of a judge, of on-policy training.
+_MEANS = {
+    "train/judged_success_rate": "episode/judged_successes",
+    "train/false_positive_rate": "episode/false_positives",
+    "env/success_once": "episode/solved_once",
+    "env/episode_len": "episode/len_sum",
+}
 
 
 def _derived(metrics: dict[str, float]) -> dict[str, float]:
@@ -616,10 +621,6 @@ def _derived(metrics: dict[str, float]) -> dict[str, float]:
     return metrics | {
         TRAIN_SUCCESS: metrics["episode/successes"] / episodes,
         TRAIN_RETURN: metrics["episode/return_sum"] / episodes,
-        **{
-            f"train/{name}": metrics[f"episode/{count}"] / episodes
-            for name, count in _JUDGED.items()
-            if f"episode/{count}" in metrics
-        },
+        **{name: metrics[total] / episodes for name, total in _MEANS.items() if total in metrics},
         "train/episode_steps": metrics["episode/step_sum"] / episodes,
     }

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mjx_serl.envs.env import Env, EnvState
@@ -13,7 +14,6 @@ from mjx_serl.training.policies import Policy
 from mjx_serl.training.relabel import states_of
 from mjx_serl.training.scan import scan
 from mjx_serl.types import Obs, PRNGKey, Transition, choice
-from scenes.contract.specs import GRIPPER
 
 
 def rollout(
@@ -80,9 +80,8 @@ def noisy_expert(env: Env, noise: float | Float[Array, ""] | None) -> Act:
     """Return the scripted expert with `noise` as of `demonstrate`."""
     noise = expert_noise(env.task) if noise is None else noise
     scale = jnp.full(env.action_dim, noise / env.task.control.scale)
-    for i, name in enumerate(env.action_spec.names):
-        if name.rpartition("/")[2] == GRIPPER:  # "left/gripper" where there are several
-            scale = scale.at[i].set(0.0)
+    for i in np.flatnonzero(env.action_spec.grippers):
+        scale = scale.at[i].set(0.0)
 
     def act(worlds: EnvState, pictures: Obs, key: PRNGKey) -> Float[Array, "N A"]:
         del pictures  # an expert reads the simulator's state

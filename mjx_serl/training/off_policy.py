@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from mjx_serl.agents.agent import AGENTS, AgentState, OffPolicyAgent
+from mjx_serl.agents.agent import AGENTS, AgentState, OffPolicyAgent, require_off_policy
 from mjx_serl.agents.reward_model import Vice, ViceConfig, ViceState, require_demos, unpaid
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.data import normalize
@@ -36,6 +36,7 @@ from mjx_serl.training.evaluate import TRAIN
 from mjx_serl.training.policies import random_policy
 from mjx_serl.training.scan import run_once, scan
 from mjx_serl.training.state import PolicyParams, TrainState, shapes_of, tree_bytes
+from mjx_serl.training.statistics import observed
 from mjx_serl.training.takeover import Takeover, TakeoverConfig
 from mjx_serl.training.trainer import METHODS, Ring, Share
 from mjx_serl.types import (
@@ -58,7 +59,6 @@ PEOPLE = "people"  # a ring of what people did, in worlds of their own
 PEOPLE_BLOCK = 16  # rows that are written to it at once
 POLICY_ACTION = "policy_action"  # beside them, what the policy would have done
 VICE, TAKEOVER = "vice", "takeover"  # beside the rings
-MAX_COUNT = 2**31 - 1  # where a counter of a state, int32, stays
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,6 +134,7 @@ class OffPolicyConfig:
                 "0; or --demos.count above 0, or --demos.file FILE"
             )
         agent = self.agent.build()
+        require_off_policy(agent, "off_policy")
         check_ranges(self.takeover, path="takeover")
         self.takeover.check()
         if self.takeover.attend:
@@ -660,14 +661,13 @@ class OffPolicy:
 
     def _observe(self, state: TrainState, step: Transition) -> NormalizerState:
         """Observation statistics, frozen after `normalize_steps`."""
-        if self.config.normalize_steps == 0:
-            return state.normalizer
-        seen = self.vec_env.observer.as_at_start(step.obs)
-        fresh = normalize.update(state.normalizer, seen, step.valid)
-        # In epochs: a count of env steps passes 2^31 in a long run.
-        epochs = min(-(-self.config.normalize_steps // self.env_steps_per_epoch), MAX_COUNT)
-        done = state.epoch >= epochs
-        return jax.tree.map(partial(jnp.where, done), state.normalizer, fresh)
+        return observed(
+            state,
+            self.vec_env.observer.as_at_start(step.obs),
+            step.valid,
+            steps=self.config.normalize_steps,
+            steps_per_epoch=self.env_steps_per_epoch,
+        )
 
     def _learn(
         self, state: TrainState, k_sample: PRNGKey, k_learn: PRNGKey

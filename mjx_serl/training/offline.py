@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import optax
 
-from mjx_serl.agents.agent import AGENTS
+from mjx_serl.agents.agent import AGENTS, require_off_policy
 from mjx_serl.agents.bc import BCConfig
 from mjx_serl.envs.observation import Observer
 from mjx_serl.training.demonstrations import DemoConfig, Demonstrations
@@ -64,7 +64,7 @@ class OfflineConfig:
         """Raise ValueError, with what is allowed, for options that do not go together."""
         del num_envs  # none is stepped
         check_ranges(self)
-        self.agent.build()
+        require_off_policy(self.agent.build(), "offline")
         if self.demos.count == 0 and self.demos.file is None:
             raise InputError(
                 "method offline learns from demonstrations alone and there are none; allowed: "

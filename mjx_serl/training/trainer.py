@@ -118,7 +118,8 @@ class Trainer(Protocol):
 class MethodConfig(Protocol):
     """A way to train with its hyper-parameters: a frozen, registered dataclass.
 
-    One that has a method `cautions(observer)` returns lines to warn of before training.
+    One that has a method `cautions(observer)` returns lines to warn of before training. One that
+    has a mapping `refused` says there why options that begin so, of other methods, are none of its.
     """
 
     def check(self, *, num_envs: int) -> None:

@@ -116,6 +116,11 @@ class ActionSpec:
             raise InputError(f"ActionSpec: turn_limit {self.turn_limit}, allowed: above 0 to pi")
 
     @property
+    def grippers(self) -> tuple[bool, ...]:
+        """Which entries open and close a gripper; "left/gripper" where there are several arms."""
+        return tuple(name.rpartition("/")[2] == GRIPPER for name in self.names)
+
+    @property
     def turns(self) -> bool:
         """Whether an action can turn the end effector."""
         return any(name in TURNS for name in self.names)

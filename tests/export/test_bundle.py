@@ -22,6 +22,7 @@ import pytest
 from safetensors.numpy import load_file
 from tiny_bundle import drawn_policy, summary_of, tiny_config, tiny_run, with_changes
 
+from mjx_serl.agents.ppo import PPOConfig
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.api import load
 from mjx_serl.envs.observation import PixelConfig
@@ -34,6 +35,7 @@ from mjx_serl.nets.encoders import EncoderConfig
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import JsonlHook
 from mjx_serl.run.loop import Run
+from mjx_serl.training.on_policy import OnPolicyConfig
 from mjx_serl.training.state import PolicyParams
 from mjx_serl.types import choice
 from robot_bridge.policy.bundle import load_bundle
@@ -254,6 +256,7 @@ CAMERAS = ("front", "wrist")
 SEEING = {
     "drq": {"pixels": PixelConfig(cameras=CAMERAS, size=32, splats=800)},
     "bfloat16": {"agent": SACConfig(hidden=(16, 16), compute_dtype="bfloat16")},
+    "ppo": {"method": OnPolicyConfig(agent=PPOConfig(hidden=(16, 16)))},
     "resnet10": {
         "pixels": PixelConfig(cameras=("wrist",), size=32, splats=800),
         "agent": SACConfig(hidden=(16,), encoder=EncoderConfig(name="resnet10", features=8)),

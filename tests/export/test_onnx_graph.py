@@ -20,6 +20,7 @@ from mjx_serl.agents.chunks import FlowNetConfig
 from mjx_serl.agents.dsrl import DSRLConfig
 from mjx_serl.agents.flow_bc import FlowBCConfig
 from mjx_serl.agents.hybrid import HybridConfig
+from mjx_serl.agents.ppo import PPOConfig
 from mjx_serl.agents.qc import QCConfig
 from mjx_serl.agents.residual import ResidualConfig
 from mjx_serl.agents.sac import SACConfig
@@ -281,6 +282,7 @@ POLICIES = {
     "one encoder for all": dataclasses.replace(STATE, encoder=EncoderConfig(shared=True)),
     "cloned": BCConfig(hidden=(32, 32), dropout=0.5),
     "hybrid": HybridConfig(sac=STATE),
+    "ppo": PPOConfig(hidden=(32, 32)),
 }
 MOVED = {"hybrid": slice(3)}  # entries that are continuous
 

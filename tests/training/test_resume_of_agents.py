@@ -1,4 +1,4 @@
-"""Every off-policy agent goes on from the disk bit for bit, on toy worlds.
+"""Every agent goes on from the disk bit for bit, on toy worlds.
 
 The hybrid agent, behaviour cloning, HG-DAgger, VICE and the pair: test_offline, test_vice and
 test_pair; a whole run of SAC: tests/run/test_resume.py.
@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import pytest
+from toy_env import ToyEnv
 from whole_runs import assert_same
 
 from mjx_serl.agents.agent import AGENTS
@@ -18,10 +19,15 @@ from mjx_serl.agents.chunks import FlowNetConfig
 from mjx_serl.agents.dsrl import DSRLConfig
 from mjx_serl.agents.flow_bc import FlowBCConfig
 from mjx_serl.agents.hybrid import HybridConfig
+from mjx_serl.agents.ppo import PPOConfig
 from mjx_serl.agents.qc import ACTORS, QCConfig
 from mjx_serl.agents.residual import ResidualConfig
 from mjx_serl.agents.sac import SACConfig
+from mjx_serl.envs.observation import Observer
 from mjx_serl.run.checkpoint import CheckpointStore
+from mjx_serl.training.on_policy import OnPolicyConfig, OnPolicyLoopConfig
+from mjx_serl.training.state import TrainState
+from mjx_serl.training.trainer import Trainer
 
 NET: Any = {"hidden": (8, 8)}
 FLOW = FlowNetConfig(hidden=(8, 8), steps=2)
@@ -43,7 +49,7 @@ CASES = {
     "residual of chunks": ResidualConfig(base=CHUNKED, critic_ensemble_size=2, **BASE),
     "dsrl": DSRLConfig(base=FlowBCConfig(horizon=2, flow=FLOW), **BASE),
 }
-ELSEWHERE = (BCConfig, HybridConfig, FlowBCConfig)
+ELSEWHERE = (BCConfig, HybridConfig, FlowBCConfig, PPOConfig)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -51,16 +57,30 @@ def test_epochs_through_the_disk_equal_those_in_one_go(
     name: str, make_toy: Callable, tmp_path: Path
 ) -> None:
     toy = make_toy(agent=CASES[name], steps_per_epoch=4, warmup_steps=24)
-    first = toy.start()
-    one, _ = toy.epoch(first)
-    two, metrics = toy.epoch(one)
+    assert_goes_on(toy.trainer, toy.epoch, toy.start(), tmp_path)
+
+
+def test_ppo_goes_on_in_the_middle_of_episodes(tmp_path: Path) -> None:
+    method = OnPolicyConfig(
+        agent=PPOConfig(lr_schedule="adaptive", lr=1e-3, **NET),
+        # Of 18 steps an epoch, in episodes of at most 8: statistics still move in the second.
+        loop=OnPolicyLoopConfig(rollout_steps=3, passes=2, minibatches=3, normalize_steps=100),
+    )
+    trainer = method.build(Observer(ToyEnv()), num_envs=6)
+    assert_goes_on(trainer, jax.jit(trainer.epoch), trainer.init(jax.random.key(0)), tmp_path)
+
+
+def assert_goes_on(trainer: Trainer, epoch: Callable, first: TrainState, folder: Path) -> None:
+    """Two epochs, through the disk or not, end in the same state and report the same."""
+    one, _ = epoch(first)
+    two, metrics = epoch(one)
     agents = (jax.tree.leaves(s.agent) for s in (one, two))
     assert any((a != b).any() for a, b in zip(*agents, strict=True)), "it learns"
-    store = CheckpointStore(tmp_path)
+    store = CheckpointStore(folder)
     store.save(1, one, {})
     store.wait()
-    restored, _, _ = store.restore(toy.trainer.state_shapes())
-    assert_same(toy.epoch(restored), (two, metrics))
+    restored, _, _ = store.restore(trainer.state_shapes())
+    assert_same(epoch(restored), (two, metrics))
 
 
 def test_no_agent_is_left_out() -> None:

@@ -1,0 +1,419 @@
+"""On-policy training: play, estimate advantages, learn from what was played, forget it.
+
+One epoch is one rollout of all worlds and the passes over it, one compiled call. Nothing is stored
+between epochs but the worlds themselves, which go on where they were.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from mjx_serl.agents import objectives
+from mjx_serl.agents.agent import AGENTS, AgentState, OnPolicyAgent, require_on_policy
+from mjx_serl.agents.ppo import PPOConfig
+from mjx_serl.data import normalize
+from mjx_serl.envs.env import EnvState
+from mjx_serl.envs.judge import judged_metrics
+from mjx_serl.envs.observation import Observer
+from mjx_serl.envs.vector import (
+    VecEnv,
+    VecState,
+    clear_stats,
+    episode_metrics,
+    growth_metrics,
+    vectorize,
+)
+from mjx_serl.nets.mlp import ComputeDtype
+from mjx_serl.training.evaluate import TRAIN
+from mjx_serl.training.scan import run_once, scan
+from mjx_serl.training.state import PolicyParams, TrainState, shapes_of, tree_bytes
+from mjx_serl.training.statistics import observed
+from mjx_serl.training.trainer import METHODS, Share
+from mjx_serl.types import Choice, Metrics, Obs, PRNGKey, RolloutBatch, Transition
+from scenes.contract.errors import InputError
+from scenes.contract.ranges import check_ranges, ranged
+from scenes.contract.serialize import open_field
+
+MOST_POOL = 4096
+VALUE = "value"  # which an on-policy agent notes with every sample
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnPolicyLoopConfig:
+    """The loop around an on-policy agent.
+
+    Attributes:
+        rollout_steps: control steps of each world between two times of learning.
+        passes: how often each rollout is learned from, in an order of its own each time.
+        minibatches: gradient steps of a pass; they have to divide the rollout's steps.
+        noise_correlation: of a world's exploration noise from one control step to the next [1]: 0
+            is white noise, which an arm at 50 Hz averages out; r remembers 1 / (1 - r) steps.
+            Densities stay those of each step alone (arXiv 2312.11091).
+        gripper_correlation: the same of grippers, which take a while to close.
+        normalize_steps: env steps whose statistics scale the observations, frozen afterwards so
+            that a trained network's inputs stop moving; 0 uses the scales that the task declares.
+        stagger: spread the first time-outs of the worlds over an episode's length, so that each
+            rollout holds all parts of episodes.
+        pool: prepared starts per world that ended worlds draw from, drawn anew each epoch; of all
+            worlds at most 4096.
+        grow: step by which the ranges of what the task randomises grow with success, as a share of
+            them: from nothing to the whole; 0 draws from the whole from the start.
+    """
+
+    rollout_steps: int = ranged(32, least=1)
+    passes: int = ranged(4, least=1)
+    minibatches: int = ranged(8, least=1)
+    noise_correlation: float = ranged(0.0, least=0, below=1)
+    gripper_correlation: float = ranged(0.0, least=0, below=1)
+    normalize_steps: int = ranged(0, least=0)
+    stagger: bool = True
+    pool: int = ranged(1, least=1)
+    grow: float = ranged(0.0, least=0, most=1)
+
+
+@METHODS.register("on_policy")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnPolicyConfig:
+    """Rollouts and an on-policy agent: PPO.
+
+    Attributes:
+        agent: the learner; one that learns from its own rollouts.
+        loop: rollouts and passes over them.
+        refused: options of other methods that mean nothing here, by how they begin, and why.
+    """
+
+    agent: Any = open_field(AGENTS, PPOConfig)
+    loop: OnPolicyLoopConfig = dataclasses.field(default_factory=OnPolicyLoopConfig)
+
+    refused: ClassVar[Mapping[str, str]] = {
+        "--demos": "which learns from its own rollouts alone; allowed with demonstrations: "
+        "off_policy, offline, hg_dagger, pair"
+    }
+
+    def check(self, *, num_envs: int) -> None:
+        """Raise ValueError, with what is allowed, for options that do not go together."""
+        check_ranges(self)
+        require_on_policy(self.agent.build(), "on_policy")
+        rows = self.loop.rollout_steps * num_envs
+        if rows % self.loop.minibatches:
+            raise InputError(
+                f"loop.minibatches {self.loop.minibatches}, allowed: what divides {rows}, the "
+                f"steps of a rollout (num_envs {num_envs} times loop.rollout_steps)"
+            )
+
+    def pool_size(self, num_envs: int) -> int:
+        """Prepared starts of so many worlds."""
+        return min(MOST_POOL, self.loop.pool * num_envs)
+
+    def label(self, *, images: bool) -> str:
+        """What the learner is called in folders and tables."""
+        return self.agent.label(images=images, demos=False)
+
+    def build(self, observer: Observer, *, num_envs: int) -> "OnPolicy":
+        """Return the trainer of an observer's task; InputError for what does not fit it."""
+        vec_env = vectorize(
+            observer,
+            num_envs=num_envs,
+            pool_size=self.pool_size(num_envs),
+            stagger=self.loop.stagger,
+            grow=self.loop.grow,
+        )
+        return OnPolicy(self.agent.build(), vec_env, self.loop)
+
+
+@struct.dataclass
+class Played:
+    """What is learned from of one step of all worlds, leading axes [N]; of a rollout [T, N].
+
+    Attributes:
+        step: the step, with what the agent noted of it; its `obs` are as they were observed.
+        cut_value: where the step ended in a time-out, the value of the episode's last observation.
+    """
+
+    step: Transition
+    cut_value: Float[Array, "*lead"]
+
+
+@struct.dataclass
+class Carried:
+    """What is kept of the worlds between steps, beside themselves.
+
+    Attributes:
+        noise: of the last actions, standard normal.
+        solved: whether the present episode has been solved at some step; its end may be later.
+        episodes: how many of those that ended since the epoch began had been.
+    """
+
+    noise: Float[Array, "N A"]
+    solved: Bool[Array, " N"]
+    episodes: Int[Array, ""]
+
+    def after(self, noise: Float[Array, "N A"], last: EnvState) -> "Carried":
+        """The same after a step with that noise, which led to `last`."""
+        ended, solved = last.terminated | last.truncated, self.solved | last.success
+        episodes = self.episodes + jnp.sum(ended & solved, dtype=jnp.int32)
+        return Carried(noise, solved & ~ended, episodes)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OnPolicy:
+    """A Trainer whose TrainState.data is `Carried`.
+
+    Where the renderer is not `traceable` it is called as it is: its pieces are compiled.
+
+    Attributes:
+        agent: what learns.
+        vec_env: what it acts in.
+        config: the loop.
+    """
+
+    agent: OnPolicyAgent
+    vec_env: VecEnv
+    config: OnPolicyLoopConfig
+
+    @property
+    def traceable(self) -> bool:
+        """Whether `epoch` can be one compiled function."""
+        return self.vec_env.observer.traceable
+
+    @property
+    def env_steps_per_epoch(self) -> int:
+        """Control steps of all worlds in one epoch."""
+        return self.config.rollout_steps * self.vec_env.num_envs
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Gradient steps in one epoch where none is left out (`actor/updates`)."""
+        return self.config.passes * self.config.minibatches
+
+    @property
+    def horizon(self) -> int:
+        """Actions of one choice."""
+        return self.agent.horizon
+
+    @property
+    def compute_dtype(self) -> ComputeDtype:
+        """What the products of the agent's networks are made of."""
+        return self.agent.compute_dtype
+
+    def exact(self) -> "OnPolicy":
+        """The same trainer whose agent computes in float32."""
+        return dataclasses.replace(self, agent=self.agent.exact())
+
+    def state_shapes(self) -> TrainState:
+        """The state as shapes."""
+        if self.traceable:
+            return jax.eval_shape(self._first_state, jax.random.key(0))
+        # What cannot be traced has to be made to be measured.
+        return shapes_of(self.init(jax.random.key(0)))
+
+    def init(self, key: PRNGKey) -> TrainState:
+        """The state before the first epoch."""
+        return run_once(self._first_state, key, traceable=self.traceable)
+
+    def _first_state(self, key: PRNGKey) -> TrainState:
+        k_worlds, k_agent, k_noise, key = jax.random.split(jax.random.fold_in(key, TRAIN), 4)
+        worlds, num = self.vec_env.reset(k_worlds), self.vec_env.num_envs
+        obs_spec, dim = self.vec_env.observer.obs_spec, self.vec_env.env.action_dim
+        noise = jax.random.normal(k_noise, (num, dim))
+        state = TrainState(
+            agent=self.agent.init(k_agent, obs_spec, self.vec_env.env.action_spec),
+            worlds=worlds,
+            data=Carried(noise, jnp.zeros(num, bool), jnp.int32(0)),
+            # Not of nothing: the first rollout is scaled too.
+            normalizer=normalize.init(obs_spec, scaled=True),
+            key=key,
+            epoch=jnp.zeros((), jnp.int32),
+        )
+        # Not traced, leaves may share an array, which cannot be donated twice.
+        return state if self.traceable else jax.tree.map(jnp.copy, state)
+
+    def policy_params(self, state: TrainState) -> PolicyParams:
+        """What `choose` reads."""
+        return PolicyParams(self.agent.acting(state.agent), state.normalizer)
+
+    def learned_params(self, state: TrainState) -> PolicyParams:
+        """What another run may begin with: all parameters and the observation statistics."""
+        return PolicyParams(self.agent.learned(state.agent), state.normalizer)
+
+    def begun(self, state: TrainState) -> TrainState:
+        """The state after `learned_params` of another run have been put into it."""
+        return state.replace(agent=self.agent.begun(state.agent))
+
+    def choose(
+        self, params: PolicyParams, obs: Obs, key: PRNGKey, *, deterministic: bool
+    ) -> Choice:
+        """Choose actions for raw observations."""
+        seen = normalize.normalize(params.normalizer, obs)
+        return self.agent.act(params.agent, seen, key, deterministic=deterministic)
+
+    def memory(self, state: TrainState) -> list[Share]:
+        """The worlds: a rollout, which is no part of the state, grows with their number too."""
+        worlds = tree_bytes(state.worlds) - tree_bytes(state.worlds.pool)
+        return [Share("worlds", worlds, "--num-envs", self.vec_env.num_envs, 1)]
+
+    def epoch(self, state: TrainState) -> tuple[TrainState, Metrics]:
+        """A rollout and what is learned from it; metrics of both."""
+        state = self._jit_begin(state)
+        state, played = scan(
+            self._play, state, None, length=self.config.rollout_steps, traceable=self.traceable
+        )
+        state, metrics = self._jit_learn(state, played)
+        metrics |= self._episode_metrics(state)
+        return state.replace(epoch=optax.safe_increment(state.epoch)), metrics
+
+    def _episode_metrics(self, state: TrainState) -> Metrics:
+        metrics = episode_metrics(state.worlds.stats) | growth_metrics(state.worlds.growth)
+        metrics |= judged_metrics(state.worlds.judged)
+        solved = state.data.episodes.astype(jnp.float32)
+        return metrics | {
+            "episode/solved_once": solved,
+            "episode/len_sum": metrics["episode/step_sum"],
+        }
+
+    # -- playing -----------------------------------------------------------------------------
+
+    def _play(self, state: TrainState, _: None) -> tuple[TrainState, Played]:
+        before = state
+        state, step, last = self._jit_advance(state)
+        cut_value = self._cut_value(before, last)
+        state = state.replace(worlds=self.vec_env.draw(state.worlds))
+        return state, Played(step, cut_value)
+
+    def advance(self, state: TrainState) -> tuple[TrainState, Transition, EnvState]:
+        """Act in all worlds; their pictures are still those of before."""
+        key, k_act = jax.random.split(state.key)
+        obs = self.vec_env.observe(state.worlds)
+        seen = normalize.normalize(state.normalizer, obs)
+        noise = self._next_noise(state.data.noise, k_act)
+        chosen = self.agent.sample(state.agent, seen, noise)
+        worlds, step, last = self.vec_env.advance(state.worlds, chosen)
+        state = state.replace(worlds=worlds, key=key, data=state.data.after(noise, last))
+        # As observed, not as it would be stored: with the earlier pictures of a stack.
+        return state, step.replace(obs=obs), last
+
+    def _next_noise(self, noise: Float[Array, "N A"], key: PRNGKey) -> Float[Array, "N A"]:
+        """Standard normal noise that resembles the last as much as it is told to."""
+        of = (self.config.noise_correlation, self.config.gripper_correlation)
+        kept = jnp.array([of[gripper] for gripper in self.vec_env.env.action_spec.grippers])
+        return kept * noise + jnp.sqrt(1.0 - kept**2) * jax.random.normal(key, noise.shape)
+
+    def _cut_value(self, before: TrainState, last: EnvState) -> Float[Array, " N"]:
+        """The value of the observations that time-outs cut off, where there is any; else zeros."""
+
+        def ask() -> Float[Array, " N"]:
+            return self._jit_value(before, self.vec_env.observe_last(last, before.worlds))
+
+        def nothing() -> Float[Array, " N"]:
+            return jnp.zeros(self.vec_env.num_envs)
+
+        cut = jnp.any(last.truncated)
+        if self.traceable:
+            return jax.lax.cond(cut, ask, nothing)
+        return ask() if bool(cut) else nothing()
+
+    def value(self, state: TrainState, obs: Obs) -> Float[Array, " N"]:
+        """The value of raw observations."""
+        return self.agent.value(state.agent, normalize.normalize(state.normalizer, obs))
+
+    # -- learning ----------------------------------------------------------------------------
+
+    def learn(self, state: TrainState, played: Played) -> tuple[TrainState, Metrics]:
+        """Make the passes over a rollout [T, N, ...]; metrics of them."""
+        key, k_order = jax.random.split(state.key)
+        batch, metrics = self.with_advantages(state, played)
+        agent, learned = self._passes(state.agent, batch, k_order)
+        step = played.step
+        normalizer = observed(
+            state,
+            step.obs,
+            step.valid,
+            steps=self.config.normalize_steps,
+            steps_per_epoch=self.env_steps_per_epoch,
+        )
+        return state.replace(agent=agent, normalizer=normalizer, key=key), metrics | learned
+
+    def with_advantages(self, state: TrainState, played: Played) -> tuple[RolloutBatch, Metrics]:
+        """The steps of a rollout with their advantages, all on one axis [T * N]."""
+        agent, step = self.agent, played.step
+        value = step.extras[VALUE]
+        after = self.value(state, self.vec_env.observe(state.worlds))
+        next_value = jnp.concatenate([value[1:], after[None]])
+        next_value = jnp.where(step.truncated, played.cut_value, next_value)
+        steps = step.replace(reward=step.reward * agent.reward_scale)
+        advantage = objectives.gae(
+            steps, value, next_value, gamma=agent.gamma, gae_lambda=agent.gae_lambda
+        )
+        returns, valid = advantage + value, step.valid
+        batch = RolloutBatch(
+            obs=normalize.normalize(state.normalizer, step.obs),
+            extras=step.extras,
+            advantage=objectives.standardised(advantage, valid),
+            returns=returns,
+            valid=valid,
+        )
+        mean, spread = objectives.masked_mean, objectives.variance
+        metrics = {
+            "rollout/rewards_mean": mean(step.reward, valid),
+            "rollout/returns_mean": mean(returns, valid),
+            "rollout/advantages_mean": mean(advantage, valid),
+            "rollout/explained_variance": 1.0
+            - spread(advantage, valid) / (spread(returns, valid) + 1e-8),
+        }
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch), metrics
+
+    def _passes(
+        self, agent: AgentState, batch: RolloutBatch, key: PRNGKey
+    ) -> tuple[AgentState, Metrics]:
+        """All gradient steps on a rollout, until one says to stop; means over those made."""
+        passes, minibatches = self.config.passes, self.config.minibatches
+        rows = batch.returns.shape[0]
+        order = jax.vmap(jax.random.permutation, (0, None))(jax.random.split(key, passes), rows)
+        order = order.reshape(passes * minibatches, rows // minibatches)
+        shapes = jax.eval_shape(self.agent.improve, agent, jax.tree.map(lambda x: x[:1], batch))
+
+        def go_on(agent: AgentState, some: Array) -> tuple[AgentState, Array, Metrics]:
+            return self.agent.improve(agent, jax.tree.map(lambda x: x[some], batch))
+
+        def leave(agent: AgentState, some: Array) -> tuple[AgentState, Array, Metrics]:
+            del some
+            nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[2])
+            return agent, jnp.ones((), bool), nothing
+
+        def step(loop: tuple[AgentState, Array], some: Array) -> tuple[Any, Any]:
+            agent, over = loop
+            agent, stop, metrics = jax.lax.cond(over, leave, go_on, agent, some)
+            return (agent, stop), (metrics, ~over, ~stop)
+
+        (agent, _), (metrics, seen, made) = jax.lax.scan(step, (agent, jnp.zeros((), bool)), order)
+        means = jax.tree.map(lambda x: objectives.masked_mean(x, seen), metrics)
+        return agent, means | {"actor/updates": jnp.sum(made, dtype=jnp.float32)}
+
+    # Compiled pieces for what is not traced as a whole; inside another jit they are plain calls.
+
+    @cached_property
+    def _jit_begin(self) -> Callable[[TrainState], TrainState]:
+        def begin(state: TrainState) -> TrainState:
+            worlds: VecState = self.vec_env.refresh(clear_stats(state.worlds))
+            return state.replace(worlds=worlds, data=state.data.replace(episodes=jnp.int32(0)))
+
+        return jax.jit(begin, donate_argnums=0)
+
+    @cached_property
+    def _jit_advance(self) -> Callable[..., tuple[TrainState, Transition, EnvState]]:
+        return jax.jit(self.advance)
+
+    @cached_property
+    def _jit_value(self) -> Callable[[TrainState, Obs], Float[Array, " N"]]:
+        return jax.jit(self.value)
+
+    @cached_property
+    def _jit_learn(self) -> Callable[[TrainState, Played], tuple[TrainState, Metrics]]:
+        return jax.jit(self.learn, donate_argnums=0)
