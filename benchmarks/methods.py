@@ -64,6 +64,7 @@ METHODS: dict[str, Method] = {
         about="RLPD for the arm, a DQN for its gripper", args=("--preset=hybrid_laptop",)
     ),
     "sac": Method(about="SAC without demonstrations", args=("--preset=sac",)),
+    "ppo": Method(about="PPO without demonstrations", args=("--preset=ppo",)),
 }
 # The columns of pictures: who reads them for the learner.
 PICTURED = ("franka/pick_cube", "franka/peg_insertion")

@@ -29,7 +29,7 @@ def small(preset: str, task: str) -> TrainConfig:
     [
         ("laptop", "mjx"),
         *((name, "warp") for name in ("laptop", "qc_rlpd", "residual", "dsrl", "expo", "hybrid")),
-        *((name, "warp") for name in ("bc", "hg_dagger")),
+        *((name, "warp") for name in ("bc", "hg_dagger", "ppo")),
     ],
 )
 def test_an_epoch_is_what_a_gpu_can_run(preset, physics, task):
