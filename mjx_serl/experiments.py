@@ -197,6 +197,7 @@ def ppo() -> TrainConfig:
         lr_schedule="adaptive",
         target_kl=0.02,
         stop_kl=0.1,
+        actor_average=0.998,
     )
     return TrainConfig(
         preset="ppo",

@@ -84,6 +84,7 @@ class PPOConfig(AgentConfig):
         stop_kl: no more steps on a rollout once a minibatch is further than this from the policy
             that sampled it [nat]; None never stops.
         clip_norm: global gradient norm above which gradients are scaled down; None never.
+        actor_average: as of `SACConfig`, per gradient step.
     """
 
     hidden: tuple[int, ...] = ranged((256, 256), least=1, filled=True)
@@ -108,6 +109,7 @@ class PPOConfig(AgentConfig):
     target_kl: float = ranged(0.01, above=0)
     stop_kl: float | None = ranged(0.03, above=0)
     clip_norm: float | None = ranged(1.0, above=0)
+    actor_average: float = ranged(0.0, least=0, below=1)
 
     def build(self) -> "PPO":
         """Return the agent; raises ValueError on a field outside its range, KeyError on a name."""
@@ -134,6 +136,7 @@ class PPOState:
     lr: Float[Array, ""]  # of the next gradient step
     step: Int[Array, ""]  # gradient steps made
     skipped: Int[Array, ""]  # of these, dropped because they were not finite
+    average: PyTree  # of all but the value network; None where the newest act
     obs: ObsSpec = struct.field(pytree_node=False)
     action: ActionSpec = struct.field(pytree_node=False)
 
@@ -185,13 +188,16 @@ class PPO(OnPolicyAgent):
         )
         lr = jnp.float32(self.cfg.lr)
         policy = trainable(self._optimizer(lr), params)
-        return PPOState(policy, lr, jnp.int32(0), jnp.int32(0), obs=obs, action=action)
+        average = _copy(_acting(params)) if self.cfg.actor_average else None
+        return PPOState(policy, lr, jnp.int32(0), jnp.int32(0), average, obs=obs, action=action)
 
     def act(
         self, state: PPOState, obs: Obs, key: PRNGKey, *, deterministic: bool = False
     ) -> Choice:
         """Sample actions, or take tanh of the mean if `deterministic`."""
-        nets, params = self._nets_of(state), state.policy.params
+        averaged = deterministic and state.average is not None
+        nets = self._nets_of(state)
+        params: PyTree = state.average if averaged else state.policy.params
         mean, std = nets.policy(params, nets.encoder.policy(params.encoder, obs))
         if deterministic:
             return choice(jnp.tanh(mean))
@@ -217,12 +223,19 @@ class PPO(OnPolicyAgent):
 
     def acting(self, state: PPOState) -> PPOState:
         """Policy and encoder; neither value network nor optimiser."""
-        policy = Trainable(state.policy.params.replace(critic=None), None)
+        policy = Trainable(_acting(state.policy.params), None)
         return state.replace(policy=policy, lr=None, step=None, skipped=None)
 
     def learned(self, state: PPOState) -> PPOState:
-        """All networks, without optimiser, step size and counters."""
-        return state.replace(policy=state.policy.bare(), lr=None, step=None, skipped=None)
+        """All networks, without optimiser, step size, counters and average."""
+        bare = state.policy.bare()
+        return state.replace(policy=bare, lr=None, step=None, skipped=None, average=None)
+
+    def begun(self, state: PPOState) -> PPOState:
+        """One whose average is of the policy that it begins with."""
+        if state.average is None:
+            return state
+        return state.replace(average=_copy(_acting(state.policy.params)))
 
     def improve(
         self, state: PPOState, batch: RolloutBatch
@@ -232,9 +245,12 @@ class PPO(OnPolicyAgent):
         (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.policy.params)
         policy, finite = apply_gradients(self._optimizer(state.lr), state.policy, grads)
         step, kl = jnp.asarray(optax.safe_increment(state.step)), metrics["actor/approx_kl"]
-        after = state.replace(
-            policy=policy, step=step, skipped=count_skipped(state.skipped, finite)
-        )
+        average = state.average
+        if average is not None:
+            kept = 1 - self.cfg.actor_average
+            average = optax.incremental_update(_acting(policy.params), average, kept)
+        skipped = count_skipped(state.skipped, finite)
+        after = state.replace(policy=policy, step=step, skipped=skipped, average=average)
         stop = jnp.zeros((), bool) if self.cfg.stop_kl is None else kl > self.cfg.stop_kl
         after = jax.tree.map(lambda new, old: jnp.where(stop, old, new), after, state)
         # Also where it stops: a step size that is too large would else never fall.
@@ -306,6 +322,16 @@ class PPO(OnPolicyAgent):
 
     def _optimizer(self, lr: Float[Array, ""]) -> optax.GradientTransformation:
         return make_optimizer(lr, clip_norm=self.cfg.clip_norm)
+
+
+def _acting(params: PyTree) -> PyTree:
+    """The parameters that acting reads."""
+    return params.replace(critic=None)
+
+
+def _copy(params: PyTree) -> PyTree:
+    """Arrays of their own, which can be donated beside the others."""
+    return jax.tree.map(jnp.copy, params)
 
 
 @dataclass(frozen=True)

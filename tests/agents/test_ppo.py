@@ -255,3 +255,24 @@ def test_bad_config_is_named() -> None:
         dataclasses.replace(SMALL, clip_ratio=0).build()
     with pytest.raises(ValueError, match="PPO gives one continuous action at a time"):
         fresh()[0].init(jax.random.key(0), SPEC, action_spec_of(1, horizon=2))
+
+
+def test_what_acts_without_noise_is_the_running_average_where_it_is_asked_for() -> None:
+    agent, state = fresh(dataclasses.replace(SMALL, actor_average=0.9))
+    assert fresh()[1].average is None
+    batch = sampled()
+    after = compiled(agent, "improve")(state, batch)[0]
+    wanted = jax.tree.map(
+        lambda old, new: 0.9 * old + 0.1 * new,
+        state.average,
+        after.policy.params.replace(critic=None),
+    )
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), after.average, wanted)
+    act = functools.partial(agent.act, obs=batch.obs, key=jax.random.key(0), deterministic=True)
+    newest = act(after.replace(average=None)).action
+    assert np.abs(act(after).action - newest).max() > 1e-3
+    np.testing.assert_array_equal(act(agent.acting(after)).action, act(after).action)
+    # Another run's parameters bring no average: it begins with them.
+    assert agent.learned(after).average is None
+    begun = agent.begun(after)
+    np.testing.assert_array_equal(act(begun).action, newest)
