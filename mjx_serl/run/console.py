@@ -207,7 +207,9 @@ def start_lines(info: RunInfo) -> Iterator[str]:
     goal = f"{count(total)} {unit}"
     if info.start_epoch:
         goal = f"resumed at epoch {info.start_epoch} ({count(info.done(None))}) of {goal}"
-    memory = f"state {size(info.state_bytes)}, of it buffer {size(info.buffer_bytes)}"
+    memory = f"state {size(info.state_bytes)}"
+    if 100 * info.buffer_bytes > info.state_bytes:
+        memory += f", of it buffer {size(info.buffer_bytes)}"
     yield f"device {info.device}  {memory}  {goal}"
     for section, text in _sections(info.config):
         yield f"  {section:<10} {text}"

@@ -14,12 +14,13 @@ def check_memory(state: TrainState, shares: Sequence[Share], *, available: int) 
     """Bytes of a training state (arrays or shapes); refuses what does not fit.
 
     The state is held twice while an epoch runs (its input and its output, where donation does
-    not apply) and is copied once to be saved.
+    not apply) and is copied once to be saved; what an epoch makes besides, such as a rollout, is
+    held as it was made and as it is learned from.
 
     Raises:
         MemoryError: with the bytes and values of options that would fit.
     """
-    total = tree_bytes(state)
+    total = tree_bytes(state) + sum(share.nbytes for share in shares if not share.stored)
     if 2 * total > available:
         parts = ", ".join(f"{share.name} {share.nbytes / 1e9:.2f} GB" for share in shares)
         raise NotEnoughMemoryError(

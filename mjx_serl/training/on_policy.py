@@ -255,9 +255,14 @@ class OnPolicy:
         return self.agent.act(params.agent, seen, key, deterministic=deterministic)
 
     def memory(self, state: TrainState) -> list[Share]:
-        """The worlds: a rollout, which is no part of the state, grows with their number too."""
+        """The worlds, and a rollout of them."""
         worlds = tree_bytes(state.worlds) - tree_bytes(state.worlds.pool)
-        return [Share("worlds", worlds, "--num-envs", self.vec_env.num_envs, 1)]
+        found = [Share("worlds", worlds, "--num-envs", self.vec_env.num_envs, 1)]
+        if self.traceable:
+            steps = self.config.rollout_steps
+            played = steps * tree_bytes(jax.eval_shape(self._play, state, None)[1])
+            found.append(Share("rollout", played, "--loop.rollout-steps", steps, 1, stored=False))
+        return found
 
     def epoch(self, state: TrainState) -> tuple[TrainState, Metrics]:
         """A rollout and what is learned from it; metrics of both."""

@@ -16,7 +16,7 @@ from mjx_serl.types import Choice, Metrics, Obs, PRNGKey
 
 @dataclass(frozen=True)
 class Share:
-    """A part of the training state whose size an option decides.
+    """A part of the training state, or of what an epoch makes, whose size an option decides.
 
     Attributes:
         name: what it holds.
@@ -24,6 +24,7 @@ class Share:
         option: on the command line.
         value: of the option now.
         least: smallest value that still trains.
+        stored: it is part of the state.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Share:
     option: str
     value: int
     least: int
+    stored: bool = True
 
 
 @dataclass(frozen=True)

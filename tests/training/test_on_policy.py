@@ -16,6 +16,7 @@ from mjx_serl.config import TrainConfig
 from mjx_serl.data.normalize import normalize
 from mjx_serl.envs.observation import Observer
 from mjx_serl.run.loop import _derived
+from mjx_serl.run.memory_check import check_memory
 from mjx_serl.training.off_policy import OffPolicyConfig
 from mjx_serl.training.offline import OfflineConfig
 from mjx_serl.training.on_policy import (
@@ -24,7 +25,7 @@ from mjx_serl.training.on_policy import (
     OnPolicyLoopConfig,
     Played,
 )
-from mjx_serl.training.state import TrainState
+from mjx_serl.training.state import TrainState, tree_bytes
 from scenes.contract.specs import ActionSpec, ObsField, ObsSpec
 
 GAMMA = 0.9
@@ -276,3 +277,13 @@ def test_nobody_else_may_act(beside: dict, line: str) -> None:
     cfg = dataclasses.replace(cfg, **{name: dataclasses.replace(getattr(cfg, name), **changes)})
     with pytest.raises(ValueError, match=line):
         cfg.build(Observer(ToyEnv()))
+
+
+def test_a_rollout_that_does_not_fit_is_refused_before_it_is_played(toys: OnPolicy) -> None:
+    shapes = toys.state_shapes()
+    worlds, rollout = toys.memory(shapes)
+    assert not rollout.stored and rollout.nbytes > 12 * WORLDS * 4
+    needed = check_memory(shapes, [worlds, rollout], available=1 << 40)
+    assert needed == tree_bytes(shapes) + rollout.nbytes
+    with pytest.raises(MemoryError, match=r"rollout 0\.00 GB.*--loop.rollout-steps \d"):
+        check_memory(shapes, [worlds, rollout], available=2 * needed - rollout.nbytes)
