@@ -15,6 +15,8 @@ from mjx_serl.nets.classifier import RewardClassifier, load_classifier
 from mjx_serl.nets.frozen import FrozenEncoder, load_encoder
 from mjx_serl.training.from_actors import from_actors
 from mjx_serl.training.off_policy import OffPolicy, OffPolicyConfig
+from mjx_serl.training.pair import Pair
+from mjx_serl.training.pair_from_actors import pair_from_actors
 from mjx_serl.training.trainer import METHODS, Trainer
 from scenes.contract.errors import InputError
 from scenes.contract.operator import Device
@@ -305,13 +307,20 @@ class TrainConfig:
         return with_people(self.pilot.rows)
 
     def _fed(self, trainer: Trainer) -> Trainer:
-        if not isinstance(trainer, OffPolicy) or self.pilot.serve:
+        if not isinstance(trainer, OffPolicy | Pair) or self.pilot.serve:
             raise InputError(
                 f"--listen with --method {METHODS.name_of(type(self.method))}"
-                f"{' and --pilot' if self.pilot.serve else ''}, allowed: off_policy; people take "
-                "over at the arms (deploy.py --operator)"
+                f"{' and --pilot' if self.pilot.serve else ''}, allowed: off_policy, pair; people "
+                "take over at the arms (deploy.py --operator)"
             )
-        return from_actors(trainer)
+        if isinstance(trainer, OffPolicy):
+            return from_actors(trainer)
+        if self.actors.agentlace is not None:
+            raise InputError(
+                "--listen-agentlace with a task by turns, of which SERL's actors do not say whose "
+                "turn it is; allowed: --listen alone"
+            )
+        return pair_from_actors(trainer)
 
 
 def _frozen_encoder(pixels: PixelConfig) -> FrozenEncoder | None:

@@ -436,7 +436,7 @@ def reset_free() -> TrainConfig:
     """A forward and a backward policy that undo each other's work: no resets in between.
 
     `python train.py --preset reset_free`. Both learn as laptop does; only a world whose cube has
-    left the bins is put back (`pair/put_back` in metrics.jsonl). No bundle: it holds one policy.
+    left the bins is put back (`pair/put_back` in metrics.jsonl). On an arm: docs/real_robot.md.
     Seed 0: 98 % of 100 held-out episodes (forward 42 of 42, backward 56 of 58) after 12,000 env
     steps, three minutes of one core; no world was put back.
     """
@@ -447,7 +447,6 @@ def reset_free() -> TrainConfig:
         preset="reset_free",
         task="franka/bin_relocation",
         method=method,
-        run=dataclasses.replace(base.run, bundle=False),
     )
 
 

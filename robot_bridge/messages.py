@@ -78,6 +78,7 @@ class Tick:
         seq: of that command.
         age: of the observation that the command answers [s], -1 without one.
         lateness: of this tick [s].
+        part: of a task by turns, whose turn it is: 0 or 1.
     """
 
     index: int
@@ -94,6 +95,7 @@ class Tick:
     seq: int = -1
     age: float = -1.0
     lateness: float = 0.0
+    part: int = 0
 
     @property
     def intervened(self) -> bool:

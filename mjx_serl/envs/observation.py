@@ -415,6 +415,7 @@ class Observer:
             latency=(0.0, 0.0) if late is None else late.action_latency,
             stack=self.stack,
             depth=0.0 if cameras is None else cameras.config.depth,
+            parts=getattr(env.task, "parts", ()),
         )
 
     def looks(self, key: PRNGKey, num: int) -> PyTree:

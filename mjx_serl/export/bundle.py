@@ -119,7 +119,7 @@ def write_bundle(
         normalizer={
             name: found
             for name, found in statistics(params.normalizer).items()
-            if name in {field.name for field in run.observer.obs_spec.policy.fields}
+            if name.rpartition("/")[2] in run.observer.obs_spec.policy.names
         },
         measured=_measured(summary),
         commit=None if summary is None else summary.commit,
@@ -327,8 +327,19 @@ def _no_source_paths() -> Iterator[None]:
 # -- what else the manifest says, and the disk -----------------------------------------------------
 
 
-def statistics(state: NormalizerState) -> dict[str, Statistics]:
-    """Mean and standard deviation as `data.normalize.normalize` applies them."""
+def statistics(
+    state: NormalizerState | Mapping[str, NormalizerState],
+) -> dict[str, Statistics]:
+    """Mean and standard deviation as `data.normalize.normalize` applies them.
+
+    Those of a task's parts are named PART/OBSERVATION.
+    """
+    if isinstance(state, Mapping):
+        return {
+            f"{part}/{name}": own
+            for part, normalizer in state.items()
+            for name, own in statistics(normalizer).items()
+        }
     found = {}
     for name, mean in jax.device_get(state.mean).items():
         variance = np.asarray(state.m2[name]) / max(float(state.count), 1.0)

@@ -8,7 +8,7 @@ off an actor's disk before a checkpoint holds it.
 
 import collections
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,13 +22,15 @@ from mjx_serl.learning.arrivals import Arrivals, ArrivedEpisode
 from mjx_serl.run.loop import Companion, Run
 from mjx_serl.run.programs import EpochFn
 from mjx_serl.training.from_actors import BLOCK, FromActors
+from mjx_serl.training.pair_from_actors import PairFromActors
 from mjx_serl.training.state import TrainState
 from robot_bridge.agentlace.server import AgentlaceConfig
 from robot_bridge.network.endpoints import parse_address
 from robot_bridge.network.keys import Keyring, default_folder
 from robot_bridge.network.transitions import TransitionServer
-from scenes.contract.demonstrations import STEP_ARRAYS, DemoContract
+from scenes.contract.demonstrations import OBS, STEP_ARRAYS, DemoContract
 from scenes.contract.manifest import PARAMS
+from scenes.contract.policy_contract import TURN
 from scenes.contract.weights import read_safetensors
 
 ACTOR = "actor"  # the bundle that actors start with, in the run's folder
@@ -82,13 +84,14 @@ class LearnerCompanion(Companion):
     def start(self, run: Run) -> None:
         """Listen; what a checkpoint holds is not asked for again."""
         trainer = run.trainer
-        assert isinstance(trainer, FromActors)
+        assert isinstance(trainer, FromActors | PairFromActors)
         self._trainer, self._cfg, self._saved = trainer, run.cfg.actors, run.store
         if ACTORS in run.meta:
             self._ledger = _Ledger.of(run.meta[ACTORS])
             # A save before the next epoch writes nothing over the checkpoint that is there.
             self._saving = run.progress.epoch, dict(self._ledger.upto)
         self._arrivals = Arrivals(run.observer.contract)
+        self._parts = run.observer.contract.parts
         assert self._cfg.address is not None
         address, keyed = parse_address(self._cfg.address)
         self._server = TransitionServer(
@@ -201,7 +204,19 @@ class LearnerCompanion(Companion):
             "episode/return_sum": sum(paid),
             "episode/step_sum": float(rows),
             "people/share": driven / rows,
+            **self._of_parts(found, ended),
         }
+
+    def _of_parts(
+        self, found: Sequence[ArrivedEpisode], solved: Sequence[bool]
+    ) -> dict[str, float]:
+        """Episodes and successes of each part; {} of a task that has none."""
+        told = {}
+        for i, name in enumerate(self._parts):
+            own = [good for episode, good in zip(found, solved, strict=True) if _part(episode) == i]
+            told[f"pair/{name}_episodes"] = float(len(own))
+            told[f"pair/{name}_successes"] = float(sum(own))
+        return told
 
     # -- pieces ------------------------------------------------------------------------------------
 
@@ -277,3 +292,8 @@ class LearnerCompanion(Companion):
         if now - self._idle_since > _SAID_S and not self._told_idle:
             self._told_idle = True
             run.hooks.on_stage("waiting for actors")
+
+
+def _part(episode: ArrivedEpisode) -> int:
+    """Whose turn it was in an episode of a task by turns: 0 or 1."""
+    return int(episode.arrays[f"{OBS}{TURN}"][0, 0] < 0)

@@ -4,6 +4,7 @@ The loop calls one hook, `GuardedHooks`; everything that listens is behind it. M
 `area/name`; those that the console and the curve look for are the constants below.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -208,7 +209,9 @@ class TensorBoardHook:
     def on_epoch(self, record: EpochRecord) -> None:
         """Write every metric of the epoch."""
         for name, value in record.metrics.items():
-            self._writer.add_scalar(name, value, record.env_steps or record.grad_steps)
+            # Not a number is what this epoch has not measured.
+            if not math.isnan(value):
+                self._writer.add_scalar(name, value, record.env_steps or record.grad_steps)
 
     def on_eval(self, record: EvalRecord) -> None:
         """Write the success rate, its interval and the other figures.

@@ -16,6 +16,7 @@ from mjx_serl.envs.env import EnvState, make_env
 from mjx_serl.envs.observation import Observer, PixelConfig
 from mjx_serl.envs.physics.protocol import SimState
 from mjx_serl.envs.task import TaskState
+from mjx_serl.tasks.alternating import Alternating
 from mjx_serl.training.collect import noisy_expert
 from mjx_serl.training.episodes import episode_keys
 from mjx_serl.training.evaluate import ON_DEMAND, stream_key
@@ -105,6 +106,9 @@ class SimulatedArm:
         self._success = jax.jit(env.task.success)
         self._terminated = jax.jit(env.task.terminated)
         self._expert = jax.jit(noisy_expert(env, None))
+        self._key = jax.random.fold_in(stream_key(seed, ON_DEMAND), 1)
+        task = env.task
+        self._hand_over = jax.jit(task.handed_over) if isinstance(task, Alternating) else None
         self._shapes: EnvState = jax.eval_shape(jax.vmap(env.reset), self._starts[:1])
         # What the cameras see, until time goes on: each is asked for by itself.
         self._seen: dict[str, UInt8[np.ndarray, "H W 3"]] | None = None
@@ -117,6 +121,17 @@ class SimulatedArm:
         self._carry, self._sim = state.carry, state.sim
         self._command, self._task_state = state.command, state.task_state
         self._substeps, self._seen = 0, None
+
+    @property
+    def part(self) -> int:
+        """Whose turn it is in a task by turns: 0 or 1; 0 in any other."""
+        return 0 if self._hand_over is None else int(self._task_state.turn)
+
+    def hand_over(self, part: int) -> None:
+        """Let a part of a task by turns go on as things lie; nothing is put back."""
+        assert self._hand_over is not None
+        self._key, key = jax.random.split(self._key)
+        self._task_state = self._hand_over(np.int32(part), self._sim, self._task_state, key)
 
     def command(
         self, position: Float64[np.ndarray, " 3"], quat: Float64[np.ndarray, " 4"], width: float

@@ -18,10 +18,9 @@ from mjx_serl.envs.task import Task, TaskFactory, TaskState, expert_noise
 from mjx_serl.types import Obs, PRNGKey, PyTree
 from scenes.build import Scene, SceneSource
 from scenes.contract.errors import InputError
+from scenes.contract.policy_contract import TURN
 from scenes.contract.specs import ObsField, ObsSpec
 from scenes.specs import SceneSpec
-
-TURN = "turn"  # the field of the observation: 1 while the first task plays, -1 the second
 
 
 @struct.dataclass
@@ -120,6 +119,13 @@ class Alternating:
         solved = [task.success(sim, state) for task, state in zip(self.tasks, begun, strict=True)]
         other = 1 - last.turn
         turn = jnp.where(_of(other, solved), last.turn, other)
+        return TurnState(turn, _of(turn, begun))
+
+    def handed_over(
+        self, turn: Int[Array, ""], sim: SimState, last: TurnState, key: PRNGKey
+    ) -> TurnState:
+        """The state in which the task of a turn goes on, as things lie."""
+        begun = [self._begun(task, sim, last.inner, key) for task in self.tasks]
         return TurnState(turn, _of(turn, begun))
 
     def observe(self, sim: SimState, command: Command, task_state: TurnState) -> Obs:

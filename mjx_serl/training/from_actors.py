@@ -12,7 +12,7 @@ from functools import cached_property
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from mjx_serl.data.replay import ReplayBuffer, ReplayState
 from mjx_serl.envs.observation import Observer, encoded
@@ -114,6 +114,14 @@ class FromActors(OverLearner):
         state, metrics = self._jit_learn(state)
         return state.replace(epoch=optax.safe_increment(state.epoch)), metrics
 
+    def learn(self, state: TrainState) -> tuple[TrainState, Metrics]:
+        """The same without a count of the epoch; traced."""
+        return self.learner.learn_stored(state, self.learner.config.steps_per_epoch)
+
+    def size(self, state: TrainState) -> Int[Array, ""]:
+        """Rows of the arms that can be learned from."""
+        return self.learner.sources[ONLINE].buffer.size(state.data[ONLINE])
+
     def receive(self, state: TrainState, rows: Transition) -> TrainState:
         """A state that has stored rows [`BLOCK`, 1, ...] of an episode.
 
@@ -142,11 +150,9 @@ class FromActors(OverLearner):
     @cached_property
     def _jit_learn(self) -> Callable[[TrainState], tuple[TrainState, Metrics]]:
         # Compiled also where the renderer is not traced; inside another jit it is a plain call.
-        steps, ring = self.learner.config.steps_per_epoch, self.learner.sources[ONLINE].buffer
-
         def learn(state: TrainState) -> tuple[TrainState, Metrics]:
-            state, metrics = self.learner.learn_stored(state, steps)
-            size = ring.size(state.data[ONLINE]).astype(jnp.float32)
+            state, metrics = self.learn(state)
+            size = self.size(state).astype(jnp.float32)
             fill = size / self.learner.config.buffer_size
             return state, metrics | {"buffer/size": size, "buffer/fill": fill}
 

@@ -18,15 +18,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
 
 from mjx_serl.agents.agent import AGENTS
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.envs.env import EnvState, lost
 from mjx_serl.envs.observation import Observer
 from mjx_serl.envs.vector import VecState, clear_stats, episode_metrics
-from mjx_serl.nets.mlp import ComputeDtype
-from mjx_serl.tasks.alternating import TURN, Alternating
+from mjx_serl.tasks.alternating import Alternating
+from mjx_serl.training.by_parts import ByParts, joined
 from mjx_serl.training.demonstrations import DemoConfig
 from mjx_serl.training.evaluate import TRAIN
 from mjx_serl.training.off_policy import (
@@ -39,8 +38,8 @@ from mjx_serl.training.off_policy import (
 )
 from mjx_serl.training.scan import run_once, scan
 from mjx_serl.training.state import PolicyParams, TrainState
-from mjx_serl.training.trainer import METHODS, Ring, Share
-from mjx_serl.types import Choice, Metrics, Obs, PRNGKey, PyTree, Transition
+from mjx_serl.training.trainer import METHODS, Share
+from mjx_serl.types import Metrics, PRNGKey, Transition
 from scenes.contract.errors import InputError
 from scenes.contract.serialize import open_field
 
@@ -69,6 +68,10 @@ class PairConfig:
         """Raise ValueError, with what is allowed, for options that do not go together."""
         self.one.check(num_envs=num_envs)
         require_single_actions(self.agent.build(), "pair")
+        if self.loop.pretrain_updates:
+            raise InputError(
+                f"loop.pretrain_updates {self.loop.pretrain_updates} with --method pair, allowed: 0"
+            )
 
     def cautions(self, observer: Observer) -> list[str]:
         """What is allowed and hardly meant."""
@@ -97,7 +100,7 @@ class PairConfig:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Pair:
+class Pair(ByParts):
     """A Trainer whose state has an agent, a normaliser and rings per part, by its name.
 
     Attributes:
@@ -106,17 +109,6 @@ class Pair:
     """
 
     one: OffPolicy
-    parts: tuple[str, str]
-
-    @property
-    def traceable(self) -> bool:
-        """Whether `epoch` can be one compiled function."""
-        return self.one.traceable
-
-    @property
-    def horizon(self) -> int:
-        """Actions of one choice."""
-        return self.one.horizon
 
     @property
     def env_steps_per_epoch(self) -> int:
@@ -139,9 +131,7 @@ class Pair:
     def init(self, key: PRNGKey) -> TrainState:
         """The state before the first epoch, demonstrations and warm-up included."""
         rows = None if self.one.demos is None else self.one.demos.rows(key)
-        for name in self.parts:
-            if rows is not None and not self._own(rows, name).valid.any():
-                raise InputError(f"no demonstration is of '{name}'; take more (--demos.count)")
+        self.require_all_shown(rows)
         return run_once(self._first_state, key, rows, traceable=self.traceable)
 
     def _first_state(self, key: PRNGKey, demos: Transition | None) -> TrainState:
@@ -159,13 +149,8 @@ class Pair:
         k_agents: PRNGKey,
         key: PRNGKey,
     ) -> TrainState:
-        views = {}
-        for i, name in enumerate(self.parts):
-            sources = {ONLINE: steps} if demos is None else {ONLINE: steps, DEMOS: demos}
-            rows = {source: self._own(part, name) for source, part in sources.items()}
-            k_agent = jax.random.fold_in(k_agents, i)
-            views[name] = self.one.gather(worlds, rows, k_agent, key)
-        return _joined(views[self.parts[0]], views)
+        rows = {ONLINE: steps} if demos is None else {ONLINE: steps, DEMOS: demos}
+        return self.gathered(self.one, worlds, rows, k_agents, key)
 
     def epoch(self, state: TrainState) -> tuple[TrainState, Metrics]:
         """`steps_per_epoch` vector steps with the updates of both; metrics of the epoch."""
@@ -232,106 +217,22 @@ class Pair:
     def learn(self, state: TrainState, step: Transition) -> tuple[TrainState, Metrics]:
         """Store a step and make the updates of both."""
         views, metrics = {}, {}
-        for i, name in enumerate(self.parts):
-            before = self._view(state, name, jax.random.fold_in(state.key, i))
-            after, told = self.one.learn(before, self._own(step, name))
+        for i, (name, view) in enumerate(self.views(state).items()):
+            before = view.replace(key=jax.random.fold_in(state.key, i))
+            after, told = self.one.learn(before, self.own(step, name))
             # Until it was its turn once there is nothing to learn from but meaningless rows.
             some = self.one.sources[ONLINE].buffer.size(after.data[ONLINE]) > 0
             pick = lambda new, old, some=some: jnp.where(some, new, old)  # noqa: E731
             views[name] = after.replace(agent=jax.tree.map(pick, after.agent, before.agent))
             metrics |= {f"{metric}_{name}": value for metric, value in told.items()}
         key = jax.random.split(state.key, 1)[0]
-        return _joined(state.replace(key=key), views), metrics
-
-    def choose(
-        self, params: PolicyParams, obs: Obs, key: PRNGKey, *, deterministic: bool
-    ) -> Choice:
-        """Choose actions for raw observations, by the policy of the part that they name."""
-        normalizers: Any = params.normalizer
-        one, other = (
-            self.one.choose(
-                PolicyParams(params.agent[name], normalizers[name]),
-                obs,
-                key,
-                deterministic=deterministic,
-            )
-            for name in self.parts
-        )
-        turn = self._turn(obs)
-
-        def pick(x: Array, y: Array) -> Array:
-            return jnp.where(turn.reshape(-1, *[1] * (x.ndim - 1)) == 0, x, y)
-
-        return jax.tree.map(pick, one, other)
-
-    def policy_params(self, state: TrainState) -> PolicyParams:
-        """What `choose` reads."""
-        acting = {name: self.one.agent.acting(state.agent[name]) for name in self.parts}
-        return PolicyParams(acting, state.normalizer)
-
-    def learned_params(self, state: TrainState) -> PolicyParams:
-        """What another run may begin with: all parameters and the observation statistics."""
-        learned = {name: self.one.agent.learned(state.agent[name]) for name in self.parts}
-        return PolicyParams(learned, state.normalizer)
-
-    def begun(self, state: TrainState) -> TrainState:
-        """The state after they have been put into it."""
-        agent = {name: self.one.agent.begun(state.agent[name]) for name in self.parts}
-        return state.replace(agent=agent)
-
-    @property
-    def compute_dtype(self) -> ComputeDtype:
-        """What the products of the agents' networks are made of."""
-        return self.one.compute_dtype
-
-    def exact(self) -> "Pair":
-        """The same trainer whose agents compute in float32."""
-        return dataclasses.replace(self, one=self.one.exact())
-
-    def rings(self, state: TrainState) -> list[Ring]:
-        """The rings of both."""
-        views = {name: self._view(state, name, state.key) for name in self.parts}
-        return [
-            dataclasses.replace(ring, name=f"{name}, {ring.name}")
-            for name, view in views.items()
-            for ring in self.one.rings(view)
-        ]
+        return joined(state.replace(key=key), views), metrics
 
     def memory(self, state: TrainState) -> list[Share]:
         """Replay of both, and worlds."""
         first, second = (
-            self.one.memory(self._view(state, name, state.key).replace(worlds=state.worlds))
-            for name in self.parts
+            self.one.memory(view.replace(worlds=state.worlds))
+            for view in self.views(state).values()
         )
         both = dataclasses.replace(first[0], nbytes=first[0].nbytes + second[0].nbytes)
         return [both, *first[1:]]
-
-    def _view(self, state: TrainState, name: str, key: PRNGKey) -> TrainState:
-        """The state as `one` knows it, of one part and without the worlds."""
-        normalizers: Any = state.normalizer
-        return state.replace(
-            agent=state.agent[name],
-            data=state.data[name],
-            normalizer=normalizers[name],
-            worlds=(),
-            key=key,
-        )
-
-    def _own(self, rows: Transition, name: str) -> Transition:
-        """Rows [..., N] of which those are valid that belong to a part's episodes."""
-        own = self._turn(rows.obs) == self.parts.index(name)
-        return rows.replace(valid=rows.valid & own)
-
-    def _turn(self, obs: Obs) -> Int[Array, "*lead"]:
-        return (obs[TURN][..., 0] < 0).astype("int32")
-
-
-def _joined(state: TrainState, views: dict[str, TrainState]) -> TrainState:
-    """The state with the agents, rings and statistics of all parts."""
-
-    def of_all(what: str) -> PyTree:
-        return {name: getattr(view, what) for name, view in views.items()}
-
-    return state.replace(
-        agent=of_all("agent"), data=of_all("data"), normalizer=of_all("normalizer")
-    )

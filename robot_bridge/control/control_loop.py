@@ -120,6 +120,9 @@ class ControlLoop:
     Attributes:
         start_quat: in which the tool is commanded to begin the next episodes, wxyz; None is the
             contract's.
+        part: of a task by turns, whose turn it is: 0 or 1.
+        keeps_turn, keeps_grip: the next episodes begin with the tool turned, the gripper closed,
+            as it was commanded last; else as the contract's begin.
     """
 
     def __init__(
@@ -134,6 +137,7 @@ class ControlLoop:
         self.clock, self.limits = parts.clock, parts.limits
         self.episode = Episode()
         self.start_quat: NDArray[np.float64] | None = None
+        self.part, self.keeps_turn, self.keeps_grip = 0, False, False
         self._player = Player(parts.gate, parts.limits)
         self._watch = StateWatch(parts.limits, parts.contract.robot)
         self._following = FollowWatch(parts.limits)
@@ -296,9 +300,11 @@ class ControlLoop:
         self._notice, self._troubled_since, self._path = None, None, None
         self.episode = Episode(began=self._turn.now)
         # Until the policy's first command the arm stands and its goal is itself.
-        self._goal = _standing(self.parts.contract, state, closure=0.0)
-        if self.start_quat is not None:
-            self._goal = replace(self._goal, quat=self.start_quat)
+        goal, last = _standing(self.parts.contract, state, closure=0.0), self._goal
+        if last is not None and self.keeps_grip:
+            goal = replace(goal, closure=last.closure)
+        quat = last.quat if last is not None and self.keeps_turn else self.start_quat
+        self._goal = goal if quat is None else replace(goal, quat=quat)
         self.parts.supervisor.start()
 
     def _set_path(self, path: Callable[[float], Vector] | None, state: ArmState) -> None:
@@ -470,6 +476,7 @@ class ControlLoop:
             seq=-1 if command is None else command.seq,
             age=-1.0 if command is None else turn.now - command.t,
             lateness=turn.lateness,
+            part=self.part,
         )
 
 

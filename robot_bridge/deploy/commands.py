@@ -56,6 +56,8 @@ def deploy(
         reports = deployment.run()
     measured = bundle.manifest.measured
     _say(success_line(sum(report.success for report in reports), len(reports)))
+    if deployment.turns.told is not None:
+        _say(deployment.turns.told)
     if measured is not None:
         _say(
             f"simulator, at the end of training: {measured.success_rate:.1%} "

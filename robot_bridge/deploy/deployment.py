@@ -36,6 +36,7 @@ from robot_bridge.deploy.audit import AuditLog, person
 from robot_bridge.deploy.ledger import Experience, Ledger
 from robot_bridge.deploy.policy_process import PROCESS, PolicyProcess, PolicyTask
 from robot_bridge.deploy.rig import Rig
+from robot_bridge.deploy.turns import Turns, require_judged_apart
 from robot_bridge.driver import ArmDriver, ArmInfo
 from robot_bridge.drivers.dry_run import DryRun
 from robot_bridge.learning.link import LearnerLink, LearningConfig
@@ -214,6 +215,7 @@ class Deployment:
         self.recorder: Recorder | None = None
         self.link: LearnerLink | None = None
         self.joints: JointMonitor | None = None
+        self.turns = Turns(self.contract.parts)
         self._pictures: PictureJudge | None = None
         self._ledger = None if cfg.ledger is None else Ledger(cfg.ledger)
 
@@ -245,6 +247,7 @@ class Deployment:
         info = self.rig.driver.info
         robot = connected_robot(self.contract, info)
         cell = None if self.cfg.workcell is None else read_workcell(self.cfg.workcell)
+        require_judged_apart(self.contract.parts, cell)
         limits = tighten(self._default_limits(robot), **self.cfg.limits)
         limits = limits if cell is None else tighten(limits, **cell.tightened)
         limits = intersect(trained_within(limits, self.contract), info)
@@ -574,17 +577,26 @@ class Deployment:
     def _prepare(self, line: _Line, session: Session, number: int) -> None:
         new = self._is_new(line.info, line.limits)
         line.control.speed = line.limits.ramp_scale if new else 1.0
+        turns, went = self.turns, False
         if self.rig.homes and not line.dry:
-            line.resets.go(session, line.control, number)
-        if self.rig.prepare is not None:
+            went = line.resets.go(session, line.control, number, in_place=turns.in_place)
+        if self.rig.prepare is not None and not turns.kept:
             self.rig.prepare(number)
-        if not line.info.simulated and self.cfg.reset == "ask":
-            self.talk.ask(f"Episode {number + 1}: set up the scene, then press Enter. ")
+        turns.begin(self.rig.turns)
+        line.control.part = turns.part
+        # An object that is held is not dropped on the way home either.
+        line.control.keeps_turn, line.control.keeps_grip = turns.kept and not went, turns.kept
+        part = f" ({turns.name})" if turns.name else ""
+        if not line.info.simulated and self.cfg.reset == "ask" and not turns.in_place:
+            self.talk.ask(f"Episode {number + 1}{part}: set up the scene, then press Enter. ")
+        elif part and not line.info.simulated:
+            self.talk.say(f"episode {number + 1}{part} goes on as things lie")
 
     def _episode(
         self, line: _Line, session: Session, operator: OperatorLoop | None, number: int
     ) -> EpisodeReport:
-        line.witnesses.event("begin", episode=number)
+        facts = {"episode": number} | self.turns.facts
+        line.witnesses.event("begin", **facts)
         if operator is not None:
             self.talk.say(operator.open())
         try:
@@ -593,7 +605,7 @@ class Deployment:
             # A terminal in raw mode takes no answers to questions.
             if operator is not None:
                 operator.close()
-        line.witnesses.event(report.ending, episode=number)
+        line.witnesses.event(report.ending, **facts)
         session.settle()
         return report
 
@@ -603,8 +615,10 @@ class Deployment:
             known = (self._known_as, line.info.serial)
             self._ledger.note(*known, dry=int(line.dry), episodes=int(not line.dry))
         why = "  ".join(f"{name} {count}" for name, count in list(report.reasons.items())[:4])
+        part = f" ({self.turns.name})" if self.turns.name else ""
+        self.turns.end(report.ending)
         self.talk.say(
-            f"episode {len(self.reports)}: {report.ending} after {report.seconds:.1f} s"
+            f"episode {len(self.reports)}{part}: {report.ending} after {report.seconds:.1f} s"
             + (f"  (ticks {report.ticks}: {why})" if why else "")
         )
         for warning in [] if self.joints is None else self.joints.warnings():

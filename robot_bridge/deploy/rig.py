@@ -6,6 +6,7 @@ from typing import Protocol
 
 from robot_bridge.clock import Clock
 from robot_bridge.control.joint_monitor import QUANTITIES, JointLimit
+from robot_bridge.deploy.turns import TurnsWorld
 from robot_bridge.driver import ArmDriver
 from robot_bridge.messages import Ending, Tick
 from robot_bridge.policy.observation import Eye, ObjectSource
@@ -98,7 +99,8 @@ class Rig:
         senses: opens what is observed besides the arm.
         operator: a person's device, not open yet.
         homes: bring the arm home before each episode.
-        prepare: called with the episode's number after that.
+        prepare: called with the episode's number after that, where the scene is set up anew.
+        turns: a simulated world of a task by turns; of all else the session counts the turns.
         judge: says how an episode ended, None while it goes on; without a judge the operator
             does.
         state_max_age: of readings that come slower than the arm's own link would bring them
@@ -114,6 +116,7 @@ class Rig:
     operator: Operator | None = None
     homes: bool = True
     prepare: Callable[[int], None] | None = None
+    turns: TurnsWorld | None = None
     judge: Callable[[], Ending | None] | None = None
     state_max_age: float | None = None
     joint_limits: Mapping[str, JointLimit] = field(default_factory=lambda: QUANTITIES)

@@ -80,6 +80,11 @@ def _replay(config: RigConfig, contract: Contract) -> Rig:
     """A recording in lock-step."""
     if not config.address:
         raise InputError("--robot replay needs --address, the folder of a recording")
+    if contract.parts:
+        raise InputError(
+            f"--robot replay with a task by turns ({', '.join(contract.parts)}), whose recorded "
+            "episodes do not go on from each other; allowed: sim, or an arm"
+        )
     clock = ManualClock()
     driver = ReplayDriver(Path(config.address), clock)
     eyes = {
@@ -307,5 +312,6 @@ def sim_rig(world: World, contract: Contract, operator: Operator | None = None) 
         operator=operator,
         homes=False,
         prepare=driver.start,
+        turns=world if contract.parts else None,
         judge=judge,
     )

@@ -28,6 +28,15 @@ class World(ArmWorld, Protocol):
         """Put everything into the start of an episode."""
         ...
 
+    @property
+    def part(self) -> int:
+        """Whose turn it is in a task by turns: 0 or 1; 0 in any other."""
+        ...
+
+    def hand_over(self, part: int) -> None:
+        """Let a part of a task by turns go on as things lie."""
+        ...
+
     def command(self, position: Vector, quat: Vector, width: float) -> None:
         """Set the target of the tool centre [m], wxyz, and the gripper's opening [m].
 

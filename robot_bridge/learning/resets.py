@@ -52,8 +52,16 @@ class Resets:
         if precision is not None:
             say(f"         on the way to a start {precision.describe()}")
 
-    def go(self, session: Session, control: ControlLoop, number: int) -> None:
-        """Bring the arm to where an episode begins, by its number; TimeoutError as `home` does."""
+    def go(
+        self, session: Session, control: ControlLoop, number: int, *, in_place: bool = False
+    ) -> bool:
+        """Bring the arm to where an episode begins, by its number; TimeoutError as `home` does.
+
+        One that begins `in_place`, where the arm is, only goes home where its joints are due to.
+        Returns whether the arm went.
+        """
+        if in_place and not self._config.joints_due(number):
+            return False
         start = Start([self._home]) if self._cell is None else self._cell.start(number)
         if self._switch is not None:
             control.comply(self._switch[0])
@@ -62,6 +70,7 @@ class Resets:
         if self._switch is not None:
             control.comply(self._switch[1])
         control.start_quat = start.quat
+        return True
 
     def judge(self, control: ControlLoop) -> Judge | None:
         """Who says that the tool has arrived, None without a workcell."""

@@ -98,6 +98,11 @@ class WorkcellConfig:
         if self.precision is not None and self.compliance is None:
             raise InputError("Workcell: precision is for resets; give the episodes' compliance too")
 
+    def joints_due(self, episode: int) -> bool:
+        """Whether joints go home before an episode, by its number."""
+        every = self.joint_reset_every
+        return episode == 0 or bool(every and episode % every == 0)
+
     @property
     def tightened(self) -> dict[str, Any]:
         """What it asks of the limits."""
@@ -161,8 +166,8 @@ class Workcell:
 
     def start(self, episode: int) -> Start:
         """Draw where an episode begins, by its number."""
-        every, home = self.config.joint_reset_every, np.asarray(self.contract.home)
-        joints = [home] if episode == 0 or (every and episode % every == 0) else []
+        home = np.asarray(self.contract.home)
+        joints = [home] if self.config.joints_due(episode) else []
         if self.config.target is None:
             return Start(joints or [home])
         share = self._rng.uniform(-1.0, 1.0, 4 if self.config.reset_yaw else 3)

@@ -94,7 +94,8 @@ class PageOperator(BrowserOperator):
         """Hear that an episode begins, or how it ended."""
         if "episode" in facts:
             said = "goes on" if name == "begin" else name
-            self._episode = f"episode {facts['episode'] + 1}: {said}"
+            part = f" ({facts['part']})" if "part" in facts else ""
+            self._episode = f"episode {facts['episode'] + 1}{part}: {said}"
         return True
 
     # -- in its thread -----------------------------------------------------------------------------

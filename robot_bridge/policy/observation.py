@@ -194,6 +194,7 @@ class ObservationBuilder:
             ee_target_quat=tick.goal.quat,
             start_quat=self._start,
             object_quats=self._orientations(),
+            part=np.asarray(tick.part, np.float32),
         )
         seen = observe([f.name for f in self._fields], readings)
         obs: Obs = {f.name: np.asarray(seen[f.name], f.dtype) for f in self._fields}

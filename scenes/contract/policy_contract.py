@@ -34,6 +34,8 @@ from scenes.contract.specs import GRIPPER, STEPS, TURNS, ActionSpec, CameraSpec,
 # quaternion 0 1 0 0, reference serl_family.md 2.1), kept throughout where an action cannot turn.
 FINGERS_DOWN: Quat = (0.0, 1.0, 0.0, 0.0)
 
+# What says of a task by turns whose turn it is: 1 of the first of its parts, -1 of the second.
+TURN = "turn"
 MOST_STACKED = 16  # pictures of a camera that a policy is given at once
 MOST_DEPTH = 20.0  # that a level of depth may span [m]: 255 levels are 8 cm apart then
 
@@ -108,6 +110,8 @@ class Contract:
             first along their channels; at the start of an episode the first one is repeated.
         depth: what the fourth channel of a picture says, up to so many metres (`depth_levels`); 0
             where pictures have red, green and blue alone.
+        parts: of a task by turns, what its two are called, in the order that `TURN` tells; () of
+            any other.
     """
 
     robot: RobotSpec
@@ -126,12 +130,17 @@ class Contract:
     latency: tuple[float, float] = later_field((0.0, 0.0))
     stack: int = later_field(1)
     depth: float = later_field(0.0)
+    parts: tuple[str, ...] = later_field(())
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.depth <= MOST_DEPTH:
             raise InputError(f"Contract: depth {self.depth:g} m, allowed: 0 to {MOST_DEPTH:g} m")
         if not 1 <= self.stack <= MOST_STACKED:
             raise InputError(f"Contract: stack {self.stack}, allowed: 1 to {MOST_STACKED}")
+        if self.parts and (len(self.parts) != 2 or TURN not in self.obs.names):
+            raise InputError(
+                f"Contract: parts {', '.join(self.parts)}, allowed: two and an observed '{TURN}'"
+            )
 
     @property
     def inputs(self) -> ObsSpec:
@@ -165,6 +174,7 @@ class Readings(NamedTuple):
         ee_quat, ee_target_quat: orientation of the end effector, measured and commanded, wxyz.
         start_quat: its orientation at the start of an episode, as commanded.
         object_quats: orientations by name, wxyz.
+        part: of a task by turns, whose turn it is: 0 or 1.
     """
 
     ee_position: Array
@@ -178,6 +188,7 @@ class Readings(NamedTuple):
     ee_target_quat: Array = None
     start_quat: Array = None
     object_quats: Mapping[str, Array] | None = None
+    part: Array = None
 
 
 Term = Callable[[Readings], Array]
@@ -216,6 +227,7 @@ observation("ee_target_rotation6d")(lambda r: columns(_single(r.ee_target_quat))
 observation("ee_rotation_lag")(
     lambda r: turn_between(_single(r.ee_quat), _single(r.ee_target_quat))
 )
+observation(TURN)(lambda r: 1.0 - 2.0 * r.part[..., None])
 object_observation("_position")(lambda r, name: r.objects[name])
 object_observation("_from_ee")(lambda r, name: r.objects[name] - r.ee_position)
 object_observation("_rotation6d")(lambda r, name: columns(_single((r.object_quats or {})[name])))

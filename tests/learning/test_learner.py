@@ -13,14 +13,19 @@ import pytest
 from browser import wait_until
 from tiny_bundle import tiny_config
 
+from mjx_serl.agents.sac import SACConfig
 from mjx_serl.config import ActorsConfig
 from mjx_serl.export.bundle import parameters_by_name
 from mjx_serl.learning.companion import ACTOR, ACTORS, LearnerCompanion
+from mjx_serl.learning.simulated_person import SimulatedPerson
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.loop import Companion, Run
 from mjx_serl.run.programs import EpochFn
 from mjx_serl.run.remote import tell
 from mjx_serl.run.simulated_arm import build_world
+from mjx_serl.training.demonstrations import DemoConfig
+from mjx_serl.training.off_policy import LoopConfig
+from mjx_serl.training.pair import PairConfig
 from mjx_serl.training.state import TrainState
 from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk
 from robot_bridge.deploy.rigs import sim_rig
@@ -31,6 +36,7 @@ from robot_bridge.network.spool import Spool
 from robot_bridge.network.transition_client import TransitionClient
 from robot_bridge.policy.bundle import Bundle, load_bundle
 from scenes.contract.errors import InputError
+from scenes.contract.policy_contract import TURN
 
 EPISODES, LENGTH = 12, 7
 ROWS_PER_EPOCH = 4
@@ -220,6 +226,57 @@ def test_the_simulated_arm_teaches_it(tmp_path: Path) -> None:
     assert f"{done.experience.steps} steps to the learner, 0 lost" in done.told
 
 
+@pytest.mark.slow
+def test_the_simulated_arm_teaches_two_parts_by_turns(tmp_path: Path) -> None:
+    """Nothing is put back in between; the person who helps is the task's expert."""
+    loop = LoopConfig(
+        batch_size=16, updates_per_step=1, steps_per_epoch=50, warmup_steps=8, buffer_size=2000
+    )
+    cfg = tiny_config(
+        tmp_path,
+        task="franka/bin_relocation",
+        actors=ActorsConfig(address=str(tmp_path / "sock"), sync=True),
+        method=PairConfig(agent=SACConfig(hidden=(16, 16)), loop=loop, demos=DemoConfig(count=0)),
+        total_env_steps=400,
+    )
+    folder = RunFolder.create(tmp_path, task=cfg.task, agent="a", seed=0, name="run")
+    folder.write_config(cfg)
+    run, summaries = Run(cfg, folder, companions=[LearnerCompanion()]), []
+    learner = threading.Thread(target=lambda: summaries.append(run.train()))
+    learner.start()
+    try:
+        wait_until((folder.path / ACTOR).is_dir, seconds=120)
+        actor = load_bundle(folder.path / ACTOR)
+        world = build_world(cfg.task, actor.contract, seed=0, episodes=20)
+        starts: list[int] = []
+        begin = world.start
+        world.start = lambda episode: (starts.append(episode), begin(episode))[0]
+        link = LearningConfig(
+            learner=str(tmp_path / "sock"), spool=tmp_path / "spool", noise_seed=0, grace=2.0
+        )
+        person = SimulatedPerson(world)
+        rig = dataclasses.replace(sim_rig(world, actor.contract, person), sinks=(person.see,))
+        options = DeployConfig(episodes=7, learning=link)
+        deployment = Deployment(options, actor, rig, Talk(lambda line: None, lambda asked: ""))
+        deployment.run()
+    finally:
+        learner.join(timeout=120)
+    assert summaries[0] is not None
+    assert starts == [0]
+    done = deployment.link
+    assert done is not None and done.policy is not None and done.policy.version >= 4
+    assert {name.split("/")[1] for name in actor.parameters} >= {"forward", "backward"}
+    state = last_state(run)
+    rows = 0
+    for name in ("forward", "backward"):
+        data = state.data[name]["online"].data
+        valid, turn = np.asarray(data.valid), np.asarray(data.obs[TURN])[..., 0]
+        assert valid.any() and (turn[valid] == (1.0 if name == "forward" else -1.0)).all()
+        rows += valid.sum()
+        assert int(state.agent[name].step) > 0
+    assert rows >= 400
+
+
 @pytest.fixture(scope="module")
 def bundle(whole: Run) -> Bundle:
     """What actors start with."""
@@ -288,3 +345,10 @@ def test_what_no_arm_can_give_is_refused(tmp_path: Path) -> None:
     method = dataclasses.replace(cfg.method, loop=loop)
     with pytest.raises(InputError, match=r"--listen with loop.normalize_steps 10, allowed: 0"):
         dataclasses.replace(cfg, method=method).build(cfg.build_observer())
+
+
+def test_an_actor_that_does_not_say_whose_turn_it_is_is_refused(tmp_path: Path) -> None:
+    actors = ActorsConfig(address=str(tmp_path / "sock"), agentlace=6678)
+    cfg = tiny_config(tmp_path, task="franka/bin_relocation", method=PairConfig(), actors=actors)
+    with pytest.raises(InputError, match="--listen-agentlace with a task by turns, .* allowed: --"):
+        cfg.build(cfg.build_observer())

@@ -73,6 +73,7 @@ def make_tick(index: int, **changes: Any) -> Tick:
         "goal": Goal(position=np.ones(3), quat=state.quat, closure=0.5),
         "target": Target(position=np.ones(3), quat=state.quat, q=state.q + 0.01),
         "lateness": 1e-4,
+        "part": 1,
     }
     return Tick(**facts | changes)
 

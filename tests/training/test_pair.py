@@ -14,17 +14,21 @@ from toy_env import SPEC, ToyEnv, ToyState
 from whole_runs import assert_same
 
 from mjx_serl.agents.sac import SACConfig
+from mjx_serl.data.blocks import blocks_of
 from mjx_serl.envs.observation import Observer
 from mjx_serl.envs.vector import vectorize
 from mjx_serl.run.checkpoint import CheckpointStore
 from mjx_serl.run.replay_episodes import find_episodes
-from mjx_serl.tasks.alternating import TURN, TurnState
+from mjx_serl.tasks.alternating import TurnState
 from mjx_serl.training.dagger import HGDAggerConfig
 from mjx_serl.training.demonstrations import DemoConfig
+from mjx_serl.training.from_actors import BLOCK
 from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig
 from mjx_serl.training.pair import Pair, PairConfig
+from mjx_serl.training.pair_from_actors import CREDIT, PairFromActors, pair_from_actors
 from mjx_serl.training.state import PolicyParams, TrainState
-from mjx_serl.types import choice
+from mjx_serl.types import Transition, choice
+from scenes.contract.policy_contract import TURN
 from scenes.contract.specs import ObsField, ObsSpec
 
 PARTS, WORLDS = ("there", "back"), 6
@@ -168,4 +172,102 @@ def test_one_task_is_no_pair(make_idle: Callable):
 def test_methods_of_single_actions_take_no_chunks(method: Callable):
     cfg = method(agent=SACConfig(horizon=5, n_step=5))
     with pytest.raises(ValueError, match="plays single actions, got an agent with horizon 5"):
+        cfg.check(num_envs=2)
+
+
+# -- fed by arms elsewhere -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fed(pair: Pair) -> PairFromActors:
+    return pair_from_actors(pair)
+
+
+def arm_rows(part: int, length: int, seed: int = 0) -> list[Any]:
+    """Blocks of an episode of a part at an arm."""
+    rng = np.random.default_rng(seed)
+    obs = {f.name: rng.normal(size=(length, 1, *f.shape)).astype(f.dtype) for f in TURNS.fields}
+    obs[TURN][:] = 1.0 - 2.0 * part
+    last = (np.arange(length) == length - 1)[:, None]
+    no = np.zeros((length, 1), bool)
+    return blocks_of(
+        Transition(
+            obs=obs,
+            action=rng.uniform(-1, 1, (length, 1, 2)).astype(np.float32),
+            reward=last.astype(np.float32),
+            terminated=last,
+            truncated=no,
+            valid=~no,
+            expert=no,
+        ),
+        BLOCK,
+    )
+
+
+def after_episodes(fed: PairFromActors, *episodes: tuple[int, int]) -> TrainState:
+    """The first state with episodes of (part, length)."""
+    state = fed.init(jax.random.key(0))
+    for number, (part, length) in enumerate(episodes):
+        for block in arm_rows(part, length, number):
+            state = fed.receive(state, block)
+    return state
+
+
+def learned(fed: PairFromActors, state: TrainState) -> list[int]:
+    return [int(state.agent[name].step) for name in fed.parts]
+
+
+def test_what_an_arm_did_goes_to_the_part_whose_turn_it_was(fed: PairFromActors):
+    state = after_episodes(fed, (0, 20), (1, 7), (0, 5))
+    for name, want in zip(PARTS, (25, 7), strict=True):
+        data = state.data[name]["online"].data
+        assert data.valid.sum() == want
+        turn = data.obs[TURN][..., 0][data.valid]
+        assert (turn == 1 - 2 * PARTS.index(name)).all()
+    assert state.data[CREDIT].tolist() == [25, 7]
+
+
+def test_rows_pay_for_the_updates_of_their_own_part(fed: PairFromActors):
+    state = after_episodes(fed, (0, 64), (1, 32))
+    steps = fed.env_steps_per_epoch
+    counts = []
+    for _ in range(3):
+        state, _ = fed.epoch(state)
+        counts.append((learned(fed, state), state.data[CREDIT].tolist()))
+    assert counts == [
+        ([steps, 0], [64 - steps, 32]),
+        ([2 * steps, 0], [64 - 2 * steps, 32]),
+        ([2 * steps, steps], [64 - 2 * steps, 32 - steps]),
+    ]
+
+
+def test_a_part_without_rows_does_not_learn(fed: PairFromActors):
+    state, _ = fed.epoch(after_episodes(fed))
+    assert learned(fed, state) == [0, 0]
+
+
+def test_an_arm_explores_by_the_policy_of_the_part_that_it_observes():
+    def explore(params: PolicyParams, obs: Any, noise: Any) -> Any:
+        return choice(noise[:, 0] + params.agent)
+
+    fed = PairFromActors(SimpleNamespace(explore=explore), PARTS)
+    params: Any = PolicyParams({"there": 1.0, "back": 2.0}, {"there": 0.0, "back": 0.0})
+    obs = {TURN: jnp.array([[1.0], [-1.0]])}
+    chosen = fed.explore(params, obs, 0.1 * jnp.ones((2, 1, 2)))
+    np.testing.assert_allclose(chosen.action[:, 0, 0], [1.1, 2.1])
+
+
+def test_the_rings_of_both_and_what_they_pay_for_are_on_the_disk(
+    fed: PairFromActors, tmp_path: Path
+):
+    state, _ = fed.epoch(after_episodes(fed, (0, 40), (1, 40)))
+    store = CheckpointStore(tmp_path)
+    store.save(1, state, {})
+    again, _, _ = store.restore(fed.state_shapes())
+    assert_same(fed.epoch(again), fed.epoch(state))
+
+
+def test_updates_before_the_first_epoch_are_refused():
+    cfg = PairConfig(loop=LoopConfig(pretrain_updates=5))
+    with pytest.raises(ValueError, match=r"pretrain_updates 5 with --method pair, allowed: 0"):
         cfg.check(num_envs=2)

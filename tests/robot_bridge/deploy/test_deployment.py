@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from bench_arm import HOME, BenchArm, ScriptedPolicy, bench_contract, steady
 
 from robot_bridge.clock import ManualClock
 from robot_bridge.compliance import Compliance
-from robot_bridge.control.session import EpisodeReport
+from robot_bridge.control.session import EpisodeReport, Session
 from robot_bridge.deploy import commands
 from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk
 from robot_bridge.deploy.ledger import Ledger
@@ -29,6 +30,8 @@ from robot_bridge.records.reader import Event, RecordReader, read_recording
 from robot_bridge.safety.kinematics import Chain
 from robot_bridge.safety.supervisor import NotAllowedError
 from scenes.contract.operator import OperatorInput
+from scenes.contract.policy_contract import TURN
+from scenes.contract.specs import ObsField
 from scenes.contract.success_rate import success_line
 from scenes.robots import robot_named
 
@@ -156,6 +159,32 @@ def test_an_episode_that_begins_turned_is_played_turned(tmp_path: Path) -> None:
     drawn = 0.5 * np.random.default_rng(1).uniform(-1.0, 1.0, 4)[3]
     assert drawn > 0.3
     assert stage.arm.yaw() == pytest.approx(drawn, abs=0.02)
+
+
+def test_parts_by_turns_go_on_where_the_arm_is_until_someone_has_to_set_up(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, dry_run=False, episodes=5, seconds=0.5)
+    fields = (*stage.contract.obs.fields, ObsField(name=TURN, shape=(1,)))
+    obs = dataclasses.replace(stage.contract.obs, fields=fields)
+    stage.contract = dataclasses.replace(stage.contract, obs=obs, parts=("there", "back"))
+    endings = iter(["success", "success", "failure", "cut", "success"])
+    stage.judge = lambda: next(endings)
+    stage.operator = Pedal(held=True)
+    homed: list[bool] = []
+    with patch.object(Session, "home", lambda session, q: homed.append(True)):
+        reports = stage.run()
+    assert [report.ending for report in reports] == [
+        "success", "success", "failure", "cut", "success",
+    ]  # fmt: skip
+    # At first, after the failure, and after the cut.
+    assert len(homed) == 3
+    set_up = [re.sub(": .*", "", line) for line in stage.asked[1:]]
+    assert set_up == ["Episode 1 (there)", "Episode 4 (there)", "Episode 5 (there)"]
+    told = [re.match(r"episode \d \(\w+\)(?=:)", line) for line in stage.said]
+    assert [found[0] for found in told if found] == [
+        "episode 1 (there)", "episode 2 (back)", "episode 3 (there)",
+        "episode 4 (there)", "episode 5 (there)",
+    ]  # fmt: skip
+    assert stage.deployment.turns.told == "there 2 of 4, back 1 of 1"
 
 
 class WarmArm(RealArm):
@@ -345,7 +374,12 @@ def test_records_that_are_lost_are_said_and_are_a_failure(
     assert lost is not None and re.search(r"\d+ records of .* are lost: .*No space left", lost)
 
     ended: Any = SimpleNamespace(
-        run=lambda: stage.deployment.reports, learned=None, lost=lost, timings={}, joints=None
+        run=lambda: stage.deployment.reports,
+        turns=stage.deployment.turns,
+        learned=None,
+        lost=lost,
+        timings={},
+        joints=None,
     )
     monkeypatch.setattr(commands, "Deployment", lambda *_: ended)
     monkeypatch.setattr(commands, "build_rig", lambda *_: None)
