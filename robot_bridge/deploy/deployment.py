@@ -36,12 +36,12 @@ from robot_bridge.deploy.audit import AuditLog, person
 from robot_bridge.deploy.ledger import Experience, Ledger
 from robot_bridge.deploy.policy_process import PROCESS, PolicyProcess, PolicyTask
 from robot_bridge.deploy.rig import Rig
-from robot_bridge.deploy.turns import Turns, require_judged_apart
 from robot_bridge.driver import ArmDriver, ArmInfo
 from robot_bridge.drivers.dry_run import DryRun
 from robot_bridge.learning.link import LearnerLink, LearningConfig
 from robot_bridge.learning.resets import Resets
 from robot_bridge.learning.reward import PictureJudge
+from robot_bridge.learning.turns import Turns, require_judged_apart
 from robot_bridge.learning.workcell import read_workcell
 from robot_bridge.messages import Source
 from robot_bridge.network.admission import AdmissionConfig, Guest

@@ -6,8 +6,8 @@ from typing import Protocol
 
 from robot_bridge.clock import Clock
 from robot_bridge.control.joint_monitor import QUANTITIES, JointLimit
-from robot_bridge.deploy.turns import TurnsWorld
 from robot_bridge.driver import ArmDriver
+from robot_bridge.learning.turns import TurnsWorld
 from robot_bridge.messages import Ending, Tick
 from robot_bridge.policy.observation import Eye, ObjectSource
 from scenes.contract.operator import Operator

@@ -12,7 +12,7 @@ from expert_arm import expert_arm
 from robot_bridge.control.session import Session, Tally
 from robot_bridge.deploy.rig import RigConfig
 from robot_bridge.deploy.rigs import rig_makers
-from robot_bridge.deploy.turns import Turns, require_judged_apart
+from robot_bridge.learning.turns import Turns, require_judged_apart
 from robot_bridge.learning.workcell import WorkcellConfig
 from robot_bridge.records.reader import RecordReader
 from robot_bridge.records.reader import episodes as played
