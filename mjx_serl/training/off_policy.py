@@ -29,10 +29,10 @@ from mjx_serl.envs.vector import (
     growth_metrics,
     vectorize,
 )
-from mjx_serl.nets.mlp import ComputeDtype
 from mjx_serl.training.collect import rollout
 from mjx_serl.training.demonstrations import DemoConfig, Demonstrations
 from mjx_serl.training.evaluate import TRAIN
+from mjx_serl.training.one_agent import OneAgent
 from mjx_serl.training.policies import random_policy
 from mjx_serl.training.scan import run_once, scan
 from mjx_serl.training.state import PolicyParams, TrainState, shapes_of, tree_bytes
@@ -267,7 +267,7 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class OffPolicy:
+class OffPolicy(OneAgent):
     """A Trainer whose TrainState.data is one replay ring per source, by name.
 
     Where the renderer is not `traceable` it is called as it is: its pieces are compiled.
@@ -287,7 +287,6 @@ class OffPolicy:
     """
 
     agent: OffPolicyAgent
-    vec_env: VecEnv
     sources: Mapping[str, Source]
     demos: Demonstrations | None
     config: LoopConfig
@@ -295,11 +294,6 @@ class OffPolicy:
     interventions: tuple[str, ...] = ()
     people: ReplayBuffer | None = None
     vice: Vice | None = None
-
-    @property
-    def traceable(self) -> bool:
-        """Whether `epoch` can be one compiled function."""
-        return self.vec_env.observer.traceable
 
     @property
     def buffers(self) -> Mapping[str, ReplayBuffer]:
@@ -311,11 +305,6 @@ class OffPolicy:
     def env_steps_per_epoch(self) -> int:
         """Control steps of all worlds in one epoch."""
         return self.config.steps_per_epoch * self.vec_env.num_envs
-
-    @property
-    def horizon(self) -> int:
-        """Actions of one choice [control steps]."""
-        return self.agent.horizon
 
     @property
     def least_success(self) -> float:
@@ -476,37 +465,9 @@ class OffPolicy:
             state
         )
 
-    def policy_params(self, state: TrainState) -> PolicyParams:
-        """What `choose` reads."""
-        return PolicyParams(self.agent.acting(state.agent), state.normalizer)
-
-    def learned_params(self, state: TrainState) -> PolicyParams:
-        """What another run may begin with: all parameters and the observation statistics."""
-        return PolicyParams(self.agent.learned(state.agent), state.normalizer)
-
-    def begun(self, state: TrainState) -> TrainState:
-        """The state after `learned_params` of another run have been put into it."""
-        return state.replace(agent=self.agent.begun(state.agent))
-
-    def choose(
-        self, params: PolicyParams, obs: Obs, key: PRNGKey, *, deterministic: bool
-    ) -> Choice:
-        """Choose actions for raw observations."""
-        seen = normalize.normalize(params.normalizer, obs)
-        return self.agent.act(params.agent, seen, key, deterministic=deterministic)
-
     def explore(self, params: PolicyParams, obs: Obs, noise: Float[Array, "N H A"]) -> Choice:
         """Choose as in training, with its noise given; InputError of an agent that cannot."""
         return self.agent.explore(params.agent, normalize.normalize(params.normalizer, obs), noise)
-
-    @property
-    def compute_dtype(self) -> ComputeDtype:
-        """What the products of the agent's networks are made of."""
-        return self.agent.compute_dtype
-
-    def exact(self) -> "OffPolicy":
-        """The same trainer whose agent computes in float32."""
-        return dataclasses.replace(self, agent=self.agent.exact())
 
     def memory(self, state: TrainState) -> list[Share]:
         """Replay and worlds."""

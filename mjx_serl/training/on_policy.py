@@ -23,20 +23,19 @@ from mjx_serl.envs.env import EnvState
 from mjx_serl.envs.judge import judged_metrics
 from mjx_serl.envs.observation import Observer
 from mjx_serl.envs.vector import (
-    VecEnv,
     VecState,
     clear_stats,
     episode_metrics,
     growth_metrics,
     vectorize,
 )
-from mjx_serl.nets.mlp import ComputeDtype
 from mjx_serl.training.evaluate import TRAIN
+from mjx_serl.training.one_agent import OneAgent
 from mjx_serl.training.scan import run_once, scan
-from mjx_serl.training.state import PolicyParams, TrainState, shapes_of, tree_bytes
+from mjx_serl.training.state import TrainState, shapes_of, tree_bytes
 from mjx_serl.training.statistics import observed
 from mjx_serl.training.trainer import METHODS, Share
-from mjx_serl.types import Choice, Metrics, Obs, PRNGKey, RolloutBatch, Transition
+from mjx_serl.types import Metrics, Obs, PRNGKey, RolloutBatch, Transition
 from scenes.contract.errors import InputError
 from scenes.contract.ranges import check_ranges, ranged
 from scenes.contract.serialize import open_field
@@ -163,7 +162,7 @@ class Carried:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class OnPolicy:
+class OnPolicy(OneAgent):
     """A Trainer whose TrainState.data is `Carried`.
 
     Where the renderer is not `traceable` it is called as it is: its pieces are compiled.
@@ -175,13 +174,7 @@ class OnPolicy:
     """
 
     agent: OnPolicyAgent
-    vec_env: VecEnv
     config: OnPolicyLoopConfig
-
-    @property
-    def traceable(self) -> bool:
-        """Whether `epoch` can be one compiled function."""
-        return self.vec_env.observer.traceable
 
     @property
     def env_steps_per_epoch(self) -> int:
@@ -192,20 +185,6 @@ class OnPolicy:
     def updates_per_epoch(self) -> int:
         """Gradient steps in one epoch where none is left out (`actor/updates`)."""
         return self.config.passes * self.config.minibatches
-
-    @property
-    def horizon(self) -> int:
-        """Actions of one choice."""
-        return self.agent.horizon
-
-    @property
-    def compute_dtype(self) -> ComputeDtype:
-        """What the products of the agent's networks are made of."""
-        return self.agent.compute_dtype
-
-    def exact(self) -> "OnPolicy":
-        """The same trainer whose agent computes in float32."""
-        return dataclasses.replace(self, agent=self.agent.exact())
 
     def state_shapes(self) -> TrainState:
         """The state as shapes."""
@@ -234,25 +213,6 @@ class OnPolicy:
         )
         # Not traced, leaves may share an array, which cannot be donated twice.
         return state if self.traceable else jax.tree.map(jnp.copy, state)
-
-    def policy_params(self, state: TrainState) -> PolicyParams:
-        """What `choose` reads."""
-        return PolicyParams(self.agent.acting(state.agent), state.normalizer)
-
-    def learned_params(self, state: TrainState) -> PolicyParams:
-        """What another run may begin with: all parameters and the observation statistics."""
-        return PolicyParams(self.agent.learned(state.agent), state.normalizer)
-
-    def begun(self, state: TrainState) -> TrainState:
-        """The state after `learned_params` of another run have been put into it."""
-        return state.replace(agent=self.agent.begun(state.agent))
-
-    def choose(
-        self, params: PolicyParams, obs: Obs, key: PRNGKey, *, deterministic: bool
-    ) -> Choice:
-        """Choose actions for raw observations."""
-        seen = normalize.normalize(params.normalizer, obs)
-        return self.agent.act(params.agent, seen, key, deterministic=deterministic)
 
     def memory(self, state: TrainState) -> list[Share]:
         """The worlds, and a rollout of them."""
