@@ -13,7 +13,6 @@ import itertools
 import json
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks.arms import Arms, epochs_of, fresh_arms, last_arrays, wait_for
-from benchmarks.process import ROOT
+from benchmarks.arms import START_S, Arms, epochs_of, fresh_arms, last_arrays, wait_for
 from benchmarks.results import Recorder, say
 from benchmarks.resumable import go_on
 from benchmarks.train import read_run
@@ -31,7 +29,6 @@ from scenes.contract.ranges import ranged
 
 QUESTION = "agentlace"
 _PORT = 5788
-_START_S = 240.0  # until a learner has written what actors start with [s]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +65,7 @@ def run(cfg: AgentlaceRunConfig, recorder: Recorder) -> None:
     name = f"version {cfg.version}, seed {cfg.seed}"
     arms = fresh_arms(cfg.folder, name, options)
     learner = arms.learn(sync=False)
-    wait_for(lambda: (arms.run / "actor").is_dir(), _START_S)
+    wait_for(lambda: (arms.run / "actor").is_dir(), START_S)
     actor, killed = _act(cfg, arms), collections.Counter[str]()
     moments = [cfg.steps * (n + 1) / (2 * cfg.kills + 1) for n in range(2 * cfg.kills)]
     while learner.poll() is None:
@@ -111,16 +108,16 @@ def _mapping() -> list[str]:
 
 
 def _act(cfg: AgentlaceRunConfig, arms: Arms) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "benchmarks.agentlace_actor", f"--bundle={arms.run}/actor"]
+    command = ["-m", "benchmarks.agentlace_actor", f"--bundle={arms.run}/actor"]
     command += [f"--port={_PORT}", f"--log={arms.folder}/rows.jsonl"]
     command += ["--path", *(str(path.absolute()) for path in cfg.paths)]
-    with (arms.folder / "actor.log").open("ab") as log:
-        return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+    return arms.start(command, "actor.log")
 
 
 def _learned(arms: Arms) -> int:
     path = arms.run / "metrics.jsonl"
-    return int(epochs_of(arms.run)[-1]["env_steps"]) if path.exists() and epochs_of(arms.run) else 0
+    epochs = epochs_of(arms.run) if path.exists() else []
+    return int(epochs[-1]["env_steps"]) if epochs else 0
 
 
 def _compared(arms: Arms) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 from numpy.typing import NDArray
 
 from benchmarks.options import read_options
@@ -123,7 +124,8 @@ class SerlActor:
         time.sleep(max(0.0, self._due - time.monotonic()))
 
     def _take(self, tree: Mapping[str, Any]) -> None:
-        why = self._policy.take(Parameters(self.taken, _by_name(tree)))
+        arrays: Any = flatten_dict(dict(tree), sep="/")
+        why = self._policy.take(Parameters(self.taken, arrays))
         self.taken += why is None
 
 
@@ -135,15 +137,6 @@ def _toward(obs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
 
 def _flat(obs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
     return np.concatenate([np.ravel(x) for x in obs.values()]).astype(np.float32)
-
-
-def _by_name(tree: Mapping[str, Any], path: str = "") -> dict[str, NDArray[Any]]:
-    """Arrays of nested dicts by the parts of their names."""
-    found: dict[str, NDArray[Any]] = {}
-    for name, x in tree.items():
-        at = f"{path}/{name}" if path else name
-        found |= _by_name(x, at) if isinstance(x, Mapping) else {at: x}
-    return found
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ CASES: dict[str, tuple[str, ...]] = {
 CASES["peg, person"] = CASES["peg"]
 CASES["state, to the end"] = (*CASES["state"], "--eval.stop-at=1.1")
 HELPED = {"peg, person": ("--operator=expert",)}  # options of the actor
-_START_S = 240.0  # until a learner has written what actors start with [s]
+START_S = 240.0  # until a learner has written what actors start with [s]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,16 +103,16 @@ class Arms:
         where += [f"--run.folder={self.folder}", "--run.name=run"]
         begun = (self.run / "config.json").is_file()
         options = [f"--resume={self.run}"] if begun else [*self.options, *where]
-        return self._start(["learn.py", *options], "learn.log")
+        return self.start(["learn.py", *options], "learn.log")
 
     @contextlib.contextmanager
     def acting(self) -> Iterator[None]:
         """An actor that plays until the learner has gone."""
-        wait_for(lambda: (self.run / "actor").is_dir(), _START_S)
+        wait_for(lambda: (self.run / "actor").is_dir(), START_S)
         actor = ["--learner", str(self.folder), "--spool", str(self.folder / "spool")]
         command = ["deploy.py", str(self.run / "actor"), "--robot=sim", *actor]
         command += ["--episodes=100000", "--grace=60", "--noise-seed=0", *self.actor]
-        process = self._start(command, "actor.log")
+        process = self.start(command, "actor.log")
         try:
             yield
         finally:
@@ -126,7 +126,8 @@ class Arms:
         found = re.search(r"success (\d+)/(\d+)", told)
         return found[0] if found else "none"
 
-    def _start(self, command: list[str], log: str) -> subprocess.Popen[bytes]:
+    def start(self, command: list[str], log: str) -> subprocess.Popen[bytes]:
+        """Start Python with a command; what it says goes to the end of a log in the folder."""
         with (self.folder / log).open("ab") as said:
             return subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=said, stderr=said)
 

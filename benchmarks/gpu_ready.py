@@ -16,11 +16,9 @@ import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import jax
-
 from benchmarks.results import Recorder
 from benchmarks.resumable import go_on, is_wanted, require_known
-from mjx_serl.platform import prepare_platform
+from benchmarks.workers.platform import prepare
 from scenes.contract.ranges import ranged
 
 QUESTION = "gpu_ready"
@@ -82,6 +80,8 @@ class CudaModule:
 
 def cuda_module(trainer: Any) -> CudaModule:
     """Lower a trainer's epoch for CUDA, its state donated, and read what it became."""
+    import jax  # once the platform is prepared
+
     shapes = trainer.state_shapes()
     traced = jax.jit(trainer.epoch, donate_argnums=0).trace(shapes)
     try:
@@ -112,7 +112,7 @@ def _bytes_of(kind: str) -> int:
 
 def run(cfg: GpuReadyConfig, recorder: Recorder) -> None:
     """Lower what has no row yet."""
-    prepare_platform(mjx_on_cpu=True)
+    prepare(mjx=True)
     from mjx_serl.experiments import PRESETS
 
     require_known("preset", cfg.presets, [*PRESETS])

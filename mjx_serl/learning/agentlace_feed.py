@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import unflatten_dict
 from numpy.typing import NDArray
 
 from mjx_serl.data.foreign.convert import ConvertOptions, convert
@@ -63,6 +64,8 @@ class AgentlaceFeed:
 
     def take(self) -> list[ArrivedEpisode]:
         """Return the episodes that are whole by now."""
+        if self._come.empty():
+            return []  # asked a hundred times a second; what is open has no end without new rows
         while not self._come.empty():
             store, rows = self._come.get()
             self._open[store] += rows.items()
@@ -78,14 +81,7 @@ class AgentlaceFeed:
 
     def publish(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Broadcast parameters, nested by the parts of their names."""
-        nested: dict[str, Any] = {}
-        for name, x in arrays.items():
-            *parents, last = name.split("/")
-            place = nested
-            for parent in parents:
-                place = place.setdefault(parent, {})
-            place[last] = x
-        self._server.publish(nested)
+        self._server.publish(unflatten_dict(arrays, sep="/"))
 
     def close(self) -> None:
         """Stop listening."""

@@ -21,6 +21,7 @@ from mjx_serl.learning.agentlace_feed import AgentlaceFeed
 from mjx_serl.learning.arrivals import Arrivals, ArrivedEpisode
 from mjx_serl.run.loop import Companion, Run
 from mjx_serl.run.programs import EpochFn
+from mjx_serl.training.by_parts import turn_of
 from mjx_serl.training.from_actors import BLOCK, FromActors
 from mjx_serl.training.pair_from_actors import PairFromActors
 from mjx_serl.training.state import TrainState
@@ -296,4 +297,5 @@ class LearnerCompanion(Companion):
 
 def _part(episode: ArrivedEpisode) -> int:
     """Whose turn it was in an episode of a task by turns: 0 or 1."""
-    return int(episode.arrays[f"{OBS}{TURN}"][0, 0] < 0)
+    turns: Any = episode.arrays[f"{OBS}{TURN}"]
+    return int(turn_of({TURN: turns})[0])

@@ -29,7 +29,7 @@ _DEVICES = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
-class Share:
+class Slot:
     """What the processes of one place take turns with.
 
     Attributes:
@@ -59,7 +59,7 @@ class Share:
         return process
 
 
-def shares(jobs: int) -> list[Share]:
+def slots(jobs: int) -> list[Slot]:
     """Divide the CPUs that we may use, and the accelerators that are named, between processes."""
     cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     named = [device for device in os.environ.get(_DEVICES, "").split(",") if device]
@@ -68,14 +68,14 @@ def shares(jobs: int) -> list[Share]:
         own = cpus[len(cpus) * place // jobs : len(cpus) * (place + 1) // jobs]
         own = own or [cpus[place % len(cpus)]] if cpus else []
         device = named[place % len(named)] if len(named) > 1 else ""
-        found.append(Share(frozenset(own), device))
+        found.append(Slot(frozenset(own), device))
     return found
 
 
 @dataclass
 class _Job:
     run: SweepRun
-    share: Share
+    slot: Slot
     process: subprocess.Popen[bytes]
     log_begin: int  # where this attempt begins in the log [bytes]
     begun: float = field(default_factory=time.monotonic)
@@ -93,7 +93,7 @@ class Jobs:
 
     def __init__(self, runs: Sequence[SweepRun], *, jobs: int, total: int, done: int) -> None:
         self._waiting = deque(runs)
-        self._free = shares(max(1, min(jobs, len(runs))))
+        self._free = slots(max(1, min(jobs, len(runs))))
         self._places = len(self._free)
         self._total, self._done, self._failed = total, done, 0
         self._running: list[_Job] = []
@@ -122,8 +122,8 @@ class Jobs:
     def _begin(self, run: SweepRun) -> None:
         words = run.words()
         begin = run.log.stat().st_size if run.log.exists() else 0
-        share = self._free.pop(0)
-        self._running.append(_Job(run, share, share.start(words, run.log), begin))
+        slot = self._free.pop(0)
+        self._running.append(_Job(run, slot, slot.start(words, run.log), begin))
         self._say(run, "goes on" if words[0].startswith("--resume") else "begins")
 
     def _see(self) -> None:
@@ -141,7 +141,7 @@ class Jobs:
 
     def _end(self, job: _Job, *, stopped: bool) -> None:
         self._running.remove(job)
-        self._free.append(job.share)
+        self._free.append(job.slot)
         run, status = job.run, job.process.returncode
         if status == 0 and run.folder.is_finished:
             self._done += 1

@@ -474,17 +474,14 @@ class OffPolicy(OneAgent):
         stored, buffer = tree_bytes(state.data[ONLINE]), self.sources[ONLINE].buffer
         # Whole rows are stored, up to one fewer than buffer_size asks for.
         size = buffer.capacity_rows * buffer.num_envs
-        # The pool of resets hardly shrinks with num_envs, so it counts as fixed.
-        worlds = tree_bytes(state.worlds) - tree_bytes(state.worlds.pool)
-        num = self.vec_env.num_envs
         people = []
         if self.people is not None:
             kept, size_of = self.people.capacity_rows, tree_bytes(state.data[PEOPLE])
             people = [Share("interventions", size_of, "--pilot.rows", kept, PEOPLE_BLOCK)]
-        least = max(self.config.warmup_steps, least_rows(self.agent.n_step) * num)
+        least = max(self.config.warmup_steps, least_rows(self.agent.n_step) * self.vec_env.num_envs)
         return [
             Share("replay buffer", stored, "--loop.buffer-size", size, least),
-            Share("worlds", worlds, "--num-envs", num, 1),
+            self.worlds_share(state),
             *people,
         ]
 

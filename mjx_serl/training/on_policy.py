@@ -216,8 +216,7 @@ class OnPolicy(OneAgent):
 
     def memory(self, state: TrainState) -> list[Share]:
         """The worlds, and a rollout of them."""
-        worlds = tree_bytes(state.worlds) - tree_bytes(state.worlds.pool)
-        found = [Share("worlds", worlds, "--num-envs", self.vec_env.num_envs, 1)]
+        found = [self.worlds_share(state)]
         if self.traceable:
             steps = self.config.rollout_steps
             played = steps * tree_bytes(jax.eval_shape(self._play, state, None)[1])

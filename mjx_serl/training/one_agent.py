@@ -6,7 +6,8 @@ from typing import Any, Self
 from mjx_serl.data import normalize
 from mjx_serl.envs.vector import VecEnv
 from mjx_serl.nets.mlp import ComputeDtype
-from mjx_serl.training.state import PolicyParams, TrainState
+from mjx_serl.training.state import PolicyParams, TrainState, tree_bytes
+from mjx_serl.training.trainer import Share
 from mjx_serl.types import Choice, Obs, PRNGKey
 
 
@@ -40,6 +41,11 @@ class OneAgent:
     def exact(self) -> Self:
         """The same trainer whose agent computes in float32."""
         return dataclasses.replace(self, agent=self.agent.exact())
+
+    def worlds_share(self, state: TrainState) -> Share:
+        """The worlds' part of the memory; their pool hardly shrinks with them and is not in it."""
+        nbytes = tree_bytes(state.worlds) - tree_bytes(state.worlds.pool)
+        return Share("worlds", nbytes, "--num-envs", self.vec_env.num_envs, 1)
 
     def policy_params(self, state: TrainState) -> PolicyParams:
         """What `choose` reads."""

@@ -170,14 +170,14 @@ def test_jobs_share_processors_and_accelerators(sweep: Sweep, monkeypatch: pytes
     usable = sorted(os.sched_getaffinity(0))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-a")
     if len(usable) > 1:
-        one, other = jobs.shares(2)
+        one, other = jobs.slots(2)
         assert one.cpus | other.cpus == set(usable) and not one.cpus & other.cpus
-    assert [share.device for share in jobs.shares(3)] == ["4", "GPU-a", "4"]
-    assert all(len(share.cpus) == 1 for share in jobs.shares(2 * len(usable)))
+    assert [slot.device for slot in jobs.slots(3)] == ["4", "GPU-a", "4"]
+    assert all(len(slot.cpus) == 1 for slot in jobs.slots(2 * len(usable)))
     assert sweep("sweep.toml", "--jobs", "2") == 0
     told = [json.loads(path.read_text()) for path in FOLDER.glob("*/*.log")]
     assert {tuple(words["cpus"]) for words in told} == {
-        tuple(sorted(share.cpus)) for share in jobs.shares(2)
+        tuple(sorted(slot.cpus)) for slot in jobs.slots(2)
     }
     assert {words["device"] for words in told} == {"4", "GPU-a"}
 
