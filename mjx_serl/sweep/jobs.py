@@ -5,7 +5,6 @@ every run saves; the second ends all at once.
 """
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -17,14 +16,12 @@ from functools import partial
 from pathlib import Path
 
 from mjx_serl.run.console import duration
+from mjx_serl.run.processes import TRAIN, how_ended, why_of
 from mjx_serl.run.signals import StopSignal, note_stop
 from mjx_serl.sweep.folder import SweepRun
 
-TRAIN = (sys.executable, "-m", "mjx_serl.cli", "train")
 _POLL = 0.1  # [s]
 _EVERY = 60.0  # between two lines while nothing begins or ends [s]
-_TAIL = 1 << 14  # of a log, in which the line that says why is looked for [bytes]
-_WHY = re.compile(r"error: |[\w.]+(Error|Exception|Interrupt|Exit)\b")
 _DEVICES = "CUDA_VISIBLE_DEVICES"
 
 
@@ -152,7 +149,7 @@ class Jobs:
             self._say(run, "saved" if run.folder.has_begun else "ended before its first epoch")
         else:
             self._failed += 1
-            why = f"{_ended(status)}: {why_of(run.log, job.log_begin)}"
+            why = f"{how_ended(status)}: {why_of(run.log, job.log_begin)}"
             run.mark_failed(why)
             self._say(run, f"FAILED, {why}")
 
@@ -181,18 +178,3 @@ class Jobs:
         spent = sum(min(mean, now - job.begun) for job in self._running)
         seconds = (mean * open_runs - spent) / min(self._places, open_runs)
         return f", about {duration(seconds)} left"
-
-
-def why_of(log: Path, begin: int = 0) -> str:
-    """The last line of a log that names an error, else its last one."""
-    size = log.stat().st_size
-    with log.open("rb") as file:
-        file.seek(max(begin, size - _TAIL))
-        said = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
-    said = [line for line in said if line] or ["without a word"]
-    # JAX prints a remark after the exception.
-    return next((line for line in reversed(said) if _WHY.match(line)), said[-1])[:300]
-
-
-def _ended(status: int) -> str:
-    return f"exit {status}" if status > 0 else f"signal {-status}"
