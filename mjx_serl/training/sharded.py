@@ -73,7 +73,9 @@ def over_devices(trainer: Any, among: int) -> Trainer:
         return trainer
     require_devices(among)
     if not hasattr(trainer, "part"):
-        raise InputError(f"--devices {among} with this method, which has no part of one; allowed: 1")
+        raise InputError(
+            f"--devices {among} with this method, which has no part of one; allowed: 1"
+        )
     if not trainer.traceable:
         raise InputError(
             f"--devices {among} with a renderer that is not compiled with the epoch, allowed: "
@@ -83,12 +85,22 @@ def over_devices(trainer: Any, among: int) -> Trainer:
     return Sharded(trainer, trainer.part(among), mesh)
 
 
+def device_count(asked: int | str) -> int:
+    """Return how many devices train: "auto" is all GPUs of this machine, or one CPU."""
+    if isinstance(asked, int):
+        return asked
+    return 1 if jax.default_backend() == "cpu" else jax.local_device_count()
+
+
 def require_devices(among: int) -> None:
     """Raise InputError where there are not so many devices."""
     there = jax.local_devices()
     if among > len(there):
         kind = there[0].device_kind or there[0].platform
-        raise InputError(f"--devices {among}, allowed: 1 to {len(there)}, for there is {kind}")
+        count = "one" if len(there) == 1 else str(len(there))
+        raise InputError(
+            f"--devices {among} where there is {count} ({kind}), allowed: 1 to {len(there)}"
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -180,7 +192,8 @@ class Sharded:
         """A state and metrics in which what each device has counted is put together."""
         counts = jax.tree.map(_counts, state, self.specs, is_leaf=_counts_worlds)
         shares = {
-            name: x if name.startswith(SUMMED) else x / self.mesh.size for name, x in metrics.items()
+            name: x if name.startswith(SUMMED) else x / self.mesh.size
+            for name, x in metrics.items()
         }
         counts, metrics = devices.total((counts, shares))
         state = jax.tree.map(_with, state, counts, is_leaf=_counts_worlds)
