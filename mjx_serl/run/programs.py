@@ -41,6 +41,8 @@ def compile_epoch(trainer: Trainer, shapes: TrainState) -> Any:
     """Return `trainer.epoch`, compiled for `shapes` where it can be."""
     if not trainer.traceable:
         return trainer.epoch
+    if isinstance(trainer, Sharded):
+        return trainer.jit(trainer.epoch).lower(shapes).compile()
     return jax.jit(trainer.epoch, donate_argnums=0).lower(shapes).compile()
 
 

@@ -127,6 +127,12 @@ class Sharded:
         """Where each leaf of a state lies."""
         return jax.tree.map(partial(NamedSharding, self.mesh), self.specs)
 
+    def jit(self, step: Callable[[TrainState], tuple[TrainState, Metrics]]) -> Any:
+        """`jax.jit` of an epoch of this trainer, which uses up the state that it is given."""
+        # Where they lie is said, for jit would have empty leaves lie elsewhere.
+        lie = (self.shardings, NamedSharding(self.mesh, P()))
+        return jax.jit(step, donate_argnums=0, out_shardings=lie)
+
     def state_shapes(self) -> TrainState:
         """The state as shapes, with where they lie."""
 
@@ -143,6 +149,7 @@ class Sharded:
 
         start = self._on_each(first, (P(), P()), self.specs)
         state = run_once(start, *self._everywhere(key, self.whole.given(key)), traceable=True)
+        state = jax.device_put(state, self.shardings)
         pretraining = self.own.pretraining
         if pretraining is None:
             return state
@@ -150,7 +157,7 @@ class Sharded:
         def pretrain(state: TrainState) -> tuple[TrainState, Metrics]:
             return pretraining(state), {}
 
-        return jax.jit(self._stepping(pretrain), donate_argnums=0)(state)[0]
+        return self.jit(self._stepping(pretrain))(state)[0]
 
     def epoch(self, state: TrainState) -> tuple[TrainState, Metrics]:
         """An epoch of every device on its share; metrics of all."""
