@@ -30,6 +30,7 @@ from mjx_serl.run.robustness import RunGrid
 from mjx_serl.run.run_lock import require_unlocked
 from mjx_serl.run.signals import undo_on_quit
 from mjx_serl.run.trackers import TrackerHook
+from mjx_serl.training.sharded import device_count
 from mjx_serl.training.trainer import METHODS
 from mjx_serl.viewing.run_video import RunVideo
 from scenes.contract.command_line import BAD_INPUT as BAD_INPUT
@@ -57,7 +58,7 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, Path | None]:
         return parse_resumed(folder.read_config(TrainConfig), start, argv, rest), folder.path
     load_plugins(start.plugin)
     # The full parser knows which physics there are.
-    args = ["--physics", start.physics, *rest]
+    args = ["--physics", start.physics, *_devices(start), *rest]
     default = _with_learner(preset(start.preset or default_preset()), start)
     _refuse_foreign(default.method, rest)
     return tyro.cli(TrainConfig, default=default, args=args, description=_about()), None
@@ -69,8 +70,13 @@ def parse_resumed(
     """The config of a run with the options that change it; whether they may is said later."""
     said = {word.split("=", 1)[0] for word in argv}
     refuse_options([option for option in STARTING if option in said])
-    args = ["--physics", start.physics, *rest] if "--physics" in said else rest
+    args = [*_devices(start), *rest]
+    args = ["--physics", start.physics, *args] if "--physics" in said else args
     return tyro.cli(TrainConfig, default=cfg, args=args, description=_about()) if args else cfg
+
+
+def _devices(start: StartOptions) -> list[str]:
+    return [] if start.devices is None else ["--devices", start.devices]
 
 
 def _with_learner(cfg: TrainConfig, start: StartOptions) -> TrainConfig:
@@ -125,7 +131,7 @@ def pinned(cfg: TrainConfig) -> TrainConfig:
 
     Raises FileNotFoundError, and InputError where they do not fit.
     """
-    cfg = _over_its_base(cfg)
+    cfg = dataclasses.replace(_over_its_base(cfg), devices=device_count(cfg.devices))
     return dataclasses.replace(cfg, pixels=cfg.pixels.pinned()).pinned_fit().pinned_classifier()
 
 
@@ -213,7 +219,7 @@ def _about() -> str:
     return (
         "Train a policy in one process, one compiled function per epoch.\n\n"
         "--resume RUN_FOLDER goes on with a stopped run, bit for bit, or with a finished one:\n"
-        "  --total-env-steps, --total-updates, --eval.* and --run.* may change, nothing else.\n\n"
+        "  --total-env-steps, --total-updates, --devices, --eval.* and --run.* may change.\n\n"
         f"{SHOW_TRACEBACK}=1 in the environment shows where an error came from.\n"
         "--plugin MODULE imports a module of yours, which registers tasks, agents, robots, ...\n"
         f"--method NAME and --agent NAME pick another learner ({', '.join(METHODS)}; "

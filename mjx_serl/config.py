@@ -165,6 +165,9 @@ class TrainConfig:
         total_updates: gradient steps after which it ends, if that is sooner; None leaves it to the
             env steps, and to 20,000 updates where the method takes no env steps.
         plugins: modules that register what the run needs and is not ours (`--plugin`).
+        devices: of this machine that train together, in one process: each has an equal share of
+            the worlds, the replay and every batch; "auto" is all GPUs, and one CPU. More than one
+            CPU is for trying it out: they share the cores. A resumed run may have another number.
         init: a run folder, of whose agent's parameters and observation statistics the run begins;
             its replay, optimisers and worlds are not taken.
         robot_fit: a robot_fit.json of `python -m mjx_serl.sysid`, whose values the task's robot
@@ -190,6 +193,7 @@ class TrainConfig:
     num_envs: int = ranged(8, least=1)
     total_env_steps: int = ranged(100_000, least=1)
     total_updates: int | None = later_field(None)
+    devices: int | Literal["auto"] = later_field(1)
     init: Path | None = later_field(None)
     robot_fit: Path | None = later_field(None)
     robot_fit_digest: tyro.conf.Suppress[str] = later_field("")
@@ -231,6 +235,13 @@ class TrainConfig:
         require_number("eval.grid", self.eval.grid, least=0, most=MOST_EPISODES, whole=True)
         if self.robot_fit_varies and self.robot_fit is None:
             raise InputError("robot_fit_varies without a fit, allowed: with --robot-fit FILE")
+        if self.devices != "auto":
+            require_number("devices", self.devices, least=1, whole=True)
+        if self.devices != 1 and (self.pilot.serve or self.actors.address is not None):
+            raise InputError(
+                f"--devices {self.devices} with {'--pilot' if self.pilot.serve else '--listen'}, "
+                "allowed: 1"
+            )
         self.method.check(num_envs=self.num_envs)
 
     def build_observer(self) -> Observer:

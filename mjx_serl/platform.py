@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -18,6 +19,12 @@ from scenes.contract.files import checkout, usable_cache, user_cache
 # are switched off only when MJX is what steps the worlds.
 MJX_CPU_FLAG = "--xla_cpu_use_fusion_emitters=false"
 
+
+# Devices that XLA makes of one CPU, and the threads that it then needs: where devices wait for each
+# other on all threads of a small pool there is none left for the one that they wait for (reference
+# next_capabilities.md C.4: on two cores 5 of 5 runs hung without).
+DEVICES_FLAG = "--xla_force_host_platform_device_count"
+LEAST_THREADS, THREADS_PER_DEVICE = 8, 4
 
 # Settings of JAX that neither our worlds (32 bits) nor MJX (broadcasts freely) can work under,
 # with the values that leave them as they are by default.
@@ -33,7 +40,9 @@ def program_cache() -> Path:
     return user_cache() / "jax" if root is None else root / ".cache" / "jax"
 
 
-def prepare_platform(*, mjx_on_cpu: bool = False, cache_dir: Path | None = None) -> None:
+def prepare_platform(
+    *, mjx_on_cpu: bool = False, cache_dir: Path | None = None, cpu_devices: int = 1
+) -> None:
     """Set XLA flags and the compilation cache; warns when JAX has been imported too early.
 
     64-bit JAX and rank promotion other than "allow" are switched off with a line on stderr.
@@ -42,6 +51,7 @@ def prepare_platform(*, mjx_on_cpu: bool = False, cache_dir: Path | None = None)
         mjx_on_cpu: the worlds are stepped by MJX (`jax` or `warp`) on a CPU.
         cache_dir: folder of compiled programs, kept between runs, a temporary one where it cannot
             be written; None leaves caching off.
+        cpu_devices: that a CPU is to be for JAX; no GPU is changed by it.
     """
     wanted: dict[str, str] = {
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
@@ -50,8 +60,12 @@ def prepare_platform(*, mjx_on_cpu: bool = False, cache_dir: Path | None = None)
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
     flags = os.environ.get("XLA_FLAGS", "")
-    if mjx_on_cpu and "xla_cpu_use_fusion_emitters" not in flags:
-        wanted["XLA_FLAGS"] = f"{flags} {MJX_CPU_FLAG}".strip()
+    more = [MJX_CPU_FLAG] if mjx_on_cpu and "xla_cpu_use_fusion_emitters" not in flags else []
+    if cpu_devices > 1:
+        more += [] if DEVICES_FLAG in flags else [f"{DEVICES_FLAG}={cpu_devices}"]
+        wanted["NPROC"] = str(max(LEAST_THREADS, THREADS_PER_DEVICE * cpu_devices))
+    if more:
+        wanted["XLA_FLAGS"] = " ".join([*flags.split(), *more])
     if cache_dir is not None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         wanted["JAX_COMPILATION_CACHE_DIR"] = str(usable_cache(cache_dir))
         wanted["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
@@ -84,6 +98,7 @@ class StartOptions:
         preset: name of the defaults that the other options change; None takes the device's.
         resume: folder of a run to go on with.
         physics: what steps the worlds.
+        devices: that train together.
         seeds: train with each of these, one after another, and print a table.
         plugin: modules to import, which register what is yours; may be given several times.
         method: name of another way to train than the preset's.
@@ -93,6 +108,7 @@ class StartOptions:
     preset: str | None = None
     resume: Path | None = None
     physics: str = "auto"
+    devices: str | None = None
     seeds: tuple[int, ...] = ()
     plugin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     method: str | None = None
@@ -106,10 +122,24 @@ def parse_start(argv: Sequence[str]) -> tuple[StartOptions, list[str]]:
 
 def needs_mjx(*, physics: str = "auto", run: Path | None = None) -> bool:
     """Return whether MJX steps the worlds: of a run on disk, else of the physics named."""
+    return _of_run(run, "physics", physics) in ("mjx", "warp")
+
+
+def cpu_devices(*, devices: str | None, run: Path | None = None) -> int:
+    """Return how many devices a CPU is to be, from what was asked for or a run on disk says."""
+    asked = _of_run(run, "devices", 1) if devices is None else devices
+    try:
+        return max(1, int(asked))
+    except ValueError:  # "auto" is one CPU; what is no number is refused by the code that reads all
+        return 1
+
+
+def _of_run(run: Path | None, name: str, otherwise: Any) -> Any:
+    """Return what the config of a run on disk says, where there is one."""
     # One run's, or that of several seeds.
     configs = () if run is None else (run / "config.json", run / "seeds.json")
     for config in (path for path in configs if path.is_file()):
         # A broken file is reported by the code that reads all of it.
         with contextlib.suppress(ValueError, AttributeError):
-            physics = json.loads(config.read_text()).get("physics", "")
-    return physics in ("mjx", "warp")
+            otherwise = json.loads(config.read_text()).get(name, otherwise)
+    return otherwise

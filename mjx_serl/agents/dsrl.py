@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from mjx_serl import devices
 from mjx_serl.agents import objectives
 from mjx_serl.agents.agent import AGENTS, AgentConfig, AgentState
 from mjx_serl.agents.flow_bc import FlowBC, FlowBCConfig
@@ -29,6 +30,7 @@ from mjx_serl.agents.minibatches import take_minibatch
 from mjx_serl.agents.networks import CriticParams, Networks, check_specs, with_zero_head
 from mjx_serl.agents.optimizer import (
     Trainable,
+    apply_common,
     apply_gradients,
     count_skipped,
     trainable,
@@ -266,8 +268,9 @@ class DSRL(OverBase):
         grad = jax.grad(objectives.temperature_loss)(
             state.log_temperature.params, entropy, self.cfg.target_entropy
         )
-        actor, actor_fine = apply_gradients(self._optimizer, state.actor, grads)
-        theta, theta_fine = apply_gradients(self._optimizer, state.log_temperature, grad)
+        grads, grad = devices.mean((grads, grad))
+        actor, actor_fine = apply_common(self._optimizer, state.actor, grads)
+        theta, theta_fine = apply_common(self._optimizer, state.log_temperature, grad)
         skipped = count_skipped(count_skipped(state.skipped, actor_fine), theta_fine)
         state = state.replace(actor=actor, log_temperature=theta, skipped=skipped)
         return state, {

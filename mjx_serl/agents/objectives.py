@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from mjx_serl import devices
 from mjx_serl.types import Transition
 
 
@@ -141,8 +142,16 @@ def gae(
 
 
 def standardised(x: Float[Array, "*lead"], valid: Bool[Array, "*lead"]) -> Float[Array, "*lead"]:
-    """Zero mean and unit deviation over the valid entries."""
-    return (x - masked_mean(x, valid)) / (jnp.sqrt(variance(x, valid)) + 1e-8)
+    """Zero mean and unit deviation over the valid entries, of all devices that learn together."""
+
+    counted = jnp.sum(valid, dtype=jnp.float32)
+
+    def common(x: Float[Array, "*lead"]) -> Float[Array, ""]:
+        total, count = devices.total((jnp.sum(jnp.where(valid, x, 0.0)), counted))
+        return total / jnp.maximum(count, 1)
+
+    centred = x - common(x)
+    return centred / (jnp.sqrt(common(jnp.square(centred))) + 1e-8)
 
 
 def clipped_policy_loss(

@@ -6,6 +6,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from mjx_serl import devices
 from mjx_serl.types import PyTree
 
 
@@ -49,7 +50,17 @@ def _total(x: Float[Array, "..."]) -> Float[Array, ""]:
 def apply_gradients(
     optimizer: optax.GradientTransformation, trainable: Trainable, grads: PyTree
 ) -> tuple[Trainable, Bool[Array, ""]]:
-    """Take one step, or none at all where a gradient is not finite; also tell which it was."""
+    """Take one step, or none at all where a gradient is not finite; also tell which it was.
+
+    Devices that learn together take the step of their mean gradient.
+    """
+    return apply_common(optimizer, trainable, devices.mean(grads))
+
+
+def apply_common(
+    optimizer: optax.GradientTransformation, trainable: Trainable, grads: PyTree
+) -> tuple[Trainable, Bool[Array, ""]]:
+    """`apply_gradients` where `devices.mean` has been taken, of several at once or with more."""
     finite = all_finite(grads)
     updates, opt_state = optimizer.update(grads, trainable.opt_state, trainable.params)
     stepped = Trainable(optax.apply_updates(trainable.params, updates), opt_state)

@@ -22,12 +22,13 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from mjx_serl import devices
 from mjx_serl.agents import objectives
 from mjx_serl.agents.agent import AGENTS, AgentConfig, OnPolicyAgent
 from mjx_serl.agents.networks import build_mlp, check_networks, check_specs, with_zero_head
 from mjx_serl.agents.optimizer import (
     Trainable,
-    apply_gradients,
+    apply_common,
     count_skipped,
     make_optimizer,
     trainable,
@@ -243,8 +244,10 @@ class PPO(OnPolicyAgent):
         """Take one gradient step, none where the policy is further than `stop_kl` from its past."""
         loss_fn = partial(self._loss, state, batch)
         (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.policy.params)
-        policy, finite = apply_gradients(self._optimizer(state.lr), state.policy, grads)
-        step, kl = jnp.asarray(optax.safe_increment(state.step)), metrics["actor/approx_kl"]
+        # What decides whether to go on is of all devices too.
+        grads, kl = devices.mean((grads, metrics["actor/approx_kl"]))
+        policy, finite = apply_common(self._optimizer(state.lr), state.policy, grads)
+        step = jnp.asarray(optax.safe_increment(state.step))
         average = state.average
         if average is not None:
             kept = 1 - self.cfg.actor_average

@@ -27,12 +27,14 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from mjx_serl import devices
 from mjx_serl.agents import objectives
 from mjx_serl.agents.agent import AGENTS, AgentConfig, OffPolicyAgent
 from mjx_serl.agents.chunks import FlowNetConfig
 from mjx_serl.agents.networks import CriticParams, Networks, check_specs
 from mjx_serl.agents.optimizer import (
     Trainable,
+    apply_common,
     apply_gradients,
     make_optimizer,
     trainable,
@@ -233,13 +235,14 @@ class QC(OffPolicyAgent):
         (loss, (mean_q, features)), grads = jax.value_and_grad(critic_loss, has_aux=True)(
             state.critic.params
         )
-        critic, fine = apply_gradients(self._optimizer, state.critic, grads)
         seen = features[:, : nets.encoder.policy.dim]
         counted = partial(self._flow(state.action).loss, counted=batch.played)
-        bc_loss, grads = jax.value_and_grad(counted)(
+        bc_loss, flow_grads = jax.value_and_grad(counted)(
             state.flow.params, seen, batch.action, flow_key
         )
-        flow, flow_fine = apply_gradients(self._optimizer, state.flow, grads)
+        grads, flow_grads = devices.mean((grads, flow_grads))
+        critic, fine = apply_common(self._optimizer, state.critic, grads)
+        flow, flow_fine = apply_common(self._optimizer, state.flow, flow_grads)
         metrics = {"learner/critic_loss": loss, "learner/q": mean_q, "learner/bc_loss": bc_loss}
         bad = (~fine).astype(jnp.int32) + ~flow_fine
         target_params = optax.incremental_update(critic.params, state.target_params, self.cfg.tau)
@@ -328,11 +331,12 @@ class QC(OffPolicyAgent):
             return objectives.actor_loss(q, log_prob, alpha), -jnp.mean(log_prob)
 
         (loss, entropy), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.edit.params)
-        edit, fine = apply_gradients(self._optimizer, state.edit, grads)
         grad = jax.grad(objectives.temperature_loss)(
             state.log_temperature.params, entropy, -flow.dim / 2
         )
-        theta, _ = apply_gradients(self._optimizer, state.log_temperature, grad)
+        grads, grad = devices.mean((grads, grad))
+        edit, fine = apply_common(self._optimizer, state.edit, grads)
+        theta, _ = apply_common(self._optimizer, state.log_temperature, grad)
         metrics = {"learner/actor_loss": loss, "learner/entropy": entropy}
         return state.replace(edit=edit, log_temperature=theta), fine, metrics
 

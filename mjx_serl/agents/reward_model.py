@@ -13,7 +13,7 @@ dropout and leaky ReLU are kept.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
 
@@ -89,6 +89,10 @@ class Vice:
 
     cfg: ViceConfig
     obs: ObsSpec
+
+    def part(self, among: int) -> "Vice":
+        """The reward of one of so many devices that share its batches equally."""
+        return replace(self, cfg=replace(self.cfg, batch_size=self.cfg.batch_size // among))
 
     def init(self, key: PRNGKey, demos: Transition) -> ViceState:
         """Draw parameters; the goals are the ends of demonstrations [T, M, ...]."""

@@ -32,6 +32,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from mjx_serl import devices
 from mjx_serl.agents import objectives
 from mjx_serl.agents.agent import AGENTS, AgentConfig, OffPolicyAgent
 from mjx_serl.agents.minibatches import take_minibatch
@@ -44,6 +45,7 @@ from mjx_serl.agents.networks import (
 )
 from mjx_serl.agents.optimizer import (
     Trainable,
+    apply_common,
     apply_gradients,
     count_skipped,
     make_optimizer,
@@ -414,8 +416,9 @@ class SAC(OffPolicyAgent):
         temperature_grad = jax.grad(objectives.temperature_loss)(
             state.log_temperature.params, seen.entropy, target_entropy
         )
-        actor, actor_ok = apply_gradients(self.optimizer, state.actor, actor_grads)
-        theta, theta_ok = apply_gradients(self.optimizer, state.log_temperature, temperature_grad)
+        actor_grads, temperature_grad = devices.mean((actor_grads, temperature_grad))
+        actor, actor_ok = apply_common(self.optimizer, state.actor, actor_grads)
+        theta, theta_ok = apply_common(self.optimizer, state.log_temperature, temperature_grad)
         skipped = count_skipped(count_skipped(state.skipped, actor_ok), theta_ok)
         average = state.average
         if average is not None:

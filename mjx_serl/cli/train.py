@@ -7,12 +7,20 @@ from scenes.contract.command_line import guarded
 
 def run() -> int:
     """Parse, prepare the platform before JAX starts, train."""
-    from mjx_serl.platform import needs_mjx, parse_start, prepare_platform, program_cache
+    from mjx_serl.platform import (
+        cpu_devices,
+        needs_mjx,
+        parse_start,
+        prepare_platform,
+        program_cache,
+    )
 
     argv = sys.argv[1:]
     start, _ = parse_start(argv)
     prepare_platform(
-        mjx_on_cpu=needs_mjx(physics=start.physics, run=start.resume), cache_dir=program_cache()
+        mjx_on_cpu=needs_mjx(physics=start.physics, run=start.resume),
+        cache_dir=program_cache(),
+        cpu_devices=cpu_devices(devices=start.devices, run=start.resume),
     )
     # JAX must start after the platform is prepared.
     from mjx_serl.seeds import train_command

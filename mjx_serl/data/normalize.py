@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
+from mjx_serl import devices
 from mjx_serl.types import Obs
 from scenes.contract.specs import ObsSpec
 
@@ -41,19 +42,21 @@ def update(state: NormalizerState, obs: Obs, mask: Bool[Array, "*lead"]) -> Norm
     Merges the batch's moments as Chan, Golub, LeVeque (1983) eq. 2.1: exact for any batch size,
     and never the difference of two large sums. Masked samples may be non-finite.
     """
-    added = jnp.sum(mask, dtype=jnp.float32)
+    axes = tuple(range(mask.ndim))
+    keep = {n: mask.reshape(*mask.shape, *([1] * old.ndim)) for n, old in state.mean.items()}
+    x = {n: jnp.where(of, obs[n].astype(jnp.float32), 0.0) for n, of in keep.items()}
+    found = jnp.sum(mask, dtype=jnp.float32), {n: jnp.sum(of, axes) for n, of in x.items()}
+    added, sums = devices.total(found)  # of the batches of all devices
+    batch_mean = {n: of / jnp.maximum(added, 1.0) for n, of in sums.items()}
+    square = {n: jnp.where(keep[n], jnp.square(x[n] - of), 0.0) for n, of in batch_mean.items()}
+    batch_m2 = devices.total({n: jnp.sum(of, axes) for n, of in square.items()})
     total = state.count + added
     mean, m2 = {}, {}
     for name, old in state.mean.items():
-        keep = mask.reshape(*mask.shape, *([1] * old.ndim))
-        axes = tuple(range(mask.ndim))
-        x = jnp.where(keep, obs[name].astype(jnp.float32), 0.0)
-        batch_mean = jnp.sum(x, axes) / jnp.maximum(added, 1.0)
-        batch_m2 = jnp.sum(jnp.where(keep, jnp.square(x - batch_mean), 0.0), axes)
-        delta = batch_mean - old
+        delta = batch_mean[name] - old
         mean[name] = old + delta * added / jnp.maximum(total, 1.0)
         weight = state.count * added / jnp.maximum(total, 1.0)
-        m2[name] = state.m2[name] + batch_m2 + jnp.square(delta) * weight
+        m2[name] = state.m2[name] + batch_m2[name] + jnp.square(delta) * weight
     return NormalizerState(total, mean, m2)
 
 

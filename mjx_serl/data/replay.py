@@ -45,6 +45,10 @@ class ReplayState:
     # Rows before each that show the same episode, at most stack - 1; () where nothing is stacked.
     before: PyTree = ()
 
+    def recounted(self) -> "ReplayState":
+        """The ring whose `usable` is of the worlds that are in it."""
+        return self.replace(usable=_count(self.data.valid, self.data.truncated))
+
 
 @dataclass(frozen=True)
 class ReplayBuffer:

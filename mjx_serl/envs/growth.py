@@ -5,11 +5,15 @@ end: their draw is put there. An end moves on by a step once enough of the episo
 were solved, and back where too few were (arXiv 1910.07113, section 5; its boundary sampling).
 """
 
+from collections.abc import Callable
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from mjx_serl import devices
 from mjx_serl.envs.randomization import Drawn
 from mjx_serl.envs.variation import Variation
 from mjx_serl.types import PRNGKey
@@ -28,7 +32,10 @@ class Growth:
         reach: of low and high ends, as a share of the way from the neutral number [1].
         tested: episodes that tested them since they moved last.
         solved: of those, how many were solved.
+        SUMS: what is summed over all worlds, on whichever device they are.
     """
+
+    SUMS: ClassVar = ("tested", "solved")
 
     reach: Float[Array, "D 2"]
     tested: Int[Array, "D 2"]
@@ -67,6 +74,16 @@ def count_tested(
     return growth.replace(
         tested=added(growth.tested, ended), solved=added(growth.solved, ended & success)
     )
+
+
+def by_all(growth: Growth, move: Callable[[Growth], Growth]) -> Growth:
+    """Return the state after a move that asks what the worlds of all devices have counted."""
+    moved = move(growth.replace(**devices.total(_counts(growth))))
+    return moved.replace(**devices.once(_counts(moved)))
+
+
+def _counts(growth: Growth) -> dict[str, Int[Array, "D 2"]]:
+    return {name: getattr(growth, name) for name in Growth.SUMS}
 
 
 def grow(growth: Growth, step: float) -> Growth:

@@ -12,7 +12,7 @@ in the state that was judged.
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +86,10 @@ class Judged:
         reached: stages reached, in order, in the episode that each world is in.
         successes: episodes that it called solved since the sums were cleared.
         false_positives: of those, how many were not.
+        SUMS: what is summed over all worlds, on whichever device they are.
     """
+
+    SUMS: ClassVar = ("successes", "false_positives")
 
     reached: Int[Array, " N"]
     successes: Int[Array, ""]

@@ -13,6 +13,7 @@ import numpy as np
 import tyro
 from jaxtyping import Array, Float, Int
 
+from mjx_serl import devices
 from mjx_serl.envs.appearance import Look, LookConfig, apply_look, draw_looks
 from mjx_serl.envs.control.controller import ControlConfig
 from mjx_serl.envs.delay import Ring, at_age
@@ -419,8 +420,14 @@ class Observer:
         )
 
     def looks(self, key: PRNGKey, num: int) -> PyTree:
-        """Return the appearance of `num` new episodes; () without cameras."""
-        return () if self.cameras is None else draw_looks(self.cameras.config.look, key, num)
+        """Return the appearance of `num` new episodes; () without cameras.
+
+        Devices that share worlds draw those of all, so that a world looks as on one device.
+        """
+        if self.cameras is None:
+            return ()
+        every = draw_looks(self.cameras.config.look, key, num * devices.count())
+        return devices.own_rows(every)
 
     def pictures(self, worlds: EnvState, look: PyTree, before: Obs | None = None) -> Obs:
         """Return what is observed of the pictures of worlds [N], by name; {} without cameras.

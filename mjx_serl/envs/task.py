@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import jax
 from jaxtyping import Array, Bool, Float
 
+from mjx_serl import devices
 from mjx_serl.envs.control.controller import Command, Control
 from mjx_serl.envs.physics.protocol import SimState
 from mjx_serl.registry import Registry
@@ -141,5 +142,8 @@ def describe_tasks() -> str:
 
 
 def split_keys(key: PRNGKey, num: int) -> jax.Array:
-    """Per-world keys by world id, so that a larger `num` does not reshuffle the first worlds."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jax.numpy.arange(num))
+    """Per-world keys by world id, so that a larger `num` does not reshuffle the first worlds.
+
+    Nor do more devices: of worlds that these share each has `num`, numbered one after the other.
+    """
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, devices.numbers(num))

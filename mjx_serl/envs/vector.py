@@ -9,15 +9,16 @@ import functools
 from collections.abc import Callable
 from functools import partial
 from numbers import Integral
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from mjx_serl import devices
 from mjx_serl.envs.env import Env, EnvState, lost
-from mjx_serl.envs.growth import Growth, count_tested, draw_grown, grow, no_growth
+from mjx_serl.envs.growth import Growth, by_all, count_tested, draw_grown, grow, no_growth
 from mjx_serl.envs.judge import clear_judged
 from mjx_serl.envs.observation import Observer
 from mjx_serl.envs.task import split_keys
@@ -38,7 +39,10 @@ class EpisodeStats:
         returns: sum of their returns.
         steps: sum of their control steps.
         nan_worlds: number of times that a world's state was not finite.
+        SUMS: what is summed over all worlds, on whichever device they are.
     """
+
+    SUMS: ClassVar = ("episodes", "successes", "returns", "steps", "nan_worlds")
 
     running_return: Float[Array, " N"]
     episodes: Int[Array, ""]
@@ -128,6 +132,11 @@ class VecEnv:
         """One world."""
         return self.observer.env
 
+    def part(self, among: int) -> "VecEnv":
+        """Return the worlds, and prepared resets, of one of so many devices that share them."""
+        num, pool = self.num_envs // among, self.pool_size // among
+        return dataclasses.replace(self, num_envs=num, pool_size=pool)
+
     def reset(self, key: PRNGKey) -> VecState:
         """Return `num_envs` worlds at the start of an episode, and a full pool."""
         k_worlds, k_pool, k_run = jax.random.split(key, 3)
@@ -135,7 +144,8 @@ class VecEnv:
         worlds = self._start_jit(k_worlds, self.num_envs, growth)
         if self.stagger:
             limit = self.env.task.episode_steps
-            spread = jnp.arange(self.num_envs) / self.num_envs * limit
+            every = self.num_envs * devices.count()
+            spread = devices.numbers(self.num_envs) / every * limit
             worlds = worlds.replace(t=spread.astype(worlds.t.dtype))
         first = jax.tree.map(lambda x: jnp.zeros_like(x[0]), worlds)
         look = self.observer.looks(jax.random.fold_in(key, 3), self.num_envs)
@@ -163,7 +173,7 @@ class VecEnv:
         key, k_pool = jax.random.split(state.key)
         growth = state.growth
         if isinstance(growth, Growth):
-            growth = grow(growth, self.grow)
+            growth = by_all(growth, partial(grow, step=self.grow))
         pool = self._start(k_pool, self.pool_size, growth)
         return state.replace(pool=pool, key=key, growth=growth)
 
@@ -252,7 +262,7 @@ class VecEnv:
             return jax.vmap(self.env.reset)(keys)
         grows = isinstance(growth, Growth)
         draw = partial(draw_grown, variation, growth) if grows else variation.draw
-        return jax.vmap(self.env.reset)(keys, jax.vmap(draw)(keys, jnp.arange(num)))
+        return jax.vmap(self.env.reset)(keys, jax.vmap(draw)(keys, devices.numbers(num)))
 
     @property
     def _no_growth(self) -> Growth | tuple:
@@ -378,7 +388,8 @@ def _fresh(
     vec_env: VecEnv, state: VecState, after: EnvState, which: Bool[Array, " N"], key: PRNGKey
 ) -> tuple[EnvState, PyTree]:
     """Worlds and looks with those of `which` taken from the pool and drawn anew."""
-    pick = jax.random.randint(key, (vec_env.num_envs,), 0, vec_env.pool_size)
+    every = vec_env.num_envs * devices.count()
+    pick = devices.own_rows(jax.random.randint(key, (every,), 0, vec_env.pool_size))
     fresh = jax.tree.map(lambda x: x[pick], state.pool)
     looks = vec_env.observer.looks(jax.random.fold_in(key, 1), vec_env.num_envs)
     return select_worlds(which, fresh, after), select_worlds(which, looks, state.look)
@@ -460,7 +471,7 @@ def _remember_bad(
     world = jnp.argmin(after.valid)
     found = BadWorld(
         seen=~after.valid[world],
-        world=world.astype(jnp.int32),
+        world=devices.numbers(after.valid.size)[world].astype(jnp.int32),
         carry=jax.tree.map(lambda x: x[world], before.carry),
         qpos=before.sim.qpos[world],
         qvel=before.sim.qvel[world],

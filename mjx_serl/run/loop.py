@@ -44,6 +44,7 @@ from mjx_serl.training.evaluate import (
     FINAL,
     stream_key,
 )
+from mjx_serl.training.sharded import device_count, over_devices
 from mjx_serl.training.state import PolicyParams, TrainState, tree_bytes
 from scenes.contract.command_line import how_to_start
 from scenes.contract.errors import InputError
@@ -183,7 +184,8 @@ class Run:
         self.activity.announce(building)
         with self.activity.doing(building, remembered=True):
             self.observer = cfg.build_observer()
-            self.trainer = cfg.build(self.observer)
+            self.devices = device_count(cfg.devices)
+            self.trainer = over_devices(cfg.build(self.observer), self.devices)
         self._nan_dumped = False
         self._paused_s = 0.0
         self._outputs_due = time.monotonic() + _OUTPUTS_FIRST_S
@@ -200,7 +202,7 @@ class Run:
         started = time.monotonic()
         with self.activity.doing("measuring the state"):
             shapes = self.trainer.state_shapes()
-        check_memory(shapes, self.trainer.memory(shapes), available=available_bytes())
+        check_memory(shapes, self.trainer.memory(shapes), available=available_bytes(self.devices))
         cautions = getattr(self.cfg.method, "cautions", None)
         for line in cautions(self.observer) if cautions else ():
             warn_line(line)
@@ -328,7 +330,7 @@ class Run:
             seed=self.cfg.seed,
             folder=self.folder.path,
             config=to_json(self.cfg),
-            device=device_name(self.env),
+            device=device_name(self.env, self.devices),
             state_bytes=tree_bytes(state),
             buffer_bytes=tree_bytes(state.data),
             total_env_steps=self.cfg.total_env_steps,
@@ -555,7 +557,7 @@ class Run:
             compile_seconds=round(self.progress.compile_s, 2),
             env_steps=record.env_steps,
             updates=self.progress.epoch * self.trainer.updates_per_epoch,
-            device=device_name(self.env),
+            device=device_name(self.env, self.devices),
             parts=part_cells(result),
             **judged_rates(result),
         )
@@ -594,9 +596,10 @@ def dump_bad_world(state: TrainState, env_steps: int, path: Path) -> None:
     )
 
 
-def device_name(env: Env) -> str:
-    """What computes: the JAX device and the physics."""
-    return f"{_device_kind()} ({env.physics.name} physics)"
+def device_name(env: Env, devices: int = 1) -> str:
+    """What computes: the JAX device, or how many, and the physics."""
+    times = "" if devices == 1 else f"{devices} x "
+    return f"{times}{_device_kind()} ({env.physics.name} physics)"
 
 
 def _device_kind() -> str:

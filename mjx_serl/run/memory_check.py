@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import jax
 
 from mjx_serl.run.host_memory import host_bytes
-from mjx_serl.training.state import TrainState, tree_bytes
+from mjx_serl.training.state import TrainState, device_bytes
 from mjx_serl.training.trainer import Share
 from scenes.contract.errors import NotEnoughMemoryError
 
 
 def check_memory(state: TrainState, shares: Sequence[Share], *, available: int) -> int:
-    """Bytes of a training state (arrays or shapes); refuses what does not fit.
+    """Bytes of a training state (arrays or shapes) on each device; refuses what does not fit.
 
     The state is held twice while an epoch runs (its input and its output, where donation does
     not apply) and is copied once to be saved; what an epoch makes besides, such as a rollout, is
@@ -20,7 +20,7 @@ def check_memory(state: TrainState, shares: Sequence[Share], *, available: int) 
     Raises:
         MemoryError: with the bytes and values of options that would fit.
     """
-    total = tree_bytes(state) + sum(share.nbytes for share in shares if not share.stored)
+    total = device_bytes(state) + sum(share.nbytes for share in shares if not share.stored)
     if 2 * total > available:
         parts = ", ".join(f"{share.name} {share.nbytes / 1e9:.2f} GB" for share in shares)
         raise NotEnoughMemoryError(
@@ -45,10 +45,13 @@ def _what_fits(total: int, shares: Sequence[Share], room: int) -> str:
     return f"Try {' or '.join(options)}." if options else "No size of buffer and worlds fits."
 
 
-def available_bytes() -> int:
-    """Free memory of the device that trains, within what a container is given [bytes]."""
+def available_bytes(among: int = 1) -> int:
+    """Free memory of each device that trains, within what a container is given [bytes].
+
+    `among` CPUs share that of the machine.
+    """
     device = jax.local_devices()[0]
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats:
         return int(stats["bytes_limit"] - stats["bytes_in_use"])
-    return host_bytes()
+    return host_bytes() // among

@@ -11,6 +11,7 @@ from mjx_serl.envs.observation import Observer
 from mjx_serl.training.episodes import EpisodeResult
 from mjx_serl.training.evaluate import CHECK, evaluate, stream_key
 from mjx_serl.training.policies import trained_policy
+from mjx_serl.training.sharded import Sharded
 from mjx_serl.training.state import PolicyParams, TrainState
 from mjx_serl.training.trainer import Trainer
 from mjx_serl.types import PRNGKey
@@ -40,6 +41,8 @@ def compile_epoch(trainer: Trainer, shapes: TrainState) -> Any:
     """Return `trainer.epoch`, compiled for `shapes` where it can be."""
     if not trainer.traceable:
         return trainer.epoch
+    if isinstance(trainer, Sharded):
+        return trainer.jit(trainer.epoch).lower(shapes).compile()
     return jax.jit(trainer.epoch, donate_argnums=0).lower(shapes).compile()
 
 
@@ -48,12 +51,15 @@ def compile_eval(
 ) -> EvalFn:
     """Return the evaluation of the deterministic policy, compiled where it can be."""
 
-    def run(params: PolicyParams, key: PRNGKey) -> EpisodeResult:
+    def play(params: PolicyParams, key: PRNGKey, episodes: int) -> EpisodeResult:
         policy = trained_policy(trainer, params)
         return evaluate(observer, policy, key, episodes=episodes, horizon=trainer.horizon)
 
+    run = partial(play, episodes=episodes)
     if not trainer.traceable:
         return run
     params = jax.eval_shape(trainer.policy_params, shapes)
+    if isinstance(trainer, Sharded):
+        return trainer.evaluation(play, params, episodes)
     key = jax.eval_shape(partial(stream_key, 0, CHECK))
     return jax.jit(run).lower(params, key).compile()

@@ -11,6 +11,7 @@ from scenes.contract.serialize import flattened, to_json
 FREE = (
     "total_env_steps",
     "total_updates",
+    "devices",
     "eval.",
     "run.",
     "pilot.port",
@@ -68,7 +69,7 @@ def refuse_options(options: list[str]) -> None:
     if options:
         raise InputError(
             f"--resume goes on with the run as it began; it cannot change {', '.join(options)}. "
-            "Allowed: --total-env-steps, --total-updates, --eval.*, --run.* (not folder and name), "
-            "--pilot.port, view, device, size, worlds, pause; "
+            "Allowed: --total-env-steps, --total-updates, --devices, --eval.*, --run.* (not folder "
+            "and name), --pilot.port, view, device, size, worlds, pause; "
             "the rest takes a new run"
         )

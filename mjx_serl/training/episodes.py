@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from mjx_serl import devices
 from mjx_serl.envs.env import Env, EnvState
 from mjx_serl.envs.judge import Judge
 from mjx_serl.envs.task import split_keys
@@ -119,7 +120,7 @@ def episode_keys(key: PRNGKey, *, episodes: int, steps: int) -> EpisodeKeys:
     return EpisodeKeys(
         starts=split_keys(k_start, episodes),
         look=jax.random.fold_in(key, 2),
-        steps=jax.random.split(k_act, steps),
+        steps=jax.random.split(devices.own_key(k_act), steps),
     )
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from mjx_serl import devices
 from mjx_serl.agents.agent import AGENTS, AgentState, OffPolicyAgent, require_off_policy
 from mjx_serl.agents.reward_model import Vice, ViceConfig, ViceState, require_demos, unpaid
 from mjx_serl.agents.sac import SACConfig
@@ -35,6 +36,7 @@ from mjx_serl.training.evaluate import TRAIN
 from mjx_serl.training.one_agent import OneAgent
 from mjx_serl.training.policies import random_policy
 from mjx_serl.training.scan import run_once, scan
+from mjx_serl.training.sharing import check_divides
 from mjx_serl.training.state import PolicyParams, TrainState, shapes_of, tree_bytes
 from mjx_serl.training.statistics import observed
 from mjx_serl.training.takeover import Takeover, TakeoverConfig
@@ -319,18 +321,47 @@ class OffPolicy(OneAgent):
     def state_shapes(self) -> TrainState:
         """The state as shapes."""
         if self.traceable:
-            shapes = None if self.demos is None else self.demos.shapes()
-            return jax.eval_shape(self._first_state, jax.random.key(0), shapes)
+            return jax.eval_shape(self.first_state, jax.random.key(0), self.given_shapes())
         # What cannot be traced has to be made to be measured.
         return shapes_of(self.init(jax.random.key(0)))
 
     def init(self, key: PRNGKey) -> TrainState:
         """The state before the first epoch, demonstrations and warm-up included."""
-        rows = None if self.demos is None else self.demos.rows(key)
-        state = run_once(self._first_state, key, rows, traceable=self.traceable)
+        state = run_once(self.first_state, key, self.given(key), traceable=self.traceable)
         return self.pretrained(state)
 
-    def _first_state(self, key: PRNGKey, demos: Transition | None) -> TrainState:
+    def part(self, among: int) -> "OffPolicy":
+        """The trainer of one of so many devices that share worlds, rows and batches equally."""
+        batch, loop = self.config.batch_size, self.config
+        sizes = {"--loop.batch-size": batch}
+        if self.vice is not None:
+            sizes |= {"half of --vice.batch-size": self.vice.cfg.batch_size // 2}
+        check_divides(among, sizes, self.vec_env)
+        worlds, online = self.vec_env.part(among), self.sources[ONLINE]
+        buffer = dataclasses.replace(online.buffer, num_envs=worlds.num_envs)
+        return dataclasses.replace(
+            self,
+            vec_env=worlds,
+            sources={**self.sources, ONLINE: dataclasses.replace(online, buffer=buffer)},
+            config=dataclasses.replace(
+                loop,
+                batch_size=batch // among,
+                buffer_size=loop.buffer_size // among,
+                warmup_steps=-(-loop.warmup_steps // among),
+            ),
+            vice=None if self.vice is None else self.vice.part(among),
+        )
+
+    def given(self, key: PRNGKey) -> Transition | None:
+        """The demonstrations, which are made or read and not traced."""
+        return None if self.demos is None else self.demos.rows(key)
+
+    def given_shapes(self) -> Transition | None:
+        """The same as shapes."""
+        return None if self.demos is None else self.demos.shapes()
+
+    def first_state(self, key: PRNGKey, demos: Transition | None) -> TrainState:
+        """The state before the first epoch and any pretraining."""
         k_worlds, key = jax.random.split(jax.random.fold_in(key, TRAIN))
         worlds = self.vec_env.reset(k_worlds)
         k_agent, k_warm, key = jax.random.split(key, 3)
@@ -364,7 +395,7 @@ class OffPolicy(OneAgent):
             agent=self.agent.init(k_agent, obs_spec, self.vec_env.env.action_spec),
             worlds=worlds,
             data=data | learned,
-            normalizer=self._first_statistics([*rows.values()]),
+            normalizer=self._first_statistics(rows),
             key=key,
             epoch=jnp.zeros((), jnp.int32),
         )
@@ -458,12 +489,16 @@ class OffPolicy(OneAgent):
 
     def pretrained(self, state: TrainState) -> TrainState:
         """The state after `pretrain_updates` on demonstrations alone; it is used up."""
+        pretrain = self.pretraining
+        return state if pretrain is None else jax.jit(pretrain, donate_argnums=0)(state)
+
+    @property
+    def pretraining(self) -> Callable[[TrainState], TrainState] | None:
+        """What makes the updates on demonstrations alone that come before the first epoch."""
         if not self.config.pretrain_updates:
-            return state
+            return None
         iterations = -(-self.config.pretrain_updates // self.config.updates_per_step)
-        return jax.jit(lambda state: self.learn_shown(state, iterations)[0], donate_argnums=0)(
-            state
-        )
+        return lambda state: self.learn_shown(state, iterations)[0]
 
     def explore(self, params: PolicyParams, obs: Obs, noise: Float[Array, "N H A"]) -> Choice:
         """Choose as in training, with its noise given; InputError of an agent that cannot."""
@@ -508,7 +543,7 @@ class OffPolicy(OneAgent):
             least_rows(self.agent.n_step), -(-self.config.warmup_steps // self.vec_env.num_envs)
         )
         policy = random_policy(self.vec_env.env.action_dim)
-        return rollout(self.vec_env, policy, worlds, key, length)
+        return rollout(self.vec_env, policy, worlds, devices.own_key(key), length)
 
     def _iteration(self, state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         if self.horizon > 1:
@@ -573,7 +608,8 @@ class OffPolicy(OneAgent):
         chosen = self.choose(params, obs, k_act, deterministic=False)
         if self.takeover is None:
             return state.replace(key=key), chosen
-        steps = state.epoch.astype(jnp.float32) * self.env_steps_per_epoch
+        every = self.env_steps_per_epoch * devices.count()
+        steps = state.epoch.astype(jnp.float32) * every
         k_take = jax.random.fold_in(k_act, 1)
         taken, chosen = self.takeover.choose(
             state.data[TAKEOVER], state.worlds.envs, chosen, k_take, steps
@@ -607,14 +643,16 @@ class OffPolicy(OneAgent):
         agent, metrics = jax.lax.scan(learn, state.agent, keys)
         return state.replace(agent=agent), jax.tree.map(jnp.mean, metrics) | told
 
-    def _first_statistics(self, seen: list[Transition]) -> NormalizerState:
+    def _first_statistics(self, seen: Mapping[str, Transition]) -> NormalizerState:
         spec = self.vec_env.observer.obs_spec
         if self.config.normalize_steps == 0:
             return normalize.init(spec, scaled=True)
         statistics = normalize.init(spec)
-        for steps in seen:
+        for name, steps in seen.items():
             seen_first = self.vec_env.observer.as_at_start(steps.obs)
-            statistics = normalize.update(statistics, seen_first, steps.valid)
+            # Devices have worlds of their own, and all of them the same demonstrations.
+            valid = steps.valid if name == ONLINE else devices.once(steps.valid)
+            statistics = normalize.update(statistics, seen_first, valid)
         return statistics
 
     def _observe(self, state: TrainState, step: Transition) -> NormalizerState:
@@ -624,7 +662,7 @@ class OffPolicy(OneAgent):
             self.vec_env.observer.as_at_start(step.obs),
             step.valid,
             steps=self.config.normalize_steps,
-            steps_per_epoch=self.env_steps_per_epoch,
+            steps_per_epoch=self.env_steps_per_epoch * devices.count(),
         )
 
     def _learn(

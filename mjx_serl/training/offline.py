@@ -22,6 +22,7 @@ from mjx_serl.training.evaluate import TRAIN
 from mjx_serl.training.off_policy import DEMOS, LoopConfig, OffPolicyConfig
 from mjx_serl.training.over_learner import OverLearner
 from mjx_serl.training.scan import run_once
+from mjx_serl.training.sharing import check_divides
 from mjx_serl.training.state import TrainState, shapes_of, tree_bytes
 from mjx_serl.training.trainer import METHODS, Share
 from mjx_serl.types import Metrics, PRNGKey, Transition
@@ -102,15 +103,35 @@ class Offline(OverLearner):
     def state_shapes(self) -> TrainState:
         """The state as shapes."""
         if self.traceable:
-            return jax.eval_shape(self._first_state, jax.random.key(0), self._demos.shapes())
+            return jax.eval_shape(self.first_state, jax.random.key(0), self.given_shapes())
         # Demonstrations that cannot be traced have to be made to be measured.
         return shapes_of(self.init(jax.random.key(0)))
 
     def init(self, key: PRNGKey) -> TrainState:
         """The state before the first epoch, demonstrations included."""
-        return run_once(self._first_state, key, self._demos.rows(key), traceable=True)
+        return run_once(self.first_state, key, self.given(key), traceable=True)
 
-    def _first_state(self, key: PRNGKey, demos: Transition) -> TrainState:
+    def part(self, among: int) -> "Offline":
+        """The trainer of one of so many devices that share each batch equally."""
+        config = self.learner.config
+        check_divides(among, {"--loop.batch-size": config.batch_size})
+        config = dataclasses.replace(config, batch_size=config.batch_size // among)
+        return Offline(dataclasses.replace(self.learner, config=config))
+
+    def given(self, key: PRNGKey) -> Transition:
+        """The demonstrations, which are made or read and not traced."""
+        return self._demos.rows(key)
+
+    def given_shapes(self) -> Transition:
+        """The same as shapes."""
+        return self._demos.shapes()
+
+    @property
+    def pretraining(self) -> None:
+        """Nothing is learned before the first epoch."""
+
+    def first_state(self, key: PRNGKey, demos: Transition) -> TrainState:
+        """The state before the first epoch."""
         k_agent, key = jax.random.split(jax.random.fold_in(key, TRAIN))
         return self.learner.gather((), {DEMOS: demos}, k_agent, key)
 

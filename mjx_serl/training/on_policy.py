@@ -15,6 +15,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from mjx_serl import devices
 from mjx_serl.agents import objectives
 from mjx_serl.agents.agent import AGENTS, AgentState, OnPolicyAgent, require_on_policy
 from mjx_serl.agents.ppo import PPOConfig
@@ -32,6 +33,7 @@ from mjx_serl.envs.vector import (
 from mjx_serl.training.evaluate import TRAIN
 from mjx_serl.training.one_agent import OneAgent
 from mjx_serl.training.scan import run_once, scan
+from mjx_serl.training.sharing import check_divides
 from mjx_serl.training.state import TrainState, shapes_of, tree_bytes
 from mjx_serl.training.statistics import observed
 from mjx_serl.training.trainer import METHODS, Share
@@ -148,7 +150,10 @@ class Carried:
         noise: of the last actions, standard normal.
         solved: whether the present episode has been solved at some step; its end may be later.
         episodes: how many of those that ended since the epoch began had been.
+        SUMS: what is summed over all worlds, on whichever device they are.
     """
+
+    SUMS: ClassVar = ("episodes",)
 
     noise: Float[Array, "N A"]
     solved: Bool[Array, " N"]
@@ -189,19 +194,43 @@ class OnPolicy(OneAgent):
     def state_shapes(self) -> TrainState:
         """The state as shapes."""
         if self.traceable:
-            return jax.eval_shape(self._first_state, jax.random.key(0))
+            return jax.eval_shape(self.first_state, jax.random.key(0), None)
         # What cannot be traced has to be made to be measured.
         return shapes_of(self.init(jax.random.key(0)))
 
     def init(self, key: PRNGKey) -> TrainState:
         """The state before the first epoch."""
-        return run_once(self._first_state, key, traceable=self.traceable)
+        return run_once(self.first_state, key, None, traceable=self.traceable)
 
-    def _first_state(self, key: PRNGKey) -> TrainState:
+    def part(self, among: int) -> "OnPolicy":
+        """The trainer of one of so many devices that share the worlds, and so each minibatch."""
+        check_divides(among, {}, self.vec_env)
+        rows = self.config.rollout_steps * self.vec_env.num_envs
+        if rows // among % self.config.minibatches:
+            raise InputError(
+                f"--devices {among} with --loop.minibatches {self.config.minibatches}, allowed: "
+                f"what divides {rows // among}, the steps of a rollout on each device"
+            )
+        return dataclasses.replace(self, vec_env=self.vec_env.part(among))
+
+    def given(self, key: PRNGKey) -> None:
+        """Nothing: all of the first state is traced."""
+        del key
+
+    def given_shapes(self) -> None:
+        """Nothing."""
+
+    @property
+    def pretraining(self) -> None:
+        """Nothing is learned before the first epoch."""
+
+    def first_state(self, key: PRNGKey, given: None) -> TrainState:
+        """The state before the first epoch."""
+        del given
         k_worlds, k_agent, k_noise, key = jax.random.split(jax.random.fold_in(key, TRAIN), 4)
         worlds, num = self.vec_env.reset(k_worlds), self.vec_env.num_envs
         obs_spec, dim = self.vec_env.observer.obs_spec, self.vec_env.env.action_dim
-        noise = jax.random.normal(k_noise, (num, dim))
+        noise = jax.random.normal(devices.own_key(k_noise), (num, dim))
         state = TrainState(
             agent=self.agent.init(k_agent, obs_spec, self.vec_env.env.action_spec),
             worlds=worlds,
@@ -300,7 +329,7 @@ class OnPolicy(OneAgent):
             step.obs,
             step.valid,
             steps=self.config.normalize_steps,
-            steps_per_epoch=self.env_steps_per_epoch,
+            steps_per_epoch=self.env_steps_per_epoch * devices.count(),
         )
         return state.replace(agent=agent, normalizer=normalizer, key=key), metrics | learned
 

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mjx_serl import devices
 from mjx_serl.agents.agent import AGENTS
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.envs.env import EnvState, lost
@@ -123,18 +124,34 @@ class Pair(ByParts):
     def state_shapes(self) -> TrainState:
         """The state as shapes."""
         if self.traceable:
-            shapes = None if self.one.demos is None else self.one.demos.shapes()
-            return jax.eval_shape(self._first_state, jax.random.key(0), shapes)
+            return jax.eval_shape(self.first_state, jax.random.key(0), self.given_shapes())
         state = self.init(jax.random.key(0))
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
 
     def init(self, key: PRNGKey) -> TrainState:
         """The state before the first epoch, demonstrations and warm-up included."""
-        rows = None if self.one.demos is None else self.one.demos.rows(key)
-        self.require_all_shown(rows)
-        return run_once(self._first_state, key, rows, traceable=self.traceable)
+        return run_once(self.first_state, key, self.given(key), traceable=self.traceable)
 
-    def _first_state(self, key: PRNGKey, demos: Transition | None) -> TrainState:
+    def part(self, among: int) -> "Pair":
+        """The trainer of one of so many devices that share worlds, rows and batches equally."""
+        return dataclasses.replace(self, one=self.one.part(among))
+
+    def given(self, key: PRNGKey) -> Transition | None:
+        """The demonstrations, which are made or read and not traced."""
+        rows = self.one.given(key)
+        self.require_all_shown(rows)
+        return rows
+
+    def given_shapes(self) -> Transition | None:
+        """The same as shapes."""
+        return self.one.given_shapes()
+
+    @property
+    def pretraining(self) -> None:
+        """Nothing is learned before the first epoch."""
+
+    def first_state(self, key: PRNGKey, demos: Transition | None) -> TrainState:
+        """The state before the first epoch."""
         k_worlds, key = jax.random.split(jax.random.fold_in(key, TRAIN))
         worlds = self.one.vec_env.reset(k_worlds)
         k_agents, k_warm, key = jax.random.split(key, 3)
@@ -222,6 +239,7 @@ class Pair(ByParts):
             after, told = self.one.learn(before, self.own(step, name))
             # Until it was its turn once there is nothing to learn from but meaningless rows.
             some = self.one.sources[ONLINE].buffer.size(after.data[ONLINE]) > 0
+            some = devices.all_true(some)
             pick = lambda new, old, some=some: jnp.where(some, new, old)  # noqa: E731
             views[name] = after.replace(agent=jax.tree.map(pick, after.agent, before.agent))
             metrics |= {f"{metric}_{name}": value for metric, value in told.items()}

@@ -1,5 +1,8 @@
 """The run as one pytree: save it, restore it, donate it."""
 
+import math
+from typing import Any
+
 import jax
 from flax import struct
 from jaxtyping import Array, Int
@@ -49,6 +52,17 @@ class PolicyParams:
 def shapes_of(tree: PyTree) -> PyTree:
     """The same pytree with the shape and dtype of each array in its place."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+def device_bytes(tree: PyTree) -> int:
+    """Bytes that a device holds of a pytree, which devices may share."""
+
+    def held(x: Any) -> int:
+        sharding = getattr(x, "sharding", None)
+        shape = x.shape if sharding is None else sharding.shard_shape(x.shape)
+        return math.prod(shape) * x.dtype.itemsize
+
+    return sum(map(held, jax.tree.leaves(tree)))
 
 
 def tree_bytes(tree: PyTree) -> int:

@@ -48,7 +48,7 @@ def test_it_begins_as_its_base(base_config: AgentConfig, config: Any) -> None:
 
     @jax.jit
     def start() -> list[Any]:
-        return [t._first_state(jax.random.key(i), None) for i, t in enumerate((base, over))]
+        return [t.first_state(jax.random.key(i), None) for i, t in enumerate((base, over))]
 
     starts = start()
     moved = jax.tree.map(lambda x: x + 0.5, starts[0].normalizer)

@@ -112,7 +112,7 @@ class Toy:
         self.trainer = trainer
         self.epoch = jax.jit(self.trainer.epoch)
         # What `init` compiles anew at every call.
-        self._init = jax.jit(self.trainer._first_state)
+        self._init = jax.jit(self.trainer.first_state)
         self.sample = jax.jit(self.trainer._sample, static_argnums=2)
 
     def start(self, seed: int = 0) -> TrainState:

@@ -85,7 +85,7 @@ def warmed_up(make_idle: Callable) -> dict[str, tuple[Any, TrainState]]:
 
     @jax.jit
     def start(key: jax.Array) -> dict[str, TrainState]:
-        return {name: toy.trainer._first_state(key, None) for name, toy in toys.items()}
+        return {name: toy.trainer.first_state(key, None) for name, toy in toys.items()}
 
     states = start(jax.random.key(0))
     return {name: (toy, states[name]) for name, toy in toys.items()}

@@ -102,7 +102,7 @@ def learned() -> Callable[[int], TrainState]:
     @jax.jit
     def learn(probe: jax.Array) -> TrainState:
         trainer = trainer_of(ProbeEnv(probe=probe), PROBED, pool=16)
-        state = trainer._first_state(jax.random.key(0))
+        state = trainer.first_state(jax.random.key(0), None)
         return jax.lax.scan(lambda s, _: (trainer.epoch(s)[0], None), state, None, length=150)[0]
 
     return lambda number: learn(jnp.int32(number))

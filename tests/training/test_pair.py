@@ -79,7 +79,7 @@ def played(pair: Pair) -> tuple[TrainState, TrainState, dict]:
 
     @jax.jit
     def play(key: jax.Array) -> tuple[TrainState, TrainState, dict]:
-        state = pair._first_state(key, None)
+        state = pair.first_state(key, None)
         return state, *pair.epoch(state)
 
     return jax.device_get(play(jax.random.key(0)))
@@ -136,7 +136,7 @@ def test_both_learn_but_not_before_there_is_something_to_learn_from(
     assert [int(first.agent[name].step) for name in PARTS] == [0, 0]
     assert [int(state.agent[name].step) for name in PARTS] == [30, 30]
     alone = make_pair(make_idle(demos=False).trainer.agent, first=True)
-    after, _ = jax.jit(lambda key: alone.epoch(alone._first_state(key, None)))(jax.random.key(0))
+    after, _ = jax.jit(lambda key: alone.epoch(alone.first_state(key, None)))(jax.random.key(0))
     assert [int(after.agent[name].step) for name in PARTS] == [30, 0]
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt32
 from mujoco import batch as mujoco_batch
 
+from mjx_serl import devices
 from mjx_serl.envs.physics import native_ffi as native
 from mjx_serl.envs.physics.entries import ModelEntries
 from mjx_serl.envs.physics.protocol import PhysicsName, SimState, VariedPhysics
@@ -74,7 +75,8 @@ class NativePhysics:
 
     def _call(self, target: str, *args: Array, **attributes: np.int64) -> tuple[Row, SimState]:
         call = jax.ffi.ffi_call(target, self._results, vmap_method="broadcast_all")
-        row, *fields = call(*args, model=self._number, **attributes)
+        share = np.int64(devices.count())
+        row, *fields = call(*args, model=self._number, devices=share, **attributes)
         return row, SimState(*fields)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from mujoco import batch as mujoco_batch
 
+from mjx_serl import devices
 from mjx_serl.envs.physics import native_ffi as native
 from mjx_serl.envs.physics.entries import ModelEntries
 from mjx_serl.envs.physics.native import CallbackPhysics, HostStep, alone_and_quiet, result_shapes
@@ -52,7 +53,8 @@ class NativeVaried:
         self, target: str, *args: Array, **attributes: np.int64
     ) -> tuple[VariedCarry, SimState]:
         call = jax.ffi.ffi_call(target, self._results, vmap_method="broadcast_all")
-        row, *fields = call(*args, model=self._number, **attributes)
+        share = np.int64(devices.count())
+        row, *fields = call(*args, model=self._number, devices=share, **attributes)
         return VariedCarry(row, args[-1]), SimState(*fields)
 
 

@@ -4,13 +4,15 @@
 // Models are found by a hash of their content and not by address, so a compiled program that was
 // cached by another process means the same model.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <string>
-#include <utility>
+#include <thread>
+#include <tuple>
 #include <vector>
 
 #include <mujoco/mujoco.h>
@@ -51,10 +53,24 @@ struct Model {
   bool derived = false;          // the entries change constants that mj_setConst derives
 };
 
+// Whose simulations a call is about. Of devices that run one program each has simulations, and a
+// share of the threads, of its own, so that none waits for another.
+struct Caller {
+  int64_t model;
+  int64_t n;        // simulations
+  int64_t devices;  // that share the threads
+  int32_t device;   // which of them calls
+
+  bool operator<(const Caller& other) const {
+    return std::tie(model, n, devices, device) <
+           std::tie(other.model, other.n, other.devices, other.device);
+  }
+};
+
 struct Registry {
   std::mutex mutex;
   std::map<int64_t, Model> models;
-  std::map<std::pair<int64_t, int64_t>, std::unique_ptr<Sims>> sims;
+  std::map<Caller, std::unique_ptr<Sims>> sims;
 };
 
 Registry& registry() {
@@ -102,23 +118,31 @@ void advance(const mjModel* m, mjData* d, int sim, void* argument) {
   quiet = false;
 }
 
-// The batch of `n` simulations of a model, made on first use.
-Sims* sims_of(int64_t model, int64_t n, std::string* error) {
+// Threads of one of so many devices; 0 means all CPUs.
+int threads_of(int nthread, int64_t devices) {
+  if (devices == 1) return nthread;
+  const int64_t all = nthread ? nthread : std::thread::hardware_concurrency();
+  return static_cast<int>(std::max<int64_t>(1, all / devices));
+}
+
+// A caller's simulations of a model, made on first use.
+Sims* sims_of(const Caller& caller, std::string* error) {
   Registry& all = registry();
   std::lock_guard<std::mutex> lock(all.mutex);
-  auto& slot = all.sims[{model, n}];
+  auto& slot = all.sims[caller];
   if (slot) return slot.get();
-  auto found = all.models.find(model);
+  auto found = all.models.find(caller.model);
   if (found == all.models.end()) {
     *error = "native physics: the model was not registered in this process";
     return nullptr;
   }
   mjBatchConfig config;
   mjb_defaultConfig(&config);
-  config.nthread = found->second.nthread;
+  config.nthread = threads_of(found->second.nthread, caller.devices);
   char text[512] = "";
   auto made = std::make_unique<Sims>();
-  made->batch = mjb_makeBatch(found->second.model, static_cast<int>(n), &config, text, sizeof(text));
+  made->batch =
+      mjb_makeBatch(found->second.model, static_cast<int>(caller.n), &config, text, sizeof(text));
   if (!made->batch) {
     *error = std::string("native physics: ") + text;
     return nullptr;
@@ -199,12 +223,13 @@ void write_component(Sims* sims, int component, const float* from, int64_t n) {
     for (int64_t k = 0; k < size; ++k) to[s * row + k] = from[s * size + k];
 }
 
-ffi::Error step_with(int64_t model, int64_t n_substeps, ffi::Buffer<ffi::U32> rows,
-                     ffi::Buffer<ffi::F32> ctrl, const float* values, ffi::RemainingRets rets) {
+ffi::Error step_with(int32_t device, int64_t devices, int64_t model, int64_t n_substeps,
+                     ffi::Buffer<ffi::U32> rows, ffi::Buffer<ffi::F32> ctrl, const float* values,
+                     ffi::RemainingRets rets) {
   const int64_t width = rows.dimensions().back();
   const int64_t n = rows.element_count() / width;
   std::string error;
-  Sims* sims = sims_of(model, n, &error);
+  Sims* sims = sims_of({model, n, devices, device}, &error);
   if (!sims) return ffi::Error::Internal(error);
   std::lock_guard<std::mutex> lock(sims->mutex);
   if (values) error = write_values(sims, model_of(model), values, n);
@@ -216,22 +241,22 @@ ffi::Error step_with(int64_t model, int64_t n_substeps, ffi::Buffer<ffi::U32> ro
   return run(sims, n_substeps, rets);
 }
 
-ffi::Error step(int64_t model, int64_t n_substeps, ffi::Buffer<ffi::U32> rows,
-                ffi::Buffer<ffi::F32> ctrl, ffi::RemainingRets rets) {
-  return step_with(model, n_substeps, rows, ctrl, nullptr, rets);
+ffi::Error step(int32_t device, int64_t devices, int64_t model, int64_t n_substeps,
+                ffi::Buffer<ffi::U32> rows, ffi::Buffer<ffi::F32> ctrl, ffi::RemainingRets rets) {
+  return step_with(device, devices, model, n_substeps, rows, ctrl, nullptr, rets);
 }
 
-ffi::Error step_varied(int64_t model, int64_t n_substeps, ffi::Buffer<ffi::U32> rows,
-                       ffi::Buffer<ffi::F32> ctrl, ffi::Buffer<ffi::F32> values,
-                       ffi::RemainingRets rets) {
-  return step_with(model, n_substeps, rows, ctrl, values.typed_data(), rets);
+ffi::Error step_varied(int32_t device, int64_t devices, int64_t model, int64_t n_substeps,
+                       ffi::Buffer<ffi::U32> rows, ffi::Buffer<ffi::F32> ctrl,
+                       ffi::Buffer<ffi::F32> values, ffi::RemainingRets rets) {
+  return step_with(device, devices, model, n_substeps, rows, ctrl, values.typed_data(), rets);
 }
 
-ffi::Error reset_with(int64_t model, ffi::Buffer<ffi::F32> qpos, ffi::Buffer<ffi::F32> qvel,
-                      const float* values, ffi::RemainingRets rets) {
+ffi::Error reset_with(int32_t device, int64_t devices, int64_t model, ffi::Buffer<ffi::F32> qpos,
+                      ffi::Buffer<ffi::F32> qvel, const float* values, ffi::RemainingRets rets) {
   const int64_t n = qpos.element_count() / qpos.dimensions().back();
   std::string error;
-  Sims* sims = sims_of(model, n, &error);
+  Sims* sims = sims_of({model, n, devices, device}, &error);
   if (!sims) return ffi::Error::Internal(error);
   std::lock_guard<std::mutex> lock(sims->mutex);
   if (values) error = write_values(sims, model_of(model), values, n);
@@ -245,20 +270,23 @@ ffi::Error reset_with(int64_t model, ffi::Buffer<ffi::F32> qpos, ffi::Buffer<ffi
   return run(sims, 0, rets);
 }
 
-ffi::Error reset(int64_t model, ffi::Buffer<ffi::F32> qpos, ffi::Buffer<ffi::F32> qvel,
-                 ffi::RemainingRets rets) {
-  return reset_with(model, qpos, qvel, nullptr, rets);
+ffi::Error reset(int32_t device, int64_t devices, int64_t model, ffi::Buffer<ffi::F32> qpos,
+                 ffi::Buffer<ffi::F32> qvel, ffi::RemainingRets rets) {
+  return reset_with(device, devices, model, qpos, qvel, nullptr, rets);
 }
 
-ffi::Error reset_varied(int64_t model, ffi::Buffer<ffi::F32> qpos, ffi::Buffer<ffi::F32> qvel,
+ffi::Error reset_varied(int32_t device, int64_t devices, int64_t model,
+                        ffi::Buffer<ffi::F32> qpos, ffi::Buffer<ffi::F32> qvel,
                         ffi::Buffer<ffi::F32> values, ffi::RemainingRets rets) {
-  return reset_with(model, qpos, qvel, values.typed_data(), rets);
+  return reset_with(device, devices, model, qpos, qvel, values.typed_data(), rets);
 }
 
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlStep, step,
                               ffi::Ffi::Bind()
+                                  .Ctx<ffi::DeviceOrdinal>()
+                                  .Attr<int64_t>("devices")
                                   .Attr<int64_t>("model")
                                   .Attr<int64_t>("n_substeps")
                                   .Arg<ffi::Buffer<ffi::U32>>()
@@ -267,6 +295,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlStep, step,
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlReset, reset,
                               ffi::Ffi::Bind()
+                                  .Ctx<ffi::DeviceOrdinal>()
+                                  .Attr<int64_t>("devices")
                                   .Attr<int64_t>("model")
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
@@ -274,6 +304,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlReset, reset,
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlStepVaried, step_varied,
                               ffi::Ffi::Bind()
+                                  .Ctx<ffi::DeviceOrdinal>()
+                                  .Attr<int64_t>("devices")
                                   .Attr<int64_t>("model")
                                   .Attr<int64_t>("n_substeps")
                                   .Arg<ffi::Buffer<ffi::U32>>()
@@ -283,6 +315,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlStepVaried, step_varied,
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlResetVaried, reset_varied,
                               ffi::Ffi::Bind()
+                                  .Ctx<ffi::DeviceOrdinal>()
+                                  .Attr<int64_t>("devices")
                                   .Attr<int64_t>("model")
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()

@@ -1,0 +1,101 @@
+"""What a program that runs on many devices at once knows of the others.
+
+An epoch is written for one device. Where it is traced once for each of many (`shard_map` over the
+axis `AXIS`, `mjx_serl.training.sharded`), these say which one it is and put together what all of
+them found. Anywhere else there is one device, and they leave a program as it is, bit for bit.
+
+What passes between devices is one array for each dtype, so that a pytree is one message.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from mjx_serl.types import PRNGKey, PyTree
+
+AXIS = "devices"
+Tree = TypeVar("Tree")
+
+
+def count() -> int:
+    """Return how many devices run what is traced."""
+    try:
+        return jax.lax.axis_size(AXIS)
+    except NameError:  # no such axis here
+        return 1
+
+
+def numbers(num: int) -> Int[Array, " num"]:
+    """Return the numbers of this device's worlds, `num` on each, among all."""
+    own = jnp.arange(num)
+    return own if count() == 1 else own + num * jax.lax.axis_index(AXIS)
+
+
+def own_key(key: PRNGKey) -> PRNGKey:
+    """Return another key on each device."""
+    return key if count() == 1 else jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+
+
+def own_rows(tree: Tree) -> Tree:
+    """Return this device's part of the leading axis, where each has all of it."""
+
+    def part(x: Array) -> Array:
+        size = x.shape[0] // count()
+        return jax.lax.dynamic_slice_in_dim(x, size * jax.lax.axis_index(AXIS), size)
+
+    return tree if count() == 1 else jax.tree.map(part, tree)
+
+
+def total(tree: Tree) -> Tree:
+    """Return the sum over all devices."""
+    return tree if count() == 1 else _packed(tree, lambda x: jax.lax.psum(x, AXIS))
+
+
+def mean(tree: Tree) -> Tree:
+    """Return the mean over all devices."""
+    return tree if count() == 1 else _packed(tree, lambda x: jax.lax.pmean(x, AXIS))
+
+
+def once(tree: Tree) -> Tree:
+    """Return what all devices know on the first one and zeros on the others: its `total` is it."""
+
+    def on_first(x: Array) -> Array:
+        return jnp.where(jax.lax.axis_index(AXIS) == 0, x, jnp.zeros_like(x))
+
+    return tree if count() == 1 else jax.tree.map(on_first, tree)
+
+
+def all_true(flag: Bool[Array, ""]) -> Bool[Array, ""]:
+    """Return whether it is true on every device."""
+    return flag if count() == 1 else total((~flag).astype(jnp.int32)) == 0
+
+
+def of_first(has: Bool[Array, ""], tree: Tree) -> tuple[Bool[Array, ""], Tree]:
+    """Return whether any device `has` something, and what the first of them does; else zeros."""
+    if count() == 1:
+        return has, tree
+    own = jax.lax.axis_index(AXIS)
+    first = jax.lax.pmin(jnp.where(has, own, count()), AXIS)
+    # A sum of one number and zeros, of booleans too.
+    told = jax.tree.map(lambda x: jnp.where(own == first, x, jnp.zeros_like(x)), tree)
+    wide = jax.tree.map(lambda x: x.astype(jnp.int32) if x.dtype == bool else x, told)
+    found = jax.tree.map(lambda x, like: x.astype(like.dtype), total(wide), tree)
+    return first < count(), found
+
+
+def _packed(tree: PyTree, reduce: Callable[[Array], Array]) -> PyTree:
+    """Return a pytree reduced as one array for each dtype."""
+    leaves, structure = jax.tree.flatten(tree)
+    reduced = list(leaves)
+    for dtype in sorted({str(x.dtype) for x in leaves}):
+        places = [i for i, x in enumerate(leaves) if str(x.dtype) == dtype]
+        flat = reduce(jnp.concatenate([leaves[i].reshape(-1) for i in places]))
+        begin = 0
+        for i in places:
+            size = leaves[i].size
+            reduced[i] = flat[begin : begin + size].reshape(leaves[i].shape)
+            begin += size
+    return jax.tree.unflatten(structure, reduced)

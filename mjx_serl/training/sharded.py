@@ -1,0 +1,335 @@
+"""One run on many devices of this machine: the epoch of each on its share of the worlds.
+
+Worlds, their prepared resets, pictures and replay rows lie where their world is and are never
+moved; what is learned, its optimisers, the observation statistics and demonstrations are the same
+on every device. A batch is drawn from a device's own rows, of which all have equally many, and
+gradients are averaged (`mjx_serl.agents.optimizer.apply_gradients`), so that all take the same
+steps. Everything a trainer does of itself is traced once for each device, by `jax.shard_map`; what
+it draws from the key of its state differs between devices, what worlds draw is by their number
+among all (`mjx_serl.devices`).
+
+A state is that of the trainer on one device, in its shapes and its meaning: sums over worlds are
+those over all. So a run may go on with another number of devices than it was saved with.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from typing import Any, Protocol, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mjx_serl import devices
+from mjx_serl.data.replay import ReplayState
+from mjx_serl.envs.vector import BadWorld, VecState
+from mjx_serl.nets.mlp import ComputeDtype
+from mjx_serl.training.episodes import EpisodeResult
+from mjx_serl.training.scan import run_once
+from mjx_serl.training.state import PolicyParams, TrainState
+from mjx_serl.training.trainer import Ring, Share, Trainer
+from mjx_serl.types import Choice, Metrics, Obs, PRNGKey, PyTree
+from scenes.contract.errors import InputError
+
+# Metrics that are sums over worlds; all others are means.
+SUMMED = ("episode/", "env/", "pair/", "buffer/size")
+# Plays so many episodes.
+Play = Callable[[PolicyParams, PRNGKey, int], EpisodeResult]
+
+
+class Shareable(Trainer, Protocol):
+    """A trainer that many devices can share.
+
+    Its states may hold dataclasses that name in `SUMS` what in them is summed over worlds.
+    """
+
+    def part(self, among: int) -> Self:
+        """Return the trainer of one of so many devices; InputError where they cannot share it."""
+        ...
+
+    def given(self, key: PRNGKey) -> PyTree:
+        """Return what the first state is made from and no program makes, such as demonstrations."""
+        ...
+
+    def first_state(self, key: PRNGKey, given: PyTree) -> TrainState:
+        """Return the state before the first epoch and any pretraining; traced."""
+        ...
+
+    @property
+    def pretraining(self) -> Callable[[TrainState], TrainState] | None:
+        """What is traced to learn before the first epoch."""
+        ...
+
+
+def over_devices(trainer: Any, among: int) -> Trainer:
+    """Return the trainer whose epochs run on so many devices; one leaves it as it is.
+
+    Raises InputError where there are fewer, or they cannot share it.
+    """
+    if among == 1:
+        return trainer
+    require_devices(among)
+    if not hasattr(trainer, "part"):
+        raise InputError(
+            f"--devices {among} with this method, which has no part of one; allowed: 1"
+        )
+    if not trainer.traceable:
+        raise InputError(
+            f"--devices {among} with a renderer that is not compiled with the epoch, allowed: "
+            "--devices 1, or --pixels.backend xla, or on a CPU cpu"
+        )
+    mesh = Mesh(np.array(jax.local_devices()[:among]), (devices.AXIS,))
+    return Sharded(trainer, trainer.part(among), mesh)
+
+
+def device_count(asked: int | str) -> int:
+    """Return how many devices train: "auto" is all GPUs of this machine, or one CPU."""
+    if isinstance(asked, int):
+        return asked
+    return 1 if jax.default_backend() == "cpu" else jax.local_device_count()
+
+
+def require_devices(among: int) -> None:
+    """Raise InputError where there are not so many devices."""
+    there = jax.local_devices()
+    if among > len(there):
+        kind = there[0].device_kind or there[0].platform
+        count = "one" if len(there) == 1 else str(len(there))
+        raise InputError(
+            f"--devices {among} where there is {count} ({kind}), allowed: 1 to {len(there)}"
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sharded:
+    """A Trainer of many devices.
+
+    Attributes:
+        whole: the trainer as it is on one device.
+        own: of one device's share.
+        mesh: the devices, on one axis.
+    """
+
+    whole: Shareable
+    own: Shareable
+    mesh: Mesh
+
+    @cached_property
+    def specs(self) -> PyTree:
+        """Along which axis each leaf of a state is shared, if it is: the one that is shorter."""
+        return jax.tree.map(_spec, self.whole.state_shapes(), self.own.state_shapes())
+
+    @cached_property
+    def shardings(self) -> PyTree:
+        """Where each leaf of a state lies."""
+        return jax.tree.map(partial(NamedSharding, self.mesh), self.specs)
+
+    def jit(self, step: Callable[[TrainState], tuple[TrainState, Metrics]]) -> Any:
+        """`jax.jit` of an epoch of this trainer, which uses up the state that it is given."""
+        # Where they lie is said, for jit would have empty leaves lie elsewhere.
+        lie = (self.shardings, NamedSharding(self.mesh, P()))
+        return jax.jit(step, donate_argnums=0, out_shardings=lie)
+
+    def state_shapes(self) -> TrainState:
+        """The state as shapes, with where they lie."""
+
+        def placed(x: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+        return jax.tree.map(placed, self.whole.state_shapes(), self.shardings)
+
+    def init(self, key: PRNGKey) -> TrainState:
+        """The state before the first epoch: the worlds' starts are those of one device."""
+
+        def first(key: PRNGKey, given: PyTree) -> TrainState:
+            return self._common(self.own.first_state(key, given), {})[0]
+
+        start = self._on_each(first, (P(), P()), self.specs)
+        state = run_once(start, *self._everywhere(key, self.whole.given(key)), traceable=True)
+        state = jax.device_put(state, self.shardings)
+        pretraining = self.own.pretraining
+        if pretraining is None:
+            return state
+
+        def pretrain(state: TrainState) -> tuple[TrainState, Metrics]:
+            return pretraining(state), {}
+
+        return self.jit(self._stepping(pretrain))(state)[0]
+
+    def epoch(self, state: TrainState) -> tuple[TrainState, Metrics]:
+        """An epoch of every device on its share; metrics of all."""
+        return self._stepping(self.own.epoch)(state)
+
+    def evaluation(self, play: Play, params: PolicyParams, episodes: int) -> Any:
+        """Return `play`, compiled for parameters of these shapes, of episodes that devices share.
+
+        They are those of one device, whatever their number: what is too many is left out.
+        """
+        each = -(-episodes // self.mesh.size)
+        shared = self._on_each(
+            lambda params, key: play(params, key, each), (P(), P()), P(devices.AXIS)
+        )
+
+        def run(params: PolicyParams, key: PRNGKey) -> EpisodeResult:
+            return jax.tree.map(lambda x: x[:episodes], shared(params, key))
+
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        everywhere = NamedSharding(self.mesh, P())
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), (params, key)
+        )
+        compiled = jax.jit(run).lower(*shapes).compile()
+        return lambda params, key: compiled(*self._everywhere(params, key))
+
+    def _stepping(self, step: Callable[[TrainState], tuple[TrainState, Metrics]]) -> Any:
+        """Return a step of all devices, made of what each does with its share of a state."""
+
+        def on_one(state: TrainState) -> tuple[TrainState, Metrics]:
+            key, k_own = jax.random.split(state.key)
+            own = _counted_here(state, self.specs).replace(key=devices.own_key(k_own))
+            after, metrics = self._common(*step(own))
+            return after.replace(key=key), metrics
+
+        return self._on_each(on_one, (self.specs,), (self.specs, P()))
+
+    def _common(self, state: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:
+        """A state and metrics in which what each device has counted is put together."""
+        counts = jax.tree.map(_counts, state, self.specs, is_leaf=_counts_worlds)
+        shares = {
+            name: x if name.startswith(SUMMED) else x / self.mesh.size
+            for name, x in metrics.items()
+        }
+        counts, metrics = devices.total((counts, shares))
+        state = jax.tree.map(_with, state, counts, is_leaf=_counts_worlds)
+        if isinstance(state.worlds, VecState):
+            bad = _first_bad(state.worlds.bad)
+            state = state.replace(worlds=state.worlds.replace(bad=bad))
+        return state, metrics
+
+    def _on_each(self, function: Callable[..., Any], given: PyTree, found: PyTree) -> Any:
+        # Unchecked: that what is `given` everywhere is found the same everywhere is this module's
+        # to see to, and a test's; foreign calls do not tell what their results depend on.
+        return jax.shard_map(
+            function, mesh=self.mesh, in_specs=given, out_specs=found, check_vma=False
+        )
+
+    def _everywhere(self, *trees: PyTree) -> tuple[PyTree, ...]:
+        return jax.device_put(trees, NamedSharding(self.mesh, P()))
+
+    # -- what one device does as well ----------------------------------------------------------
+
+    @property
+    def traceable(self) -> bool:
+        """Yes: what is not is never shared."""
+        return True
+
+    @property
+    def env_steps_per_epoch(self) -> int:
+        """Control steps of all worlds in one epoch."""
+        return self.whole.env_steps_per_epoch
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Gradient steps in one epoch, each of all devices."""
+        return self.whole.updates_per_epoch
+
+    @property
+    def horizon(self) -> int:
+        """Actions of one choice."""
+        return self.whole.horizon
+
+    @property
+    def compute_dtype(self) -> ComputeDtype:
+        """What the products of the networks are made of."""
+        return self.whole.compute_dtype
+
+    @property
+    def least_success(self) -> float:
+        """Success rate that the untrained policy must have."""
+        return getattr(self.whole, "least_success", 0.0)
+
+    def exact(self) -> Trainer:
+        """The trainer of one device whose `choose` computes in float32."""
+        return self.whole.exact()
+
+    def choose(
+        self, params: PolicyParams, obs: Obs, key: PRNGKey, *, deterministic: bool
+    ) -> Choice:
+        """Choose actions for raw observations."""
+        return self.whole.choose(params, obs, key, deterministic=deterministic)
+
+    def policy_params(self, state: TrainState) -> PolicyParams:
+        """What `choose` reads, on the first device: whoever plays with it needs no more."""
+        return jax.tree.map(_on_first, self.whole.policy_params(state))
+
+    def learned_params(self, state: TrainState) -> PolicyParams:
+        """What another run may begin with."""
+        found: Any = self.whole
+        return getattr(found, "learned_params", found.policy_params)(state)
+
+    def begun(self, state: TrainState) -> TrainState:
+        """The state after parameters of another run have been put into it, where it lies."""
+        begun = getattr(self.whole, "begun", None)
+        return jax.device_put(state if begun is None else begun(state), self.shardings)
+
+    def rings(self, state: TrainState) -> list[Ring]:
+        """The replay rings of a state."""
+        rings = getattr(self.whole, "rings", None)
+        return [] if rings is None else rings(state)
+
+    def memory(self, state: TrainState) -> Sequence[Share]:
+        """The parts of a state that options shrink, as much of them as a device holds."""
+        shares = self.whole.memory(state)
+        return [dataclasses.replace(x, nbytes=x.nbytes // self.mesh.size) for x in shares]
+
+
+def _spec(whole: jax.ShapeDtypeStruct, own: jax.ShapeDtypeStruct) -> P:
+    differ = [a != b for a, b in zip(whole.shape, own.shape, strict=True)]
+    return P(*(devices.AXIS if other else None for other in differ)) if any(differ) else P()
+
+
+def _counts_worlds(node: Any) -> bool:
+    return hasattr(node, "SUMS") or isinstance(node, ReplayState)
+
+
+def _is_shared(ring: ReplayState) -> bool:
+    """Whether a ring, given as the specs of its leaves, is of worlds that devices share."""
+    return any(devices.AXIS in spec for spec in jax.tree.leaves(ring.data))
+
+
+def _counted_here(state: TrainState, specs: PyTree) -> TrainState:
+    """A device's share of a state in which sums over worlds are such that their total is theirs."""
+
+    def of(node: Any, spec: Any) -> Any:
+        if isinstance(node, ReplayState):
+            return node.recounted() if _is_shared(spec) else node
+        if not _counts_worlds(node):
+            return node
+        return node.replace(**{name: devices.once(getattr(node, name)) for name in node.SUMS})
+
+    return jax.tree.map(of, state, specs, is_leaf=_counts_worlds)
+
+
+def _counts(node: Any, spec: Any) -> dict[str, Any]:
+    """What a part of a state sums over worlds, by field."""
+    if isinstance(node, ReplayState):
+        return {"usable": node.usable} if _is_shared(spec) else {}
+    return {name: getattr(node, name) for name in node.SUMS} if _counts_worlds(node) else {}
+
+
+def _with(node: Any, counts: dict[str, Any]) -> Any:
+    return node.replace(**counts) if counts else node
+
+
+def _first_bad(bad: BadWorld) -> BadWorld:
+    """That of the first device that has seen one."""
+    seen, found = devices.of_first(bad.seen, bad)
+    return jax.tree.map(partial(jnp.where, seen), found, bad)
+
+
+def _on_first(x: Any) -> Any:
+    shared = isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
+    return x.addressable_data(0) if shared else x
