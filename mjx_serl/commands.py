@@ -24,11 +24,13 @@ from mjx_serl.run.console import ConsoleHook
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import CurveHook, Hook, JsonlHook, TensorBoardHook
 from mjx_serl.run.loop import Companion, Output, Run
+from mjx_serl.run.peers import Peers, this_process
 from mjx_serl.run.replay_episodes import RunEpisodes
 from mjx_serl.run.resume import allowed_changes, refuse_options
 from mjx_serl.run.robustness import RunGrid
 from mjx_serl.run.run_lock import require_unlocked
 from mjx_serl.run.signals import undo_on_quit
+from mjx_serl.run.summary import versions
 from mjx_serl.run.trackers import TrackerHook
 from mjx_serl.training.sharded import device_count
 from mjx_serl.training.trainer import METHODS
@@ -37,8 +39,9 @@ from scenes.contract.command_line import BAD_INPUT as BAD_INPUT
 from scenes.contract.command_line import FAILED, SHOW_TRACEBACK
 from scenes.contract.command_line import INTERRUPTED as INTERRUPTED
 from scenes.contract.command_line import guarded as guarded
-from scenes.contract.errors import InputError
+from scenes.contract.errors import InputError, UserError
 from scenes.contract.plugins import load_plugins
+from scenes.contract.serialize import to_json
 
 # What a run starts from.
 STARTING = ("--preset", "--plugin", "--method", "--agent", "--seeds")
@@ -118,12 +121,20 @@ def open_run(
     cfg.check()
     if resume is None:
         cfg = pinned(cfg)
-    folder = RunFolder.open(resume) if resume else _new_folder(cfg)
-    with contextlib.nullcontext() if resume else _removed_unused(folder):
-        require_unlocked(folder.path)
+    peers = this_process()
+    if peers.count > 1 and (cfg.pilot.serve or cfg.actors.address is not None):
+        what = "--pilot" if cfg.pilot.serve else "--listen"
+        raise InputError(f"{what} in {peers.count} processes, allowed: in one")
+    peers.require_same(_not_a_place(cfg), versions())
+    folder = _folder_of(cfg, resume, peers)
+    with contextlib.nullcontext() if resume or not peers.writes else _removed_unused(folder):
+        if peers.writes:
+            require_unlocked(folder.path)
         changes = allowed_changes(folder.read_config(TrainConfig), cfg) if resume else ()
-        hooks = default_hooks(cfg, folder) if hooks is None else hooks
-        yield Run(cfg, folder, hooks, outputs, changes, _companions(cfg))
+        if hooks is None:
+            hooks = default_hooks(cfg, folder) if peers.writes else ()
+        companions = _companions(cfg) if peers.writes else ()
+        yield Run(cfg, folder, hooks, outputs, changes, companions)
 
 
 def pinned(cfg: TrainConfig) -> TrainConfig:
@@ -154,7 +165,7 @@ def train(cfg: TrainConfig, resume: Path | None) -> int:
     if not run.saved:
         warn_line(f"epoch {run.progress.epoch} is not on disk; resuming goes back to the last save")
         return FAILED
-    if summary is None:
+    if summary is None and this_process().writes:
         sys.stdout.write(f"Stopped and saved. Go on with:\n  {run.folder.resume_command()}\n")
     return 0
 
@@ -176,6 +187,32 @@ def _over_its_base(cfg: TrainConfig) -> TrainConfig:
         )
     base = began.read_config(TrainConfig).method.agent
     return dataclasses.replace(cfg, method=dataclasses.replace(cfg.method, agent=over(base)))
+
+
+def _folder_of(cfg: TrainConfig, resume: Path | None, peers: Peers) -> RunFolder:
+    """The run's folder: opened, or made by the process that writes, whose error is everyone's."""
+    if resume is not None:
+        return RunFolder.open(resume)
+    made: RunFolder | None = None
+    error: Exception | None = None
+    if peers.writes:
+        try:
+            made = _new_folder(cfg)
+        except (UserError, OSError) as found:
+            error = found
+    path = peers.texts("" if made is None else str(made.path))[0]
+    if error is not None:
+        raise error
+    if not path:
+        raise InputError("Rank 0 could not make the run's folder: see what it says")
+    return RunFolder(Path(path))
+
+
+def _not_a_place(cfg: TrainConfig) -> dict[str, Any]:
+    """The config as JSON without where the run is kept, which every machine may call otherwise."""
+    config = to_json(cfg)
+    config["run"] = {name: x for name, x in config["run"].items() if name not in ("folder", "name")}
+    return config
 
 
 def _new_folder(cfg: TrainConfig) -> RunFolder:

@@ -8,10 +8,12 @@ What passes between devices is one array for each dtype, so that a pytree is one
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Sharding
 from jaxtyping import Array, Bool, Int
 
 from mjx_serl.types import PRNGKey, PyTree
@@ -84,6 +86,29 @@ def of_first(has: Bool[Array, ""], tree: Tree) -> tuple[Bool[Array, ""], Tree]:
     wide = jax.tree.map(lambda x: x.astype(jnp.int32) if x.dtype == bool else x, told)
     found = jax.tree.map(lambda x, like: x.astype(like.dtype), total(wide), tree)
     return first < count(), found
+
+
+def place(tree: Tree, where: PyTree) -> Tree:
+    """Return arrays that lie as shardings say, one for all or a pytree of them.
+
+    Devices of other processes can be among them: there, all processes call this with arrays of the
+    same values.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, where)
+    if isinstance(where, Sharding):
+        return jax.tree.map(lambda x: _place(x, where), tree)
+    return jax.tree.map(_place, tree, where)
+
+
+def _place(x: Any, where: Sharding) -> Array:
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        return x if x.sharding == where else jax.jit(lambda x: x, out_shardings=where)(x)
+    if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        raw = _place(jax.random.key_data(x), where)
+        return jax.random.wrap_key_data(raw, impl=jax.random.key_impl(x))
+    here = np.asarray(x)
+    return jax.make_array_from_callback(here.shape, where, lambda part: here[part])
 
 
 def _packed(tree: PyTree, reduce: Callable[[Array], Array]) -> PyTree:

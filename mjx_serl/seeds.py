@@ -14,6 +14,7 @@ from mjx_serl.commands import parse_resumed, parse_train, train
 from mjx_serl.config import TrainConfig
 from mjx_serl.platform import parse_start
 from mjx_serl.run.folder import SEEDS, RunFolder, write_seeds
+from mjx_serl.run.peers import this_process
 from mjx_serl.run.resume import allowed_changes
 from mjx_serl.run.run_table import compare_runs
 from mjx_serl.run.signals import undo_on_quit
@@ -53,6 +54,8 @@ class SeedRuns:
     @classmethod
     def create(cls, cfg: TrainConfig, seeds: tuple[int, ...]) -> "SeedRuns":
         """Make the folder; raises InputError for seeds that cannot be, or twice the same."""
+        if this_process().count > 1:
+            raise InputError("--seeds in several processes of one run, allowed: --seed NUMBER")
         if len(set(seeds)) < len(seeds):
             raise InputError(f"--seeds {' '.join(map(str, seeds))}, allowed: each of them once")
         for seed in seeds:

@@ -22,7 +22,14 @@ def run() -> int:
         cache_dir=program_cache(),
         cpu_devices=cpu_devices(devices=start.devices, run=start.resume),
     )
-    # JAX must start after the platform is prepared.
-    from mjx_serl.seeds import train_command
 
-    return guarded(lambda: train_command(argv))
+    def train() -> int:
+        # JAX must start after the platform is prepared, and with it what trains one run together.
+        from mjx_serl.run.peers import join_peers
+
+        join_peers()
+        from mjx_serl.seeds import train_command
+
+        return train_command(argv)
+
+    return guarded(train)

@@ -32,8 +32,9 @@ from mjx_serl.run.initial import load_initial, with_initial
 from mjx_serl.run.memory_check import available_bytes, check_memory
 from mjx_serl.run.nan_world import FILE as NAN_DUMP
 from mjx_serl.run.nan_world import NanWorld, write_nan_world
+from mjx_serl.run.peers import this_process
 from mjx_serl.run.programs import EpochFn, EvalFn, Programs, compile_epoch, compile_eval
-from mjx_serl.run.remote import note_pause, told
+from mjx_serl.run.remote import COMMANDS, note_pause, told
 from mjx_serl.run.resume import Change
 from mjx_serl.run.run_lock import locked
 from mjx_serl.run.signals import StopSignal, note_stop
@@ -68,7 +69,7 @@ class Output(Protocol):
     """
 
     def after_check(self, run: "Run", state: TrainState) -> None:
-        """Called after each check during training."""
+        """Called after each check during training; of several processes without `state.data`."""
 
     def after_save(self, run: "Run", state: TrainState) -> None:
         """Called after a save: now and then in training, and once the run ended or was stopped.
@@ -165,8 +166,10 @@ class Run:
     ) -> None:
         self.cfg = cfg
         self.folder = folder
-        self.hooks = GuardedHooks(hooks)
-        self.outputs = outputs
+        self.peers = this_process()
+        # Of several processes one writes.
+        self.hooks = GuardedHooks(hooks if self.peers.writes else ())
+        self.outputs = outputs if self.peers.writes else ()
         self.companions = companions
         self.changes = changes  # of the options since the run was last on disk
         self.store = CheckpointStore(folder.checkpoints, keep=cfg.run.keep_checkpoints)
@@ -184,7 +187,7 @@ class Run:
         self.activity.announce(building)
         with self.activity.doing(building, remembered=True):
             self.observer = cfg.build_observer()
-            self.devices = device_count(cfg.devices)
+            self.devices = device_count(cfg.devices) * self.peers.count
             self.trainer = over_devices(cfg.build(self.observer), self.devices)
         self._nan_dumped = False
         self._paused_s = 0.0
@@ -195,7 +198,8 @@ class Run:
 
         Raises InputError where another process is training in the folder.
         """
-        with locked(self.folder.path), self.activity:
+        writes = self.peers.writes
+        with locked(self.folder.path) if writes else contextlib.nullcontext(), self.activity:
             return self._train(resume=resume)
 
     def _train(self, *, resume: bool) -> Summary | None:
@@ -210,12 +214,8 @@ class Run:
         if restored is None and self.cfg.init is not None:
             # Now, so that what does not fit is said before anything is compiled.
             self._initial = load_initial(self.cfg.init, self.trainer, shapes)
-        self.folder.truncate_after(self.progress.epoch)
-        # Of the process before.
-        told(self.folder.path)
-        note_pause(self.folder.path, paused=False)
-        if self.changes:
-            self._note_changes()
+        if self.peers.writes:
+            self._begin_on_disk()
         self.start_epoch = self.progress.epoch
         began = self.progress.elapsed_s
         clock = lambda: began + time.monotonic() - started - self._paused_s  # noqa: E731
@@ -229,6 +229,7 @@ class Run:
         if summary is not None:
             # After the run's clock has stopped.
             with self.activity.doing("writing what the run leaves"):
+                state = self.peers.gathered(state)
                 for output in self.outputs:
                     output.after_run(self, state, summary)
         return summary
@@ -247,7 +248,7 @@ class Run:
             self.progress.elapsed_s = clock()
             self._save(state)
             summary = None
-            if finished and not stop.requested:
+            if finished and not self.peers.most(stop.requested)[0]:
                 summary = self._finish(programs, state, clock)
             self.hooks.on_end(summary)
             self.store.wait()
@@ -261,7 +262,7 @@ class Run:
     @property
     def saved(self) -> bool:
         """Whether the last epoch is on disk (a full disk may have kept it from there)."""
-        return self.store.last_saved == self.progress.epoch
+        return not self.peers.writes or self.store.last_saved == self.progress.epoch
 
     # -- before the first epoch ----------------------------------------------------------------
 
@@ -294,6 +295,14 @@ class Run:
         if any(change.name.startswith("eval.stop") for change in self.changes):
             self.progress.good_checks = 0  # they were good by the old rule
         return state
+
+    def _begin_on_disk(self) -> None:
+        """Leave out what another process wrote after the checkpoint, or was told."""
+        self.folder.truncate_after(self.progress.epoch)
+        told(self.folder.path)
+        note_pause(self.folder.path, paused=False)
+        if self.changes:
+            self._note_changes()
 
     def _note_changes(self) -> None:
         """Write the config that the run has from here on, and when it was changed."""
@@ -357,7 +366,7 @@ class Run:
                 return state, False
             state, epoch = self._ask_companions(state, programs.epoch)
             if epoch is None:
-                if stop.requested or self._obey(programs, state, clock, stop) == "stop":
+                if self._obey(programs, state, clock, stop) == "stop":
                     return state, False
                 continue
             with self.activity.doing(f"epoch {self.progress.epoch + 1}"):
@@ -370,11 +379,15 @@ class Run:
             if self.progress.epoch % self.cfg.eval.every_epochs == 0:
                 self._check(programs, state, clock)
             self.progress.elapsed_s = clock()
-            if stop.requested or self._obey(programs, state, clock, stop) == "stop":
+            if self._obey(programs, state, clock, stop) == "stop":
                 return state, False
-            if clock() - saved > self.cfg.run.checkpoint_seconds:
+            save, output = self.peers.most(
+                clock() - saved > self.cfg.run.checkpoint_seconds,
+                time.monotonic() > self._outputs_due,
+            )
+            if save:
                 self._save(state)
-                if time.monotonic() > self._outputs_due:
+                if output:
                     self._after_save(state)
                 saved = clock()
         return state, True
@@ -397,8 +410,8 @@ class Run:
         clock: Callable[[], float],
         stop: StopSignal,
     ) -> str | None:
-        """Do what the run was told from elsewhere (`mjx_serl.run.remote`); returns what."""
-        what = told(self.folder.path)
+        """Do what the run was told (`_heard`); returns what."""
+        what = self._heard(stop)
         if what == "save":
             self._save(state)
             self._after_save(state)
@@ -410,6 +423,15 @@ class Run:
         elif what == "pause":
             what = self._pause(stop)
         return what
+
+    def _heard(self, stop: StopSignal) -> str | None:
+        """What the run was told from elsewhere (`mjx_serl.run.remote`), or by a signal."""
+        what = told(self.folder.path) if self.peers.writes else None
+        number = 0 if what is None else COMMANDS.index(what) + 1
+        stopped, number = self.peers.most(stop.requested, number)
+        if stopped:
+            return "stop"
+        return COMMANDS[number - 1] if number else None
 
     def _hold(self, stop: StopSignal) -> str | None:
         """Wait while a companion wants it; returns as `_pause` does."""
@@ -427,20 +449,24 @@ class Run:
     ) -> str | None:
         """Wait until the run is told to go on or to stop, which is returned, or is not held."""
         begun = time.monotonic()
-        note_pause(self.folder.path, paused=True)
+        self._note_pause(paused=True)
         self.hooks.on_stage(why)
         try:
-            while held() and not stop.requested:
-                what = told(self.folder.path)
+            while held():
+                what = self._heard(stop)
                 if what in ("resume", "stop"):
                     return what
                 if what == "pause":
                     held = lambda: True  # noqa: E731
                 time.sleep(_PAUSE_S)
         finally:
-            note_pause(self.folder.path, paused=False)
+            self._note_pause(paused=False)
             self._paused_s += time.monotonic() - begun
-        return "stop" if stop.requested else None
+        return None
+
+    def _note_pause(self, *, paused: bool) -> None:
+        if self.peers.writes:
+            note_pause(self.folder.path, paused=paused)
 
     def _total_updates(self) -> int | None:
         """Gradient steps after which the run ends; None where env steps say when."""
@@ -465,6 +491,8 @@ class Run:
         good = record.success_rate >= self.cfg.eval.stop_at
         self.progress.good_checks = self.progress.good_checks + 1 if good else 0
         self.hooks.on_eval(record)
+        if self.peers.count > 1:
+            state = self.peers.gathered(state.replace(data=()))
         for output in self.outputs:
             output.after_check(self, state)
 
@@ -506,7 +534,8 @@ class Run:
             metrics=_derived(metrics),
         )
         self.hooks.on_epoch(record)
-        if metrics.get("env/nan_worlds", 0) > 0 and not self._nan_dumped:
+        dump = self.peers.writes and not self._nan_dumped
+        if metrics.get("env/nan_worlds", 0) > 0 and dump:
             self._nan_dumped = True
             dump_bad_world(state, record.env_steps, self.folder.path / NAN_DUMP)
 
@@ -536,10 +565,14 @@ class Run:
             meta |= companion.memory()
             companion.on_save(self.progress.epoch)
         with self.activity.doing("saving"):
-            self.store.save(self.progress.epoch, state, meta)
+            self.peers.require_equal(self.trainer.policy_params(state))
+            state = self.peers.gathered(state)
+            if self.peers.writes:
+                self.store.save(self.progress.epoch, state, meta)
 
     def _after_save(self, state: TrainState) -> None:
         began = time.monotonic()
+        state = self.peers.gathered(state)
         for output in self.outputs:
             output.after_save(self, state)
         now = time.monotonic()

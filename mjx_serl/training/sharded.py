@@ -81,7 +81,9 @@ def over_devices(trainer: Any, among: int) -> Trainer:
             f"--devices {among} with a renderer that is not compiled with the epoch, allowed: "
             "--devices 1, or --pixels.backend xla, or on a CPU cpu"
         )
-    mesh = Mesh(np.array(jax.local_devices()[:among]), (devices.AXIS,))
+    each = among // jax.process_count()
+    own = [[x for x in jax.devices() if x.process_index == k] for k in range(jax.process_count())]
+    mesh = Mesh(np.array([x for there in own for x in there[:each]]), (devices.AXIS,))
     return Sharded(trainer, trainer.part(among), mesh)
 
 
@@ -94,7 +96,7 @@ def device_count(asked: int | str) -> int:
 
 def require_devices(among: int) -> None:
     """Raise InputError where there are not so many devices."""
-    there = jax.local_devices()
+    there, among = jax.local_devices(), among // jax.process_count()
     if among > len(there):
         kind = there[0].device_kind or there[0].platform
         count = "one" if len(there) == 1 else str(len(there))
@@ -149,7 +151,7 @@ class Sharded:
 
         start = self._on_each(first, (P(), P()), self.specs)
         state = run_once(start, *self._everywhere(key, self.whole.given(key)), traceable=True)
-        state = jax.device_put(state, self.shardings)
+        state = devices.place(state, self.shardings)
         pretraining = self.own.pretraining
         if pretraining is None:
             return state
@@ -181,7 +183,7 @@ class Sharded:
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), (params, key)
         )
-        compiled = jax.jit(run).lower(*shapes).compile()
+        compiled = jax.jit(run, out_shardings=everywhere).lower(*shapes).compile()
         return lambda params, key: compiled(*self._everywhere(params, key))
 
     def _stepping(self, step: Callable[[TrainState], tuple[TrainState, Metrics]]) -> Any:
@@ -217,7 +219,7 @@ class Sharded:
         )
 
     def _everywhere(self, *trees: PyTree) -> tuple[PyTree, ...]:
-        return jax.device_put(trees, NamedSharding(self.mesh, P()))
+        return devices.place(trees, NamedSharding(self.mesh, P()))
 
     # -- what one device does as well ----------------------------------------------------------
 
@@ -273,7 +275,7 @@ class Sharded:
     def begun(self, state: TrainState) -> TrainState:
         """The state after parameters of another run have been put into it, where it lies."""
         begun = getattr(self.whole, "begun", None)
-        return jax.device_put(state if begun is None else begun(state), self.shardings)
+        return devices.place(state if begun is None else begun(state), self.shardings)
 
     def rings(self, state: TrainState) -> list[Ring]:
         """The replay rings of a state."""
