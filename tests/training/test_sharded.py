@@ -41,7 +41,7 @@ def found() -> dict[str, Any]:
 @pytest.mark.parametrize("method", ["off_policy", "on_policy"])
 def test_devices_stay_the_same_and_runs_can_be_repeated_and_resumed(found, method):
     told = found[method]
-    assert told["torn"] == []
+    assert told["torn"] == [] and told["tells"] == ["normalizer/count"]
     assert told["repeated"] and told["resumed"]
     # Of the state on both, one device and two have the same.
     assert told["kept"] == [True, True] and told["on_one_device"]
