@@ -35,8 +35,8 @@ Part = Literal["collectives", "methods", "statistics", "exact", "starts", "train
 WORKER = "benchmarks.workers.devices"
 COMPARED = ("learner/critic_loss", "learner/q", "learner/actor_loss", "learner/entropy")
 CHANCE = 0.05  # of a difference in any of what is compared where there is none
-# Of GPUs, not measured here: an all-reduce of 8 in one box takes this long however small it is [us],
-# which is an assumption, and 8 H200 move this much (NVIDIA/nccl-tests issue 272) [GB/s, "busbw"].
+# Of GPUs, not measured here: how long an all-reduce of 8 in one box takes however small it is [us],
+# an assumption, and what 8 H200 move (NVIDIA/nccl-tests issue 272) [GB/s, "busbw"].
 LATENCY_US, BUS_GB = 30.0, 475.0
 # What one update may take on a GPU, its share of the env steps included, an assumption [us].
 UPDATE_US = (100.0, 300.0, 1000.0)
