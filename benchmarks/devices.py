@@ -49,6 +49,7 @@ class DevicesConfig:
     Attributes:
         parts: of the question.
         presets: whose epochs are compiled for "collectives", and trained for "methods".
+        compiled: presets for "collectives" alone.
         among: devices that an epoch is compiled for there.
         devices: numbers of them in all other parts, beside one.
         seeds: of "statistics", on each number of devices.
@@ -62,7 +63,11 @@ class DevicesConfig:
     """
 
     parts: tuple[Part, ...] = get_args(Part)
-    presets: tuple[str, ...] = ("laptop", "ppo", "pixels", "qc", "hybrid_laptop", "bc")
+    presets: tuple[str, ...] = (
+        *("laptop", "ppo", "pixels", "pixels_frozen", "qc", "hybrid_laptop"),
+        *("bc", "hg_dagger", "vice", "reset_free"),
+    )
+    compiled: tuple[str, ...] = ("fast",)
     among: int = ranged(8, least=2)
     devices: tuple[int, ...] = ranged((2, 4), least=2, filled=True)
     seeds: tuple[int, ...] = ranged(tuple(range(8)), least=0, most=MOST_SEED, filled=True)
@@ -80,7 +85,7 @@ def run(cfg: DevicesConfig, recorder: Recorder) -> None:
     prepare()
     from mjx_serl.experiments import PRESETS
 
-    require_known("preset", cfg.presets, PRESETS)
+    require_known("preset", (*cfg.presets, *cfg.compiled), PRESETS)
     for part in cfg.parts:
         _PARTS[part](cfg, recorder)
 
@@ -102,7 +107,7 @@ def _ask(cfg: DevicesConfig, recorder: Recorder, name: str, **params: Any) -> di
 
 
 def _collectives(cfg: DevicesConfig, recorder: Recorder) -> None:
-    for preset in cfg.presets:
+    for preset in (*cfg.presets, *cfg.compiled):
         name = f"{preset}, {cfg.among} devices: exchanged per update"
         if not is_wanted(recorder, name, again=cfg.again):
             continue
