@@ -120,7 +120,11 @@ class Sharded:
     @cached_property
     def specs(self) -> PyTree:
         """Along which axis each leaf of a state is shared, if it is: the one that is shorter."""
-        return jax.tree.map(_spec, self.whole.state_shapes(), self.own.state_shapes())
+        return jax.tree.map(_spec, self._shapes, self.own.state_shapes())
+
+    @cached_property
+    def _shapes(self) -> TrainState:
+        return self.whole.state_shapes()
 
     @cached_property
     def shardings(self) -> PyTree:
@@ -139,7 +143,7 @@ class Sharded:
         def placed(x: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
-        return jax.tree.map(placed, self.whole.state_shapes(), self.shardings)
+        return jax.tree.map(placed, self._shapes, self.shardings)
 
     def init(self, key: PRNGKey) -> TrainState:
         """The state before the first epoch: the worlds' starts are those of one device."""

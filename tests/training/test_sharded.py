@@ -15,6 +15,7 @@ from benchmarks.collectives import collectives_of
 from mjx_serl.config import ActorsConfig, PilotConfig, TrainConfig
 from mjx_serl.envs.observation import Observer
 from mjx_serl.platform import cpu_devices, prepare_platform
+from mjx_serl.run.resume import allowed_changes
 from mjx_serl.training.on_policy import OnPolicyConfig, OnPolicyLoopConfig
 from mjx_serl.training.sharded import over_devices
 from mjx_serl.training.sharing import check_divides
@@ -109,6 +110,13 @@ def test_people_and_arms_elsewhere_take_one_device(beside):
         TrainConfig(devices=2, **beside).check()
     with pytest.raises(InputError, match="devices 0, allowed: at least 1"):
         TrainConfig(devices=0).check()
+
+
+def test_a_resumed_run_may_have_another_number_of_devices():
+    [change] = allowed_changes(TrainConfig(devices=4), TrainConfig())
+    assert str(change) == "--devices 1 (was 4)"
+    [change] = allowed_changes(TrainConfig(), TrainConfig(devices=2))
+    assert str(change) == "--devices 2 (was 1)"
 
 
 def test_a_cpu_becomes_as_many_devices_as_are_asked_for(tmp_path, monkeypatch):
