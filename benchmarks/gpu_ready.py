@@ -14,6 +14,7 @@ import math
 import re
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from benchmarks.results import Recorder
@@ -38,12 +39,14 @@ class GpuReadyConfig:
         presets: of train.py; all by default.
         physics: each of them.
         num_envs: worlds; None leaves the preset's.
+        devices: that share them.
         again: lower once more what is filed already.
     """
 
     presets: tuple[str, ...] = ()
     physics: tuple[Kind, ...] = ("mjx", "warp")
     num_envs: int | None = ranged(None, least=1)
+    devices: int = ranged(1, least=1)
     again: bool = False
 
 
@@ -83,7 +86,8 @@ def cuda_module(trainer: Any) -> CudaModule:
     import jax  # once the platform is prepared
 
     shapes = trainer.state_shapes()
-    traced = jax.jit(trainer.epoch, donate_argnums=0).trace(shapes)
+    jit = getattr(trainer, "jit", partial(jax.jit, donate_argnums=0))
+    traced = jit(trainer.epoch).trace(shapes)
     try:
         text = traced.lower(lowering_platforms=("cuda",)).as_text()
     except ValueError as error:
@@ -112,15 +116,17 @@ def _bytes_of(kind: str) -> int:
 
 def run(cfg: GpuReadyConfig, recorder: Recorder) -> None:
     """Lower what has no row yet."""
-    prepare(mjx=True)
+    prepare(mjx=True, cpu_devices=cfg.devices)
     from mjx_serl.experiments import PRESETS
 
     require_known("preset", cfg.presets, [*PRESETS])
     for preset in cfg.presets or [*PRESETS]:
         for physics in cfg.physics:
             name = f"{preset}, {physics}" + (f", {cfg.num_envs} worlds" if cfg.num_envs else "")
+            name += f", {cfg.devices} devices" if cfg.devices > 1 else ""
             if is_wanted(recorder, name, again=cfg.again):
-                _measure(PRESETS[preset](), physics, cfg.num_envs, name, recorder)
+                config = dataclasses.replace(PRESETS[preset](), devices=cfg.devices)
+                _measure(on_gpu(config, physics, cfg.num_envs), name, recorder)
 
 
 def on_gpu(config: Any, physics: Kind, num_envs: int | None = None) -> Any:
@@ -133,12 +139,11 @@ def on_gpu(config: Any, physics: Kind, num_envs: int | None = None) -> Any:
     return dataclasses.replace(config, **changes)
 
 
-def _measure(
-    config: Any, physics: Kind, num_envs: int | None, name: str, recorder: Recorder
-) -> None:
-    cfg = on_gpu(config, physics, num_envs)
+def _measure(cfg: Any, name: str, recorder: Recorder) -> None:
+    from mjx_serl.training.sharded import over_devices
+
     began = time.perf_counter()
-    found = cuda_module(cfg.build(cfg.build_observer()))
+    found = cuda_module(over_devices(cfg.build(cfg.build_observer()), cfg.devices))
     largest = [f"{size / 2**20:.1f} MiB {kind}" for size, kind in found.largest]
     params = {"worlds": cfg.num_envs, "faults": found.faults, "largest": largest}
     params |= {"buffers": found.donated, "task": cfg.task}

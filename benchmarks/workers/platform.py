@@ -4,6 +4,7 @@ from benchmarks.process import ROOT
 from mjx_serl.platform import prepare_platform
 
 
-def prepare(*, mjx: bool = False) -> None:
+def prepare(*, mjx: bool = False, cpu_devices: int = 1) -> None:
     """Flags and the compilation cache, as the entry scripts set them."""
-    prepare_platform(mjx_on_cpu=mjx, cache_dir=ROOT / ".cache" / "jax")
+    cache = ROOT / ".cache" / "jax"
+    prepare_platform(mjx_on_cpu=mjx, cache_dir=cache, cpu_devices=cpu_devices)

@@ -45,7 +45,7 @@ from mjx_serl.training.evaluate import (
     FINAL,
     stream_key,
 )
-from mjx_serl.training.sharded import device_count, over_devices
+from mjx_serl.training.sharded import Sharded, device_count, over_devices
 from mjx_serl.training.state import PolicyParams, TrainState, tree_bytes
 from scenes.contract.command_line import how_to_start
 from scenes.contract.errors import InputError
@@ -560,6 +560,9 @@ class Run:
         )
 
     def _save(self, state: TrainState) -> None:
+        if isinstance(self.trainer, Sharded) and (torn := self.trainer.torn(state, "agent/")):
+            # Never seen: it would be a collective that one device took and another did not.
+            raise RuntimeError(f"devices have learned different things: {', '.join(torn[:5])}")
         meta: dict[str, Any] = {"progress": dataclasses.asdict(self.progress)}
         for companion in self.companions:
             meta |= companion.memory()

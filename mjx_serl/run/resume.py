@@ -1,6 +1,7 @@
 """What may change where a run is resumed: how long it goes on, how it is checked and kept."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from mjx_serl.config import TrainConfig
@@ -61,7 +62,17 @@ def all_changes(old: TrainConfig, new: TrainConfig) -> list[Change]:
     """Return every option that differs."""
     before, after = flattened(to_json(old)), flattened(to_json(new))
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-    return [Change(name, before.get(name), after.get(name)) for name in names]
+    return [Change(name, _value(old, before, name), _value(new, after, name)) for name in names]
+
+
+def _value(cfg: TrainConfig, written: Mapping[str, Any], name: str) -> Any:
+    """Of a field, also of one that is at its default and so not written; None where it has none."""
+    if name in written:
+        return written[name]
+    found: Any = cfg
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found if isinstance(found, bool | int | float | str) else None
 
 
 def refuse_options(options: list[str]) -> None:

@@ -745,7 +745,9 @@ class OffPolicy(OneAgent):
         def drawn() -> Batch:
             other = buffer.sample(rows, k_rows, (updates, share), among=among, **span)
             other = other.replace(extras={name: other.extras[name] for name in batch.extras})
-            take = jax.random.uniform(k_take, (updates, share)) * (among[-1] + shown) < among[-1]
+            # Of many devices each has its own interventions, and all demonstrations.
+            own = among[-1] * devices.count()
+            take = jax.random.uniform(k_take, (updates, share)) * (own + shown) < own
 
             def put(old: Array, new: Array) -> Array:
                 mine = take.reshape(*take.shape, *[1] * (old.ndim - 2))

@@ -122,7 +122,11 @@ class Sharded:
     @cached_property
     def specs(self) -> PyTree:
         """Along which axis each leaf of a state is shared, if it is: the one that is shorter."""
-        return jax.tree.map(_spec, self.whole.state_shapes(), self.own.state_shapes())
+        return jax.tree.map(_spec, self._shapes, self.own.state_shapes())
+
+    @cached_property
+    def _shapes(self) -> TrainState:
+        return self.whole.state_shapes()
 
     @cached_property
     def shardings(self) -> PyTree:
@@ -141,7 +145,7 @@ class Sharded:
         def placed(x: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
-        return jax.tree.map(placed, self.whole.state_shapes(), self.shardings)
+        return jax.tree.map(placed, self._shapes, self.shardings)
 
     def init(self, key: PRNGKey) -> TrainState:
         """The state before the first epoch: the worlds' starts are those of one device."""
@@ -220,6 +224,20 @@ class Sharded:
 
     def _everywhere(self, *trees: PyTree) -> tuple[PyTree, ...]:
         return devices.place(trees, NamedSharding(self.mesh, P()))
+
+    def torn(self, state: TrainState, part: str = "") -> list[str]:
+        """Names of leaves that should be the same on all devices and are not; they are fetched.
+
+        With `part`, which names begin with, of these alone.
+        """
+        named = jax.tree_util.tree_leaves_with_path(state)
+        found = []
+        for (path, x), spec in zip(named, jax.tree.leaves(self.specs), strict=True):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            if not any(spec) and name.startswith(part):
+                first, *others = (_bytes(shard.data) for shard in x.addressable_shards)
+                found += [name] if any(other != first for other in others) else []
+        return found
 
     # -- what one device does as well ----------------------------------------------------------
 
@@ -330,6 +348,11 @@ def _first_bad(bad: BadWorld) -> BadWorld:
     """That of the first device that has seen one."""
     seen, found = devices.of_first(bad.seen, bad)
     return jax.tree.map(partial(jnp.where, seen), found, bad)
+
+
+def _bytes(x: jax.Array) -> bytes:
+    is_key = jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(x) if is_key else x).tobytes()
 
 
 def _on_first(x: Any) -> Any:
