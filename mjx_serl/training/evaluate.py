@@ -39,6 +39,6 @@ def evaluate(
 
 def with_unseen_words(observer: Observer) -> Observer:
     """Return it with worlds that are told what to do in words held out of training."""
-    if getattr(observer.env, "told", None) is None:
+    if observer.env.told is None:
         return observer
     return dataclasses.replace(observer, env=observer.env.held_out)

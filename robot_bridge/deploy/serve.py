@@ -15,7 +15,13 @@ from scenes.contract.ranges import require_number
 
 
 def serve(
-    run: Path, /, *, host: str = "127.0.0.1", port: int = 8000, rename: tuple[str, ...] = ()
+    run: Path,
+    /,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    rename: tuple[str, ...] = (),
+    tokenizer_model: Path | None = None,
 ) -> int:
     """Serve a bundle's policy to openpi clients until interrupted.
 
@@ -27,6 +33,7 @@ def serve(
         host: to listen on.
         port: 0 takes a free one.
         rename: THEIRS=OURS, for each observation that clients name otherwise.
+        tokenizer_model: file of the policy's tokenizer, where that has one.
 
     Raises:
         ValueError: the bundle cannot be used (BundleError) or the host is not safe to listen on
@@ -41,6 +48,7 @@ def serve(
         port=port,
         token=policy_token(),
         renamed=renamed,
+        tokenizer_model=tokenizer_model,
     )
     with PolicyServer(bundle.policy, bundle.contract, config) as server, Interruptible(_say):
         names = ", ".join(f"{f.name} {list(f.shape)}" for f in bundle.contract.obs.fields)

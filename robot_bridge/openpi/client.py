@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.network.codec import CodecError
-from robot_bridge.openpi.wire import MAX_BYTES, pack, unpack
+from robot_bridge.openpi.wire import MAX_BYTES, PROMPT, pack, unpack
 from robot_bridge.policy.observation import Obs
 from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.extras import require
@@ -60,7 +60,8 @@ class RemotePolicyConfig:
         tls: for wss:// with a certificate of one's own.
         timeout: of one `act` [s].
         names: the server's names by ours, the rest are the same.
-        extras: sent along as they are, for example {"prompt": "pick the cube"}.
+        prompt: what is to be done, sent along in words: the server makes its own numbers of them.
+            "" says what the contract says, if anything.
         gripper: of the server's actions: "same" is ours, added to the closure (1 closes, -1 opens,
             0 keeps); "unit" is 0 open to 1 closed, as DROID's; "opposite" is 1 open, -1 closed.
         require_contract: False for servers of openpi's own, which do not tell what they were
@@ -72,7 +73,7 @@ class RemotePolicyConfig:
     tls: ssl.SSLContext | None = field(default=None, repr=False)
     timeout: float = 0.15
     names: Mapping[str, str] = field(default_factory=dict)
-    extras: Mapping[str, Any] = field(default_factory=dict)
+    prompt: str = ""
     gripper: GripperConvention = "same"
     require_contract: bool = True
 
@@ -119,6 +120,8 @@ class RemotePolicy:
         self._sync = require("websockets.sync.client", "bridge")
         self._contract, self._config = contract, config
         self._digest = digest(contract)
+        self._words = prompt_of(contract, config.prompt)
+        self._told = {f.name for f in contract.obs.of_kind("tokens")}
         unknown = [name for name in config.names if name not in contract.obs.names]
         if unknown:
             raise UnknownNameError(unknown_name("observation", unknown[0], contract.obs.names))
@@ -167,9 +170,13 @@ class RemotePolicy:
             raise RemotePolicyError(f"No policy at {self._config.uri}: {self._why}")
         if not self._busy.acquire(blocking=False):
             raise RemotePolicyTimeout("The server has not answered the last observation yet")
-        named = {self._config.names.get(name, name): value for name, value in obs.items()}
+        named = {
+            self._config.names.get(name, name): value
+            for name, value in obs.items()
+            if name not in self._told
+        }
         try:
-            data = pack({**named, **self._config.extras})
+            data = pack(named | self._words)
         except CodecError:
             self._busy.release()
             raise
@@ -293,6 +300,12 @@ class RemotePolicy:
         ours = actions.copy()
         ours[:, names.index(GRIPPER)] = factor * ours[:, names.index(GRIPPER)] + offset
         return ours
+
+
+def prompt_of(contract: Contract, text: str) -> dict[str, str]:
+    """What is sent of words: a text, or what the contract says; {} where there is neither."""
+    said = text or ("" if contract.language is None else contract.language.instruction)
+    return {PROMPT: said} if said else {}
 
 
 def _frame(data: str | bytes) -> bytes:

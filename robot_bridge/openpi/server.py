@@ -9,6 +9,7 @@ says OK. Loopback without a token, a bearer token beyond; no browser is served.
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import hmac
 import logging
 import re
@@ -19,7 +20,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -27,17 +28,18 @@ from numpy.typing import NDArray
 
 from robot_bridge.network.codec import CodecError
 from robot_bridge.network.endpoints import UnsafeBindError, is_loopback
-from robot_bridge.openpi.wire import MAX_BYTES, pack, unpack
+from robot_bridge.openpi.wire import MAX_BYTES, PROMPT, pack, unpack
 from robot_bridge.policy.observation import Obs
 from robot_bridge.policy.policy import Policy
 from scenes.contract.errors import InputError
 from scenes.contract.extras import require
+from scenes.contract.language import INSTRUCTION
 from scenes.contract.names import unknown_name
 from scenes.contract.policy_contract import Contract
 from scenes.contract.serialize import digest
+from scenes.contract.specs import ObsField
 
 _LOG = logging.getLogger(__name__)
-_PROMPT = "prompt"  # openpi's clients always send one; our policies have no language
 _INTERNAL_ERROR = 1011  # RFC 6455, 7.4.1
 _TRY_AGAIN = 1013  # IANA's registry of close codes
 _PATH = re.compile(r"(?<![\w.~-])(?:/[\w.+@~-]+)+/([\w.+@~-]+)")
@@ -69,6 +71,7 @@ class PolicyServerConfig:
         max_batch: observations.
         batch_window: for how long a batch is collected once its first observation has come [s].
         renamed: our names by the client's, for example {"observation/image": "front"}.
+        tokenizer_model: file of the policy's tokenizer, where that has one.
     """
 
     host: str = "127.0.0.1"
@@ -81,6 +84,7 @@ class PolicyServerConfig:
     max_batch: int = 16
     batch_window: float = 0.002
     renamed: Mapping[str, str] = field(default_factory=dict)
+    tokenizer_model: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +130,8 @@ class PolicyServer:
         self._serving = require("websockets.asyncio.server", "bridge")
         self._policy, self._contract = policy, contract
         self._metadata = pack(metadata(contract))
-        self._specs = {f.name: f for f in contract.obs.fields}
+        self._specs = sent_fields(contract)
+        self._words = _Words(contract, self._config.tokenizer_model)
         self._clients: dict[Any, _Client] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self.batches: dict[int, int] = {}
@@ -256,14 +261,15 @@ class PolicyServer:
     def _observation(self, sent: Any) -> Obs:
         """Check what a client sent against the contract, under our names."""
         flat = {self._config.renamed.get(name, name): v for name, v in _flatten(sent).items()}
-        flat.pop(_PROMPT, None)
+        # openpi's clients always send one; most of our policies read no words.
+        told = self._words.observed(flat.pop(PROMPT, ""))
         for name in flat:
             if name not in self._specs:
                 raise CodecError(unknown_name("observation", name, self._specs))
         missing = [name for name in self._specs if name not in flat]
         if missing:
             raise CodecError(f"Observations: missing {', '.join(missing)}; got {', '.join(flat)}")
-        return {name: self._fitted(name, value) for name, value in flat.items()}
+        return {name: self._fitted(name, value) for name, value in flat.items()} | told
 
     def _fitted(self, name: str, value: Any) -> NDArray[Any]:
         array, spec = np.asarray(value), self._specs[name]
@@ -329,12 +335,48 @@ class PolicyServer:
             future.set_result((actions, time.monotonic() - began))
 
 
+class _Words:
+    """The numbers of what clients ask for in words.
+
+    Args:
+        contract: of the policy.
+        model: file of its tokenizer, where that has one; InputError where it is missing.
+    """
+
+    def __init__(self, contract: Contract, model: Path | None) -> None:
+        self._language = contract.language
+        if self._language is not None:
+            told = functools.partial(self._language.told, model=model)
+            told()
+            # Clients say the same at each step.
+            self._told = functools.lru_cache(maxsize=256)(told)
+
+    def observed(self, said: Any) -> Obs:
+        """Return what is observed of a prompt, {} by a policy that reads none."""
+        if self._language is None:
+            return {}
+        if not isinstance(said, str):
+            raise CodecError(f"Prompt: got {type(said).__name__}, allowed: text")
+        try:
+            return {INSTRUCTION: self._told(said)}
+        except InputError as error:
+            raise CodecError(str(error)) from None
+
+
+def sent_fields(contract: Contract) -> dict[str, ObsField]:
+    """What clients send as arrays, by name: words are sent as words."""
+    return {f.name: f for f in contract.obs.fields if f.kind != "tokens"}
+
+
 def metadata(contract: Contract) -> dict[str, Any]:
     """What a client is told: digest, names and shapes, by which it notices a wrong policy."""
+    language = contract.language
+    fields = sent_fields(contract).values()
     return {
         "contract": digest(contract),
         "robot": contract.robot.name,
-        "observations": {f.name: {"shape": f.shape, "dtype": f.dtype} for f in contract.obs.fields},
+        "observations": {f.name: {"shape": f.shape, "dtype": f.dtype} for f in fields},
+        **({} if language is None else {PROMPT: language.instruction}),
         "action_names": contract.action.names,
         "action_dim": contract.action.dim,
         "action_rate": contract.action.rate,

@@ -14,7 +14,7 @@ from scenes.contract.manifest import ACTIONS_OUTPUT, NOISE_INPUT
 from scenes.contract.specs import ObsField, ObsSpec
 
 # onnxruntime's names of the dtypes that observations come in.
-_TENSORS = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
+_TENSORS = {"float32": "tensor(float)", "uint8": "tensor(uint8)", "int32": "tensor(int32)"}
 
 
 class Policy(Protocol):

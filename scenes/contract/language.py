@@ -140,7 +140,7 @@ class Language:
 
 
 def tokens_of(tokenizer: Tokenizer, text: str) -> NDArray[np.int32]:
-    """Return the numbers of a text, filled up to [slots]; InputError where they do not fit."""
+    """Return the numbers of a text, filled up to [slots], read-only; InputError if too many."""
     words = cleaned(text)
     ids = tokenizer.encode(words)
     if len(ids) > tokenizer.slots:
@@ -153,17 +153,20 @@ def tokens_of(tokenizer: Tokenizer, text: str) -> NDArray[np.int32]:
         raise InputError(f"Tokenizer: '{words[:60]}' became {ids}, allowed: {allowed}")
     filled = np.full(tokenizer.slots, PAD, np.int32)
     filled[: len(ids)] = ids
+    filled.setflags(write=False)
     return filled
 
 
 def cleaned(text: str) -> str:
     """Return a text on one line, its words one space apart, without underscores (as openpi does).
 
-    Raises InputError where nothing is left, or too much.
+    Raises InputError where nothing is left, or it is too long.
     """
+    if len(text) > MOST_TEXT:
+        raise InputError(f"An instruction of {len(text)} characters, allowed: up to {MOST_TEXT}")
     words = " ".join(text.replace("_", " ").split())
-    if not 1 <= len(words) <= MOST_TEXT:
-        raise InputError(f"An instruction of {len(words)} characters, allowed: 1 to {MOST_TEXT}")
+    if not words:
+        raise InputError("An instruction without a word, allowed: one or more")
     return words
 
 

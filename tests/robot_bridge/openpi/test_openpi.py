@@ -532,7 +532,7 @@ def test_servers_of_openpis_own_are_admitted_in_so_many_words():
         ):
             client.wait(0.3)
         config = RemotePolicyConfig(
-            uri=where, timeout=2.0, require_contract=False, extras={"prompt": "pick"},
+            uri=where, timeout=2.0, require_contract=False, prompt="pick",
             names={"front": "observation/image", "ee_position": "observation/state"},
         )  # fmt: skip
         with RemotePolicy(CONTRACT, config) as client:
@@ -544,7 +544,7 @@ def test_a_server_of_openpis_own_is_asked_before_it_is_needed():
     actions = np.tile(np.array([0.5, 0.0, 0.0, 1.0]), (50, 1))
     with foreign([{"actions": actions}] * 3, {}) as where:
         config = RemotePolicyConfig(
-            uri=where, timeout=1.0, require_contract=False, extras={"prompt": "pick"},
+            uri=where, timeout=1.0, require_contract=False, prompt="pick",
             gripper="opposite",
         )  # fmt: skip
         with RemotePolicy(CONTRACT, config) as client:
