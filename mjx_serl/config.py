@@ -19,7 +19,7 @@ from mjx_serl.training.pair import Pair
 from mjx_serl.training.pair_from_actors import pair_from_actors
 from mjx_serl.training.trainer import METHODS, Trainer
 from scenes.contract.errors import InputError
-from scenes.contract.language import TokenizerConfig
+from scenes.contract.language import BYTES, TokenizerConfig
 from scenes.contract.operator import Device
 from scenes.contract.plugins import load_plugins
 from scenes.contract.ranges import (
@@ -197,7 +197,7 @@ class TrainConfig:
     robot_fit_digest: tyro.conf.Suppress[str] = later_field("")
     robot_fit_varies: bool = later_field(False)
     reward: RewardConfig = later_field(RewardConfig())
-    tokenizer: TokenizerConfig = later_field(TokenizerConfig())
+    tokenizer: TokenizerConfig = later_field(BYTES)
     # Of any registered class. Without a prefix its options are --agent.lr, not --method.agent.lr.
     method: Annotated[Any, tyro.conf.arg(name="")] = open_field(METHODS, OffPolicyConfig)
     pilot: PilotConfig = later_field(PilotConfig())

@@ -29,7 +29,7 @@ from mjx_serl.envs.variation import (
 from mjx_serl.types import Metrics, Obs, PRNGKey, PyTree
 from scenes.build import Scene, SceneSource, build_scene
 from scenes.contract.errors import InputError
-from scenes.contract.language import TokenizerConfig
+from scenes.contract.language import BYTES, TokenizerConfig
 from scenes.contract.robot_fit import RobotFit
 from scenes.contract.specs import ActionSpec, ObsSpec
 from scenes.specs import SceneSpec
@@ -80,7 +80,6 @@ def lost(after: EnvState) -> Bool[Array, " N"]:
 
 
 _Loop = tuple[PyTree, SimState, Command]
-_BYTES = TokenizerConfig()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -395,7 +394,7 @@ def make_env(
     max_worlds: int = 1,
     scene: Callable[[SceneSpec | SceneSource], SceneSpec] | None = None,
     fit: RobotFit | None = None,
-    tokenizer: TokenizerConfig = _BYTES,
+    tokenizer: TokenizerConfig = BYTES,
 ) -> Env:
     """Return one world of a registered task.
 
@@ -427,7 +426,7 @@ def build_env(
     physics: str | None = None,
     max_worlds: int = 1,
     fit: RobotFit | None = None,
-    tokenizer: TokenizerConfig = _BYTES,
+    tokenizer: TokenizerConfig = BYTES,
 ) -> Env:
     """Build a task that need not be registered, for example one in a scene of the user's own.
 

@@ -24,7 +24,7 @@ from mjx_serl.training.evaluate import ON_DEMAND, stream_key
 from mjx_serl.types import PRNGKey, PyTree
 from scenes.build import Scene
 from scenes.contract.errors import InputError
-from scenes.contract.language import TokenizerConfig
+from scenes.contract.language import BYTES
 from scenes.contract.policy_contract import Contract
 from scenes.contract.ranges import require_episodes, require_seed
 from scenes.contract.serialize import digest
@@ -282,7 +282,7 @@ def build_world(
             "does not hold the files: evaluate or play its run instead"
         )
     # A policy that was trained with a fit has its numbers in the contract's robot.
-    words = TokenizerConfig() if contract.language is None else contract.language.tokenizer
+    words = BYTES if contract.language is None else contract.language.tokenizer
     env = make_env(
         task,
         scene=lambda spec: with_dynamics_of(spec, contract.robot),

@@ -114,6 +114,9 @@ class TokenizerConfig:
         return data
 
 
+BYTES = TokenizerConfig()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Language:
     """How a policy is told what to do.

@@ -37,7 +37,9 @@ from robot_bridge.openpi.client import (
 )
 from robot_bridge.openpi.server import PolicyServer, PolicyServerConfig, safe_traceback
 from robot_bridge.openpi.wire import pack, unpack
+from robot_bridge.policy.observation import Words
 from scenes.contract.arrays import DTYPES
+from scenes.contract.language import INSTRUCTION, Language, TokenizerConfig, instruction_field
 from scenes.contract.policy_contract import Contract, IkSpec
 from scenes.contract.serialize import digest
 from scenes.contract.specs import ActionSpec, ObsField, ObsSpec
@@ -421,6 +423,69 @@ def test_oversized_frames_end_the_connection(server):
 def test_a_taken_port_is_one_line(server):
     with pytest.raises(OSError, match="Cannot listen at 127.0.0.1"):
         PolicyServer(Linear(), CONTRACT, PolicyServerConfig(port=server.port))
+
+
+# -- words ----------------------------------------------------------------------------------------
+
+USUAL = "pick up the cube"
+WORDED = dataclasses.replace(
+    CONTRACT,
+    obs=ObsSpec(fields=(*CONTRACT.obs.fields, instruction_field(TokenizerConfig().build()))),
+    language=Language(tokenizer=TokenizerConfig(), instruction=USUAL),
+)
+
+
+class Listening(Linear):
+    """Answers with the sum of what it was told."""
+
+    def act(self, obs: dict) -> np.ndarray:
+        assert obs[INSTRUCTION].dtype == np.int32
+        return np.full((2, 4), obs[INSTRUCTION].sum(), np.float32)
+
+
+def total(text: str) -> float:
+    return float(WORDED.language.told(text).sum())
+
+
+@pytest.fixture
+def listening() -> Iterator[PolicyServer]:
+    with PolicyServer(Listening(), WORDED, PolicyServerConfig(port=0)) as made:
+        yield made
+
+
+def test_a_policy_that_reads_words_is_told_them(listening):
+    with connect(uri(listening)) as connection:
+        told = unpack(connection.recv())
+        assert told["prompt"] == USUAL
+        assert set(told["observations"]) == {"ee_position", "front"}
+        for sent, wanted in [({"prompt": "put it down"}, "put it down"), ({}, USUAL)]:
+            connection.send(pack(OBS | sent))
+            assert unpack(connection.recv())["actions"][0, 0] == total(wanted)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        (5, "Prompt: got int, allowed: text"),
+        ("x" * 80, "takes 81 numbers, allowed: 64"),
+        (" " * 5000, "allowed: up to 2000"),
+    ],
+)
+def test_words_that_do_not_fit_are_refused(listening, prompt, said):
+    with connect(uri(listening)) as connection:
+        connection.recv()
+        connection.send(pack(OBS | {"prompt": prompt}))
+        assert said in str(connection.recv())
+    assert listening.rejected == 1
+
+
+@pytest.mark.parametrize("prompt", ["", "put it down"])
+def test_our_client_sends_words_and_not_their_numbers(listening, prompt):
+    config = RemotePolicyConfig(uri=uri(listening), timeout=2.0, prompt=prompt)
+    with RemotePolicy(WORDED, config) as policy:
+        assert policy.handshake(seconds=5.0).horizon == 2
+        seen = OBS | Words(prompt=prompt).observed(WORDED)
+        assert policy.act(seen)[0, 0] == total(prompt or USUAL)
 
 
 # -- our client ----------------------------------------------------------------------------------
