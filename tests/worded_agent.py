@@ -1,10 +1,10 @@
 """A plug-in's agent that reads words: flow matching, with their numbers among the others."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import jax.numpy as jnp
 
-from mjx_serl.agents.agent import AGENTS, OffPolicyAgent
+from mjx_serl.agents.agent import AGENTS, AgentConfig, OffPolicyAgent
 from mjx_serl.agents.flow_bc import FlowBC, FlowBCConfig, FlowBCState
 from mjx_serl.types import Batch, Choice, Metrics, Obs, PRNGKey
 from scenes.contract.specs import ActionSpec, ObsSpec
@@ -12,11 +12,13 @@ from scenes.contract.specs import ActionSpec, ObsSpec
 
 @AGENTS.register("worded")
 @dataclass(frozen=True, kw_only=True)
-class WordedConfig(FlowBCConfig):
-    """Those of the agent that it is but for words."""
+class WordedConfig(AgentConfig):
+    """Of the agent that it is but for words."""
+
+    inner: FlowBCConfig = field(default_factory=FlowBCConfig)
 
     def build(self) -> "Worded":
-        return Worded(FlowBC(self))
+        return Worded(self.inner.build())
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import hashlib
 import sys
 import types
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,7 +72,7 @@ class Listed:
 
 
 @pytest.fixture
-def listed(tmp_path: Path) -> TokenizerConfig:
+def listed(tmp_path: Path) -> Iterator[TokenizerConfig]:
     """A tokenizer with a file, of a plug-in's."""
     TOKENIZERS.register("listed")(lambda n, file: Listed(n, tuple(file.decode().split())))
     file = tmp_path / "words.txt"
