@@ -23,6 +23,7 @@ from robot_bridge.openpi.wire import MAX_BYTES, PROMPT, pack, unpack
 from robot_bridge.policy.observation import Obs
 from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.extras import require
+from scenes.contract.manifest import NOISE_INPUT
 from scenes.contract.names import unknown_name
 from scenes.contract.policy_contract import Contract
 from scenes.contract.serialize import digest
@@ -137,9 +138,22 @@ class RemotePolicy:
     def reset(self) -> None:
         """Do nothing: the protocol has no such message, and served policies carry no state."""
 
-    def act(self, obs: Obs) -> NDArray[np.floating]:
-        """Return actions [H, A]; RemotePolicyError, within `timeout`, where there are none."""
-        return self._asked(obs, self._config.timeout)
+    @property
+    def noise_shape(self) -> tuple[int, int] | None:
+        """Of the noise [H, A] by which its server lets it be steered; None where it does not."""
+        told = self.metadata.get(NOISE_INPUT)
+        shape = told.get("shape") if isinstance(told, dict) else None
+        if not (isinstance(shape, list) and [type(n) for n in shape] == [int, int]):
+            return None
+        return shape[0], shape[1]
+
+    def act(self, obs: Obs, *, noise: NDArray[np.floating] | None = None) -> NDArray[np.floating]:
+        """Return actions [H, A]; RemotePolicyError, within `timeout`, where there are none.
+
+        `noise` of `noise_shape` is what the policy starts from, in place of its own; it is refused
+        by a server that does not say that it takes any.
+        """
+        return self._asked(obs, self._config.timeout, noise)
 
     def handshake(self, *, seconds: float = 60.0) -> Handshake:
         """Connect, and ask twice, with an observation of zeros, before anything depends on it.
@@ -165,9 +179,14 @@ class RemotePolicy:
             )
         return Handshake(horizon=len(actions), seconds=took, largest=float(np.abs(actions).max()))
 
-    def _asked(self, obs: Obs, timeout: float) -> NDArray[np.floating]:
+    def _asked(
+        self, obs: Obs, timeout: float, noise: NDArray[np.floating] | None = None
+    ) -> NDArray[np.floating]:
         if not self._connected.is_set():
             raise RemotePolicyError(f"No policy at {self._config.uri}: {self._why}")
+        if noise is not None and noise.shape != self.noise_shape:
+            allowed = self.noise_shape or "none, its policy cannot be steered"
+            raise RemotePolicyError(f"Noise {noise.shape} for the server, allowed: {allowed}")
         if not self._busy.acquire(blocking=False):
             raise RemotePolicyTimeout("The server has not answered the last observation yet")
         named = {
@@ -176,7 +195,7 @@ class RemotePolicy:
             if name not in self._told
         }
         try:
-            data = pack(named | self._words)
+            data = pack(named | self._words | ({} if noise is None else {NOISE_INPUT: noise}))
         except CodecError:
             self._busy.release()
             raise

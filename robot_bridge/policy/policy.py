@@ -117,6 +117,31 @@ class OnnxPolicy:
             raise InputError(f"The model's outputs are {found}, allowed: {wanted}")
 
 
+class SteerablePolicy:
+    """A policy that others may steer by the noise that it starts from.
+
+    Args:
+        policy: acts where there is no noise in the observation.
+        steered: acts where there is, as `NOISE_INPUT`.
+        noise_shape: of that noise, [H, A].
+    """
+
+    def __init__(self, policy: Policy, steered: OnnxPolicy, noise_shape: tuple[int, int]) -> None:
+        self._policy, self._steered, self.noise_shape = policy, steered, noise_shape
+
+    def reset(self) -> None:
+        """Forget the episode so far."""
+        self._policy.reset()
+
+    def act(self, obs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Return actions [H, A], those that the noise is carried to where there is any."""
+        noise = obs.get(NOISE_INPUT)
+        if noise is None:
+            return self._policy.act(obs)
+        rest = {name: x for name, x in obs.items() if name != NOISE_INPUT}
+        return self._steered.act(rest, noise=noise)
+
+
 class StackingPolicy:
     """A policy of the last pictures that is shown those of one action after the other.
 
