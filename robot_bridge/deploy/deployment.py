@@ -55,12 +55,12 @@ from robot_bridge.operators.operator_loop import POLL_PERIOD, OperatorLoop
 from robot_bridge.operators.page import PageOperator
 from robot_bridge.policy.bundle import Bundle, stacking
 from robot_bridge.policy.fit import connected_robot
-from robot_bridge.policy.observation import ObservationBuilder
+from robot_bridge.policy.observation import ObservationBuilder, Words
 from robot_bridge.policy.policy import Policy, Standing
 from robot_bridge.policy.policy_loop import PolicyLoop
 from robot_bridge.reasons import Reason
 from robot_bridge.records.recorder import Recorder, RecordHeader, new_session, running_versions
-from robot_bridge.safety.command_check import ActionGate, require_runnable
+from robot_bridge.safety.command_check import LONGEST_CHUNK, ActionGate, require_runnable
 from robot_bridge.safety.governor import Governor
 from robot_bridge.safety.limits import Limits, default_limits, intersect, tighten, trained_within
 from robot_bridge.safety.supervisor import NotAllowedError, Supervisor
@@ -78,12 +78,16 @@ class DeployConfig:
     Attributes:
         episodes: how many.
         seconds: time limit of an episode [s]; None is the contract's.
+        prompt: what a policy that reads words is to do, also one behind a policy-server; without it
+            what its contract says.
+        tokenizer_model: file of the policy's tokenizer, where that has one.
         policy_server: URI of an openpi server (ws:// or wss://) that chooses the actions in place
             of the bundle's own policy; a token is read from MJX_SERL_POLICY_TOKEN.
         policy_names: OURS=THEIRS for each observation that the server calls otherwise, for example
             front=observation/image.
-        policy_prompt: sent to the server with each observation, where it is one of words.
         policy_timeout: of an answer of the server [s].
+        policy_horizon: actions of each answer of the server that are played before it is asked
+            again; those behind them are played only where the next answer is late.
         policy_gripper: its actions' gripper: same as ours (1 closes, -1 opens, 0 keeps), unit
             (0 open, 1 closed), or opposite (1 open, -1 closed).
         policy_foreign: take a server that does not tell what its policy was trained for, as
@@ -111,10 +115,12 @@ class DeployConfig:
 
     episodes: int = ranged(1, least=1, most=MOST_EPISODES)
     seconds: float | None = ranged(None, above=0, most=3600)
+    prompt: str = ""
+    tokenizer_model: Path | None = None
     policy_server: str | None = None
     policy_names: tuple[str, ...] = ()
-    policy_prompt: str = ""
     policy_timeout: float = ranged(0.15, above=0, most=60)
+    policy_horizon: int = ranged(1, least=1, most=LONGEST_CHUNK)
     policy_gripper: GripperConvention = "same"
     policy_foreign: bool = False
     separate: bool | None = None
@@ -358,6 +364,7 @@ class Deployment:
             task=self.bundle.manifest.task,
             started=self.rig.clock.wall(),
             versions=running_versions(),
+            prompt=self.prompt,
         )
         recorder = Recorder(new_session(self.cfg.record, info.robot), header, clock=self.rig.clock)
         stack.callback(recorder.close)
@@ -370,6 +377,19 @@ class Deployment:
         operator = self.cfg.operator_source
         own = self.cfg.chooser or self._identity(limits)
         return (own,) if operator is None else (own, operator)
+
+    @property
+    def prompt(self) -> str:
+        """What the policy is told in words; "" where nothing is told."""
+        language = self.contract.language
+        return self.cfg.prompt or ("" if language is None else language.instruction)
+
+    @property
+    def words(self) -> Words:
+        """What is observed of it here; a server of another policy reads the text itself."""
+        elsewhere = self.cfg.policy_server is not None and self.contract.language is None
+        prompt = "" if elsewhere else self.cfg.prompt
+        return Words(prompt=prompt, tokenizer_model=self.cfg.tokenizer_model)
 
     @property
     def _known_as(self) -> str:
@@ -390,10 +410,13 @@ class Deployment:
         if not separate:
             senses = rig.senses()
             stack.callback(senses.close)
-            builder = ObservationBuilder(self.contract, objects=senses.objects, eyes=senses.eyes)
+            builder = ObservationBuilder(
+                self.contract, objects=senses.objects, eyes=senses.eyes, words=self.words
+            )
             policy = self._chosen_policy(stack)
-            # A server is asked for every action: its chunks need not be those of the bundle.
-            horizon = 1 if self.cfg.policy_server else self.bundle.manifest.horizon
+            # A server's chunks need not be those of the bundle.
+            server = self.cfg.policy_server is not None
+            horizon = self.cfg.policy_horizon if server else self.bundle.manifest.horizon
             loop = PolicyLoop(line.control, builder, policy, period=self.period, horizon=horizon)
             return Loop(loop.tick, self.period, "policy")
         if rig.config is None:
@@ -411,6 +434,7 @@ class Deployment:
             limits=line.limits,
             learning=self.cfg.learning,
             hands_only=self.cfg.hands_only,
+            words=self.words,
         )
         self.policy_process = PolicyProcess(task)
         stack.callback(self.policy_process.close)
@@ -433,13 +457,19 @@ class Deployment:
             token=policy_token(),
             timeout=cfg.policy_timeout,
             names=read_names(cfg.policy_names),
-            extras={"prompt": cfg.policy_prompt} if cfg.policy_prompt else {},
+            prompt=self.prompt,
             gripper=cfg.policy_gripper,
             require_contract=not cfg.policy_foreign,
         )
         remote = RemotePolicy(self.contract, config)
         stack.callback(remote.close)
-        introduce(remote, self.contract, cfg.policy_timeout, self.talk.say)
+        introduce(
+            remote,
+            self.contract,
+            cfg.policy_timeout,
+            self.talk.say,
+            played=cfg.policy_horizon,
+        )
         return remote
 
     def _listen(self, line: _Line, endpoint: Endpoint, stack: ExitStack) -> None:
@@ -501,6 +531,8 @@ class Deployment:
     def _announce(self, line: _Line) -> None:
         say, limits, info, pace = self.talk.say, line.limits, line.info, self.contract.pace
         say(f"policy   {self.bundle.manifest.task}, bundle {self.bundle.digest[:8]}")
+        if self.prompt:
+            say(f"told     {self.prompt}")
         if self.cfg.chooser is not None:
             say(f"CAUTION  {self.cfg.chooser} chooses the actions, not the bundle's own policy")
         if self.cfg.operator_source is not None:
