@@ -262,7 +262,7 @@ def _write_arrays(path: Path, leaves: list[np.ndarray]) -> None:
     import orbax.checkpoint as ocp
 
     handler = ocp.PyTreeCheckpointHandler(use_compression=False)
-    with _quiet_orbax(), contextlib.closing(ocp.Checkpointer(handler)) as checkpointer:
+    with quiet_orbax(), contextlib.closing(ocp.Checkpointer(handler)) as checkpointer:
         tree = dict(_array_keys(leaves))
         checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(tree))
 
@@ -271,7 +271,7 @@ def _read_arrays(path: Path, specs: list[LeafSpec]) -> list[np.ndarray]:
     import orbax.checkpoint as ocp
 
     handler = ocp.PyTreeCheckpointHandler()
-    with _quiet_orbax(), contextlib.closing(ocp.Checkpointer(handler)) as checkpointer:
+    with quiet_orbax(), contextlib.closing(ocp.Checkpointer(handler)) as checkpointer:
         keys = [f"{i:05d}" for i, spec in enumerate(specs) if 0 not in spec["shape"]]
         args = {key: ocp.RestoreArgs(restore_type=np.ndarray) for key in keys}
         found = checkpointer.restore(
@@ -407,7 +407,8 @@ class _NoOrbax(logging.Filter):
 
 
 @contextlib.contextmanager
-def _quiet_orbax() -> Iterator[None]:
+def quiet_orbax() -> Iterator[None]:
+    """Keep orbax's own log lines off the console for as long as the block runs."""
     logger, drop = logging.getLogger("absl"), _NoOrbax()
     logger.addFilter(drop)
     try:
