@@ -140,7 +140,7 @@ def test_the_tree_is_that_of_openpis_class(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "atol"), [("pi0-float32", 1e-4), ("pi05-float32", 1e-4), ("pi05-bfloat16", 0.03)]
+    ("name", "atol"), [("pi0-float32", 1e-5), ("pi05-float32", 1e-5), ("pi05-bfloat16", 0.03)]
 )
 def test_actions_are_those_of_openpis_class(name: str, atol: float) -> None:
     """With one picture masked, one resized, one of bytes, and two prompts of unequal length."""
@@ -157,10 +157,10 @@ def test_what_is_masked_changes_nothing() -> None:
     want = sample(weights(name), obs, noise)
     hidden = obs.images[left].at[1].multiply(-1.0)
     tokens = jnp.where(obs.token_mask, obs.tokens, 7)
-    other = obs._replace(images=obs.images | {left: hidden}, tokens=tokens)
+    other = obs._replace(images={**obs.images, left: hidden}, tokens=tokens)
     for x, y in zip(sample(weights(name), other, noise), want, strict=True):
         np.testing.assert_array_equal(x, y)
-    shown = obs._replace(images=obs.images | {left: -obs.images[left]})
+    shown = obs._replace(images={**obs.images, left: -obs.images[left]})
     assert np.abs(sample(weights(name), shown, noise)[0] - want[0])[0].max() > 1e-3
 
 
@@ -186,7 +186,7 @@ def test_a_missing_camera_is_a_masked_one() -> None:
     config, params = replace(small(name), remat=False), weights(name)
     obs, x = seen()
     time = jnp.array([0.9, 0.3])
-    masked = obs._replace(present=obs.present | {CAMERAS[1]: jnp.array([False, False])})
+    masked = obs._replace(present={**obs.present, CAMERAS[1]: jnp.array([False, False])})
 
     def asked(config: VLAConfig) -> tuple[jax.Array, jax.Array]:
         net = FlowVLA(config)
@@ -223,9 +223,8 @@ def test_every_learned_parameter_has_a_gradient_and_no_frozen_one_is_among_them(
 
         return jax.grad(loss)(learned)
 
-    sizes = jax.tree.map(lambda g: float(jnp.abs(g).max()), gradient(learned, frozen, obs))
-    dead = [path for path, size in flatten_dict(sizes, sep="/").items() if not size > 0.0]
-    assert not dead
+    sizes = flatten_dict(gradient(learned, frozen, obs), sep="/")
+    assert [path for path, g in sizes.items() if not jnp.abs(jnp.asarray(g)).max() > 0.0] == []
 
 
 def test_fresh_parameters_of_the_tiny_policy() -> None:
@@ -250,7 +249,8 @@ def test_memory_is_said_in_bytes() -> None:
     assert use.cache == 2 * 968 * 18 * 2 * 256 * 2
     everything = memory_use(SIZES["pi05"], batch=2, learned_only=False)
     assert everything.optimizer == 2 * everything.parameters
-    assert str(use).startswith("18.611 GB (parameters 13.414")
+    assert str(use).startswith("18.61 GB (parameters 13.41 GB, gradients 1.72 GB")
+    assert str(use).endswith("cache 35.68 MB)")
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,12 @@ class MemoryUse:
 
     def __str__(self) -> str:
         parts = ("parameters", "gradients", "optimizer", "cache")
-        told = ", ".join(f"{part} {getattr(self, part) / 1e9:.3f}" for part in parts)
-        return f"{self.total / 1e9:.3f} GB ({told})"
+        told = ", ".join(f"{part} {_told(getattr(self, part))}" for part in parts)
+        return f"{_told(self.total)} ({told})"
+
+
+def _told(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
 
 
 def memory_use(config: VLAConfig, *, batch: int, learned_only: bool = True) -> MemoryUse:
