@@ -89,6 +89,10 @@ def _facts(scene: "Scene", task: "Task") -> Iterator[tuple[str, str]]:
     yield "action", _action(action)
     yield "observation", _observation(own)
     yield "without cameras also", _observation(known) or "nothing"
+    told = getattr(task, "instructions", None)
+    if told is not None:
+        yield "told", "; ".join(told.train)
+        yield "told in evaluations", "; ".join(told.held_out) or "the same"
     yield "cameras", ", ".join(camera.name for camera in spec.cameras) or "none"
     yield "reward", _said(task, "reward")
     yield "success", _said(task, "success")

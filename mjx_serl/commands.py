@@ -126,7 +126,8 @@ def pinned(cfg: TrainConfig) -> TrainConfig:
     Raises FileNotFoundError, and InputError where they do not fit.
     """
     cfg = _over_its_base(cfg)
-    return dataclasses.replace(cfg, pixels=cfg.pixels.pinned()).pinned_fit().pinned_classifier()
+    pins = {"pixels": cfg.pixels.pinned(), "tokenizer": cfg.tokenizer.pinned()}
+    return dataclasses.replace(cfg, **pins).pinned_fit().pinned_classifier()
 
 
 def _companions(cfg: TrainConfig) -> list[Companion]:

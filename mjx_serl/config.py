@@ -19,6 +19,7 @@ from mjx_serl.training.pair import Pair
 from mjx_serl.training.pair_from_actors import pair_from_actors
 from mjx_serl.training.trainer import METHODS, Trainer
 from scenes.contract.errors import InputError
+from scenes.contract.language import BYTES, TokenizerConfig
 from scenes.contract.operator import Device
 from scenes.contract.plugins import load_plugins
 from scenes.contract.ranges import (
@@ -160,6 +161,7 @@ class TrainConfig:
         seed: of everything random in the run.
         physics: native (C MuJoCo on CPU threads), mjx, warp, or auto for what fits the device.
         pixels: cameras; none by default.
+        tokenizer: of what the worlds of a task with instructions are told; no matter elsewhere.
         num_envs: worlds stepped together.
         total_env_steps: control steps of all worlds after which training ends.
         total_updates: gradient steps after which it ends, if that is sooner; None leaves it to the
@@ -195,6 +197,7 @@ class TrainConfig:
     robot_fit_digest: tyro.conf.Suppress[str] = later_field("")
     robot_fit_varies: bool = later_field(False)
     reward: RewardConfig = later_field(RewardConfig())
+    tokenizer: TokenizerConfig = later_field(BYTES)
     # Of any registered class. Without a prefix its options are --agent.lr, not --method.agent.lr.
     method: Annotated[Any, tyro.conf.arg(name="")] = open_field(METHODS, OffPolicyConfig)
     pilot: PilotConfig = later_field(PilotConfig())
@@ -245,7 +248,14 @@ class TrainConfig:
         physics = None if self.physics == "auto" else self.physics
         path = self.pinned_fit().robot_fit
         fit = load_robot_fit(path) if path is not None and self.robot_fit_varies else None
-        env = make_env(self.task, physics=physics, max_worlds=most, scene=with_fit(path), fit=fit)
+        env = make_env(
+            self.task,
+            physics=physics,
+            max_worlds=most,
+            scene=with_fit(path),
+            fit=fit,
+            tokenizer=self.tokenizer,
+        )
         judge = self.reward.build(env, self._classifier())
         observer = self.pixels.build(env, _frozen_encoder(self.pixels))
         return observer if judge is None else dataclasses.replace(observer, judge=judge)

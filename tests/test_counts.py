@@ -18,7 +18,7 @@ from mjx_serl.viewing.play import build_playable
 from robot_bridge.deploy.deployment import DeployConfig
 from robot_bridge.deploy.observe import observe
 from robot_bridge.deploy.rig import RigConfig
-from robot_bridge.deploy.serve import serve
+from robot_bridge.deploy.serve import ServeOptions
 from scenes.contract.command_line import BAD_INPUT
 from splat_render.assets import bake, pick_pairs
 
@@ -64,7 +64,7 @@ REFUSED = [
     (RigConfig, "fovy", 180.0, "above 0, below 180"),
     (RigConfig, "facing", math.nan, "finite"),
     (RigConfig, "size", (0, 480), "1 to 16384"),
-    (lambda **n: serve(NOWHERE, **n), "port", 70_000, "0 to 65535"),
+    (ServeOptions, "port", 70_000, "0 to 65535"),
 ]  # fmt: skip
 
 

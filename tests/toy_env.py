@@ -78,6 +78,7 @@ class ToyEnv:
     action_spec: ActionSpec = ACTION
     task: ToyTask = dataclasses.field(default_factory=ToyTask)
     variation: None = None
+    told: None = None
 
     def reset(self, key: jax.Array) -> ToyState:
         """Draw the start, the end and whether success comes too late."""

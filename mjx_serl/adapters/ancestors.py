@@ -15,7 +15,7 @@ from mjx_serl.adapters.interfaces import Ancestor, Number, Picture, Translation
 from mjx_serl.envs.control.kinematics import hinge_jacobian, rotation_vector, tool_quat
 from mjx_serl.envs.env import Env, EnvState
 from mjx_serl.envs.readings import object_position
-from mjx_serl.tasks.put_cube_on_plate import third_view
+from mjx_serl.tasks.put_cube_on_plate import SAID, third_view
 from scenes.contract.specs import CameraSpec
 from scenes.layouts import wrist_camera
 
@@ -310,6 +310,7 @@ _ENTRIES: tuple[Ancestor, ...] = (
         low=(*(-_GS_STEP,) * 6, -1.0),
         high=(*(_GS_STEP,) * 6, 1.0),
         translate=_maniskill_gs,
+        instruction=SAID.train[0],
         differences="numpy arrays of one world or of N; the declared limits of 0.1 m and 0.1 rad "
         "are enforced; turns are rotation vectors; the pictures' middle is the optical axis; the "
         "reward is 1 on success",

@@ -33,15 +33,15 @@ class BraxEnv(BraxBase):
     `info["valid"]` is 0 (do not learn from that step), and `metrics["invalid"]` 1.
 
     Args:
-        env: one world from `make_env`; raises ValueError where it observes images.
+        env: one world from `make_env`; raises ValueError where it observes images or words.
     """
 
     def __init__(self, env: Env) -> None:
-        images = [field.name for field in env.obs_spec.fields if len(field.shape) > 1]
-        if images:
+        others = [f.name for f in env.obs_spec.fields if len(f.shape) > 1 or f.kind == "tokens"]
+        if others:
             raise InputError(
-                f"BraxEnv makes one vector of an observation, but '{env.name}' observes {images}; "
-                "allowed are fields of one axis"
+                f"BraxEnv makes one vector of an observation, but '{env.name}' observes {others}; "
+                "allowed are numbers of one axis"
             )
         self.env = env
 

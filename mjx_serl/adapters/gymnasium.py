@@ -302,6 +302,11 @@ class _Play:
             raise RuntimeError(f"{wanted}() before reset(): call reset() first")
         return self.worlds
 
+    def told(self) -> list[str]:
+        """Return what each world is told in words; RuntimeError before the first reset."""
+        worlds = self.begun("get_language_instruction")
+        return self.program.interface.told(self.program.observer.env, worlds.state)
+
     def drawn_from(self, source: np.random.Generator) -> _Worlds | None:
         """Return the worlds to go on with; None where the user has set another generator since."""
         return self.worlds if source is self.source else None
@@ -384,6 +389,10 @@ class MjxSerlEnv(gymnasium.Env[HostObs, np.ndarray]):
         ends = bool(terminated[0]), bool(truncated[0])
         return _first(obs), float(reward[0]), *ends, _unbatched(info)
 
+    def get_language_instruction(self) -> str:
+        """Return what the world is told in words; InputError where that is nothing."""
+        return self._play.told()[0]
+
     def render(self) -> Any:
         """Return the view from the side, uint8 [H, W, 3]; None without a render_mode."""
         frames = self._play.render()
@@ -465,6 +474,10 @@ class MjxSerlVectorEnv(gymnasium.vector.VectorEnv[HostObs, np.ndarray, np.ndarra
         obs, reward, terminated, truncated, info = play.program.to_host(play.worlds)
         masked = _masked(info, np.ones(self.num_envs, bool))
         return obs, _doubled(reward), terminated, truncated, masked
+
+    def get_language_instruction(self) -> list[str]:
+        """Return what each world is told in words; InputError where that is nothing."""
+        return self._play.told()
 
     def render(self) -> tuple[UInt8[np.ndarray, "H W 3"], ...] | None:
         """Return each world's view from the side; None without a render_mode."""

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from mjx_serl.envs.env import Env, EnvState
 from mjx_serl.envs.observation import Observer
 from mjx_serl.types import Obs, PyTree
-from scenes.contract.errors import UnknownNameError
+from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.names import unknown_name
 from scenes.contract.specs import CameraSpec, ObsField, ObsSpec
 
@@ -50,6 +50,10 @@ class Interface(Protocol):
         """The task's own actions in worlds [N]."""
         ...
 
+    def told(self, env: Env, worlds: EnvState) -> list[str]:
+        """What worlds [N] are told in words; InputError where that is nothing."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class Own:
@@ -78,6 +82,15 @@ class Own:
         """The actions as they are."""
         del env, worlds
         return actions
+
+    def told(self, env: Env, worlds: EnvState) -> list[str]:
+        """The phrasing that each world has drawn."""
+        if env.told is None:
+            raise InputError(
+                f"The worlds of '{env.name}' are told nothing in words, allowed: a task with "
+                "instructions, for example franka/put_cube_on_plate_instructed"
+            )
+        return [env.told.texts[which] for which in np.asarray(worlds.told)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +146,7 @@ class Ancestor:
         translate: one of its actions into ours.
         steps: its time limit in control steps.
         success_name: of success in its `info`.
+        instruction: what it is told in words, always the same; "" nothing.
         differences: what is not as there, for a reader.
     """
 
@@ -149,6 +163,7 @@ class Ancestor:
     translate: Translation
     steps: int = 100
     success_name: str = "success"
+    instruction: str = ""
     differences: str
 
     def choose(self, options: Mapping[str, Any], allowed: set[str]) -> dict[str, Any]:
@@ -202,6 +217,13 @@ class Ancestor:
         """Its actions as ours, no longer than ours may be."""
         ours = jax.vmap(functools.partial(self.translate, env))(worlds, actions)
         return ours.clip(-1.0, 1.0)
+
+    def told(self, env: Env, worlds: EnvState) -> list[str]:
+        """Its one instruction, for each world."""
+        del env
+        if not self.instruction:
+            raise InputError(f"The worlds of {self.id} are told nothing in words")
+        return [self.instruction] * len(worlds.t)
 
     def _numbers(self, seen: bool) -> tuple[Number, ...]:
         return tuple(n for n in self.numbers if not (seen and n.privileged))

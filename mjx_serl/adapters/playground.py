@@ -100,6 +100,7 @@ class PlaygroundEnv:
         physics: by our name.
         solved: a metric of theirs and what it must reach.
         variation: nothing of ours is randomised.
+        told: nothing is told in words.
     """
 
     name: str
@@ -108,6 +109,7 @@ class PlaygroundEnv:
     physics: PlaygroundPhysics
     solved: tuple[str, float]
     variation: None = None
+    told: None = None
 
     @property
     def action_dim(self) -> int:

@@ -51,7 +51,7 @@ class Agent(Protocol):
         del state, obs, noise
         raise InputError(
             f"{type(self).__name__} does not explore by noise that an actor elsewhere could draw; "
-            "allowed: sac, hybrid"
+            "allowed: sac, hybrid, flow_bc"
         )
 
     def acting(self, state: AgentState) -> PyTree:

@@ -111,6 +111,10 @@ class FlowBC(OffPolicyAgent):
         noise = jnp.zeros(shape) if deterministic else jax.random.normal(key, shape)
         return chunk(self.carried(state, obs, noise), self.horizon)
 
+    def explore(self, state: FlowBCState, obs: Obs, noise: Float[Array, "N H A"]) -> Choice:
+        """The chunks that noise is carried to, given in place of a key."""
+        return chunk(self.carried(state, obs, noise.reshape(len(noise), -1)), self.horizon)
+
     def carried(
         self, state: FlowBCState, obs: Obs, noise: Float[Array, "B HA"]
     ) -> Float[Array, "B HA"]:

@@ -47,7 +47,13 @@ def main(
         from mjx_serl.run.simulated_arm import build_world
         from robot_bridge.deploy.rigs import sim_rig
 
-        world = build_world(bundle.manifest.task, contract, seed=seed, episodes=session.episodes)
+        world = build_world(
+            bundle.manifest.task,
+            contract,
+            seed=seed,
+            episodes=session.episodes,
+            tokenizer_model=session.tokenizer_model,
+        )
         if config.operator not in ("none", EXPERT):
             raise InputError(
                 f"--operator {config.operator} with the simulated arm, which goes faster than a "

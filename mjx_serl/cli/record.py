@@ -8,6 +8,7 @@ from mjx_serl.cli.task_help import with_tasks
 from mjx_serl.platform import prepare_platform, program_cache
 from scenes.contract.command_line import guarded, require_port
 from scenes.contract.errors import InputError
+from scenes.contract.language import BYTES, TokenizerConfig
 from scenes.contract.operator import Device
 from scenes.contract.plugins import load_plugins
 
@@ -25,6 +26,7 @@ def main(
     room: str | None = None,
     looks: tuple[Path, ...] = (),
     shadows: bool = False,
+    tokenizer: TokenizerConfig = BYTES,
     pilot: bool = False,
     device: Device = "page",
     port: int = 8011,
@@ -53,6 +55,7 @@ def main(
         room: wood or lab, or a file: a table, walls and things around.
         looks: .npz files of robot surfaces beyond the shipped ones.
         shadows: draw soft shadows on the table, as `--pixels.shadows` does in training.
+        tokenizer: of what the worlds of a task with instructions are told, as in training.
         pilot: serve a page on this machine, from which you drive.
         device: what you drive with beside the page's keys, sticks and gamepad.
         port: of the page; one of the next nine if it is taken.
@@ -81,6 +84,8 @@ def main(
 
         if noise is not None:
             raise InputError("--noise is the scripted expert's: leave it out with --pilot")
+        if tokenizer != BYTES:
+            raise InputError(f"--pilot with --tokenizer {tokenizer.name}, allowed: as it is given")
         require_port(port)
         count = record_by_hand(
             task,
@@ -97,7 +102,8 @@ def main(
         return 0
     if classifier_frames is not None:
         raise InputError("--classifier-frames takes a person who marks them: add --pilot")
-    steps = record_scripted(task, out, episodes=episodes, noise=noise, seed=seed, pixels=pixels)
+    how = {"noise": noise, "seed": seed, "pixels": pixels, "tokenizer": tokenizer}
+    steps = record_scripted(task, out, episodes=episodes, **how)
     print(f"{out}: {episodes} episodes, {steps} steps of {task}")
     return 0
 

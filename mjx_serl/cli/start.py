@@ -62,6 +62,9 @@ COMMANDS = {
     "sweep": Command("mjx_serl.sweep.__main__", "many runs of train from one file"),
     "compare": Command("mjx_serl.compare", "runs side by side: table and picture"),
     "export": Command("mjx_serl.export.__main__", "make a run's bundle for a robot"),
+    "serve": Command(
+        "mjx_serl.cli.serve", "let openpi clients ask a run's policy", own_signals=True
+    ),
     "pretrain": Command("mjx_serl.pretraining.__main__", "train a frozen image encoder"),
     "classifier": Command("mjx_serl.classifier", "train a classifier of success, or test one"),
     "bridge": Command(

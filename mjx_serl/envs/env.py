@@ -14,6 +14,7 @@ from mjx_serl.envs.control.controller import Command, Controller, followed
 from mjx_serl.envs.control.registry import build_controller
 from mjx_serl.envs.encoder_bias import measured
 from mjx_serl.envs.fit_variation import fit_latency, fit_terms
+from mjx_serl.envs.instructions import Instructions, Told, build_told
 from mjx_serl.envs.physics.protocol import Physics, SimState, VariedPhysics
 from mjx_serl.envs.physics.registry import PHYSICS, default_physics
 from mjx_serl.envs.randomization import Drawn
@@ -28,6 +29,7 @@ from mjx_serl.envs.variation import (
 from mjx_serl.types import Metrics, Obs, PRNGKey, PyTree
 from scenes.build import Scene, SceneSource, build_scene
 from scenes.contract.errors import InputError
+from scenes.contract.language import BYTES, TokenizerConfig
 from scenes.contract.robot_fit import RobotFit
 from scenes.contract.specs import ActionSpec, ObsSpec
 from scenes.specs import SceneSpec
@@ -53,6 +55,7 @@ class EnvState:
         metrics: unscaled terms of the reward.
         varied: `Varied`, what the world has drawn and what is on its way; () where the task
             randomises nothing.
+        told: which of its `Env.told.texts` it is told; () where the task says nothing in words.
     """
 
     carry: PyTree
@@ -68,6 +71,7 @@ class EnvState:
     t: Int[Array, "*n"]
     metrics: Metrics
     varied: PyTree = ()
+    told: PyTree = ()
 
 
 def lost(after: EnvState) -> Bool[Array, " N"]:
@@ -89,6 +93,7 @@ class Env:
         controller: makes controls of actions.
         task: starts, observations, rewards and ends.
         variation: what the task randomises; None where that is nothing.
+        told: what its worlds are told in words; None where that is nothing.
     """
 
     name: str
@@ -97,6 +102,7 @@ class Env:
     controller: Controller
     task: Task
     variation: Variation | None = None
+    told: Told | None = None
 
     @property
     def action_dim(self) -> int:
@@ -111,7 +117,14 @@ class Env:
     @property
     def obs_spec(self) -> ObsSpec:
         """Names, shapes and units of the observation."""
-        return self.task.obs_spec
+        if self.told is None:
+            return self.task.obs_spec
+        return ObsSpec(fields=(*self.task.obs_spec.fields, self.told.field))
+
+    @property
+    def held_out(self) -> "Env":
+        """The same worlds, told what nobody is trained with."""
+        return self if self.told is None else dataclasses.replace(self, told=self.told.held_out)
 
     @property
     def ctrl_dt(self) -> float:
@@ -157,12 +170,13 @@ class Env:
         obs, varied = self._look(sim, command, task_state, drawn), ()
         if self.variation is not None and drawn is not None:
             obs, varied = self.variation.begin(key, drawn, obs=obs, command=command, sim=sim)
+        told = () if self.told is None else self.told.draw(key)
         return EnvState(
             carry=carry,
             sim=sim,
             command=command,
             task_state=task_state,
-            obs=obs,
+            obs=self._with_words(obs, told),
             reward=jnp.zeros(()),
             terminated=jnp.zeros((), bool),
             truncated=jnp.zeros((), bool),
@@ -171,7 +185,12 @@ class Env:
             t=jnp.zeros((), jnp.int32),
             metrics=jax.tree.map(jnp.zeros_like, terms),
             varied=varied,
+            told=told,
         )
+
+    def _with_words(self, obs: Obs, told: PyTree) -> Obs:
+        """The observation with what the world is told; words come neither late nor noisy."""
+        return obs if self.told is None else obs | self.told.observe(told)
 
     def _placed(
         self, qpos: Float[Array, " nq"], task_state: TaskState, drawn: Drawn
@@ -206,7 +225,8 @@ class Env:
     def carry_on(self, state: EnvState, key: PRNGKey) -> EnvState:
         """Begin an episode where the last one ended: what moved stays where it is.
 
-        A task that draws a goal or remembers the start says so in `resume(sim, last, key)`.
+        A task that draws a goal or remembers the start says so in `resume(sim, last, key)`. What
+        it is told is drawn anew.
         """
         resume = getattr(self.task, "resume", None)
         last = state.task_state
@@ -218,10 +238,12 @@ class Env:
         obs = self._look(sim, state.command, task_state, drawn)
         if self.variation is not None:
             obs, varied = self.variation.observe(varied, obs, sim, state.t)
+        told = () if self.told is None else self.told.draw(key)
         return state.replace(
             sim=sim,
             task_state=task_state,
-            obs=obs,
+            told=told,
+            obs=self._with_words(obs, told),
             varied=varied,
             reward=jnp.zeros(()),
             terminated=no,
@@ -332,7 +354,7 @@ class Env:
             sim=sim,
             command=command,
             task_state=task_state,
-            obs=obs,
+            obs=self._with_words(obs, state.told),
             reward=reward,
             terminated=terminated,
             truncated=(t >= self.task.episode_steps) & ~terminated,
@@ -372,6 +394,7 @@ def make_env(
     max_worlds: int = 1,
     scene: Callable[[SceneSpec | SceneSource], SceneSpec] | None = None,
     fit: RobotFit | None = None,
+    tokenizer: TokenizerConfig = BYTES,
 ) -> Env:
     """Return one world of a registered task.
 
@@ -380,7 +403,7 @@ def make_env(
         physics: "native", "mjx" or "warp"; None picks native on a CPU, MJX on an accelerator.
         max_worlds: the most worlds that will be stepped at once (sizes Warp's contact buffers).
         scene: changes the task's, for example `scenes.fitted.fitted_scene` of a fit.
-        fit: as of `build_env`.
+        fit, tokenizer: as of `build_env`.
     """
     factory = TASKS[name]
     whole: Callable[..., Env] | None = getattr(factory, "whole_env", None)
@@ -391,7 +414,9 @@ def make_env(
         return whole(name, physics=physics, max_worlds=max_worlds)
     if scene is not None:
         factory = TaskIn(factory, scene(factory.scene()))
-    return build_env(factory, name=name, physics=physics, max_worlds=max_worlds, fit=fit)
+    return build_env(
+        factory, name=name, physics=physics, max_worlds=max_worlds, fit=fit, tokenizer=tokenizer
+    )
 
 
 def build_env(
@@ -401,6 +426,7 @@ def build_env(
     physics: str | None = None,
     max_worlds: int = 1,
     fit: RobotFit | None = None,
+    tokenizer: TokenizerConfig = BYTES,
 ) -> Env:
     """Build a task that need not be registered, for example one in a scene of the user's own.
 
@@ -410,18 +436,21 @@ def build_env(
         physics, max_worlds: as of `make_env`.
         fit: each world draws an arm from its intervals and gets actions as late as it says, beside
             what the task randomises.
+        tokenizer: of the words of a task that has any.
 
     Raises ValueError where JAX is set to something that no world works under.
     """
     _require_plain_jax()
     scene = build_scene(factory.scene())
     task = factory.build(scene)
+    instructions: Instructions | None = getattr(task, "instructions", None)
     env = Env(
         name=name,
         scene=scene,
         physics=PHYSICS[physics or default_physics()](scene.model, max_worlds),
         controller=build_controller(task.control, scene),
         task=task,
+        told=None if instructions is None else build_told(instructions, tokenizer),
     )
     terms: Sequence[Randomize] = getattr(task, "randomize", ())
     latency: Latency = getattr(task, "latency", ON_TIME)

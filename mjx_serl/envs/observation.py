@@ -416,6 +416,7 @@ class Observer:
             stack=self.stack,
             depth=0.0 if cameras is None else cameras.config.depth,
             parts=getattr(env.task, "parts", ()),
+            language=None if env.told is None else env.told.language,
         )
 
     def looks(self, key: PRNGKey, num: int) -> PyTree:

@@ -29,10 +29,11 @@ class Task(Protocol):
     nothing before it is solved, which a run without demonstrations warns of. One lists what differs
     between worlds in `randomize`, `noise` and `latency` (`mjx_serl.envs.randomize`), and says in
     `raised(task_state, rise)` what changes where objects, by name, lie higher [m] than `sample` put
-    them. Five more are asked for where a task has them: `resume(sim, last, key)`, the task state
+    them. Six more are asked for where a task has them: `resume(sim, last, key)`, the task state
     of an episode that goes on where one ended whose task state was `last`; `markers(sim,
     task_state)`, where the scene's markers are (`Markers`); `expert_noise` [m], where the expert
-    must not be disturbed by `EXPERT_NOISE`; `stages(sim, command, task_state)`, flags of what is
+    must not be disturbed by `EXPERT_NOISE`; `instructions`, what its worlds are told in words
+    (`mjx_serl.envs.instructions`); `stages(sim, command, task_state)`, flags of what is
     reached in order, the last of them success, named by `stage_names`; and `plausible(sim,
     command, task_state)`, whether what the arm itself can measure speaks for success, against
     which a classifier's verdict is held.

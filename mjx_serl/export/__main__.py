@@ -13,18 +13,25 @@ from mjx_serl.platform import needs_mjx, prepare_platform, program_cache
 from scenes.contract.command_line import guarded
 
 
-def main(run: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path | None] = None, /) -> int:
+def main(
+    run: tyro.conf.Positional[Path],
+    out: tyro.conf.Positional[Path | None] = None,
+    /,
+    noise: tyro.conf.FlagCreatePairsOff[bool] = False,
+) -> int:
     """Export the latest good checkpoint of a run.
 
     Args:
         run: the run folder.
         out: the folder to make; by default `bundle` in the run folder.
+        noise: with what the policy does from noise that is given (explore.onnx), by which clients
+            of `serve` may steer it.
     """
     prepare_platform(mjx_on_cpu=needs_mjx(run=run), cache_dir=program_cache())
     # JAX must start after the platform is prepared.
     from mjx_serl.export.export_run import export
 
-    export(run, out)
+    export(run, out, noise=noise)
     return 0
 
 

@@ -5,6 +5,7 @@ the code that will run it on hardware while the physics is still the one it was 
 """
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ from mjx_serl.training.evaluate import ON_DEMAND, stream_key
 from mjx_serl.types import PRNGKey, PyTree
 from scenes.build import Scene
 from scenes.contract.errors import InputError
+from scenes.contract.language import BYTES
 from scenes.contract.policy_contract import Contract
 from scenes.contract.ranges import require_episodes, require_seed
 from scenes.contract.serialize import digest
@@ -246,11 +248,19 @@ class SimulatedArm:
         return bool(self._success(*args)), bool(self._terminated(*args))
 
 
-def build_world(task: str, contract: Contract, *, seed: int, episodes: int) -> SimulatedArm:
+def build_world(
+    task: str,
+    contract: Contract,
+    *,
+    seed: int,
+    episodes: int,
+    tokenizer_model: Path | None = None,
+) -> SimulatedArm:
     """Build the world that a policy was trained in; KeyError for a task that is not registered.
 
-    Raises ValueError where this version's task is no longer what the contract says, or for a
-    number out of range.
+    Where the policy has a tokenizer with a file, that is `tokenizer_model` on this machine. Raises
+    ValueError where this version's task is no longer what the contract says, or for a number out of
+    range.
     """
     require_seed(seed)
     require_episodes(episodes)
@@ -272,9 +282,13 @@ def build_world(task: str, contract: Contract, *, seed: int, episodes: int) -> S
             "does not hold the files: evaluate or play its run instead"
         )
     # A policy that was trained with a fit has its numbers in the contract's robot.
-    observer = pixels.build(
-        make_env(task, scene=lambda spec: with_dynamics_of(spec, contract.robot))
+    words = BYTES if contract.language is None else contract.language.tokenizer
+    env = make_env(
+        task,
+        scene=lambda spec: with_dynamics_of(spec, contract.robot),
+        tokenizer=dataclasses.replace(words, model=tokenizer_model),
     )
+    observer = pixels.build(env)
     if digest(observer.contract) != digest(contract):
         raise InputError(
             f"Task '{task}' is not what this policy was trained in: the contracts differ. "

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mjx_serl.envs.control.controller import Command, ControlConfig
+from mjx_serl.envs.instructions import Instructions
 from mjx_serl.envs.physics.protocol import SimState
 from mjx_serl.envs.task import TASKS
 from mjx_serl.tasks.experts import Carry
@@ -52,6 +53,7 @@ class PutCubeOnPlateConfig(PickCubeConfig):
         near: largest distance of the middles along the table [m].
         height: largest height of the cube's middle above the plate's [m].
         released: whether it counts only with the fingers off the cube.
+        instructions: what worlds are told in words; None tells them nothing.
     """
 
     plate_low: tuple[float, float] = (0.40, 0.0)
@@ -60,6 +62,7 @@ class PutCubeOnPlateConfig(PickCubeConfig):
     near: float = 0.07
     height: float = 0.07
     released: bool = False
+    instructions: Instructions | None = None
 
     def scene(self) -> SceneSpec:
         """FR3, cube, plate and the camera beside the arm."""
@@ -124,6 +127,11 @@ class PutCubeOnPlate(PickCube):
     obs_spec: ObsSpec = OBS_PLATE
     other: str = "plate"
 
+    @property
+    def instructions(self) -> Instructions | None:
+        """What worlds are told."""
+        return self.config.instructions
+
     def sample(self, key: PRNGKey) -> tuple[Float[Array, " nq"], PickState]:
         """Arm about home, cube and plate each in its box."""
         qpos, state = super().sample(key)
@@ -185,5 +193,26 @@ PUT = PutCubeOnPlateConfig(
     control=ControlConfig(rate=10.0, inner_rate=40.0, scale=0.1, turn_scale=0.1),
 )
 
+# The first is theirs, which they never vary; the others are ours.
+SAID = Instructions(
+    train=(
+        "pick up the cube and put it on the plate",
+        "put the cube on the plate",
+        "place the cube on the plate",
+        "pick the cube up and place it on the plate",
+        "grasp the cube and set it down on the plate",
+        "move the cube onto the plate",
+        "take the cube and put it onto the plate",
+        "the cube should be on the plate",
+    ),
+    held_out=(
+        "set the cube on the plate",
+        "lift the cube and lay it on the plate",
+        "bring the cube to the plate",
+        "could you put that cube onto the plate please",
+    ),
+)
+
 TASKS.register("franka/put_cube_on_plate")(PUT)
 TASKS.register("franka/put_cube_on_plate_released")(dataclasses.replace(PUT, released=True))
+TASKS.register("franka/put_cube_on_plate_instructed")(dataclasses.replace(PUT, instructions=SAID))

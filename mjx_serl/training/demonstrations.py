@@ -179,7 +179,11 @@ def demo_contract(observer: Observer, *, states: bool = False) -> DemoContract:
     """
     env = observer.env
     contract = DemoContract.of(
-        env.name, observer.stored_spec, env.action_spec, episode_steps=env.task.episode_steps
+        env.name,
+        observer.stored_spec,
+        env.action_spec,
+        episode_steps=env.task.episode_steps,
+        language=None if env.told is None else env.told.language,
     )
     if not states:
         return contract

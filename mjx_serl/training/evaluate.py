@@ -1,5 +1,7 @@
 """Success of a policy on episodes it was not trained on."""
 
+import dataclasses
+
 import jax
 
 from mjx_serl.envs.env import EnvState
@@ -23,11 +25,20 @@ def evaluate(
 ) -> EpisodeResult:
     """Return how one episode goes in each of `episodes` fresh worlds.
 
-    `horizon` is that of the policy's actions (`play_episodes`).
+    Where worlds are told what to do, it is in words that nobody was trained with, if the task has
+    such. `horizon` is that of the policy's actions (`play_episodes`).
     """
+    observer = with_unseen_words(observer)
 
     def act(worlds: EnvState, pictures: Obs, key: PRNGKey) -> Actions:
         return policy(observer.observe(worlds, pictures), key)
 
     keys = episode_keys(key, episodes=episodes, steps=observer.env.task.episode_steps)
     return play_episodes(observer, act, keys, horizon=horizon)[0]
+
+
+def with_unseen_words(observer: Observer) -> Observer:
+    """Return it with worlds that are told what to do in words held out of training."""
+    if observer.env.told is None:
+        return observer
+    return dataclasses.replace(observer, env=observer.env.held_out)

@@ -16,6 +16,7 @@ from mjx_serl.envs.randomization import Drawn
 from mjx_serl.envs.randomize import ON_TIME, Delay, Latency, Randomize
 from mjx_serl.envs.selectors import GRIPPER, TABLE
 from mjx_serl.training.episodes import EpisodeKeys, EpisodeResult, episode_keys, play_episodes
+from mjx_serl.training.evaluate import with_unseen_words
 from mjx_serl.training.policies import Policy
 from mjx_serl.types import Actions, Obs, PRNGKey
 from scenes.build import Scene
@@ -100,7 +101,7 @@ def play_grid(
     `horizon` is that of the policy's actions (`play_episodes`).
     """
     count = len(grid.cells)
-    own = dataclasses.replace(observer, env=grid.env)
+    own = with_unseen_words(dataclasses.replace(observer, env=grid.env))
     keys = episode_keys(key, episodes=episodes, steps=grid.env.task.episode_steps)
     numbers = jnp.repeat(_numbers(grid), episodes, axis=0)
     keys = EpisodeKeys(

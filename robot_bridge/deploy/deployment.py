@@ -55,7 +55,7 @@ from robot_bridge.operators.operator_loop import POLL_PERIOD, OperatorLoop
 from robot_bridge.operators.page import PageOperator
 from robot_bridge.policy.bundle import Bundle, stacking
 from robot_bridge.policy.fit import connected_robot
-from robot_bridge.policy.observation import ObservationBuilder
+from robot_bridge.policy.observation import ObservationBuilder, Words
 from robot_bridge.policy.policy import Policy, Standing
 from robot_bridge.policy.policy_loop import PolicyLoop
 from robot_bridge.reasons import Reason
@@ -78,11 +78,13 @@ class DeployConfig:
     Attributes:
         episodes: how many.
         seconds: time limit of an episode [s]; None is the contract's.
+        prompt: what a policy that reads words is to do, also one behind a policy-server; without it
+            what its contract says.
+        tokenizer_model: file of the policy's tokenizer, where that has one.
         policy_server: URI of an openpi server (ws:// or wss://) that chooses the actions in place
             of the bundle's own policy; a token is read from MJX_SERL_POLICY_TOKEN.
         policy_names: OURS=THEIRS for each observation that the server calls otherwise, for example
             front=observation/image.
-        policy_prompt: sent to the server with each observation, where it is one of words.
         policy_timeout: of an answer of the server [s].
         policy_gripper: its actions' gripper: same as ours (1 closes, -1 opens, 0 keeps), unit
             (0 open, 1 closed), or opposite (1 open, -1 closed).
@@ -111,9 +113,10 @@ class DeployConfig:
 
     episodes: int = ranged(1, least=1, most=MOST_EPISODES)
     seconds: float | None = ranged(None, above=0, most=3600)
+    prompt: str = ""
+    tokenizer_model: Path | None = None
     policy_server: str | None = None
     policy_names: tuple[str, ...] = ()
-    policy_prompt: str = ""
     policy_timeout: float = ranged(0.15, above=0, most=60)
     policy_gripper: GripperConvention = "same"
     policy_foreign: bool = False
@@ -358,6 +361,7 @@ class Deployment:
             task=self.bundle.manifest.task,
             started=self.rig.clock.wall(),
             versions=running_versions(),
+            prompt=self.prompt,
         )
         recorder = Recorder(new_session(self.cfg.record, info.robot), header, clock=self.rig.clock)
         stack.callback(recorder.close)
@@ -370,6 +374,19 @@ class Deployment:
         operator = self.cfg.operator_source
         own = self.cfg.chooser or self._identity(limits)
         return (own,) if operator is None else (own, operator)
+
+    @property
+    def prompt(self) -> str:
+        """What the policy is told in words; "" where nothing is told."""
+        language = self.contract.language
+        return self.cfg.prompt or ("" if language is None else language.instruction)
+
+    @property
+    def words(self) -> Words:
+        """What is observed of it here; a server of another policy reads the text itself."""
+        elsewhere = self.cfg.policy_server is not None and self.contract.language is None
+        prompt = "" if elsewhere else self.cfg.prompt
+        return Words(prompt=prompt, tokenizer_model=self.cfg.tokenizer_model)
 
     @property
     def _known_as(self) -> str:
@@ -390,7 +407,9 @@ class Deployment:
         if not separate:
             senses = rig.senses()
             stack.callback(senses.close)
-            builder = ObservationBuilder(self.contract, objects=senses.objects, eyes=senses.eyes)
+            builder = ObservationBuilder(
+                self.contract, objects=senses.objects, eyes=senses.eyes, words=self.words
+            )
             policy = self._chosen_policy(stack)
             # A server is asked for every action: its chunks need not be those of the bundle.
             horizon = 1 if self.cfg.policy_server else self.bundle.manifest.horizon
@@ -411,6 +430,7 @@ class Deployment:
             limits=line.limits,
             learning=self.cfg.learning,
             hands_only=self.cfg.hands_only,
+            words=self.words,
         )
         self.policy_process = PolicyProcess(task)
         stack.callback(self.policy_process.close)
@@ -433,7 +453,7 @@ class Deployment:
             token=policy_token(),
             timeout=cfg.policy_timeout,
             names=read_names(cfg.policy_names),
-            extras={"prompt": cfg.policy_prompt} if cfg.policy_prompt else {},
+            prompt=self.prompt,
             gripper=cfg.policy_gripper,
             require_contract=not cfg.policy_foreign,
         )
@@ -501,6 +521,8 @@ class Deployment:
     def _announce(self, line: _Line) -> None:
         say, limits, info, pace = self.talk.say, line.limits, line.info, self.contract.pace
         say(f"policy   {self.bundle.manifest.task}, bundle {self.bundle.digest[:8]}")
+        if self.prompt:
+            say(f"told     {self.prompt}")
         if self.cfg.chooser is not None:
             say(f"CAUTION  {self.cfg.chooser} chooses the actions, not the bundle's own policy")
         if self.cfg.operator_source is not None:

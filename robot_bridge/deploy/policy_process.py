@@ -23,7 +23,7 @@ from robot_bridge.learning.link import LearningConfig, Refresher
 from robot_bridge.network.client import BridgeClient, RemotePolicySide
 from robot_bridge.network.endpoints import Endpoint
 from robot_bridge.policy.bundle import Bundle, load_bundle, stacking
-from robot_bridge.policy.observation import ObservationBuilder
+from robot_bridge.policy.observation import ObservationBuilder, Words
 from robot_bridge.policy.policy import Policy, Standing
 from robot_bridge.policy.policy_loop import PolicyLoop
 from robot_bridge.safety.limits import Limits
@@ -47,6 +47,7 @@ class PolicyTask:
         limits: the control loop's, which checks them again.
         learning: of whose learner it takes newer parameters.
         hands_only: it wants nothing.
+        words: what the policy is told.
     """
 
     bundle: str
@@ -57,6 +58,7 @@ class PolicyTask:
     limits: Limits
     learning: LearningConfig = field(default_factory=LearningConfig)
     hands_only: bool = False
+    words: Words = field(default_factory=Words)
 
 
 class PolicyProcessError(RuntimeError):
@@ -151,7 +153,9 @@ def main() -> int:
             endpoint, name=PROCESS, want=("policy",), contract=digest(contract), ticket=task.ticket
         )
         stack.enter_context(closing(client))
-        builder = ObservationBuilder(contract, objects=senses.objects, eyes=senses.eyes)
+        builder = ObservationBuilder(
+            contract, objects=senses.objects, eyes=senses.eyes, words=task.words
+        )
         side = RemotePolicySide(client, task.limits, clock)
         horizon = bundle.manifest.horizon
         policy = stack.enter_context(_policy(task, bundle))

@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.network.codec import CodecError
-from robot_bridge.openpi.wire import MAX_BYTES, pack, unpack
+from robot_bridge.openpi.wire import MAX_BYTES, PROMPT, pack, unpack
 from robot_bridge.policy.observation import Obs
 from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.extras import require
+from scenes.contract.manifest import NOISE_INPUT
 from scenes.contract.names import unknown_name
 from scenes.contract.policy_contract import Contract
 from scenes.contract.serialize import digest
@@ -60,7 +61,8 @@ class RemotePolicyConfig:
         tls: for wss:// with a certificate of one's own.
         timeout: of one `act` [s].
         names: the server's names by ours, the rest are the same.
-        extras: sent along as they are, for example {"prompt": "pick the cube"}.
+        prompt: what is to be done, sent along in words: the server makes its own numbers of them.
+            "" says what the contract says, if anything.
         gripper: of the server's actions: "same" is ours, added to the closure (1 closes, -1 opens,
             0 keeps); "unit" is 0 open to 1 closed, as DROID's; "opposite" is 1 open, -1 closed.
         require_contract: False for servers of openpi's own, which do not tell what they were
@@ -72,7 +74,7 @@ class RemotePolicyConfig:
     tls: ssl.SSLContext | None = field(default=None, repr=False)
     timeout: float = 0.15
     names: Mapping[str, str] = field(default_factory=dict)
-    extras: Mapping[str, Any] = field(default_factory=dict)
+    prompt: str = ""
     gripper: GripperConvention = "same"
     require_contract: bool = True
 
@@ -119,6 +121,8 @@ class RemotePolicy:
         self._sync = require("websockets.sync.client", "bridge")
         self._contract, self._config = contract, config
         self._digest = digest(contract)
+        self._words = prompt_of(contract, config.prompt)
+        self._told = {f.name for f in contract.obs.of_kind("tokens")}
         unknown = [name for name in config.names if name not in contract.obs.names]
         if unknown:
             raise UnknownNameError(unknown_name("observation", unknown[0], contract.obs.names))
@@ -134,9 +138,22 @@ class RemotePolicy:
     def reset(self) -> None:
         """Do nothing: the protocol has no such message, and served policies carry no state."""
 
-    def act(self, obs: Obs) -> NDArray[np.floating]:
-        """Return actions [H, A]; RemotePolicyError, within `timeout`, where there are none."""
-        return self._asked(obs, self._config.timeout)
+    @property
+    def noise_shape(self) -> tuple[int, int] | None:
+        """Of the noise [H, A] by which its server lets it be steered; None where it does not."""
+        told = self.metadata.get(NOISE_INPUT)
+        shape = told.get("shape") if isinstance(told, dict) else None
+        if not (isinstance(shape, list) and [type(n) for n in shape] == [int, int]):
+            return None
+        return shape[0], shape[1]
+
+    def act(self, obs: Obs, *, noise: NDArray[np.floating] | None = None) -> NDArray[np.floating]:
+        """Return actions [H, A]; RemotePolicyError, within `timeout`, where there are none.
+
+        `noise` of `noise_shape` is what the policy starts from, in place of its own; it is refused
+        by a server that does not say that it takes any.
+        """
+        return self._asked(obs, self._config.timeout, noise)
 
     def handshake(self, *, seconds: float = 60.0) -> Handshake:
         """Connect, and ask twice, with an observation of zeros, before anything depends on it.
@@ -162,14 +179,23 @@ class RemotePolicy:
             )
         return Handshake(horizon=len(actions), seconds=took, largest=float(np.abs(actions).max()))
 
-    def _asked(self, obs: Obs, timeout: float) -> NDArray[np.floating]:
+    def _asked(
+        self, obs: Obs, timeout: float, noise: NDArray[np.floating] | None = None
+    ) -> NDArray[np.floating]:
         if not self._connected.is_set():
             raise RemotePolicyError(f"No policy at {self._config.uri}: {self._why}")
+        if noise is not None and noise.shape != self.noise_shape:
+            allowed = self.noise_shape or "none, its policy cannot be steered"
+            raise RemotePolicyError(f"Noise {noise.shape} for the server, allowed: {allowed}")
         if not self._busy.acquire(blocking=False):
             raise RemotePolicyTimeout("The server has not answered the last observation yet")
-        named = {self._config.names.get(name, name): value for name, value in obs.items()}
+        named = {
+            self._config.names.get(name, name): value
+            for name, value in obs.items()
+            if name not in self._told
+        }
         try:
-            data = pack({**named, **self._config.extras})
+            data = pack(named | self._words | ({} if noise is None else {NOISE_INPUT: noise}))
         except CodecError:
             self._busy.release()
             raise
@@ -293,6 +319,12 @@ class RemotePolicy:
         ours = actions.copy()
         ours[:, names.index(GRIPPER)] = factor * ours[:, names.index(GRIPPER)] + offset
         return ours
+
+
+def prompt_of(contract: Contract, text: str) -> dict[str, str]:
+    """What is sent of words: a text, or what the contract says; {} where there is neither."""
+    said = text or ("" if contract.language is None else contract.language.instruction)
+    return {PROMPT: said} if said else {}
 
 
 def _frame(data: str | bytes) -> bytes:

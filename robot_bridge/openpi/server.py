@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -27,17 +27,15 @@ from numpy.typing import NDArray
 
 from robot_bridge.network.codec import CodecError
 from robot_bridge.network.endpoints import UnsafeBindError, is_loopback
+from robot_bridge.openpi.requests import Requests, metadata
 from robot_bridge.openpi.wire import MAX_BYTES, pack, unpack
 from robot_bridge.policy.observation import Obs
 from robot_bridge.policy.policy import Policy
 from scenes.contract.errors import InputError
 from scenes.contract.extras import require
-from scenes.contract.names import unknown_name
 from scenes.contract.policy_contract import Contract
-from scenes.contract.serialize import digest
 
 _LOG = logging.getLogger(__name__)
-_PROMPT = "prompt"  # openpi's clients always send one; our policies have no language
 _INTERNAL_ERROR = 1011  # RFC 6455, 7.4.1
 _TRY_AGAIN = 1013  # IANA's registry of close codes
 _PATH = re.compile(r"(?<![\w.~-])(?:/[\w.+@~-]+)+/([\w.+@~-]+)")
@@ -49,6 +47,20 @@ class BatchPolicy(Protocol):
 
     def act_batch(self, obs: Sequence[Obs]) -> Sequence[NDArray[np.floating]]:
         """Return actions [H, A] for each observation."""
+        ...
+
+
+@runtime_checkable
+class SteeredPolicy(Protocol):
+    """A policy that carries noise to actions, as flows do.
+
+    Where a client has chosen the noise (DSRL does), it is in the observation as `NOISE_INPUT`;
+    where not, the policy does what it does of its own.
+    """
+
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """Of the noise [H, A], standard normal in training."""
         ...
 
 
@@ -69,6 +81,8 @@ class PolicyServerConfig:
         max_batch: observations.
         batch_window: for how long a batch is collected once its first observation has come [s].
         renamed: our names by the client's, for example {"observation/image": "front"}.
+        tokenizer_model: file of the policy's tokenizer, where that has one.
+        horizon: actions of an answer, which clients are told; None tells them nothing.
     """
 
     host: str = "127.0.0.1"
@@ -81,6 +95,8 @@ class PolicyServerConfig:
     max_batch: int = 16
     batch_window: float = 0.002
     renamed: Mapping[str, str] = field(default_factory=dict)
+    tokenizer_model: Path | None = None
+    horizon: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +141,15 @@ class PolicyServer:
         self._websockets = require("websockets", "bridge")
         self._serving = require("websockets.asyncio.server", "bridge")
         self._policy, self._contract = policy, contract
-        self._metadata = pack(metadata(contract))
-        self._specs = {f.name: f for f in contract.obs.fields}
+        noise = policy.noise_shape if isinstance(policy, SteeredPolicy) else None
+        self._requests = Requests(
+            contract,
+            renamed=self._config.renamed,
+            tokenizer_model=self._config.tokenizer_model,
+            noise=noise,
+        )
+        told = metadata(contract, horizon=self._config.horizon, noise=noise)
+        self._metadata = pack(told)
         self._clients: dict[Any, _Client] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self.batches: dict[int, int] = {}
@@ -243,7 +266,7 @@ class PolicyServer:
     async def _reply(self, data: str | bytes, total: float | None) -> bytes:
         if isinstance(data, str):
             raise CodecError("Frame: got text, allowed: msgpack")
-        obs = self._observation(unpack(data))
+        obs = self._requests.read(unpack(data))
         answer: asyncio.Future[Any] = self._loop.create_future()
         await self._queue.put(_Request(obs, answer))
         actions, seconds = await answer
@@ -252,29 +275,6 @@ class PolicyServer:
         return pack(
             {"actions": np.asarray(actions), "policy_timing": took, "server_timing": timing}
         )
-
-    def _observation(self, sent: Any) -> Obs:
-        """Check what a client sent against the contract, under our names."""
-        flat = {self._config.renamed.get(name, name): v for name, v in _flatten(sent).items()}
-        flat.pop(_PROMPT, None)
-        for name in flat:
-            if name not in self._specs:
-                raise CodecError(unknown_name("observation", name, self._specs))
-        missing = [name for name in self._specs if name not in flat]
-        if missing:
-            raise CodecError(f"Observations: missing {', '.join(missing)}; got {', '.join(flat)}")
-        return {name: self._fitted(name, value) for name, value in flat.items()}
-
-    def _fitted(self, name: str, value: Any) -> NDArray[Any]:
-        array, spec = np.asarray(value), self._specs[name]
-        # A picture must come as bytes and a state as floats; float64 states are rounded.
-        same_kind = np.can_cast(array.dtype, spec.dtype, "same_kind")
-        if array.shape != spec.shape or not same_kind:
-            raise CodecError(
-                f"Observation '{name}': got {array.dtype} {array.shape}, "
-                f"allowed: {spec.dtype} {spec.shape}"
-            )
-        return array.astype(spec.dtype)
 
     # -- inference -------------------------------------------------------------------------------
 
@@ -329,32 +329,9 @@ class PolicyServer:
             future.set_result((actions, time.monotonic() - began))
 
 
-def metadata(contract: Contract) -> dict[str, Any]:
-    """What a client is told: digest, names and shapes, by which it notices a wrong policy."""
-    return {
-        "contract": digest(contract),
-        "robot": contract.robot.name,
-        "observations": {f.name: {"shape": f.shape, "dtype": f.dtype} for f in contract.obs.fields},
-        "action_names": contract.action.names,
-        "action_dim": contract.action.dim,
-        "action_rate": contract.action.rate,
-    }
-
-
 def safe_traceback(error: BaseException) -> str:
     """What went wrong and where, with names of files but no folders."""
     frames = traceback.extract_tb(error.__traceback__)
     where = [f"  {PurePath(f.filename).name}:{f.lineno} in {f.name}" for f in frames]
     said = _PATH.sub(r"\1", f"{type(error).__name__}: {error}")
     return "\n".join(["Traceback (most recent call last):", *where, said[:2000]])
-
-
-def _flatten(sent: Any, prefix: str = "") -> dict[str, Any]:
-    """Join nested names with slashes: {"images": {"front": x}} is {"images/front": x}."""
-    if not isinstance(sent, dict):
-        raise CodecError(f"Observations: got {type(sent).__name__}, allowed: a map by name")
-    flat: dict[str, Any] = {}
-    for name, value in sent.items():
-        inner = _flatten(value, f"{prefix}{name}/") if isinstance(value, dict) else None
-        flat |= inner if inner is not None else {f"{prefix}{name}": value}
-    return flat

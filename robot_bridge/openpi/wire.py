@@ -12,6 +12,7 @@ from robot_bridge.network.codec import CodecError
 from scenes.contract.arrays import array_of
 from scenes.contract.extras import require
 
+PROMPT = "prompt"  # what openpi's clients call the words of an observation
 MAX_BYTES = 16 * 2**20  # of a message (reference robot_bridge.md 4.6)
 _MAX_DEPTH = 8
 _MAX_ITEMS = 10_000

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 
 from robot_bridge.cameras.camera import Frame, Intrinsics, Picture
 from robot_bridge.messages import Tick
-from scenes.contract.errors import UnknownNameError
+from scenes.contract.errors import InputError, UnknownNameError
+from scenes.contract.language import INSTRUCTION
 from scenes.contract.names import unknown_name
 from scenes.contract.policy_contract import (
     Contract,
@@ -117,10 +119,40 @@ class DelayedEye:
         return chosen
 
 
-class ObservationBuilder:
-    """Observations from ticks, objects and cameras.
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """What a policy that reads words is told.
 
-    Raises KeyError where the contract observes what no source is given for, naming it.
+    Attributes:
+        prompt: the instruction; "" tells it what its contract says.
+        tokenizer_model: file of its tokenizer on this machine, where that has one.
+    """
+
+    prompt: str = ""
+    tokenizer_model: Path | None = None
+
+    def observed(self, contract: Contract) -> Obs:
+        """Return the observation of it, {} for a policy that reads none.
+
+        Raises InputError for words that nobody reads or that do not fit, or without the file.
+        """
+        if contract.language is None:
+            if self.prompt:
+                raise InputError(
+                    f"--prompt '{self.prompt[:60]}' for a policy that reads no words; allowed: none"
+                )
+            return {}
+        return {INSTRUCTION: contract.language.told(self.prompt, model=self.tokenizer_model)}
+
+
+NO_WORDS = Words()
+
+
+class ObservationBuilder:
+    """Observations from ticks, objects, cameras and words.
+
+    Raises KeyError where the contract observes what no source is given for, naming it, and
+    InputError for words that do not fit.
     """
 
     def __init__(
@@ -129,10 +161,13 @@ class ObservationBuilder:
         *,
         objects: ObjectSource | None = None,
         eyes: Mapping[str, Eye] | None = None,
+        words: Words = NO_WORDS,
     ) -> None:
         self._contract, self._objects, self._eyes = contract, objects, dict(eyes or {})
+        self._told = words.observed(contract)
         self._cameras = {camera.name: camera for camera in contract.cameras}
-        self._fields = [f for f in contract.obs.fields if f.name not in self._cameras]
+        apart = {*self._cameras, *self._told}
+        self._fields = [f for f in contract.obs.fields if f.name not in apart]
         self._needed = objects_observed(ObsSpec(fields=tuple(self._fields)))
         self._check_sources()
         latency = contract.camera_latency
@@ -198,6 +233,7 @@ class ObservationBuilder:
         )
         seen = observe([f.name for f in self._fields], readings)
         obs: Obs = {f.name: np.asarray(seen[f.name], f.dtype) for f in self._fields}
+        obs |= self._told
         for name, camera in self._cameras.items():
             frame = self._delayed[name].at(tick.t)
             if frame is None:

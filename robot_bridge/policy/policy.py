@@ -14,7 +14,7 @@ from scenes.contract.manifest import ACTIONS_OUTPUT, NOISE_INPUT
 from scenes.contract.specs import ObsField, ObsSpec
 
 # onnxruntime's names of the dtypes that observations come in.
-_TENSORS = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
+_TENSORS = {"float32": "tensor(float)", "uint8": "tensor(uint8)", "int32": "tensor(int32)"}
 
 
 class Policy(Protocol):
@@ -115,6 +115,31 @@ class OnnxPolicy:
         wanted = [(ACTIONS_OUTPUT, "tensor(float)", shape)]
         if found != wanted:
             raise InputError(f"The model's outputs are {found}, allowed: {wanted}")
+
+
+class SteerablePolicy:
+    """A policy that others may steer by the noise that it starts from.
+
+    Args:
+        policy: acts where there is no noise in the observation.
+        steered: acts where there is, as `NOISE_INPUT`.
+        noise_shape: of that noise, [H, A].
+    """
+
+    def __init__(self, policy: Policy, steered: OnnxPolicy, noise_shape: tuple[int, int]) -> None:
+        self._policy, self._steered, self.noise_shape = policy, steered, noise_shape
+
+    def reset(self) -> None:
+        """Forget the episode so far."""
+        self._policy.reset()
+
+    def act(self, obs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Return actions [H, A], those that the noise is carried to where there is any."""
+        noise = obs.get(NOISE_INPUT)
+        if noise is None:
+            return self._policy.act(obs)
+        rest = {name: x for name, x in obs.items() if name != NOISE_INPUT}
+        return self._steered.act(rest, noise=noise)
 
 
 class StackingPolicy:

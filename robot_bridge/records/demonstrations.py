@@ -62,7 +62,11 @@ def export_demos(
     check_new(path)
     chosen = list(choose_episodes(recordings, contract, endings=endings, allow_damage=allow_damage))
     demo_contract = DemoContract.of(
-        task, contract.obs, contract.action, episode_steps=contract.episode_steps
+        task,
+        contract.obs,
+        contract.action,
+        episode_steps=contract.episode_steps,
+        language=contract.language,
     )
     arrays = stack_episodes(
         [step_arrays(episode.steps, contract.obs, episode.ending) for episode in chosen]

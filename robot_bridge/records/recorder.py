@@ -58,6 +58,7 @@ class RecordHeader:
         task: name of the policy's task.
         versions: of what ran.
         started: time since the epoch [s].
+        prompt: what the policy was told in words; "" of one that reads none.
     """
 
     bundle: str
@@ -71,6 +72,7 @@ class RecordHeader:
     task: str = ""
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     started: float = 0.0
+    prompt: str = ""
 
 
 def new_session(root: Path, robot: str, *, wall: float | None = None) -> Path:

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from scenes.contract.command_line import how_to_start
 from scenes.contract.errors import InputError
 from scenes.contract.files import new_file, require_writable
+from scenes.contract.language import Language
+from scenes.contract.serialize import digest
 from scenes.contract.specs import ActionSpec, ObsSpec
 
 Arrays = dict[str, NDArray[Any]]
@@ -63,6 +65,7 @@ class DemoContract:
         episode_steps: time limit in control steps.
         states: name, shape and dtype of each array of a simulator's state, sorted by name.
         scene: digest of the scene that the states are of.
+        tokenizer: digest of the `TokenizerConfig` that words became numbers by; "" without words.
     """
 
     task: str
@@ -76,10 +79,17 @@ class DemoContract:
     episode_steps: int | None = None
     states: tuple[Field, ...] = ()
     scene: str = ""
+    tokenizer: str = ""
 
     @classmethod
     def of(
-        cls, task: str, obs: ObsSpec, action: ActionSpec, *, episode_steps: int | None = None
+        cls,
+        task: str,
+        obs: ObsSpec,
+        action: ActionSpec,
+        *,
+        episode_steps: int | None = None,
+        language: Language | None = None,
     ) -> "DemoContract":
         """The contract of a task."""
         return cls(
@@ -92,6 +102,7 @@ class DemoContract:
             mode=action.mode,
             frame=action.frame,
             episode_steps=episode_steps,
+            tokenizer="" if language is None else digest(language.tokenizer),
         )
 
     def mismatches(self, other: "DemoContract", *, relabel: bool = False) -> list[str]:
@@ -106,6 +117,8 @@ class DemoContract:
             want, got = _shape(mine.get(name)), _shape(theirs.get(name))
             if want != got:
                 lines.append(f"observation '{name}': task {want}, demonstrations {got}")
+        if "" not in (self.tokenizer, other.tokenizer) and self.tokenizer != other.tokenizer:
+            lines.append("tokenizer of the instructions: another one in the demonstrations")
         return lines + self.differences(other, skip=_RELABELLED if relabel else ())
 
     def differences(self, other: "DemoContract", *, skip: Sequence[str] = ()) -> list[str]:
@@ -147,7 +160,10 @@ def write_demonstrations(
     """Write arrays [T, M, ...] atomically; FileExistsError unless it may overwrite."""
     if not overwrite:
         check_new(path)
-    text = np.array(json.dumps(dataclasses.asdict(contract)))
+    said = dataclasses.asdict(contract)
+    if not contract.tokenizer:
+        del said["tokenizer"]  # files without words are as they were before there were any
+    text = np.array(json.dumps(said))
     with new_file(path, overwrite=overwrite) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays, **{_CONTRACT: text})  # pyright: ignore
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from scenes.contract.errors import InputError, UnknownNameError
+from scenes.contract.language import INSTRUCTION, Language
 from scenes.contract.names import unknown_name
 from scenes.contract.quaternions import (
     columns,
@@ -112,6 +113,7 @@ class Contract:
             where pictures have red, green and blue alone.
         parts: of a task by turns, what its two are called, in the order that `TURN` tells; () of
             any other.
+        language: how it is told what to do; None where it is not.
     """
 
     robot: RobotSpec
@@ -131,6 +133,7 @@ class Contract:
     stack: int = later_field(1)
     depth: float = later_field(0.0)
     parts: tuple[str, ...] = later_field(())
+    language: Language | None = later_field(None)
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.depth <= MOST_DEPTH:
@@ -140,6 +143,12 @@ class Contract:
         if self.parts and (len(self.parts) != 2 or TURN not in self.obs.names):
             raise InputError(
                 f"Contract: parts {', '.join(self.parts)}, allowed: two and an observed '{TURN}'"
+            )
+        told = tuple(field.name for field in self.obs.of_kind("tokens"))
+        if told != (() if self.language is None else (INSTRUCTION,)):
+            raise InputError(
+                f"Contract: words observed as {', '.join(told) or 'nothing'}, allowed: as "
+                f"'{INSTRUCTION}', and with the language's tokenizer"
             )
 
     @property

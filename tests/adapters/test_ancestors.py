@@ -156,6 +156,7 @@ def test_pictures_are_theirs_and_cut_to_their_shape():
     options = entry.choose({"render_mode": None}, {"render_mode"})
     envs = MjxSerlVectorEnv(entry.task, num_envs=2, interface=entry, **options)
     seen, _ = envs.reset(seed=0)
+    assert envs.get_language_instruction() == ["pick up the cube and put it on the plate"] * 2
     picture = seen["sensor_data"]["3rd_view_camera"]["rgb"]
     assert picture.shape == (2, 12, 16, 3) and picture.dtype == np.uint8
     assert picture.std() > 10

@@ -24,6 +24,8 @@ from mjx_serl.adapters.gymnasium import (
 from mjx_serl.adapters.interfaces import observation_space
 from mjx_serl.envs.env import Env
 from mjx_serl.envs.task import TASKS
+from mjx_serl.tasks.put_cube_on_plate import SAID
+from scenes.contract.language import BYTES, INSTRUCTION, tokens_of
 from scenes.contract.specs import ObsField, ObsSpec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,6 +53,21 @@ def seeing() -> MjxSerlVectorEnv:
     return gymnasium.make_vec(
         SPARSE, num_envs=2, max_episode_steps=5, cameras=["front"], image_size=16, **drawn
     )
+
+
+def test_worlds_say_what_they_are_told(vector: MjxSerlVectorEnv):
+    told = gymnasium.make_vec("mjx_serl/FrankaPutCubeOnPlateInstructed-v0", num_envs=6)
+    with pytest.raises(RuntimeError, match="before reset"):
+        told.get_language_instruction()
+    seen, _ = told.reset(seed=0)
+    texts = told.get_language_instruction()
+    assert len(set(texts)) > 1 and set(texts) <= set(SAID.train)
+    tokenizer = BYTES.build()
+    np.testing.assert_array_equal(seen[INSTRUCTION], [tokens_of(tokenizer, t) for t in texts])
+    assert told.observation_space.contains(seen)
+    vector.reset(seed=0)
+    with pytest.raises(ValueError, match="told nothing in words"):
+        vector.get_language_instruction()
 
 
 def lifted(state):

@@ -37,7 +37,9 @@ from robot_bridge.openpi.client import (
 )
 from robot_bridge.openpi.server import PolicyServer, PolicyServerConfig, safe_traceback
 from robot_bridge.openpi.wire import pack, unpack
+from robot_bridge.policy.observation import Words
 from scenes.contract.arrays import DTYPES
+from scenes.contract.language import INSTRUCTION, Language, TokenizerConfig, instruction_field
 from scenes.contract.policy_contract import Contract, IkSpec
 from scenes.contract.serialize import digest
 from scenes.contract.specs import ActionSpec, ObsField, ObsSpec
@@ -423,6 +425,116 @@ def test_a_taken_port_is_one_line(server):
         PolicyServer(Linear(), CONTRACT, PolicyServerConfig(port=server.port))
 
 
+# -- words ----------------------------------------------------------------------------------------
+
+USUAL = "pick up the cube"
+WORDED = dataclasses.replace(
+    CONTRACT,
+    obs=ObsSpec(fields=(*CONTRACT.obs.fields, instruction_field(TokenizerConfig().build()))),
+    language=Language(tokenizer=TokenizerConfig(), instruction=USUAL),
+)
+
+
+class Listening(Linear):
+    """Answers with the sum of what it was told."""
+
+    def act(self, obs: dict) -> np.ndarray:
+        assert obs[INSTRUCTION].dtype == np.int32
+        return np.full((2, 4), obs[INSTRUCTION].sum(), np.float32)
+
+
+def total(text: str) -> float:
+    return float(WORDED.language.told(text).sum())
+
+
+@pytest.fixture
+def listening() -> Iterator[PolicyServer]:
+    with PolicyServer(Listening(), WORDED, PolicyServerConfig(port=0)) as made:
+        yield made
+
+
+def test_a_policy_that_reads_words_is_told_them(listening):
+    with connect(uri(listening)) as connection:
+        told = unpack(connection.recv())
+        assert told["prompt"] == USUAL
+        assert set(told["observations"]) == {"ee_position", "front"}
+        for sent, wanted in [({"prompt": "put it down"}, "put it down"), ({}, USUAL)]:
+            connection.send(pack(OBS | sent))
+            assert unpack(connection.recv())["actions"][0, 0] == total(wanted)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        (5, "Prompt: got int, allowed: text"),
+        ("x" * 80, "takes 81 numbers, allowed: 64"),
+        (" " * 5000, "allowed: up to 2000"),
+    ],
+)
+def test_words_that_do_not_fit_are_refused(listening, prompt, said):
+    with connect(uri(listening)) as connection:
+        connection.recv()
+        connection.send(pack(OBS | {"prompt": prompt}))
+        assert said in str(connection.recv())
+    assert listening.rejected == 1
+
+
+@pytest.mark.parametrize("prompt", ["", "put it down"])
+def test_our_client_sends_words_and_not_their_numbers(listening, prompt):
+    config = RemotePolicyConfig(uri=uri(listening), timeout=2.0, prompt=prompt)
+    with RemotePolicy(WORDED, config) as policy:
+        assert policy.handshake(seconds=5.0).horizon == 2
+        seen = OBS | Words(prompt=prompt).observed(WORDED)
+        assert policy.act(seen)[0, 0] == total(prompt or USUAL)
+
+
+# -- noise ---------------------------------------------------------------------------------------
+
+
+class Steered(Batched):
+    """Answers with the noise that a client has chosen, else with a seven."""
+
+    noise_shape = (2, 4)
+
+    def act(self, obs: dict) -> np.ndarray:
+        return obs.get("noise", np.full((2, 4), 7.0, np.float32))
+
+
+NOISE = np.arange(8, dtype=np.float32).reshape(2, 4)
+
+
+def test_a_policy_that_starts_from_noise_is_steered():
+    with served(Steered(), horizon=2) as server, remote(server) as policy:
+        assert policy.metadata["action_horizon"] == 2 and policy.noise_shape == (2, 4)
+        np.testing.assert_array_equal(policy.act(OBS, noise=NOISE), NOISE)
+        np.testing.assert_array_equal(policy.act(OBS), np.full((2, 4), 7.0))
+        with pytest.raises(RemotePolicyError, match=r"Noise \(2, 3\) .*allowed: \(2, 4\)"):
+            policy.act(OBS, noise=NOISE[:, :3])
+
+
+def test_a_policy_without_noise_says_so(server):
+    with remote(server) as policy:
+        assert policy.noise_shape is None and "noise" not in policy.metadata
+        with pytest.raises(RemotePolicyError, match="cannot be steered"):
+            policy.act(OBS, noise=NOISE)
+    with connect(uri(server)) as connection:
+        connection.recv()
+        connection.send(pack(OBS | {"noise": NOISE}))
+        assert "Unknown observation 'noise'" in str(connection.recv())
+
+
+@pytest.mark.parametrize("wrong", [{"noise": NOISE[:1]}, {"noise": NOISE + np.inf}])
+def test_wrong_noise_costs_the_client_that_sent_it_alone(wrong):
+    with served(Steered(), batch_window=0.1) as server, contextlib.ExitStack() as stack:
+        good, bad = (stack.enter_context(connect(uri(server))) for _ in range(2))
+        for connection in (good, bad):
+            connection.recv()
+        bad.send(pack(OBS | wrong))
+        good.send(pack(OBS | {"noise": NOISE}))
+        assert "Observation 'noise'" in str(bad.recv(timeout=5.0))
+        np.testing.assert_array_equal(unpack(good.recv(timeout=5.0))["actions"], NOISE)
+
+
 # -- our client ----------------------------------------------------------------------------------
 
 
@@ -532,7 +644,7 @@ def test_servers_of_openpis_own_are_admitted_in_so_many_words():
         ):
             client.wait(0.3)
         config = RemotePolicyConfig(
-            uri=where, timeout=2.0, require_contract=False, extras={"prompt": "pick"},
+            uri=where, timeout=2.0, require_contract=False, prompt="pick",
             names={"front": "observation/image", "ee_position": "observation/state"},
         )  # fmt: skip
         with RemotePolicy(CONTRACT, config) as client:
@@ -544,7 +656,7 @@ def test_a_server_of_openpis_own_is_asked_before_it_is_needed():
     actions = np.tile(np.array([0.5, 0.0, 0.0, 1.0]), (50, 1))
     with foreign([{"actions": actions}] * 3, {}) as where:
         config = RemotePolicyConfig(
-            uri=where, timeout=1.0, require_contract=False, extras={"prompt": "pick"},
+            uri=where, timeout=1.0, require_contract=False, prompt="pick",
             gripper="opposite",
         )  # fmt: skip
         with RemotePolicy(CONTRACT, config) as client:
@@ -658,7 +770,10 @@ def test_patience_has_an_end(monkeypatch):
 
 # -- their client --------------------------------------------------------------------------------
 
-OPENPI = PeerEnv("openpi", pins=("openpi-client==0.1.2",))
+# Of the second the wheel is the server's one file.
+OPENPI = PeerEnv(
+    "openpi", pins=("openpi-client==0.1.2", "openpi-server==0.1.0", "typing-extensions"), ours=False
+)
 THEIR_CLIENT = """
 import json, sys
 import numpy as np
@@ -701,3 +816,52 @@ def test_openpis_own_client_is_served(tmp_path: Path):
     assert said["dtype"] == "float32"
     assert said["timing"] == ["infer_ms", "prev_total_ms"]
     assert "missing ee_position, front" in said["refusal"]
+
+
+THEIR_SERVER = """
+import asyncio, socket, sys
+import numpy as np
+import websockets.asyncio.server as serving
+from openpi_client.base_policy import BasePolicy
+from openpi_server.websocket_policy_server import WebsocketPolicyServer
+class Policy(BasePolicy):
+    def infer(self, obs):
+        assert set(obs) == {"observation/state", "observation/image", "prompt"}, sorted(obs)
+        assert obs["observation/image"].dtype == np.uint8
+        if obs["prompt"] == "fail":
+            raise ValueError("cannot do that")
+        return {"actions": np.full((50, 4), obs["observation/state"][0], np.float64)}
+    def reset(self):
+        pass
+with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    port = probe.getsockname()[1]
+server = WebsocketPolicyServer(Policy(), host="127.0.0.1", port=port, metadata={"policy": "pi"})
+print(port, flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.mark.slow
+def test_our_client_asks_openpis_own_server(tmp_path: Path):
+    script = tmp_path / "server.py"
+    script.write_text(THEIR_SERVER)
+    process = subprocess.Popen(
+        [peer_python(OPENPI), script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        where = f"ws://127.0.0.1:{int(process.stdout.readline())}"
+        named = {"front": "observation/image", "ee_position": "observation/state"}
+        options = {"uri": where, "timeout": 2.0, "require_contract": False, "names": named}
+        with RemotePolicy(CONTRACT, RemotePolicyConfig(**options, prompt="pick")) as policy:
+            met = policy.handshake(seconds=10.0)
+            assert (met.horizon, policy.metadata) == (50, {"policy": "pi"})
+            assert policy.noise_shape is None
+            np.testing.assert_allclose(policy.act(OBS), np.full((50, 4), 0.1), rtol=1e-6)
+        with RemotePolicy(CONTRACT, RemotePolicyConfig(**options, prompt="fail")) as policy:
+            policy.wait(5.0)
+            with pytest.raises(RemotePolicyError, match="ValueError: cannot do that"):
+                policy.act(OBS)
+    finally:
+        process.kill()
+        process.communicate()

@@ -13,8 +13,11 @@ from robot_bridge.policy.observation import (
     DelayedEye,
     FixedObjects,
     ObservationBuilder,
+    Words,
     fit_picture,
+    implausible,
 )
+from scenes.contract.language import INSTRUCTION, Language, TokenizerConfig, instruction_field
 from scenes.contract.policy_contract import Contract
 from scenes.contract.specs import ObsField, ObsSpec
 
@@ -197,3 +200,24 @@ def test_a_picture_as_old_as_in_training_counts_as_new() -> None:
     builder = ObservationBuilder(late, eyes={"front": bench.eye})
     _, seen = builder.build(bench.ticks[-1])
     assert seen == pytest.approx(bench.ticks[-1].state.t, abs=1e-6)
+
+
+def test_a_policy_that_reads_words_is_told_the_same_at_every_tick() -> None:
+    bench = Bench()
+    plain, config = bench.contract, TokenizerConfig(slots=8)
+    contract = dataclasses.replace(
+        plain,
+        obs=ObsSpec(fields=(*plain.obs.fields, instruction_field(config.build()))),
+        language=Language(tokenizer=config, instruction="pick"),
+    )
+    for words, first in [(Words(), "p"), (Words(prompt="lift"), "l")]:
+        builder = ObservationBuilder(contract, objects=FixedObjects(CUBE), words=words)
+        for tick in bench.ticks[-3:]:
+            obs, _ = builder.build(tick)
+            assert obs[INSTRUCTION].dtype == np.int32 and obs[INSTRUCTION][0] == 3 + ord(first)
+            assert implausible(obs, contract.obs) is None
+
+
+def test_words_for_a_policy_that_reads_none_are_refused() -> None:
+    with pytest.raises(ValueError, match="--prompt 'lift' for a policy that reads no words"):
+        ObservationBuilder(bench_contract(), objects=FixedObjects(CUBE), words=Words(prompt="lift"))
