@@ -57,6 +57,10 @@ PEERS = {
         ),
         bare=("splax==0.2.3",),
     ),
+    # Its client holds numpy below 2, which JAX does not; the server is one file for it.
+    "openpi": Peer(
+        "openpi_client", ("openpi-client==0.1.2", "openpi-server==0.1.0", "typing-extensions")
+    ),
     # The last Playground on JAX; the assets package carries the Panda it would else download.
     "playground": Peer(
         "mujoco_playground",

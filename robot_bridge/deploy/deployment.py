@@ -60,7 +60,7 @@ from robot_bridge.policy.policy import Policy, Standing
 from robot_bridge.policy.policy_loop import PolicyLoop
 from robot_bridge.reasons import Reason
 from robot_bridge.records.recorder import Recorder, RecordHeader, new_session, running_versions
-from robot_bridge.safety.command_check import ActionGate, require_runnable
+from robot_bridge.safety.command_check import LONGEST_CHUNK, ActionGate, require_runnable
 from robot_bridge.safety.governor import Governor
 from robot_bridge.safety.limits import Limits, default_limits, intersect, tighten, trained_within
 from robot_bridge.safety.supervisor import NotAllowedError, Supervisor
@@ -86,6 +86,8 @@ class DeployConfig:
         policy_names: OURS=THEIRS for each observation that the server calls otherwise, for example
             front=observation/image.
         policy_timeout: of an answer of the server [s].
+        policy_horizon: actions of each answer of the server that are played before it is asked
+            again; those behind them are played only where the next answer is late.
         policy_gripper: its actions' gripper: same as ours (1 closes, -1 opens, 0 keeps), unit
             (0 open, 1 closed), or opposite (1 open, -1 closed).
         policy_foreign: take a server that does not tell what its policy was trained for, as
@@ -118,6 +120,7 @@ class DeployConfig:
     policy_server: str | None = None
     policy_names: tuple[str, ...] = ()
     policy_timeout: float = ranged(0.15, above=0, most=60)
+    policy_horizon: int = ranged(1, least=1, most=LONGEST_CHUNK)
     policy_gripper: GripperConvention = "same"
     policy_foreign: bool = False
     separate: bool | None = None
@@ -411,8 +414,9 @@ class Deployment:
                 self.contract, objects=senses.objects, eyes=senses.eyes, words=self.words
             )
             policy = self._chosen_policy(stack)
-            # A server is asked for every action: its chunks need not be those of the bundle.
-            horizon = 1 if self.cfg.policy_server else self.bundle.manifest.horizon
+            # A server's chunks need not be those of the bundle.
+            server = self.cfg.policy_server is not None
+            horizon = self.cfg.policy_horizon if server else self.bundle.manifest.horizon
             loop = PolicyLoop(line.control, builder, policy, period=self.period, horizon=horizon)
             return Loop(loop.tick, self.period, "policy")
         if rig.config is None:
@@ -459,7 +463,13 @@ class Deployment:
         )
         remote = RemotePolicy(self.contract, config)
         stack.callback(remote.close)
-        introduce(remote, self.contract, cfg.policy_timeout, self.talk.say)
+        introduce(
+            remote,
+            self.contract,
+            cfg.policy_timeout,
+            self.talk.say,
+            played=cfg.policy_horizon,
+        )
         return remote
 
     def _listen(self, line: _Line, endpoint: Endpoint, stack: ExitStack) -> None:

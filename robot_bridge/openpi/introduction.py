@@ -26,7 +26,12 @@ def read_names(words: Sequence[str]) -> dict[str, str]:
 
 
 def introduce(
-    remote: RemotePolicy, contract: Contract, timeout: float, say: Callable[[str], None]
+    remote: RemotePolicy,
+    contract: Contract,
+    timeout: float,
+    say: Callable[[str], None],
+    *,
+    played: int = 1,
 ) -> None:
     """Ask a server, and say what its actions are taken for.
 
@@ -35,12 +40,20 @@ def introduce(
         contract: of the actions.
         timeout: that its answers may take [s].
         say: shows a line.
+        played: actions of each answer that are played before the next is asked for.
 
-    Raises RemotePolicyError as `RemotePolicy.handshake` does.
+    Raises RemotePolicyError as `RemotePolicy.handshake` does, InputError where an answer has fewer
+    actions than are to be played of it.
     """
     action, met = contract.action, remote.handshake()
+    if played > met.horizon:
+        raise InputError(
+            f"--policy-horizon {played} of a server that answers with {met.horizon} actions, "
+            f"allowed: 1 to {met.horizon}"
+        )
     say(
-        f"server   {met.horizon} actions per observation, one every {1.0 / action.rate:g} s; "
+        f"server   {met.horizon} actions per observation, {played} of them played, one every "
+        f"{1.0 / action.rate:g} s; "
         f"answers in {met.seconds * 1e3:.0f} ms, allowed {timeout * 1e3:.0f} ms"
     )
     units = ", ".join(f"{n} {s:g}" for n, s in zip(action.names, action.scale, strict=True))

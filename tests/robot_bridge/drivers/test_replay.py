@@ -100,6 +100,28 @@ def test_the_bridge_runs_a_policy_behind_a_server(bundle: Bundle) -> None:
     assert sum(server.batches.values()) >= 10
 
 
+class Chunks:
+    """Answers with eight small actions."""
+
+    def reset(self) -> None:
+        pass
+
+    def act(self, obs: dict) -> np.ndarray:
+        return np.full((8, 4), 0.1, np.float32)
+
+
+def test_as_much_of_a_servers_chunks_is_played_as_is_asked_for(bundle: Bundle) -> None:
+    with PolicyServer(Chunks(), bundle.contract, PolicyServerConfig(port=0)) as server:
+        options = {"policy_server": f"ws://127.0.0.1:{server.port}", "policy_horizon": 5}
+        deployment, said = deploy(bundle, NULL, seconds=2.0, **options)
+        asked = sum(server.batches.values()) - 2  # of the handshake
+        (report,) = deployment.reports
+        assert report.ending == "timeout" and 3 <= asked <= 5  # in twenty actions
+        assert any("8 actions per observation, 5 of them played" in line for line in said)
+        with pytest.raises(ValueError, match="--policy-horizon 9 .* allowed: 1 to 8"):
+            deploy(bundle, NULL, seconds=1.0, **options | {"policy_horizon": 9})
+
+
 def test_nothing_is_armed_for_a_server_that_is_not_there(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
