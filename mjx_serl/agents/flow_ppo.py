@@ -12,8 +12,7 @@ critics alone see.
 """
 
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatch
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -25,26 +24,23 @@ from jaxtyping import Array, Bool, Float, Int
 from mjx_serl.agents import objectives
 from mjx_serl.agents.agent import AGENTS, AgentConfig, ChunkAgent
 from mjx_serl.agents.chunks import ActionScale
+from mjx_serl.agents.flow_parts import CRITIC, FROZEN, NET, NOISE, FlowParts, held, labels_of
 from mjx_serl.agents.networks import with_zero_head
 from mjx_serl.agents.optimizer import (
     Trainable,
     apply_gradients,
     count_skipped,
     make_adamw,
-    paths_of,
     trainable,
 )
 from mjx_serl.nets import denoising
 from mjx_serl.nets.augment import crop_images
 from mjx_serl.nets.denoising import Chunk, Denoiser, FlowNoise, FlowSDE
-from mjx_serl.nets.encoders import encode_vectors, vector_dim
-from mjx_serl.nets.mlp import MLP, ComputeDtype, forward
+from mjx_serl.nets.mlp import ComputeDtype
 from mjx_serl.nets.velocity import (
-    TIME_DIM,
     VELOCITY_NETS,
     MLPVelocityConfig,
     VelocityNet,
-    time_features,
 )
 from mjx_serl.types import (
     Batch,
@@ -59,11 +55,9 @@ from mjx_serl.types import (
 from scenes.contract.errors import InputError
 from scenes.contract.ranges import check_ranges, ranged
 from scenes.contract.serialize import open_field
-from scenes.contract.specs import ActionSpec, ObsField, ObsSpec
+from scenes.contract.specs import ActionSpec, ObsSpec
 
 LOG_PROB, VALUE = "log_prob", "value"  # what a choice leaves, beside `Denoiser.sample`'s
-NET, CRITIC, NOISE = "net", "critic", "noise"  # parts of the parameters
-FROZEN = "frozen"  # what PPO leaves alone
 NOISES = ("flow_sde", "flow_noise")
 
 
@@ -264,7 +258,8 @@ class FlowPPO(ChunkAgent):
             # In the middle of the range at first.
             noise = parts.noise.init(noise_key, parts.blank(parts.noise_dim))
             params[NOISE] = with_zero_head(noise)
-        _ = self._labels(params)  # now, so that a pattern without a match is said now
+        # Now, so that a pattern without a match is said now.
+        labels_of(params, self.cfg.trained)
         state = FlowPPOState(
             policy=Trainable(params, None),
             student=None,
@@ -345,17 +340,26 @@ class FlowPPO(ChunkAgent):
     def pupil(self, state: FlowPPOState) -> FlowPPOState:
         """One that begins to imitate with the parameters that it has."""
         student = trainable(self._tutor, _copy(state.policy.params[NET]))
-        zero = jnp.int32(0)
         return state.replace(
-            policy=state.policy.bare(), student=student, average=None, step=zero, skipped=zero
+            policy=state.policy.bare(),
+            student=student,
+            average=None,
+            step=jnp.int32(0),
+            skipped=jnp.int32(0),
         )
 
     def taught(self, state: FlowPPOState) -> FlowPPOState:
         """One that acts by the average of what was learned, and goes on from there."""
-        params, zero = state.policy.params, jnp.int32(0)
+        params = state.policy.params
         average = _copy(params[NET]) if self.cfg.actor_average else None
         policy = trainable(self._optimizer(params), params)
-        return state.replace(policy=policy, student=None, average=average, step=zero, skipped=zero)
+        return state.replace(
+            policy=policy,
+            student=None,
+            average=average,
+            step=jnp.int32(0),
+            skipped=jnp.int32(0),
+        )
 
     def update(
         self, state: FlowPPOState, batch: Batch, key: PRNGKey
@@ -461,7 +465,7 @@ class FlowPPO(ChunkAgent):
         self, state: FlowPPOState, batch: RolloutBatch, params: PyTree
     ) -> tuple[Float[Array, ""], Metrics]:
         cfg, parts, valid = self.cfg, self._parts_of(state), batch.valid
-        params = self._held(params)
+        params = held(params, self.cfg.trained)
         cache, features = parts.net.encode_prefix(params[NET], batch.obs)
         log_prob, entropy = self._log_prob(
             state, parts.fields(params, cache, features), batch.extras
@@ -488,12 +492,12 @@ class FlowPPO(ChunkAgent):
         return policy_loss + value_loss - bonus, metrics
 
     def _log_prob(
-        self, state: FlowPPOState, fields: tuple, noted: denoising.Noted
+        self, state: FlowPPOState, fields: tuple[Any, Any], noted: denoising.Noted
     ) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
         """Log-density of the entries that are played, and the mean entropy of one of them."""
         density, entropy = (
             x[:, : self.horizon, : state.action.dim]
-            for x in self._denoiser.log_density(*fields, noted)
+            for x in self._denoiser.log_density(*fields, noted=noted)
         )
         return density.sum(axis=(1, 2)), entropy.mean(axis=(1, 2))
 
@@ -527,42 +531,22 @@ class FlowPPO(ChunkAgent):
                 CRITIC: make_adamw(cfg.value_lr, **decay),
                 FROZEN: optax.set_to_zero(),
             },
-            self._labels(params),
+            labels_of(params, self.cfg.trained),
         )
 
-    def _labels(self, params: PyTree) -> PyTree:
-        """Which optimiser each parameter has."""
-        paths = paths_of(params[NET])
-        names = jax.tree.leaves(paths)
-        for pattern in self.cfg.trained:
-            if not any(fnmatch(name, pattern) for name in names):
-                raise InputError(
-                    f"agent.trained '{pattern}' is no parameter of the net, allowed: patterns of "
-                    f"{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
-                )
-        kept = lambda name: any(fnmatch(name, pattern) for pattern in self.cfg.trained)  # noqa: E731
-        labels = {
-            NET: jax.tree.map(lambda name: NET if kept(name) else FROZEN, paths),
-            CRITIC: jax.tree.map(lambda _: CRITIC, params[CRITIC]),
-        }
-        if NOISE in params:
-            labels[NOISE] = jax.tree.map(lambda _: NET, params[NOISE])
-        return labels
-
-    def _held(self, params: PyTree) -> PyTree:
-        """The parameters, of which those that are frozen get no gradients."""
-
-        def hold(label: str, x: Array) -> Array:
-            return jax.lax.stop_gradient(x) if label == FROZEN else x
-
-        return jax.tree.map(hold, self._labels(params), params)
-
-    def _parts_of(self, state: FlowPPOState) -> "_Parts":
+    def _parts_of(self, state: FlowPPOState) -> FlowParts:
         return self._parts(state.obs, state.action)
 
-    def _parts(self, obs: ObsSpec, action: ActionSpec) -> "_Parts":
+    def _parts(self, obs: ObsSpec, action: ActionSpec) -> FlowParts:
         net = self.cfg.net.build(obs, horizon=self.horizon, dim=action.dim)
-        return _Parts(self.cfg, net, tuple(f for f in obs.of_kind("vector") if f.critic_only))
+        return FlowParts(
+            net=net,
+            more=tuple(f for f in obs.of_kind("vector") if f.critic_only),
+            value_hidden=self.cfg.value_hidden,
+            value_detached=self.cfg.value_detached,
+            noise_hidden=self.cfg.noise_hidden,
+            noise_range=self.cfg.noise_range,
+        )
 
 
 def _copy(params: PyTree) -> PyTree:
@@ -572,67 +556,3 @@ def _copy(params: PyTree) -> PyTree:
 
 def _rows(obs: Obs) -> int:
     return next(iter(obs.values())).shape[0]
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """The velocity net, and what reads its features.
-
-    Attributes:
-        cfg: of the agent.
-        net: the velocity.
-        more: numbers that critics alone see.
-    """
-
-    cfg: FlowPPOConfig
-    net: VelocityNet
-    more: tuple[ObsField, ...]
-
-    @property
-    def critic_dim(self) -> int:
-        """Of what the value network reads."""
-        return self.net.feature_dim + vector_dim(self.more)
-
-    @property
-    def noise_dim(self) -> int:
-        """Of what tells the noise."""
-        return self.net.feature_dim + self.net.horizon * self.net.width + TIME_DIM
-
-    @cached_property
-    def critic(self) -> MLP:
-        """The value network, pi_RL's layers of ReLU."""
-        return MLP(self.cfg.value_hidden, 1, activation="relu", layer_norm=False)
-
-    @cached_property
-    def noise(self) -> MLP:
-        """What tells the noise of Flow-Noise."""
-        size = self.net.horizon * self.net.width
-        return MLP(self.cfg.noise_hidden, size, activation="tanh", layer_norm=False)
-
-    @staticmethod
-    def blank(dim: int) -> Float[Array, "1 D"]:
-        """An input to draw parameters for."""
-        return jnp.zeros((1, dim))
-
-    def value(self, params: PyTree, features: Float[Array, "B F"], obs: Obs) -> Float[Array, " B"]:
-        """Of the features and what critics alone see."""
-        features = features.astype(jnp.float32)
-        features = jax.lax.stop_gradient(features) if self.cfg.value_detached else features
-        if self.more:
-            features = jnp.concatenate([features, encode_vectors(obs, self.more)], axis=-1)
-        return forward(self.critic, params[CRITIC], features)[:, 0]
-
-    def fields(
-        self, params: PyTree, cache: PyTree, features: Float[Array, "B F"]
-    ) -> tuple[denoising.Field, denoising.Field]:
-        """The velocity and the noise as functions of a point and its time."""
-        low, high = self.cfg.noise_range
-        features = features.astype(jnp.float32)
-
-        def std(x: Chunk, time: Float[Array, " B"]) -> Chunk:
-            flat = x.reshape(x.shape[0], -1)
-            read = jnp.concatenate([features, flat, time_features(time)], axis=-1)
-            out = forward(self.noise, params[NOISE], read)
-            return denoising.bounded_std(out.reshape(x.shape), low, high)
-
-        return partial(self.net.velocity, params[NET], cache), std

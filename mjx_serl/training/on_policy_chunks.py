@@ -268,8 +268,9 @@ class OnPolicyChunks(OneAgent):
     # -- imitation ---------------------------------------------------------------------------
 
     def teach(self, state: TrainState, key: PRNGKey, tell: Tell) -> TrainState:
-        """The state after imitation, with what it takes from demonstrations: the scales of actions
-        and observations.
+        """The state after imitation. Actions are scaled as demonstrations have them, observations
+        as the task declares: the spread of a few demonstrations makes what is a little beside
+        them look far away.
 
         Args:
             state: from `init`.
@@ -282,18 +283,15 @@ class OnPolicyChunks(OneAgent):
         rows = jax.device_put(self.demos.rows(key))
         buffer = ReplayBuffer(*rows.reward.shape)
         ring = buffer.add(buffer.init(jax.tree.map(lambda x: x[0, 0], rows)), rows)
-        spec = self.vec_env.observer.obs_spec
-        seen = self.vec_env.observer.as_at_start(rows.obs)
-        normalizer = normalize.update(normalize.init(spec), seen, rows.valid)
         agent = self.agent.pupil(self.agent.shown(state.agent, rows))
         lesson = jax.jit(self._lesson, static_argnums=(0, 5), donate_argnums=1)
         k_lessons = jax.random.fold_in(jax.random.fold_in(key, TRAIN), _IMITATION)
         for done in range(0, total, _LESSON):
             count = min(_LESSON, total - done)
             k_lesson = jax.random.fold_in(k_lessons, done)
-            agent, metrics = lesson(buffer, agent, ring, normalizer, k_lesson, count)
+            agent, metrics = lesson(buffer, agent, ring, state.normalizer, k_lesson, count)
             tell(done + count, total, {k: float(x) for k, x in jax.device_get(metrics).items()})
-        return state.replace(agent=self.agent.taught(agent), normalizer=normalizer)
+        return state.replace(agent=self.agent.taught(agent))
 
     def _lesson(
         self,
