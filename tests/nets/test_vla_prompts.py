@@ -1,10 +1,7 @@
 """Prompts in openpi's formats, and its statistics of states and actions."""
 
 import dataclasses
-import hashlib
 import json
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -22,76 +19,40 @@ from mjx_serl.nets.vla.normalization import (
     save_norm_stats,
     unnormalize,
 )
-from mjx_serl.nets.vla.prompts import ByteTokenizer, load_sentencepiece, tokenize
-from scenes.contract.errors import InputError, MissingPackageError
+from mjx_serl.nets.vla.prompts import prompt_tokens
+from scenes.contract.errors import InputError
+from scenes.contract.language import BYTES
 
 PI05 = dataclasses.replace(SIZES["tiny"], prompt=64)
 PI0 = dataclasses.replace(PI05, pi05=False)
 
 
-def said(config: Any, text: str, **more: Any) -> tuple[int, str]:
-    """The word that begins a prompt and what the others spell."""
-    words, mask = tokenize(config, ByteTokenizer(), text, **more)
-    assert words.shape == mask.shape == (64,) and not words[~mask].any()
-    first, *rest = words[mask]
-    return int(first), bytes(int(word) - 3 for word in rest).decode()
+def said(config: Any, text: str, **more: Any) -> tuple[str, int]:
+    """What the bytes of a prompt spell, and how many numbers come behind them."""
+    ids, mask = prompt_tokens(config, BYTES.build(), text, **more)
+    assert ids.shape == mask.shape == (64,) and not ids[~mask].any()
+    spelt = ids[mask][ids[mask] >= 3]
+    return bytes(int(number) - 3 for number in spelt).decode(), int(mask.sum()) - len(spelt)
 
 
 def test_prompts_are_openpis() -> None:
-    assert said(PI0, " pick_up\nthe cube ") == (2, "pick up the cube\n")
-    assert said(PI05, "pick_up") == (2, "pick up\n")
+    assert said(PI0, " pick_up\nthe cube ") == ("pick up the cube", 1)
     state = np.array([-1.0, -1.01, -0.999, 0.0, 0.9999, 1.0, 3.0])
     want = "Task: pick up, State: 0 -1 0 128 255 255 255;\nAction: "
-    assert said(PI05, "pick_up", state=state) == (2, want)
+    assert said(PI05, "pick_up", state=state) == (want, 0)
 
 
 @pytest.mark.parametrize(
     ("config", "text", "more", "message"),
     [
-        (PI0, "x" * 63, {}, "has 65 words, allowed: 64"),
+        (PI05, "x" * 40, {"state": np.zeros(4)}, "takes 80 numbers, allowed: 64"),
         (PI0, "go", {"state": np.zeros(2)}, "pi0 reads the state itself"),
         (dataclasses.replace(PI0, vocabulary=200), "go", {}, "259 words, the policy knows 200"),
     ],
 )
 def test_prompts_that_do_not_fit(config: Any, text: str, more: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        tokenize(config, ByteTokenizer(), text, **more)
-
-
-def test_a_sentencepiece_model_is_the_one_that_was_meant(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "words.model"
-    with pytest.raises(InputError, match="No SentencePiece model"):
-        load_sentencepiece(path, sha256="")
-    path.write_bytes(b"model")
-    digest = hashlib.sha256(b"model").hexdigest()
-    with pytest.raises(InputError, match=f"has sha256 {digest}, allowed: 00"):
-        load_sentencepiece(path, sha256="00")
-    monkeypatch.setitem(sys.modules, "sentencepiece", None)
-    with pytest.raises(MissingPackageError, match=r"pip install 'mjx-serl\[vla\]'"):
-        load_sentencepiece(path, sha256=digest)
-
-    class Processor:
-        """What we ask of sentencepiece."""
-
-        def __init__(self, model_proto: bytes) -> None:
-            if model_proto != b"model":
-                raise RuntimeError("not this one")
-
-        bos_id = staticmethod(lambda: 2)
-        vocab_size = staticmethod(lambda: 100)
-        encode = staticmethod(lambda text: [10 + len(word) for word in text.split(" ")])
-
-    monkeypatch.setitem(
-        sys.modules, "sentencepiece", types.SimpleNamespace(SentencePieceProcessor=Processor)
-    )
-    tokenizer = load_sentencepiece(path, sha256=digest.upper())
-    words, mask = tokenize(PI0, tokenizer, "pick up")
-    assert words[mask].tolist() == [2, 14, 12, 11]
-    path.write_bytes(b"other")
-    with pytest.raises(InputError, match="is no SentencePiece model: not this one"):
-        load_sentencepiece(path, sha256=hashlib.sha256(b"other").hexdigest())
+        prompt_tokens(config, BYTES.build(), text, **more)
 
 
 STATS = NormStats(*(np.array(x) for x in ([1.0, 2.0], [2.0, 0.0], [0.0, 2.0], [4.0, 2.0])))
