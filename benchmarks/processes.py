@@ -25,8 +25,8 @@ import numpy as np
 
 from benchmarks.arms import epochs_of, last_arrays, wait_for
 from benchmarks.process import ROOT
-from benchmarks.resumable import go_on, is_wanted
 from benchmarks.results import Recorder, say
+from benchmarks.resumable import go_on, is_wanted
 from scenes.contract.command_line import INTERRUPTED
 from scenes.contract.ranges import ranged
 

@@ -229,7 +229,7 @@ def _removed_unused(folder: RunFolder) -> Iterator[None]:
     """Delete a new run's folder where it fails or is ended before anything has been trained."""
 
     def remove() -> None:
-        if not folder.read_metrics() and not any(folder.checkpoints.glob("*")):
+        if not folder.has_trained:
             shutil.rmtree(folder.path)
 
     with undo_on_quit(remove):

@@ -9,6 +9,7 @@ from mjx_serl.agents.agent import AgentConfig
 from mjx_serl.agents.bc import BCConfig
 from mjx_serl.agents.chunks import FlowNetConfig
 from mjx_serl.agents.dsrl import DSRLConfig
+from mjx_serl.agents.flow_ppo import FlowPPOConfig
 from mjx_serl.agents.hybrid import HybridConfig
 from mjx_serl.agents.ppo import PPOConfig
 from mjx_serl.agents.qc import QCConfig
@@ -24,6 +25,7 @@ from mjx_serl.training.demonstrations import DemoConfig
 from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig
 from mjx_serl.training.offline import OfflineConfig
 from mjx_serl.training.on_policy import OnPolicyConfig, OnPolicyLoopConfig
+from mjx_serl.training.on_policy_chunks import ChunkLoopConfig, OnPolicyChunksConfig
 from mjx_serl.training.pair import PairConfig
 from scenes.contract.names import require_fields
 
@@ -209,6 +211,22 @@ def ppo() -> TrainConfig:
             agent=agent, loop=OnPolicyLoopConfig(rollout_steps=32, gripper_correlation=0.9)
         ),
         eval=EvalConfig(every_epochs=20, stop_at=0.97),
+    )
+
+
+@PRESETS.register("flow_ppo")
+def flow_ppo() -> TrainConfig:
+    """A flow policy of action chunks: 50 demonstrations imitated, then PPO by Flow-SDE.
+
+    `python train.py --preset flow_ppo`; docs/vla.md.
+    """
+    return TrainConfig(
+        preset="flow_ppo",
+        task="franka/put_cube_on_plate",
+        num_envs=128,
+        total_env_steps=1_000_000,
+        method=OnPolicyChunksConfig(agent=FlowPPOConfig(), loop=ChunkLoopConfig(rollout_chunks=20)),
+        eval=EvalConfig(every_epochs=10, episodes=256, stop_at=0.97),
     )
 
 

@@ -168,6 +168,60 @@ class OnPolicyAgent(Agent, Protocol):
         ...
 
 
+class ChunkAgent(OffPolicyAgent, Protocol):
+    """Learns action chunks by imitation, then from those that it has just played itself.
+
+    `update` is a step of imitation, on chunks of `n_step` actions; `improve` one of PPO. What the
+    second needs beside parameters is there from `taught` on.
+    """
+
+    @property
+    def gamma(self) -> float:
+        """Discount per choice, which is one step of what is learned from rollouts."""
+        return 0.99
+
+    @property
+    def gae_lambda(self) -> float:
+        """As of `OnPolicyAgent`, over choices."""
+        return 0.95
+
+    @property
+    def reward_scale(self) -> float:
+        """As of `OnPolicyAgent`."""
+        return 1.0
+
+    @property
+    def least_success(self) -> float:
+        """Success rate that the imitation must reach before rollouts are learned from; 0 none."""
+        return 0.0
+
+    def shown(self, state: AgentState, demos: Transition) -> AgentState:
+        """The state that knows how large the actions of demonstrations [T, M, ...] are."""
+        ...
+
+    def pupil(self, state: AgentState) -> AgentState:
+        """The state at the beginning of imitation."""
+        ...
+
+    def taught(self, state: AgentState) -> AgentState:
+        """The state at its end, from which `improve` goes on."""
+        ...
+
+    def draw(self, state: AgentState, obs: Obs, key: PRNGKey) -> Choice:
+        """Choose at random, as in rollouts; what `improve` must know of it is in the extras."""
+        ...
+
+    def value(self, state: AgentState, obs: Obs) -> Float[Array, " B"]:
+        """As of `OnPolicyAgent`."""
+        ...
+
+    def improve(
+        self, state: AgentState, batch: RolloutBatch
+    ) -> tuple[AgentState, Bool[Array, ""], Metrics]:
+        """As of `OnPolicyAgent`; a row of the batch is a choice."""
+        ...
+
+
 def require_off_policy(agent: Agent, method: str) -> None:
     """Raise InputError for an agent that does not learn from batches that others made."""
     if not hasattr(agent, "update"):
@@ -178,11 +232,25 @@ def require_off_policy(agent: Agent, method: str) -> None:
 
 
 def require_on_policy(agent: Agent, method: str) -> None:
-    """Raise InputError for an agent that does not learn from its own rollouts."""
+    """Raise InputError for an agent that does not learn from its own rollouts, step by step."""
+    if hasattr(agent, "draw"):
+        raise InputError(
+            f"--method {method} with agent {type(agent).__name__}, which learns from chunks, "
+            "allowed: --agent ppo; or --method on_policy_chunks"
+        )
     if not hasattr(agent, "improve"):
         raise InputError(
             f"--method {method} with agent {type(agent).__name__}, which learns from stored "
             "batches, allowed: --agent ppo; or another method, for example off_policy"
+        )
+
+
+def require_chunks(agent: Agent, method: str) -> None:
+    """Raise InputError for an agent that does not learn from its own rollouts of chunks."""
+    if not hasattr(agent, "draw"):
+        raise InputError(
+            f"--method {method} with agent {type(agent).__name__}, which has no density of a "
+            "chunk, allowed: --agent flow_ppo"
         )
 
 

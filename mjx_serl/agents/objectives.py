@@ -171,16 +171,26 @@ def clipped_value_loss(
     returns: Float[Array, " B"],
     valid: Bool[Array, " B"],
     clip: float | None,
+    huber: float | None = None,
 ) -> Float[Array, ""]:
     """E[max((V - R)^2, (V_old + clip(V - V_old, -eps, eps) - R)^2)] / 2; None does not clip.
 
-    OpenAI baselines' `ppo2`, `model.py`.
+    OpenAI baselines' `ppo2`, `model.py`. Beyond `huber` the square goes on as a straight line
+    (RLinf's `huber_delta`).
     """
-    error = jnp.square(value - returns)
+    error = _squared(value - returns, huber)
     if clip is not None:
         near = old_value + jnp.clip(value - old_value, -clip, clip)
-        error = jnp.maximum(error, jnp.square(near - returns))
+        error = jnp.maximum(error, _squared(near - returns, huber))
     return 0.5 * masked_mean(error, valid)
+
+
+def _squared(error: Float[Array, " B"], huber: float | None) -> Float[Array, " B"]:
+    """e^2, beyond delta 2 delta |e| - delta^2 (twice Huber's function)."""
+    if huber is None:
+        return jnp.square(error)
+    inside = jnp.clip(error, -huber, huber)
+    return jnp.square(inside) + 2.0 * huber * (jnp.abs(error) - jnp.abs(inside))
 
 
 def approximate_kl(log_ratio: Float[Array, " B"], valid: Bool[Array, " B"]) -> Float[Array, ""]:

@@ -34,6 +34,23 @@ def make_optimizer(
     return optax.chain(clip, optax.adam(schedule))
 
 
+def make_adamw(
+    lr: float | optax.Schedule, *, weight_decay: float = 0.0, clip_norm: float | None = None
+) -> optax.GradientTransformation:
+    """Return AdamW with the decay rates of openpi and RLinf (0.9, 0.95), gradients clipped."""
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    return optax.chain(clip, optax.adamw(lr, b1=0.9, b2=0.95, weight_decay=weight_decay))
+
+
+def paths_of(params: PyTree) -> PyTree:
+    """The same tree with each leaf's path in its place, its parts joined by "/"."""
+
+    def path_of(path: tuple, _: Array) -> str:
+        return jax.tree_util.keystr(path, simple=True, separator="/")
+
+    return jax.tree_util.tree_map_with_path(path_of, params)
+
+
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
     """Tell whether no leaf holds a NaN or an infinity (or numbers whose sum overflows)."""
     # One bad entry makes a sum bad, and a product with ones is the fast way to add.

@@ -397,7 +397,10 @@ def _branch(graph: OnnxGraph, eqn: core.JaxprEqn, inputs: Sequence[str]) -> list
 
 
 RULES: dict[str, Rule] = {
-    **{name: _same(name.capitalize()) for name in ("abs", "exp", "log", "neg", "sqrt", "tanh")},
+    **{
+        name: _same(name.capitalize())
+        for name in ("abs", "cos", "exp", "log", "neg", "sin", "sqrt", "tanh")
+    },
     **{name: _same(name.capitalize()) for name in ("add", "sub", "mul", "div", "max", "min")},
     "lt": _same("Less"),
     "le": _same("LessOrEqual"),

@@ -65,7 +65,14 @@ def normal_log_prob(
     x: Float[Array, "*lead A"], mean: Float[Array, "*lead A"], std: Float[Array, "*lead A"]
 ) -> Float[Array, "*lead"]:
     """Return the log-density over A dimensions of a Normal that nothing squashes."""
-    return jnp.sum(_log_density((x - mean) / std, std), axis=-1)
+    return jnp.sum(normal_log_density(x, mean, std), axis=-1)
+
+
+def normal_log_density(
+    x: Float[Array, "*lead A"], mean: Float[Array, "*lead A"], std: Float[Array, "*#lead A"]
+) -> Float[Array, "*lead A"]:
+    """Return the log-density of each entry of a Normal."""
+    return _log_density((x - mean) / std, std)
 
 
 def _log_density(

@@ -277,7 +277,7 @@ def _write_arrays(path: Path, leaves: list[np.ndarray]) -> None:
     alone = _alone()
     handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=alone)
     checkpointer = ocp.Checkpointer(handler, multiprocessing_options=alone)
-    with _quiet_orbax(), contextlib.closing(checkpointer):
+    with quiet_orbax(), contextlib.closing(checkpointer):
         tree = dict(_array_keys(leaves))
         checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(tree))
 
@@ -288,7 +288,7 @@ def _read_arrays(path: Path, specs: list[LeafSpec]) -> list[np.ndarray]:
     alone = _alone()
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     checkpointer = ocp.Checkpointer(handler, multiprocessing_options=alone)
-    with _quiet_orbax(), contextlib.closing(checkpointer):
+    with quiet_orbax(), contextlib.closing(checkpointer):
         keys = [f"{i:05d}" for i, spec in enumerate(specs) if 0 not in spec["shape"]]
         args = {key: ocp.RestoreArgs(restore_type=np.ndarray) for key in keys}
         found = checkpointer.restore(
@@ -427,7 +427,8 @@ class _NoOrbax(logging.Filter):
 
 
 @contextlib.contextmanager
-def _quiet_orbax() -> Iterator[None]:
+def quiet_orbax() -> Iterator[None]:
+    """Keep orbax's own log lines off the console for as long as the block runs."""
     logger, drop = logging.getLogger("absl"), _NoOrbax()
     logger.addFilter(drop)
     try:

@@ -22,6 +22,7 @@ from scenes.contract.serialize import from_json, to_json
 
 SEEDS = "seeds.json"  # in a folder that holds runs of several seeds
 SWEEP = "sweep.toml"  # in one that holds such folders
+IMITATION = "imitation"  # kind of the rows of what is learned before the first epoch
 T = TypeVar("T")
 
 
@@ -135,12 +136,22 @@ class RunFolder:
         lines = path.read_text(errors="replace").splitlines() if path.exists() else []
         return [row for row in map(parse_row, lines) if row is not None]
 
+    @property
+    def has_trained(self) -> bool:
+        """Whether anything is there that a run would go on from, or was told after an epoch."""
+        rows = any(row["kind"] != IMITATION for row in self.read_metrics())
+        return rows or any(self.checkpoints.glob("*"))
+
     def truncate_after(self, epoch: int) -> None:
-        """Drop torn lines and what a resume repeats: epochs after `epoch`, the final evaluation."""
+        """Drop torn lines and what a resume repeats: epochs after `epoch`, the final evaluation.
+
+        One that begins anew, at 0, imitates anew too.
+        """
         rows = [
             row
             for row in self.read_metrics()
-            if row.get("epoch", 0) <= epoch and row.get("kind") != "final"
+            if row.get("epoch", 0) <= epoch
+            and row.get("kind") not in ("final", *([] if epoch else [IMITATION]))
         ]
         text = "".join(json.dumps(row) + "\n" for row in rows)
         write_atomically(self.path / "metrics.jsonl", text)

@@ -18,7 +18,7 @@ from mjx_serl.config import TrainConfig
 from mjx_serl.envs.env import Env
 from mjx_serl.run.activity import Activity, cached_durations
 from mjx_serl.run.checkpoint import CheckpointStore, warn_line
-from mjx_serl.run.folder import RunFolder
+from mjx_serl.run.folder import IMITATION, RunFolder
 from mjx_serl.run.hooks import (
     TRAIN_RETURN,
     TRAIN_SUCCESS,
@@ -240,6 +240,7 @@ class Run:
         """Train to the end or a signal, and save; the summary is None after a signal."""
         state, programs = self._prepare(shapes, restored)
         if restored is None:
+            state = self._taught(state, clock)
             self._require_success(programs, state, clock)
         with StopSignal(on_first=partial(note_stop, self.folder.resume_command())) as stop:
             state, finished = self._loop(state, programs, clock, stop)
@@ -323,6 +324,21 @@ class Run:
             if self._initial is not None:
                 state = with_initial(state, self._initial, self.trainer)
             return jax.block_until_ready(state)
+
+    def _taught(self, state: TrainState, clock: Callable[[], float]) -> TrainState:
+        """The state after what the trainer learns before the first epoch, if it does."""
+        teach = getattr(self.trainer, "teach", None)
+        if teach is None:
+            return state
+
+        def tell(done: int, total: int, metrics: dict[str, float]) -> None:
+            row = {"kind": IMITATION, "epoch": 0, "updates": done, "elapsed_s": clock(), **metrics}
+            self.folder.append_metrics(row)
+            said = "  ".join(f"{name.rpartition('/')[2]} {x:.3g}" for name, x in metrics.items())
+            self.hooks.on_stage(f"{IMITATION}: {done} of {total} updates  {said}")
+
+        with self.activity.doing(IMITATION):
+            return jax.block_until_ready(teach(state, jax.random.key(self.cfg.seed), tell))
 
     def _compile_epoch(self, shapes: TrainState) -> Any:
         with self.activity.doing(_EPOCH, remembered=True):

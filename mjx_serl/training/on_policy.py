@@ -16,7 +16,6 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from mjx_serl import devices
-from mjx_serl.agents import objectives
 from mjx_serl.agents.agent import AGENTS, AgentState, OnPolicyAgent, require_on_policy
 from mjx_serl.agents.ppo import PPOConfig
 from mjx_serl.data import normalize
@@ -32,6 +31,7 @@ from mjx_serl.envs.vector import (
 )
 from mjx_serl.training.evaluate import TRAIN
 from mjx_serl.training.one_agent import OneAgent
+from mjx_serl.training.rollouts import Played, learn_in_passes, with_advantages
 from mjx_serl.training.scan import run_once, scan
 from mjx_serl.training.sharing import check_divides
 from mjx_serl.training.state import TrainState, shapes_of, tree_bytes
@@ -43,7 +43,6 @@ from scenes.contract.ranges import check_ranges, ranged
 from scenes.contract.serialize import open_field
 
 MOST_POOL = 4096
-VALUE = "value"  # which an on-policy agent notes with every sample
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,19 +126,6 @@ class OnPolicyConfig:
             grow=self.loop.grow,
         )
         return OnPolicy(self.agent.build(), vec_env, self.loop)
-
-
-@struct.dataclass
-class Played:
-    """What is learned from of one step of all worlds, leading axes [N]; of a rollout [T, N].
-
-    Attributes:
-        step: the step, with what the agent noted of it; its `obs` are as they were observed.
-        cut_value: where the step ended in a time-out, the value of the episode's last observation.
-    """
-
-    step: Transition
-    cut_value: Float[Array, "*lead"]
 
 
 @struct.dataclass
@@ -335,59 +321,16 @@ class OnPolicy(OneAgent):
 
     def with_advantages(self, state: TrainState, played: Played) -> tuple[RolloutBatch, Metrics]:
         """The steps of a rollout with their advantages, all on one axis [T * N]."""
-        agent, step = self.agent, played.step
-        value = step.extras[VALUE]
         after = self.value(state, self.vec_env.observe(state.worlds))
-        next_value = jnp.concatenate([value[1:], after[None]])
-        next_value = jnp.where(step.truncated, played.cut_value, next_value)
-        steps = step.replace(reward=step.reward * agent.reward_scale)
-        advantage = objectives.gae(
-            steps, value, next_value, gamma=agent.gamma, gae_lambda=agent.gae_lambda
-        )
-        returns, valid = advantage + value, step.valid
-        batch = RolloutBatch(
-            obs=normalize.normalize(state.normalizer, step.obs),
-            extras=step.extras,
-            advantage=objectives.standardised(advantage, valid),
-            returns=returns,
-            valid=valid,
-        )
-        mean, spread = objectives.masked_mean, objectives.variance
-        metrics = {
-            "rollout/rewards_mean": mean(step.reward, valid),
-            "rollout/returns_mean": mean(returns, valid),
-            "rollout/advantages_mean": mean(advantage, valid),
-            "rollout/explained_variance": 1.0
-            - spread(advantage, valid) / (spread(returns, valid) + 1e-8),
-        }
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch), metrics
+        return with_advantages(self.agent, state.normalizer, played, after)
 
     def _passes(
         self, agent: AgentState, batch: RolloutBatch, key: PRNGKey
     ) -> tuple[AgentState, Metrics]:
-        """All gradient steps on a rollout, until one says to stop; means over those made."""
         passes, minibatches = self.config.passes, self.config.minibatches
-        rows = batch.returns.shape[0]
-        order = jax.vmap(jax.random.permutation, (0, None))(jax.random.split(key, passes), rows)
-        order = order.reshape(passes * minibatches, rows // minibatches)
-        shapes = jax.eval_shape(self.agent.improve, agent, jax.tree.map(lambda x: x[:1], batch))
-
-        def go_on(agent: AgentState, some: Array) -> tuple[AgentState, Array, Metrics]:
-            return self.agent.improve(agent, jax.tree.map(lambda x: x[some], batch))
-
-        def leave(agent: AgentState, some: Array) -> tuple[AgentState, Array, Metrics]:
-            del some
-            nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[2])
-            return agent, jnp.ones((), bool), nothing
-
-        def step(loop: tuple[AgentState, Array], some: Array) -> tuple[Any, Any]:
-            agent, over = loop
-            agent, stop, metrics = jax.lax.cond(over, leave, go_on, agent, some)
-            return (agent, stop), (metrics, ~over, ~stop)
-
-        (agent, _), (metrics, seen, made) = jax.lax.scan(step, (agent, jnp.zeros((), bool)), order)
-        means = jax.tree.map(lambda x: objectives.masked_mean(x, seen), metrics)
-        return agent, means | {"actor/updates": jnp.sum(made, dtype=jnp.float32)}
+        return learn_in_passes(
+            self.agent, agent, batch, key, passes=passes, minibatches=minibatches
+        )
 
     # Compiled pieces for what is not traced as a whole; inside another jit they are plain calls.
 

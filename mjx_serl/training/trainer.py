@@ -54,7 +54,9 @@ class Ring:
 class Trainer(Protocol):
     """Pure functions over TrainState, and what the host must know of them.
 
-    One that keeps replay rings has a method `rings(state)`, which returns each as a `Ring`.
+    One that keeps replay rings has a method `rings(state)`, which returns each as a `Ring`. One
+    that learns something before its first epoch has a method `teach(state, key, tell)`, which
+    returns the state after it and tells how far it is.
     """
 
     @property

@@ -145,7 +145,11 @@ class Language:
 def tokens_of(tokenizer: Tokenizer, text: str) -> NDArray[np.int32]:
     """Return the numbers of a text, filled up to [slots], read-only; InputError if too many."""
     words = cleaned(text)
-    ids = tokenizer.encode(words)
+    return filled_up(tokenizer, tokenizer.encode(words), words)
+
+
+def filled_up(tokenizer: Tokenizer, ids: list[int], words: str) -> NDArray[np.int32]:
+    """Return numbers that a tokenizer made of words, filled up; InputError as of `tokens_of`."""
     if len(ids) > tokenizer.slots:
         raise InputError(
             f"Instruction '{words[:60]}' takes {len(ids)} numbers, allowed: {tokenizer.slots}; "
@@ -194,7 +198,11 @@ class ByteTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the bytes and the end."""
-        return [3 + byte for byte in text.encode()] + [1]
+        return [*self.begin(text), 1]
+
+    def begin(self, text: str) -> list[int]:
+        """Return the bytes alone."""
+        return [3 + byte for byte in text.encode()]
 
 
 @TOKENIZERS.register("bytes")
@@ -213,9 +221,7 @@ class SentencePieceTokenizer:
     """
 
     def __init__(self, slots: int, model: bytes) -> None:
-        library = require(
-            "sentencepiece", package="sentencepiece", purpose="Tokenizer 'sentencepiece'"
-        )
+        library = require("sentencepiece", "vla", purpose="Tokenizer 'sentencepiece'")
         try:
             self._pieces = library.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
@@ -229,7 +235,11 @@ class SentencePieceTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return start, pieces and a line's end."""
-        return [*self._pieces.encode(text, add_bos=True), *self._pieces.encode("\n")]
+        return [*self.begin(text), *self._pieces.encode("\n")]
+
+    def begin(self, text: str) -> list[int]:
+        """Return start and pieces, as openpi's pi0.5 reads a prompt with the state in it."""
+        return list(self._pieces.encode(text, add_bos=True))
 
 
 @TOKENIZERS.register("sentencepiece")

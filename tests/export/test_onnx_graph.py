@@ -19,6 +19,7 @@ from mjx_serl.agents.bc import BCConfig
 from mjx_serl.agents.chunks import FlowNetConfig
 from mjx_serl.agents.dsrl import DSRLConfig
 from mjx_serl.agents.flow_bc import FlowBCConfig
+from mjx_serl.agents.flow_ppo import FlowPPOConfig
 from mjx_serl.agents.hybrid import HybridConfig
 from mjx_serl.agents.ppo import PPOConfig
 from mjx_serl.agents.qc import QCConfig
@@ -27,6 +28,7 @@ from mjx_serl.agents.sac import SACConfig
 from mjx_serl.export.onnx_graph import RULES, initializers, to_onnx
 from mjx_serl.nets.convolution import convolve
 from mjx_serl.nets.encoders import ENCODERS, EncoderConfig
+from mjx_serl.nets.velocity import MLPVelocityConfig
 
 Arrays = Mapping[str, Any]
 
@@ -78,9 +80,11 @@ max_window = partial(lax.reduce_window, init_value=-np.inf, computation=lax.max)
 # Name of the primitive: functions of one array (X, IMAGE or BYTES) that must show it.
 CASES: dict[str, list[tuple[Callable[[Any], Any], np.ndarray]]] = {
     "abs": [(jnp.abs, X)],
+    "cos": [(jnp.cos, X)],
     "exp": [(jnp.exp, X)],
     "log": [(lambda x: jnp.log(jnp.abs(x) + 0.1), X)],
     "neg": [(lambda x: -x, X)],
+    "sin": [(jnp.sin, X)],
     "sqrt": [(lambda x: jnp.sqrt(jnp.abs(x)), X)],
     "tanh": [(jnp.tanh, X)],
     "stop_gradient": [(lambda x: lax.stop_gradient(x) * 2.0, X)],
@@ -283,6 +287,7 @@ POLICIES = {
     "cloned": BCConfig(hidden=(32, 32), dropout=0.5),
     "hybrid": HybridConfig(sac=STATE),
     "ppo": PPOConfig(hidden=(32, 32)),
+    "flow_ppo": FlowPPOConfig(net=MLPVelocityConfig(hidden=(16, 16)), steps=3, horizon=2),
 }
 MOVED = {"hybrid": slice(3)}  # entries that are continuous
 

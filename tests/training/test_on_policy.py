@@ -23,8 +23,8 @@ from mjx_serl.training.on_policy import (
     OnPolicy,
     OnPolicyConfig,
     OnPolicyLoopConfig,
-    Played,
 )
+from mjx_serl.training.rollouts import Played
 from mjx_serl.training.state import TrainState, tree_bytes
 from scenes.contract.specs import ActionSpec, ObsField, ObsSpec
 

@@ -18,14 +18,18 @@ from mjx_serl.agents.bc import BCConfig
 from mjx_serl.agents.chunks import FlowNetConfig
 from mjx_serl.agents.dsrl import DSRLConfig
 from mjx_serl.agents.flow_bc import FlowBCConfig
+from mjx_serl.agents.flow_ppo import FlowPPOConfig
 from mjx_serl.agents.hybrid import HybridConfig
 from mjx_serl.agents.ppo import PPOConfig
 from mjx_serl.agents.qc import ACTORS, QCConfig
 from mjx_serl.agents.residual import ResidualConfig
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.envs.observation import Observer
+from mjx_serl.nets.velocity import MLPVelocityConfig
 from mjx_serl.run.checkpoint import CheckpointStore
+from mjx_serl.training.demonstrations import DemoConfig
 from mjx_serl.training.on_policy import OnPolicyConfig, OnPolicyLoopConfig
+from mjx_serl.training.on_policy_chunks import ChunkLoopConfig, OnPolicyChunksConfig
 from mjx_serl.training.state import TrainState
 from mjx_serl.training.trainer import Trainer
 
@@ -49,7 +53,7 @@ CASES = {
     "residual of chunks": ResidualConfig(base=CHUNKED, critic_ensemble_size=2, **BASE),
     "dsrl": DSRLConfig(base=FlowBCConfig(horizon=2, flow=FLOW), **BASE),
 }
-ELSEWHERE = (BCConfig, HybridConfig, FlowBCConfig, PPOConfig)
+ELSEWHERE = (BCConfig, HybridConfig, FlowBCConfig, PPOConfig, FlowPPOConfig)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -65,6 +69,17 @@ def test_ppo_goes_on_in_the_middle_of_episodes(tmp_path: Path) -> None:
         agent=PPOConfig(lr_schedule="adaptive", lr=1e-3, **NET),
         # Of 18 steps an epoch, in episodes of at most 8: statistics still move in the second.
         loop=OnPolicyLoopConfig(rollout_steps=3, passes=2, minibatches=3, normalize_steps=100),
+    )
+    trainer = method.build(Observer(ToyEnv()), num_envs=6)
+    assert_goes_on(trainer, jax.jit(trainer.epoch), trainer.init(jax.random.key(0)), tmp_path)
+
+
+def test_a_flow_policy_under_ppo_goes_on_in_the_middle_of_episodes(tmp_path: Path) -> None:
+    net = MLPVelocityConfig(hidden=(8,))
+    method = OnPolicyChunksConfig(
+        agent=FlowPPOConfig(net=net, horizon=3, steps=2, value_hidden=(8,), actor_average=0.9),
+        loop=ChunkLoopConfig(rollout_chunks=2, minibatches=2, pretrain_updates=0),
+        demos=DemoConfig(count=0),
     )
     trainer = method.build(Observer(ToyEnv()), num_envs=6)
     assert_goes_on(trainer, jax.jit(trainer.epoch), trainer.init(jax.random.key(0)), tmp_path)

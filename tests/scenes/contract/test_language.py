@@ -139,6 +139,7 @@ def test_pieces_of_a_sentence_stand_between_start_and_line(tmp_path: Path, monke
     file.write_bytes(b"pieces")
     config = TokenizerConfig(name="sentencepiece", slots=6, model=file)
     assert tokens_of(config.build(), "pick the cube").tolist() == [2, 14, 13, 14, 108, PAD]
+    assert config.build().begin("pick up") == [2, 14, 12]
     assert config.pinned().digest == hashlib.sha256(b"pieces").hexdigest()
     file.write_bytes(b"none")
     with pytest.raises(ValueError, match="no model of sentencepiece"):

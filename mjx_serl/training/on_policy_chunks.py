@@ -1,0 +1,422 @@
+"""Imitation, then on-policy training of action chunks: one choice is one step of what is learned.
+
+Imitation is over before the first epoch (`teach`). One epoch is then one rollout of all worlds and
+the passes over it, one compiled call, as in `on_policy`. A choice is a chunk of actions, all played
+before the next: its reward is their sum, and the discount and advantages count choices (RLinf's
+`reward_type: chunk_level`). A world whose episode ends on the way waits for the others.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from mjx_serl.agents.agent import AGENTS, AgentState, ChunkAgent, require_chunks
+from mjx_serl.agents.flow_ppo import FlowPPOConfig
+from mjx_serl.data import normalize
+from mjx_serl.data.normalize import NormalizerState
+from mjx_serl.data.replay import ReplayBuffer, ReplayState
+from mjx_serl.envs.env import EnvState
+from mjx_serl.envs.observation import Observer
+from mjx_serl.envs.vector import (
+    VecState,
+    clear_stats,
+    episode_metrics,
+    growth_metrics,
+    vectorize,
+)
+from mjx_serl.training.demonstrations import DemoConfig, Demonstrations
+from mjx_serl.training.evaluate import TRAIN
+from mjx_serl.training.on_policy import MOST_POOL
+from mjx_serl.training.one_agent import OneAgent
+from mjx_serl.training.rollouts import Played, learn_in_passes, with_advantages
+from mjx_serl.training.scan import run_once, scan
+from mjx_serl.training.state import TrainState, shapes_of, tree_bytes
+from mjx_serl.training.trainer import METHODS, Share
+from mjx_serl.types import Choice, Metrics, Obs, PRNGKey, RolloutBatch, Transition, one_by_one
+from scenes.contract.errors import InputError
+from scenes.contract.ranges import check_ranges, ranged
+from scenes.contract.serialize import open_field
+
+_GATHERED = 10  # batches of demonstrations that are gathered at once
+_LESSON = 500  # updates between two words about how imitation goes
+_IMITATION = 1  # the stream of its keys beside that of the worlds
+
+# Takes updates made, of how many, and the metrics of the last of them.
+Tell = Callable[[int, int, dict[str, float]], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChunkLoopConfig:
+    """Imitation, rollouts and passes over them.
+
+    Attributes:
+        pretrain_updates: steps of imitation before the first epoch; like demonstrations they are
+            not among what a run counts. 0 goes on from the run that `--init` names.
+        batch_size: chunks of demonstrations per step of imitation.
+        rollout_chunks: choices of each world between two times of learning.
+        passes: how often each rollout is learned from, in an order of its own each time.
+        minibatches: gradient steps of a pass; they have to divide the rollout's choices.
+        stagger: spread the first time-outs of the worlds over an episode's length, so that each
+            rollout holds all parts of episodes.
+        pool: prepared starts per world that ended worlds draw from, drawn anew each epoch; of all
+            worlds at most 4096.
+        grow: as of `OnPolicyLoopConfig`.
+    """
+
+    pretrain_updates: int = ranged(6000, least=0)
+    batch_size: int = ranged(256, least=2)
+    rollout_chunks: int = ranged(20, least=1)
+    passes: int = ranged(2, least=1)
+    minibatches: int = ranged(4, least=1)
+    stagger: bool = True
+    pool: int = ranged(1, least=1)
+    grow: float = ranged(0.0, least=0, most=1)
+
+
+@METHODS.register("on_policy_chunks")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnPolicyChunksConfig:
+    """Imitation, then rollouts of action chunks and an agent that knows their density: flow_ppo.
+
+    Attributes:
+        agent: the learner.
+        loop: imitation, rollouts and passes over them.
+        demos: demonstrations, which are imitated.
+    """
+
+    agent: Any = open_field(AGENTS, FlowPPOConfig)
+    loop: ChunkLoopConfig = dataclasses.field(default_factory=ChunkLoopConfig)
+    demos: DemoConfig = dataclasses.field(default_factory=lambda: DemoConfig(count=50))
+
+    def check(self, *, num_envs: int) -> None:
+        """Raise ValueError, with what is allowed, for options that do not go together."""
+        check_ranges(self)
+        require_chunks(self.agent.build(), "on_policy_chunks")
+        loop = self.loop
+        if loop.pretrain_updates and not (self.demos.count or self.demos.file):
+            raise InputError(
+                f"loop.pretrain_updates {loop.pretrain_updates} without demonstrations, allowed: "
+                "--demos.count above 0, or --demos.file FILE; or 0 with --init RUN"
+            )
+        rows = loop.rollout_chunks * num_envs
+        parts = loop.minibatches * self.agent.accumulate
+        if rows % parts:
+            raise InputError(
+                f"loop.minibatches {loop.minibatches} of agent.accumulate {self.agent.accumulate} "
+                f"parts, allowed: what divides {rows}, the choices of a rollout (num_envs "
+                f"{num_envs} times loop.rollout_chunks)"
+            )
+
+    def pool_size(self, num_envs: int) -> int:
+        """Prepared starts of so many worlds."""
+        return min(MOST_POOL, self.loop.pool * num_envs)
+
+    def label(self, *, images: bool) -> str:
+        """What the learner is called in folders and tables."""
+        return self.agent.label(images=images, demos=True)
+
+    def build(self, observer: Observer, *, num_envs: int) -> "OnPolicyChunks":
+        """Return the trainer of an observer's task; InputError for what does not fit it."""
+        agent = self.agent.build()
+        for wrong, line in (
+            (observer.stack > 1, f"--pixels.stack {observer.stack}"),
+            (observer.judge is not None, "--reward.classifier, which judges every picture"),
+        ):
+            if wrong:
+                raise InputError(f"{line}, with action chunks, which see one in {agent.horizon}")
+        vec_env = vectorize(
+            observer,
+            num_envs=num_envs,
+            pool_size=self.pool_size(num_envs),
+            stagger=self.loop.stagger,
+            grow=self.loop.grow,
+        )
+        return OnPolicyChunks(agent, vec_env, self.loop, self.demos.build(observer))
+
+
+@struct.dataclass
+class Counts:
+    """What is kept of the worlds between choices, beside themselves.
+
+    Attributes:
+        solved: whether the present episode has been solved at some step; its end may be later.
+        episodes: how many of those that ended since the epoch began had been.
+    """
+
+    solved: Bool[Array, " N"]
+    episodes: Int[Array, ""]
+
+    def after(self, chunk: "ChunkSteps") -> "Counts":
+        """The same after a choice."""
+        solved = self.solved | jnp.any(chunk.success & chunk.running, axis=0)
+        ended = jnp.any(chunk.ended, axis=0)
+        episodes = self.episodes + jnp.sum(ended & solved, dtype=jnp.int32)
+        return Counts(solved & ~ended, episodes)
+
+
+@struct.dataclass
+class ChunkSteps:
+    """How the control steps of one choice went, [H, N]; nothing counts after an episode's end."""
+
+    reward: Float[Array, "H N"]
+    terminated: Bool[Array, "H N"]
+    truncated: Bool[Array, "H N"]
+    valid: Bool[Array, "H N"]
+    success: Bool[Array, "H N"]
+
+    @property
+    def ended(self) -> Bool[Array, "H N"]:
+        """Whether the episode had ended after the step."""
+        return self.terminated | self.truncated
+
+    @property
+    def running(self) -> Bool[Array, "H N"]:
+        """Whether it had not before."""
+        over = jnp.cumsum(self.ended, axis=0) > 0
+        return ~jnp.concatenate([jnp.zeros_like(over[:1]), over[:-1]])
+
+    def as_one(self, obs: Obs, chosen: Choice) -> Transition:
+        """The choice as one step: rewards summed, ended or invalid where any step was."""
+        running, size = self.running, self.reward.shape[1]
+        return Transition(
+            obs=obs,
+            action=chosen.action.reshape(size, -1),
+            reward=jnp.sum(jnp.where(running, self.reward, 0.0), axis=0),
+            terminated=jnp.any(running & self.terminated, axis=0),
+            truncated=jnp.any(running & self.truncated, axis=0),
+            valid=jnp.all(~running | self.valid, axis=0),
+            expert=jnp.zeros(size, bool),
+            extras=chosen.extras,
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OnPolicyChunks(OneAgent):
+    """A Trainer whose TrainState.data is `Counts`; a run calls its `teach` before the first epoch.
+
+    Where the renderer is not `traceable` it is called as it is: its pieces are compiled.
+
+    Attributes:
+        agent: what learns.
+        vec_env: what it acts in.
+        config: the loop.
+        demos: what is imitated; None without.
+    """
+
+    agent: ChunkAgent
+    config: ChunkLoopConfig
+    demos: Demonstrations | None
+
+    @property
+    def env_steps_per_epoch(self) -> int:
+        """Control steps of all worlds in one epoch."""
+        return self.config.rollout_chunks * self.horizon * self.vec_env.num_envs
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Gradient steps in one epoch where none is left out (`actor/updates`)."""
+        return self.config.passes * self.config.minibatches
+
+    @property
+    def least_success(self) -> float:
+        """Success rate that imitation must reach."""
+        return self.agent.least_success
+
+    def state_shapes(self) -> TrainState:
+        """The state as shapes."""
+        if self.traceable:
+            return jax.eval_shape(self._first_state, jax.random.key(0))
+        # What cannot be traced has to be made to be measured.
+        return shapes_of(self.init(jax.random.key(0)))
+
+    def init(self, key: PRNGKey) -> TrainState:
+        """The state before imitation."""
+        return run_once(self._first_state, key, traceable=self.traceable)
+
+    def _first_state(self, key: PRNGKey) -> TrainState:
+        k_worlds, k_agent, key = jax.random.split(jax.random.fold_in(key, TRAIN), 3)
+        worlds, spec = self.vec_env.reset(k_worlds), self.vec_env.observer.obs_spec
+        agent = self.agent.init(k_agent, spec, self.vec_env.env.action_spec)
+        state = TrainState(
+            agent=self.agent.taught(agent),
+            worlds=worlds,
+            data=Counts(jnp.zeros(self.vec_env.num_envs, bool), jnp.int32(0)),
+            normalizer=normalize.init(spec, scaled=True),
+            key=key,
+            epoch=jnp.zeros((), jnp.int32),
+        )
+        # Not traced, leaves may share an array, which cannot be donated twice.
+        return state if self.traceable else jax.tree.map(jnp.copy, state)
+
+    def memory(self, state: TrainState) -> list[Share]:
+        """The worlds, and a rollout of them."""
+        found = [self.worlds_share(state)]
+        if self.traceable:
+            chunks = self.config.rollout_chunks
+            played = chunks * tree_bytes(jax.eval_shape(self._play, state, None)[1])
+            option = "--loop.rollout-chunks"
+            found.append(Share("rollout", played, option, chunks, 1, stored=False))
+        return found
+
+    # -- imitation ---------------------------------------------------------------------------
+
+    def teach(self, state: TrainState, key: PRNGKey, tell: Tell) -> TrainState:
+        """The state after imitation. Actions are scaled as demonstrations have them, observations
+        as the task declares: the spread of a few demonstrations makes what is a little beside
+        them look far away.
+
+        Args:
+            state: from `init`.
+            key: of the run, as `init` has it.
+            tell: is told how it goes, every `_LESSON` updates.
+        """
+        total = self.config.pretrain_updates
+        if self.demos is None or not total:
+            return state
+        rows = jax.device_put(self.demos.rows(key))
+        buffer = ReplayBuffer(*rows.reward.shape)
+        ring = buffer.add(buffer.init(jax.tree.map(lambda x: x[0, 0], rows)), rows)
+        agent = self.agent.pupil(self.agent.shown(state.agent, rows))
+        lesson = jax.jit(self._lesson, static_argnums=(0, 5), donate_argnums=1)
+        k_lessons = jax.random.fold_in(jax.random.fold_in(key, TRAIN), _IMITATION)
+        for done in range(0, total, _LESSON):
+            count = min(_LESSON, total - done)
+            k_lesson = jax.random.fold_in(k_lessons, done)
+            agent, metrics = lesson(buffer, agent, ring, state.normalizer, k_lesson, count)
+            tell(done + count, total, {k: float(x) for k, x in jax.device_get(metrics).items()})
+        return state.replace(agent=self.agent.taught(agent))
+
+    def _lesson(
+        self,
+        buffer: ReplayBuffer,
+        agent: AgentState,
+        ring: ReplayState,
+        normalizer: NormalizerState,
+        key: PRNGKey,
+        updates: int,
+    ) -> tuple[AgentState, Metrics]:
+        """So many updates on demonstrations; the metrics of the last."""
+        shape, span = (_GATHERED, self.config.batch_size), self.agent.n_step
+
+        def update(agent: AgentState, xs: tuple) -> tuple[AgentState, Metrics]:
+            return self.agent.update(agent, *xs)
+
+        def block(agent: AgentState, key: PRNGKey) -> tuple[AgentState, Metrics]:
+            k_sample, k_learn = jax.random.split(key)
+            batch = buffer.sample(ring, k_sample, shape, n_step=span, horizon=span)
+            batch = batch.replace(obs=normalize.normalize(normalizer, batch.obs), next_obs={})
+            return jax.lax.scan(update, agent, (batch, jax.random.split(k_learn, _GATHERED)))
+
+        agent, metrics = jax.lax.scan(block, agent, jax.random.split(key, -(-updates // _GATHERED)))
+        return agent, jax.tree.map(lambda x: x[-1].mean(), metrics)
+
+    # -- one epoch ---------------------------------------------------------------------------
+
+    def epoch(self, state: TrainState) -> tuple[TrainState, Metrics]:
+        """A rollout and what is learned from it; metrics of both."""
+        state = self._jit_begin(state)
+        state, played = scan(
+            self._play, state, None, length=self.config.rollout_chunks, traceable=self.traceable
+        )
+        state, metrics = self._jit_learn(state, played)
+        metrics |= episode_metrics(state.worlds.stats) | growth_metrics(state.worlds.growth)
+        metrics |= {
+            "episode/solved_once": state.data.episodes.astype(jnp.float32),
+            "episode/len_sum": metrics["episode/step_sum"],
+        }
+        return state.replace(epoch=optax.safe_increment(state.epoch)), metrics
+
+    def _play(self, state: TrainState, _: None) -> tuple[TrainState, Played]:
+        """One choice of all worlds, played to its end."""
+        before = state
+        state, obs, chosen = self._jit_choose(state)
+
+        def step(carry: tuple, xs: tuple) -> tuple[tuple, ChunkSteps]:
+            worlds, steps = self._jit_advance(carry[0], *xs)
+            return (self.vec_env.draw(worlds[0]), worlds[1]), steps
+
+        plain = one_by_one(chosen.replace(extras={}))
+        wait = jnp.arange(self.horizon) < self.horizon - 1
+        start = (state.worlds, state.worlds.envs)
+        (worlds, last), steps = scan(step, start, (plain, wait), traceable=self.traceable)
+        one, cut = steps.as_one(obs, chosen), self._cut_value(before, last)
+        return state.replace(worlds=worlds, data=state.data.after(steps)), Played(one, cut)
+
+    def choose_all(self, state: TrainState) -> tuple[TrainState, Obs, Choice]:
+        """Choose in all worlds; the state has another key."""
+        key, k_act = jax.random.split(state.key)
+        obs = self.vec_env.observe(state.worlds)
+        seen = normalize.normalize(state.normalizer, obs)
+        return state.replace(key=key), obs, self.agent.draw(state.agent, seen, k_act)
+
+    def advance(
+        self, worlds: VecState, chosen: Choice, wait: Bool[Array, ""]
+    ) -> tuple[tuple[VecState, EnvState], ChunkSteps]:
+        """One control step of a choice; also the worlds as it left them, ended ones as they are."""
+        worlds, row, last = self.vec_env.advance(worlds, chosen, wait=wait)
+        steps = ChunkSteps(row.reward, row.terminated, row.truncated, row.valid, last.success)
+        return (worlds, last), steps
+
+    def _cut_value(self, before: TrainState, last: EnvState) -> Float[Array, " N"]:
+        """The value of the observations that time-outs cut off, where there is any; else zeros."""
+
+        def ask() -> Float[Array, " N"]:
+            return self._jit_value(before, self.vec_env.observe_last(last, before.worlds))
+
+        def nothing() -> Float[Array, " N"]:
+            return jnp.zeros(self.vec_env.num_envs)
+
+        cut = jnp.any(last.truncated)
+        if self.traceable:
+            return jax.lax.cond(cut, ask, nothing)
+        return ask() if bool(cut) else nothing()
+
+    def value(self, state: TrainState, obs: Obs) -> Float[Array, " N"]:
+        """The value of raw observations."""
+        return self.agent.value(state.agent, normalize.normalize(state.normalizer, obs))
+
+    def batch_of(self, state: TrainState, played: Played) -> tuple[RolloutBatch, Metrics]:
+        """The choices of a rollout with their advantages, all on one axis, and metrics."""
+        after = self.value(state, self.vec_env.observe(state.worlds))
+        return with_advantages(self.agent, state.normalizer, played, after)
+
+    def learn(self, state: TrainState, played: Played) -> tuple[TrainState, Metrics]:
+        """Make the passes over a rollout [C, N, ...]; metrics of them."""
+        key, k_order = jax.random.split(state.key)
+        batch, metrics = self.batch_of(state, played)
+        sizes = {"passes": self.config.passes, "minibatches": self.config.minibatches}
+        agent, learned = learn_in_passes(self.agent, state.agent, batch, k_order, **sizes)
+        return state.replace(agent=agent, key=key), metrics | learned
+
+    # Compiled pieces for what is not traced as a whole; inside another jit they are plain calls.
+
+    @cached_property
+    def _jit_begin(self) -> Callable[[TrainState], TrainState]:
+        def begin(state: TrainState) -> TrainState:
+            worlds: VecState = self.vec_env.refresh(clear_stats(state.worlds))
+            return state.replace(worlds=worlds, data=state.data.replace(episodes=jnp.int32(0)))
+
+        return jax.jit(begin, donate_argnums=0)
+
+    @cached_property
+    def _jit_choose(self) -> Callable[[TrainState], tuple[TrainState, Obs, Choice]]:
+        return jax.jit(self.choose_all)
+
+    @cached_property
+    def _jit_advance(self) -> Callable[..., tuple[tuple[VecState, EnvState], ChunkSteps]]:
+        return jax.jit(self.advance)
+
+    @cached_property
+    def _jit_value(self) -> Callable[[TrainState, Obs], Float[Array, " N"]]:
+        return jax.jit(self.value)
+
+    @cached_property
+    def _jit_learn(self) -> Callable[[TrainState, Played], tuple[TrainState, Metrics]]:
+        return jax.jit(self.learn, donate_argnums=0)
