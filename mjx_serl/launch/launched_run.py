@@ -37,9 +37,10 @@ class LaunchedRun:
         if start.resume is not None:
             return cls(RunFolder.open(start.resume))
         root, name = _said(words, _FOLDER) or "runs", _said(words, _NAME)
-        own = () if name else (f"{_NAME}={_by_time()}",)
-        name = name or own[0].partition("=")[2]
-        return cls(RunFolder(Path(root) / name), (*words, *own))
+        if name:
+            return cls(RunFolder(Path(root) / name), tuple(words))
+        name = _by_time()
+        return cls(RunFolder(Path(root) / name), (*words, f"{_NAME}={name}"))
 
     def words(self) -> list[str]:
         """What train.py is told, so that the run begins or goes on from its last checkpoint."""

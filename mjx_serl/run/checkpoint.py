@@ -336,7 +336,8 @@ def _to_device(array: np.ndarray, spec: LeafSpec, template: Any) -> jax.Array:
     if 0 in spec["shape"]:
         array = np.zeros(spec["shape"], jnp.dtype(spec["dtype"]))
     if elsewhere:
-        return place(array, sharding)
+        leaf: Any = array
+        return place(leaf, sharding)
     # The copy keeps the next donated call from writing into numpy's memory.
     return jax.device_put(array, sharding, may_alias=False)
 

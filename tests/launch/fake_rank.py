@@ -11,7 +11,10 @@ import sys
 import time
 from pathlib import Path
 
-said = dict(word.removeprefix("--").partition("=")[::2] for word in sys.argv[1:])
+said: dict[str, str] = {}
+for word in sys.argv[1:]:
+    name, _, value = word.removeprefix("--").partition("=")
+    said[name] = value
 fake = json.loads(os.environ.get("FAKE_RANK", "{}"))
 rank, count = int(os.environ["MJX_SERL_RANK"]), int(os.environ["MJX_SERL_RANKS"])
 resumed = "resume" in said
