@@ -98,6 +98,8 @@ def open_run(
     *,
     hooks: Sequence[Hook] | None = None,
     outputs: Sequence[Output] = OUTPUTS,
+    console: Hook | None = None,
+    like: Run | None = None,
 ) -> Iterator[Run]:
     """A run with its folder, a new one or the one to resume; nothing is trained yet.
 
@@ -108,6 +110,8 @@ def open_run(
         resume: its folder, where it goes on; raises ValueError for options that cannot change.
         hooks: who listens; None is the console and the folder's files.
         outputs: what it leaves beside its logs.
+        console: in place of the run's own.
+        like: a run of another seed, whose functions it shares.
     """
     cfg.check()
     if resume is None:
@@ -116,8 +120,8 @@ def open_run(
     with contextlib.nullcontext() if resume else _removed_unused(folder):
         require_unlocked(folder.path)
         changes = allowed_changes(folder.read_config(TrainConfig), cfg) if resume else ()
-        hooks = default_hooks(cfg, folder) if hooks is None else hooks
-        yield Run(cfg, folder, hooks, outputs, changes, _companions(cfg))
+        hooks = default_hooks(cfg, folder, console) if hooks is None else hooks
+        yield Run(cfg, folder, hooks, outputs, changes, _companions(cfg), like)
 
 
 def pinned(cfg: TrainConfig) -> TrainConfig:
@@ -196,9 +200,9 @@ def _removed_unused(folder: RunFolder) -> Iterator[None]:
             raise
 
 
-def default_hooks(cfg: TrainConfig, folder: RunFolder) -> list[Hook]:
+def default_hooks(cfg: TrainConfig, folder: RunFolder, console: Hook | None = None) -> list[Hook]:
     """Console, metrics.jsonl and summary.json, curve.png, TensorBoard, a tracker of others."""
-    hooks: list[Hook] = [ConsoleHook(), JsonlHook(folder), CurveHook(folder)]
+    hooks: list[Hook] = [console or ConsoleHook(), JsonlHook(folder), CurveHook(folder)]
     if cfg.run.tensorboard:
         hooks.append(TensorBoardHook(folder))
     if cfg.run.tracker != "none":
@@ -219,8 +223,9 @@ def _about() -> str:
         f"--method NAME and --agent NAME pick another learner ({', '.join(METHODS)}; "
         f"{', '.join(AGENTS)}); its options are shown below with --help.\n"
         f"\n{describe_tasks()}\n\n"
-        "--seeds 0 1 2 trains with each, one after another, and prints a table; --resume FOLDER\n"
-        "  goes on with all.\n\n"
+        "--seeds 0 1 2, or 0..2, trains with each, one after another, and prints a table;\n"
+        "  --together trains them at the same time in one process. --resume FOLDER goes on with "
+        "all.\n\n"
         "--preset NAME picks the defaults shown below, without it the device does "
         f"(here {default_preset()}):\n" + "\n".join(lines)
     )

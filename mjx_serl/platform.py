@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from scenes.contract.files import checkout, usable_cache, user_cache
 # are switched off only when MJX is what steps the worlds.
 MJX_CPU_FLAG = "--xla_cpu_use_fusion_emitters=false"
 
+
+_RANGE, _MOST_SEEDS = re.compile(r"(\d{1,9})\.\.(\d{1,9})"), 1000
 
 # Settings of JAX that neither our worlds (32 bits) nor MJX (broadcasts freely) can work under,
 # with the values that leave them as they are by default.
@@ -84,7 +87,9 @@ class StartOptions:
         preset: name of the defaults that the other options change; None takes the device's.
         resume: folder of a run to go on with.
         physics: what steps the worlds.
-        seeds: train with each of these, one after another, and print a table.
+        seeds: train with each of these, one after another, and print a table; A..B names all from
+            A to B.
+        together: train the seeds at the same time, in this process.
         plugin: modules to import, which register what is yours; may be given several times.
         method: name of another way to train than the preset's.
         agent: name of another learner than the preset's.
@@ -94,6 +99,7 @@ class StartOptions:
     resume: Path | None = None
     physics: str = "auto"
     seeds: tuple[int, ...] = ()
+    together: bool = False
     plugin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     method: str | None = None
     agent: str | None = None
@@ -101,7 +107,19 @@ class StartOptions:
 
 def parse_start(argv: Sequence[str]) -> tuple[StartOptions, list[str]]:
     """Return the options that are needed first, and the words of the others in their order."""
-    return tyro.cli(StartOptions, args=argv, return_unknown_args=True, add_help=False)
+    return tyro.cli(StartOptions, args=_spelt(argv), return_unknown_args=True, add_help=False)
+
+
+def _spelt(argv: Sequence[str]) -> list[str]:
+    """The words with each number that an A..B after --seeds stands for."""
+    words, option = [], ""
+    for word in argv:
+        option = word if word.startswith("--") else option
+        ends = _RANGE.fullmatch(word) if option == "--seeds" else None
+        first, last = map(int, ends.groups()) if ends else (0, -1)
+        few = first <= last < first + _MOST_SEEDS
+        words += map(str, range(first, last + 1)) if few else [word]
+    return words
 
 
 def needs_mjx(*, physics: str = "auto", run: Path | None = None) -> bool:
