@@ -20,6 +20,7 @@ from mjx_serl.run.crew import Crew, Done, InOneCall, OnCores, Order, cores
 from mjx_serl.run.loop import Run
 from mjx_serl.run.programs import Programs, compile_epoch, compile_eval
 from mjx_serl.run.remote import told
+from mjx_serl.run.resume import all_changes
 from mjx_serl.run.run_lock import locked
 from mjx_serl.run.signals import StopSignal, note_stop
 from mjx_serl.training.evaluate import CHECK, FINAL
@@ -81,8 +82,12 @@ class Together:
         one_call: bool | None = None,
     ) -> None:
         self._runs, self._resumed, self._places = tuple(runs), tuple(resumed), places
-        self._one_call = not _on_cpu() if one_call is None else one_call
         self._first = self._runs[0]
+        # MJX on a CPU makes one program of so many small operations that they are better shared.
+        on_cores = _on_cpu() and self._first.env.physics.name == "native"
+        self._one_call = not on_cores if one_call is None else one_call
+        for run in self._runs:
+            _require_same(self._first, run)
         if not self._first.trainer.traceable:
             raise InputError(
                 f"--together with the renderer '{self._first.cfg.pixels.backend}', whose pictures "
@@ -243,7 +248,11 @@ class Together:
         return None
 
 
-def same_but_seed(one: TrainConfig, other: TrainConfig) -> bool:
-    """Whether two runs differ by their seed and folder alone."""
-    plain = dataclasses.replace(one, seed=other.seed, run=other.run)
-    return plain == other
+def _require_same(one: Run, other: Run) -> None:
+    """Raise InputError for runs that differ by more than their seed and folder."""
+    plain = dataclasses.replace(one.cfg, seed=other.cfg.seed, run=other.cfg.run)
+    if changes := all_changes(plain, other.cfg):
+        raise InputError(
+            f"--together with runs that are not the same but for their seed: in {other.folder.path}"
+            f" {', '.join(map(str, changes))}. Hint: resume that one by itself"
+        )

@@ -31,7 +31,7 @@ from mjx_serl.run.hooks import EpochRecord, EvalRecord, JsonlHook, RunInfo
 from mjx_serl.run.loop import Run
 from mjx_serl.run.programs import compile_epoch, compile_eval
 from mjx_serl.run.remote import tell
-from mjx_serl.run.together import Together, require_together, same_but_seed
+from mjx_serl.run.together import Together, require_together
 from mjx_serl.run.together_console import TogetherConsole
 from mjx_serl.training.off_policy import OffPolicy
 
@@ -203,10 +203,11 @@ def test_what_cannot_be_together_is_refused(changes: dict[str, Any], option: str
         require_together(TrainConfig(**changes))
 
 
-def test_runs_that_differ_by_more_than_their_seed():
-    one = TrainConfig()
-    assert same_but_seed(one, dataclasses.replace(one, seed=5, run=RunConfig(name="x")))
-    assert not same_but_seed(one, dataclasses.replace(one, seed=5, num_envs=3))
+def test_runs_that_differ_by_more_than_their_seed_are_refused(alone: Whole, tmp_path: Path):
+    runs = [make(alone, tmp_path, seed) for seed in SEEDS]
+    runs[1].cfg = dataclasses.replace(runs[1].cfg, num_envs=3)
+    with pytest.raises(ValueError, match=f"in .*seed-{SEEDS[1]} --num-envs 3 .was 4."):
+        Together(runs, resumed=[False, False], places=2)
 
 
 def test_the_console_has_a_line_for_each_seed(tmp_path: Path):
