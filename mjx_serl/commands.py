@@ -120,7 +120,9 @@ def open_run(
     with contextlib.nullcontext() if resume else _removed_unused(folder):
         require_unlocked(folder.path)
         changes = allowed_changes(folder.read_config(TrainConfig), cfg) if resume else ()
-        hooks = default_hooks(cfg, folder, console) if hooks is None else hooks
+        if hooks is None:
+            own = console is None
+            hooks = default_hooks(cfg, folder) if own else [console, *file_hooks(cfg, folder)]
         yield Run(cfg, folder, hooks, outputs, changes, _companions(cfg), like)
 
 
@@ -200,9 +202,14 @@ def _removed_unused(folder: RunFolder) -> Iterator[None]:
             raise
 
 
-def default_hooks(cfg: TrainConfig, folder: RunFolder, console: Hook | None = None) -> list[Hook]:
-    """Console, metrics.jsonl and summary.json, curve.png, TensorBoard, a tracker of others."""
-    hooks: list[Hook] = [console or ConsoleHook(), JsonlHook(folder), CurveHook(folder)]
+def default_hooks(cfg: TrainConfig, folder: RunFolder) -> list[Hook]:
+    """Console, and what is kept of a run."""
+    return [ConsoleHook(), *file_hooks(cfg, folder)]
+
+
+def file_hooks(cfg: TrainConfig, folder: RunFolder) -> list[Hook]:
+    """metrics.jsonl and summary.json, curve.png, TensorBoard, a tracker of others."""
+    hooks: list[Hook] = [JsonlHook(folder), CurveHook(folder)]
     if cfg.run.tensorboard:
         hooks.append(TensorBoardHook(folder))
     if cfg.run.tracker != "none":

@@ -159,6 +159,7 @@ class InOneCall:
         self._trainer, self._programs, self._places = trainer, programs, places
         filled = [*states, *[states[0]] * (places - len(states))]
         self._state: TrainState = jax.tree.map(lambda *x: jnp.stack(x), *filled)
+        self._pick = jax.jit(lambda state, seed: jax.tree.map(lambda x: x[seed], state))
         self._orders: list[Order] = []
         self._ready: deque[Done] = deque()
 
@@ -180,7 +181,7 @@ class InOneCall:
 
     def state(self, seed: int) -> TrainState:
         """Return the state of a seed."""
-        return jax.tree.map(lambda x: x[seed], self._state)
+        return self._pick(self._state, seed)
 
     def withdraw(self) -> list[int]:
         """Return the seeds that were to be in the next call."""

@@ -284,8 +284,7 @@ class Run:
             self.save(state)
             summary = None
             if finished and not stop.requested:
-                result = self._evaluate(programs.final, state, FINAL)
-                summary = self.finish(result, clock())
+                summary = self._finish(programs, state, clock)
             self.hooks.on_end(summary)
             self.store.wait()
         return state, summary
@@ -402,7 +401,7 @@ class Run:
                 host = {k: float(v) for k, v in jax.device_get(metrics).items()}
             for companion in self.companions:
                 host |= companion.metrics()
-            self.after_epoch(state, host, clock())
+            self.after_epoch(lambda now=state: now, host, clock())
             if self.is_check_due(self.progress.epoch):
                 self.after_check(state, self._evaluate(programs.check, state, CHECK), clock())
             self.progress.elapsed_s = clock()
@@ -538,13 +537,19 @@ class Run:
         """
         return jax.random.fold_in(stream_key(self.cfg.seed, stream), epoch)
 
+    def _finish(self, programs: Programs, state: TrainState, clock: Callable[[], float]) -> Summary:
+        result = self._evaluate(programs.final, state, FINAL)
+        return self.finish(result, clock())
+
     def _evaluate(self, program: EvalFn, state: TrainState, stream: int) -> EpisodeResult:
         key = self.episodes_key(stream, self.progress.epoch)
         with self.activity.doing("evaluating"):
             return jax.device_get(program(self.trainer.policy_params(state), key))
 
-    def after_epoch(self, state: TrainState, metrics: dict[str, float], elapsed: float) -> None:
-        """Count an epoch and report it."""
+    def after_epoch(
+        self, state: Callable[[], TrainState], metrics: dict[str, float], elapsed: float
+    ) -> None:
+        """Count an epoch and report it; the state is asked for where it is looked at."""
         self.progress.epoch += 1
         record = EpochRecord(
             epoch=self.progress.epoch,
@@ -556,7 +561,7 @@ class Run:
         self.hooks.on_epoch(record)
         if metrics.get("env/nan_worlds", 0) > 0 and not self._nan_dumped:
             self._nan_dumped = True
-            dump_bad_world(state, record.env_steps, self.folder.path / NAN_DUMP)
+            dump_bad_world(state(), record.env_steps, self.folder.path / NAN_DUMP)
 
     def _record(self, result: EpisodeResult, elapsed: float, *, final: bool = False) -> EvalRecord:
         return EvalRecord(

@@ -117,10 +117,12 @@ class Together:
             self._clock: Callable[[int], float] = lambda seed: (
                 before[seed] + time.monotonic() - begun
             )
+            fresh = [seed for seed, state in enumerate(restored) if state is None]
             crew = held.enter_context(contextlib.closing(self._prepared(shapes, restored)))
+            del restored  # which the crew holds
             with StopSignal(on_first=partial(note_stop, go_on)) as stop:
                 self._stop = stop
-                self._require_success(crew, restored)
+                self._require_success(crew, fresh)
                 self._loop(crew)
                 for run in self._runs:
                     run.store.wait()
@@ -155,11 +157,10 @@ class Together:
         workers = min(len(states), cores())
         return OnCores(run.trainer, programs, states, workers=workers)
 
-    def _require_success(self, crew: Crew, restored: Sequence[TrainState | None]) -> None:
+    def _require_success(self, crew: Crew, fresh: Sequence[int]) -> None:
         """Ask what `Run.require_success` wants to know of those that begin."""
         if not self._first.least_success:
             return
-        fresh = [seed for seed, state in enumerate(restored) if state is None]
         for seed in fresh:
             crew.order(Order(seed=seed, episodes=self._runs[seed].episodes_key(CHECK, 0)))
         for _ in fresh:
@@ -202,11 +203,11 @@ class Together:
 
     def _goes_on(self, seed: int, crew: Crew, done: Done) -> bool:
         """Report an epoch and save now and then; False where the run was told to stop."""
-        run, state = self._runs[seed], crew.state(seed)
+        run = self._runs[seed]
         assert done.metrics is not None
-        run.after_epoch(state, done.metrics, self._clock(seed))
+        run.after_epoch(partial(crew.state, seed), done.metrics, self._clock(seed))
         if done.result is not None:
-            run.after_check(state, done.result, self._clock(seed))
+            run.after_check(crew.state(seed), done.result, self._clock(seed))
         now = run.progress.elapsed_s = self._clock(seed)
         what = self._told(run)
         if self._stop.requested or what == "stop":
@@ -214,9 +215,9 @@ class Together:
         # All share the time: so many times as long lies between two saves of one.
         every = run.cfg.run.checkpoint_seconds * len(self._open)
         if run.is_over:
-            run.save(state)
+            run.save(crew.state(seed))
         elif what is not None or now - self._saved[seed] > every:
-            run.keep(state)
+            run.keep(crew.state(seed))
             self._saved[seed] = now
         return True
 
