@@ -107,6 +107,8 @@ def open_run(
     *,
     hooks: Sequence[Hook] | None = None,
     outputs: Sequence[Output] = OUTPUTS,
+    console: Hook | None = None,
+    like: Run | None = None,
 ) -> Iterator[Run]:
     """A run with its folder, a new one or the one to resume; nothing is trained yet.
 
@@ -117,6 +119,8 @@ def open_run(
         resume: its folder, where it goes on; raises ValueError for options that cannot change.
         hooks: who listens; None is the console and the folder's files.
         outputs: what it leaves beside its logs.
+        console: in place of the run's own.
+        like: a run of another seed, whose functions it shares.
     """
     cfg.check()
     if resume is None:
@@ -132,9 +136,9 @@ def open_run(
             require_unlocked(folder.path)
         changes = allowed_changes(folder.read_config(TrainConfig), cfg) if resume else ()
         if hooks is None:
-            hooks = default_hooks(cfg, folder) if peers.writes else ()
+            hooks = _hooks_of(cfg, folder, console) if peers.writes else ()
         companions = _companions(cfg) if peers.writes else ()
-        yield Run(cfg, folder, hooks, outputs, changes, companions)
+        yield Run(cfg, folder, hooks, outputs, changes, companions, like)
 
 
 def pinned(cfg: TrainConfig) -> TrainConfig:
@@ -240,9 +244,18 @@ def _removed_unused(folder: RunFolder) -> Iterator[None]:
             raise
 
 
+def _hooks_of(cfg: TrainConfig, folder: RunFolder, console: Hook | None) -> list[Hook]:
+    return default_hooks(cfg, folder) if console is None else [console, *file_hooks(cfg, folder)]
+
+
 def default_hooks(cfg: TrainConfig, folder: RunFolder) -> list[Hook]:
-    """Console, metrics.jsonl and summary.json, curve.png, TensorBoard, a tracker of others."""
-    hooks: list[Hook] = [ConsoleHook(), JsonlHook(folder), CurveHook(folder)]
+    """Console, and what is kept of a run."""
+    return [ConsoleHook(), *file_hooks(cfg, folder)]
+
+
+def file_hooks(cfg: TrainConfig, folder: RunFolder) -> list[Hook]:
+    """metrics.jsonl and summary.json, curve.png, TensorBoard, a tracker of others."""
+    hooks: list[Hook] = [JsonlHook(folder), CurveHook(folder)]
     if cfg.run.tensorboard:
         hooks.append(TensorBoardHook(folder))
     if cfg.run.tracker != "none":
@@ -263,8 +276,9 @@ def _about() -> str:
         f"--method NAME and --agent NAME pick another learner ({', '.join(METHODS)}; "
         f"{', '.join(AGENTS)}); its options are shown below with --help.\n"
         f"\n{describe_tasks()}\n\n"
-        "--seeds 0 1 2 trains with each, one after another, and prints a table; --resume FOLDER\n"
-        "  goes on with all.\n\n"
+        "--seeds 0 1 2, or 0..2, trains with each, one after another, and prints a table;\n"
+        "  --together trains them at the same time in one process. --resume FOLDER goes on with "
+        "all.\n\n"
         "--preset NAME picks the defaults shown below, without it the device does "
         f"(here {default_preset()}):\n" + "\n".join(lines)
     )

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ MJX_CPU_FLAG = "--xla_cpu_use_fusion_emitters=false"
 # next_capabilities.md C.4: on two cores 5 of 5 runs hung without).
 DEVICES_FLAG = "--xla_force_host_platform_device_count"
 LEAST_THREADS, THREADS_PER_DEVICE = 8, 4
+_RANGE, _MOST_SEEDS = re.compile(r"(\d{1,9})\.\.(\d{1,9})"), 1000
 
 # Settings of JAX that neither our worlds (32 bits) nor MJX (broadcasts freely) can work under,
 # with the values that leave them as they are by default.
@@ -99,7 +101,9 @@ class StartOptions:
         resume: folder of a run to go on with.
         physics: what steps the worlds.
         devices: that train together.
-        seeds: train with each of these, one after another, and print a table.
+        seeds: train with each of these, one after another, and print a table; A..B names all from
+            A to B.
+        together: train the seeds at the same time, in this process.
         plugin: modules to import, which register what is yours; may be given several times.
         method: name of another way to train than the preset's.
         agent: name of another learner than the preset's.
@@ -110,6 +114,7 @@ class StartOptions:
     physics: str = "auto"
     devices: str | None = None
     seeds: tuple[int, ...] = ()
+    together: bool = False
     plugin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     method: str | None = None
     agent: str | None = None
@@ -117,7 +122,19 @@ class StartOptions:
 
 def parse_start(argv: Sequence[str]) -> tuple[StartOptions, list[str]]:
     """Return the options that are needed first, and the words of the others in their order."""
-    return tyro.cli(StartOptions, args=argv, return_unknown_args=True, add_help=False)
+    return tyro.cli(StartOptions, args=_spelt(argv), return_unknown_args=True, add_help=False)
+
+
+def _spelt(argv: Sequence[str]) -> list[str]:
+    """The words with each number that an A..B after --seeds stands for."""
+    words, option = [], ""
+    for word in argv:
+        option = word if word.startswith("--") else option
+        ends = _RANGE.fullmatch(word) if option == "--seeds" else None
+        first, last = map(int, ends.groups()) if ends else (0, -1)
+        few = first <= last < first + _MOST_SEEDS
+        words += map(str, range(first, last + 1)) if few else [word]
+    return words
 
 
 def needs_mjx(*, physics: str = "auto", run: Path | None = None) -> bool:

@@ -1,8 +1,11 @@
 """Several seeds: one run after another in one folder, a table, and going on where it stopped."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -67,11 +70,12 @@ def test_each_seed_is_trained_and_one_table_printed(
     assert group.name == "franka-pick_cube-rlpd-s0_2_1-1"
     said = capsys.readouterr().out
     assert "seed 2, 2 of 3\n" in said
-    table = [" ".join(line.split()) for line in said.splitlines()[-4:-1]]
+    table = [" ".join(line.split()) for line in said.splitlines()[-5:-2]]
     assert table == [
         f"seed-{seed} franka/pick_cube rlpd {seed} 90% of 10 60% to 100% 100 0:05 -"
         for seed in (0, 2, 1)
     ]
+    assert said.endswith("3 seeds: interquartile mean 90.0%, 95% interval 90.0% to 90.0%\n")
     assert (group / "compare.png").is_file()
     # What else takes a folder of several seeds.
     assert compare((group,), out=tmp_path / "again.png") == 0
@@ -105,6 +109,85 @@ def test_finished_seeds_go_on_with_what_may_change(trainer: Trainer, tmp_path: P
     assert trainer.asked == [(0, True, 123456), (1, True, 123456)]
     with pytest.raises(ValueError, match="it cannot change --agent.gamma 0.5"):
         seeds.train_command(["--resume", str(group), "--agent.gamma", "0.5"])
+
+
+class Together:
+    """Stands in for training at the same time: notes what it is asked for, leaves what runs leave.
+
+    Attributes:
+        stopped: seeds that do not come to their end.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[list[tuple[int, bool]], int]] = []  # (seed, resumed) and places
+        self.stopped: tuple[int, ...] = ()
+
+    @contextlib.contextmanager
+    def open_run(
+        self, cfg: TrainConfig, resume: Path | None, *, console: Any, like: Any
+    ) -> Iterator[SimpleNamespace]:
+        folder = RunFolder(Path(cfg.run.folder) / str(cfg.run.name))
+        folder.path.mkdir(exist_ok=resume is not None)
+        folder.write_config(cfg)
+        yield SimpleNamespace(cfg=cfg, folder=folder, saved=True, like=like)
+
+    def __call__(
+        self, runs: list[SimpleNamespace], *, resumed: list[bool], places: int
+    ) -> SimpleNamespace:
+        asked = [(run.cfg.seed, went_on) for run, went_on in zip(runs, resumed, strict=True)]
+        self.asked.append((asked, places))
+        assert [run.like for run in runs] == [None, *[runs[0]] * (len(runs) - 1)]
+        for run in runs:
+            if run.cfg.seed not in self.stopped:
+                run.folder.append_metrics(FINAL)
+        return SimpleNamespace(train=lambda go_on: not self.stopped)
+
+
+@pytest.fixture
+def together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Together:
+    made = Together()
+    monkeypatch.setattr(seeds, "open_run", made.open_run)
+    monkeypatch.setattr(seeds, "Together", made)
+    monkeypatch.chdir(tmp_path)
+    return made
+
+
+def test_seeds_together_go_on_together(
+    together: Together, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    together.stopped = (1, 2)
+    words = ["--seeds", "0..2", "--together", "--run.name", "mine", "--num-envs", "4"]
+    assert seeds.train_command(words) == 0
+    said = capsys.readouterr().out
+    assert "Go on with:\n  python train.py --resume runs/mine\n" in said
+    together.stopped = ()
+    assert seeds.train_command(["--resume", "runs/mine"]) == 0
+    assert together.asked == [
+        ([(0, False), (1, False), (2, False)], 3),
+        ([(1, True), (2, True)], 3),
+    ]
+    assert seeds.train_command(["--resume", "runs/mine"]) == 0 and len(together.asked) == 2
+    assert "3 seeds: interquartile mean 90.0%" in capsys.readouterr().out
+
+
+def test_what_cannot_be_together_leaves_no_folder(together: Together, tmp_path: Path):
+    for words, text in (
+        (["--together"], "--together without seeds, allowed: with --seeds 0 1 2"),
+        (["--seeds", "0", "1", "--together", "--pilot"], "--together with --pilot"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            seeds.train_command(words)
+    assert together.asked == [] and not (tmp_path / "runs").exists()
+
+
+def test_seeds_begun_one_after_another_may_go_on_together(
+    together: Together, trainer: Trainer, tmp_path: Path
+):
+    trainer.stop_at = 0
+    seeds.train_command(["--seeds", "0", "1", "--run.name", "mine"])
+    assert seeds.train_command(["--resume", "runs/mine", "--together"]) == 0
+    assert together.asked == [([(0, True), (1, False)], 2)]
+    assert json.loads((tmp_path / "runs/mine/seeds.json").read_text())["together"] is True
 
 
 def test_a_run_that_fails_ends_them(trainer: Trainer):

@@ -175,9 +175,16 @@ def runs_in(path: Path) -> list[Path]:
     return [path]
 
 
-def write_seeds(path: Path, seeds: Sequence[int], config: Any) -> None:
-    """Say that a folder holds runs of several seeds; `config` is theirs, as JSON values."""
-    data = {"seeds": list(seeds), **config}
+def write_seeds(path: Path, seeds: Sequence[int], config: Any, *, together: bool = False) -> None:
+    """Say that a folder holds runs of several seeds.
+
+    Args:
+        path: the folder.
+        seeds: of the runs.
+        config: theirs, as JSON values.
+        together: whether they are trained at the same time.
+    """
+    data = {"seeds": list(seeds), **({"together": True} if together else {}), **config}
     write_atomically(path / SEEDS, json.dumps(data, indent=2) + "\n")
 
 

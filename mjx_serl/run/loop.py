@@ -47,6 +47,7 @@ from mjx_serl.training.evaluate import (
 )
 from mjx_serl.training.sharded import Sharded, device_count, over_devices
 from mjx_serl.training.state import PolicyParams, TrainState, tree_bytes
+from mjx_serl.types import PRNGKey
 from scenes.contract.command_line import how_to_start
 from scenes.contract.errors import InputError
 from scenes.contract.serialize import to_json
@@ -153,7 +154,20 @@ def _programs_of(cfg: TrainConfig) -> str:
 
 
 class Run:
-    """One training run on disk and in memory."""
+    """One training run on disk and in memory.
+
+    `train` is the whole of it. `mjx_serl.run.together` trains several and calls the steps that
+    `train` is made of: `measured`, `begin`, `after_epoch`, `after_check`, `save`, `finish`, `end`.
+
+    Args:
+        cfg: what to train.
+        folder: of the run.
+        hooks: who listens.
+        outputs: what it leaves beside its logs.
+        changes: of the options since it was last on disk.
+        companions: what is beside it.
+        like: a run of another seed of the same configuration, whose functions it shares.
+    """
 
     def __init__(
         self,
@@ -163,6 +177,7 @@ class Run:
         outputs: Sequence["Output"] = (),
         changes: Sequence[Change] = (),
         companions: Sequence["Companion"] = (),
+        like: "Run | None" = None,
     ) -> None:
         self.cfg = cfg
         self.folder = folder
@@ -174,24 +189,31 @@ class Run:
         self.changes = changes  # of the options since the run was last on disk
         self.store = CheckpointStore(folder.checkpoints, keep=cfg.run.keep_checkpoints)
         self.progress = Progress()
+        self.meta: Mapping[str, Any] = {}  # of the checkpoint that it went on from
+        self._initial: PolicyParams | None = None  # that it begins with
+        self.start_epoch = 0  # where this process went on from
+        if like is None:
+            self._build()
+        else:
+            self.activity, self.observer, self.trainer = like.activity, like.observer, like.trainer
+            self.devices = like.devices
+        self._nan_dumped = False
+        self._paused_s = 0.0
+        self._outputs_due = time.monotonic() + _OUTPUTS_FIRST_S
+
+    def _build(self) -> None:
         self.activity = Activity(
             self.hooks.on_stage,
             self.hooks.on_wait,
             cached_durations(),
-            key=_programs_of(cfg),
+            key=_programs_of(self.cfg),
         )
-        self.meta: Mapping[str, Any] = {}  # of the checkpoint that it went on from
-        self._initial: PolicyParams | None = None  # that it begins with
-        self.start_epoch = 0  # where this process went on from
-        building = _building(cfg)
+        building = _building(self.cfg)
         self.activity.announce(building)
         with self.activity.doing(building, remembered=True):
-            self.observer = cfg.build_observer()
-            self.devices = device_count(cfg.devices) * self.peers.count
-            self.trainer = over_devices(cfg.build(self.observer), self.devices)
-        self._nan_dumped = False
-        self._paused_s = 0.0
-        self._outputs_due = time.monotonic() + _OUTPUTS_FIRST_S
+            self.observer = self.cfg.build_observer()
+            self.devices = device_count(self.cfg.devices) * self.peers.count
+            self.trainer = over_devices(self.cfg.build(self.observer), self.devices)
 
     def train(self, *, resume: bool = False) -> Summary | None:
         """Train to the end and return the summary; None where a signal stopped the run.
@@ -204,12 +226,34 @@ class Run:
 
     def _train(self, *, resume: bool) -> Summary | None:
         started = time.monotonic()
+        shapes = self.measured()
+        restored = self.begin(shapes, resume=resume)
+        began = self.progress.elapsed_s
+        clock = lambda: began + time.monotonic() - started - self._paused_s  # noqa: E731
+        with contextlib.ExitStack() as beside:
+            for companion in self.companions:
+                beside.callback(companion.close)
+                companion.start(self)
+            state, summary = self._train_from(shapes, restored, clock)
+        self.end(state, summary)
+        return summary
+
+    def measured(self, *, runs: int = 1) -> TrainState:
+        """Return the shapes of the state; says what to be cautious of.
+
+        Raises MemoryError where the states of so many runs at the same time do not fit.
+        """
         with self.activity.doing("measuring the state"):
             shapes = self.trainer.state_shapes()
-        check_memory(shapes, self.trainer.memory(shapes), available=available_bytes(self.devices))
+        memory, free = self.trainer.memory(shapes), available_bytes(self.devices)
+        check_memory(shapes, memory, available=free, runs=runs)
         cautions = getattr(self.cfg.method, "cautions", None)
         for line in cautions(self.observer) if cautions else ():
             warn_line(line)
+        return shapes
+
+    def begin(self, shapes: TrainState, *, resume: bool) -> TrainState | None:
+        """Return the state that it goes on from, None where it begins; brings its files there."""
         restored = self._restore(shapes) if resume else None
         if restored is None and self.cfg.init is not None:
             # Now, so that what does not fit is said before anything is compiled.
@@ -217,22 +261,17 @@ class Run:
         if self.peers.writes:
             self._begin_on_disk()
         self.start_epoch = self.progress.epoch
-        began = self.progress.elapsed_s
-        clock = lambda: began + time.monotonic() - started - self._paused_s  # noqa: E731
         self.hooks.on_start(self._info(shapes))
-        with contextlib.ExitStack() as beside:
-            for companion in self.companions:
-                beside.callback(companion.close)
-                companion.start(self)
-            state, summary = self._train_from(shapes, restored, clock)
-        self._after_save(state)
+        return restored
+
+    def end(self, state: TrainState, summary: Summary | None) -> None:
+        """Write what is left beside the logs, after the run's clock has stopped."""
+        self.after_save(state)
         if summary is not None:
-            # After the run's clock has stopped.
             with self.activity.doing("writing what the run leaves"):
                 state = self.peers.gathered(state)
                 for output in self.outputs:
                     output.after_run(self, state, summary)
-        return summary
 
     def _train_from(
         self, shapes: TrainState, restored: TrainState | None, clock: Callable[[], float]
@@ -240,14 +279,15 @@ class Run:
         """Train to the end or a signal, and save; the summary is None after a signal."""
         state, programs = self._prepare(shapes, restored)
         if restored is None:
-            state = self._taught(state, clock)
-            self._require_success(programs, state, clock)
+            state = self.taught(state, clock)
+            if self.least_success:
+                self.require_success(self._evaluate(programs.check, state, CHECK), clock())
         with StopSignal(on_first=partial(note_stop, self.folder.resume_command())) as stop:
             state, finished = self._loop(state, programs, clock, stop)
             for companion in self.companions:
                 state = companion.before_end(self, state)
             self.progress.elapsed_s = clock()
-            self._save(state)
+            self.save(state)
             summary = None
             if finished and not self.peers.most(stop.requested)[0]:
                 summary = self._finish(programs, state, clock)
@@ -276,7 +316,7 @@ class Run:
         with ThreadPoolExecutor(2) as pool:
             epoch = pool.submit(self._compile_epoch, shapes)
             check = pool.submit(self._compile_eval, shapes, self.cfg.eval.check_episodes)
-            state = self._first_state() if restored is None else restored
+            state = self.first_state() if restored is None else restored
             programs = Programs(epoch.result(), check.result(), check.result())
         if self.cfg.eval.episodes != self.cfg.eval.check_episodes:
             final = self._compile_eval(shapes, self.cfg.eval.episodes)
@@ -318,14 +358,15 @@ class Run:
         )
         warn_line(f"the run goes on with {', '.join(map(str, self.changes))}")
 
-    def _first_state(self) -> TrainState:
+    def first_state(self) -> TrainState:
+        """The state before the first epoch."""
         with self.activity.doing(_FIRST, remembered=True):
             state = self.trainer.init(jax.random.key(self.cfg.seed))
             if self._initial is not None:
                 state = with_initial(state, self._initial, self.trainer)
             return jax.block_until_ready(state)
 
-    def _taught(self, state: TrainState, clock: Callable[[], float]) -> TrainState:
+    def taught(self, state: TrainState, clock: Callable[[], float]) -> TrainState:
         """The state after what the trainer learns before the first epoch, if it does."""
         teach = getattr(self.trainer, "teach", None)
         if teach is None:
@@ -333,7 +374,8 @@ class Run:
 
         def tell(done: int, total: int, metrics: dict[str, float]) -> None:
             row = {"kind": IMITATION, "epoch": 0, "updates": done, "elapsed_s": clock(), **metrics}
-            self.folder.append_metrics(row)
+            if self.peers.writes:
+                self.folder.append_metrics(row)
             said = "  ".join(f"{name.rpartition('/')[2]} {x:.3g}" for name, x in metrics.items())
             self.hooks.on_stage(f"{IMITATION}: {done} of {total} updates  {said}")
 
@@ -376,8 +418,7 @@ class Run:
     ) -> tuple[TrainState, bool]:
         """Train until the end (True) or a signal (False)."""
         saved = clock()
-        total = self._epochs_to(self._total_updates())
-        while self.progress.epoch < total and not self._solved():
+        while not self.is_over:
             if self._hold(stop) == "stop":
                 return state, False
             state, epoch = self._ask_companions(state, programs.epoch)
@@ -390,21 +431,15 @@ class Run:
                 host = {k: float(v) for k, v in jax.device_get(metrics).items()}
             for companion in self.companions:
                 host |= companion.metrics()
-            self.progress.epoch += 1
-            self._report(state, host, clock())
-            if self.progress.epoch % self.cfg.eval.every_epochs == 0:
-                self._check(programs, state, clock)
+            self.after_epoch(lambda now=state: now, host, clock())
+            if self.is_check_due(self.progress.epoch):
+                self.after_check(state, self._evaluate(programs.check, state, CHECK), clock())
             self.progress.elapsed_s = clock()
             if self._obey(programs, state, clock, stop) == "stop":
                 return state, False
-            save, output = self.peers.most(
-                clock() - saved > self.cfg.run.checkpoint_seconds,
-                time.monotonic() > self._outputs_due,
-            )
-            if save:
-                self._save(state)
-                if output:
-                    self._after_save(state)
+            (due,) = self.peers.most(clock() - saved > self.cfg.run.checkpoint_seconds)
+            if due:
+                self.keep(state)
                 saved = clock()
         return state, True
 
@@ -429,10 +464,10 @@ class Run:
         """Do what the run was told (`_heard`); returns what."""
         what = self._heard(stop)
         if what == "save":
-            self._save(state)
-            self._after_save(state)
+            self.save(state)
+            self.after_save(state)
         elif what == "episodes":
-            self._after_save(state)
+            self.after_save(state)
         elif what == "evaluate":
             # It is not one of the checks that end a run.
             self.hooks.on_eval(self._record(self._evaluate(programs.check, state, CHECK), clock()))
@@ -498,12 +533,19 @@ class Run:
             return -(-self.cfg.total_env_steps // self.trainer.env_steps_per_epoch)
         return -(-updates // self.trainer.updates_per_epoch)
 
-    def _solved(self) -> bool:
-        return self.progress.good_checks >= self.cfg.eval.stop_checks
+    @property
+    def is_over(self) -> bool:
+        """Whether it has come to its end, by its length or its stop rule."""
+        solved = self.progress.good_checks >= self.cfg.eval.stop_checks
+        return solved or self.progress.epoch >= self._epochs_to(self._total_updates())
 
-    def _check(self, programs: Programs, state: TrainState, clock: Callable[[], float]) -> None:
-        result = self._evaluate(programs.check, state, CHECK)
-        record = self._record(result, clock())
+    def is_check_due(self, epoch: int) -> bool:
+        """Whether there is a check after so many epochs."""
+        return epoch % self.cfg.eval.every_epochs == 0
+
+    def after_check(self, state: TrainState, result: EpisodeResult, elapsed: float) -> None:
+        """Report a check, which may be the one that ends the run."""
+        record = self._record(result, elapsed)
         good = record.success_rate >= self.cfg.eval.stop_at
         self.progress.good_checks = self.progress.good_checks + 1 if good else 0
         self.hooks.on_eval(record)
@@ -512,36 +554,49 @@ class Run:
         for output in self.outputs:
             output.after_check(self, state)
 
-    def _require_success(
-        self, programs: Programs, state: TrainState, clock: Callable[[], float]
-    ) -> None:
+    @property
+    def least_success(self) -> float:
+        """What the untrained policy must reach; 0 asks nothing."""
+        return getattr(self.trainer, "least_success", 0.0)
+
+    def require_success(self, result: EpisodeResult, elapsed: float) -> None:
         """Raise InputError where the policy is to be good for something, and is not, untrained."""
-        least = getattr(self.trainer, "least_success", 0.0)
-        if not least:
-            return
-        record = self._record(self._evaluate(programs.check, state, CHECK), clock())
-        if record.success_rate < least:
+        record = self._record(result, elapsed)
+        if record.success_rate < self.least_success:
             raise InputError(
                 f"the base policy solves {record.successes} of {record.episodes} episodes, "
-                f"allowed: at least {least:.0%}. Hint: train it longer, or lower "
+                f"allowed: at least {self.least_success:.0%}. Hint: train it longer, or lower "
                 "--agent.least-success"
             )
         self.hooks.on_eval(record)
 
-    def _finish(self, programs: Programs, state: TrainState, clock: Callable[[], float]) -> Summary:
-        """Evaluate for the summary; the hooks hear of it too."""
-        result = self._evaluate(programs.final, state, FINAL)
-        record = self._record(result, clock(), final=True)
+    def finish(self, result: EpisodeResult, elapsed: float) -> Summary:
+        """Return the summary of the final evaluation; the hooks hear of it too."""
+        record = self._record(result, elapsed, final=True)
         self.hooks.on_eval(record)
         return self._summary(record, result)
 
+    def episodes_key(self, stream: int, epoch: int) -> PRNGKey:
+        """The key of an evaluation after so many epochs.
+
+        Every check plays other episodes, so that passing two in a row is no accident.
+        """
+        return jax.random.fold_in(stream_key(self.cfg.seed, stream), epoch)
+
+    def _finish(self, programs: Programs, state: TrainState, clock: Callable[[], float]) -> Summary:
+        result = self._evaluate(programs.final, state, FINAL)
+        return self.finish(result, clock())
+
     def _evaluate(self, program: EvalFn, state: TrainState, stream: int) -> EpisodeResult:
-        # Every check plays other episodes, so that passing two in a row is no accident.
-        key = jax.random.fold_in(stream_key(self.cfg.seed, stream), self.progress.epoch)
+        key = self.episodes_key(stream, self.progress.epoch)
         with self.activity.doing("evaluating"):
             return jax.device_get(program(self.trainer.policy_params(state), key))
 
-    def _report(self, state: TrainState, metrics: dict[str, float], elapsed: float) -> None:
+    def after_epoch(
+        self, state: Callable[[], TrainState], metrics: dict[str, float], elapsed: float
+    ) -> None:
+        """Count an epoch and report it; the state is asked for where it is looked at."""
+        self.progress.epoch += 1
         record = EpochRecord(
             epoch=self.progress.epoch,
             env_steps=self.progress.epoch * self.trainer.env_steps_per_epoch,
@@ -553,7 +608,7 @@ class Run:
         dump = self.peers.writes and not self._nan_dumped
         if metrics.get("env/nan_worlds", 0) > 0 and dump:
             self._nan_dumped = True
-            dump_bad_world(state, record.env_steps, self.folder.path / NAN_DUMP)
+            dump_bad_world(state(), record.env_steps, self.folder.path / NAN_DUMP)
 
     def _record(self, result: EpisodeResult, elapsed: float, *, final: bool = False) -> EvalRecord:
         return EvalRecord(
@@ -575,7 +630,8 @@ class Run:
             },
         )
 
-    def _save(self, state: TrainState) -> None:
+    def save(self, state: TrainState) -> None:
+        """Begin to write a checkpoint."""
         if isinstance(self.trainer, Sharded) and (torn := self.trainer.torn(state, "agent/")):
             # Never seen: it would be a collective that one device took and another did not.
             raise RuntimeError(f"devices have learned different things: {', '.join(torn[:5])}")
@@ -589,7 +645,15 @@ class Run:
             if self.peers.writes:
                 self.store.save(self.progress.epoch, state, meta)
 
-    def _after_save(self, state: TrainState) -> None:
+    def keep(self, state: TrainState) -> None:
+        """Save in the midst of training, now and then with the outputs."""
+        self.save(state)
+        (due,) = self.peers.most(time.monotonic() > self._outputs_due)
+        if due:
+            self.after_save(state)
+
+    def after_save(self, state: TrainState) -> None:
+        """Write the outputs of a save."""
         began = time.monotonic()
         state = self.peers.gathered(state)
         for output in self.outputs:

@@ -10,22 +10,26 @@ from mjx_serl.training.trainer import Share
 from scenes.contract.errors import NotEnoughMemoryError
 
 
-def check_memory(state: TrainState, shares: Sequence[Share], *, available: int) -> int:
+def check_memory(
+    state: TrainState, shares: Sequence[Share], *, available: int, runs: int = 1
+) -> int:
     """Bytes of a training state (arrays or shapes) on each device; refuses what does not fit.
 
     The state is held twice while an epoch runs (its input and its output, where donation does
     not apply) and is copied once to be saved; what an epoch makes besides, such as a rollout, is
-    held as it was made and as it is learned from.
+    held as it was made and as it is learned from. Of several runs at the same time each holds as
+    much.
 
     Raises:
         MemoryError: with the bytes and values of options that would fit.
     """
     total = device_bytes(state) + sum(share.nbytes for share in shares if not share.stored)
-    if 2 * total > available:
+    if 2 * total * runs > available:
         parts = ", ".join(f"{share.name} {share.nbytes / 1e9:.2f} GB" for share in shares)
+        who = "This run needs" if runs == 1 else f"Each of {runs} runs together needs"
+        fits = _what_fits(total, shares, available // (2 * runs))
         raise NotEnoughMemoryError(
-            f"This run needs 2 x {total / 1e9:.2f} GB ({parts}), "
-            f"{available / 1e9:.2f} GB are free. {_what_fits(total, shares, available // 2)}"
+            f"{who} 2 x {total / 1e9:.2f} GB ({parts}), {available / 1e9:.2f} GB are free. {fits}"
         )
     return total
 

@@ -14,7 +14,7 @@ from mjx_serl.training.policies import trained_policy
 from mjx_serl.training.sharded import Sharded
 from mjx_serl.training.state import PolicyParams, TrainState
 from mjx_serl.training.trainer import Trainer
-from mjx_serl.types import PRNGKey
+from mjx_serl.types import PRNGKey, PyTree
 
 # Trains for one epoch; the state given is used up.
 EpochFn = Callable[[TrainState], tuple[TrainState, dict[str, jax.Array]]]
@@ -37,8 +37,14 @@ class Programs:
     final: EvalFn
 
 
-def compile_epoch(trainer: Trainer, shapes: TrainState) -> Any:
-    """Return `trainer.epoch`, compiled for `shapes` where it can be."""
+def compile_epoch(trainer: Trainer, shapes: TrainState, *, seeds: int | None = None) -> Any:
+    """Return `trainer.epoch`, compiled for `shapes` where it can be.
+
+    With `seeds` it is that of so many states at once, which is always compiled.
+    """
+    if seeds is not None:
+        epochs = jax.vmap(trainer.epoch)
+        return jax.jit(epochs, donate_argnums=0).lower(stacked_shapes(shapes, seeds)).compile()
     if not trainer.traceable:
         return trainer.epoch
     if isinstance(trainer, Sharded):
@@ -47,19 +53,35 @@ def compile_epoch(trainer: Trainer, shapes: TrainState) -> Any:
 
 
 def compile_eval(
-    trainer: Trainer, observer: Observer, shapes: TrainState, *, episodes: int
+    trainer: Trainer,
+    observer: Observer,
+    shapes: TrainState,
+    *,
+    episodes: int,
+    seeds: int | None = None,
 ) -> EvalFn:
-    """Return the evaluation of the deterministic policy, compiled where it can be."""
+    """Return the evaluation of the deterministic policy, compiled where it can be.
+
+    With `seeds` it is that of so many parameters and keys at once, which is always compiled.
+    """
 
     def play(params: PolicyParams, key: PRNGKey, episodes: int) -> EpisodeResult:
         policy = trained_policy(trainer, params)
         return evaluate(observer, policy, key, episodes=episodes, horizon=trainer.horizon)
 
     run = partial(play, episodes=episodes)
-    if not trainer.traceable:
+    if not trainer.traceable and seeds is None:
         return run
     params = jax.eval_shape(trainer.policy_params, shapes)
     if isinstance(trainer, Sharded):
         return trainer.evaluation(play, params, episodes)
     key = jax.eval_shape(partial(stream_key, 0, CHECK))
-    return jax.jit(run).lower(params, key).compile()
+    if seeds is None:
+        return jax.jit(run).lower(params, key).compile()
+    params, key = stacked_shapes((params, key), seeds)
+    return jax.jit(jax.vmap(run)).lower(params, key).compile()
+
+
+def stacked_shapes(shapes: PyTree, seeds: int) -> PyTree:
+    """Shapes with a first axis for the seeds."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((seeds, *x.shape), x.dtype), shapes)

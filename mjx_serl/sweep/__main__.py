@@ -3,12 +3,13 @@
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
 
 from mjx_serl.run.run_lock import locked, require_unlocked
-from mjx_serl.sweep.folder import Sweep, SweepRun
+from mjx_serl.sweep.folder import Sweep, SweepJob
 from mjx_serl.sweep.jobs import Jobs
 from mjx_serl.sweep.plan import planned_apart
 from mjx_serl.sweep.report import Report
@@ -32,6 +33,7 @@ def main(
     Started again, it goes on: what is finished is left out, what was interrupted is resumed.
 
         seeds = "0..7"
+        together = true                       # optional: a variant's seeds in one process
         [base]                                # options of train.py for all runs
         task = "franka/pick_cube"
         [grid]                                # each combination is a variant
@@ -63,7 +65,7 @@ def main(
     configs = None if sweep.is_checked else planned_apart(sweep.file, sweep.path)
     sweep.path.mkdir(parents=True, exist_ok=True)
     if only is not None:
-        run = sweep.run(only)
+        run = sweep.job(only)
         # Many of these may begin at once, and write the same.
         require_unlocked(sweep.path)
         sweep.write(configs)
@@ -73,13 +75,18 @@ def main(
         if slurm:
             return _submit(sweep, jobs, retry=retry)
         words = () if jobs is None else ("--jobs", str(jobs))
-        status = _train(sweep, sweep.runs, jobs=jobs or 1, retry=retry, words=words)
+        status = _train(sweep, sweep.jobs, jobs=jobs or 1, retry=retry, words=words)
         _report(sweep)
         return status
 
 
 def _train(
-    sweep: Sweep, runs: list[SweepRun], *, jobs: int, retry: bool, words: tuple[str, ...]
+    sweep: Sweep,
+    runs: Sequence[SweepJob],
+    *,
+    jobs: int,
+    retry: bool,
+    words: tuple[str, ...],
 ) -> int:
     """Train those of some runs that are not over; says which failed, and returns the status."""
     before = Counter(run.state() for run in runs)

@@ -2,7 +2,7 @@
 
 runs/<sweep>/
     sweep.toml  checked  lock  report.md  report.json  curves.png  sweep.sbatch
-    <variant>/  seeds.json  seed-0/  seed-0.log  seed-0.failed  seed-1/  ...
+    <variant>/  seeds.json  seed-0/  seed-0.log  seed-0.failed  seed-1/  ...  together.log
 
 A variant's folder is what `train.py --seeds` makes, so that compare and the dashboard know it.
 """
@@ -10,7 +10,7 @@ A variant's folder is what `train.py --seeds` makes, so that compare and the das
 import contextlib
 import hashlib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -65,6 +65,16 @@ class SweepRun:
         """It as a run."""
         return RunFolder(self.path)
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has come to its end."""
+        return self.folder.is_finished
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is anything of it."""
+        return self.folder.has_begun
+
     def state(self) -> State:
         """How far it is; whoever trains in it now, here or elsewhere, holds its lock."""
         if self._mark.exists():
@@ -93,16 +103,91 @@ class SweepRun:
         """Note it for the sweeps to come."""
         write_atomically(self._mark, why + "\n")
 
-    def words(self) -> list[str]:
-        """What train.py is told so that it begins or goes on; forgets that it failed."""
+    def clear(self) -> None:
+        """Forget that it failed, and what a process made that wrote no config."""
         self._mark.unlink(missing_ok=True)
-        if self.folder.has_begun:
-            return [f"--resume={self.path}"]
-        # A process that was killed may have made it and not written its config.
         with contextlib.suppress(OSError):
             self.path.rmdir()
+
+    def words(self) -> list[str]:
+        """What train.py is told so that it begins or goes on."""
+        if self.has_begun:
+            return [f"--resume={self.path}"]
         kept = [f"--run.folder={self.group}", f"--run.name={self.path.name}"]
         return [*self.variant.words(), f"--seed={self.seed}", *kept]
+
+
+@dataclass(frozen=True)
+class SweepGroup:
+    """The seeds of a variant, which one process trains together.
+
+    Attributes:
+        runs: one for each.
+    """
+
+    runs: tuple[SweepRun, ...]
+
+    @property
+    def name(self) -> str:
+        """What it is called in lines and tables."""
+        return self.runs[0].variant.name
+
+    @property
+    def path(self) -> Path:
+        """The variant's folder."""
+        return self.runs[0].group
+
+    @property
+    def log(self) -> Path:
+        """What the process printed, all attempts one after another."""
+        return self.path / "together.log"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all have come to their end."""
+        return all(run.is_finished for run in self.runs)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is anything of any."""
+        return any(run.has_begun for run in self.runs)
+
+    def state(self) -> State:
+        """How far the one is that is least far, or failed, or is in training."""
+        states = {run.state() for run in self.runs}
+        for state in ("failed", "training"):
+            if state in states:
+                return state
+        if states == {"finished"}:
+            return "finished"
+        return "interrupted" if self.has_begun else "not begun"
+
+    def holder(self) -> str:
+        """As `SweepRun.holder`, of the first that has one."""
+        return next(filter(None, (run.holder() for run in self.runs)), "")
+
+    def failure(self) -> str:
+        """The line that says why it failed, "" where it did not."""
+        return next(filter(None, (run.failure() for run in self.runs)), "")
+
+    def mark_failed(self, why: str) -> None:
+        """Note it of those that are not finished."""
+        for run in self.runs:
+            if not run.is_finished:
+                run.mark_failed(why)
+
+    def clear(self) -> None:
+        """As `SweepRun.clear`, of all."""
+        for run in self.runs:
+            run.clear()
+
+    def words(self) -> list[str]:
+        """What train.py is told so that all begin or go on."""
+        return [f"--resume={self.path}", "--together"]
+
+
+SweepJob = SweepRun | SweepGroup
+"""What a process of its own trains."""
 
 
 @dataclass(frozen=True)
@@ -140,11 +225,20 @@ class Sweep:
             for seed in self.spec.seeds
         ]
 
-    def run(self, index: int) -> SweepRun:
-        """The run of an index; UnknownNameError says which there are."""
-        if not 0 <= index < len(self.runs):
-            raise UnknownNameError(f"--only {index}, allowed: 0 to {len(self.runs) - 1}")
-        return self.runs[index]
+    @cached_property
+    def jobs(self) -> Sequence[SweepJob]:
+        """What processes train: each a run, or the seeds of a variant together."""
+        if not self.spec.together:
+            return self.runs
+        size = len(self.spec.seeds)
+        starts = range(0, len(self.runs), size)
+        return [SweepGroup(tuple(self.runs[start : start + size])) for start in starts]
+
+    def job(self, index: int) -> SweepJob:
+        """The one of an index; UnknownNameError says which there are."""
+        if not 0 <= index < len(self.jobs):
+            raise UnknownNameError(f"--only {index}, allowed: 0 to {len(self.jobs) - 1}")
+        return self.jobs[index]
 
     @property
     def title(self) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from mjx_serl.run.console import duration
 from mjx_serl.run.processes import TRAIN, how_ended, why_of
 from mjx_serl.run.signals import StopSignal, note_stop
-from mjx_serl.sweep.folder import SweepRun
+from mjx_serl.sweep.folder import SweepJob
 
 _POLL = 0.1  # [s]
 _EVERY = 60.0  # between two lines while nothing begins or ends [s]
@@ -71,7 +71,7 @@ def slots(jobs: int) -> list[Slot]:
 
 @dataclass
 class _Job:
-    run: SweepRun
+    run: SweepJob
     slot: Slot
     process: subprocess.Popen[bytes]
     log_begin: int  # where this attempt begins in the log [bytes]
@@ -82,13 +82,13 @@ class Jobs:
     """Runs that are to be trained.
 
     Args:
-        runs: in the order in which they begin.
+        runs: in the order in which they begin; a process each.
         jobs: how many at once.
-        total: runs of the sweep.
+        total: processes of the sweep.
         done: of which so many were finished before.
     """
 
-    def __init__(self, runs: Sequence[SweepRun], *, jobs: int, total: int, done: int) -> None:
+    def __init__(self, runs: Sequence[SweepJob], *, jobs: int, total: int, done: int) -> None:
         self._waiting = deque(runs)
         self._free = slots(max(1, min(jobs, len(runs))))
         self._places = len(self._free)
@@ -116,12 +116,13 @@ class Jobs:
                 self._wait()
             return stop.requested
 
-    def _begin(self, run: SweepRun) -> None:
-        words = run.words()
+    def _begin(self, run: SweepJob) -> None:
+        run.clear()
+        goes_on, words = run.has_begun, run.words()
         begin = run.log.stat().st_size if run.log.exists() else 0
         slot = self._free.pop(0)
         self._running.append(_Job(run, slot, slot.start(words, run.log), begin))
-        self._say(run, "goes on" if words[0].startswith("--resume") else "begins")
+        self._say(run, "goes on" if goes_on else "begins")
 
     def _see(self) -> None:
         """Take note of those that have ended."""
@@ -140,13 +141,13 @@ class Jobs:
         self._running.remove(job)
         self._free.append(job.slot)
         run, status = job.run, job.process.returncode
-        if status == 0 and run.folder.is_finished:
+        if status == 0 and run.is_finished:
             self._done += 1
             self._took.append(time.monotonic() - job.begun)
             self._say(run, f"finished after {duration(self._took[-1])}")
         elif status == 0 or stopped:
             # Somebody else may have stopped it: a person at the dashboard.
-            self._say(run, "saved" if run.folder.has_begun else "ended before its first epoch")
+            self._say(run, "saved" if run.has_begun else "ended before its first epoch")
         else:
             self._failed += 1
             why = f"{how_ended(status)}: {why_of(run.log, job.log_begin)}"
@@ -161,7 +162,7 @@ class Jobs:
         for job in list(self._running):
             job.process.kill()
 
-    def _say(self, run: SweepRun | None, what: str) -> None:
+    def _say(self, run: SweepJob | None, what: str) -> None:
         self._said = time.monotonic()
         counts = f"{self._done} of {self._total} finished, {len(self._running)} in training"
         failed = f", {self._failed} failed" if self._failed else ""

@@ -46,7 +46,7 @@ def planned(spec: Spec) -> dict[str, "TrainConfig"]:
 
     configs: dict[str, TrainConfig] = {}
     for variant in spec.variants:
-        cfg = _read(variant, spec.seeds[0])
+        cfg = _read(variant, spec.seeds[0], together=spec.together)
         same = [name for name, other in configs.items() if other == cfg]
         if same:
             raise InputError(f"variants '{same[0]}' and '{variant.name}' are the same runs")
@@ -57,13 +57,16 @@ def planned(spec: Spec) -> dict[str, "TrainConfig"]:
     return configs
 
 
-def _read(variant: Variant, seed: int) -> "TrainConfig":
+def _read(variant: Variant, seed: int, *, together: bool) -> "TrainConfig":
     from mjx_serl.commands import parse_train, pinned
     from mjx_serl.envs.task import TASKS
+    from mjx_serl.run.together import require_together
 
     try:
         cfg, _ = parse_train([*variant.words(), f"--seed={seed}"])
         cfg.check()
+        if together:
+            require_together(cfg)
         TASKS[cfg.task]  # an unknown one is told with those that there are
         pinned(cfg)
     except UserError as error:

@@ -12,8 +12,8 @@ import numpy as np
 from mjx_serl.run.console import duration
 from mjx_serl.run.curve import SPENT, Band, Row, draw_bands, spent_on
 from mjx_serl.run.run_table import columns
+from mjx_serl.run.statistics import SAMPLES, interquartile_mean, iqm_interval
 from mjx_serl.sweep.folder import State, Sweep, SweepRun
-from mjx_serl.sweep.statistics import SAMPLES, interquartile_mean, iqm_interval
 from scenes.contract.files import write_atomically
 
 GOOD = 0.9  # success rate that is aimed at

@@ -42,7 +42,7 @@ def write_script(sweep: Sweep, *, jobs: int | None, words: Sequence[str] = ()) -
         title=_line(sweep.title),
         script=_line(shlex.quote(str(path))),
         name=shlex.quote(f"sweep-{folder.name}"),
-        last=len(sweep.runs) - 1,
+        last=len(sweep.jobs) - 1,
         most="" if jobs is None else f"%{jobs}",
         here=shlex.quote(str(Path.cwd())),
         # A percent sign stands for a number of the job there.

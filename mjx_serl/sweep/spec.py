@@ -2,6 +2,7 @@
 
 seeds = "0..7"                 # or a list
 folder = "runs/rates"          # default: runs/ and the file's name
+together = true                # a variant's seeds in one process, at the same time
 [base]                         # options of all runs, as train.py takes them
 task = "franka/pick_cube"
 [grid]                         # every combination is a variant
@@ -22,9 +23,9 @@ from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.names import unknown_name
 from scenes.contract.ranges import require_seed
 
-KEYS = ("seeds", "folder", "base", "grid", "variants")
+KEYS = ("seeds", "folder", "together", "base", "grid", "variants")
 # What the sweep itself says to each run.
-OWN = ("seed", "seeds", "resume", "run.folder", "run.name", "help")
+OWN = ("seed", "seeds", "together", "resume", "run.folder", "run.name", "help")
 # Options that are said once for each of their values.
 _REPEATED = ("plugin",)
 _ONLY = "base"  # what the variant is called where there is one
@@ -65,12 +66,14 @@ class Spec:
         folder: for its runs.
         variants: in the file's order.
         seeds: one run each, of each variant.
+        together: those of a variant are trained at the same time, in one process.
     """
 
     text: str
     folder: Path
     variants: tuple[Variant, ...]
     seeds: tuple[int, ...]
+    together: bool = False
 
 
 def read_spec(path: Path, *, folder: Path | None = None) -> Spec:
@@ -93,7 +96,10 @@ def read_spec(path: Path, *, folder: Path | None = None) -> Spec:
         raise InputError(
             f"{len(variants)} variants x {len(seeds)} seeds, allowed: {MOST_RUNS:,} runs"
         )
-    return Spec(text, folder or _folder(data, path), variants, seeds)
+    together = data.get("together", False)
+    if not isinstance(together, bool):
+        raise InputError(f"together {together!r}, allowed: true, false")
+    return Spec(text, folder or _folder(data, path), variants, seeds, together)
 
 
 def _folder(data: Mapping[str, Any], path: Path) -> Path:

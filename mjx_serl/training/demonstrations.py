@@ -7,6 +7,7 @@ from typing import Protocol
 
 import jax
 import numpy as np
+from jaxtyping import Array, Bool
 
 from mjx_serl.data.demos import DemoContract, load_demos, select_episodes
 from mjx_serl.envs.observation import FEATURES, Observer, encoded
@@ -164,12 +165,14 @@ class ScriptedDemos:
 
     def rows(self, key: PRNGKey) -> Transition:
         """Return solved episodes; ValueError where the expert solves too few."""
-        count = self.config.count
-        episodes = round(SPARE_DEMOS * count) + 4
-        play = partial(demonstrate, self.observer, episodes=episodes, noise=self.config.noise)
         key = jax.random.fold_in(key, DEMOS)
-        rows, solved = jax.device_get(run_once(play, key, traceable=self.observer.traceable))
-        return select_episodes(rows, solved, count)
+        played = run_once(self._play, key, traceable=self.observer.traceable)
+        rows, solved = jax.device_get(played)
+        return select_episodes(rows, solved, self.config.count)
+
+    def _play(self, key: PRNGKey) -> tuple[Transition, Bool[Array, " M"]]:
+        episodes = round(SPARE_DEMOS * self.config.count) + 4
+        return demonstrate(self.observer, key, episodes=episodes, noise=self.config.noise)
 
 
 def demo_contract(observer: Observer, *, states: bool = False) -> DemoContract:

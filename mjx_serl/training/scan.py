@@ -4,6 +4,7 @@ A renderer that cannot be traced (gsplat works on torch tensors) is called betwe
 pieces. The pieces are the same functions, so both compositions give the same numbers.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -33,9 +34,24 @@ def scan(
 
 
 def run_once(function: Callable[..., Any], *args: Any, traceable: bool) -> Any:
-    """Call a function that runs once; on a CPU it is compiled in half the time, unoptimised."""
+    """Call a function that runs once; on a CPU it is compiled in half the time, unoptimised.
+
+    Called again for another seed, the same function of the same shapes is not compiled again.
+    """
     if not traceable:
         return function(*args)
-    on_cpu = jax.default_backend() == "cpu"
-    options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"} if on_cpu else {}
-    return jax.jit(function).lower(*args).compile(compiler_options=options)(*args)
+    leaves, structure = jax.tree.flatten(args)
+    key = (structure, *((x.shape, x.dtype) for x in leaves))
+    programs = _programs_of(function)
+    if key not in programs:
+        on_cpu = jax.default_backend() == "cpu"
+        options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"} if on_cpu else {}
+        programs[key] = jax.jit(function).lower(*args).compile(compiler_options=options)
+    return programs[key](*args)
+
+
+# Of a run: that of its demonstrations, and that of its first state.
+@functools.lru_cache(maxsize=2)
+def _programs_of(function: Callable[..., Any]) -> dict[Any, Any]:
+    del function
+    return {}

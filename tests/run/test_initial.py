@@ -74,12 +74,11 @@ def test_a_base_that_never_succeeds_is_refused(solved: int, fails: bool) -> None
     said: list[Any] = []
     record = SimpleNamespace(success_rate=solved / 100, successes=solved, episodes=100)
     run = SimpleNamespace(
-        trainer=SimpleNamespace(least_success=0.02),
+        least_success=0.02,
         hooks=SimpleNamespace(on_eval=said.append),
-        _evaluate=lambda *args: None,
         _record=lambda *args: record,
     )
-    check = lambda: Run._require_success(run, SimpleNamespace(check=None), None, lambda: 0.0)  # noqa: E731
+    check = lambda: Run.require_success(run, None, 0.0)  # noqa: E731
     if fails:
         with pytest.raises(ValueError, match="solves 1 of 100 episodes, allowed: at least 2%"):
             check()

@@ -260,7 +260,7 @@ def test_a_run_begins_with_anothers_parameters_and_nothing_else(native: Straight
     with reusing(whole), pytest.MonkeyPatch.context() as patch:
         assert run.train() is not None
         patch.setattr(OffPolicy, "init", lambda self, key: copy_of(whole.first))
-        state = run._first_state()
+        state = run.first_state()
     last, _, _ = whole.run.store.restore(whole.shapes)
     learned = learned_by(run.trainer)
     assert_same(learned(state), learned(last))

@@ -1,12 +1,14 @@
 """Stands in for train.py: reads the options that say where a run is kept, leaves what a run leaves.
 
 FAKE_TRAIN in the environment is JSON: seeds that `fail`, and seeds that are `slow`, which wait for
-a signal and end, and are finished once they are resumed; `deaf` ones do not hear it.
+a signal and end, and are finished once they are resumed; `deaf` ones do not hear it. Of seeds
+together all are left as they are by itself, and it fails where one does.
 """
 
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,6 +19,14 @@ for word in sys.argv[1:]:
     said[name] = value
 fake = json.loads(os.environ.get("FAKE_TRAIN", "{}"))
 resumed = "resume" in said
+if "together" in said:
+    group = Path(said["resume"])
+    kept = [f"--run.folder={group}", "--run.name=seed-"]
+    for seed in json.loads((group / "seeds.json").read_text())["seeds"]:
+        words = [f"--seed={seed}", kept[0], f"{kept[1]}{seed}"]
+        if subprocess.run([sys.executable, "-S", __file__, *words]).returncode:
+            sys.exit(f"error: seed {seed} failed")
+    sys.exit(0)
 path = Path(said["resume"]) if resumed else Path(said["run.folder"]) / said["run.name"]
 if resumed:
     said = json.loads((path / "config.json").read_text())

@@ -59,6 +59,24 @@ def test_every_run_is_trained_and_reported(sweep: Sweep, capsys: pytest.CaptureF
     assert [line.split()[0] for line in lines[1:3]] == [f"{FOLDER}/plain/seed-{k}" for k in (0, 1)]
 
 
+def test_seeds_of_a_variant_are_one_process_where_they_are_together(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str]
+):
+    Path("sweep.toml").write_text("together = true\n" + Path("sweep.toml").read_text())
+    assert sweep("sweep.toml", fail=[2]) == FAILED
+    said = capsys.readouterr().out
+    assert "[0 of 2 finished, 1 in training] plain begins\n" in said
+    assert "failed: wide: exit 1: error: seed 2 failed\n  runs/sweep/wide/together.log\n" in said
+    page = (FOLDER / "report.md").read_text()
+    assert "| plain/seed-1 | finished |" in page and "| plain/seed-3 | failed |" in page
+    assert sweep("sweep.toml", "--retry") == 0
+    said = capsys.readouterr().out
+    assert "[2 of 2 finished, 0 in training] wide finished after " in said
+    assert "| wide | 4 | 75.0% |" in (FOLDER / "report.md").read_text()
+    assert sweep("sweep.toml", "--slurm") == 0
+    assert "--array=0-1\n" in (FOLDER / "sweep.sbatch").read_text()
+
+
 def test_what_is_finished_is_left_alone_and_seeds_may_be_added(sweep: Sweep):
     sweep("sweep.toml", "--jobs", "4")
     before = {path: path.stat().st_mtime_ns for path in FOLDER.glob("*/seed-*/*")}

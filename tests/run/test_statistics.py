@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import trim_mean
 
-from mjx_serl.sweep.statistics import interquartile_mean, iqm_interval
+from mjx_serl.run.statistics import interquartile_mean, iqm_interval
 
 
 @pytest.mark.parametrize(
