@@ -160,6 +160,10 @@ class Together:
         workers = min(len(states), cores())
         return OnCores(run.trainer, programs, states, workers=workers)
 
+    def _first_state(self, seed: int) -> TrainState:
+        run = self._runs[seed]
+        return run.taught(run.first_state(), partial(self._clock, seed))
+
     def _require_success(self, crew: Crew, fresh: Sequence[int]) -> None:
         """Ask what `Run.require_success` wants to know of those that begin."""
         if not self._first.least_success:
