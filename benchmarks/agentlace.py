@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks.arms import START_S, Arms, epochs_of, fresh_arms, last_arrays, wait_for
 from benchmarks.results import Recorder, say
-from benchmarks.resumable import go_on
+from benchmarks.resumable import drop, go_on
 from benchmarks.train import read_run
 from scenes.contract.ranges import ranged
 
@@ -56,7 +56,8 @@ def run(cfg: AgentlaceRunConfig, recorder: Recorder) -> None:
     """Let them learn, kill each now and then, and compare what was sent with what was kept."""
     options = (
         *("--preset=robot", "--loop.updates-per-step=4", "--loop.warmup-steps=300"),
-        *(f"--total-env-steps={cfg.steps}", "--eval.every-epochs=20", "--run.video=off"),
+        *(f"--total-env-steps={cfg.steps}", "--eval.stop-at=1.1", "--eval.every-epochs=20"),
+        "--run.video=off",
         *(f"--seed={cfg.seed}", "--run.no-bundle"),
         *(f"--listen-agentlace={_PORT}", f"--actors.agentlace-version={cfg.version}"),
         "--actors.agentlace-map",
@@ -88,6 +89,7 @@ def run(cfg: AgentlaceRunConfig, recorder: Recorder) -> None:
         recorder.missing(name, f"the learner ended with {learner.returncode}: {arms.folder}", {})
         return
     found = read_run(arms.run)
+    drop(recorder, name)
     params = found | _compared(arms) | {"killed": dict(killed), "version": cfg.version}
     recorder.add(name, found["success_rate"], "rate", params)
 

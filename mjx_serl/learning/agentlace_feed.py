@@ -7,6 +7,7 @@ rows come from "actor_env", and a second time, where a person drove, from "actor
 import collections
 import itertools
 import queue
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ ENV, PEOPLE = "actor_env", "actor_env_intvn"
 RUN = b""  # its rows are numbered by nobody
 _KEPT = 4_000  # rows that a checkpoint knows again; an actor holds 2,000
 _LONGEST = 10_000  # rows without an end that are kept
+# While the actor goes on, without a step of a person: they have let go. An actor sends both kinds
+# of rows in turn, so that those of one moment are not as far apart [s].
+_LET_GO_S = 5.0
 
 
 class AgentlaceFeed:
@@ -54,6 +58,7 @@ class AgentlaceFeed:
         self._options = ConvertOptions(mapping=tuple(mapping), clip_actions=True)
         self._come: queue.SimpleQueue[tuple[str, Mapping[bytes, Row]]] = queue.SimpleQueue()
         self._open: dict[str, list[tuple[bytes, Row]]] = {ENV: [], PEOPLE: []}
+        self._driven_at = 0.0  # when rows of a person came last [s]
         self._taken = collections.deque(map(bytes.fromhex, seen), maxlen=_KEPT)
         self._server = AgentlaceServer(
             config,
@@ -69,7 +74,11 @@ class AgentlaceFeed:
         while not self._come.empty():
             store, rows = self._come.get()
             self._open[store] += rows.items()
-        return [episode for store in self._open for episode in self._whole(store)]
+            if store == PEOPLE:
+                self._driven_at = time.monotonic()
+        found = [episode for store in self._open for episode in self._whole(store)]
+        let_go = time.monotonic() - self._driven_at > _LET_GO_S
+        return found + self._taken_out(PEOPLE, len(self._open[PEOPLE])) if let_go else found
 
     def seen(self, without: Iterable[bytes] = ()) -> list[str]:
         """Keys of the newest rows that were taken, for a checkpoint that holds all but some.
@@ -90,10 +99,14 @@ class AgentlaceFeed:
     def _whole(self, store: str) -> list[ArrivedEpisode]:
         found: list[ArrivedEpisode] = []
         while (length := _length([row for _, row in self._open[store]])) is not None:
-            rows, self._open[store] = self._open[store][:length], self._open[store][length:]
-            self._taken += (key for key, _ in rows)
-            found += self._converted(store, rows)
+            found += self._taken_out(store, length)
         return found
+
+    def _taken_out(self, store: str, length: int) -> list[ArrivedEpisode]:
+        """The first open rows of a store, so many, as what has come."""
+        rows, self._open[store] = self._open[store][:length], self._open[store][length:]
+        self._taken += (key for key, _ in rows)
+        return self._converted(store, rows) if rows else []
 
     def _converted(self, store: str, rows: list[tuple[bytes, Row]]) -> list[ArrivedEpisode]:
         """The episode that they are, or its pieces; none where they are refused."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import zmq
 
+from mjx_serl.learning import agentlace_feed
 from mjx_serl.learning.agentlace_feed import ENV, PEOPLE, AgentlaceFeed
 from mjx_serl.learning.arrivals import ArrivedEpisode
 from robot_bridge.agentlace.server import AgentlaceConfig
@@ -134,6 +135,25 @@ def test_what_a_person_did_before_an_episodes_end_does_not_wait_for_one(feed, ac
     actor.rows[PEOPLE].append(row(40))
     actor.update(PEOPLE)
     assert [numbers(e) for e in feed.take()] == [[20, 21, 22]]
+
+
+def test_what_a_person_did_last_comes_once_they_have_let_go(feed, actor, monkeypatch) -> None:
+    actor.rows[PEOPLE] = [row(n) for n in (2, 3)]
+    actor.update(PEOPLE)
+    assert feed.take() == []
+    actor.rows[ENV] = [row(4)]
+    actor.update()
+    assert feed.take() == []  # they may drive on
+    now = time.monotonic() + 6.0
+    monkeypatch.setattr(agentlace_feed.time, "monotonic", lambda: now)
+    actor.rows[ENV].append(row(5))
+    actor.update()
+    (shown,) = feed.take()
+    assert numbers(shown) == [2, 3] and shown.arrays["expert"].all()
+    assert shown.arrays["truncated"].tolist() == [False, True]
+    actor.rows[ENV].append(row(6))
+    actor.update()
+    assert feed.take() == []
 
 
 def test_parameters_come_back_by_the_parts_of_their_names(feed, actor) -> None:
