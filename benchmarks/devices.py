@@ -245,10 +245,11 @@ def _starts(cfg: DevicesConfig, recorder: Recorder) -> None:
 
 
 def _start(devices: int, seed: int, timeout: float) -> str | None:
-    """Train three epochs; what went wrong, None if nothing."""
+    """Train two epochs, each with a check; what went wrong, None if nothing."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "train.py", "--preset=laptop", f"--devices={devices}"]
-        command += [f"--seed={seed}", "--total-env-steps=1200", "--eval.every-epochs=1"]
+        command += [f"--seed={seed}", "--total-env-steps=800", "--eval.every-epochs=1"]
+        command += ["--eval.check-episodes=16", "--eval.episodes=16"]
         command += [f"--run.folder={folder}", "--run.no-bundle", "--run.no-tensorboard"]
         try:
             done = subprocess.run(
