@@ -26,6 +26,7 @@ import numpy as np
 from benchmarks.process import ROOT, WorkerError, WorkerProcess
 from benchmarks.results import Recorder, say
 from benchmarks.resumable import go_on, is_wanted, require_known
+from benchmarks.train import last_line
 from benchmarks.training_run import TrainingRun
 from benchmarks.workers.platform import prepare
 from scenes.contract.ranges import MOST_SEED, ranged
@@ -245,18 +246,21 @@ def _starts(cfg: DevicesConfig, recorder: Recorder) -> None:
 
 
 def _start(devices: int, seed: int, timeout: float) -> str | None:
-    """Train three epochs; what went wrong, None if nothing."""
+    """Train ten short epochs, with checks; what went wrong, None if nothing."""
+    options = ["--num-envs=8", "--loop.steps-per-epoch=5", "--loop.warmup-steps=64"]
+    options += ["--agent.hidden", "64", "64", "--total-env-steps=400"]
+    options += ["--eval.check-episodes=16", "--eval.episodes=16", "--run.no-bundle"]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "train.py", "--preset=laptop", f"--devices={devices}"]
-        command += [f"--seed={seed}", "--total-env-steps=1200", "--eval.every-epochs=1"]
-        command += [f"--run.folder={folder}", "--run.no-bundle", "--run.no-tensorboard"]
+        command += [f"--seed={seed}", f"--run.folder={folder}", "--run.no-tensorboard", *options]
         try:
             done = subprocess.run(
                 command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
             )
         except subprocess.TimeoutExpired:
             return f"not done after {timeout:.0f} s"
-    return None if done.returncode == 0 else f"exit {done.returncode}"
+    said = last_line(done.stderr.strip() or done.stdout)
+    return None if done.returncode == 0 else f"exit {done.returncode}: {said}"
 
 
 def _training(cfg: DevicesConfig, recorder: Recorder) -> None:

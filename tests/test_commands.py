@@ -253,7 +253,7 @@ def test_a_run_whose_end_is_not_on_disk_has_failed(
 def test_a_run_that_fails_before_its_first_epoch_leaves_no_folder(
     refuse: Refuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(loop, "available_bytes", lambda: 40_000_000)
+    monkeypatch.setattr(loop, "available_bytes", lambda among: 40_000_000)
     text = one_line(refuse("--run.name", "mine", "--demos.count", "0"))
     assert "This run needs 2 x 0.0" in text and "0.04 GB are free. Try --loop.buffer-size" in text
     assert runs(tmp_path) == []

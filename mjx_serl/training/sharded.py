@@ -27,6 +27,7 @@ from mjx_serl import devices
 from mjx_serl.data.replay import ReplayState
 from mjx_serl.envs.vector import BadWorld, VecState
 from mjx_serl.nets.mlp import ComputeDtype
+from mjx_serl.platform import DEVICES_FLAG
 from mjx_serl.training.episodes import EpisodeResult
 from mjx_serl.training.scan import run_once
 from mjx_serl.training.state import PolicyParams, TrainState
@@ -97,12 +98,18 @@ def device_count(asked: int | str) -> int:
 def require_devices(among: int) -> None:
     """Raise InputError where there are not so many devices."""
     there, among = jax.local_devices(), among // jax.process_count()
-    if among > len(there):
-        kind = there[0].device_kind or there[0].platform
-        count = "one" if len(there) == 1 else str(len(there))
-        raise InputError(
-            f"--devices {among} where there is {count} ({kind}), allowed: 1 to {len(there)}"
-        )
+    if among <= len(there):
+        return
+    kind = there[0].device_kind or there[0].platform
+    count = "one" if len(there) == 1 else str(len(there))
+    hint = (
+        ". Hint: train.py makes several of a CPU; in a process of yours say so before JAX starts, "
+        f"with XLA_FLAGS={DEVICES_FLAG}={among}"
+    )
+    raise InputError(
+        f"--devices {among} where there is {count} ({kind}), allowed: 1 to {len(there)}"
+        f"{hint if there[0].platform == 'cpu' else ''}"
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

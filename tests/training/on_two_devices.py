@@ -175,10 +175,14 @@ def parity() -> dict[str, float]:
     cloner = BCConfig(hidden=(8,), crop=0, dropout=0.0).build()
     clone = cloner.init(jax.random.key(1), env.obs_spec, env.action_spec)
     batch = Batch(obs=obs, action=action, reward=zeros, terminated=~yes, next_obs=obs, expert=yes)
-    ppo = PPOConfig(hidden=(8,), lr_schedule="adaptive").build()
+    # Neither stopped nor clipped, so that a gradient's size shows.
+    ppo = PPOConfig(hidden=(8,), lr_schedule="adaptive", stop_kl=None, clip_norm=None).build()
     policy = ppo.init(jax.random.key(2), env.obs_spec, env.action_spec)
-    drawn = {"drawn": action, "log_prob": zeros, "value": zeros}
-    rollout = RolloutBatch(obs=obs, extras=drawn, advantage=action[:, 0], returns=zeros, valid=yes)
+    drawn = ppo.sample(policy, obs, action).extras
+    drawn["log_prob"] += 0.1 * action[:, 1]
+    rollout = RolloutBatch(
+        obs=obs, extras=drawn, advantage=action[:, 0], returns=zeros + 1.0, valid=yes
+    )
     numbers = jnp.asarray(rng.normal(size=16), jnp.float32)
     return {
         "statistics": off(
