@@ -1,7 +1,8 @@
 """Files of demonstrations, ours and other projects': see `mjx_serl.demos`, the command line."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,9 +16,11 @@ from mjx_serl.envs.env import make_env
 from mjx_serl.envs.observation import PixelConfig
 from mjx_serl.training.demonstrations import demo_contract
 from scenes.contract.command_line import how_to_start
-from scenes.contract.demonstrations import check_new, write_demonstrations
+from scenes.contract.demonstrations import DemoContract, check_new, write_demonstrations
 from scenes.contract.errors import InputError
+from scenes.contract.language import BYTES, TokenizerConfig
 from scenes.contract.plugins import load_plugins
+from scenes.contract.serialize import digest
 
 Say = Callable[[str], None]
 
@@ -42,6 +45,8 @@ class ImportDemos:
         solved_at_end: every episode is solved at its last step, which pays 1, whatever is said.
         allow_pickle: read pickles. A pickle is a program; none is run here, and whatever else opens
             the file runs it: say so only of files whose origin you know.
+        words: what was done, of files that do not say it; for a task that is told in words.
+        tokenizer: of what the episodes were told, as in training.
         plugin: modules to import first, which register tasks of yours.
     """
 
@@ -54,6 +59,8 @@ class ImportDemos:
     clip_actions: bool = False
     solved_at_end: bool = False
     allow_pickle: bool = False
+    words: str = ""
+    tokenizer: TokenizerConfig = BYTES
     plugin: tuple[str, ...] = ()
 
 
@@ -64,14 +71,19 @@ class ExportDemos:
     Attributes:
         file: of demonstrations, .npz.
         out: the dataset's folder; an existing one is never added to.
-        to: what is written: "lerobot" is a LeRobotDataset v3.0.
-        words: what was done, in words; the task's name unless given.
+        to: what is written: "lerobot" is a LeRobotDataset v3.0 of all that the file holds; "gsenv"
+            one as ManiSkill-GS's of PutCubeOnPlate, with its names and units.
+        words: what was done, in words. Without it what each episode was told, else the task's name.
+        tokenizer: that instructions in the file were recorded with.
+        plugin: modules to import first, which register tasks of yours.
     """
 
     file: tyro.conf.Positional[Path]
     out: tyro.conf.Positional[Path]
-    to: Literal["lerobot"] = "lerobot"
+    to: Literal["lerobot", "gsenv"] = "lerobot"
     words: str = ""
+    tokenizer: TokenizerConfig = BYTES
+    plugin: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,9 +124,13 @@ def import_demos(cfg: ImportDemos, say: Say) -> None:
     load_plugins(cfg.plugin)
     files = [open_foreign(path, allow_pickle=cfg.allow_pickle) for path in cfg.files]
     pixels = PixelConfig(cameras=cfg.cameras, size=cfg.image_size)
-    contract = demo_contract(pixels.undrawn(make_env(cfg.task)))
+    contract = demo_contract(pixels.undrawn(make_env(cfg.task, tokenizer=cfg.tokenizer)))
     options = ConvertOptions(
-        mapping=cfg.mapping, clip_actions=cfg.clip_actions, solved_at_end=cfg.solved_at_end
+        mapping=cfg.mapping,
+        clip_actions=cfg.clip_actions,
+        solved_at_end=cfg.solved_at_end,
+        words=cfg.words,
+        tokenizer=cfg.tokenizer.build() if contract.tokenizer else None,
     )
     made: list[Converted] = []
     for file in files:
@@ -128,9 +144,24 @@ def import_demos(cfg: ImportDemos, say: Say) -> None:
 
 
 def export_demos(cfg: ExportDemos, say: Say) -> None:
-    """Write the dataset; raises what `export_lerobot` does."""
-    episodes, steps = export_lerobot(cfg.file, cfg.out, words=cfg.words)
+    """Write the dataset; raises what `export_lerobot` does, KeyError for a task of a plug-in."""
+    load_plugins(cfg.plugin)
+    texts = partial(_texts, cfg.tokenizer)
+    episodes, steps = export_lerobot(cfg.file, cfg.out, words=cfg.words, form=cfg.to, texts=texts)
     say(f"{cfg.out}: {episodes} episodes, {steps} steps")
+
+
+def _texts(tokenizer: TokenizerConfig, contract: DemoContract) -> Mapping[bytes, str]:
+    """What the episodes of a task may have been told, by their numbers."""
+    if digest(tokenizer.anywhere) != contract.tokenizer:
+        raise InputError(
+            f"The file was recorded with another tokenizer than --tokenizer.name {tokenizer.name} "
+            f"--tokenizer.slots {tokenizer.slots}; allowed: that one, or --words"
+        )
+    told = make_env(contract.task, tokenizer=tokenizer).told
+    if told is None:
+        return {}
+    return {row.tobytes(): text for row, text in zip(told.tokens, told.texts, strict=True)}
 
 
 def show_demos(cfg: ShowDemos, say: Say) -> None:

@@ -7,6 +7,7 @@ from robot_bridge.messages import ENDINGS, Ending
 from robot_bridge.policy.bundle import find_bundle, load_bundle
 from robot_bridge.records import demonstrations, lerobot
 from robot_bridge.records.demonstrations import Exported
+from robot_bridge.records.reader import RecordReader
 from scenes.contract.errors import InputError
 
 
@@ -59,14 +60,15 @@ def export_lerobot(
         recordings: folders that deploy.py --record wrote.
         bundle: the recorded policy's run folder or bundle; it says what was observed and done.
         out: the dataset's folder; never added to.
-        task: what was done, in words; the task's name unless given.
+        task: what was done, in words; what the policy was told if that is one thing, else the
+            task's name.
         endings: of the episodes to take.
         allow_damage: take the whole episodes of recordings that are damaged; those into which the
             damage falls are left out.
     """
     _require_some(recordings)
     loaded = load_bundle(find_bundle(bundle))
-    words = task or loaded.manifest.task
+    words = task or _told(recordings) or loaded.manifest.task
     said = lerobot.export_lerobot(
         recordings,
         out,
@@ -81,6 +83,12 @@ def export_lerobot(
 def _require_some(recordings: tuple[Path, ...]) -> None:
     if not recordings:
         raise InputError("No recording is given; name the folders that deploy.py --record wrote")
+
+
+def _told(recordings: tuple[Path, ...]) -> str:
+    """What the policy was told in all recordings; "" where that differs, or is nothing."""
+    prompts = {RecordReader(recording).header.prompt for recording in recordings}
+    return prompts.pop() if len(prompts) == 1 else ""
 
 
 def _report(said: Exported, out: Path) -> int:

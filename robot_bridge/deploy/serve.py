@@ -8,7 +8,9 @@ from pathlib import Path
 
 from robot_bridge.deploy.commands import Interruptible
 from robot_bridge.openpi.introduction import policy_token
+from robot_bridge.openpi.requests import sent_fields
 from robot_bridge.openpi.server import PolicyServer, PolicyServerConfig
+from robot_bridge.openpi.wire import PROMPT
 from robot_bridge.policy.bundle import Bundle, find_bundle, load_bundle
 from robot_bridge.policy.policy import OnnxPolicy, Policy, SteerablePolicy
 from scenes.contract.errors import InputError, UnknownNameError
@@ -84,7 +86,8 @@ def serve(run: Path, /, options: ServeOptions = OPTIONS) -> int:
 def serve_policy(policy: Policy, contract: Contract, config: PolicyServerConfig, task: str) -> int:
     """Serve a policy until interrupted, and say where and what it observes."""
     with PolicyServer(policy, contract, config) as server, Interruptible(_say):
-        names = ", ".join(f"{f.name} {list(f.shape)}" for f in contract.obs.fields)
+        names = ", ".join(f"{n} {list(f.shape)}" for n, f in sent_fields(contract).items())
+        names += "" if contract.language is None else f", {PROMPT} in words"
         _say(f"ws://{config.host}:{server.port}  {task}\nobserves {names}")
         threading.Event().wait()
     return 0

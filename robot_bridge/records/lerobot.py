@@ -98,7 +98,8 @@ class Layout:
         fields = contract.obs.fields
         if contract.depth:
             raise InputError("Pictures with depth have no video, allowed: a policy of colours")
-        numbers = tuple(f for f in fields if f.name not in names)
+        # What it was told stands beside, in words.
+        numbers = tuple(f for f in fields if f.name not in names and f.kind != "tokens")
         pictures = tuple(f for f in fields if f.name in names)
         sizes = ((f.name, int(np.prod(f.shape, dtype=int))) for f in numbers)
         columns = DatasetLayout(

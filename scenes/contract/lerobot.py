@@ -24,7 +24,7 @@ CHUNK = 1000  # files per folder
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
-STATE_KEY = "observation.state"
+STATE_KEY, ACTION_KEY = "observation.state", "action"
 PICTURE_KEY = "observation.images."  # before the name of a camera
 INTERVENED = "complementary_info.is_intervention"
 # Columns that every dataset has, in this order at the end of the table.
@@ -49,6 +49,8 @@ class DatasetLayout:
         fps: steps per second [Hz].
         videos: pictures become mp4, which loses some of them; else PNG in the table, which does
             not.
+        keys: what columns are called that another project calls otherwise, by our names, for
+            example {"action": "actions"}.
     """
 
     state_names: tuple[str, ...]
@@ -57,6 +59,15 @@ class DatasetLayout:
     flags: Mapping[str, str]
     fps: int
     videos: bool
+    keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def key(self, name: str) -> str:
+        """What a column or video is called in the dataset."""
+        return self.keys.get(name, name)
+
+    def picture_key(self, camera: str) -> str:
+        """What the pictures of a camera are called."""
+        return self.key(PICTURE_KEY + camera)
 
     @property
     def features(self) -> dict[str, dict[str, Any]]:
@@ -66,9 +77,10 @@ class DatasetLayout:
             features[STATE_KEY] = _feature("float32", list(self.state_names))
         for camera, shape in self.pictures.items():
             features[PICTURE_KEY + camera] = _picture_feature(shape, self.fps, video=self.videos)
-        features["action"] = _feature("float32", list(self.action_names))
+        features[ACTION_KEY] = _feature("float32", list(self.action_names))
         columns = dict(self.flags) | _INDEX_COLUMNS
-        return features | {name: _feature(dtype, None) for name, dtype in columns.items()}
+        features |= {name: _feature(dtype, None) for name, dtype in columns.items()}
+        return {self.key(name): feature for name, feature in features.items()}
 
 
 def require_whole_rate(rate: float) -> None:
@@ -101,21 +113,29 @@ class DatasetWriter:
         self._in_file = self._total = 0
         self._table: Any = None
         self._videos: dict[str, VideoWriter] = {}
+        self._tasks: dict[str, int] = {}  # their index by their words
 
     def add(
-        self, columns: Mapping[str, NDArray[Any]], pictures: Mapping[str, NDArray[np.uint8]]
+        self,
+        columns: Mapping[str, NDArray[Any]],
+        pictures: Mapping[str, NDArray[np.uint8]],
+        *,
+        task: str = "",
     ) -> None:
         """Write an episode, and note where it is.
 
         Args:
-            columns: state, action and flags of each step, [T, ...].
+            columns: state, action and flags of each step, [T, ...], by our names.
             pictures: of each camera, [T, H, W, 3].
+            task: what was done in it, in words; "" what `write_meta` says of all.
         """
-        length = len(columns["action"])
+        length = len(columns[ACTION_KEY])
         if self._table is None or self._in_file + length > self._limit:
             self._next_file()
-        columns = dict(columns) | self._places(length)
-        shown = {PICTURE_KEY + camera: x for camera, x in pictures.items()}
+        index = self._tasks.setdefault(task, len(self._tasks))
+        columns = {self._layout.key(name): x for name, x in columns.items()}
+        columns |= self._places(length, index)
+        shown = {self._layout.picture_key(camera): x for camera, x in pictures.items()}
         own = _new_stats(self._layout)
         for stats in (self._stats, own):
             for name, values in (columns | shown).items():
@@ -124,7 +144,7 @@ class DatasetWriter:
             video.write(shown[key])
         table: Any = self._table
         table.write_table(_make_table(self._pa, columns | shown, self._schema))
-        self._note(length, {name: entry.summary() for name, entry in own.items()})
+        self._note(length, task, {name: entry.summary() for name, entry in own.items()})
 
     def close(self) -> None:
         """Finish the files that are open; OSError where ffmpeg failed."""
@@ -140,9 +160,10 @@ class DatasetWriter:
         pa, pq, meta = self._pa, self._pq, self.path / "meta"
         episodes = self.path / EPISODES_PATH.format(chunk_index=0, file_index=0)
         episodes.parent.mkdir(parents=True)
-        rows = [{"tasks": [task], **row} for row in self.rows]
+        rows = [{**row, "tasks": [row["tasks"][0] or task]} for row in self.rows]
         pq.write_table(pa.Table.from_pylist(rows), episodes)
-        pq.write_table(_task_table(pa, task), meta / "tasks.parquet")
+        words = [said or task for said in self._tasks] or [task]
+        pq.write_table(_task_table(pa, words), meta / "tasks.parquet")
         stats = {name: entry.summary() for name, entry in self._stats.items()}
         _write_json(meta / "stats.json", stats)
         _write_json(meta / "info.json", self._info(robot))
@@ -153,7 +174,7 @@ class DatasetWriter:
             "robot_type": robot,
             "total_episodes": len(self.rows),
             "total_frames": self._total,
-            "total_tasks": 1,
+            "total_tasks": max(1, len(self._tasks)),
             "chunks_size": CHUNK,
             "data_files_size_in_mb": 100,
             "video_files_size_in_mb": 200,
@@ -178,7 +199,7 @@ class DatasetWriter:
     def _video_keys(self) -> dict[str, str]:
         """Name of each camera's video; none where pictures stand in the table."""
         cameras = self._layout.pictures if self._layout.videos else ()
-        return {camera: PICTURE_KEY + camera for camera in cameras}
+        return {camera: self._layout.picture_key(camera) for camera in cameras}
 
     def _place(self, pattern: str, **names: str) -> Path:
         chunk, file = divmod(self._file, CHUNK)
@@ -186,19 +207,20 @@ class DatasetWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def _places(self, length: int) -> dict[str, NDArray[Any]]:
+    def _places(self, length: int, task: int) -> dict[str, NDArray[Any]]:
         frames = np.arange(length)
         return {
             "timestamp": (frames / self._layout.fps).astype(np.float32),
             "frame_index": frames,
             "episode_index": np.full(length, len(self.rows)),
             "index": np.arange(self._total, self._total + length),
-            "task_index": np.zeros(length, int),
+            "task_index": np.full(length, task),
         }
 
-    def _note(self, length: int, stats: Mapping[str, Mapping[str, list]]) -> None:
+    def _note(self, length: int, task: str, stats: Mapping[str, Mapping[str, list]]) -> None:
         chunk, file = divmod(self._file, CHUNK)
         row: dict[str, Any] = {
+            "tasks": [task],
             "episode_index": len(self.rows),
             "length": length,
             "dataset_from_index": self._total,
@@ -243,7 +265,7 @@ def _picture_feature(shape: Sequence[int], fps: int, *, video: bool) -> dict[str
 
 
 def _new_stats(layout: DatasetLayout) -> dict[str, ColumnStats | PictureStats]:
-    pictures = {PICTURE_KEY + camera for camera in layout.pictures}
+    pictures = {layout.picture_key(camera) for camera in layout.pictures}
     return {k: PictureStats() if k in pictures else ColumnStats() for k in layout.features}
 
 
@@ -282,9 +304,10 @@ def _make_table(pa: Any, columns: Mapping[str, NDArray[Any]], schema: Any) -> An
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _task_table(pa: Any, task: str) -> Any:
+def _task_table(pa: Any, tasks: Sequence[str]) -> Any:
     """The table of tasks, which lerobot reads with pandas: the words are its index."""
-    table = pa.table({"task_index": pa.array([0], pa.int64()), "task": [task]})
+    index = pa.array(range(len(tasks)), pa.int64())
+    table = pa.table({"task_index": index, "task": list(tasks)})
     columns = [("task_index", "int64", "int64"), ("task", "unicode", "object")]
     note = {
         "index_columns": ["task"],

@@ -11,6 +11,7 @@ from mjx_serl.data.foreign.mapping import Source, find_source, parse_map
 from mjx_serl.data.foreign.source import ACTION, Column, ForeignEpisode, ForeignFile
 from scenes.contract.demonstrations import OBS, Arrays, DemoContract, refusal, stack_episodes
 from scenes.contract.errors import InputError
+from scenes.contract.language import INSTRUCTION, Tokenizer, tokens_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,11 +22,15 @@ class ConvertOptions:
         mapping: words OURS=THEIRS, see `mjx_serl.data.foreign.mapping`.
         clip_actions: cut what leaves [-1, 1].
         solved_at_end: each episode's last step pays 1 and ends it, whatever the file pays.
+        words: what was done in episodes of which the file does not say it.
+        tokenizer: of those words, where the task observes them.
     """
 
     mapping: tuple[str, ...] = ()
     clip_actions: bool = False
     solved_at_end: bool = False
+    words: str = ""
+    tokenizer: Tokenizer | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +92,9 @@ _UNPAID = (
 
 
 def _wanted(contract: DemoContract) -> dict[str, Column]:
-    fields = {name: Column(shape, dtype) for name, shape, dtype in contract.obs}
+    # What was said is no column.
+    told = {INSTRUCTION} if contract.tokenizer else set()
+    fields = {n: Column(shape, dtype) for n, shape, dtype in contract.obs if n not in told}
     return fields | {ACTION: Column((len(contract.action_names),), "float32")}
 
 
@@ -183,7 +190,18 @@ def _episode(
     expert = np.ones(length, bool) if episode.expert is None else episode.expert
     steps = {"reward": reward, "terminated": last & solved, "truncated": last & (not solved)}
     obs = {f"{OBS}{name}": x for name, x in columns.items() if name != ACTION}
+    if options.tokenizer is not None:
+        obs |= _told(options.tokenizer, episode.task or options.words, length)
     return obs | steps | {"action": columns[ACTION], "expert": expert}
+
+
+def _told(tokenizer: Tokenizer, words: str, length: int) -> Arrays:
+    """What a policy would have observed of the words of an episode."""
+    if not words:
+        raise InputError(
+            "The task is told in words, and the file does not say what was done; allowed: --words"
+        )
+    return {f"{OBS}{INSTRUCTION}": np.tile(tokens_of(tokenizer, words), (length, 1))}
 
 
 def _finite(episode: Arrays) -> bool:

@@ -35,6 +35,7 @@ _NUMBERS = ("float32", "float64", "int8", "int16", "int32", "int64", "uint8", "b
 _ONE = Column((1,), "int64")  # what places an episode
 _INDEX = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 _PLACES = ("episode_index", "length", "data/chunk_index", "data/file_index")
+_TASKS = "tasks.list.element"  # of meta/episodes, as parquet calls what its lists hold
 _SAFE = re.compile(r"[\w.\-]+")  # names of features that are part of a path
 
 
@@ -145,7 +146,7 @@ class _Reader:
 
     def episodes(self, notes: list[str]) -> Iterator[ForeignEpisode]:
         """Yield the episodes in their order; what was decided is noted."""
-        unsaid = 0
+        unsaid, tasks = 0, self._tasks()
         for chunk, file, rows in self._by_file():
             table = self._table(chunk, file)
             videos = {name: self._frames(name, rows) for name in self._videos}
@@ -156,9 +157,29 @@ class _Reader:
                 columns = {name: table[name][steps] for name in self._columns}
                 columns |= {name: videos[name][row["episode_index"]] for name in self._videos}
                 unsaid += DONE not in columns
-                yield _episode(columns, self._videos)
+                yield _episode(columns, self._videos, tasks.get(row["episode_index"], ""))
         if unsaid:
             notes.append(f"{unsaid} episodes say nothing of their end ({DONE}): cut there")
+
+    def _tasks(self) -> dict[int, str]:
+        """What was done in each episode, where the dataset says it in words."""
+        found: dict[int, str] = {}
+        for file in self._episode_files:
+            try:
+                # Once each, however many rows repeat them.
+                table = self._pq.ParquetFile(file, read_dictionary=[_TASKS])
+                self._budget.take(_read_bytes(table.metadata, ("episode_index", _TASKS)))
+                rows = table.read(columns=["episode_index", "tasks"]).combine_chunks()
+            except KeyError:
+                continue  # none are said
+            except (OSError, ValueError, self._pa_error) as error:
+                raise self._damaged(f"{file}: {error}") from error
+            found |= _first_tasks(rows)
+        return found
+
+    @property
+    def _episode_files(self) -> list[Path]:
+        return sorted((self._path / "meta" / "episodes").glob("chunk-*/file-*.parquet"))
 
     def _by_file(self) -> Iterator[tuple[int, int, list[dict[str, Any]]]]:
         """Chunk and number of each table, with the episodes in it."""
@@ -166,7 +187,7 @@ class _Reader:
         for name in self._videos:
             columns += [f"videos/{name}/{key}" for key in _VIDEO_PLACES]
         rows: list[dict[str, Any]] = []
-        for file in sorted((self._path / "meta" / "episodes").glob("chunk-*/file-*.parquet")):
+        for file in self._episode_files:
             rows += self._read(file, columns).to_pylist()
         if not rows or not all(_is_count(key, value) for row in rows for key, value in row.items()):
             raise self._damaged("meta/episodes lacks episodes, or places of theirs")
@@ -266,6 +287,30 @@ class _Reader:
         return InputError(f"{self._path} is no {KIND} that can be read: {why}")
 
 
+def _read_bytes(meta: Any, columns: tuple[str, ...]) -> int:
+    """Bytes that columns take, packed and as eight for each value."""
+    groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
+    every = [group.column(i) for group in groups for i in range(group.num_columns)]
+    chosen = [column for column in every if column.path_in_schema in columns]
+    return sum(column.total_uncompressed_size + 8 * column.num_values for column in chosen)
+
+
+def _first_tasks(rows: Any) -> dict[int, str]:
+    """The first of the words of each row, by its episode."""
+    listed = rows["tasks"].chunk(0) if rows["tasks"].num_chunks else None
+    if listed is None or listed.null_count or listed.flatten().null_count:
+        return {}
+    words = listed.flatten()
+    texts, which = words.dictionary.to_pylist(), words.indices.to_numpy()
+    lengths, first = np.diff(listed.offsets), np.cumsum(np.diff(listed.offsets))
+    episodes = rows["episode_index"].to_pylist()
+    return {
+        episode: texts[which[end - length]]
+        for episode, length, end in zip(episodes, lengths, first, strict=True)
+        if length
+    }
+
+
 def _is_count(key: str, value: Any) -> bool:
     """Whether it can be what is said of an episode: a number of something, or seconds [s]."""
     kinds = (int, float) if key.endswith("timestamp") else int
@@ -275,7 +320,7 @@ def _is_count(key: str, value: Any) -> bool:
 _VIDEO_PLACES = ("chunk_index", "file_index", "from_timestamp")
 
 
-def _episode(columns: dict[str, NDArray[Any]], videos: list[str]) -> ForeignEpisode:
+def _episode(columns: dict[str, NDArray[Any]], videos: list[str], task: str) -> ForeignEpisode:
     reward, expert = columns.pop(REWARD, None), columns.pop(INTERVENED, None)
     done, truncated = columns.pop(DONE, None), columns.pop(TRUNCATED, None)
     ended = done is not None and bool(done[-1])
@@ -287,4 +332,5 @@ def _episode(columns: dict[str, NDArray[Any]], videos: list[str]) -> ForeignEpis
         reward=None if reward is None else reward.astype(np.float32),
         solved=solved,
         expert=None if expert is None else expert.astype(bool),
+        task=task,
     )

@@ -48,12 +48,14 @@ class ForeignEpisode:
         reward: of each step; None where the file has none.
         solved: the last step ends the return; otherwise it was cut off there.
         expert: where a person or an expert acted; None everywhere.
+        task: what was done, in words; "" where the file does not say.
     """
 
     columns: Columns
     reward: NDArray[np.float32] | None
     solved: bool
     expert: NDArray[np.bool_] | None = None
+    task: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
