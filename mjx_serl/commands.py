@@ -24,6 +24,7 @@ from mjx_serl.run.console import ConsoleHook
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.hooks import CurveHook, Hook, JsonlHook, TensorBoardHook
 from mjx_serl.run.loop import Companion, Output, Run
+from mjx_serl.run.openpi_checkpoint import is_openpi
 from mjx_serl.run.peers import Peers, this_process
 from mjx_serl.run.replay_episodes import RunEpisodes
 from mjx_serl.run.resume import allowed_changes, refuse_options
@@ -177,7 +178,9 @@ def train(cfg: TrainConfig, resume: Path | None) -> int:
 
 def _over_its_base(cfg: TrainConfig) -> TrainConfig:
     """The config of a run that begins with another one, whose agent it may be about."""
-    began = None if cfg.init is None else RunFolder.open(cfg.init)
+    began = None
+    if cfg.init is not None and not is_openpi(cfg.init):
+        began = RunFolder.open(cfg.init)
     over = getattr(getattr(cfg.method, "agent", None), "over", None)
     if over is None:
         return cfg

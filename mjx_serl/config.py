@@ -171,7 +171,8 @@ class TrainConfig:
             the worlds, the replay and every batch; "auto" is all GPUs, and one CPU. More than one
             CPU is for trying it out: they share the cores. A resumed run may have another number.
         init: a run folder, of whose agent's parameters and observation statistics the run begins;
-            its replay, optimisers and worlds are not taken.
+            its replay, optimisers and worlds are not taken. Or a checkpoint of openpi, where the
+            agent's net is one of openpi's (docs/vla.md).
         robot_fit: a robot_fit.json of `python -m mjx_serl.sysid`, whose values the task's robot
             takes in place of its nominal ones.
         robot_fit_digest: of what that file held when the run began, which the run fills in; a run

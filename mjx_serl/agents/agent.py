@@ -113,6 +113,11 @@ class OffPolicyAgent(Agent, Protocol):
         del steps, action
         return {}
 
+    def shown(self, state: AgentState, demos: Transition) -> AgentState:
+        """Return a fresh state that knows demonstrations [T, M, ...]; most need nothing of them."""
+        del demos
+        return state
+
     def q_values(
         self, state: AgentState, obs: Obs, action: Float[Array, "B HA"]
     ) -> Float[Array, "E B"] | None:
@@ -194,10 +199,6 @@ class ChunkAgent(OffPolicyAgent, Protocol):
     def least_success(self) -> float:
         """Success rate that the imitation must reach before rollouts are learned from; 0 none."""
         return 0.0
-
-    def shown(self, state: AgentState, demos: Transition) -> AgentState:
-        """The state that knows how large the actions of demonstrations [T, M, ...] are."""
-        ...
 
     def pupil(self, state: AgentState) -> AgentState:
         """The state at the beginning of imitation."""

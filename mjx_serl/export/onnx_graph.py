@@ -266,6 +266,28 @@ def _concatenate(graph: OnnxGraph, eqn: core.JaxprEqn, inputs: Sequence[str]) ->
     return graph.emit("Concat", *filled, axis=int(eqn.params["dimension"]))
 
 
+def _iota(graph: OnnxGraph, eqn: core.JaxprEqn, inputs: Sequence[str]) -> str:
+    shape, axis = eqn.params["shape"], eqn.params["dimension"]
+    return graph.constant(np.indices(shape)[axis], eqn.params["dtype"])
+
+
+def _rows(graph: OnnxGraph, eqn: core.JaxprEqn, inputs: Sequence[str]) -> str:
+    """Rows of a table by their numbers, which have to be there."""
+    table, places = map(_shape, eqn.invars)
+    way = eqn.params["dimension_numbers"]
+    whole = (*way.collapsed_slice_dims, *way.start_index_map) == (0, 0)
+    whole = whole and tuple(eqn.params["slice_sizes"]) == (1, *table[1:])
+    last = tuple(way.offset_dims) == (len(places) - 1,)
+    _require(len(table) == 2 and whole and last and places[-1] == 1, eqn, "rows of a matrix")
+    numbers = graph.reshape(inputs[1], places, places[:-1])
+    return graph.emit("Gather", inputs[0], numbers, axis=0)
+
+
+def _cumsum(graph: OnnxGraph, eqn: core.JaxprEqn, inputs: Sequence[str]) -> str:
+    _require(not eqn.params["reverse"], eqn, "from the first entry on")
+    return graph.emit("CumSum", inputs[0], graph.constant(eqn.params["axis"], np.int64))
+
+
 def _slice(graph: OnnxGraph, eqn: core.JaxprEqn, inputs: Sequence[str]) -> str:
     starts, ends = eqn.params["start_indices"], eqn.params["limit_indices"]
     steps = eqn.params["strides"] or [1] * len(starts)
@@ -383,6 +405,33 @@ def _call(graph: OnnxGraph, eqn: core.JaxprEqn, inputs: Sequence[str]) -> list[s
     return _inline(graph, eqn.params.get("jaxpr") or eqn.params["call_jaxpr"], inputs)
 
 
+def _scan(graph: OnnxGraph, eqn: core.JaxprEqn, inputs: Sequence[str]) -> list[str]:
+    """Its steps, written out one after the other."""
+    params = eqn.params
+    _require(not params["reverse"] and params["length"] > 0, eqn, "steps from the first on")
+    ends = (params["num_consts"], params["num_consts"] + params["num_carry"])
+    constants, carry, stacks = inputs[: ends[0]], inputs[ends[0] : ends[1]], inputs[ends[1] :]
+    shapes = [_shape(var) for var in eqn.invars[ends[1] :]]
+    outs = []
+    for i in range(params["length"]):
+        rows = [_row(graph, x, shape, i) for x, shape in zip(stacks, shapes, strict=True)]
+        found = _inline(graph, params["jaxpr"], [*constants, *carry, *rows])
+        carry, made = found[: len(carry)], found[len(carry) :]
+        outs.append(made)
+    stacked = zip(zip(*outs, strict=True), eqn.outvars[len(carry) :], strict=True)
+    return [*carry, *(_stack(graph, parts, _shape(var)) for parts, var in stacked)]
+
+
+def _row(graph: OnnxGraph, x: str, shape: Sequence[int], i: int) -> str:
+    parts = (graph.integers(part) for part in ([i], [i + 1], [0]))
+    return graph.reshape(graph.emit("Slice", x, *parts), (1, *shape[1:]), shape[1:])
+
+
+def _stack(graph: OnnxGraph, parts: Sequence[str], shape: Sequence[int]) -> str:
+    rows = [graph.reshape(part, shape[1:], (1, *shape[1:])) for part in parts]
+    return graph.emit("Concat", *rows, axis=0)
+
+
 def _platform(graph: OnnxGraph, eqn: core.JaxprEqn, inputs: Sequence[str]) -> str:
     """The way for any platform: those for a certain one are shaped after its weak points."""
     platforms = eqn.params["platforms"]
@@ -405,6 +454,7 @@ RULES: dict[str, Rule] = {
     "lt": _same("Less"),
     "le": _same("LessOrEqual"),
     "eq": _same("Equal"),
+    "ne": lambda graph, eqn, inputs: graph.emit("Not", graph.emit("Equal", *inputs)),
     "ge": _same("GreaterOrEqual"),
     "gt": _same("Greater"),
     "and": _logical("And"),
@@ -413,6 +463,7 @@ RULES: dict[str, Rule] = {
     "logistic": _same("Sigmoid"),
     "stop_gradient": _same("Identity"),
     "integer_pow": _integer_pow,
+    "pow": _same("Pow"),
     "square": lambda graph, eqn, inputs: graph.emit("Mul", inputs[0], inputs[0]),
     "rsqrt": _rsqrt,
     "select_n": _select,
@@ -423,6 +474,9 @@ RULES: dict[str, Rule] = {
     "broadcast_in_dim": _broadcast,
     "transpose": _transpose,
     "concatenate": _concatenate,
+    "iota": _iota,
+    "gather": _rows,
+    "cumsum": _cumsum,
     "slice": _slice,
     "split": _split,
     "pad": _pad,
@@ -436,4 +490,5 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("jit", "pjit", "custom_jvp_call", "custom_vjp_call"), _call),
     "platform_index": _platform,
     "cond": _branch,
+    "scan": _scan,
 }

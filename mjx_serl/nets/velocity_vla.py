@@ -58,7 +58,11 @@ class VLAVelocityConfig:
             remat=self.remat,
         )
         if self.size == "tiny":
-            config = replace(config, state_dim=max(size, 1), action_dim=dim)
+            # Pictures as they are, where they can be cut into its patches.
+            (edge, *other), patch = {n for f in images for n in f.shape[:2]}, config.vision.patch
+            as_seen = not other and edge % patch == 0
+            vision = replace(config.vision, image=edge) if as_seen else config.vision
+            config = replace(config, vision=vision, state_dim=max(size, 1), action_dim=dim)
         _fits("numbers observed", size, config.state_dim)
         _fits("numbers of an action", dim, config.action_dim)
         _fits("words of the tokenizer", int(words[0].scale) if words else 0, config.vocabulary)

@@ -52,23 +52,31 @@ def load_openpi(folder: Path, config: VLAConfig, *, tell: Callable[[str], None] 
         InputError: there is no checkpoint, or it is of other sizes; each leaf that differs is
             named.
     """
+    wanted = {name: leaf.shape for name, leaf in leaves(config).items()}
+    return unflatten_dict(load_arrays(folder, wanted, tell=tell), sep="/")
+
+
+def load_arrays(
+    folder: Path, wanted: Mapping[str, Shape], *, tell: Callable[[str], None] = say
+) -> dict[str, np.ndarray]:
+    """`load_openpi` of arrays by their paths, whose shapes are `wanted`."""
     path = _params_folder(folder)
     with _orbax() as (checkpointer, ocp):
         try:
             stored = flatten_dict(dict(checkpointer.metadata(path).item_metadata)[_ROOT])
         except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
             raise InputError(f"{path} is no checkpoint of openpi: {_first_line(error)}") from error
-        named = {_name(parts): (parts, meta) for parts, meta in stored.items()}
-        _compare(path, {name: tuple(meta.shape) for name, (_, meta) in named.items()}, config)
+        shapes = {_name(parts): tuple(meta.shape) for parts, meta in stored.items()}
+        _compare(path, shapes, wanted)
         tell(LICENCE)
-        wanted = unflatten_dict({(_ROOT, *parts): meta for parts, meta in stored.items()})
+        tree = unflatten_dict({(_ROOT, *parts): meta for parts, meta in stored.items()})
         how = ocp.ArrayRestoreArgs(restore_type=np.ndarray, dtype=np.float32)
-        args = ocp.args.PyTreeRestore(item=wanted, restore_args=jax.tree.map(lambda _: how, wanted))
+        args = ocp.args.PyTreeRestore(item=tree, restore_args=jax.tree.map(lambda _: how, tree))
         try:
             found = flatten_dict(checkpointer.restore(path, args=args)[_ROOT])
         except (KeyError, ValueError, OSError) as error:
             raise InputError(f"{path} cannot be read: {_first_line(error)}") from error
-    return unflatten_dict({_name(parts): x for parts, x in found.items()}, sep="/")
+    return {_name(parts): np.asarray(x) for parts, x in found.items()}
 
 
 def save_openpi(
@@ -102,6 +110,11 @@ def _orbax() -> Iterator[tuple[Any, Any]]:
         yield checkpointer, ocp
 
 
+def is_openpi(folder: Path) -> bool:
+    """Whether a folder could be a checkpoint of openpi rather than a run of ours."""
+    return folder.name == _PARAMS or (folder / _PARAMS).is_dir()
+
+
 def _params_folder(folder: Path) -> Path:
     if "://" in str(folder) or ":/" in str(folder):
         raise InputError(f"{folder} is not on this machine: download it first and give the folder")
@@ -120,8 +133,7 @@ def _name(parts: tuple[str, ...]) -> str:
     return "/".join(parts[:-1] if parts[-1] == _VALUE else parts)
 
 
-def _compare(path: Path, found: Mapping[str, Shape], config: VLAConfig) -> None:
-    wanted = {name: leaf.shape for name, leaf in leaves(config).items()}
+def _compare(path: Path, found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> None:
     lines = [f"missing: {name} {list(wanted[name])}" for name in wanted.keys() - found.keys()]
     lines += [f"not known: {name} {list(found[name])}" for name in found.keys() - wanted.keys()]
     lines += [
@@ -133,18 +145,15 @@ def _compare(path: Path, found: Mapping[str, Shape], config: VLAConfig) -> None:
         return
     lines.sort()
     more = [f"... {len(lines) - _LINES} more"] if len(lines) > _LINES else []
-    head = f"{path} is not of these sizes ({len(lines)} differences):{_hint(found, config)}"
+    head = f"{path} is not of these sizes ({len(lines)} differences):{_hint(found, wanted)}"
     raise InputError("\n  ".join([head, *lines[:_LINES], *more]))
 
 
-def _hint(found: Mapping[str, Shape], config: VLAConfig) -> str:
+def _hint(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> str:
     if any("lora" in name for name in found):
         return " it has LoRA's factors, which have to be multiplied into the weights first"
-    pi05 = "time_mlp_in/kernel" in found
-    if pi05 != config.pi05:
-        kind = "pi0.5" if pi05 else "pi0"
-        return f" it is a {kind}, and pi05 is {config.pi05}"
-    return ""
+    kinds = ["pi0.5" if "time_mlp_in/kernel" in names else "pi0" for names in (found, wanted)]
+    return "" if kinds[0] == kinds[1] else f" it is a {kinds[0]}, wanted is a {kinds[1]}"
 
 
 def _first_line(error: BaseException) -> str:

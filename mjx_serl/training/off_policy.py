@@ -391,8 +391,9 @@ class OffPolicy(OneAgent):
             buffer = self.sources[name].buffer
             data[name] = buffer.add(buffer.init(example), steps)
         obs_spec = self.vec_env.observer.obs_spec
+        agent = self.agent.init(k_agent, obs_spec, self.vec_env.env.action_spec)
         state = TrainState(
-            agent=self.agent.init(k_agent, obs_spec, self.vec_env.env.action_spec),
+            agent=self.agent.shown(agent, rows[DEMOS]) if DEMOS in rows else agent,
             worlds=worlds,
             data=data | learned,
             normalizer=self._first_statistics(rows),

@@ -26,9 +26,12 @@ from mjx_serl.agents.qc import QCConfig
 from mjx_serl.agents.residual import ResidualConfig
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.export.onnx_graph import RULES, initializers, to_onnx
+from mjx_serl.nets import denoising
 from mjx_serl.nets.convolution import convolve
 from mjx_serl.nets.encoders import ENCODERS, EncoderConfig
 from mjx_serl.nets.velocity import MLPVelocityConfig
+from mjx_serl.nets.velocity_vla import VLAVelocityConfig
+from scenes.contract.language import TokenizerConfig, instruction_field
 
 Arrays = Mapping[str, Any]
 
@@ -75,6 +78,13 @@ dilated = partial(
     rhs_dilation=(1, 2),
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
 )
+
+
+def joined(tree: Any) -> jax.Array:
+    """All numbers of a result, one after the other."""
+    return jnp.concatenate([x.ravel() for x in jax.tree.leaves(tree)])
+
+
 max_window = partial(lax.reduce_window, init_value=-np.inf, computation=lax.max)
 
 # Name of the primitive: functions of one array (X, IMAGE or BYTES) that must show it.
@@ -92,6 +102,11 @@ CASES: dict[str, list[tuple[Callable[[Any], Any], np.ndarray]]] = {
     "rsqrt": [(lambda x: lax.rsqrt(jnp.abs(x) + 0.1), X)],
     "square": [(jnp.square, X)],
     "integer_pow": [(lambda x: x**3, X), (lambda x: (x + 3.0) ** -2, X)],
+    "pow": [(lambda x: (jnp.abs(x) + 0.1) ** Y, X)],
+    "iota": [(lambda x: x + lax.broadcasted_iota(jnp.float32, (4, 6), 1), X)],
+    "gather": [(lambda x: jnp.asarray(X[:, :5])[lax.div(x[:, :3].astype(jnp.int32), 80)], BYTES)],
+    "cumsum": [(lambda x: jnp.cumsum(x, axis=1), X), (lambda x: jnp.cumsum(x > 0, axis=0), X)],
+    "scan": [(lambda x: joined(lax.scan(lambda c, r: (c * r + 0.5, (c, r - c)), x[0], x)), X)],
     "add": [(lambda x: x + Y, X), (lambda x: x + x[:1], X), (lambda x: 1.5 + x, X)],
     "sub": [(lambda x: x - Y, X), (lambda x: 1.0 - x, X)],
     "mul": [(lambda x: x * Y, X)],
@@ -104,6 +119,7 @@ CASES: dict[str, list[tuple[Callable[[Any], Any], np.ndarray]]] = {
     "lt": [(lambda x: x < Y, X)],
     "le": [(lambda x: x <= jnp.roll(X, 1), X)],
     "eq": [(lambda x: x == X, X)],
+    "ne": [(lambda x: x != X[:1], X)],
     "ge": [(lambda x: x >= x[:1], X)],
     "gt": [(lambda x: x > Y, X)],
     "and": [(lambda x: (x > 0) & (Y > 0), X)],
@@ -310,6 +326,34 @@ def policy(name: str, cameras: tuple[str, ...]) -> tuple[Any, dict[str, np.ndarr
         return agent.act(state, obs, jax.random.key(0), deterministic=True).action[:, 0]
 
     return act, params, obs
+
+
+def test_a_vision_language_action_policy() -> None:
+    """The tiny one: its layers are scanned, its words are rows of a table."""
+    rng = np.random.default_rng(0)
+    spec = obs_spec_of({"front": np.zeros((32, 32, 3), np.uint8), "arm": np.zeros(3, np.float32)})
+    told = instruction_field(TokenizerConfig(slots=5).build())
+    spec = dataclasses.replace(spec, fields=(*spec.fields, told))
+    net = VLAVelocityConfig().build(spec, horizon=3, dim=4)
+    leaves, structure = jax.tree.flatten(jax.eval_shape(net.init, jax.random.key(0)))
+    params = {f"p{i}": _drawn(rng, x) for i, x in enumerate(leaves)}
+    obs = {
+        "front": rng.integers(0, 256, (1, 32, 32, 3), np.uint8),
+        "arm": rng.normal(size=(1, 3)).astype(np.float32),
+        told.name: np.array([[80, 90, 7, 0, 0]], np.int32),
+    }
+
+    def act(params: Any, obs: Any) -> Any:
+        tree = jax.tree.unflatten(structure, [params[f"p{i}"] for i in range(len(leaves))])
+        cache, _ = net.encode_prefix(tree, obs)
+        start = jnp.zeros((1, net.horizon, net.width))
+        return denoising.follow(partial(net.velocity, tree, cache), start, 2)
+
+    want = jax.jit(act)(params, obs)
+    found, kept = run_onnx(act, params, obs)
+    np.testing.assert_allclose(found, want, atol=1e-4)
+    # Of the parameters only the norm of what the critic reads stays outside.
+    assert np.abs(want).max() > 0.01 and len(params.keys() - {*kept}) == 1
 
 
 def _drawn(rng: np.random.Generator, x: jax.ShapeDtypeStruct) -> np.ndarray:

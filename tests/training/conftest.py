@@ -51,6 +51,9 @@ class Idle:
     def init(self, key: jax.Array, obs: ObsSpec, action: ActionSpec) -> Counted:
         return Counted(jnp.int32(0))
 
+    def shown(self, state: Counted, demos: Transition) -> Counted:
+        return state
+
     def act(
         self, state: Counted, obs: Obs, key: jax.Array, *, deterministic: bool = False
     ) -> Choice:
