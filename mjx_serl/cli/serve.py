@@ -38,8 +38,10 @@ def main(
     loaded, params = load_policy(run)
     contract = loaded.observer.contract
     policy = ServedPolicy(loaded.trainer, loaded.observer, params, most=max_batch)
-    config = server.config(contract, policy.horizon)
-    config = dataclasses.replace(config, max_batch=max_batch)
+    # The run knows where its tokenizer's file was.
+    words = server.tokenizer_model or loaded.cfg.tokenizer.model
+    server = dataclasses.replace(server, tokenizer_model=words)
+    config = dataclasses.replace(server.config(contract, policy.horizon), max_batch=max_batch)
     print(f"compiling batches of {', '.join(map(str, policy.sizes))}", flush=True)
     policy.warm_up()
     return serve_policy(policy, contract, config, loaded.cfg.task)
