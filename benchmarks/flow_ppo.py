@@ -23,6 +23,7 @@ from scenes.contract.ranges import MOST_EPISODES, MOST_SEED, ranged
 
 QUESTION = "flow_ppo"
 EPISODES = 256
+CHECKS = 40  # epochs between two: each plays as many steps as four of them
 ROLLOUTS = 10  # the last ones, of which success under noise is said
 GOAL = 3  # episodes of 100 by which an arm may do worse, as in benchmarks.bundles
 CASES: dict[str, tuple[str, ...]] = {
@@ -78,6 +79,7 @@ def _train(
         *CASES[case],
         f"--seed={seed}",
         f"--eval.check-episodes={EPISODES}",
+        f"--eval.every-epochs={CHECKS}",
         f"--eval.episodes={EPISODES}",
     ]
     trained = Recorder(QUESTION)
