@@ -6,15 +6,18 @@
 convolutional policy of two pictures with the weights that it starts with, which cost what trained
 ones do. Our client asks openpi's own server, for what the protocol itself costs. Clients ask again
 as soon as they are answered, and run on the cores that serve them. A row's figure is the 99th
-percentile; its details have the median.
+percentile, the median over rounds; its details have the median answer, and the least and the
+largest of the rounds' percentiles.
 """
 
 import contextlib
 import json
+import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +27,12 @@ from numpy.typing import NDArray
 from benchmarks.options import read_options
 from benchmarks.peers.venvs import PeerError, peer_python
 from benchmarks.process import ROOT
-from benchmarks.results import Recorder, say
+from benchmarks.results import Ratio, Recorder, measure_load, say
 from benchmarks.table import finish
 from benchmarks.workers.platform import prepare
 from robot_bridge.openpi.client import RemotePolicy, RemotePolicyConfig
 from robot_bridge.openpi.server import PolicyServer, PolicyServerConfig
+from robot_bridge.policy.policy import Policy
 from scenes.contract.policy_contract import Contract
 from scenes.contract.ranges import ranged
 
@@ -49,12 +53,14 @@ class ServingConfig:
         clients: at once.
         requests: of each of them; of one alone ten times as many.
         image_size: width and height of the policy's two pictures [px].
+        rounds: interleaved; figures are medians over them.
         save: file the results and rewrite RESULTS.md.
     """
 
     clients: int = ranged(64, least=2, most=512)
     requests: int = ranged(50, least=1)
     image_size: int = ranged(64, least=16, most=512)
+    rounds: int = ranged(5, least=1)
     save: bool = False
 
 
@@ -87,6 +93,27 @@ class Echo:
         return self._actions
 
 
+@dataclass(frozen=True)
+class Waited:
+    """How long clients waited in one round.
+
+    Attributes:
+        latencies: of every answer [s].
+        facts: of who asked and how.
+    """
+
+    latencies: list[float]
+    facts: dict[str, float]
+
+    @property
+    def p99_ms(self) -> float:
+        """99th percentile [ms]."""
+        return 1e3 * float(np.percentile(self.latencies, 99))
+
+
+Ask = Callable[[], Waited]
+
+
 def run(cfg: ServingConfig, recorder: Recorder) -> None:
     """Ask everything; a peer that cannot be installed leaves a row that says so."""
     policy, contract = fresh_policy(cfg)
@@ -95,40 +122,92 @@ def run(cfg: ServingConfig, recorder: Recorder) -> None:
     except PeerError as error:
         recorder.missing(f"{_CLIENT}, our server", str(error))
         return
-    sent = {f.name: (f.shape, f.dtype) for f in contract.obs.fields}
-    ask = {"observations": sent}
-
-    def asked(name: str, served: Any, clients: int, requests: int) -> None:
-        say(name)
-        config = PolicyServerConfig(
-            port=0, max_clients=clients, max_per_peer=clients, max_batch=cfg.clients
-        )
-        with PolicyServer(served, contract, config) as server:
-            params = ask | {"port": server.port, "clients": clients, "requests": requests}
-            found = _clients(python, params)
-            sizes = dict(server.batches)
-        answered = sum(size * count for size, count in sizes.items())
-        facts = {
-            "clients": clients,
-            "mean_batch": answered / sum(sizes.values()),
-            "largest_batch": max(sizes),
-            "requests_per_second": found["rate"],
-        }
-        _add(recorder, name, found["latencies"], facts)
-
-    echo = Echo((1, contract.action.dim))
-    asked(f"{_CLIENT}, our server, nothing to compute", echo, 1, 10 * cfg.requests)
+    echo, many = Echo((1, contract.action.dim)), f"{cfg.clients} x {_CLIENT}, our server"
+    one = partial(_ours_asked, cfg, python, contract, clients=1)
+    all_ = partial(_ours_asked, cfg, python, contract, clients=cfg.clients)
     with _their_server(python, (1, contract.action.dim)) as port:
-        say(f"our client, {_SERVER}")
+        theirs = partial(_theirs_asked, cfg, python, contract, port)
+        _compare(
+            cfg,
+            recorder,
+            {
+                f"{_CLIENT}, {_SERVER}, nothing to compute": partial(theirs, ours=False),
+                f"our client, {_SERVER}, nothing to compute": partial(theirs, ours=True),
+                f"{_CLIENT}, our server, nothing to compute": partial(one, echo),
+            },
+        )
+    _compare(cfg, recorder, {f"{_CLIENT}, our server": partial(one, policy)})
+    _compare(
+        cfg,
+        recorder,
+        {
+            f"{many}, one by one": partial(all_, OneByOne(policy)),
+            f"{many}, in batches": partial(all_, policy),
+        },
+    )
+
+
+def _compare(cfg: ServingConfig, recorder: Recorder, asked: dict[str, Ask]) -> None:
+    """Ask in turn, round after round; the first is what the others are compared with."""
+    load = measure_load()
+    rounds: dict[str, list[Waited]] = {name: [] for name in asked}
+    for number in range(cfg.rounds):
+        for name, ask in asked.items():
+            say(f"round {number + 1} of {cfg.rounds}: {name}")
+            rounds[name].append(ask())
+    baseline, *_ = rounds
+    for name, found in rounds.items():
+        p99 = [waited.p99_ms for waited in found]
+        facts: dict[str, Any] = {
+            k: statistics.median_high(w.facts[k] for w in found) for k in found[0].facts
+        }
+        facts["median_ms"] = 1e3 * float(np.median([np.median(w.latencies) for w in found]))
+        facts |= {"lowest_p99_ms": min(p99), "highest_p99_ms": max(p99), "rounds": cfg.rounds}
+        ratio = None
+        if name != baseline:
+            shares = [w.p99_ms / b.p99_ms for w, b in zip(found, rounds[baseline], strict=True)]
+            value = float(np.median(shares))
+            ratio = Ratio(
+                to=baseline, value=value, low=min(shares), high=max(shares), rounds=cfg.rounds
+            )
+        recorder.add(name, float(np.median(p99)), "ms", facts, load=load, ratio=ratio)
+
+
+def _ours_asked(
+    cfg: ServingConfig, python: Path, contract: Contract, policy: Policy, *, clients: int
+) -> Waited:
+    """Their clients at our server."""
+    config = PolicyServerConfig(
+        port=0, max_clients=clients, max_per_peer=clients, max_batch=cfg.clients
+    )
+    with PolicyServer(policy, contract, config) as server:
+        found = _clients(python, _question(cfg, contract, server.port, clients))
+        sizes = dict(server.batches)
+    answered = sum(size * count for size, count in sizes.items())
+    mean_batch = answered / sum(sizes.values())
+    facts = {"clients": clients, "mean_batch": mean_batch, "largest_batch": max(sizes)}
+    return Waited(found["latencies"], {**facts, "requests_per_second": found["rate"]})
+
+
+def _theirs_asked(
+    cfg: ServingConfig, python: Path, contract: Contract, port: int, *, ours: bool
+) -> Waited:
+    """Our client, or theirs, at their server."""
+    if ours:
         latencies = _ours(contract, port, 10 * cfg.requests)
-        _add(recorder, f"our client, {_SERVER}, nothing to compute", latencies, {"clients": 1})
-        params = ask | {"port": port, "clients": 1, "requests": 10 * cfg.requests}
-        theirs = _clients(python, params)["latencies"]
-        _add(recorder, f"{_CLIENT}, {_SERVER}, nothing to compute", theirs, {"clients": 1})
-    asked(f"{_CLIENT}, our server", policy, 1, 10 * cfg.requests)
-    many = f"{cfg.clients} x {_CLIENT}, our server"
-    asked(f"{many}, in batches", policy, cfg.clients, cfg.requests)
-    asked(f"{many}, one by one", OneByOne(policy), cfg.clients, cfg.requests)
+    else:
+        latencies = _clients(python, _question(cfg, contract, port, 1))["latencies"]
+    return Waited(latencies, {"clients": 1})
+
+
+def _question(cfg: ServingConfig, contract: Contract, port: int, clients: int) -> dict[str, Any]:
+    """What their clients are told to ask."""
+    return {
+        "observations": {f.name: (f.shape, f.dtype) for f in contract.obs.fields},
+        "port": port,
+        "clients": clients,
+        "requests": cfg.requests if clients > 1 else 10 * cfg.requests,
+    }
 
 
 def fresh_policy(cfg: ServingConfig) -> tuple["ServedPolicy", Contract]:
@@ -153,12 +232,6 @@ def fresh_policy(cfg: ServingConfig) -> tuple["ServedPolicy", Contract]:
     say(f"compiling batches of {policy.sizes}")
     policy.warm_up()
     return policy, observer.contract
-
-
-def _add(recorder: Recorder, name: str, latencies: list[float], facts: dict[str, Any]) -> None:
-    ms = 1e3 * np.asarray(latencies)
-    spread = {"median_ms": float(np.median(ms)), "worst": float(ms.max()), "requests": len(ms)}
-    recorder.add(name, float(np.percentile(ms, 99)), "ms", {**facts, **spread})
 
 
 def _clients(python: Path, params: dict[str, Any]) -> dict[str, Any]:

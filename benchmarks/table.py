@@ -54,6 +54,8 @@ _SHOWN = (
     "growth_mb",
     "clients",
     "median_ms",
+    "lowest_p99_ms",
+    "highest_p99_ms",
     "mean_batch",
     "requests_per_second",
     "mean",

@@ -220,13 +220,14 @@ def flow_ppo() -> TrainConfig:
 
     `python train.py --preset flow_ppo`; docs/vla.md.
     """
+    agent = FlowPPOConfig(gamma=0.9, gae_lambda=0.9, stop_kl=0.2, actor_average=0.99)
     return TrainConfig(
         preset="flow_ppo",
         task="franka/put_cube_on_plate",
         num_envs=128,
-        total_env_steps=1_000_000,
-        method=OnPolicyChunksConfig(agent=FlowPPOConfig(), loop=ChunkLoopConfig(rollout_chunks=20)),
-        eval=EvalConfig(every_epochs=10, episodes=256, stop_at=0.97),
+        total_env_steps=1_600_000,
+        method=OnPolicyChunksConfig(agent=agent, loop=ChunkLoopConfig(rollout_chunks=10)),
+        eval=EvalConfig(every_epochs=20, episodes=256, stop_at=0.97),
     )
 
 

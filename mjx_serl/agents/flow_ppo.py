@@ -77,7 +77,7 @@ class ImitationConfig:
 
     lr: float = ranged(1e-3, above=0)
     warmup: int = ranged(100, least=0)
-    decay: int = ranged(6000, least=1)
+    decay: int = ranged(3000, least=1)
     weight_decay: float = ranged(1e-4, least=0)
     ema: float = ranged(0.99, least=0, below=1)
     crop: int = ranged(4, least=0)

@@ -17,14 +17,14 @@ from scenes.contract.ranges import require_number
 def main(
     run: tyro.conf.Positional[Path],
     /,
-    options: tyro.conf.OmitArgPrefixes[ServeOptions] = OPTIONS,
+    server: tyro.conf.OmitArgPrefixes[ServeOptions] = OPTIONS,
     max_batch: int = 64,
 ) -> int:
     """Serve the latest good checkpoint of a run until interrupted.
 
     Args:
         run: the run folder.
-        options: where, and for whom.
+        server: where, and for whom.
         max_batch: observations that are answered together.
     """
     require_number("max-batch", max_batch, least=1, most=1024, whole=True)
@@ -38,8 +38,10 @@ def main(
     loaded, params = load_policy(run)
     contract = loaded.observer.contract
     policy = ServedPolicy(loaded.trainer, loaded.observer, params, most=max_batch)
-    config = options.server_config(contract, policy.horizon)
-    config = dataclasses.replace(config, max_batch=max_batch)
+    # The run knows where its tokenizer's file was.
+    words = server.tokenizer_model or loaded.cfg.tokenizer.model
+    server = dataclasses.replace(server, tokenizer_model=words)
+    config = dataclasses.replace(server.config(contract, policy.horizon), max_batch=max_batch)
     print(f"compiling batches of {', '.join(map(str, policy.sizes))}", flush=True)
     policy.warm_up()
     return serve_policy(policy, contract, config, loaded.cfg.task)

@@ -59,6 +59,7 @@ COMMANDS = {
     "dashboard": Command(
         "mjx_serl.dashboard.__main__", "runs in the browser: curves, pictures", simulator=False
     ),
+    "launch": Command("mjx_serl.launch.__main__", "one run of train in several processes"),
     "sweep": Command("mjx_serl.sweep.__main__", "many runs of train from one file"),
     "compare": Command("mjx_serl.compare", "runs side by side: table and picture"),
     "export": Command("mjx_serl.export.__main__", "make a run's bundle for a robot"),

@@ -16,6 +16,7 @@ from mjx_serl.training.episodes import EpisodeResult
 from mjx_serl.training.evaluate import ON_DEMAND, evaluate, stream_key
 from mjx_serl.training.policies import trained_policy
 from mjx_serl.training.state import PolicyParams
+from scenes.contract.errors import InputError
 from scenes.contract.ranges import require_episodes, require_seed
 from scenes.contract.success_rate import success_line
 
@@ -34,19 +35,27 @@ def load_policy(path: Path) -> tuple[Run, PolicyParams]:
 
 
 def evaluate_run(
-    path: Path, *, episodes: int, seed: int, deterministic: bool = True
+    path: Path,
+    *,
+    episodes: int,
+    seed: int,
+    deterministic: bool = True,
+    seen_words: bool = False,
 ) -> tuple[TrainConfig, EpisodeResult]:
     """Play `episodes` of a run's latest good checkpoint.
 
     The starts come from a stream that neither training nor its own evaluations draw from;
-    `seed` picks among them. Raises InputError for numbers out of range.
+    `seed` picks among them. Raises InputError for numbers out of range, and `seen_words` of a task
+    that says nothing (`evaluate`).
     """
     require_episodes(episodes)
     require_seed(seed)
     run, params = load_policy(path)
+    if seen_words and run.env.told is None:
+        raise InputError(f"--seen-words of '{run.cfg.task}', which tells nothing in words")
     policy = trained_policy(run.trainer, params, deterministic=deterministic)
-    size = {"episodes": episodes, "horizon": run.trainer.horizon}
-    play = partial(evaluate, run.observer, policy, **size)
+    how = {"episodes": episodes, "horizon": run.trainer.horizon, "seen_words": seen_words}
+    play = partial(evaluate, run.observer, policy, **how)
     result = (jax.jit(play) if run.trainer.traceable else play)(stream_key(seed, ON_DEMAND))
     return run.cfg, jax.device_get(result)
 

@@ -21,14 +21,21 @@ def stream_key(seed: int, stream: int) -> PRNGKey:
 
 
 def evaluate(
-    observer: Observer, policy: Policy, key: PRNGKey, *, episodes: int, horizon: int = 1
+    observer: Observer,
+    policy: Policy,
+    key: PRNGKey,
+    *,
+    episodes: int,
+    horizon: int = 1,
+    seen_words: bool = False,
 ) -> EpisodeResult:
     """Return how one episode goes in each of `episodes` fresh worlds.
 
     Where worlds are told what to do, it is in words that nobody was trained with, if the task has
-    such. `horizon` is that of the policy's actions (`play_episodes`).
+    such, or in those of training (`seen_words`). `horizon` is that of the policy's actions
+    (`play_episodes`).
     """
-    observer = with_unseen_words(observer)
+    observer = observer if seen_words else with_unseen_words(observer)
 
     def act(worlds: EnvState, pictures: Obs, key: PRNGKey) -> Actions:
         return policy(observer.observe(worlds, pictures), key)

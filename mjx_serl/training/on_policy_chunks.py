@@ -70,7 +70,7 @@ class ChunkLoopConfig:
         grow: as of `OnPolicyLoopConfig`.
     """
 
-    pretrain_updates: int = ranged(6000, least=0)
+    pretrain_updates: int = ranged(3000, least=0)
     batch_size: int = ranged(256, least=2)
     rollout_chunks: int = ranged(20, least=1)
     passes: int = ranged(2, least=1)

@@ -45,7 +45,7 @@ class ServeOptions:
     def __post_init__(self) -> None:
         check_ranges(self)
 
-    def server_config(self, contract: Contract, horizon: int) -> PolicyServerConfig:
+    def config(self, contract: Contract, horizon: int) -> PolicyServerConfig:
         """The server's; errors as of `read_renaming`."""
         return PolicyServerConfig(
             host=self.host,
@@ -62,7 +62,7 @@ class ServeOptions:
 OPTIONS = ServeOptions()
 
 
-def serve(run: Path, /, options: ServeOptions = OPTIONS) -> int:
+def serve(run: Path, /, server: ServeOptions = OPTIONS) -> int:
     """Serve a bundle's policy to openpi clients until interrupted.
 
     Where the bundle says what its policy does from other noise (`export --noise`), clients may
@@ -70,7 +70,7 @@ def serve(run: Path, /, options: ServeOptions = OPTIONS) -> int:
 
     Args:
         run: a run folder or a bundle.
-        options: where, and for whom.
+        server: where, and for whom.
 
     Raises:
         ValueError: the bundle cannot be used (BundleError) or the host is not safe to listen on
@@ -79,7 +79,7 @@ def serve(run: Path, /, options: ServeOptions = OPTIONS) -> int:
     """
     bundle = load_bundle(find_bundle(run))
     manifest = bundle.manifest
-    config = options.server_config(bundle.contract, manifest.horizon)
+    config = server.config(bundle.contract, manifest.horizon)
     return serve_policy(steerable(bundle), bundle.contract, config, manifest.task)
 
 

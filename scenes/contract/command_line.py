@@ -22,6 +22,7 @@ _STARTED = {
     "record": "record_demos.py",
     "demos": "-m mjx_serl.demos",
     "sweep": "-m mjx_serl.sweep",
+    "launch": "-m mjx_serl.launch",
     "compare": "-m mjx_serl.compare",
     "export": "-m mjx_serl.export",
     "sysid": "-m mjx_serl.sysid",

@@ -13,6 +13,7 @@ from mjx_serl.envs.observation import Observer
 from mjx_serl.envs.task import TASKS
 from mjx_serl.envs.vector import vectorize
 from mjx_serl.tasks.put_cube_on_plate import SAID
+from mjx_serl.training import evaluate as evaluating
 from mjx_serl.training.evaluate import with_unseen_words
 from robot_bridge.policy.observation import Words
 from scenes.contract.language import INSTRUCTION, TokenizerConfig, tokens_of
@@ -90,6 +91,18 @@ def test_evaluations_are_told_what_nobody_was_trained_with(env: Env):
     worlds = jax.vmap(observer.env.reset)(jax.random.split(jax.random.key(0), 32))
     texts = {observer.env.told.texts[i] for i in np.asarray(worlds.told)}
     assert texts == set(SAID.held_out)
+
+
+@pytest.mark.parametrize("seen_words", [False, True])
+def test_an_evaluation_plays_worlds_that_are_told_so(env: Env, monkeypatch, seen_words: bool):
+    played: list[Observer] = []
+    monkeypatch.setattr(
+        evaluating, "play_episodes", lambda observer, *_, **__: (played.append(observer), None)
+    )
+    key = jax.random.key(0)
+    evaluating.evaluate(Observer(env), None, key, episodes=2, seen_words=seen_words)
+    phrasings = len(SAID.train), len(env.told.texts)
+    assert played[0].env.told.span == ((0, phrasings[0]) if seen_words else phrasings)
 
 
 def test_without_words_to_hold_out_or_any_evaluations_are_as_training(env: Env, make_native):

@@ -2,13 +2,16 @@
 
 from dataclasses import replace
 from fnmatch import fnmatch
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from mjx_serl.nets import denoising
 from mjx_serl.nets.velocity import VELOCITY_NETS
 from mjx_serl.nets.velocity_vla import EXPERT_ONLY, VLAVelocityConfig
 from mjx_serl.nets.vla.config import SIZES
@@ -86,3 +89,49 @@ def test_the_full_net_has_openpis_parameters() -> None:
     tree = jax.eval_shape(net.init, jax.random.key(0))
     assert sum(x.size for x in jax.tree.leaves(tree)) == 3_238_048_528
     assert (net.width, net.horizon) == (32, 50)
+
+
+@pytest.mark.slow
+def test_it_learns_to_do_what_it_is_told_sees_and_feels() -> None:
+    """A word says the sign of the first number, the picture's light that of the second, and the
+    vector how much: a policy that is blind to one of them is off by 0.15 or more.
+    """
+    front = replace(FRONT, shape=(32, 32, 3))
+    spec = ObsSpec(fields=(front, replace(WORDS, shape=(2,)), replace(JOINTS, shape=(1,))))
+    net = VLAVelocityConfig().build(spec, horizon=2, dim=2)
+    params = jax.jit(net.init)(jax.random.key(0))
+    optimizer = optax.adam(2e-3)
+
+    def examples(key: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
+        draw, size = jax.random.uniform(key, (32, 3)), (32, 32, 32, 3)
+        word, light = draw[:, 0] > 0.5, draw[:, 1] > 0.5
+        shown = jnp.where(light[:, None, None, None], jnp.uint8(220), jnp.uint8(30))
+        told = jnp.stack([jnp.where(word, 80, 90), jnp.zeros(32, int)], axis=1)
+        obs = {"front": jnp.broadcast_to(shown, size), "instruction": told, "joints": draw[:, 2:]}
+        signs = jnp.stack([word, light], axis=1) * 2.0 - 1.0
+        actions = (0.3 + 0.6 * draw[:, 2:]) * signs
+        return obs, jnp.repeat(actions[:, None], 2, axis=1)
+
+    def loss(params: Any, key: jax.Array) -> jax.Array:
+        example_key, point_key = jax.random.split(key)
+        obs, actions = examples(example_key)
+        x, time, wanted = denoising.noisy_point(point_key, actions)
+        cache, _ = net.encode_prefix(params, obs)
+        return jnp.square(net.velocity(params, cache, x, time) - wanted).mean()
+
+    @jax.jit
+    def learned(params: Any) -> jax.Array:
+        def step(carry: tuple, key: jax.Array) -> tuple[tuple, None]:
+            params, state = carry
+            updates, state = optimizer.update(jax.grad(loss)(params, key), state)
+            return (optax.apply_updates(params, updates), state), None
+
+        keys = jax.random.split(jax.random.key(1), 300)
+        (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), keys)
+        obs, actions = examples(jax.random.key(2))
+        cache, _ = net.encode_prefix(params, obs)
+        noise = jax.random.normal(jax.random.key(3), actions.shape)
+        made = denoising.follow(partial(net.velocity, params, cache), noise, 5)
+        return jnp.abs(made - actions).mean()
+
+    assert learned(params) < 0.12

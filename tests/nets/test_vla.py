@@ -241,6 +241,22 @@ def test_fresh_parameters_of_the_tiny_policy() -> None:
         np.testing.assert_allclose(flat[path].std(), inputs**-0.5, rtol=0.05, err_msg=path)
 
 
+def test_the_full_policy_computes_in_half_precision_and_answers_in_float32() -> None:
+    """Shapes alone: the cache is as large as it is said to be before it is made."""
+    config = SIZES["pi05"]
+    net, params = FlowVLA(config), parameters.shapes(config)
+    picture = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.uint8)
+    words = jax.ShapeDtypeStruct((2, config.prompt), jnp.int32)
+    mask = jax.ShapeDtypeStruct((2, config.prompt), bool)
+    obs = Observation(dict.fromkeys(CAMERAS, picture), {}, words, mask, jnp.zeros((2, 8)))
+    read, features = jax.eval_shape(net.encode_prefix, params, *obs)
+    assert sum(x.size * x.dtype.itemsize for x in read.seen) == memory_use(config, batch=2).cache
+    assert (features.shape, features.dtype) == ((2, 2048), jnp.float32)
+    x = jnp.zeros((2, 50, 32))
+    velocity = jax.eval_shape(net.velocity, params, read, x, jnp.zeros(2))
+    assert (velocity.shape, velocity.dtype) == (x.shape, jnp.float32)
+
+
 def test_memory_is_said_in_bytes() -> None:
     """3.353 G parameters of 4 bytes; 968 tokens of 18 layers, key and value of 256 x 2 bytes."""
     use = memory_use(SIZES["pi05"], batch=2)

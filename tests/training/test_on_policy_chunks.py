@@ -18,6 +18,7 @@ from mjx_serl.envs.observation import Observer
 from mjx_serl.nets.velocity import MLPVelocityConfig
 from mjx_serl.run.loop import Run, _derived
 from mjx_serl.training.demonstrations import DemoConfig, RecordedDemos
+from mjx_serl.training.offline import OfflineConfig
 from mjx_serl.training.on_policy_chunks import (
     ChunkLoopConfig,
     ChunkSteps,
@@ -180,6 +181,20 @@ def test_lessons_teach_what_the_expert_does(make_toy: Callable) -> None:
     # It goes on as if it had never imitated.
     assert state.agent.student is None and int(state.agent.step) == 0
     jax.tree.map(lambda x, y: None, state, trainer.init(key))  # of the same structure
+
+
+def test_ppo_may_begin_with_a_run_that_only_imitated(toys: OnPolicyChunks) -> None:
+    """`--init` finds in it what it asks for, by name and shape."""
+    method = OfflineConfig(agent=AGENT, demos=DemoConfig(count=5))
+    alone = method.build(Observer(ToyEnv()), num_envs=1)
+
+    def offered(trainer: Any) -> dict[str, tuple]:
+        params = jax.eval_shape(trainer.learned_params, trainer.state_shapes())
+        leaves = jax.tree_util.tree_leaves_with_path(params)
+        return {jax.tree_util.keystr(path): x.shape for path, x in leaves}
+
+    assert offered(toys) == offered(alone)
+    assert any("scale" in name for name in offered(toys))
 
 
 def test_a_run_hears_how_imitation_goes() -> None:
