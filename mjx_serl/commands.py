@@ -279,8 +279,8 @@ def _about() -> str:
         f"--method NAME and --agent NAME pick another learner ({', '.join(METHODS)}; "
         f"{', '.join(AGENTS)}); its options are shown below with --help.\n"
         f"\n{describe_tasks()}\n\n"
-        "--seeds 0 1 2, or 0..2, trains with each, one after another, and prints a table; with\n"
-        "  --together at the same time in one process. --resume FOLDER goes on with all.\n\n"
+        "--seeds 0 1 2, or 0..2, trains with each, one after another, and prints a table;\n"
+        "  with --together at the same time in one process. --resume FOLDER goes on with all.\n\n"
         "--preset NAME picks the defaults shown below, without it the device does "
         f"(here {default_preset()}):\n" + "\n".join(lines)
     )
