@@ -21,6 +21,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from mjx_serl import devices
 from mjx_serl.agents import objectives
 from mjx_serl.agents.agent import AGENTS, AgentConfig, ChunkAgent
 from mjx_serl.agents.chunks import ActionScale
@@ -28,6 +29,7 @@ from mjx_serl.agents.flow_parts import CRITIC, FROZEN, NET, NOISE, FlowParts, he
 from mjx_serl.agents.networks import with_zero_head
 from mjx_serl.agents.optimizer import (
     Trainable,
+    apply_common,
     apply_gradients,
     count_skipped,
     make_adamw,
@@ -415,7 +417,9 @@ class FlowPPO(ChunkAgent):
         """Take one gradient step, none where the policy is further than `stop_kl` from its past."""
         params = state.policy.params
         grads, metrics = self._gradients(state, batch)
-        policy, finite = apply_gradients(self._optimizer(params), state.policy, grads)
+        # What decides whether to go on is of all devices too.
+        grads, kl = devices.mean((grads, metrics["actor/approx_kl"]))
+        policy, finite = apply_common(self._optimizer(params), state.policy, grads)
         average = state.average
         if average is not None:
             kept = 1 - self.cfg.actor_average
@@ -423,7 +427,6 @@ class FlowPPO(ChunkAgent):
         skipped = count_skipped(state.skipped, finite)
         step = jnp.asarray(optax.safe_increment(state.step))
         after = state.replace(policy=policy, average=average, step=step, skipped=skipped)
-        kl = metrics["actor/approx_kl"]
         stop = jnp.zeros((), bool) if self.cfg.stop_kl is None else kl > self.cfg.stop_kl
         after = jax.tree.map(lambda new, old: jnp.where(stop, old, new), after, state)
         return (

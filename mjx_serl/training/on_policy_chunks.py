@@ -9,7 +9,7 @@ before the next: its reward is their sum, and the discount and advantages count 
 import dataclasses
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,7 @@ from mjx_serl.training.on_policy import MOST_POOL
 from mjx_serl.training.one_agent import OneAgent
 from mjx_serl.training.rollouts import Played, learn_in_passes, with_advantages
 from mjx_serl.training.scan import run_once, scan
+from mjx_serl.training.sharing import check_divides
 from mjx_serl.training.state import TrainState, shapes_of, tree_bytes
 from mjx_serl.training.trainer import METHODS, Share
 from mjx_serl.types import Choice, Metrics, Obs, PRNGKey, RolloutBatch, Transition, one_by_one
@@ -148,7 +149,10 @@ class Counts:
     Attributes:
         solved: whether the present episode has been solved at some step; its end may be later.
         episodes: how many of those that ended since the epoch began had been.
+        SUMS: what is summed over all worlds, on whichever device they are.
     """
+
+    SUMS: ClassVar = ("episodes",)
 
     solved: Bool[Array, " N"]
     episodes: Int[Array, ""]
@@ -232,15 +236,37 @@ class OnPolicyChunks(OneAgent):
     def state_shapes(self) -> TrainState:
         """The state as shapes."""
         if self.traceable:
-            return jax.eval_shape(self._first_state, jax.random.key(0))
+            return jax.eval_shape(self.first_state, jax.random.key(0), None)
         # What cannot be traced has to be made to be measured.
         return shapes_of(self.init(jax.random.key(0)))
 
     def init(self, key: PRNGKey) -> TrainState:
         """The state before imitation."""
-        return run_once(self._first_state, key, traceable=self.traceable)
+        return run_once(self.first_state, key, None, traceable=self.traceable)
 
-    def _first_state(self, key: PRNGKey) -> TrainState:
+    def part(self, among: int) -> "OnPolicyChunks":
+        """The trainer of one of so many devices that share the worlds, and so each minibatch."""
+        check_divides(among, {}, self.vec_env)
+        each = self.config.rollout_chunks * self.vec_env.num_envs // among
+        if each % self.config.minibatches:
+            raise InputError(
+                f"--devices {among} with --loop.minibatches {self.config.minibatches}, allowed: "
+                f"what divides {each}, the choices of a rollout on each device"
+            )
+        return dataclasses.replace(self, vec_env=self.vec_env.part(among))
+
+    def given(self, key: PRNGKey) -> None:
+        """Nothing: all of the first state is traced."""
+        del key
+
+    @property
+    def pretraining(self) -> None:
+        """Nothing that is traced; `teach` is not."""
+        return
+
+    def first_state(self, key: PRNGKey, given: None) -> TrainState:
+        """The state before imitation."""
+        del given
         k_worlds, k_agent, key = jax.random.split(jax.random.fold_in(key, TRAIN), 3)
         worlds, spec = self.vec_env.reset(k_worlds), self.vec_env.observer.obs_spec
         agent = self.agent.init(k_agent, spec, self.vec_env.env.action_spec)

@@ -197,6 +197,24 @@ class Sharded:
         compiled = jax.jit(run, out_shardings=everywhere).lower(*shapes).compile()
         return lambda params, key: compiled(*self._everywhere(params, key))
 
+    @property
+    def teach(self) -> Callable[..., TrainState] | None:
+        """What a run calls before the first epoch, which every device knows of; None mostly."""
+        teach: Callable[..., TrainState] | None = getattr(self.whole, "teach", None)
+        if teach is None:
+            return None
+
+        def on_one(state: TrainState, *told: Any) -> TrainState:
+            # On the first device, from what is the same on all.
+            own = state.replace(
+                agent=jax.tree.map(_on_first, state.agent),
+                normalizer=jax.tree.map(_on_first, state.normalizer),
+            )
+            taught = teach(own, *told)
+            return state.replace(agent=devices.place(taught.agent, self.shardings.agent))
+
+        return on_one
+
     def _stepping(self, step: Callable[[TrainState], tuple[TrainState, Metrics]]) -> Any:
         """Return a step of all devices, made of what each does with its share of a state."""
 
