@@ -25,6 +25,7 @@ from benchmarks.collectives import collectives_of  # noqa: E402
 from mjx_serl import devices  # noqa: E402
 from mjx_serl.agents import objectives  # noqa: E402
 from mjx_serl.agents.bc import BCConfig  # noqa: E402
+from mjx_serl.agents.flow_ppo import FlowPPOConfig  # noqa: E402
 from mjx_serl.agents.ppo import PPOConfig  # noqa: E402
 from mjx_serl.agents.sac import SACConfig  # noqa: E402
 from mjx_serl.data import normalize  # noqa: E402
@@ -32,11 +33,16 @@ from mjx_serl.envs.growth import Growth, by_all  # noqa: E402
 from mjx_serl.envs.observation import Observer  # noqa: E402
 from mjx_serl.envs.physics.native import NativePhysics  # noqa: E402
 from mjx_serl.envs.vector import BadWorld  # noqa: E402
+from mjx_serl.nets.velocity import MLPVelocityConfig  # noqa: E402
 from mjx_serl.run.checkpoint import CheckpointStore  # noqa: E402
 from mjx_serl.run.programs import compile_epoch, compile_eval  # noqa: E402
 from mjx_serl.training.demonstrations import DemoConfig  # noqa: E402
 from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig  # noqa: E402
 from mjx_serl.training.on_policy import OnPolicyConfig, OnPolicyLoopConfig  # noqa: E402
+from mjx_serl.training.on_policy_chunks import (  # noqa: E402
+    ChunkLoopConfig,
+    OnPolicyChunksConfig,
+)
 from mjx_serl.training.sharded import Sharded, _first_bad, over_devices  # noqa: E402
 from mjx_serl.training.state import TrainState, tree_bytes  # noqa: E402
 from mjx_serl.types import Batch, PyTree, RolloutBatch  # noqa: E402
@@ -53,6 +59,14 @@ ON_POLICY = OnPolicyConfig(
     # So far that a rollout's steps end early now and then, and the step size moves.
     agent=PPOConfig(hidden=(8,), lr=3e-2, stop_kl=0.05, lr_schedule="adaptive"),
     loop=OnPolicyLoopConfig(rollout_steps=12, passes=3, minibatches=4, normalize_steps=100, pool=4),
+)
+
+CHUNKS = OnPolicyChunksConfig(
+    agent=FlowPPOConfig(net=MLPVelocityConfig(hidden=(8,)), horizon=3, steps=2, value_hidden=(8,)),
+    loop=ChunkLoopConfig(
+        pretrain_updates=10, batch_size=16, rollout_chunks=4, minibatches=2, pool=4
+    ),
+    demos=DemoConfig(count=2, noise=0.0),
 )
 
 
@@ -89,6 +103,8 @@ def trained(method: Any, *, check: bool) -> dict[str, Any]:
         ]
     }
     state = sharded.init(key)
+    if sharded.teach is not None:
+        state = sharded.teach(state, key, lambda *_: None)
     again = jax.device_put(jax.tree.map(jnp.copy, state), sharded.shardings)
     found["torn"] = sharded.torn(state)
     found["tells"] = tells(sharded, state)
@@ -270,6 +286,7 @@ if __name__ == "__main__":
     found = {
         "off_policy": trained(OFF_POLICY, check=True),
         "on_policy": trained(ON_POLICY, check=False),
+        "chunks": trained(CHUNKS, check=False),
         "parity": parity(),
         "counts": counts(),
         "physics": physics(),

@@ -39,7 +39,7 @@ def found() -> dict[str, Any]:
     return json.loads(ran.stdout)
 
 
-@pytest.mark.parametrize("method", ["off_policy", "on_policy"])
+@pytest.mark.parametrize("method", ["off_policy", "on_policy", "chunks"])
 def test_devices_stay_the_same_and_runs_can_be_repeated_and_resumed(found, method):
     told = found[method]
     assert told["torn"] == [] and told["tells"] == ["normalizer/count"]
