@@ -3,7 +3,7 @@
     python -m benchmarks.seeds_together            python -m benchmarks.seeds_together --only rates
 
 `rates`: updates per second of all seeds of a preset while they are trained, beside those of one
-seed; the ways take turns. `sweeps`: wall and processor time of whole `train.py` processes, one
+seed, and processor time of each update; the ways take turns. `sweeps`: wall and processor time of whole `train.py` processes, one
 after another and `--together`, starting up and evaluating included, and whether each seed came to
 the same; half of the processes run before the other way and half after it. `resumed`: seeds
 together are interrupted and resumed, and each one's rows are compared with the undisturbed ones'.
@@ -69,8 +69,6 @@ class SeedsTogetherConfig:
 
 def run(cfg: SeedsTogetherConfig, recorder: Recorder) -> None:
     """Measure and record the parts that are asked for."""
-    if "rates" in cfg.only:
-        rates(cfg, recorder)
     with tempfile.TemporaryDirectory() as folder:
         together = Path(folder) / "together"
         if "sweeps" in cfg.only:
@@ -79,6 +77,8 @@ def run(cfg: SeedsTogetherConfig, recorder: Recorder) -> None:
             if not together.exists():
                 _train(cfg, [*_seeds(cfg), "--together"], together)
             resumed(cfg, recorder, together, Path(folder) / "interrupted")
+    if "rates" in cfg.only:
+        rates(cfg, recorder)
 
 
 def rates(cfg: SeedsTogetherConfig, recorder: Recorder) -> None:
@@ -96,7 +96,13 @@ def rates(cfg: SeedsTogetherConfig, recorder: Recorder) -> None:
         for name in samples.rates:
             ratio = None if name == ALONE else samples.ratio(name, ALONE, goal=GOAL)
             row = f"{cfg.preset}: {name}"
-            group.record(recorder, samples, name, "updates/s", label=row, ratio=ratio)
+            last = group.workers[name].last
+            # What it takes where others take cores away.
+            cpu_ms = 1e3 * last["busy_cores"] / last["value"]
+            params = group.facts(name) | {"cpu_ms_per_update": cpu_ms}
+            group.record(
+                recorder, samples, name, "updates/s", label=row, ratio=ratio, params=params
+            )
         group.record_failures(recorder)
 
 
@@ -217,10 +223,7 @@ def main() -> None:
     """Parse, measure, print."""
     cfg = read_options(SeedsTogetherConfig, __doc__)
     cfg = smoke() if cfg.smoke else cfg
-    recorder = Recorder("seeds_together")
-    run(cfg, recorder)
-    if cfg.save:
-        finish(recorder.results)
+    run(cfg, Recorder("seeds_together", keep=finish if cfg.save else None))
 
 
 if __name__ == "__main__":
