@@ -3,10 +3,11 @@
     python -m benchmarks.seeds_together            python -m benchmarks.seeds_together --only rates
 
 `rates`: updates per second of all seeds of a preset while they are trained, beside those of one
-seed, and processor time of each update; the ways take turns. `sweeps`: wall and processor time of whole `train.py` processes, one
-after another and `--together`, starting up and evaluating included, and whether each seed came to
-the same; half of the processes run before the other way and half after it. `resumed`: seeds
-together are interrupted and resumed, and each one's rows are compared with the undisturbed ones'.
+seed, and processor time of each update; the ways take turns. `sweeps`: wall and processor time of
+whole `train.py` processes, one after another and `--together`, starting up and evaluating included,
+and whether each seed came to the same; half of the processes run before the other way and half
+after it. `resumed`: seeds together are interrupted and resumed, and each one's rows are compared
+with the undisturbed ones'.
 """
 
 import json
