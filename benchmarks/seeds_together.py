@@ -89,6 +89,7 @@ def rates(cfg: SeedsTogetherConfig, recorder: Recorder) -> None:
     """Updates per second in training, of one seed and of all by each way."""
     common = {
         "preset": cfg.preset,
+        "of": cfg.seeds,
         "steps_per_epoch": cfg.steps_per_epoch,
         "seconds": cfg.seconds,
     }
