@@ -3,10 +3,11 @@
     python -m benchmarks.seeds_together            python -m benchmarks.seeds_together --only rates
 
 `rates`: updates per second of all seeds of a preset while they are trained, beside those of one
-seed; the ways take turns. `sweeps`: wall and processor time of whole `train.py` processes, one
-after another and `--together`, starting up and evaluating included, and whether each seed came to
-the same; half of the processes run before the other way and half after it. `resumed`: seeds
-together are interrupted and resumed, and each one's rows are compared with the undisturbed ones'.
+seed, and processor time of each update; the ways take turns. `sweeps`: wall and processor time of
+whole `train.py` processes, one after another and `--together`, starting up and evaluating included,
+and whether each seed came to the same; half of the processes run before the other way and half
+after it. `resumed`: seeds together are interrupted and resumed, and each one's rows are compared
+with the undisturbed ones'.
 """
 
 import json
@@ -47,6 +48,8 @@ class SeedsTogetherConfig:
         repeats: interleaved rounds of the rates.
         seconds: of a repetition, at least one epoch of all seeds [s].
         steps_per_epoch: vector steps of an epoch in the rates.
+        timed: of the processes one after another are timed, and their sum is taken for all; 0 times
+            all.
         env_steps: of each run of the sweeps.
         interrupt: env steps of the slowest seed after which they are interrupted.
         kill: interrupt with SIGKILL.
@@ -60,6 +63,7 @@ class SeedsTogetherConfig:
     repeats: int = ranged(5, least=1)
     seconds: float = ranged(1.0, above=0)
     steps_per_epoch: int = ranged(5, least=1)
+    timed: int = ranged(0, least=0)
     env_steps: int = ranged(4000, least=1)
     interrupt: int = ranged(1200, least=1)
     kill: bool = False
@@ -69,8 +73,6 @@ class SeedsTogetherConfig:
 
 def run(cfg: SeedsTogetherConfig, recorder: Recorder) -> None:
     """Measure and record the parts that are asked for."""
-    if "rates" in cfg.only:
-        rates(cfg, recorder)
     with tempfile.TemporaryDirectory() as folder:
         together = Path(folder) / "together"
         if "sweeps" in cfg.only:
@@ -79,12 +81,15 @@ def run(cfg: SeedsTogetherConfig, recorder: Recorder) -> None:
             if not together.exists():
                 _train(cfg, [*_seeds(cfg), "--together"], together)
             resumed(cfg, recorder, together, Path(folder) / "interrupted")
+    if "rates" in cfg.only:
+        rates(cfg, recorder)
 
 
 def rates(cfg: SeedsTogetherConfig, recorder: Recorder) -> None:
     """Updates per second in training, of one seed and of all by each way."""
     common = {
         "preset": cfg.preset,
+        "of": cfg.seeds,
         "steps_per_epoch": cfg.steps_per_epoch,
         "seconds": cfg.seconds,
     }
@@ -96,26 +101,34 @@ def rates(cfg: SeedsTogetherConfig, recorder: Recorder) -> None:
         for name in samples.rates:
             ratio = None if name == ALONE else samples.ratio(name, ALONE, goal=GOAL)
             row = f"{cfg.preset}: {name}"
-            group.record(recorder, samples, name, "updates/s", label=row, ratio=ratio)
+            last = group.workers[name].last
+            # What it takes where others take cores away.
+            cpu_ms = 1e3 * last["busy_cores"] / last["value"]
+            params = group.facts(name) | {"cpu_ms_per_update": cpu_ms}
+            group.record(
+                recorder, samples, name, "updates/s", label=row, ratio=ratio, params=params
+            )
         group.record_failures(recorder)
 
 
 def sweeps(cfg: SeedsTogetherConfig, recorder: Recorder, folder: Path) -> None:
     """Whole processes: wall and processor time, and what the seeds came to."""
-    load, half = measure_load(), cfg.seeds // 2
+    load, timed = measure_load(), cfg.timed or cfg.seeds
+    half = timed // 2
     alone = [_train_alone(cfg, seed, folder / "alone") for seed in range(half)]
     together = _train(cfg, [*_seeds(cfg), "--together"], folder / "together")
-    alone += [_train_alone(cfg, seed, folder / "alone") for seed in range(half, cfg.seeds)]
-    params = {"preset": cfg.preset, "seeds": cfg.seeds, "env_steps": cfg.env_steps}
+    alone += [_train_alone(cfg, seed, folder / "alone") for seed in range(half, timed)]
+    params = {"preset": cfg.preset, "seeds": cfg.seeds, "timed": timed, "env_steps": cfg.env_steps}
     for place, unit in enumerate(("s", "CPU s")):
         each, whole = [took[place] for took in alone], together[place]
+        after = sum(each) / timed * cfg.seeds
         name = f"{cfg.preset}, {cfg.seeds} seeds of {cfg.env_steps} env steps"
-        recorder.add(f"{name}, one after another", sum(each), unit, params, load=load)
-        gain = sum(each) / whole  # the inverse of the row's own: how many times as fast
+        recorder.add(f"{name}, one after another", after, unit, params, load=load)
+        gain = after / whole  # the inverse of the row's own: how many times as fast
         goal = GOAL if unit == "s" else None
         ratio = Ratio(to="one after another", value=gain, low=gain, high=gain, rounds=1, goal=goal)
         recorder.add(f"{name}, together", whole, unit, params, load=load, ratio=ratio)
-    _record_same(recorder, cfg, "as alone", folder / "alone", folder / "together")
+    _record_same(recorder, cfg, "as alone", folder / "alone", folder / "together", seeds=timed)
 
 
 def resumed(cfg: SeedsTogetherConfig, recorder: Recorder, whole: Path, folder: Path) -> None:
@@ -133,7 +146,9 @@ def resumed(cfg: SeedsTogetherConfig, recorder: Recorder, whole: Path, folder: P
     say(f"interrupted after {reached} env steps of the slowest seed")
     _run([f"--resume={folder}"])
     how = "killed" if cfg.kill else "interrupted"
-    _record_same(recorder, cfg, f"{how} and resumed", whole, folder, reached=reached)
+    _record_same(
+        recorder, cfg, f"{how} and resumed", whole, folder, seeds=cfg.seeds, reached=reached
+    )
 
 
 def _record_same(
@@ -142,15 +157,17 @@ def _record_same(
     what: str,
     one: Path,
     other: Path,
+    *,
+    seeds: int,
     **more: Any,
 ) -> None:
     """How many seeds have the same rows, but for their times, in two folders."""
-    pairs = [(_rows(one, seed), _rows(other, seed)) for seed in range(cfg.seeds)]
+    pairs = [(_rows(one, seed), _rows(other, seed)) for seed in range(seeds)]
     success = [rows[-1]["success_rate"] for _, rows in pairs]
-    params = {"seeds": cfg.seeds, "env_steps": cfg.env_steps, "success": success, **more}
+    params = {"seeds": seeds, "env_steps": cfg.env_steps, "success": success, **more}
     same = sum(mine == theirs for mine, theirs in pairs)
     name = f"{cfg.preset}, together: seeds that are the same {what}"
-    recorder.add(name, same, f"of {cfg.seeds}", params)
+    recorder.add(name, same, f"of {seeds}", params)
 
 
 def _rows(folder: Path, seed: int) -> list[dict[str, Any]]:
@@ -217,10 +234,7 @@ def main() -> None:
     """Parse, measure, print."""
     cfg = read_options(SeedsTogetherConfig, __doc__)
     cfg = smoke() if cfg.smoke else cfg
-    recorder = Recorder("seeds_together")
-    run(cfg, recorder)
-    if cfg.save:
-        finish(recorder.results)
+    run(cfg, Recorder("seeds_together", keep=finish if cfg.save else None))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ _SHOWN = (
     "threads",
     "sim_seconds_per_second",
     "compile_seconds",
+    "cpu_ms_per_update",
     "microseconds_per_env_step",
     "state_bytes_per_world",
     "xla_peak_bytes_per_world",

@@ -9,6 +9,7 @@ that round otherwise.
 
 import os
 import queue
+import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -50,11 +51,13 @@ class Done:
         order: it.
         metrics: of the epoch.
         result: of the evaluation.
+        halted: nothing came of it: all was halted before it was begun.
     """
 
     order: Order
-    metrics: dict[str, float] | None
-    result: EpisodeResult | None
+    metrics: dict[str, float] | None = None
+    result: EpisodeResult | None = None
+    halted: bool = False
 
 
 class Crew(Protocol):
@@ -75,8 +78,8 @@ class Crew(Protocol):
         """
         ...
 
-    def withdraw(self) -> list[int]:
-        """Return the seeds whose orders have not been begun, and forget those."""
+    def halt(self) -> None:
+        """Begin nothing any more: what was ordered comes back `halted`. From any thread."""
         ...
 
     def close(self) -> None:
@@ -100,34 +103,32 @@ class OnCores:
         self._trainer, self._programs = trainer, programs
         self._states = dict(enumerate(states))
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="seed")
-        self._waiting: dict[int, Future[Done]] = {}
+        self._halted = threading.Event()
         self._ready: queue.SimpleQueue[Future[Done]] = queue.SimpleQueue()
 
     def order(self, order: Order) -> None:
         """Put it behind those that wait for a core."""
-        future = self._pool.submit(self._work, order)
-        self._waiting[order.seed] = future
-        future.add_done_callback(self._ready.put)
+        self._pool.submit(self._work, order).add_done_callback(self._ready.put)
 
     def done(self) -> Done:
         """Wait for what is ready next; raises what failed."""
-        while (future := self._ready.get()).cancelled():
-            pass
-        return future.result()
+        return self._ready.get().result()
 
     def state(self, seed: int) -> TrainState:
         """Return the state of a seed."""
         return self._states[seed]
 
-    def withdraw(self) -> list[int]:
-        """Return the seeds that still waited for a core."""
-        return [seed for seed, future in self._waiting.items() if future.cancel()]
+    def halt(self) -> None:
+        """Let those that wait for a core come back."""
+        self._halted.set()
 
     def close(self) -> None:
         """Wait for what still runs; what waits for a core is forgotten."""
         self._pool.shutdown(cancel_futures=True)
 
     def _work(self, order: Order) -> Done:
+        if self._halted.is_set():
+            return Done(order, halted=True)
         state, metrics, result = self._states[order.seed], None, None
         if order.epoch:
             state, told = self._programs.epoch(state)
@@ -161,6 +162,7 @@ class InOneCall:
         self._state: TrainState = jax.tree.map(lambda *x: jnp.stack(x), *filled)
         self._pick = jax.jit(lambda state, seed: jax.tree.map(lambda x: x[seed], state))
         self._orders: list[Order] = []
+        self._halted = threading.Event()
         self._ready: deque[Done] = deque()
 
     def order(self, order: Order) -> None:
@@ -183,15 +185,16 @@ class InOneCall:
         """Return the state of a seed."""
         return self._pick(self._state, seed)
 
-    def withdraw(self) -> list[int]:
-        """Return the seeds that were to be in the next call."""
-        seeds, self._orders = [order.seed for order in self._orders], []
-        return seeds
+    def halt(self) -> None:
+        """Let what would be in the next call come back."""
+        self._halted.set()
 
     def close(self) -> None:
         """Nothing runs between two calls."""
 
     def _work(self, orders: Sequence[Order]) -> list[Done]:
+        if self._halted.is_set():
+            return [Done(order, halted=True) for order in orders]
         told = {}
         if orders[0].epoch:
             self._state, told = self._programs.epoch(self._state)

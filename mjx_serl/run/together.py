@@ -121,7 +121,12 @@ class Together:
             fresh = [seed for seed, state in enumerate(restored) if state is None]
             crew = held.enter_context(contextlib.closing(self._prepared(shapes, restored)))
             del restored  # which the crew holds
-            with StopSignal(on_first=partial(note_stop, go_on)) as stop:
+
+            def stopping() -> None:
+                crew.halt()
+                note_stop(go_on)
+
+            with StopSignal(on_first=stopping) as stop:
                 self._stop = stop
                 self._require_success(crew, fresh)
                 self._loop(crew)
@@ -172,9 +177,9 @@ class Together:
             crew.order(Order(seed=seed, episodes=self._runs[seed].episodes_key(CHECK, 0)))
         for _ in fresh:
             done = crew.done()
-            assert done.result is not None
             seed = done.order.seed
-            self._runs[seed].require_success(done.result, self._clock(seed))
+            if done.result is not None:  # it is not asked about where all was halted
+                self._runs[seed].require_success(done.result, self._clock(seed))
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -189,15 +194,14 @@ class Together:
         while self._open:
             done = crew.done()
             seed = done.order.seed
-            if done.order.final:
+            if done.halted:
+                self._leave(seed, crew)
+            elif done.order.final:
                 self._finish(seed, crew, done)
             elif self._goes_on(seed, crew, done):
                 crew.order(self._next(seed))
             else:
                 self._leave(seed, crew)
-            # What has not been begun need not be waited for.
-            for waiting in crew.withdraw() if self._stop.requested else ():
-                self._leave(waiting, crew)
 
     def _next(self, seed: int) -> Order:
         run = self._runs[seed]

@@ -174,7 +174,9 @@ def test_every_question_of_the_harness_can_be_asked_alone():
     assert set(asked) == set(harness.HarnessConfig().only)
 
 
-@pytest.mark.parametrize("module", ["harness", "physics", "learner", "render", "train", "ppo"])
+@pytest.mark.parametrize(
+    "module", ["harness", "physics", "learner", "render", "train", "ppo", "seeds_together"]
+)
 @pytest.mark.slow
 def test_help_lists_the_options(module):
     command = [sys.executable, "-m", f"benchmarks.{module}", "--help"]
