@@ -29,7 +29,7 @@ from mjx_serl.tasks.alternating import Alternating
 from mjx_serl.training.demonstrations import DemoConfig
 from mjx_serl.training.off_policy import LoopConfig, OffPolicyConfig
 from mjx_serl.training.on_policy import OnPolicy, OnPolicyConfig
-from mjx_serl.training.on_policy_chunks import OnPolicyChunks
+from mjx_serl.training.on_policy_chunks import OnPolicyChunks, OnPolicyChunksConfig
 from mjx_serl.training.pair import PairConfig
 from mjx_serl.training.state import TrainState, tree_bytes
 from scenes.contract.robot_fit import save_robot_fit
@@ -88,7 +88,7 @@ STEPPED = [
     name
     for name in PRESETS
     if hasattr(PRESETS[name]().method, "pool_size")
-    and not isinstance(PRESETS[name]().method, OnPolicyConfig)
+    and not isinstance(PRESETS[name]().method, OnPolicyConfig | OnPolicyChunksConfig)
 ]
 
 
