@@ -198,7 +198,7 @@ def test_every_preset_builds(name: str):
         return
     trainer = getattr(trainer, "one", trainer)  # of a pair, how either learns
     assert trainer.vec_env.num_envs == cfg.num_envs
-    if isinstance(trainer, OnPolicy):
+    if isinstance(trainer, OnPolicy | OnPolicyChunks):
         assert trainer.vec_env.pool_size == cfg.method.loop.pool * cfg.num_envs
         return
     rows = trainer.sources["online"].buffer.capacity_rows
