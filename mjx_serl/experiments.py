@@ -218,7 +218,11 @@ def ppo() -> TrainConfig:
 def flow_ppo() -> TrainConfig:
     """A flow policy of action chunks: 50 demonstrations imitated, then PPO by Flow-SDE.
 
-    `python train.py --preset flow_ppo`; docs/vla.md.
+    `python train.py --preset flow_ppo`; docs/vla.md. Of 50 demonstrations imitation alone solves
+    nearly all; of 5 (`--demos.count 5`), seed 1: 55 % of 256 held-out episodes after imitation,
+    87 % after 384k env steps of PPO, in 2.9 minutes of two cores' processor time on a machine that
+    did other things too (`python -m benchmarks.flow_ppo --cases 5_demonstrations --seeds 1`).
+    Discount and step size were chosen on seed 0.
     """
     agent = FlowPPOConfig(gamma=0.9, gae_lambda=0.9, stop_kl=0.2, actor_average=0.99)
     return TrainConfig(
