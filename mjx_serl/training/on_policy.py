@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
@@ -20,24 +19,17 @@ from mjx_serl.agents.agent import AGENTS, AgentState, OnPolicyAgent, require_on_
 from mjx_serl.agents.ppo import PPOConfig
 from mjx_serl.data import normalize
 from mjx_serl.envs.env import EnvState
-from mjx_serl.envs.judge import judged_metrics
 from mjx_serl.envs.observation import Observer
 from mjx_serl.envs.vector import (
-    VecState,
-    clear_stats,
-    episode_metrics,
-    growth_metrics,
     vectorize,
 )
 from mjx_serl.training.evaluate import TRAIN
-from mjx_serl.training.one_agent import OneAgent
+from mjx_serl.training.rollout_trainer import RolloutTrainer
 from mjx_serl.training.rollouts import Played, learn_in_passes, with_advantages
-from mjx_serl.training.scan import run_once, scan
-from mjx_serl.training.sharing import check_divides
-from mjx_serl.training.state import TrainState, shapes_of, tree_bytes
+from mjx_serl.training.state import TrainState
 from mjx_serl.training.statistics import observed
-from mjx_serl.training.trainer import METHODS, Share
-from mjx_serl.types import Metrics, Obs, PRNGKey, RolloutBatch, Transition
+from mjx_serl.training.trainer import METHODS
+from mjx_serl.types import Metrics, PRNGKey, RolloutBatch, Transition
 from scenes.contract.errors import InputError
 from scenes.contract.ranges import check_ranges, ranged
 from scenes.contract.serialize import open_field
@@ -153,7 +145,7 @@ class Carried:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class OnPolicy(OneAgent):
+class OnPolicy(RolloutTrainer):
     """A Trainer whose TrainState.data is `Carried`.
 
     Where the renderer is not `traceable` it is called as it is: its pieces are compiled.
@@ -168,47 +160,14 @@ class OnPolicy(OneAgent):
     config: OnPolicyLoopConfig
 
     @property
-    def env_steps_per_epoch(self) -> int:
-        """Control steps of all worlds in one epoch."""
-        return self.config.rollout_steps * self.vec_env.num_envs
+    def length(self) -> int:
+        """Steps of each world in a rollout."""
+        return self.config.rollout_steps
 
     @property
-    def updates_per_epoch(self) -> int:
-        """Gradient steps in one epoch where none is left out (`actor/updates`)."""
-        return self.config.passes * self.config.minibatches
-
-    def state_shapes(self) -> TrainState:
-        """The state as shapes."""
-        if self.traceable:
-            return jax.eval_shape(self.first_state, jax.random.key(0), None)
-        # What cannot be traced has to be made to be measured.
-        return shapes_of(self.init(jax.random.key(0)))
-
-    def init(self, key: PRNGKey) -> TrainState:
-        """The state before the first epoch."""
-        return run_once(self.first_state, key, None, traceable=self.traceable)
-
-    def part(self, among: int) -> "OnPolicy":
-        """The trainer of one of so many devices that share the worlds, and so each minibatch."""
-        check_divides(among, {}, self.vec_env)
-        rows = self.config.rollout_steps * self.vec_env.num_envs
-        if rows // among % self.config.minibatches:
-            raise InputError(
-                f"--devices {among} with --loop.minibatches {self.config.minibatches}, allowed: "
-                f"what divides {rows // among}, the steps of a rollout on each device"
-            )
-        return dataclasses.replace(self, vec_env=self.vec_env.part(among))
-
-    def given(self, key: PRNGKey) -> None:
-        """Nothing: all of the first state is traced."""
-        del key
-
-    def given_shapes(self) -> None:
-        """Nothing."""
-
-    @property
-    def pretraining(self) -> None:
-        """Nothing is learned before the first epoch."""
+    def length_option(self) -> str:
+        """What says so on the command line."""
+        return "--loop.rollout-steps"
 
     def first_state(self, key: PRNGKey, given: None) -> TrainState:
         """The state before the first epoch."""
@@ -229,40 +188,13 @@ class OnPolicy(OneAgent):
         # Not traced, leaves may share an array, which cannot be donated twice.
         return state if self.traceable else jax.tree.map(jnp.copy, state)
 
-    def memory(self, state: TrainState) -> list[Share]:
-        """The worlds, and a rollout of them."""
-        found = [self.worlds_share(state)]
-        if self.traceable:
-            steps = self.config.rollout_steps
-            played = steps * tree_bytes(jax.eval_shape(self._play, state, None)[1])
-            found.append(Share("rollout", played, "--loop.rollout-steps", steps, 1, stored=False))
-        return found
-
-    def epoch(self, state: TrainState) -> tuple[TrainState, Metrics]:
-        """A rollout and what is learned from it; metrics of both."""
-        state = self._jit_begin(state)
-        state, played = scan(
-            self._play, state, None, length=self.config.rollout_steps, traceable=self.traceable
-        )
-        state, metrics = self._jit_learn(state, played)
-        metrics |= self._episode_metrics(state)
-        return state.replace(epoch=optax.safe_increment(state.epoch)), metrics
-
-    def _episode_metrics(self, state: TrainState) -> Metrics:
-        metrics = episode_metrics(state.worlds.stats) | growth_metrics(state.worlds.growth)
-        metrics |= judged_metrics(state.worlds.judged)
-        solved = state.data.episodes.astype(jnp.float32)
-        return metrics | {
-            "episode/solved_once": solved,
-            "episode/len_sum": metrics["episode/step_sum"],
-        }
-
     # -- playing -----------------------------------------------------------------------------
 
-    def _play(self, state: TrainState, _: None) -> tuple[TrainState, Played]:
+    def play(self, state: TrainState, _: None) -> tuple[TrainState, Played]:
+        """One step of all worlds."""
         before = state
         state, step, last = self._jit_advance(state)
-        cut_value = self._cut_value(before, last)
+        cut_value = self.cut_value(before, last)
         state = state.replace(worlds=self.vec_env.draw(state.worlds))
         return state, Played(step, cut_value)
 
@@ -283,24 +215,6 @@ class OnPolicy(OneAgent):
         of = (self.config.noise_correlation, self.config.gripper_correlation)
         kept = jnp.array([of[gripper] for gripper in self.vec_env.env.action_spec.grippers])
         return kept * noise + jnp.sqrt(1.0 - kept**2) * jax.random.normal(key, noise.shape)
-
-    def _cut_value(self, before: TrainState, last: EnvState) -> Float[Array, " N"]:
-        """The value of the observations that time-outs cut off, where there is any; else zeros."""
-
-        def ask() -> Float[Array, " N"]:
-            return self._jit_value(before, self.vec_env.observe_last(last, before.worlds))
-
-        def nothing() -> Float[Array, " N"]:
-            return jnp.zeros(self.vec_env.num_envs)
-
-        cut = jnp.any(last.truncated)
-        if self.traceable:
-            return jax.lax.cond(cut, ask, nothing)
-        return ask() if bool(cut) else nothing()
-
-    def value(self, state: TrainState, obs: Obs) -> Float[Array, " N"]:
-        """The value of raw observations."""
-        return self.agent.value(state.agent, normalize.normalize(state.normalizer, obs))
 
     # -- learning ----------------------------------------------------------------------------
 
@@ -332,24 +246,7 @@ class OnPolicy(OneAgent):
             self.agent, agent, batch, key, passes=passes, minibatches=minibatches
         )
 
-    # Compiled pieces for what is not traced as a whole; inside another jit they are plain calls.
-
-    @cached_property
-    def _jit_begin(self) -> Callable[[TrainState], TrainState]:
-        def begin(state: TrainState) -> TrainState:
-            worlds: VecState = self.vec_env.refresh(clear_stats(state.worlds))
-            return state.replace(worlds=worlds, data=state.data.replace(episodes=jnp.int32(0)))
-
-        return jax.jit(begin, donate_argnums=0)
-
     @cached_property
     def _jit_advance(self) -> Callable[..., tuple[TrainState, Transition, EnvState]]:
+        # A piece that is compiled where a step is not traced as a whole.
         return jax.jit(self.advance)
-
-    @cached_property
-    def _jit_value(self) -> Callable[[TrainState, Obs], Float[Array, " N"]]:
-        return jax.jit(self.value)
-
-    @cached_property
-    def _jit_learn(self) -> Callable[[TrainState, Played], tuple[TrainState, Metrics]]:
-        return jax.jit(self.learn, donate_argnums=0)

@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
@@ -26,20 +25,16 @@ from mjx_serl.envs.env import EnvState
 from mjx_serl.envs.observation import Observer
 from mjx_serl.envs.vector import (
     VecState,
-    clear_stats,
-    episode_metrics,
-    growth_metrics,
     vectorize,
 )
 from mjx_serl.training.demonstrations import DemoConfig, Demonstrations
 from mjx_serl.training.evaluate import TRAIN
 from mjx_serl.training.on_policy import MOST_POOL
-from mjx_serl.training.one_agent import OneAgent
+from mjx_serl.training.rollout_trainer import RolloutTrainer
 from mjx_serl.training.rollouts import Played, learn_in_passes, with_advantages
-from mjx_serl.training.scan import run_once, scan
-from mjx_serl.training.sharing import check_divides
-from mjx_serl.training.state import TrainState, shapes_of, tree_bytes
-from mjx_serl.training.trainer import METHODS, Share
+from mjx_serl.training.scan import scan
+from mjx_serl.training.state import TrainState
+from mjx_serl.training.trainer import METHODS
 from mjx_serl.types import Choice, Metrics, Obs, PRNGKey, RolloutBatch, Transition, one_by_one
 from scenes.contract.errors import InputError
 from scenes.contract.ranges import check_ranges, ranged
@@ -202,7 +197,7 @@ class ChunkSteps:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class OnPolicyChunks(OneAgent):
+class OnPolicyChunks(RolloutTrainer):
     """A Trainer whose TrainState.data is `Counts`; a run calls its `teach` before the first epoch.
 
     Where the renderer is not `traceable` it is called as it is: its pieces are compiled.
@@ -219,50 +214,19 @@ class OnPolicyChunks(OneAgent):
     demos: Demonstrations | None
 
     @property
-    def env_steps_per_epoch(self) -> int:
-        """Control steps of all worlds in one epoch."""
-        return self.config.rollout_chunks * self.horizon * self.vec_env.num_envs
+    def length(self) -> int:
+        """Choices of each world in a rollout."""
+        return self.config.rollout_chunks
 
     @property
-    def updates_per_epoch(self) -> int:
-        """Gradient steps in one epoch where none is left out (`actor/updates`)."""
-        return self.config.passes * self.config.minibatches
+    def length_option(self) -> str:
+        """What says so on the command line."""
+        return "--loop.rollout-chunks"
 
     @property
     def least_success(self) -> float:
         """Success rate that imitation must reach."""
         return self.agent.least_success
-
-    def state_shapes(self) -> TrainState:
-        """The state as shapes."""
-        if self.traceable:
-            return jax.eval_shape(self.first_state, jax.random.key(0), None)
-        # What cannot be traced has to be made to be measured.
-        return shapes_of(self.init(jax.random.key(0)))
-
-    def init(self, key: PRNGKey) -> TrainState:
-        """The state before imitation."""
-        return run_once(self.first_state, key, None, traceable=self.traceable)
-
-    def part(self, among: int) -> "OnPolicyChunks":
-        """The trainer of one of so many devices that share the worlds, and so each minibatch."""
-        check_divides(among, {}, self.vec_env)
-        each = self.config.rollout_chunks * self.vec_env.num_envs // among
-        if each % self.config.minibatches:
-            raise InputError(
-                f"--devices {among} with --loop.minibatches {self.config.minibatches}, allowed: "
-                f"what divides {each}, the choices of a rollout on each device"
-            )
-        return dataclasses.replace(self, vec_env=self.vec_env.part(among))
-
-    def given(self, key: PRNGKey) -> None:
-        """Nothing: all of the first state is traced."""
-        del key
-
-    @property
-    def pretraining(self) -> None:
-        """Nothing that is traced; `teach` is not."""
-        return
 
     def first_state(self, key: PRNGKey, given: None) -> TrainState:
         """The state before imitation."""
@@ -280,16 +244,6 @@ class OnPolicyChunks(OneAgent):
         )
         # Not traced, leaves may share an array, which cannot be donated twice.
         return state if self.traceable else jax.tree.map(jnp.copy, state)
-
-    def memory(self, state: TrainState) -> list[Share]:
-        """The worlds, and a rollout of them."""
-        found = [self.worlds_share(state)]
-        if self.traceable:
-            chunks = self.config.rollout_chunks
-            played = chunks * tree_bytes(jax.eval_shape(self._play, state, None)[1])
-            option = "--loop.rollout-chunks"
-            found.append(Share("rollout", played, option, chunks, 1, stored=False))
-        return found
 
     # -- imitation ---------------------------------------------------------------------------
 
@@ -345,21 +299,7 @@ class OnPolicyChunks(OneAgent):
 
     # -- one epoch ---------------------------------------------------------------------------
 
-    def epoch(self, state: TrainState) -> tuple[TrainState, Metrics]:
-        """A rollout and what is learned from it; metrics of both."""
-        state = self._jit_begin(state)
-        state, played = scan(
-            self._play, state, None, length=self.config.rollout_chunks, traceable=self.traceable
-        )
-        state, metrics = self._jit_learn(state, played)
-        metrics |= episode_metrics(state.worlds.stats) | growth_metrics(state.worlds.growth)
-        metrics |= {
-            "episode/solved_once": state.data.episodes.astype(jnp.float32),
-            "episode/len_sum": metrics["episode/step_sum"],
-        }
-        return state.replace(epoch=optax.safe_increment(state.epoch)), metrics
-
-    def _play(self, state: TrainState, _: None) -> tuple[TrainState, Played]:
+    def play(self, state: TrainState, _: None) -> tuple[TrainState, Played]:
         """One choice of all worlds, played to its end."""
         before = state
         state, obs, chosen = self._jit_choose(state)
@@ -372,7 +312,7 @@ class OnPolicyChunks(OneAgent):
         wait = jnp.arange(self.horizon) < self.horizon - 1
         start = (state.worlds, state.worlds.envs)
         (worlds, last), steps = scan(step, start, (plain, wait), traceable=self.traceable)
-        one, cut = steps.as_one(obs, chosen), self._cut_value(before, last)
+        one, cut = steps.as_one(obs, chosen), self.cut_value(before, last)
         return state.replace(worlds=worlds, data=state.data.after(steps)), Played(one, cut)
 
     def choose_all(self, state: TrainState) -> tuple[TrainState, Obs, Choice]:
@@ -390,24 +330,6 @@ class OnPolicyChunks(OneAgent):
         steps = ChunkSteps(row.reward, row.terminated, row.truncated, row.valid, last.success)
         return (worlds, last), steps
 
-    def _cut_value(self, before: TrainState, last: EnvState) -> Float[Array, " N"]:
-        """The value of the observations that time-outs cut off, where there is any; else zeros."""
-
-        def ask() -> Float[Array, " N"]:
-            return self._jit_value(before, self.vec_env.observe_last(last, before.worlds))
-
-        def nothing() -> Float[Array, " N"]:
-            return jnp.zeros(self.vec_env.num_envs)
-
-        cut = jnp.any(last.truncated)
-        if self.traceable:
-            return jax.lax.cond(cut, ask, nothing)
-        return ask() if bool(cut) else nothing()
-
-    def value(self, state: TrainState, obs: Obs) -> Float[Array, " N"]:
-        """The value of raw observations."""
-        return self.agent.value(state.agent, normalize.normalize(state.normalizer, obs))
-
     def batch_of(self, state: TrainState, played: Played) -> tuple[RolloutBatch, Metrics]:
         """The choices of a rollout with their advantages, all on one axis, and metrics."""
         after = self.value(state, self.vec_env.observe(state.worlds))
@@ -421,15 +343,7 @@ class OnPolicyChunks(OneAgent):
         agent, learned = learn_in_passes(self.agent, state.agent, batch, k_order, **sizes)
         return state.replace(agent=agent, key=key), metrics | learned
 
-    # Compiled pieces for what is not traced as a whole; inside another jit they are plain calls.
-
-    @cached_property
-    def _jit_begin(self) -> Callable[[TrainState], TrainState]:
-        def begin(state: TrainState) -> TrainState:
-            worlds: VecState = self.vec_env.refresh(clear_stats(state.worlds))
-            return state.replace(worlds=worlds, data=state.data.replace(episodes=jnp.int32(0)))
-
-        return jax.jit(begin, donate_argnums=0)
+    # Compiled pieces for what is not traced as a whole.
 
     @cached_property
     def _jit_choose(self) -> Callable[[TrainState], tuple[TrainState, Obs, Choice]]:
@@ -438,11 +352,3 @@ class OnPolicyChunks(OneAgent):
     @cached_property
     def _jit_advance(self) -> Callable[..., tuple[tuple[VecState, EnvState], ChunkSteps]]:
         return jax.jit(self.advance)
-
-    @cached_property
-    def _jit_value(self) -> Callable[[TrainState, Obs], Float[Array, " N"]]:
-        return jax.jit(self.value)
-
-    @cached_property
-    def _jit_learn(self) -> Callable[[TrainState, Played], tuple[TrainState, Metrics]]:
-        return jax.jit(self.learn, donate_argnums=0)

@@ -145,7 +145,7 @@ def first(toys: OnPolicy, epoch: Callable) -> TrainState:
 @pytest.fixture(scope="module")
 def rolled(toys: OnPolicy, first: TrainState) -> tuple[TrainState, Played]:
     """A rollout, and the state after it."""
-    return jax.jit(lambda s: jax.lax.scan(toys._play, s, None, length=12))(first)
+    return jax.jit(lambda s: jax.lax.scan(toys.play, s, None, length=12))(first)
 
 
 def test_a_time_out_is_worth_what_comes_after_its_last_observation(

@@ -95,7 +95,7 @@ def first(toys: OnPolicyChunks) -> TrainState:
 @pytest.fixture(scope="module")
 def rolled(toys: OnPolicyChunks, first: TrainState) -> tuple[TrainState, Played]:
     """A rollout, and the state after it."""
-    return jax.jit(lambda s: jax.lax.scan(toys._play, s, None, length=CHUNKS))(first)
+    return jax.jit(lambda s: jax.lax.scan(toys.play, s, None, length=CHUNKS))(first)
 
 
 def test_returns_bootstrap_at_time_outs_and_not_at_ends(
@@ -212,13 +212,13 @@ def test_a_run_hears_how_imitation_goes() -> None:
         cfg=SimpleNamespace(seed=0),
         activity=SimpleNamespace(doing=lambda what: contextlib.nullcontext()),
     )
-    assert Run._taught(run, 1, lambda: 2.5) == 2
+    assert Run.taught(run, 1, lambda: 2.5) == 2
     assert stages == ["imitation: 500 of 600 updates  bc_loss 0.25"]
     assert rows == [
         {"kind": "imitation", "epoch": 0, "updates": 500, "elapsed_s": 2.5, "learner/bc_loss": 0.25}
     ]
     run.trainer = SimpleNamespace()
-    assert Run._taught(run, 1, lambda: 2.5) == 1
+    assert Run.taught(run, 1, lambda: 2.5) == 1
 
 
 @pytest.mark.parametrize(
