@@ -210,6 +210,7 @@ def test_a_run_hears_how_imitation_goes() -> None:
         folder=SimpleNamespace(append_metrics=rows.append),
         hooks=SimpleNamespace(on_stage=stages.append),
         cfg=SimpleNamespace(seed=0),
+        peers=SimpleNamespace(writes=True),
         activity=SimpleNamespace(doing=lambda what: contextlib.nullcontext()),
     )
     assert Run.taught(run, 1, lambda: 2.5) == 2
