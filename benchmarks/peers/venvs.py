@@ -59,7 +59,7 @@ PEERS = {
     ),
     # Its client holds numpy below 2, which JAX does not; the server is one file for it.
     "openpi": Peer(
-        "openpi_client", ("openpi-client==0.1.2", "openpi-server==0.1.0", "typing-extensions")
+        "openpi_client", ("openpi-client==0.1.2", "openpi-server==0.1.0", "typing-extensions<5")
     ),
     # The last Playground on JAX; the assets package carries the Panda it would else download.
     "playground": Peer(

@@ -35,7 +35,10 @@ class Seen:
     cameras: Cameras
     env: Any = dataclasses.field(
         default_factory=lambda: SimpleNamespace(
-            name="a/b", action_spec=ACTION, task=SimpleNamespace(episode_steps=STEPS)
+            name="a/b",
+            action_spec=ACTION,
+            task=SimpleNamespace(episode_steps=STEPS),
+            told=None,
         )
     )
 
