@@ -133,12 +133,12 @@ class OffPolicyAgent(Agent, Protocol):
         ...
 
 
-class OnPolicyAgent(Agent, Protocol):
+class RolloutAgent(Agent, Protocol):
     """Learns from what it has just done itself, and forgets it."""
 
     @property
     def gamma(self) -> float:
-        """Discount per control step."""
+        """Discount per row of a rollout: a control step, or a choice of several."""
         return 0.99
 
     @property
@@ -150,13 +150,6 @@ class OnPolicyAgent(Agent, Protocol):
     def reward_scale(self) -> float:
         """What rewards are multiplied by before anything is learned from them."""
         return 1.0
-
-    def sample(self, state: AgentState, obs: Obs, noise: Float[Array, "N A"]) -> Choice:
-        """Choose as `act` does, with standard normal noise given instead of a key.
-
-        All that `improve` must know of it is in the extras.
-        """
-        ...
 
     def value(self, state: AgentState, obs: Obs) -> Float[Array, " B"]:
         """Return the scaled, discounted return that is expected from observations [B, ...]."""
@@ -173,27 +166,24 @@ class OnPolicyAgent(Agent, Protocol):
         ...
 
 
-class ChunkAgent(OffPolicyAgent, Protocol):
+class OnPolicyAgent(RolloutAgent, Protocol):
+    """Learns from single actions, of which it is given the noise."""
+
+    def sample(self, state: AgentState, obs: Obs, noise: Float[Array, "N A"]) -> Choice:
+        """Choose as `act` does, with standard normal noise given instead of a key.
+
+        All that `improve` must know of it is in the extras.
+        """
+        ...
+
+
+class ChunkAgent(OffPolicyAgent, RolloutAgent, Protocol):
     """Learns action chunks by imitation, then from those that it has just played itself.
 
-    `update` is a step of imitation, on chunks of `n_step` actions; `improve` one of PPO. What the
-    second needs beside parameters is there from `taught` on.
+    `update` is a step of imitation, on chunks of `n_step` actions; `improve` one of PPO, whose
+    rows, and so `gamma`, are choices. What the second needs beside parameters is there from
+    `taught` on.
     """
-
-    @property
-    def gamma(self) -> float:
-        """Discount per choice, which is one step of what is learned from rollouts."""
-        return 0.99
-
-    @property
-    def gae_lambda(self) -> float:
-        """As of `OnPolicyAgent`, over choices."""
-        return 0.95
-
-    @property
-    def reward_scale(self) -> float:
-        """As of `OnPolicyAgent`."""
-        return 1.0
 
     @property
     def least_success(self) -> float:
@@ -210,16 +200,6 @@ class ChunkAgent(OffPolicyAgent, Protocol):
 
     def draw(self, state: AgentState, obs: Obs, key: PRNGKey) -> Choice:
         """Choose at random, as in rollouts; what `improve` must know of it is in the extras."""
-        ...
-
-    def value(self, state: AgentState, obs: Obs) -> Float[Array, " B"]:
-        """As of `OnPolicyAgent`."""
-        ...
-
-    def improve(
-        self, state: AgentState, batch: RolloutBatch
-    ) -> tuple[AgentState, Bool[Array, ""], Metrics]:
-        """As of `OnPolicyAgent`; a row of the batch is a choice."""
         ...
 
 

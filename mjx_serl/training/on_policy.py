@@ -20,11 +20,8 @@ from mjx_serl.agents.ppo import PPOConfig
 from mjx_serl.data import normalize
 from mjx_serl.envs.env import EnvState
 from mjx_serl.envs.observation import Observer
-from mjx_serl.envs.vector import (
-    vectorize,
-)
 from mjx_serl.training.evaluate import TRAIN
-from mjx_serl.training.rollout_trainer import RolloutTrainer
+from mjx_serl.training.rollout_trainer import RolloutTrainer, RolloutWorlds
 from mjx_serl.training.rollouts import Played, learn_in_passes, with_advantages
 from mjx_serl.training.state import TrainState
 from mjx_serl.training.statistics import observed
@@ -33,8 +30,6 @@ from mjx_serl.types import Metrics, PRNGKey, RolloutBatch, Transition
 from scenes.contract.errors import InputError
 from scenes.contract.ranges import check_ranges, ranged
 from scenes.contract.serialize import open_field
-
-MOST_POOL = 4096
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +67,7 @@ class OnPolicyLoopConfig:
 
 @METHODS.register("on_policy")
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OnPolicyConfig:
+class OnPolicyConfig(RolloutWorlds):
     """Rollouts and an on-policy agent: PPO.
 
     Attributes:
@@ -100,24 +95,14 @@ class OnPolicyConfig:
                 f"steps of a rollout (num_envs {num_envs} times loop.rollout_steps)"
             )
 
-    def pool_size(self, num_envs: int) -> int:
-        """Prepared starts of so many worlds."""
-        return min(MOST_POOL, self.loop.pool * num_envs)
-
     def label(self, *, images: bool) -> str:
         """What the learner is called in folders and tables."""
         return self.agent.label(images=images, demos=False)
 
     def build(self, observer: Observer, *, num_envs: int) -> "OnPolicy":
         """Return the trainer of an observer's task; InputError for what does not fit it."""
-        vec_env = vectorize(
-            observer,
-            num_envs=num_envs,
-            pool_size=self.pool_size(num_envs),
-            stagger=self.loop.stagger,
-            grow=self.loop.grow,
-        )
-        return OnPolicy(self.agent.build(), vec_env, self.loop)
+        worlds = self.worlds(observer, num_envs=num_envs)
+        return OnPolicy(self.agent.build(), worlds, self.loop)
 
 
 @struct.dataclass

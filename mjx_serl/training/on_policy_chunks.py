@@ -25,12 +25,10 @@ from mjx_serl.envs.env import EnvState
 from mjx_serl.envs.observation import Observer
 from mjx_serl.envs.vector import (
     VecState,
-    vectorize,
 )
 from mjx_serl.training.demonstrations import DemoConfig, Demonstrations
 from mjx_serl.training.evaluate import TRAIN
-from mjx_serl.training.on_policy import MOST_POOL
-from mjx_serl.training.rollout_trainer import RolloutTrainer
+from mjx_serl.training.rollout_trainer import RolloutTrainer, RolloutWorlds
 from mjx_serl.training.rollouts import Played, learn_in_passes, with_advantages
 from mjx_serl.training.scan import scan
 from mjx_serl.training.state import TrainState
@@ -78,7 +76,7 @@ class ChunkLoopConfig:
 
 @METHODS.register("on_policy_chunks")
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OnPolicyChunksConfig:
+class OnPolicyChunksConfig(RolloutWorlds):
     """Imitation, then rollouts of action chunks and an agent that knows their density: flow_ppo.
 
     Attributes:
@@ -110,10 +108,6 @@ class OnPolicyChunksConfig:
                 f"{num_envs} times loop.rollout_chunks)"
             )
 
-    def pool_size(self, num_envs: int) -> int:
-        """Prepared starts of so many worlds."""
-        return min(MOST_POOL, self.loop.pool * num_envs)
-
     def label(self, *, images: bool) -> str:
         """What the learner is called in folders and tables."""
         return self.agent.label(images=images, demos=True)
@@ -127,14 +121,8 @@ class OnPolicyChunksConfig:
         ):
             if wrong:
                 raise InputError(f"{line}, with action chunks, which see one in {agent.horizon}")
-        vec_env = vectorize(
-            observer,
-            num_envs=num_envs,
-            pool_size=self.pool_size(num_envs),
-            stagger=self.loop.stagger,
-            grow=self.loop.grow,
-        )
-        return OnPolicyChunks(agent, vec_env, self.loop, self.demos.build(observer))
+        worlds = self.worlds(observer, num_envs=num_envs)
+        return OnPolicyChunks(agent, worlds, self.loop, self.demos.build(observer))
 
 
 @struct.dataclass

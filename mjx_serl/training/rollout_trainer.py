@@ -13,7 +13,15 @@ from jaxtyping import Array, Float
 from mjx_serl.data import normalize
 from mjx_serl.envs.env import EnvState
 from mjx_serl.envs.judge import judged_metrics
-from mjx_serl.envs.vector import VecState, clear_stats, episode_metrics, growth_metrics
+from mjx_serl.envs.observation import Observer
+from mjx_serl.envs.vector import (
+    VecEnv,
+    VecState,
+    clear_stats,
+    episode_metrics,
+    growth_metrics,
+    vectorize,
+)
 from mjx_serl.training.one_agent import OneAgent
 from mjx_serl.training.rollouts import Played
 from mjx_serl.training.scan import run_once, scan
@@ -22,6 +30,28 @@ from mjx_serl.training.state import TrainState, shapes_of, tree_bytes
 from mjx_serl.training.trainer import Share
 from mjx_serl.types import Metrics, Obs, PRNGKey
 from scenes.contract.errors import InputError
+
+MOST_POOL = 4096
+
+
+class RolloutWorlds:
+    """The part of a MethodConfig that makes worlds; its `loop` has `pool`, `stagger`, `grow`."""
+
+    loop: Any
+
+    def pool_size(self, num_envs: int) -> int:
+        """Prepared starts of so many worlds."""
+        return min(MOST_POOL, self.loop.pool * num_envs)
+
+    def worlds(self, observer: Observer, *, num_envs: int) -> VecEnv:
+        """Return the worlds to act in, not started."""
+        return vectorize(
+            observer,
+            num_envs=num_envs,
+            pool_size=self.pool_size(num_envs),
+            stagger=self.loop.stagger,
+            grow=self.loop.grow,
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

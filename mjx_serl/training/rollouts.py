@@ -8,7 +8,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from mjx_serl.agents import objectives
-from mjx_serl.agents.agent import AgentState, ChunkAgent, OnPolicyAgent
+from mjx_serl.agents.agent import AgentState, RolloutAgent
 from mjx_serl.data import normalize
 from mjx_serl.data.normalize import NormalizerState
 from mjx_serl.types import Metrics, PRNGKey, RolloutBatch, Transition
@@ -30,7 +30,7 @@ class Played:
 
 
 def with_advantages(
-    agent: OnPolicyAgent | ChunkAgent,
+    agent: RolloutAgent,
     normalizer: NormalizerState,
     played: Played,
     after: Float[Array, " N"],
@@ -71,7 +71,7 @@ def with_advantages(
 
 
 def learn_in_passes(
-    agent: OnPolicyAgent | ChunkAgent,
+    agent: RolloutAgent,
     state: AgentState,
     batch: RolloutBatch,
     key: PRNGKey,
