@@ -175,9 +175,8 @@ def _join(run: LaunchedRun) -> int:
     return UNFINISHED if status == 0 and not run.folder.is_finished else status
 
 
-def run(prog: str | None = None) -> int:
+def run() -> int:
     """Read the command line; returns the exit status."""
-    del prog
     return guarded(lambda: main(sys.argv[1:]))
 
 

@@ -34,10 +34,14 @@ if rank == 0 and not resumed:
     (path / "config.json").write_text("{}")
 while not (path / "config.json").exists():
     time.sleep(0.01)
-told.unlink(missing_ok=True)
+if rank == 0:
+    told.unlink(missing_ok=True)
 with (path / "attempts").open("a") as file:
     file.write(f"{rank}\n")
 attempt = (path / "attempts").read_text().split().count(str(rank))
+# They meet before the first epoch: from there on all heed signals.
+while min((path / "attempts").read_text().split().count(str(k)) for k in range(count)) < attempt:
+    time.sleep(0.01)
 saved = [int(step.name) for step in (path / "checkpoints").glob("*")]
 crash = fake.get("crash", [None, None])
 lost = crash in ([rank, attempt], [rank, 0])
