@@ -127,10 +127,8 @@ def open_run(
     if resume is None:
         cfg = pinned(cfg)
     peers = this_process()
-    if peers.count > 1 and (cfg.pilot.serve or cfg.actors.address is not None):
-        what = "--pilot" if cfg.pilot.serve else "--listen"
-        raise InputError(f"{what} in {peers.count} processes, allowed: in one")
-    peers.require_same(_not_a_place(cfg), versions())
+    if peers.count > 1:
+        _check_peers(cfg, peers)
     folder = _folder_of(cfg, resume, peers)
     with contextlib.nullcontext() if resume or not peers.writes else _removed_unused(folder):
         if peers.writes:
@@ -214,6 +212,14 @@ def _folder_of(cfg: TrainConfig, resume: Path | None, peers: Peers) -> RunFolder
     if not path:
         raise InputError("Rank 0 could not make the run's folder: see what it says")
     return RunFolder(Path(path))
+
+
+def _check_peers(cfg: TrainConfig, peers: Peers) -> None:
+    """Raise InputError for what several processes cannot do, and where they do not all do it."""
+    if cfg.pilot.serve or cfg.actors.address is not None:
+        what = "--pilot" if cfg.pilot.serve else "--listen"
+        raise InputError(f"{what} in {peers.count} processes, allowed: in one")
+    peers.require_same(_not_a_place(cfg), versions())
 
 
 def _not_a_place(cfg: TrainConfig) -> dict[str, Any]:
