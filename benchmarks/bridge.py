@@ -21,10 +21,9 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from benchmarks.options import read_options
 from benchmarks.peers.franka_server import SimulatorError, serve
 from benchmarks.results import Recorder, say
-from benchmarks.table import finish
+from benchmarks.resumable import measure_to_save
 from robot_bridge.clock import Clock, MonotonicClock
 from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk
 from robot_bridge.deploy.rig import Rig, RigConfig, Senses
@@ -293,14 +292,5 @@ class Memory:
         return {"early_mb": early / 1e6, "late_mb": late / 1e6, "growth_mb": (late - early) / 1e6}
 
 
-def main() -> None:
-    """Parse, measure, print."""
-    cfg = read_options(BridgeConfig, __doc__)
-    recorder = Recorder("bridge")
-    run(cfg, recorder)
-    if cfg.save:
-        finish(recorder.results)
-
-
 if __name__ == "__main__":
-    main()
+    measure_to_save(BridgeConfig, __doc__, "bridge", run)

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.compare import Group
-from benchmarks.options import read_options
 from benchmarks.results import Recorder, say
-from benchmarks.table import finish
+from benchmarks.resumable import measure_to_save
 from scenes.contract.ranges import ranged
 
 WORKER = "benchmarks.workers.encoder"
@@ -104,14 +103,5 @@ def smoke() -> DrqConfig:
     )
 
 
-def main() -> None:
-    """Parse, measure, print."""
-    cfg = read_options(DrqConfig, __doc__)
-    recorder = Recorder("drq")
-    run(cfg, recorder)
-    if cfg.save:
-        finish(recorder.results)
-
-
 if __name__ == "__main__":
-    main()
+    measure_to_save(DrqConfig, __doc__, "drq", run)

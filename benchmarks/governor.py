@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.options import read_options
 from benchmarks.results import Ratio, Recorder, say
-from benchmarks.table import finish
+from benchmarks.resumable import measure_to_save
 from robot_bridge.driver import ArmState, Mode, Target
 from robot_bridge.messages import Goal
 from robot_bridge.safety.collision import CollisionModel
@@ -174,14 +173,5 @@ def smoke(cfg: GovernorConfig) -> GovernorConfig:
     return dataclasses.replace(cfg, robots=cfg.robots[:1], seconds=0.5, repeats=3)
 
 
-def main() -> None:
-    """Parse, measure, print."""
-    cfg = read_options(GovernorConfig, __doc__)
-    recorder = Recorder("governor")
-    run(cfg, recorder)
-    if cfg.save:
-        finish(recorder.results)
-
-
 if __name__ == "__main__":
-    main()
+    measure_to_save(GovernorConfig, __doc__, "governor", run)

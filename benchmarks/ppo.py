@@ -11,11 +11,10 @@ gets a time limit. Nothing here compares success.
 from dataclasses import dataclass
 
 from benchmarks.compare import Group
-from benchmarks.options import read_options
 from benchmarks.peers.venvs import PeerError, peer_python
 from benchmarks.process import Deadline
 from benchmarks.results import Recorder
-from benchmarks.table import finish
+from benchmarks.resumable import measure_to_save
 from scenes.contract.ranges import ranged
 
 PPO = "brax PPO on playground PandaPickCube"
@@ -102,14 +101,5 @@ def smoke() -> PpoConfig:
     return PpoConfig(num_envs=8, repeats=1, seconds=0.1, peers=False)
 
 
-def main() -> None:
-    """Parse, measure, print."""
-    cfg = read_options(PpoConfig, __doc__)
-    recorder = Recorder("ppo")
-    run(cfg, recorder)
-    if cfg.save:
-        finish(recorder.results)
-
-
 if __name__ == "__main__":
-    main()
+    measure_to_save(PpoConfig, __doc__, "ppo", run)

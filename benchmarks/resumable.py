@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from benchmarks.options import read_options
 from benchmarks.results import Recorder, load, say
@@ -35,6 +35,16 @@ def measure_once(
     run(options, recorder)
     finish(recorder.results)
     sys.exit(0)
+
+
+def measure_to_save(
+    kind: type[Any], about: str | None, question: str, run: Callable[[Any, Recorder], None]
+) -> None:
+    """Read options of a `kind` and measure all of it; it is filed where `save` says so."""
+    options, recorder = read_options(kind, about), Recorder(question)
+    run(options, recorder)
+    if options.save:
+        finish(recorder.results)
 
 
 def resumed(question: str) -> Recorder:

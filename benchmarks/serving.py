@@ -24,11 +24,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.options import read_options
 from benchmarks.peers.venvs import PeerError, peer_python
 from benchmarks.process import ROOT
 from benchmarks.results import Ratio, Recorder, measure_load, say
-from benchmarks.table import finish
+from benchmarks.resumable import measure_to_save
 from benchmarks.workers.platform import prepare
 from robot_bridge.openpi.client import RemotePolicy, RemotePolicyConfig
 from robot_bridge.openpi.server import PolicyServer, PolicyServerConfig
@@ -285,14 +284,5 @@ def _timed(call: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def main() -> None:
-    """Parse, measure, print."""
-    cfg = read_options(ServingConfig, __doc__)
-    recorder = Recorder(QUESTION)
-    run(cfg, recorder)
-    if cfg.save:
-        finish(recorder.results)
-
-
 if __name__ == "__main__":
-    main()
+    measure_to_save(ServingConfig, __doc__, QUESTION, run)

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.options import read_options
 from benchmarks.process import ROOT
 from benchmarks.results import Ratio, Recorder, measure_load, say
-from benchmarks.table import finish
+from benchmarks.resumable import measure_to_save
 from scenes.contract.ranges import MOST_SEED, ranged
 
 SUCCESS_GOAL = 0.95
@@ -187,14 +186,5 @@ def smoke() -> TrainBenchConfig:
     return TrainBenchConfig(seeds=(0,), args=SMOKE_ARGS)
 
 
-def main() -> None:
-    """Parse, train, print."""
-    cfg = read_options(TrainBenchConfig, __doc__)
-    recorder = Recorder("train")
-    run(cfg, recorder)
-    if cfg.save:
-        finish(recorder.results)
-
-
 if __name__ == "__main__":
-    main()
+    measure_to_save(TrainBenchConfig, __doc__, "train", run)

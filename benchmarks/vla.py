@@ -14,9 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.options import read_options
 from benchmarks.results import Recorder
-from benchmarks.table import finish
+from benchmarks.resumable import measure_to_save
 from mjx_serl.nets.vla.config import SIZES, SizeName, VLAConfig
 from mjx_serl.nets.vla.memory import memory_use
 from mjx_serl.nets.vla.policy import FlowVLA, Observation
@@ -94,14 +93,5 @@ def _seconds(call: Any, *args: Any) -> float:
     return time.perf_counter() - begun
 
 
-def main() -> None:
-    """Parse, measure, print."""
-    cfg = read_options(VLABenchConfig, __doc__)
-    recorder = Recorder(QUESTION)
-    run(cfg, recorder)
-    if cfg.save:
-        finish(recorder.results)
-
-
 if __name__ == "__main__":
-    main()
+    measure_to_save(VLABenchConfig, __doc__, QUESTION, run)
