@@ -35,7 +35,7 @@ import numpy as np
 
 from benchmarks.process import ROOT
 from benchmarks.results import Recorder, say
-from benchmarks.resumable import measure_once
+from benchmarks.resumable import drop, go_on
 from mjx_serl.learning.arrivals import Arrivals
 from robot_bridge.driver import ArmState, Mode
 from robot_bridge.learning.experience import Experience
@@ -51,6 +51,7 @@ from scenes.contract.ranges import ranged
 from scenes.contract.specs import ObsField, ObsSpec
 
 QUESTION = "traffic"
+FULL_DISK = "missing, with a full disk"
 STEPS_S = 200.0  # a second
 EPISODE = 100  # steps
 PIXELS = 128
@@ -356,7 +357,8 @@ def _compare(
         **happened,
     }
     # An actor that is killed tells only of what it had handed over by then: there may be more.
-    name = "missing" if cfg.spool is None else "missing, with a full disk"
+    name = "missing" if cfg.spool is None else FULL_DISK
+    drop(recorder, name)
     recorder.add(name, max(0, handed - len(numbers) - waits), "steps", params)
 
 
@@ -385,4 +387,4 @@ def main(cfg: TrafficConfig, recorder: Recorder) -> None:
 
 
 if __name__ == "__main__":
-    measure_once(TrafficConfig, __doc__, QUESTION, main)
+    go_on(TrafficConfig, __doc__, QUESTION, main)
