@@ -18,6 +18,7 @@
 #include <mujoco/mujoco.h>
 #include <mujoco/mjbatch.h>
 
+#include "operational_space.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -37,6 +38,9 @@ struct Sims {
 // What one call does to each simulation.
 struct Work {
   int n_substeps = 0;
+  const mjx_serl::OperationalSpace* law = nullptr;  // makes the controls of each update
+  int n_updates = 1;
+  const float* aims = nullptr;  // of the law, a row a simulation
   float* fields[kNumFields] = {};
 };
 
@@ -94,13 +98,35 @@ void put(const Work& work, Field field, int sim, const mjtNum* from, int64_t siz
   for (int64_t k = 0; k < size; ++k) to[k] = static_cast<float>(from[k]);
 }
 
+// Whether sensors read positions or velocities. Those of accelerations and forces, a touch among
+// them, are as the last substep left them, and collisions need not be found anew for them.
+bool senses_state(const mjModel* m) {
+  for (int i = 0; i < m->nsensor; ++i)
+    if (m->sensor_needstage[i] < mjSTAGE_ACC) return true;
+  return false;
+}
+
+// Steps under a law, which MuJoCo lets see the state between the two halves of a step.
+void follow(const mjModel* m, mjData* d, const Work& work, int sim) {
+  for (int i = 0; i < work.n_updates * work.n_substeps; ++i) {
+    mj_step1(m, d);
+    if (i % work.n_substeps == 0)
+      work.law->control(m, d, work.aims + sim * mjx_serl::OperationalSpace::kAim);
+    mj_step2(m, d);
+  }
+}
+
 // Runs on MuJoCo's threads: step, make the poses current, hand them out as float32.
 void advance(const mjModel* m, mjData* d, int sim, void* argument) {
   const Work& work = *static_cast<const Work*>(argument);
   quiet = true;
-  for (int i = 0; i < work.n_substeps; ++i) mj_step(m, d);
+  if (work.law) {
+    follow(m, d, work, sim);
+  } else {
+    for (int i = 0; i < work.n_substeps; ++i) mj_step(m, d);
+  }
   mj_kinematics(m, d);  // mj_step leaves the poses of the state before its last substep
-  if (m->nsensordata) {
+  if (senses_state(m)) {
     mj_fwdPosition(m, d);
     mj_sensorPos(m, d);
     mj_fwdVelocity(m, d);
@@ -199,9 +225,7 @@ const Model& model_of(int64_t number) {  // filed before it was called
 }
 
 // Steps every simulation and fills the results.
-ffi::Error run(Sims* sims, int64_t n_substeps, ffi::RemainingRets rets) {
-  Work work;
-  work.n_substeps = static_cast<int>(n_substeps);
+ffi::Error run(Sims* sims, Work work, ffi::RemainingRets rets) {
   auto rows = rets.get<ffi::Buffer<ffi::U32>>(0);
   if (!rows.has_value()) return ffi::Error::InvalidArgument("native physics: no row result");
   for (int i = 0; i < kNumFields; ++i) {
@@ -238,7 +262,9 @@ ffi::Error step_with(int32_t device, int64_t devices, int64_t model, int64_t n_s
     return ffi::Error::InvalidArgument("native physics: state row has another width");
   std::memcpy(mjb_state(sims->batch), rows.typed_data(), rows.size_bytes());
   write_component(sims, mjSTATE_CTRL, ctrl.typed_data(), n);
-  return run(sims, n_substeps, rets);
+  Work work;
+  work.n_substeps = static_cast<int>(n_substeps);
+  return run(sims, work, rets);
 }
 
 ffi::Error step(int32_t device, int64_t devices, int64_t model, int64_t n_substeps,
@@ -250,6 +276,27 @@ ffi::Error step_varied(int32_t device, int64_t devices, int64_t model, int64_t n
                        ffi::Buffer<ffi::U32> rows, ffi::Buffer<ffi::F32> ctrl,
                        ffi::Buffer<ffi::F32> values, ffi::RemainingRets rets) {
   return step_with(device, devices, model, n_substeps, rows, ctrl, values.typed_data(), rets);
+}
+
+ffi::Error follow_law(int32_t device, int64_t devices, int64_t model, int64_t n_updates,
+                      int64_t n_substeps, ffi::Span<const int64_t> places,
+                      ffi::Span<const float> numbers, ffi::Buffer<ffi::U32> rows,
+                      ffi::Buffer<ffi::F32> aims, ffi::RemainingRets rets) {
+  const int64_t width = rows.dimensions().back();
+  std::string error;
+  Sims* sims = sims_of({model, rows.element_count() / width, devices, device}, &error);
+  if (!sims) return ffi::Error::Internal(error);
+  std::lock_guard<std::mutex> lock(sims->mutex);
+  if (width != 2 * mjb_nstate(sims->batch))
+    return ffi::Error::InvalidArgument("native physics: state row has another width");
+  std::memcpy(mjb_state(sims->batch), rows.typed_data(), rows.size_bytes());
+  const mjx_serl::OperationalSpace law(places.begin(), numbers.begin());
+  Work work;
+  work.n_substeps = static_cast<int>(n_substeps);
+  work.n_updates = static_cast<int>(n_updates);
+  work.law = &law;
+  work.aims = aims.typed_data();
+  return run(sims, work, rets);
 }
 
 ffi::Error reset_with(int32_t device, int64_t devices, int64_t model, ffi::Buffer<ffi::F32> qpos,
@@ -267,7 +314,7 @@ ffi::Error reset_with(int32_t device, int64_t devices, int64_t model, ffi::Buffe
     std::memcpy(rows + s * width, sims->initial.data(), width * sizeof(mjtNum));
   write_component(sims, mjSTATE_QPOS, qpos.typed_data(), n);
   write_component(sims, mjSTATE_QVEL, qvel.typed_data(), n);
-  return run(sims, 0, rets);
+  return run(sims, {}, rets);
 }
 
 ffi::Error reset(int32_t device, int64_t devices, int64_t model, ffi::Buffer<ffi::F32> qpos,
@@ -289,6 +336,19 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlStep, step,
                                   .Attr<int64_t>("devices")
                                   .Attr<int64_t>("model")
                                   .Attr<int64_t>("n_substeps")
+                                  .Arg<ffi::Buffer<ffi::U32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .RemainingRets());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlFollow, follow_law,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::DeviceOrdinal>()
+                                  .Attr<int64_t>("devices")
+                                  .Attr<int64_t>("model")
+                                  .Attr<int64_t>("n_updates")
+                                  .Attr<int64_t>("n_substeps")
+                                  .Attr<ffi::Span<const int64_t>>("places")
+                                  .Attr<ffi::Span<const float>>("numbers")
                                   .Arg<ffi::Buffer<ffi::U32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .RemainingRets());
