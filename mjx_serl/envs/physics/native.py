@@ -1,8 +1,8 @@
 """C MuJoCo on all CPU threads, called from inside the jitted program.
 
 The carry is MuJoCo's own float64 state row, seen as uint32 pairs because JAX runs in 32 bits:
-nothing is rounded between steps. Each call sets the whole state of each world first, so it is a pure
-function of its operands.
+nothing is rounded between steps. Each call first sets the whole state of each world, so it is a
+pure function of its operands.
 """
 
 import contextlib
