@@ -15,7 +15,7 @@ from mjx_serl.envs.control.registry import build_controller
 from mjx_serl.envs.encoder_bias import measured
 from mjx_serl.envs.fit_variation import fit_latency, fit_terms
 from mjx_serl.envs.instructions import Instructions, Told, build_told
-from mjx_serl.envs.physics.protocol import Physics, SimState, VariedPhysics
+from mjx_serl.envs.physics.protocol import Physics, SimState, TorqueLaw, VariedPhysics
 from mjx_serl.envs.physics.registry import PHYSICS, default_physics
 from mjx_serl.envs.randomization import Drawn
 from mjx_serl.envs.randomize import ON_TIME, Latency, Noise, Randomize
@@ -307,6 +307,11 @@ class Env:
             drawn: by the world, where its encoders may read too much.
         """
         bias, physics = self._bias(drawn), cast(Any, self.physics)
+        law = self._torque_law
+        if law is not None and heard is None and bias is None:
+            controller = cast(Any, self.controller)
+            command = controller.pace(command, sim)
+            return (*physics.follow(carry, controller.aim(command), law), command)
         merge = getattr(self.controller, "followed", followed)
 
         def inner(loop: _Loop, told: Command | None) -> tuple[_Loop, None]:
@@ -324,6 +329,12 @@ class Env:
             inner, (carry, sim, command), heard, length=self.controller.inner_steps
         )
         return carry, sim, last if heard is None else merge(command, last)
+
+    @cached_property
+    def _torque_law(self) -> TorqueLaw | None:
+        """The control law as the physics evaluates it itself, where both can."""
+        law = getattr(self.controller, "torque_law", None)
+        return law() if law is not None and hasattr(self.physics, "follow") else None
 
     def _judge(
         self,

@@ -1,6 +1,7 @@
 """Operational-space torque control."""
 
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -13,8 +14,10 @@ from mjx_serl.envs.control.kinematics import (
     solve_spd,
     substitute,
 )
-from mjx_serl.envs.physics.protocol import SimState
+from mjx_serl.envs.physics.protocol import SimState, TorqueLaw
 from scenes.build import Scene
+
+_MOST_JOINTS = 8  # of the law in C++, see `native_ffi/operational_space.h`
 
 
 class OperationalSpace(EndEffector):
@@ -27,6 +30,7 @@ class OperationalSpace(EndEffector):
 
     KP = 200.0
     KP_NULL = 0.5
+    DAMPING = 1e-4  # of the mobility, where the arm is stretched out
 
     def __init__(self, config: ControlConfig, scene: Scene) -> None:
         super().__init__(config, scene)
@@ -41,6 +45,32 @@ class OperationalSpace(EndEffector):
         self.inertia_factors = jnp.asarray(factors, jnp.float32)
         self.armature = jnp.asarray(model.dof_armature[self.arm.dof_ids], jnp.float32)
         self.ids = ids
+
+    def torque_law(self) -> TorqueLaw | None:
+        """This law as numbers; None where its command changes between updates, or it is too large.
+
+        Its twin in C++ takes the same steps as `ctrl`, which are explained here.
+        """
+        arm, ids = self.arm, self.ids
+        explicit = self.scene.model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
+        if self.config.pace is not None or len(ids) > _MOST_JOINTS or explicit:
+            return None
+        grip = -1 if arm.gripper_ctrl_id is None else arm.gripper_ctrl_id
+        places = (ids, arm.qpos_ids, arm.dof_ids, arm.ctrl_ids)
+        own = (self.axes, self.mass, self.com, self.inertia_factors, self.armature, self.home)
+        links = [np.asarray(x).reshape(len(ids), -1) for x in own]
+        numbers = [[self.KP, self.KP_NULL, self.DAMPING], np.concatenate(links, -1).ravel()]
+        return TorqueLaw(
+            places=np.concatenate([[len(ids), arm.ee_site_id, grip], *places]).astype(np.int64),
+            numbers=np.concatenate(numbers).astype(np.float32),
+            n_updates=self.inner_steps,
+            n_substeps=self.n_substeps,
+        )
+
+    def aim(self, command: Command) -> Float[Array, " 8"]:
+        """What `torque_law` follows: position [m], orientation (wxyz), control of the gripper."""
+        quat = command.quat if self.fixed is None else self.reach.orientation
+        return jnp.concatenate([command.position, quat, self.gripper_ctrl(command)[None]])
 
     def mass_matrix(self, sim: SimState) -> Float[Array, "J J"]:
         """Joint-space inertia of the arm [kg m^2], by composite rigid bodies.
@@ -76,7 +106,7 @@ class OperationalSpace(EndEffector):
         # Mx^-1 = J M^-1 J^T = Y^T D^-1 Y, where M = L D L^T and L Y = J^T.
         low, diag = factorize(mass)
         halves = substitute(low, jac.T)
-        mobility = damped_gram(halves.T, 1e-4, 1.0 / diag)
+        mobility = damped_gram(halves.T, self.DAMPING, 1.0 / diag)
         # M (I - Jbar J) a_null = M a_null - J^T Mx J a_null: one system of equations for both.
         force = solve_spd(mobility, accel - jac @ null)
         return self.assemble(jac.T @ force + mass @ null, command)

@@ -1,8 +1,8 @@
 """C MuJoCo on all CPU threads, called from inside the jitted program.
 
 The carry is MuJoCo's own float64 state row, seen as uint32 pairs because JAX runs in 32 bits:
-nothing is rounded between steps. `mujoco.batch.Batch` computes on rows that each call writes in
-full, so a call is a pure function of its operands.
+nothing is rounded between steps. Each call first sets the whole state of each world, so it is a
+pure function of its operands.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from mujoco import batch as mujoco_batch
 from mjx_serl import devices
 from mjx_serl.envs.physics import native_ffi as native
 from mjx_serl.envs.physics.entries import ModelEntries
-from mjx_serl.envs.physics.protocol import PhysicsName, SimState, VariedPhysics
+from mjx_serl.envs.physics.protocol import PhysicsName, SimState, TorqueLaw, VariedPhysics
 
 Row = UInt32[Array, " row"]
 
@@ -67,13 +67,23 @@ class NativePhysics:
         """Return the stepped row and its SimState; see `Physics.step`."""
         return self._call("mjx_serl_step", carry, ctrl, n_substeps=np.int64(n_substeps))
 
+    def follow(self, carry: Row, aim: Float[Array, " 8"], law: TorqueLaw) -> tuple[Row, SimState]:
+        """Return both after all updates of a law towards an aim, see `OperationalSpace.aim`.
+
+        The threads that step the worlds evaluate it, and need not meet before each update.
+        """
+        counts = {"n_updates": law.n_updates, "n_substeps": law.n_substeps}
+        attributes = {name: np.int64(count) for name, count in counts.items()}
+        constants = {"places": law.places, "numbers": law.numbers}
+        return self._call("mjx_serl_follow", carry, aim, **attributes, **constants)
+
     def varied(self, entries: ModelEntries) -> VariedPhysics:
         """Return the physics of worlds that differ in entries of the model."""
         from mjx_serl.envs.physics.native_varied import NativeVaried  # it builds on this module
 
         return NativeVaried(self.model, entries, num_threads=self._num_threads)
 
-    def _call(self, target: str, *args: Array, **attributes: np.int64) -> tuple[Row, SimState]:
+    def _call(self, target: str, *args: Array, **attributes: Any) -> tuple[Row, SimState]:
         call = jax.ffi.ffi_call(target, self._results, vmap_method="broadcast_all")
         share = np.int64(devices.count())
         row, *fields = call(*args, model=self._number, devices=share, **attributes)

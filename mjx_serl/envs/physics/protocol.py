@@ -4,11 +4,13 @@ All are written for one world and batch under `jax.vmap`. The carry holds everyt
 step depends on, so a step is a pure function and a run can be resumed bit for bit.
 """
 
+import dataclasses
 from typing import Literal, Protocol
 
 import mujoco
+import numpy as np
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32, Int64
 
 from mjx_serl.envs.physics.entries import ModelEntries
 from mjx_serl.types import PyTree
@@ -56,6 +58,23 @@ class VariedCarry:
     carry: PyTree
     values: Float[Array, "*n P"]
     constants: PyTree = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TorqueLaw:
+    """Operational-space control as numbers, for a physics that evaluates it between its substeps.
+
+    Attributes:
+        places: in the model, in the order of `native_ffi/operational_space.h`.
+        numbers: of the law and the arm, likewise.
+        n_updates: of the controls.
+        n_substeps: after each of them.
+    """
+
+    places: Int64[np.ndarray, " I"]
+    numbers: Float32[np.ndarray, " F"]
+    n_updates: int
+    n_substeps: int
 
 
 class VariedPhysics(Protocol):

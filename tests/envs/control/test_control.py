@@ -1,5 +1,6 @@
 """The hand goes where it is told, no further than its box, and the gripper obeys its sign."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -14,7 +15,7 @@ from mjx_serl.envs.control.operational_space import OperationalSpace
 from mjx_serl.envs.control.registry import build_controller
 from mjx_serl.envs.env import Env, EnvState
 from mjx_serl.envs.physics.mjx import MjxPhysics
-from mjx_serl.envs.physics.protocol import Physics
+from mjx_serl.envs.physics.protocol import Physics, SimState
 from mjx_serl.tasks.pick_cube import OSC, SPARSE
 from scenes.build import Scene, build_scene
 
@@ -138,6 +139,18 @@ def osc(make_native: Callable[[str], Env]) -> Env:
     return make_native("franka/pick_cube_dense_osc")
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _OnlySteps:
+    """A physics that leaves the law to the controller."""
+
+    physics: Physics
+
+    def __getattr__(self, name: str):
+        if name == "follow":
+            raise AttributeError(name)
+        return getattr(self.physics, name)
+
+
 class TestOperationalSpace:
     """Torque control as SERL's, an option of the dense task."""
 
@@ -187,6 +200,31 @@ class TestOperationalSpace:
         native, mjx = torques(osc.physics), torques(MjxPhysics(model))
         assert np.abs(native[arm.ctrl_ids]).max() > 1.0
         np.testing.assert_allclose(mjx, native, rtol=1e-3, atol=1e-3)
+
+    def test_the_threads_that_step_the_worlds_follow_the_same_law(self, osc: Env):
+        """Controls after each update are those of the law in JAX, before joints reach a limit."""
+        model, arm, worlds = osc.scene.model, osc.scene.arm, 6
+        assert osc.physics.follow is not None
+        slow = dataclasses.replace(osc, physics=_OnlySteps(osc.physics))
+        rng = np.random.default_rng(0)
+        qpos = np.tile(model.key_qpos[0], (worlds, 1)).astype(np.float32)
+        qvel = np.zeros((worlds, model.nv), np.float32)
+        qpos[:, arm.qpos_ids] += rng.normal(0, 0.3, (worlds, 7))
+        qvel[:, arm.dof_ids] = rng.normal(0, 0.3, (worlds, 7))
+        actions = rng.uniform(-1.0, 1.0, (worlds, osc.action_dim)).astype(np.float32)
+
+        def held(env: Env) -> SimState:
+            def one(qpos: jax.Array, qvel: jax.Array, action: jax.Array) -> SimState:
+                carry, sim = env.physics.reset(qpos, qvel)
+                command = env.controller.command(env.controller.start(sim), sim, action)
+                return env.hold(carry, sim, command)[1]
+
+            return jax.jit(jax.vmap(one))(qpos, qvel, actions)
+
+        fast, slow = held(osc), held(slow)
+        assert np.abs(fast.ctrl[:, arm.ctrl_ids]).mean() > 1.0
+        np.testing.assert_allclose(fast.ctrl, slow.ctrl, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(fast.qpos, slow.qpos, atol=1e-6)
 
     def test_the_scene_is_actuated_by_torques(self):
         model = build_scene(OSC.scene()).model

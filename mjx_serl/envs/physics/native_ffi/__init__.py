@@ -20,6 +20,7 @@ from scenes.native_build import NativeBuildError, NativeLibrary
 
 _TARGETS = {
     "mjx_serl_step": "MjxSerlStep",
+    "mjx_serl_follow": "MjxSerlFollow",
     "mjx_serl_reset": "MjxSerlReset",
     "mjx_serl_step_varied": "MjxSerlStepVaried",
     "mjx_serl_reset_varied": "MjxSerlResetVaried",
@@ -73,9 +74,10 @@ def build() -> Path:
     mujoco_library = next(iter(sorted(folder.glob("libmujoco.*"))), None)
     if mujoco_library is None:
         raise NativeBuildError(f"no libmujoco in {folder}: {_OTHERWISE}")
+    here = Path(__file__).parent
     library = NativeLibrary(
         name="physics",
-        sources=(Path(__file__).with_name("physics.cc"),),
+        sources=(here / "physics.cc", here / "operational_space.h"),
         flags=("-O2",),
         includes=(jax.ffi.include_dir(), str(folder / "include")),
         # The library carries the path of the MuJoCo it was linked to.

@@ -1,8 +1,8 @@
 // C MuJoCo as XLA FFI calls on the CPU: state rows in, state rows and derived fields out.
 //
-// Each call writes every state row before it computes, so it is a pure function of its operands.
-// Models are found by a hash of their content and not by address, so a compiled program that was
-// cached by another process means the same model.
+// Each call sets every simulation's state before it computes, so it is a pure function of its
+// operands. Models are found by a hash of their content and not by address, so a compiled program
+// that was cached by another process means the same model.
 
 #include <algorithm>
 #include <cstdint>
@@ -18,6 +18,7 @@
 #include <mujoco/mujoco.h>
 #include <mujoco/mjbatch.h>
 
+#include "operational_space.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -29,14 +30,21 @@ enum Field { kQpos, kQvel, kCtrl, kXpos, kXquat, kSiteXpos, kSiteXmat, kSensorda
 
 struct Sims {
   mjBatch* batch = nullptr;
-  std::mutex mutex;             // a batch serves one caller at a time
-  std::vector<mjtNum> initial;  // one state row at the model's defaults
-  std::vector<float> values;    // of the model's entries, as last written, one row a simulation
+  std::mutex mutex;           // a batch serves one caller at a time
+  std::vector<float> values;  // of the model's entries, as last written, one row a simulation
 };
 
-// What one call does to each simulation.
+// What one call does to each simulation: where it begins, what is done, where it goes. A row of each
+// a simulation. The batch's own rows are never written: they stay at the model's defaults.
 struct Work {
+  const mjtNum* rows = nullptr;  // else at the defaults
+  int64_t width = 0;             // of a row, in halves of a number
+  const float *qpos = nullptr, *qvel = nullptr, *ctrl = nullptr;  // in place of the row's
   int n_substeps = 0;
+  const mjx_serl::OperationalSpace* law = nullptr;  // makes the controls of each update
+  int n_updates = 1;
+  const float* aims = nullptr;  // of the law
+  mjtNum* stepped = nullptr;
   float* fields[kNumFields] = {};
 };
 
@@ -89,23 +97,55 @@ void log(const mjLogMessage* message) {
   loud(message);
 }
 
+void take(mjtNum* to, const float* from, int sim, int64_t size) {
+  if (from) std::copy_n(from + sim * size, size, to);
+}
+
 void put(const Work& work, Field field, int sim, const mjtNum* from, int64_t size) {
   float* to = work.fields[field] + sim * size;
   for (int64_t k = 0; k < size; ++k) to[k] = static_cast<float>(from[k]);
 }
 
+// Whether sensors read positions or velocities. Those of accelerations and forces, a touch among
+// them, are as the last substep left them, and collisions need not be found anew for them.
+bool senses_state(const mjModel* m) {
+  for (int i = 0; i < m->nsensor; ++i)
+    if (m->sensor_needstage[i] < mjSTAGE_ACC) return true;
+  return false;
+}
+
+// Steps under a law, which MuJoCo lets see the state between the two halves of a step.
+void follow(const mjModel* m, mjData* d, const Work& work, int sim) {
+  for (int i = 0; i < work.n_updates * work.n_substeps; ++i) {
+    mj_step1(m, d);
+    if (i % work.n_substeps == 0)
+      work.law->control(m, d, work.aims + sim * mjx_serl::OperationalSpace::kAim);
+    mj_step2(m, d);
+  }
+}
+
 // Runs on MuJoCo's threads: step, make the poses current, hand them out as float32.
 void advance(const mjModel* m, mjData* d, int sim, void* argument) {
   const Work& work = *static_cast<const Work*>(argument);
+  const int64_t width = mj_stateSize(m, mjSTATE_INTEGRATION);
   quiet = true;
-  for (int i = 0; i < work.n_substeps; ++i) mj_step(m, d);
+  if (work.rows) mj_setState(m, d, work.rows + sim * width, mjSTATE_INTEGRATION);
+  take(d->qpos, work.qpos, sim, m->nq);
+  take(d->qvel, work.qvel, sim, m->nv);
+  take(d->ctrl, work.ctrl, sim, m->nu);
+  if (work.law) {
+    follow(m, d, work, sim);
+  } else {
+    for (int i = 0; i < work.n_substeps; ++i) mj_step(m, d);
+  }
   mj_kinematics(m, d);  // mj_step leaves the poses of the state before its last substep
-  if (m->nsensordata) {
+  if (senses_state(m)) {
     mj_fwdPosition(m, d);
     mj_sensorPos(m, d);
     mj_fwdVelocity(m, d);
     mj_sensorVel(m, d);
   }
+  mj_getState(m, d, work.stepped + sim * width, mjSTATE_INTEGRATION);
   put(work, kQpos, sim, d->qpos, m->nq);
   put(work, kQvel, sim, d->qvel, m->nv);
   put(work, kCtrl, sim, d->ctrl, m->nu);
@@ -148,8 +188,6 @@ Sims* sims_of(const Caller& caller, std::string* error) {
     return nullptr;
   }
   mjb_reset(made->batch, nullptr, 0, nullptr, mjSTAGE_NONE);
-  const mjtNum* row = mjb_state(made->batch);
-  made->initial.assign(row, row + mjb_nstate(made->batch));
   slot = std::move(made);
   return slot.get();
 }
@@ -198,87 +236,88 @@ const Model& model_of(int64_t number) {  // filed before it was called
   return all.models.at(number);
 }
 
-// Steps every simulation and fills the results.
-ffi::Error run(Sims* sims, int64_t n_substeps, ffi::RemainingRets rets) {
-  Work work;
-  work.n_substeps = static_cast<int>(n_substeps);
+// Works on every simulation and fills the results.
+ffi::Error run(const Caller& caller, Work work, const float* values, ffi::RemainingRets rets) {
+  std::string error;
+  Sims* sims = sims_of(caller, &error);
+  if (!sims) return ffi::Error::Internal(error);
+  std::lock_guard<std::mutex> lock(sims->mutex);
+  if (values) error = write_values(sims, model_of(caller.model), values, caller.n);
+  if (!error.empty()) return ffi::Error::Internal("native physics: cannot set " + error);
   auto rows = rets.get<ffi::Buffer<ffi::U32>>(0);
   if (!rows.has_value()) return ffi::Error::InvalidArgument("native physics: no row result");
+  const int64_t width = 2 * mjb_nstate(sims->batch);
+  if ((*rows)->dimensions().back() != width || (work.rows && work.width != width))
+    return ffi::Error::InvalidArgument("native physics: state row has another width");
+  work.stepped = reinterpret_cast<mjtNum*>((*rows)->typed_data());
   for (int i = 0; i < kNumFields; ++i) {
     auto out = rets.get<ffi::Buffer<ffi::F32>>(i + 1);
     if (!out.has_value()) return ffi::Error::InvalidArgument("native physics: missing result");
     work.fields[i] = (*out)->typed_data();
   }
-  if (mjb_apply(sims->batch, nullptr, 0, advance, &work, 1))
+  if (mjb_apply(sims->batch, nullptr, 0, advance, &work, 0))
     return ffi::Error::Internal("native physics: MuJoCo raised an error in a simulation");
-  std::memcpy((*rows)->typed_data(), mjb_state(sims->batch), (*rows)->size_bytes());
   return ffi::Error::Success();
 }
 
-void write_component(Sims* sims, int component, const float* from, int64_t n) {
-  int size = 0;
-  const int64_t row = mjb_nstate(sims->batch);
-  mjtNum* to = mjb_stateComponent(sims->batch, component, &size);
-  for (int64_t s = 0; s < n; ++s)
-    for (int64_t k = 0; k < size; ++k) to[s * row + k] = from[s * size + k];
+template <typename Buffer>
+int64_t count(const Buffer& buffer) {
+  return buffer.element_count() / buffer.dimensions().back();
 }
 
-ffi::Error step_with(int32_t device, int64_t devices, int64_t model, int64_t n_substeps,
-                     ffi::Buffer<ffi::U32> rows, ffi::Buffer<ffi::F32> ctrl, const float* values,
-                     ffi::RemainingRets rets) {
-  const int64_t width = rows.dimensions().back();
-  const int64_t n = rows.element_count() / width;
-  std::string error;
-  Sims* sims = sims_of({model, n, devices, device}, &error);
-  if (!sims) return ffi::Error::Internal(error);
-  std::lock_guard<std::mutex> lock(sims->mutex);
-  if (values) error = write_values(sims, model_of(model), values, n);
-  if (!error.empty()) return ffi::Error::Internal("native physics: cannot set " + error);
-  if (width != 2 * mjb_nstate(sims->batch))
-    return ffi::Error::InvalidArgument("native physics: state row has another width");
-  std::memcpy(mjb_state(sims->batch), rows.typed_data(), rows.size_bytes());
-  write_component(sims, mjSTATE_CTRL, ctrl.typed_data(), n);
-  return run(sims, n_substeps, rets);
+Work stepping(ffi::Buffer<ffi::U32> rows, int64_t n_substeps) {
+  Work work;
+  work.rows = reinterpret_cast<const mjtNum*>(rows.typed_data());
+  work.width = rows.dimensions().back();
+  work.n_substeps = static_cast<int>(n_substeps);
+  return work;
 }
 
 ffi::Error step(int32_t device, int64_t devices, int64_t model, int64_t n_substeps,
                 ffi::Buffer<ffi::U32> rows, ffi::Buffer<ffi::F32> ctrl, ffi::RemainingRets rets) {
-  return step_with(device, devices, model, n_substeps, rows, ctrl, nullptr, rets);
+  Work work = stepping(rows, n_substeps);
+  work.ctrl = ctrl.typed_data();
+  return run({model, count(rows), devices, device}, work, nullptr, rets);
 }
 
 ffi::Error step_varied(int32_t device, int64_t devices, int64_t model, int64_t n_substeps,
                        ffi::Buffer<ffi::U32> rows, ffi::Buffer<ffi::F32> ctrl,
                        ffi::Buffer<ffi::F32> values, ffi::RemainingRets rets) {
-  return step_with(device, devices, model, n_substeps, rows, ctrl, values.typed_data(), rets);
+  Work work = stepping(rows, n_substeps);
+  work.ctrl = ctrl.typed_data();
+  return run({model, count(rows), devices, device}, work, values.typed_data(), rets);
 }
 
-ffi::Error reset_with(int32_t device, int64_t devices, int64_t model, ffi::Buffer<ffi::F32> qpos,
-                      ffi::Buffer<ffi::F32> qvel, const float* values, ffi::RemainingRets rets) {
-  const int64_t n = qpos.element_count() / qpos.dimensions().back();
-  std::string error;
-  Sims* sims = sims_of({model, n, devices, device}, &error);
-  if (!sims) return ffi::Error::Internal(error);
-  std::lock_guard<std::mutex> lock(sims->mutex);
-  if (values) error = write_values(sims, model_of(model), values, n);
-  if (!error.empty()) return ffi::Error::Internal("native physics: cannot set " + error);
-  mjtNum* rows = mjb_state(sims->batch);
-  const size_t width = sims->initial.size();
-  for (int64_t s = 0; s < n; ++s)
-    std::memcpy(rows + s * width, sims->initial.data(), width * sizeof(mjtNum));
-  write_component(sims, mjSTATE_QPOS, qpos.typed_data(), n);
-  write_component(sims, mjSTATE_QVEL, qvel.typed_data(), n);
-  return run(sims, 0, rets);
+ffi::Error step_under(int32_t device, int64_t devices, int64_t model, int64_t n_updates,
+                      int64_t n_substeps, ffi::Span<const int64_t> places,
+                      ffi::Span<const float> numbers, ffi::Buffer<ffi::U32> rows,
+                      ffi::Buffer<ffi::F32> aims, ffi::RemainingRets rets) {
+  const mjx_serl::OperationalSpace law(places.begin(), numbers.begin());
+  Work work = stepping(rows, n_substeps);
+  work.law = &law;
+  work.n_updates = static_cast<int>(n_updates);
+  work.aims = aims.typed_data();
+  return run({model, count(rows), devices, device}, work, nullptr, rets);
+}
+
+Work starting(ffi::Buffer<ffi::F32> qpos, ffi::Buffer<ffi::F32> qvel) {
+  Work work;
+  work.qpos = qpos.typed_data();
+  work.qvel = qvel.typed_data();
+  return work;
 }
 
 ffi::Error reset(int32_t device, int64_t devices, int64_t model, ffi::Buffer<ffi::F32> qpos,
                  ffi::Buffer<ffi::F32> qvel, ffi::RemainingRets rets) {
-  return reset_with(device, devices, model, qpos, qvel, nullptr, rets);
+  const Work work = starting(qpos, qvel);
+  return run({model, count(qpos), devices, device}, work, nullptr, rets);
 }
 
 ffi::Error reset_varied(int32_t device, int64_t devices, int64_t model,
                         ffi::Buffer<ffi::F32> qpos, ffi::Buffer<ffi::F32> qvel,
                         ffi::Buffer<ffi::F32> values, ffi::RemainingRets rets) {
-  return reset_with(device, devices, model, qpos, qvel, values.typed_data(), rets);
+  const Work work = starting(qpos, qvel);
+  return run({model, count(qpos), devices, device}, work, values.typed_data(), rets);
 }
 
 }  // namespace
@@ -289,6 +328,19 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlStep, step,
                                   .Attr<int64_t>("devices")
                                   .Attr<int64_t>("model")
                                   .Attr<int64_t>("n_substeps")
+                                  .Arg<ffi::Buffer<ffi::U32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .RemainingRets());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlFollow, step_under,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::DeviceOrdinal>()
+                                  .Attr<int64_t>("devices")
+                                  .Attr<int64_t>("model")
+                                  .Attr<int64_t>("n_updates")
+                                  .Attr<int64_t>("n_substeps")
+                                  .Attr<ffi::Span<const int64_t>>("places")
+                                  .Attr<ffi::Span<const float>>("numbers")
                                   .Arg<ffi::Buffer<ffi::U32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .RemainingRets());
