@@ -116,14 +116,18 @@ class _Walk:
 
 def peak_bytes(module: Any, *, fused: bool) -> int:
     """Most bytes that a StableHLO module's `main` has alive at once, its arguments left out."""
-    functions = {op.name.value: op for op in module.body.operations}
-    return _Walk(functions, fused).function("main").peak
+    return _Walk(_functions(module), fused).function("main").peak
+
+
+def _functions(module: Any) -> dict[str, Any]:
+    found = [op for op in module.body.operations if op.operation.name == "func.func"]
+    return {op.name.value: op for op in found}
 
 
 def values_by_size(module: Any) -> list[tuple[int, str]]:
     """Bytes and type of each kind of array that is computed, the largest first."""
     kinds: set[str] = set()
-    for function in module.body.operations:
+    for function in _functions(module).values():
         for block in function.regions[0].blocks:
             kinds.update(str(result.type) for op in _all(block) for result in op.results)
     return sorted(((bytes_of(kind), kind) for kind in kinds), reverse=True)
