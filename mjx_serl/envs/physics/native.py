@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
-from jaxtyping import Array, Float, UInt32
+from jaxtyping import Array, Bool, Float, UInt32
 from mujoco import batch as mujoco_batch
 
 from mjx_serl import devices
@@ -66,6 +66,13 @@ class NativePhysics:
     def step(self, carry: Row, ctrl: Float[Array, " nu"], n_substeps: int) -> tuple[Row, SimState]:
         """Return the stepped row and its SimState; see `Physics.step`."""
         return self._call("mjx_serl_step", carry, ctrl, n_substeps=np.int64(n_substeps))
+
+    def step_running(
+        self, carry: Row, ctrl: Float[Array, " nu"], n_substeps: int, running: Bool[Array, ""]
+    ) -> tuple[Row, SimState]:
+        """As `step`; a world that is not running stays where it is, and costs next to nothing."""
+        args, count = (carry, ctrl, running), np.int64(n_substeps)
+        return self._call("mjx_serl_step_running", *args, n_substeps=count)
 
     def varied(self, entries: ModelEntries) -> VariedPhysics:
         """Return the physics of worlds that differ in entries of the model."""

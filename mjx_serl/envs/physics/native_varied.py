@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import mujoco
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 from mujoco import batch as mujoco_batch
 
 from mjx_serl import devices
@@ -49,13 +49,24 @@ class NativeVaried:
         args, count = (carry.carry, ctrl, carry.values), np.int64(n_substeps)
         return self._call("mjx_serl_step_varied", *args, n_substeps=count)
 
+    def step_running(
+        self,
+        carry: VariedCarry,
+        ctrl: Float[Array, " nu"],
+        n_substeps: int,
+        running: Bool[Array, ""],
+    ) -> tuple[VariedCarry, SimState]:
+        """See `NativePhysics.step_running`."""
+        args, count = (carry.carry, ctrl, carry.values, running), np.int64(n_substeps)
+        return self._call("mjx_serl_step_varied_running", *args, n_substeps=count)
+
     def _call(
         self, target: str, *args: Array, **attributes: np.int64
     ) -> tuple[VariedCarry, SimState]:
         call = jax.ffi.ffi_call(target, self._results, vmap_method="broadcast_all")
         share = np.int64(devices.count())
         row, *fields = call(*args, model=self._number, devices=share, **attributes)
-        return VariedCarry(row, args[-1]), SimState(*fields)
+        return VariedCarry(row, args[2]), SimState(*fields)
 
 
 class CallbackVaried:

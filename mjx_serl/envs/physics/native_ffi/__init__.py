@@ -20,8 +20,10 @@ from scenes.native_build import NativeBuildError, NativeLibrary
 
 _TARGETS = {
     "mjx_serl_step": "MjxSerlStep",
+    "mjx_serl_step_running": "MjxSerlStepRunning",
     "mjx_serl_reset": "MjxSerlReset",
     "mjx_serl_step_varied": "MjxSerlStepVaried",
+    "mjx_serl_step_varied_running": "MjxSerlStepVariedRunning",
     "mjx_serl_reset_varied": "MjxSerlResetVaried",
 }
 _OTHERWISE = "physics goes through a callback"

@@ -37,6 +37,7 @@ struct Sims {
 // What one call does to each simulation.
 struct Work {
   int n_substeps = 0;
+  const bool* running = nullptr;  // which simulations are stepped; null: all
   float* fields[kNumFields] = {};
 };
 
@@ -98,7 +99,8 @@ void put(const Work& work, Field field, int sim, const mjtNum* from, int64_t siz
 void advance(const mjModel* m, mjData* d, int sim, void* argument) {
   const Work& work = *static_cast<const Work*>(argument);
   quiet = true;
-  for (int i = 0; i < work.n_substeps; ++i) mj_step(m, d);
+  const bool steps = !work.running || work.running[sim];
+  for (int i = 0; steps && i < work.n_substeps; ++i) mj_step(m, d);
   mj_kinematics(m, d);  // mj_step leaves the poses of the state before its last substep
   if (m->nsensordata) {
     mj_fwdPosition(m, d);
@@ -198,10 +200,11 @@ const Model& model_of(int64_t number) {  // filed before it was called
   return all.models.at(number);
 }
 
-// Steps every simulation and fills the results.
-ffi::Error run(Sims* sims, int64_t n_substeps, ffi::RemainingRets rets) {
+// Steps every simulation that runs and fills the results.
+ffi::Error run(Sims* sims, int64_t n_substeps, const bool* running, ffi::RemainingRets rets) {
   Work work;
   work.n_substeps = static_cast<int>(n_substeps);
+  work.running = running;
   auto rows = rets.get<ffi::Buffer<ffi::U32>>(0);
   if (!rows.has_value()) return ffi::Error::InvalidArgument("native physics: no row result");
   for (int i = 0; i < kNumFields; ++i) {
@@ -225,7 +228,7 @@ void write_component(Sims* sims, int component, const float* from, int64_t n) {
 
 ffi::Error step_with(int32_t device, int64_t devices, int64_t model, int64_t n_substeps,
                      ffi::Buffer<ffi::U32> rows, ffi::Buffer<ffi::F32> ctrl, const float* values,
-                     ffi::RemainingRets rets) {
+                     const bool* running, ffi::RemainingRets rets) {
   const int64_t width = rows.dimensions().back();
   const int64_t n = rows.element_count() / width;
   std::string error;
@@ -238,18 +241,34 @@ ffi::Error step_with(int32_t device, int64_t devices, int64_t model, int64_t n_s
     return ffi::Error::InvalidArgument("native physics: state row has another width");
   std::memcpy(mjb_state(sims->batch), rows.typed_data(), rows.size_bytes());
   write_component(sims, mjSTATE_CTRL, ctrl.typed_data(), n);
-  return run(sims, n_substeps, rets);
+  return run(sims, n_substeps, running, rets);
 }
 
 ffi::Error step(int32_t device, int64_t devices, int64_t model, int64_t n_substeps,
                 ffi::Buffer<ffi::U32> rows, ffi::Buffer<ffi::F32> ctrl, ffi::RemainingRets rets) {
-  return step_with(device, devices, model, n_substeps, rows, ctrl, nullptr, rets);
+  return step_with(device, devices, model, n_substeps, rows, ctrl, nullptr, nullptr, rets);
+}
+
+ffi::Error step_running(int32_t device, int64_t devices, int64_t model, int64_t n_substeps,
+                        ffi::Buffer<ffi::U32> rows, ffi::Buffer<ffi::F32> ctrl,
+                        ffi::Buffer<ffi::PRED> running, ffi::RemainingRets rets) {
+  return step_with(device, devices, model, n_substeps, rows, ctrl, nullptr, running.typed_data(),
+                   rets);
 }
 
 ffi::Error step_varied(int32_t device, int64_t devices, int64_t model, int64_t n_substeps,
                        ffi::Buffer<ffi::U32> rows, ffi::Buffer<ffi::F32> ctrl,
                        ffi::Buffer<ffi::F32> values, ffi::RemainingRets rets) {
-  return step_with(device, devices, model, n_substeps, rows, ctrl, values.typed_data(), rets);
+  return step_with(device, devices, model, n_substeps, rows, ctrl, values.typed_data(), nullptr,
+                   rets);
+}
+
+ffi::Error step_varied_running(int32_t device, int64_t devices, int64_t model, int64_t n_substeps,
+                               ffi::Buffer<ffi::U32> rows, ffi::Buffer<ffi::F32> ctrl,
+                               ffi::Buffer<ffi::F32> values, ffi::Buffer<ffi::PRED> running,
+                               ffi::RemainingRets rets) {
+  return step_with(device, devices, model, n_substeps, rows, ctrl, values.typed_data(),
+                   running.typed_data(), rets);
 }
 
 ffi::Error reset_with(int32_t device, int64_t devices, int64_t model, ffi::Buffer<ffi::F32> qpos,
@@ -267,7 +286,7 @@ ffi::Error reset_with(int32_t device, int64_t devices, int64_t model, ffi::Buffe
     std::memcpy(rows + s * width, sims->initial.data(), width * sizeof(mjtNum));
   write_component(sims, mjSTATE_QPOS, qpos.typed_data(), n);
   write_component(sims, mjSTATE_QVEL, qvel.typed_data(), n);
-  return run(sims, 0, rets);
+  return run(sims, 0, nullptr, rets);
 }
 
 ffi::Error reset(int32_t device, int64_t devices, int64_t model, ffi::Buffer<ffi::F32> qpos,
@@ -293,6 +312,17 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlStep, step,
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .RemainingRets());
 
+XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlStepRunning, step_running,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::DeviceOrdinal>()
+                                  .Attr<int64_t>("devices")
+                                  .Attr<int64_t>("model")
+                                  .Attr<int64_t>("n_substeps")
+                                  .Arg<ffi::Buffer<ffi::U32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::PRED>>()
+                                  .RemainingRets());
+
 XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlReset, reset,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::DeviceOrdinal>()
@@ -311,6 +341,18 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlStepVaried, step_varied,
                                   .Arg<ffi::Buffer<ffi::U32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
+                                  .RemainingRets());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlStepVariedRunning, step_varied_running,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::DeviceOrdinal>()
+                                  .Attr<int64_t>("devices")
+                                  .Attr<int64_t>("model")
+                                  .Attr<int64_t>("n_substeps")
+                                  .Arg<ffi::Buffer<ffi::U32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::PRED>>()
                                   .RemainingRets());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlResetVaried, reset_varied,
