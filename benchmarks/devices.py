@@ -23,6 +23,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from benchmarks.exchange import predicted
 from benchmarks.process import ROOT, WorkerError, WorkerProcess
 from benchmarks.results import Recorder, say
 from benchmarks.resumable import go_on, is_wanted, require_known
@@ -36,11 +37,6 @@ Part = Literal["collectives", "methods", "statistics", "exact", "starts", "train
 WORKER = "benchmarks.workers.devices"
 COMPARED = ("learner/critic_loss", "learner/q", "learner/actor_loss", "learner/entropy")
 CHANCE = 0.05  # of a difference in any of what is compared where there is none
-# Of GPUs, not measured here: how long an all-reduce of 8 in one box takes however small it is [us],
-# an assumption, and what 8 H200 move (NVIDIA/nccl-tests issue 272) [GB/s, "busbw"].
-LATENCY_US, BUS_GB = 30.0, 475.0
-# What one update may take on a GPU, its share of the env steps included, an assumption [us].
-UPDATE_US = (100.0, 300.0, 1000.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,35 +111,24 @@ def _collectives(cfg: DevicesConfig, recorder: Recorder) -> None:
         found = _ask(cfg, recorder, name, ask="collectives", preset=preset, devices=cfg.among)
         if found is None:
             continue
-        params = summary(found, cfg.among)
+        params = summary(found)
+        times, size = params["all_reduces_per_update"], params["bytes_per_update"]
+        params["predicted"] = predicted(times, size)
         recorder.add(name, params["bytes_per_update"], "bytes", params)
 
 
-def summary(found: dict[str, Any], among: int) -> dict[str, Any]:
-    """What the exchanges of an epoch come to, and what they would cost on GPUs."""
+def summary(found: dict[str, Any]) -> dict[str, Any]:
+    """What the exchanges of an epoch come to."""
     inside, updates = found["inside"], found["updates"]
-    times = sum(n for _, _, n in inside)
-    exchange = sum(n * all_reduce_us(size, among) for _, size, n in inside) / updates
     return {
         "updates_per_epoch": updates,
-        "all_reduces_per_update": times / updates,
+        "all_reduces_per_update": sum(n for _, _, n in inside) / updates,
         "bytes_per_update": sum(size * n for _, size, n in inside) / updates,
         "kinds_inside": sorted({kind for kind, _, _ in inside}),
         "sizes_inside": sorted({size for _, size, _ in inside}),
         "outside_per_epoch": len(found["outside"]),
         "bytes_outside": sum(size for _, size in found["outside"]),
-        "predicted_us_per_update": exchange,
-        "predicted_efficiency": {
-            f"{update:g} us": update / (update + exchange) for update in UPDATE_US
-        },
-        "assumed": f"{LATENCY_US:g} us and {BUS_GB:g} GB/s an all-reduce of {among} GPUs",
     }
-
-
-def all_reduce_us(nbytes: int, among: int) -> float:
-    """How long an all-reduce of GPUs in one box is assumed to take [us]."""
-    moved = 2.0 * (among - 1) / among * nbytes  # nccl-tests' PERFORMANCE.md
-    return LATENCY_US + moved / BUS_GB * 1e-3
 
 
 # -- what they learn -----------------------------------------------------------------------------

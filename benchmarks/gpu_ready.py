@@ -2,32 +2,36 @@
 
     python -m benchmarks.gpu_ready
     python -m benchmarks.gpu_ready --presets fast pixels --physics warp --num-envs 4096
+    python -m benchmarks.gpu_ready --presets laptop --physics mjx --num-envs 4096 --compiled
 
 What XLA is given for one epoch is read: nothing in it may call back into Python, each custom call
 is a known one, no number is 64 bits wide by mistake, and the buffers of the state that goes in are
-those of the state that comes out. A row's figure is the time of lowering; it names the largest
-arrays. That it also runs, and how fast, only a GPU can show.
+those of the state that comes out. A row's figure is what one epoch wants of memory beside its
+state, without fusion (`benchmarks/liveness.py` has what that is worth); it names the largest arrays
+that are computed. With `--compiled` the same epoch is also compiled for this machine's CPU, of
+which XLA says what it assigns: a stand-in for what it would on a GPU. That an epoch also runs
+there, and how fast, only a GPU can show.
 """
 
 import dataclasses
-import math
 import re
 import time
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+from benchmarks.liveness import peak_bytes, values_by_size
 from benchmarks.results import Recorder
 from benchmarks.resumable import go_on, is_wanted, require_known
 from benchmarks.workers.platform import prepare
+from scenes.contract.errors import InputError
 from scenes.contract.ranges import ranged
 
 QUESTION = "gpu_ready"
 # What jaxlib and warp's foreign functions are called as, up to the number that warp counts.
 KNOWN = ("cusolver_", "cublas_", "cu_threefry2x32", "jax_callable_variadic_tuple", "Sharding")
-_ELEMENT_BYTES = {"i1": 1, "i8": 1, "ui8": 1, "i16": 2, "f16": 2, "bf16": 2, "i32": 4, "ui32": 4}
-_ELEMENT_BYTES |= {"f32": 4, "i64": 8, "ui64": 8, "f64": 8}
 _LARGEST = 3  # arrays that are named
+MANY = 4096  # worlds of a GPU, whose rows docs/scale.md shows
 Kind = Literal["mjx", "warp"]
 
 
@@ -40,6 +44,7 @@ class GpuReadyConfig:
         physics: each of them.
         num_envs: worlds; None leaves the preset's.
         devices: that share them.
+        compiled: compile for this machine's CPU too.
         again: lower once more what is filed already.
     """
 
@@ -47,6 +52,7 @@ class GpuReadyConfig:
     physics: tuple[Kind, ...] = ("mjx", "warp")
     num_envs: int | None = ranged(None, least=1)
     devices: int = ranged(1, least=1)
+    compiled: bool = False
     again: bool = False
 
 
@@ -59,7 +65,10 @@ class CudaModule:
         callbacks: it calls back into Python, which is not lowered for another machine's device.
         doubles: arrays of 64-bit floats.
         kept: arrays of the state whose buffers are used again, of `donated` in all.
-        largest: bytes and type of the largest arrays.
+        largest: bytes and type of the largest arrays that it computes.
+        state_bytes: of what goes in.
+        fused_bytes: alive at once beside it, if what goes element by element takes no buffer.
+        unfused_bytes: alive at once if all does.
     """
 
     unknown: tuple[str, ...] = ()
@@ -68,6 +77,9 @@ class CudaModule:
     kept: int = 0
     donated: int = 0
     largest: tuple[tuple[int, str], ...] = ()
+    state_bytes: int = 0
+    fused_bytes: int = 0
+    unfused_bytes: int = 0
 
     @property
     def faults(self) -> list[str]:
@@ -83,13 +95,12 @@ class CudaModule:
 
 def cuda_module(trainer: Any) -> CudaModule:
     """Lower a trainer's epoch for CUDA, its state donated, and read what it became."""
-    import jax  # once the platform is prepared
+    from mjx_serl.training.state import tree_bytes  # once the platform is prepared
 
     shapes = trainer.state_shapes()
-    jit = getattr(trainer, "jit", partial(jax.jit, donate_argnums=0))
-    traced = jit(trainer.epoch).trace(shapes)
     try:
-        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+        lowered = _jitted(trainer).trace(shapes).lower(lowering_platforms=("cuda",))
+        module, text = lowered.compiler_ir("stablehlo"), lowered.as_text()
     except ValueError as error:
         if "different from the lowering platform" not in str(error):
             raise
@@ -98,20 +109,28 @@ def cuda_module(trainer: Any) -> CudaModule:
     heading = re.search(r"func.func public @main\((.*)\) -> ", text)
     arguments = heading[1].split("%arg")[1:] if heading else []
     kept = sum("tf.aliasing_output" in each or "jax.buffer_donor" in each for each in arguments)
-    types = set(re.findall(r"tensor<((?:\d+x)*u?[a-z]+\d+)>", text))
-    sizes = sorted(((_bytes_of(kind), kind) for kind in types), reverse=True)
     return CudaModule(
         unknown=tuple(name for name in calls if not name.startswith(KNOWN)),
-        doubles=sum(kind.endswith("f64") for kind in types),
+        doubles=len(set(re.findall(r"tensor<(?:\d+x)*f64>", text))),
         kept=kept,
         donated=len(arguments),
-        largest=tuple(sizes[:_LARGEST]),
+        largest=tuple(values_by_size(module)[:_LARGEST]),
+        state_bytes=tree_bytes(shapes),
+        fused_bytes=peak_bytes(module, fused=True),
+        unfused_bytes=peak_bytes(module, fused=False),
     )
 
 
-def _bytes_of(kind: str) -> int:
-    *shape, element = kind.split("x")
-    return _ELEMENT_BYTES.get(element, 0) * math.prod(map(int, shape))
+def _jitted(trainer: Any) -> Any:
+    import jax
+
+    return getattr(trainer, "jit", partial(jax.jit, donate_argnums=0))(trainer.epoch)
+
+
+def cpu_bytes(trainer: Any) -> int:
+    """What XLA assigns beside the state to the same epoch, compiled for this machine's CPU."""
+    compiled = _jitted(trainer).lower(trainer.state_shapes()).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
 
 
 def run(cfg: GpuReadyConfig, recorder: Recorder) -> None:
@@ -126,7 +145,8 @@ def run(cfg: GpuReadyConfig, recorder: Recorder) -> None:
             name += f", {cfg.devices} devices" if cfg.devices > 1 else ""
             if is_wanted(recorder, name, again=cfg.again):
                 config = dataclasses.replace(PRESETS[preset](), devices=cfg.devices)
-                _measure(on_gpu(config, physics, cfg.num_envs), name, recorder)
+                chosen = on_gpu(config, physics, cfg.num_envs)
+                _measure(chosen, name, recorder, compiled=cfg.compiled)
 
 
 def on_gpu(config: Any, physics: Kind, num_envs: int | None = None) -> Any:
@@ -139,15 +159,23 @@ def on_gpu(config: Any, physics: Kind, num_envs: int | None = None) -> Any:
     return dataclasses.replace(config, **changes)
 
 
-def _measure(cfg: Any, name: str, recorder: Recorder) -> None:
+def _measure(cfg: Any, name: str, recorder: Recorder, *, compiled: bool) -> None:
     from mjx_serl.training.sharded import over_devices
 
     began = time.perf_counter()
-    found = cuda_module(over_devices(cfg.build(cfg.build_observer()), cfg.devices))
+    try:
+        trainer = over_devices(cfg.build(cfg.build_observer()), cfg.devices)
+        found = cuda_module(trainer)
+    except (InputError, NotImplementedError) as error:
+        recorder.missing(name, str(error), {"worlds": cfg.num_envs, "task": cfg.task})
+        return
     largest = [f"{size / 2**20:.1f} MiB {kind}" for size, kind in found.largest]
     params = {"worlds": cfg.num_envs, "faults": found.faults, "largest": largest}
-    params |= {"buffers": found.donated, "task": cfg.task}
-    recorder.add(name, time.perf_counter() - began, "s", params)
+    params |= {"buffers": found.donated, "task": cfg.task, "state_bytes": found.state_bytes}
+    params |= {"fused_bytes": found.fused_bytes, "seconds": time.perf_counter() - began}
+    if compiled:
+        params["cpu_bytes"] = cpu_bytes(trainer)
+    recorder.add(name, float(found.unfused_bytes), "bytes", params)
 
 
 if __name__ == "__main__":

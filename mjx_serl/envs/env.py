@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, cast
 
 import jax
@@ -140,9 +140,23 @@ class Env:
         """
         return self._traced_reset(key) if drawn is None else self._traced_reset(key, drawn)
 
-    def step(self, state: EnvState, action: Float[Array, " A"]) -> EnvState:
-        """Return the world after `action` in [-1, 1] was held for one control period."""
-        return self._traced_step(state, action)
+    def step(
+        self, state: EnvState, action: Float[Array, " A"], running: Bool[Array, ""] | None = None
+    ) -> EnvState:
+        """Return the world after `action` in [-1, 1] was held for one control period.
+
+        Args:
+            state: of the world.
+            action: what to do.
+            running: where false, physics leaves the world alone, and what is returned means
+                nothing; for worlds that `can_pause`. None steps every world.
+        """
+        return self._traced_step(state, action, *(() if running is None else (running,)))
+
+    @property
+    def can_pause(self) -> bool:
+        """Whether physics can leave some worlds alone while it steps others."""
+        return getattr(self.physics, "can_pause", False)
 
     # A run makes several programs of the same step, and tracing it is most of what MJX costs to
     # start. `inline` puts it into each as if it had been traced there.
@@ -152,7 +166,7 @@ class Env:
         return jax.jit(self._reset, inline=True)
 
     @cached_property
-    def _traced_step(self) -> Callable[[EnvState, Float[Array, " A"]], EnvState]:
+    def _traced_step(self) -> Callable[..., EnvState]:
         return jax.jit(self._step, inline=True)
 
     def _reset(self, key: PRNGKey, drawn: Drawn | None = None) -> EnvState:
@@ -279,14 +293,18 @@ class Env:
     def _drawn(self, state: EnvState) -> Drawn | None:
         return None if self.variation is None else state.varied.drawn
 
-    def _step(self, state: EnvState, action: Float[Array, " A"]) -> EnvState:
+    def _step(
+        self, state: EnvState, action: Float[Array, " A"], running: Bool[Array, ""] | None = None
+    ) -> EnvState:
         drawn, varied, heard = self._drawn(state), state.varied, None
         sim = self._measured(state.sim, self._bias(drawn))
         command = self.controller.command(state.command, sim, action)
         if self.variation is not None:
             varied = self.variation.send(varied, command, state.t)
             heard = self.variation.heard(varied)
-        carry, sim, command = self.hold(state.carry, state.sim, command, heard=heard, drawn=drawn)
+        carry, sim, command = self.hold(
+            state.carry, state.sim, command, heard=heard, drawn=drawn, running=running
+        )
         return self._judge(state.replace(varied=varied), action, carry, sim, command)
 
     def hold(
@@ -297,6 +315,7 @@ class Env:
         *,
         heard: Command | None = None,
         drawn: Drawn | None = None,
+        running: Bool[Array, ""] | None = None,
     ) -> tuple[PyTree, SimState, Command]:
         """Return carry, SimState and command after one control period under a command.
 
@@ -305,13 +324,16 @@ class Env:
             command: what is followed.
             heard: what the arm follows at each update instead [K, ...], where commands come late.
             drawn: by the world, where its encoders may read too much.
+            running: as of `step`.
         """
         bias, physics = self._bias(drawn), cast(Any, self.physics)
+        pausing = {} if running is None else {"running": running}
         law = self._torque_law
         if law is not None and heard is None and bias is None:
             controller = cast(Any, self.controller)
             command = controller.pace(command, sim)
-            return (*physics.follow(carry, controller.aim(command), law), command)
+            return (*physics.follow(carry, controller.aim(command), law, **pausing), command)
+        advance = partial(physics.step, **pausing)
         merge = getattr(self.controller, "followed", followed)
 
         def inner(loop: _Loop, told: Command | None) -> tuple[_Loop, None]:
@@ -323,7 +345,7 @@ class Env:
             if bias is not None and self.scene.spec.actuation == "position":
                 # The servo's encoder is the one that reads too much.
                 ctrl = ctrl.at[self.scene.arm.ctrl_ids].add(-bias)
-            return (*physics.step(carry, ctrl, self.controller.n_substeps), command), None
+            return (*advance(carry, ctrl, self.controller.n_substeps), command), None
 
         (carry, sim, last), _ = jax.lax.scan(
             inner, (carry, sim, command), heard, length=self.controller.inner_steps

@@ -146,13 +146,7 @@ class Together:
         with run.activity.doing("compiling"), ThreadPoolExecutor(3) as pool:
             epoch = pool.submit(compile_epoch, run.trainer, shapes, seeds=seeds)
             played = {episodes: pool.submit(compiled, episodes=episodes) for episodes in sizes}
-            # One after another: the programs of the first are those of the others.
-            states = [
-                own.taught(own.first_state(), partial(self._clock, seed))
-                if state is None
-                else state
-                for seed, (own, state) in enumerate(zip(self._runs, restored, strict=True))
-            ]
+            states = self._states(restored)
             check = played[run.cfg.eval.check_episodes].result()
             final = played[run.cfg.eval.episodes].result()
             programs = Programs(epoch.result(), check, final)
@@ -164,6 +158,18 @@ class Together:
             return InOneCall(run.trainer, programs, states, places=self._places)
         workers = min(len(states), cores())
         return OnCores(run.trainer, programs, states, workers=workers)
+
+    def _states(self, restored: Sequence[TrainState | None]) -> list[TrainState]:
+        """The states that seeds begin with or go on from."""
+        states = list(restored)
+        fresh = [seed for seed, state in enumerate(restored) if state is None]
+        # The first by itself: its programs are those of the others.
+        for seed in fresh[:1]:
+            states[seed] = self._first_state(seed)
+        with ThreadPoolExecutor(1 if self._one_call else cores()) as pool:
+            for seed, state in zip(fresh[1:], pool.map(self._first_state, fresh[1:]), strict=True):
+                states[seed] = state
+        return [state for state in states if state is not None]
 
     def _first_state(self, seed: int) -> TrainState:
         run = self._runs[seed]

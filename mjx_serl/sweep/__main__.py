@@ -13,6 +13,7 @@ from mjx_serl.sweep.folder import Sweep, SweepJob
 from mjx_serl.sweep.jobs import Jobs
 from mjx_serl.sweep.plan import planned_apart
 from mjx_serl.sweep.report import Report
+from mjx_serl.sweep.search import Trials, open_sweep
 from mjx_serl.sweep.slurm import write_script
 from scenes.contract.command_line import FAILED, INTERRUPTED, guarded
 from scenes.contract.errors import InputError
@@ -41,7 +42,7 @@ def main(
         [variants.chunked]                    # a name for options, with each of the grid's
         preset = "qc_rlpd"
 
-    docs/sweeps.md has the rest.
+    With [search] in place of grid and variants Optuna chooses options; docs/sweeps.md has the rest.
 
     Args:
         spec: the TOML file, or the folder of a sweep that was begun.
@@ -56,11 +57,20 @@ def main(
         require_number("jobs", jobs, least=1, whole=True)
     if sum([only is not None, slurm, report]) > 1:
         raise InputError("--only, --slurm and --report, allowed: one of them")
-    sweep = Sweep.open(spec)
+    sweep = open_sweep(spec)
+    if sweep.spec.search is not None and (slurm or retry or only is not None):
+        raise InputError(
+            "--slurm, --retry or --only with [search], whose trials are chosen by what came of "
+            "earlier ones; allowed: --jobs, --report"
+        )
     sys.stdout.write(f"{sweep.title}\n")
     sys.stdout.flush()
     if report:
         return _report(sweep)
+    if sweep.spec.search is not None:
+        sweep.path.mkdir(parents=True, exist_ok=True)
+        with locked(sweep.path):
+            return _search(sweep, jobs or 1)
     # Before every option is checked nothing is there.
     configs = None if sweep.is_checked else planned_apart(sweep.file, sweep.path)
     sweep.path.mkdir(parents=True, exist_ok=True)
@@ -106,6 +116,28 @@ def _train(
         sys.stdout.write(f"Stopped and saved. Go on with:\n  {sweep.command(*words)}\n")
         return INTERRUPTED
     return 0 if all(run.state() == "finished" for run in runs) else FAILED
+
+
+def _search(sweep: Sweep, jobs: int) -> int:
+    """Train trial after trial, as many at once as there are jobs for; returns the status."""
+    trials, words, worst = Trials(sweep), ("--jobs", str(jobs)), 0
+    at_once = jobs if sweep.spec.together else jobs // len(sweep.spec.seeds)
+    while names := trials.begun or trials.ask(max(at_once, 1)):
+        sweep = trials.sweep
+        try:
+            sweep.write(planned_apart(sweep.file, sweep.path))
+        except SystemExit:
+            trials.drop()  # else it would be met again each time
+            raise
+        todo = [job for job in sweep.jobs if job.variant.name in names]
+        status = _train(sweep, todo, jobs=jobs, retry=False, words=words)
+        trials.tell(sweep)
+        sys.stdout.write(f"{trials.best}\n")
+        if status == INTERRUPTED or trials.begun:
+            return status
+        worst = max(worst, status)
+    _report(trials.sweep)
+    return worst
 
 
 def _submit(sweep: Sweep, jobs: int | None, *, retry: bool) -> int:

@@ -133,6 +133,11 @@ class SweepGroup:
         return self.runs[0].variant.name
 
     @property
+    def variant(self) -> Variant:
+        """What they have in common."""
+        return self.runs[0].variant
+
+    @property
     def path(self) -> Path:
         """The variant's folder."""
         return self.runs[0].group

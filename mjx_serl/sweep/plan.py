@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mjx_serl.platform import prepare_platform
-from mjx_serl.sweep.spec import Spec, Variant, read_spec
+from mjx_serl.sweep.search import open_sweep
+from mjx_serl.sweep.spec import Spec, Variant
 from scenes.contract.command_line import guarded, how_to_start
 from scenes.contract.errors import InputError, UserError
 from scenes.contract.serialize import to_json
@@ -94,7 +95,7 @@ def main(spec: Path, folder: Path, out: Path) -> int:
     prepare_platform()
 
     def write() -> int:
-        configs = planned(read_spec(spec, folder=folder))
+        configs = planned(open_sweep(spec, folder=folder).spec)
         out.write_text(json.dumps({name: to_json(cfg) for name, cfg in configs.items()}))
         return 0
 

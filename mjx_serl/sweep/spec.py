@@ -9,21 +9,30 @@ task = "franka/pick_cube"
 agent.lr = [3e-4, 6e-4]
 [variants.chunked]             # named ones, each with every combination of the grid
 preset = "qc_rlpd"
+
+[search]                       # in place of both: Optuna chooses each trial's options
+trials = 20
+[search.space]
+agent.lr = {low = 1e-4, high = 3e-3, log = true}
+num-envs = [8, 16, 32]
 """
 
 import itertools
+import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from scenes.contract.errors import InputError, UnknownNameError
 from scenes.contract.names import unknown_name
-from scenes.contract.ranges import require_seed
+from scenes.contract.ranges import require_number, require_seed
 
-KEYS = ("seeds", "folder", "together", "base", "grid", "variants")
+KEYS = ("seeds", "folder", "together", "base", "grid", "variants", "search")
+SEARCH_KEYS = ("trials", "space", "aim", "storage", "seed")
+AIMS = ("final", "mean")
 # What the sweep itself says to each run.
 OWN = ("seed", "seeds", "together", "resume", "run.folder", "run.name", "help")
 # Options that are said once for each of their values.
@@ -58,15 +67,66 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Range:
+    """Numbers that an option may be.
+
+    Attributes:
+        low: the least.
+        high: the greatest.
+        log: drawn by their logarithm.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is of whole numbers."""
+        return type(self.low) is int and type(self.high) is int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Values that an option may be."""
+
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What Optuna looks for.
+
+    Attributes:
+        trials: so many are made in all.
+        space: what each option may be.
+        aim: success that is to be as great as can be: that of the final evaluation, or the mean of
+            all evaluations, which is greater of a run that learns sooner. Of several seeds it is
+            the interquartile mean.
+        storage: of Optuna: a URL (sqlite:///FILE), or the file of a journal; None is one in the
+            sweep's folder.
+        seed: of what is drawn.
+    """
+
+    trials: int
+    space: Mapping[str, Range | Choice]
+    aim: str = "final"
+    storage: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Spec:
     """A sweep.
 
     Attributes:
         text: of the file.
         folder: for its runs.
-        variants: in the file's order.
+        variants: in the file's order; of a search none before its trials are known.
         seeds: one run each, of each variant.
         together: those of a variant are trained at the same time, in one process.
+        base: options of all of them.
+        search: what is looked for; None where the file has all variants.
     """
 
     text: str
@@ -74,6 +134,8 @@ class Spec:
     variants: tuple[Variant, ...]
     seeds: tuple[int, ...]
     together: bool = False
+    base: Options = field(default_factory=dict)
+    search: Search | None = None
 
 
 def read_spec(path: Path, *, folder: Path | None = None) -> Spec:
@@ -91,15 +153,16 @@ def read_spec(path: Path, *, folder: Path | None = None) -> Spec:
     for key in data:
         if key not in KEYS:
             raise UnknownNameError(f"{path}: {unknown_name('key of a sweep', key, KEYS)}")
-    seeds, variants = _seeds(data.get("seeds")), tuple(_variants(data))
-    if len(seeds) * len(variants) > MOST_RUNS:
-        raise InputError(
-            f"{len(variants)} variants x {len(seeds)} seeds, allowed: {MOST_RUNS:,} runs"
-        )
+    search = _search(data) if "search" in data else None
+    seeds, variants = _seeds(data.get("seeds")), () if search else tuple(_variants(data))
+    what, many = ("trials", search.trials) if search else ("variants", len(variants))
+    if len(seeds) * many > MOST_RUNS:
+        raise InputError(f"{many} {what} x {len(seeds)} seeds, allowed: {MOST_RUNS:,} runs")
     together = data.get("together", False)
     if not isinstance(together, bool):
         raise InputError(f"together {together!r}, allowed: true, false")
-    return Spec(text, folder or _folder(data, path), variants, seeds, together)
+    base = _options(data.get("base", {}), "base")
+    return Spec(text, folder or _folder(data, path), variants, seeds, together, base, search)
 
 
 def _folder(data: Mapping[str, Any], path: Path) -> Path:
@@ -148,6 +211,64 @@ def _variants(data: Mapping[str, Any]) -> Iterator[Variant]:
             yield Variant(folder, {**base, **own, **chosen}, _name(name, rest))
 
 
+def _search(data: Mapping[str, Any]) -> Search:
+    for key in ("grid", "variants"):
+        if key in data:
+            raise InputError(f"search and {key}, allowed: one of them")
+    said = data["search"]
+    _require_table(said, "search")
+    for key in said:
+        if key not in SEARCH_KEYS:
+            raise UnknownNameError(f"search: {unknown_name('key of a search', key, SEARCH_KEYS)}")
+    trials, aim, seed = said.get("trials"), said.get("aim", AIMS[0]), said.get("seed", 0)
+    require_number("search.trials", trials, least=1, most=MOST_RUNS, whole=True)
+    require_seed(seed)
+    if aim not in AIMS:
+        raise InputError(f"search.aim {aim!r}, allowed: {', '.join(AIMS)}")
+    storage = said.get("storage")
+    if storage is not None and (not isinstance(storage, str) or not storage):
+        raise InputError(f"search.storage {storage!r}, allowed: a URL or a path, as text")
+    space = _space(said.get("space", {}))
+    if not space:
+        raise InputError("search without [search.space], allowed: one option or more")
+    if twice := [option for option in _options(data.get("base", {}), "base") if option in space]:
+        raise InputError(f"{twice[0]} is in base and in search.space, allowed: one of them")
+    return Search(trials, space, aim, storage, seed)
+
+
+def _space(table: Any, prefix: str = "") -> dict[str, Range | Choice]:
+    """What each option may be: a list of values, or the ends of a range."""
+    _require_table(table, "search.space")
+    found: dict[str, Range | Choice] = {}
+    for key, said in table.items():
+        name = prefix + _option(key)
+        if isinstance(said, Mapping) and not {"low", "high"} <= said.keys():
+            found |= _space(said, f"{name}.")
+        elif name in OWN:
+            raise InputError(f"search.space: {name}, which the sweep says to each run itself")
+        elif isinstance(said, Mapping):
+            found[name] = _range(name, said)
+        else:
+            _require_choices(name, said, "search.space")
+            _require_plain(f"search.space: {name}", said)
+            found[name] = Choice(tuple(said))
+    return found
+
+
+def _range(name: str, said: Mapping[str, Any]) -> Range:
+    for key in said:
+        if key not in ("low", "high", "log"):
+            raise UnknownNameError(f"search.space: {name}: {key}, allowed: low, high, log")
+    low, high, log = said["low"], said["high"], said.get("log", False)
+    fine = all(type(end) in (int, float) and math.isfinite(end) for end in (low, high))
+    if not fine or low >= high or not isinstance(log, bool) or (log and low <= 0):
+        raise InputError(
+            f"search.space: {name}: low {low!r}, high {high!r}, log {log!r}, allowed: two "
+            "numbers, the greater as high, and log = true where both are above 0"
+        )
+    return Range(low, high, log)
+
+
 def _name(name: str, chosen: Options) -> str:
     parts = [f"{option}={_spelt(value)}" for option, value in chosen.items()]
     folder = ",".join([name, *parts] if name else parts) or _ONLY
@@ -169,7 +290,7 @@ def _options(table: Any, where: str, prefix: str = "") -> dict[str, Any]:
     _require_table(table, where)
     found: dict[str, Any] = {}
     for key, value in table.items():
-        name = prefix + key.removeprefix("--").replace("_", "-")
+        name = prefix + _option(key)
         inner = isinstance(value, Mapping)
         for option, said in (
             _options(value, where, f"{name}.") if inner else {name: value}
@@ -183,16 +304,20 @@ def _options(table: Any, where: str, prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def _option(key: str) -> str:
+    return key.removeprefix("--").replace("_", "-")
+
+
 def _require_table(table: Any, where: str) -> None:
     if not isinstance(table, Mapping):
         raise InputError(f"{where} {table!r}, allowed: a table, [{where}]")
 
 
-def _require_choices(option: str, values: Any) -> None:
+def _require_choices(option: str, values: Any, where: str = "grid") -> None:
     if not isinstance(values, list) or not values:
-        raise InputError(f"grid: {option} {values!r}, allowed: a list of values")
+        raise InputError(f"{where}: {option} {values!r}, allowed: a list of values")
     if any(value in values[:place] for place, value in enumerate(values)):
-        raise InputError(f"grid: {option} {values!r}, allowed: each value once")
+        raise InputError(f"{where}: {option} {values!r}, allowed: each value once")
 
 
 def _require_plain(what: str, value: Any) -> None:

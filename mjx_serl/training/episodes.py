@@ -140,6 +140,7 @@ def play_episodes(
     *,
     keep: Callable[[EpisodeStep], PyTree] = lambda step: None,
     horizon: int = 1,
+    pause: bool = False,
 ) -> tuple[EpisodeResult, PyTree]:
     """Play one episode in each of N worlds; it can be jitted where `drawn` is traceable.
 
@@ -150,6 +151,8 @@ def play_episodes(
         keep: what to return of each step.
         horizon: of the actions of one answer; more than 1 are all played before `act` is asked
             again. Worlds that end on the way are stepped on, as they are after any end.
+        pause: leave worlds alone after their end, where their physics can; what is kept of them
+            then means nothing.
 
     Returns:
         How the episodes went, and what was kept, stacked to [T, ...]. Worlds are stepped on
@@ -158,6 +161,7 @@ def play_episodes(
     worlds, look = start_episodes(drawn, keys.starts, keys.look, keys.drawn)
     judge: Judge | None = getattr(drawn, "judge", None)
     num = keys.starts.shape[0]
+    pause = pause and getattr(drawn.env, "can_pause", False)
 
     @jax.jit
     def advance(loop: tuple, pictures: Any, key: PRNGKey) -> tuple[tuple, PyTree]:
@@ -167,7 +171,7 @@ def play_episodes(
         else:
             plan = _planned(plan, lambda: act(before, pictures, key))
             action = plan.actions[:, plan.played - 1]
-        after = jax.vmap(drawn.env.step)(before, action)
+        after = jax.vmap(drawn.env.step)(before, action, *((~over,) if pause else ()))
         if judge is not None:
             judged, after, done = judge(judged, before, pictures, after)
             result = result.replace(judged=result.judged | (done & ~over))

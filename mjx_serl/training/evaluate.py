@@ -41,7 +41,7 @@ def evaluate(
         return policy(observer.observe(worlds, pictures), key)
 
     keys = episode_keys(key, episodes=episodes, steps=observer.env.task.episode_steps)
-    return play_episodes(observer, act, keys, horizon=horizon)[0]
+    return play_episodes(observer, act, keys, horizon=horizon, pause=True)[0]
 
 
 def with_unseen_words(observer: Observer) -> Observer:

@@ -111,7 +111,7 @@ def play_grid(
     def act(worlds: EnvState, pictures: Obs, key: PRNGKey) -> Actions:
         return policy(own.observe(worlds, pictures), key)
 
-    result = play_episodes(own, act, keys, horizon=horizon)[0]
+    result = play_episodes(own, act, keys, horizon=horizon, pause=True)[0]
     return jax.tree.map(lambda x: x.reshape(count, episodes), result)
 
 

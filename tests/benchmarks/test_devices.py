@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from benchmarks import devices
+from benchmarks import devices, exchange, scale_page
+from benchmarks.results import load
 
 
 def test_what_an_epoch_exchanges_is_added_up():
@@ -13,14 +14,23 @@ def test_what_an_epoch_exchanges_is_added_up():
         "inside": [["all-reduce", 4000, 100], ["all-reduce", 2000, 50]],
         "outside": [["all-reduce", 28]],
     }
-    told = devices.summary(found, 8)
+    told = devices.summary(found)
     assert told["all_reduces_per_update"] == 1.5 and told["bytes_per_update"] == 5000
     assert told["outside_per_epoch"] == 1 and told["bytes_outside"] == 28
-    # 1.75 times what is reduced is moved.
-    moved_us = 1.75 * 5000 / devices.BUS_GB * 1e-3
-    exchange = 1.5 * devices.LATENCY_US + moved_us
-    assert told["predicted_us_per_update"] == pytest.approx(exchange)
-    assert told["predicted_efficiency"]["100 us"] == pytest.approx(100 / (100 + exchange))
+
+
+def test_what_an_exchange_is_predicted_to_cost():
+    one, fast, slow = exchange.predicted(1.5, 5000).values()
+    # In a box of eight 1.75 times what is reduced is moved.
+    in_box = 1.5 * exchange.LATENCY_US + 1.75 * 5000 / 475e9 * 1e6
+    assert one["exchange_us"] == pytest.approx(in_box)
+    assert one["100 us"] == pytest.approx(100 / (100 + in_box))
+    # Each GPU's eighth goes between eight boxes, in a tree three hops up and three down.
+    between = 1.5 * 6 * exchange.HOP_US + 1.75 * 5000 / 8 / 46e9 * 1e6
+    assert fast["exchange_us"] == pytest.approx(in_box + between)
+    # 100 Gb/s for eight GPUs in place of 400 for each.
+    more = 1.75 * 5000 / 8 / 46e9 * 1e6 * 31
+    assert slow["exchange_us"] == pytest.approx(fast["exchange_us"] + more)
 
 
 def test_seeds_that_differ_are_told_from_seeds_that_do_not():
@@ -32,3 +42,10 @@ def test_seeds_that_differ_are_told_from_seeds_that_do_not():
     rows = {"learner/q": [[9.0, x, x + 0.2] for x in a]}
     told = devices.compared(rows, rows)["learner/q"]
     assert told["p"] == 1.0 and told["one"] == pytest.approx(a.mean() + 0.1)
+
+
+def test_the_page_of_devices_is_as_the_results_have_it():
+    text = scale_page.PAGE.read_text()
+    assert scale_page.page(text, load()) == text
+    with pytest.raises(ValueError, match="has no <!-- exchanged"):
+        scale_page.page("", [])

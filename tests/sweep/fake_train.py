@@ -2,7 +2,8 @@
 
 FAKE_TRAIN in the environment is JSON: seeds that `fail`, and seeds that are `slow`, which wait for
 a signal and end, and are finished once they are resumed; `deaf` ones do not hear it. Of seeds
-together all are left as they are by itself, and it fails where one does.
+together all are left as they are by itself, and it fails where one does. A learning rate is added
+to what it reaches.
 """
 
 import json
@@ -43,7 +44,8 @@ if seed in fake.get("slow", []) and not resumed:
 cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 told = {"cpus": cpus, "device": os.environ.get("CUDA_VISIBLE_DEVICES")}
 sys.stdout.write(f"{json.dumps(told)}\n")
-rates = (0.1 * seed, 0.1 * seed + 0.6)
+rate = 0.1 * seed + float(said.get("agent.lr", 0.0))
+rates = (rate, rate + 0.6)
 rows = [
     {
         "kind": kind,

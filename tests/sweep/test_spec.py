@@ -11,6 +11,7 @@ from mjx_serl.sweep.spec import Spec, read_spec
 from scenes.contract.errors import UserError
 
 Q = "seeds = [0]\n"
+SPACE = Q + "[search]\ntrials = 3\n[search.space]\n"
 
 
 def read(folder: Path, text: str) -> Spec:
@@ -77,6 +78,15 @@ def test_a_file_stands_for_each_combination(tmp_path: Path):
         (Q + "[variants.'../x']", "variant '../x', allowed: up to 150 letters"),
         (Q + "[grid]\nx = [1]\n[variants.a]\nx = 2", "x is in variants.a and in grid"),
         (Q + "[grid]\nx = ['a/b', 'a-b']", "two variants are called 'x=a-b'"),
+        (Q + "[search]\ntrial = 3", "Unknown key of a search 'trial'. Did you mean 'trials'?"),
+        (Q + "[search]\ntrials = 20_000", "search.trials 20000, allowed: 1 to 10000"),
+        (Q + "[search]\ntrials = 3", "search without [search.space], allowed: one option or more"),
+        (Q + "[grid]\n[search]\ntrials = 3", "search and grid, allowed: one of them"),
+        (SPACE + "x = 3", "search.space: x 3, allowed: a list of values"),
+        (SPACE + "x = {low = 2, high = 1}", "search.space: x: low 2, high 1, log False, allowed: "),
+        (SPACE + "x.y = {low = 1, high = 2, step = 1}", "search.space: x.y: step, allowed: low"),
+        (SPACE + "seed = [1, 2]", "search.space: seed, which the sweep says to each run itself"),
+        (SPACE + "x = [1]\n[base]\nx = 2", "x is in base and in search.space, allowed: one of"),
     ],
 )
 def test_what_cannot_be_is_one_line(tmp_path: Path, text: str, line: str):

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
-from jaxtyping import Array, Float, UInt32
+from jaxtyping import Array, Bool, Float, UInt32
 from mujoco import batch as mujoco_batch
 
 from mjx_serl import devices
@@ -26,6 +26,7 @@ from mjx_serl.envs.physics.entries import ModelEntries
 from mjx_serl.envs.physics.protocol import PhysicsName, SimState, TorqueLaw, VariedPhysics
 
 Row = UInt32[Array, " row"]
+Running = Bool[Array, ""] | bool
 
 _FIELDS = tuple(f.name for f in dataclasses.fields(SimState))
 _MOST_THREADS = 255  # a byte in what a model is filed under
@@ -47,11 +48,15 @@ def pinned_threads() -> int:
 class NativePhysics:
     """XLA FFI calls of `native_ffi`; see `build_native` for what is used without a compiler.
 
+    A world that is not `running` stays where it is, and costs next to nothing.
+
     Attributes:
         name: in the registry of physics.
+        can_pause: there may be worlds that are not running.
     """
 
     name: PhysicsName = "native"
+    can_pause = True
 
     def __init__(self, model: mujoco.MjModel, *, num_threads: int = 0) -> None:
         self.model = model
@@ -63,11 +68,16 @@ class NativePhysics:
         """Return the state row and the SimState at (qpos, qvel)."""
         return self._call("mjx_serl_reset", qpos, qvel)
 
-    def step(self, carry: Row, ctrl: Float[Array, " nu"], n_substeps: int) -> tuple[Row, SimState]:
+    def step(
+        self, carry: Row, ctrl: Float[Array, " nu"], n_substeps: int, running: Running = True
+    ) -> tuple[Row, SimState]:
         """Return the stepped row and its SimState; see `Physics.step`."""
-        return self._call("mjx_serl_step", carry, ctrl, n_substeps=np.int64(n_substeps))
+        args = carry, ctrl, jnp.asarray(running)
+        return self._call("mjx_serl_step", *args, n_substeps=np.int64(n_substeps))
 
-    def follow(self, carry: Row, aim: Float[Array, " 8"], law: TorqueLaw) -> tuple[Row, SimState]:
+    def follow(
+        self, carry: Row, aim: Float[Array, " 8"], law: TorqueLaw, running: Running = True
+    ) -> tuple[Row, SimState]:
         """Return both after all updates of a law towards an aim, see `OperationalSpace.aim`.
 
         The threads that step the worlds evaluate it, and need not meet before each update.
@@ -75,7 +85,8 @@ class NativePhysics:
         counts = {"n_updates": law.n_updates, "n_substeps": law.n_substeps}
         attributes = {name: np.int64(count) for name, count in counts.items()}
         constants = {"places": law.places, "numbers": law.numbers}
-        return self._call("mjx_serl_follow", carry, aim, **attributes, **constants)
+        args = carry, aim, jnp.asarray(running)
+        return self._call("mjx_serl_follow", *args, **attributes, **constants)
 
     def varied(self, entries: ModelEntries) -> VariedPhysics:
         """Return the physics of worlds that differ in entries of the model."""

@@ -8,6 +8,7 @@ before: between two resets a step compares them and does no more.
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import mujoco
 import numpy as np
 from jaxtyping import Array, Float
@@ -16,7 +17,13 @@ from mujoco import batch as mujoco_batch
 from mjx_serl import devices
 from mjx_serl.envs.physics import native_ffi as native
 from mjx_serl.envs.physics.entries import ModelEntries
-from mjx_serl.envs.physics.native import CallbackPhysics, HostStep, alone_and_quiet, result_shapes
+from mjx_serl.envs.physics.native import (
+    CallbackPhysics,
+    HostStep,
+    Running,
+    alone_and_quiet,
+    result_shapes,
+)
 from mjx_serl.envs.physics.protocol import PhysicsName, SimState, VariedCarry
 
 
@@ -25,9 +32,11 @@ class NativeVaried:
 
     Attributes:
         name: in the registry of physics.
+        can_pause: see `NativePhysics`.
     """
 
     name: PhysicsName = "native"
+    can_pause = True
 
     def __init__(
         self, model: mujoco.MjModel, entries: ModelEntries, *, num_threads: int = 0
@@ -43,11 +52,15 @@ class NativeVaried:
         return self._call("mjx_serl_reset_varied", qpos, qvel, values)
 
     def step(
-        self, carry: VariedCarry, ctrl: Float[Array, " nu"], n_substeps: int
+        self,
+        carry: VariedCarry,
+        ctrl: Float[Array, " nu"],
+        n_substeps: int,
+        running: Running = True,
     ) -> tuple[VariedCarry, SimState]:
         """See `Physics.step`."""
-        args, count = (carry.carry, ctrl, carry.values), np.int64(n_substeps)
-        return self._call("mjx_serl_step_varied", *args, n_substeps=count)
+        args = carry.carry, ctrl, carry.values, jnp.asarray(running)
+        return self._call("mjx_serl_step_varied", *args, n_substeps=np.int64(n_substeps))
 
     def _call(
         self, target: str, *args: Array, **attributes: np.int64
@@ -55,7 +68,7 @@ class NativeVaried:
         call = jax.ffi.ffi_call(target, self._results, vmap_method="broadcast_all")
         share = np.int64(devices.count())
         row, *fields = call(*args, model=self._number, devices=share, **attributes)
-        return VariedCarry(row, args[-1]), SimState(*fields)
+        return VariedCarry(row, args[2]), SimState(*fields)
 
 
 class CallbackVaried:

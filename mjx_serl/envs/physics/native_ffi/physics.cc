@@ -41,6 +41,7 @@ struct Work {
   int64_t width = 0;             // of a row, in halves of a number
   const float *qpos = nullptr, *qvel = nullptr, *ctrl = nullptr;  // in place of the row's
   int n_substeps = 0;
+  const bool* running = nullptr;  // which simulations are stepped; null: none
   const mjx_serl::OperationalSpace* law = nullptr;  // makes the controls of each update
   int n_updates = 1;
   const float* aims = nullptr;  // of the law
@@ -114,8 +115,12 @@ bool senses_state(const mjModel* m) {
   return false;
 }
 
-// Steps under a law, which MuJoCo lets see the state between the two halves of a step.
-void follow(const mjModel* m, mjData* d, const Work& work, int sim) {
+// Steps; a law sees the state between the two halves of a step.
+void step(const mjModel* m, mjData* d, const Work& work, int sim) {
+  if (!work.law) {
+    for (int i = 0; i < work.n_substeps; ++i) mj_step(m, d);
+    return;
+  }
   for (int i = 0; i < work.n_updates * work.n_substeps; ++i) {
     mj_step1(m, d);
     if (i % work.n_substeps == 0)
@@ -133,11 +138,7 @@ void advance(const mjModel* m, mjData* d, int sim, void* argument) {
   take(d->qpos, work.qpos, sim, m->nq);
   take(d->qvel, work.qvel, sim, m->nv);
   take(d->ctrl, work.ctrl, sim, m->nu);
-  if (work.law) {
-    follow(m, d, work, sim);
-  } else {
-    for (int i = 0; i < work.n_substeps; ++i) mj_step(m, d);
-  }
+  if (work.running && work.running[sim]) step(m, d, work, sim);
   mj_kinematics(m, d);  // mj_step leaves the poses of the state before its last substep
   if (senses_state(m)) {
     mj_fwdPosition(m, d);
@@ -265,25 +266,28 @@ int64_t count(const Buffer& buffer) {
   return buffer.element_count() / buffer.dimensions().back();
 }
 
-Work stepping(ffi::Buffer<ffi::U32> rows, int64_t n_substeps) {
+Work stepping(ffi::Buffer<ffi::U32> rows, int64_t n_substeps, ffi::Buffer<ffi::PRED> running) {
   Work work;
+  work.running = running.typed_data();
   work.rows = reinterpret_cast<const mjtNum*>(rows.typed_data());
   work.width = rows.dimensions().back();
   work.n_substeps = static_cast<int>(n_substeps);
   return work;
 }
 
-ffi::Error step(int32_t device, int64_t devices, int64_t model, int64_t n_substeps,
-                ffi::Buffer<ffi::U32> rows, ffi::Buffer<ffi::F32> ctrl, ffi::RemainingRets rets) {
-  Work work = stepping(rows, n_substeps);
+ffi::Error step_plain(int32_t device, int64_t devices, int64_t model, int64_t n_substeps,
+                      ffi::Buffer<ffi::U32> rows, ffi::Buffer<ffi::F32> ctrl,
+                      ffi::Buffer<ffi::PRED> running, ffi::RemainingRets rets) {
+  Work work = stepping(rows, n_substeps, running);
   work.ctrl = ctrl.typed_data();
   return run({model, count(rows), devices, device}, work, nullptr, rets);
 }
 
 ffi::Error step_varied(int32_t device, int64_t devices, int64_t model, int64_t n_substeps,
                        ffi::Buffer<ffi::U32> rows, ffi::Buffer<ffi::F32> ctrl,
-                       ffi::Buffer<ffi::F32> values, ffi::RemainingRets rets) {
-  Work work = stepping(rows, n_substeps);
+                       ffi::Buffer<ffi::F32> values, ffi::Buffer<ffi::PRED> running,
+                       ffi::RemainingRets rets) {
+  Work work = stepping(rows, n_substeps, running);
   work.ctrl = ctrl.typed_data();
   return run({model, count(rows), devices, device}, work, values.typed_data(), rets);
 }
@@ -291,9 +295,10 @@ ffi::Error step_varied(int32_t device, int64_t devices, int64_t model, int64_t n
 ffi::Error step_under(int32_t device, int64_t devices, int64_t model, int64_t n_updates,
                       int64_t n_substeps, ffi::Span<const int64_t> places,
                       ffi::Span<const float> numbers, ffi::Buffer<ffi::U32> rows,
-                      ffi::Buffer<ffi::F32> aims, ffi::RemainingRets rets) {
+                      ffi::Buffer<ffi::F32> aims, ffi::Buffer<ffi::PRED> running,
+                      ffi::RemainingRets rets) {
   const mjx_serl::OperationalSpace law(places.begin(), numbers.begin());
-  Work work = stepping(rows, n_substeps);
+  Work work = stepping(rows, n_substeps, running);
   work.law = &law;
   work.n_updates = static_cast<int>(n_updates);
   work.aims = aims.typed_data();
@@ -322,7 +327,7 @@ ffi::Error reset_varied(int32_t device, int64_t devices, int64_t model,
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlStep, step,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlStep, step_plain,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::DeviceOrdinal>()
                                   .Attr<int64_t>("devices")
@@ -330,6 +335,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlStep, step,
                                   .Attr<int64_t>("n_substeps")
                                   .Arg<ffi::Buffer<ffi::U32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::PRED>>()
                                   .RemainingRets());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlFollow, step_under,
@@ -343,6 +349,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlFollow, step_under,
                                   .Attr<ffi::Span<const float>>("numbers")
                                   .Arg<ffi::Buffer<ffi::U32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::PRED>>()
                                   .RemainingRets());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlReset, reset,
@@ -363,6 +370,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlStepVaried, step_varied,
                                   .Arg<ffi::Buffer<ffi::U32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::PRED>>()
                                   .RemainingRets());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlResetVaried, reset_varied,

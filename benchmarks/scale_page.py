@@ -1,0 +1,108 @@
+"""The tables of docs/scale.md that are computed, from results.jsonl.
+
+python -m benchmarks.scale_page
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from benchmarks import devices, gpu_ready
+from benchmarks.exchange import CLUSTERS, UPDATE_US, predicted
+from benchmarks.process import ROOT
+from benchmarks.results import Result, load
+
+PAGE = ROOT / "docs" / "scale.md"
+_EXCHANGED = ", 8 devices: exchanged per update"
+_WORLDS = f", {gpu_ready.MANY} worlds"
+
+
+def page(text: str, results: Sequence[Result]) -> str:
+    """Return the page with its tables as the results have them."""
+    for name, lines in _TABLES.items():
+        begin, end = f"<!-- {name}: python -m benchmarks.scale_page -->", f"<!-- end {name} -->"
+        before, _, rest = text.partition(begin)
+        _, found, after = rest.partition(end)
+        if not found:
+            raise ValueError(f"{PAGE} has no {begin} ... {end}")
+        text = "\n".join([f"{before}{begin}", *lines(results), f"{end}{after}"])
+    return text
+
+
+def _counted(results: Sequence[Result]) -> Iterator[str]:
+    """What the compiled epochs exchange."""
+    head = ("preset", "updates an epoch", "all-reduces an update", "bytes an update")
+    yield from _head(*head, "at an epoch's end")
+    for preset, params in _exchanged(results):
+        yield _line(
+            f"`{preset}`",
+            f"{params['updates_per_epoch']:.0f}",
+            f"{params['all_reduces_per_update']:g}",
+            f"{params['bytes_per_update'] / 1e3:,.0f} kB",
+            f"{params['outside_per_epoch']}, {params['bytes_outside']:,} B",
+        )
+
+
+def _predicted(results: Sequence[Result]) -> Iterator[str]:
+    """What that is predicted to cost, and what is left."""
+    yield from _head("preset", *(cluster.name for cluster in CLUSTERS))
+    for preset, params in _exchanged(results):
+        found = predicted(params["all_reduces_per_update"], params["bytes_per_update"])
+        yield _line(f"`{preset}`", *map(_efficiencies, found.values()))
+
+
+def _efficiencies(told: dict[str, float]) -> str:
+    shares = (f"{told[f'{update:g} us']:.0%}"[:-1] for update in UPDATE_US)
+    return f"{told['exchange_us']:.0f} us: {', '.join(shares)} %"
+
+
+def _exchanged(results: Sequence[Result]) -> Iterator[tuple[str, dict]]:
+    for row in results:
+        is_one = row.question == devices.QUESTION and row.name.endswith(_EXCHANGED)
+        if is_one and row.value is not None:
+            yield row.name.removesuffix(_EXCHANGED), row.params
+
+
+def _temporaries(results: Sequence[Result]) -> Iterator[str]:
+    """What epochs want beside their state."""
+    head = ("preset, physics", "state", "fused", "unfused", "XLA, for a CPU")
+    yield from _head(*head, "largest array that is computed", "faults")
+    for row in results:
+        if row.question != gpu_ready.QUESTION or not row.name.endswith(_WORLDS):
+            continue
+        preset, physics = row.name.removesuffix(_WORLDS).split(", ")
+        if row.value is None:
+            yield _line(f"`{preset}`, {physics}", "-", "-", "-", "-", "-", row.params["reason"])
+            continue
+        params, sizes = row.params, [row.params["state_bytes"], row.params["fused_bytes"]]
+        cells = [*map(_mebibytes, [*sizes, row.value])]
+        cells.append(_mebibytes(params["cpu_bytes"]) if "cpu_bytes" in params else "")
+        faults = ", ".join(params["faults"]) or "none"
+        yield _line(f"`{preset}`, {physics}", *cells, params["largest"][0], faults)
+
+
+def _mebibytes(nbytes: float) -> str:
+    return f"{nbytes / 2**20:,.0f} MiB"
+
+
+def _head(*cells: str) -> Iterator[str]:
+    yield _line(*cells)
+    yield _line(*["---"] * len(cells))
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+_TABLES: dict[str, Callable[[Sequence[Result]], Iterator[str]]] = {
+    "exchanged": _counted,
+    "predicted": _predicted,
+    "temporaries": _temporaries,
+}
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(page(PAGE.read_text(), load()))
+
+
+if __name__ == "__main__":
+    main()
