@@ -1,13 +1,16 @@
 """One loop for every episode: what is kept belongs to its step, and streams are told apart."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from toy_env import STEPS, ToyEnv
 
+from mjx_serl.envs.env import Env
 from mjx_serl.envs.observation import Observer
+from mjx_serl.training.collect import noisy_expert
 from mjx_serl.training.episodes import (
     EpisodeKeys,
     EpisodeResult,
@@ -81,3 +84,22 @@ def test_a_chunk_is_played_to_its_end_before_the_next_is_asked_for():
     np.testing.assert_array_equal(actions, want)
     assert STEPS % horizon  # the last chunk is cut short
     np.testing.assert_array_equal(result.returns, result.steps)
+
+
+def test_worlds_that_are_paused_after_their_end_change_nothing_that_counts(sparse: Env):
+    keys = episode_keys(KEY, episodes=6, steps=30)
+    act = noisy_expert(sparse, None)
+
+    def keep(step: EpisodeStep) -> Any:
+        return step.running, step.after.sim.time
+
+    def run(pause: bool) -> tuple[EpisodeResult, Any]:
+        play = partial(play_episodes, Observer(sparse), act, keep=keep, pause=pause)
+        return jax.device_get(jax.jit(play)(keys))
+
+    (plain, (running, _)), (paused, (_, time)) = run(False), run(True)
+    assert plain.success.any() and plain.steps.min() < 25
+    jax.tree.map(np.testing.assert_array_equal, plain, paused)
+    # Time passes in those that run, and in no other.
+    passed = np.diff(time, axis=0) > 0
+    np.testing.assert_array_equal(passed, running[1:])

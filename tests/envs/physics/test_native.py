@@ -154,3 +154,21 @@ def test_without_a_compiler_the_callback_serves(panda_scene: Scene, monkeypatch)
     with pytest.warns(RuntimeWarning, match="no C\\+\\+ compiler"):
         physics = build_native(panda_scene.model)
     assert isinstance(physics, CallbackPhysics)
+
+
+def test_a_world_that_is_paused_stays_and_the_others_go_on(
+    panda_scene: Scene, physics: NativePhysics
+):
+    qpos, ctrl = starts(panda_scene, 7)
+    running = jnp.arange(7) % 2 == 0
+    first, _ = jax.vmap(physics.reset)(qpos, jnp.zeros((7, physics.model.nv)))
+    step = jax.jit(jax.vmap(lambda c, u: physics.step(c, u, SUBSTEPS)))
+    some = jax.jit(jax.vmap(lambda c, u, r: physics.step_running(c, u, SUBSTEPS, r)))
+    all_of_them, paused = step(first, ctrl[0]), some(first, ctrl[0], running)
+    assert_same(*(jax.tree.map(lambda x: x[running], found) for found in (all_of_them, paused)))
+    still = np.ascontiguousarray(paused[0]).view(np.float64)[1::2]
+    begun = np.ascontiguousarray(first).view(np.float64)[1::2]
+    # The controls are written, and no time passes.
+    assert (still != begun).sum() <= still.shape[0] * ctrl.shape[-1]
+    assert (np.asarray(paused[1].time)[1::2] == 0.0).all() and (paused[1].qvel[1::2] == 0.0).all()
+    assert (np.asarray(all_of_them[1].time) > 0.0).all()

@@ -131,3 +131,19 @@ def test_warp_refuses_in_one_line(model: mujoco.MjModel):
     with pytest.raises(InputError, match="allowed: mjx, native") as error:
         MjxPhysics(model, impl="warp").varied(ENTRIES)
     assert "\n" not in str(error.value)
+
+
+def test_a_world_that_is_paused_keeps_its_values(model: mujoco.MjModel, values: jax.Array):
+    physics = NativePhysics(model).varied(ENTRIES)
+    start = jnp.broadcast_to(jnp.asarray(model.qpos0, jnp.float32), (WORLDS, model.nq))
+    qvel = jnp.zeros(model.nv).at[0].set(1.5)
+    first, _ = jax.vmap(physics.reset, (0, None, 0))(start, qvel, values)
+    ctrl, running = jnp.full((WORLDS, 1), -0.8), jnp.array([True, False, True])
+    plain, every = jax.vmap(lambda c, u: physics.step(c, u, SUBSTEPS))(first, ctrl)
+    carry, sim = jax.vmap(lambda c, u, r: physics.step_running(c, u, SUBSTEPS, r))(
+        first, ctrl, running
+    )
+    np.testing.assert_array_equal(carry.values, values)
+    np.testing.assert_array_equal(carry.carry[::2], plain.carry[::2])
+    np.testing.assert_array_equal(sim.qpos[::2], every.qpos[::2])
+    np.testing.assert_array_equal(sim.qpos[1], start[1])
