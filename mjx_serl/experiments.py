@@ -239,22 +239,27 @@ def flow_ppo() -> TrainConfig:
 
 @PRESETS.register("flow_ppo_pixels")
 def flow_ppo_pixels() -> TrainConfig:
-    """The flow policy from one 64 px camera and words: a small pi0, imitation, then PPO."""
+    """The flow policy from one 64 px camera and words: a small pi0, imitation, then PPO.
+
+    `python train.py --preset flow_ppo_pixels`; docs/vla.md. The net is openpi's graph for a CPU, all
+    of it learned from nothing; only its critic knows where cube and plate are.
+    """
     base = flow_ppo()
-    imitation = ImitationConfig(crop=2)
-    agent = dataclasses.replace(base.method.agent, net=VLAVelocityConfig(), imitation=imitation)
-    method = dataclasses.replace(
-        base.method, agent=agent, loop=ChunkLoopConfig(batch_size=64, rollout_chunks=10)
+    agent = dataclasses.replace(
+        base.method.agent,
+        net=VLAVelocityConfig(),
+        imitation=ImitationConfig(decay=2500, crop=2),
     )
+    loop = dataclasses.replace(base.method.loop, pretrain_updates=2500, batch_size=64)
     return dataclasses.replace(
         base,
         preset="flow_ppo_pixels",
         task="franka/put_cube_on_plate_instructed",
-        num_envs=64,
-        total_env_steps=200_000,
-        pixels=PixelConfig(cameras=("third",)),
+        total_env_steps=256_000,
+        pixels=PixelConfig(cameras=("third",), critic_obs=True),
         tokenizer=TokenizerConfig(name="words", slots=12),
-        method=method,
+        method=dataclasses.replace(base.method, agent=agent, loop=loop),
+        run=RunConfig(checkpoint_seconds=120.0),
     )
 
 
