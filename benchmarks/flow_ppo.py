@@ -2,13 +2,13 @@
 
     python -m benchmarks.flow_ppo --cases 50_demonstrations --seeds 0 1
 
-Runs of the preset flow_ppo: imitation of some demonstrations, evaluated without noise, then PPO; a
-row's figure is the final success on 256 held-out starts, its parameters say what imitation alone
-had reached on 256 others, and how many episodes of the last rollouts were solved, under noise. A
-run has so many minutes of two cores, counted in processor time. With `--arm` its bundle then moves
-the simulated arm under the bridge's governor, from the starts that the simulator's evaluation has
-too. Each row is filed once it is there, so that a stopped run goes on where it was; `--again`
-measures anew.
+Runs of the preset flow_ppo, or flow_ppo_pixels: imitation of some demonstrations, evaluated without
+noise, then PPO; a row's figure is the final success on 256 held-out starts, its parameters say what
+imitation alone had reached on 256 others, and how many episodes of the last rollouts were solved,
+under noise. A run has so many minutes of two cores, counted in processor time. With `--arm` its
+bundle then moves the simulated arm under the bridge's governor, from the starts that the
+simulator's evaluation has too. Each row is filed once it is there, so that a stopped run goes on
+where it was; `--again` measures anew.
 """
 
 import json
@@ -26,16 +26,24 @@ EPISODES = 256
 CHECKS = 40  # epochs between two: each plays as many steps as four of them
 ROLLOUTS = 10  # the last ones, of which success under noise is said
 GOAL = 3  # episodes of 100 by which an arm may do worse, as in benchmarks.bundles
+STATE, PIXELS = "--preset=flow_ppo", "--preset=flow_ppo_pixels"
 # Of 50 demonstrations imitation alone solves nearly all: little is left to PPO, who has to keep it.
 CASES: dict[str, tuple[str, ...]] = {
-    "50_demonstrations": ("--total-env-steps=64000",),
-    "5_demonstrations": ("--demos.count=5", "--total-env-steps=384000"),
+    "50_demonstrations": (STATE, "--total-env-steps=64000"),
+    "5_demonstrations": (STATE, "--demos.count=5", "--total-env-steps=384000"),
     "5_demonstrations_flow_noise": (
+        STATE,
         "--demos.count=5",
         "--total-env-steps=384000",
         "--agent.noise=flow_noise",
     ),
-    "pick_cube_paced": ("--task=franka/pick_cube_paced", "--demos.count=20"),
+    "pick_cube_paced": (STATE, "--task=franka/pick_cube_paced", "--demos.count=20"),
+    "put_cube_on_plate_paced": (
+        STATE,
+        "--task=franka/put_cube_on_plate_paced",
+        "--total-env-steps=64000",
+    ),
+    "pixels": (PIXELS,),  # give it `--minutes 60`
 }
 
 
@@ -80,7 +88,6 @@ def _train(
 ) -> None:
     command = [
         "train.py",
-        "--preset=flow_ppo",
         *CASES[case],
         f"--seed={seed}",
         f"--eval.check-episodes={EPISODES}",

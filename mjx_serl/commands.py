@@ -17,6 +17,7 @@ from mjx_serl.envs.task import describe_tasks
 from mjx_serl.experiments import PRESETS, default_preset, preset
 from mjx_serl.export.bundle import RunBundle
 from mjx_serl.learning.companion import LearnerCompanion
+from mjx_serl.nets.velocity import VELOCITY_NETS
 from mjx_serl.pilot.training import TrainingPilot
 from mjx_serl.platform import StartOptions, parse_start
 from mjx_serl.run.checkpoint import warn_line
@@ -45,7 +46,7 @@ from scenes.contract.plugins import load_plugins
 from scenes.contract.serialize import to_json
 
 # What a run starts from.
-STARTING = ("--preset", "--plugin", "--method", "--agent", "--seeds")
+STARTING = ("--preset", "--plugin", "--method", "--agent", "--agent.net", "--seeds")
 # What a run leaves beside its logs.
 OUTPUTS: tuple[Output, ...] = (RunEpisodes(), RunGrid(), RunVideo(), RunBundle())
 
@@ -88,7 +89,19 @@ def _with_learner(cfg: TrainConfig, start: StartOptions) -> TrainConfig:
     method: Any = cfg.method if start.method is None else METHODS[start.method]()
     if start.agent is not None:
         method = dataclasses.replace(method, agent=AGENTS[start.agent]())
+    if start.net is not None:
+        method = dataclasses.replace(method, agent=_with_net(method.agent, start.net))
     return dataclasses.replace(cfg, method=method, plugins=start.plugin)
+
+
+def _with_net(agent: Any, name: str) -> Any:
+    """The agent with another velocity net, at that net's own defaults."""
+    if not hasattr(agent, "net"):
+        raise InputError(
+            f"--agent.net {name} with agent '{AGENTS.name_of(type(agent))}', which has no net to "
+            "choose; allowed: with --agent flow_ppo"
+        )
+    return dataclasses.replace(agent, net=VELOCITY_NETS[name]())
 
 
 def _refuse_foreign(method: Any, words: Sequence[str]) -> None:
@@ -284,6 +297,7 @@ def _about() -> str:
         "--plugin MODULE imports a module of yours, which registers tasks, agents, robots, ...\n"
         f"--method NAME and --agent NAME pick another learner ({', '.join(METHODS)}; "
         f"{', '.join(AGENTS)}); its options are shown below with --help.\n"
+        f"--agent.net NAME picks the net of agent flow_ppo ({', '.join(VELOCITY_NETS)}).\n"
         f"\n{describe_tasks()}\n\n"
         "--seeds 0 1 2, or 0..2, trains with each, one after another, and prints a table;\n"
         "  with --together at the same time in one process. --resume FOLDER goes on with all.\n\n"

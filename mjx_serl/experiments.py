@@ -9,7 +9,7 @@ from mjx_serl.agents.agent import AgentConfig
 from mjx_serl.agents.bc import BCConfig
 from mjx_serl.agents.chunks import FlowNetConfig
 from mjx_serl.agents.dsrl import DSRLConfig
-from mjx_serl.agents.flow_ppo import FlowPPOConfig
+from mjx_serl.agents.flow_ppo import FlowPPOConfig, ImitationConfig
 from mjx_serl.agents.hybrid import HybridConfig
 from mjx_serl.agents.ppo import PPOConfig
 from mjx_serl.agents.qc import QCConfig
@@ -19,6 +19,7 @@ from mjx_serl.agents.sac import SACConfig
 from mjx_serl.config import EvalConfig, RunConfig, TrainConfig
 from mjx_serl.envs.appearance import LookConfig
 from mjx_serl.envs.observation import PixelConfig
+from mjx_serl.nets.velocity_vla import VLAVelocityConfig
 from mjx_serl.registry import Registry
 from mjx_serl.training.dagger import HGDAggerConfig
 from mjx_serl.training.demonstrations import DemoConfig
@@ -27,6 +28,7 @@ from mjx_serl.training.offline import OfflineConfig
 from mjx_serl.training.on_policy import OnPolicyConfig, OnPolicyLoopConfig
 from mjx_serl.training.on_policy_chunks import ChunkLoopConfig, OnPolicyChunksConfig
 from mjx_serl.training.pair import PairConfig
+from scenes.contract.language import TokenizerConfig
 from scenes.contract.names import require_fields
 
 PRESETS: Registry[Callable[[], TrainConfig]] = Registry("preset")
@@ -232,6 +234,32 @@ def flow_ppo() -> TrainConfig:
         total_env_steps=1_600_000,
         method=OnPolicyChunksConfig(agent=agent, loop=ChunkLoopConfig(rollout_chunks=10)),
         eval=EvalConfig(every_epochs=20, episodes=256, stop_at=0.97),
+    )
+
+
+@PRESETS.register("flow_ppo_pixels")
+def flow_ppo_pixels() -> TrainConfig:
+    """The flow policy from one 64 px camera and words: a small pi0, imitation, then PPO.
+
+    `python train.py --preset flow_ppo_pixels`; docs/vla.md. The net is openpi's graph for a CPU,
+    all of it learned from nothing; only its critic knows where cube and plate are.
+    """
+    base = flow_ppo()
+    agent = dataclasses.replace(
+        base.method.agent,
+        net=VLAVelocityConfig(),
+        imitation=ImitationConfig(decay=2500, crop=2),
+    )
+    loop = dataclasses.replace(base.method.loop, pretrain_updates=2500, batch_size=64)
+    return dataclasses.replace(
+        base,
+        preset="flow_ppo_pixels",
+        task="franka/put_cube_on_plate_instructed",
+        total_env_steps=256_000,
+        pixels=PixelConfig(cameras=("third",), critic_obs=True),
+        tokenizer=TokenizerConfig(name="words", slots=12),
+        method=dataclasses.replace(base.method, agent=agent, loop=loop),
+        run=RunConfig(checkpoint_seconds=120.0),
     )
 
 

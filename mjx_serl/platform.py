@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -107,6 +107,7 @@ class StartOptions:
         plugin: modules to import, which register what is yours; may be given several times.
         method: name of another way to train than the preset's.
         agent: name of another learner than the preset's.
+        net: name of another velocity net than that learner's, where it has one to choose.
     """
 
     preset: str | None = None
@@ -118,6 +119,7 @@ class StartOptions:
     plugin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     method: str | None = None
     agent: str | None = None
+    net: Annotated[str | None, tyro.conf.arg(name="agent.net")] = None
 
 
 def parse_start(argv: Sequence[str]) -> tuple[StartOptions, list[str]]:

@@ -30,6 +30,7 @@ from mjx_serl.data.demos import DemoContract, load_demos, save_demos
 from mjx_serl.envs.env import make_env
 from mjx_serl.envs.observation import Observer
 from mjx_serl.experiments import PRESETS
+from mjx_serl.nets.velocity_vla import VLAVelocityConfig
 from mjx_serl.platform import needs_mjx, parse_start, prepare_platform
 from mjx_serl.run import loop
 from mjx_serl.run.console import ConsoleHook
@@ -40,6 +41,7 @@ from mjx_serl.training.demonstrations import DemoConfig, RecordedDemos, demo_con
 from mjx_serl.training.off_policy import OffPolicyConfig
 from mjx_serl.types import Transition
 from scenes.contract.command_line import FAILED
+from scenes.contract.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 TASK = "franka/pick_cube"
@@ -302,6 +304,18 @@ def test_options_change_the_preset():
     demos = dataclasses.replace(want.method.demos, file=Path("x.npz"))
     method = dataclasses.replace(want.method, agent=agent, demos=demos)
     assert cfg == dataclasses.replace(want, method=method)
+
+
+def test_the_net_of_an_agent_may_be_another():
+    words = ["--preset", "flow_ppo", "--agent.net", "vla", "--agent.net.no-state-token"]
+    cfg, _ = parse_train(words)
+    assert cfg.method.agent.net == VLAVelocityConfig(state_token=False)
+    agent = dataclasses.replace(cfg.method.agent, net=PRESETS["flow_ppo"]().method.agent.net)
+    assert agent == PRESETS["flow_ppo"]().method.agent
+    with pytest.raises(InputError, match="agent 'sac', which has no net to choose; allowed: with"):
+        parse_train(["--agent.net=vla"])
+    with pytest.raises(KeyError, match="Unknown velocity net 'vl'"):
+        parse_train(["--preset", "flow_ppo", "--agent.net=vl"])
 
 
 def test_stop_at_may_be_said_without_its_part(tmp_path: Path):

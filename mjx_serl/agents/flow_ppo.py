@@ -1,10 +1,10 @@
 """A flow-matching policy of action chunks: imitation, then PPO through its random denoising.
 
 Imitation is flow matching (pi0, arXiv 2410.24164), PPO is pi_RL's (Flow-SDE and Flow-Noise,
-arXiv 2510.25889; formulas as RLinf has them: reference vla_and_real2sim.md 2.2 and 3). A choice is
-a chunk of actions, played to its end; its density is that of the random steps from noise to it
-(`nets.denoising`), of the entries that are played. Without noise the policy follows the ODE from
-the middle of the noise.
+arXiv 2510.25889; formulas as RLinf has them: reference vla_and_real2sim.md 2.2 and 3), or FPO's
+(reference next_capabilities.md A.8). A choice is a chunk of actions, played to its end; its density
+is that of the random steps from noise to it (`nets.denoising`), of the entries that are played.
+Without noise the policy follows the ODE from the middle of the noise.
 
 The velocity net is anything that `nets.velocity` knows. Parts of it that `trained` does not name
 stay as imitation left them. The value network reads the net's features of the observation, and what
@@ -37,7 +37,7 @@ from mjx_serl.agents.optimizer import (
 )
 from mjx_serl.nets import denoising
 from mjx_serl.nets.augment import crop_images
-from mjx_serl.nets.denoising import Chunk, Denoiser, FlowNoise, FlowSDE
+from mjx_serl.nets.denoising import FPO, Chunk, Denoiser, FlowNoise, FlowSDE
 from mjx_serl.nets.mlp import ComputeDtype
 from mjx_serl.nets.velocity import (
     VELOCITY_NETS,
@@ -55,12 +55,12 @@ from mjx_serl.types import (
     Transition,
 )
 from scenes.contract.errors import InputError
-from scenes.contract.ranges import check_ranges, ranged
-from scenes.contract.serialize import open_field
+from scenes.contract.ranges import check_ranges, ranged, require_number
+from scenes.contract.serialize import later_field, open_field
 from scenes.contract.specs import ActionSpec, ObsSpec
 
 LOG_PROB, VALUE = "log_prob", "value"  # what a choice leaves, beside `Denoiser.sample`'s
-NOISES = ("flow_sde", "flow_noise")
+NOISES = ("flow_sde", "flow_noise", "fpo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +95,13 @@ class FlowPPOConfig(AgentConfig):
         horizon: actions of a chunk that are played [control steps].
         steps: of denoising, K.
         noise: "flow_sde" makes one step of K random, by a given amount; "flow_noise" all, by an
-            amount that is learned between two bounds, for PPO alone.
+            amount that is learned between two bounds, for PPO alone; "fpo" none but the noise that
+            it starts from, and the loss of imitation stands for the density: give it a `clip_ratio`
+            of 0.05.
         noise_level: a of Flow-SDE: the first step's standard deviation [normalised actions].
         noise_range: bounds of Flow-Noise's standard deviations [normalised actions].
         noise_hidden: widths of the layers that tell them apart [units].
+        fpo_points: of each choice at which "fpo" asks how well the net fits it.
         imitation: the first part of learning.
         value_hidden: widths of the value network [units].
         value_detached: the value's loss does not train the net whose features it reads.
@@ -125,10 +128,11 @@ class FlowPPOConfig(AgentConfig):
     net: Any = open_field(VELOCITY_NETS, MLPVelocityConfig)
     horizon: int = ranged(5, least=1, most=100)
     steps: int = ranged(5, least=2, most=100)
-    noise: Literal["flow_sde", "flow_noise"] = "flow_sde"
+    noise: Literal["flow_sde", "flow_noise", "fpo"] = "flow_sde"
     noise_level: float = ranged(0.5, above=0, most=10)
     noise_range: tuple[float, float] = ranged((0.08, 0.16), above=0, most=10, filled=True)
     noise_hidden: tuple[int, ...] = ranged((128, 64), least=1, filled=True)
+    fpo_points: int = later_field(8)
     imitation: ImitationConfig = field(default_factory=ImitationConfig)
     value_hidden: tuple[int, ...] = ranged((256, 256), least=1, filled=True)
     value_detached: bool = True
@@ -158,13 +162,14 @@ class FlowPPOConfig(AgentConfig):
                 "learns nothing; allowed: above 0, for example 0.5"
             )
         check_ranges(self)
+        require_number("agent.fpo_points", self.fpo_points, least=1, most=100, whole=True)
         low, high = self.noise_range
         for wrong, said in (
             (self.noise not in NOISES, f"noise '{self.noise}', allowed: {', '.join(NOISES)}"),
             (low >= high, f"noise_range {low:g} {high:g}, allowed: a smaller and a larger number"),
             (
-                self.entropy_weight > 0 and self.noise == "flow_sde",
-                f"entropy_weight {self.entropy_weight:g} with noise flow_sde, whose noise is "
+                self.entropy_weight > 0 and self.noise != "flow_noise",
+                f"entropy_weight {self.entropy_weight:g} with noise {self.noise}, whose noise is "
                 "given; allowed: 0, or --agent.noise flow_noise",
             ),
         ):
@@ -510,6 +515,8 @@ class FlowPPO(ChunkAgent):
     def _denoiser(self) -> Denoiser:
         if self.cfg.noise == "flow_noise":
             return FlowNoise(self.cfg.steps)
+        if self.cfg.noise == "fpo":
+            return FPO(self.cfg.steps, self.cfg.fpo_points)
         return FlowSDE(self.cfg.steps, self.cfg.noise_level)
 
     @property

@@ -7,6 +7,9 @@ Time, mean and noise as in pi_RL and RLinf (reference vla_and_real2sim.md 3.1 to
                 x_next ~ N(x - d v - sigma_i^2 d / (2 t_i) (x + (1 - t_i) v), sigma_i^2 d)
     Flow-Noise  x_next ~ N(x - d v, std(x, t)^2), of a std that is learned
 
+    FPO         the ODE from drawn noise; for a log-density stands how well the field fits the
+                choice at stored points, as flow matching counts it (next_capabilities.md A.8)
+
 The whole Flow-SDE has the ODE's distributions at every t as d goes to 0. Here one step of K is
 random, another for each sample, and the others follow the ODE: the density of a choice is that of
 one step, which is recomputed at 1 / K of the cost.
@@ -30,8 +33,9 @@ Field: TypeAlias = Callable[[Chunk, Float[Array, " B"]], Chunk]
 Noted: TypeAlias = dict[str, Array]
 
 # What a random choice leaves for learning: the step that was random, what it led from and to; of
-# Flow-Noise every point on the way.
+# Flow-Noise every point on the way; of FPO points of flow matching, their times, what fits there.
 INDEX, FROM, TO, PATH = "index", "x_from", "x_to", "x_path"
+POINTS, TIMES, WANTED = "points", "times", "wanted"
 # openpi's times of flow matching, t ~ 0.999 Beta(1.5, 1) + 0.001: more of them noisy.
 BETA, LEAST_TIME = 1.5, 0.001
 
@@ -195,6 +199,44 @@ class FlowNoise:
         _, (density, entropy) = jax.lax.scan(step, None, xs)
         first = normal_log_density(path[0], jnp.zeros_like(path[0]), jnp.ones_like(path[0]))
         return (first + density.sum(axis=0)) / (self.steps + 1), entropy.mean(axis=0)
+
+
+@dataclass(frozen=True)
+class FPO:
+    """No step is random but the first noise, and no density is known.
+
+    The ratio of two policies is exp(mean_i(loss_i of the old - loss_i of the new)), loss_i being
+    the mean square error of flow matching at one of a choice's stored points: what stands for the
+    log-density of an entry is its share of - mean_i loss_i.
+
+    Attributes:
+        steps: K.
+        points: stored for each choice.
+    """
+
+    steps: int
+    points: int
+
+    def sample(self, field: Field, std: Field, x: Chunk, key: PRNGKey) -> tuple[Chunk, Noted]:
+        """Follow the field from x; the points are drawn as in imitation."""
+        del std
+        chunk = follow(field, x, self.steps)
+        keys = jax.random.split(key, self.points)
+        drawn = jax.vmap(noisy_point, (0, None), out_axes=1)(keys, chunk)
+        return chunk, dict(zip((POINTS, TIMES, WANTED), drawn, strict=True))
+
+    def log_density(self, field: Field, std: Field, noted: Noted) -> tuple[Chunk, Chunk]:
+        """What stands for it; there is no entropy either: zeros."""
+        del std
+
+        def step(total: Chunk, xs: tuple) -> tuple[Chunk, None]:
+            point, time, wanted = xs
+            return total + jnp.square(field(point, time) - wanted), None
+
+        xs = tuple(jnp.moveaxis(noted[name], 1, 0) for name in (POINTS, TIMES, WANTED))
+        nothing = jnp.zeros_like(xs[0][0])
+        error, _ = jax.lax.scan(step, nothing, xs)
+        return -error / (self.points * np.prod(error.shape[1:])), nothing
 
 
 def bounded_std(out: Chunk, low: float, high: float) -> Chunk:

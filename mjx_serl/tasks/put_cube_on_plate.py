@@ -18,6 +18,7 @@ from mjx_serl.tasks.experts import Carry
 from mjx_serl.tasks.pick_cube import OBS, PickCube, PickCubeConfig, PickState
 from mjx_serl.types import PRNGKey
 from scenes.build import Scene
+from scenes.contract.policy_contract import Pace
 from scenes.contract.robot import RobotSpec
 from scenes.contract.specs import CameraSpec, ObsField, ObsSpec
 from scenes.layouts import wrist_camera
@@ -193,6 +194,11 @@ PUT = PutCubeOnPlateConfig(
     control=ControlConfig(rate=10.0, inner_rate=40.0, scale=0.1, turn_scale=0.1),
 )
 
+# As a bridge will run it: their step is four times as long as a governor lets an arm go in 0.1 s.
+PUT_PACED = dataclasses.replace(
+    PUT, control=dataclasses.replace(PUT.control, scale=0.025, pace=Pace()), episode_steps=150
+)
+
 # The first is theirs, which they never vary; the others are ours.
 SAID = Instructions(
     train=(
@@ -216,3 +222,7 @@ SAID = Instructions(
 TASKS.register("franka/put_cube_on_plate")(PUT)
 TASKS.register("franka/put_cube_on_plate_released")(dataclasses.replace(PUT, released=True))
 TASKS.register("franka/put_cube_on_plate_instructed")(dataclasses.replace(PUT, instructions=SAID))
+TASKS.register("franka/put_cube_on_plate_paced")(PUT_PACED)
+TASKS.register("franka/put_cube_on_plate_paced_instructed")(
+    dataclasses.replace(PUT_PACED, instructions=SAID)
+)

@@ -293,13 +293,13 @@ class OnPolicyChunks(RolloutTrainer):
         state, obs, chosen = self._jit_choose(state)
 
         def step(carry: tuple, xs: tuple) -> tuple[tuple, ChunkSteps]:
-            worlds, steps = self._jit_advance(carry[0], *xs)
-            return (self.vec_env.draw(worlds[0]), worlds[1]), steps
+            return self._jit_advance(carry[0], *xs)
 
         plain = one_by_one(chosen.replace(extras={}))
         wait = jnp.arange(self.horizon) < self.horizon - 1
         start = (state.worlds, state.worlds.envs)
         (worlds, last), steps = scan(step, start, (plain, wait), traceable=self.traceable)
+        worlds = self.vec_env.draw(worlds)  # once: what comes between two choices nobody sees
         one, cut = steps.as_one(obs, chosen), self.cut_value(before, last)
         return state.replace(worlds=worlds, data=state.data.after(steps)), Played(one, cut)
 

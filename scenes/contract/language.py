@@ -6,6 +6,8 @@ simulator. They fill `slots` places, the rest of which is `PAD`, so that a mask 
 
 import dataclasses
 import hashlib
+import re
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +57,9 @@ class TokenizerConfig:
     """How words become numbers.
 
     Attributes:
-        name: bytes (UTF-8, no file needed) or sentencepiece (a file of that library, such as
-            PaliGemma's, which openpi's policies read).
+        name: bytes (UTF-8, no file needed), words (a number for each, no file needed) or
+            sentencepiece (a file of that library, such as PaliGemma's, which openpi's policies
+            read).
         slots: numbers of an instruction; a longer one is refused, a shorter one is filled up.
         model: file of the tokenizer, where it has one.
         digest: sha256 of that file when the run began, which the run fills in; one that has changed
@@ -210,6 +213,34 @@ def _bytes(slots: int, model: bytes) -> Tokenizer:
     if model:
         raise InputError("Tokenizer 'bytes' with a file, allowed: without --tokenizer.model")
     return ByteTokenizer(slots)
+
+
+@dataclass(frozen=True)
+class WordTokenizer:
+    """A number for each word by its checksum, and one for the end: few numbers, and no file.
+
+    Capitals and punctuation do not count. Of many words two may share a number; a word that nobody
+    trained with has a number that says nothing.
+    """
+
+    slots: int
+    vocab_size: int = 512
+
+    def encode(self, text: str) -> list[int]:
+        """Return the words and the end."""
+        return [*self.begin(text), 1]
+
+    def begin(self, text: str) -> list[int]:
+        """Return the words alone."""
+        words = re.findall(r"\w+", text.lower())
+        return [2 + zlib.crc32(word.encode()) % (self.vocab_size - 2) for word in words]
+
+
+@TOKENIZERS.register("words")
+def _words(slots: int, model: bytes) -> Tokenizer:
+    if model:
+        raise InputError("Tokenizer 'words' with a file, allowed: without --tokenizer.model")
+    return WordTokenizer(slots)
 
 
 class SentencePieceTokenizer:

@@ -69,7 +69,8 @@ PLAIN = FlowPPOConfig(
 )
 SMALL = dataclasses.replace(PLAIN, net=LinearConfig())
 NOISY = dataclasses.replace(SMALL, noise="flow_noise", noise_hidden=(8,))
-CONFIGS = {"mlp": PLAIN, "flow_sde": SMALL, "flow_noise": NOISY}
+UNKNOWN = dataclasses.replace(SMALL, noise="fpo", fpo_points=2)
+CONFIGS = {"mlp": PLAIN, "flow_sde": SMALL, "flow_noise": NOISY, "fpo": UNKNOWN}
 
 
 def learner(config: FlowPPOConfig = SMALL) -> tuple[FlowPPO, FlowPPOState]:
@@ -317,7 +318,8 @@ def test_actions_are_scaled_by_what_was_shown() -> None:
     ("changes", "said"),
     [
         ({"noise_level": 0.0}, "noise_level 0: without noise a chunk has no density"),
-        ({"noise": "none"}, "noise 'none', allowed: flow_sde, flow_noise"),
+        ({"noise": "none"}, "noise 'none', allowed: flow_sde, flow_noise, fpo"),
+        ({"noise": "fpo", "fpo_points": 0}, "agent.fpo_points 0, allowed: 1 to 100"),
         ({"entropy_weight": 0.1}, "entropy_weight 0.1 with noise flow_sde"),
         ({"noise_range": (0.2, 0.1)}, "noise_range 0.2 0.1, allowed: a smaller and a larger"),
         ({"clip_ratio": 1.0}, "clip_ratio 1.0, allowed: above 0, below 1"),

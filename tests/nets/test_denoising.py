@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mjx_serl.nets import denoising
-from mjx_serl.nets.denoising import FROM, INDEX, TO, FlowNoise, FlowSDE
+from mjx_serl.nets.denoising import FPO, FROM, INDEX, TO, FlowNoise, FlowSDE
 
 MEAN, STD = 0.7, 0.2
 SAMPLES = 40_000
@@ -124,6 +124,27 @@ def test_flow_noise_tells_the_mean_density_of_its_whole_way() -> None:
         wide.append(np.log(std) + 0.5 * np.log(2 * np.pi * np.e))
     np.testing.assert_allclose(density, np.mean(terms, axis=0), atol=1e-4)
     np.testing.assert_allclose(entropy, np.mean(wide, axis=0), atol=1e-5)
+
+
+def test_fpo_tells_how_much_better_another_field_fits_the_choice() -> None:
+    """Fields of constants, so that the ratio is known: exp of the mean difference of the losses."""
+
+    def constant(value: float) -> Any:
+        return lambda x, time: jnp.full_like(x, value)
+
+    fpo = FPO(4, 2)
+    start = jax.random.normal(jax.random.key(2), (3, 1, 2))
+    end, noted = fpo.sample(constant(0.5), no_std, start, jax.random.key(3))
+    # Four Euler steps of a fourth of it.
+    np.testing.assert_allclose(end, start - 0.5, atol=1e-6)
+    at = np.asarray(noted["times"])[..., None, None]
+    assert at.shape == (3, 2, 1, 1) and len(np.unique(at)) == 6
+    both = np.repeat(np.asarray(end)[:, None], 2, axis=1)
+    np.testing.assert_allclose(noted["points"] - at * noted["wanted"], both, atol=1e-5)
+    old, new = (fpo.log_density(constant(v), no_std, noted)[0].sum((1, 2)) for v in (0.5, 0.7))
+    # Over 2 points and 2 entries, mean((0.5 - w)^2 - (0.7 - w)^2) = 0.4 mean(w) - 0.24.
+    gain = 0.4 * np.asarray(noted["wanted"]).mean(axis=(1, 2, 3)) - 0.24
+    np.testing.assert_allclose(new - old, gain, atol=1e-5)
 
 
 def test_times_of_imitation_are_openpis() -> None:

@@ -16,13 +16,14 @@ from mjx_serl.envs.task import TASKS
 from mjx_serl.training.collect import demonstrate
 
 NAMES = ["franka/put_cube_on_plate", "franka/put_cube_on_plate_released"]
-# The expert needs no more of the 100 control steps, and each costs as much.
-EPISODES, STEPS = 40, 60
+PACED = "franka/put_cube_on_plate_paced"
+# The expert needs no more of the 100 control steps, paced of the 150, and each costs as much.
+EPISODES, STEPS = 40, {PACED: 100}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, PACED])
 def test_the_expert_puts_it_there_in_90_percent_of_noisy_episodes(name: str):
-    factory: Any = dataclasses.replace(TASKS[name], episode_steps=STEPS)
+    factory: Any = dataclasses.replace(TASKS[name], episode_steps=STEPS.get(name, 60))
     env = build_env(factory, name=name, physics="native")
     rows, solved = jax.jit(partial(demonstrate, Observer(env), episodes=EPISODES))(
         jax.random.key(7)

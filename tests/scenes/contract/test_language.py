@@ -23,6 +23,17 @@ from scenes.contract.language import (
 from scenes.contract.serialize import digest, from_json, to_json
 
 
+def test_a_word_is_its_checksum():
+    """CRC-32's check value is that of 123456789: 0xCBF43926, of which 510 leaves 32."""
+    tokenizer = TokenizerConfig(name="words", slots=6).build()
+    ids = tokens_of(tokenizer, "Put, put 123456789!")
+    assert ids[0] == ids[1] and list(ids[2:]) == [34, 1, PAD, PAD]
+    with pytest.raises(InputError, match="takes 7 numbers, allowed: 6"):
+        tokens_of(tokenizer, "a b c d e f")
+    with pytest.raises(InputError, match="'words' with a file"):
+        TOKENIZERS["words"](6, b"model")
+
+
 def test_a_text_is_its_bytes_an_end_and_nothing():
     tokenizer = TokenizerConfig(slots=8).build()
     # ByT5's numbers: three before the bytes, of which 1 is the end.
