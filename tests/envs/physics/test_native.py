@@ -163,7 +163,7 @@ def test_a_world_that_is_paused_stays_and_the_others_go_on(
     running = jnp.arange(7) % 2 == 0
     first, _ = jax.vmap(physics.reset)(qpos, jnp.zeros((7, physics.model.nv)))
     step = jax.jit(jax.vmap(lambda c, u: physics.step(c, u, SUBSTEPS)))
-    some = jax.jit(jax.vmap(lambda c, u, r: physics.step_running(c, u, SUBSTEPS, r)))
+    some = jax.jit(jax.vmap(lambda c, u, r: physics.step(c, u, SUBSTEPS, r)))
     all_of_them, paused = step(first, ctrl[0]), some(first, ctrl[0], running)
     assert_same(*(jax.tree.map(lambda x: x[running], found) for found in (all_of_them, paused)))
     still = np.ascontiguousarray(paused[0]).view(np.float64)[1::2]

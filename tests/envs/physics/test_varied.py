@@ -140,9 +140,7 @@ def test_a_world_that_is_paused_keeps_its_values(model: mujoco.MjModel, values: 
     first, _ = jax.vmap(physics.reset, (0, None, 0))(start, qvel, values)
     ctrl, running = jnp.full((WORLDS, 1), -0.8), jnp.array([True, False, True])
     plain, every = jax.vmap(lambda c, u: physics.step(c, u, SUBSTEPS))(first, ctrl)
-    carry, sim = jax.vmap(lambda c, u, r: physics.step_running(c, u, SUBSTEPS, r))(
-        first, ctrl, running
-    )
+    carry, sim = jax.vmap(lambda c, u, r: physics.step(c, u, SUBSTEPS, r))(first, ctrl, running)
     np.testing.assert_array_equal(carry.values, values)
     np.testing.assert_array_equal(carry.carry[::2], plain.carry[::2])
     np.testing.assert_array_equal(sim.qpos[::2], every.qpos[::2])
