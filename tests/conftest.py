@@ -105,6 +105,15 @@ def give_back_freed() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def short_programs() -> Iterator[None]:
+    """Draw random numbers by a call, so that there is less to compile."""
+    from short_programs import random_by_call
+
+    with random_by_call():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def optimised_backgrounds() -> Iterator[None]:
     """Compile what draws a background as users do: unoptimised it takes seven seconds, not one."""
     import jax

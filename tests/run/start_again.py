@@ -58,13 +58,16 @@ def main() -> None:
     prepare_platform(cache_dir=TRAIN.parent / ".cache" / "jax")
     for name in IMPORTED:
         importlib.import_module(name)
+    # As the suite does, whose compiled programs it finds.
+    from short_programs import random_by_call
 
-    for number, line in enumerate(sys.stdin):
-        child = os.fork()
-        if child == 0:
-            become_train_py(json.loads(line), f"start_{number}.txt")
-        say(child)
-        say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    with random_by_call():
+        for number, line in enumerate(sys.stdin):
+            child = os.fork()
+            if child == 0:
+                become_train_py(json.loads(line), f"start_{number}.txt")
+            say(child)
+            say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 if __name__ == "__main__":

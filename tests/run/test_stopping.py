@@ -334,7 +334,7 @@ class Starter:
 
     def __init__(self, folder: Path) -> None:
         command = [sys.executable, str(Path(__file__).with_name("start_again.py"))]
-        pipe, env = subprocess.PIPE, os.environ | {"PYTHONPATH": str(ROOT)}
+        pipe, env = subprocess.PIPE, os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
         self.parent = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, text=True, env=env, cwd=folder
         )

@@ -19,6 +19,7 @@ import jax.numpy as jnp  # noqa: E402
 import mujoco  # noqa: E402
 import numpy as np  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
+from short_programs import random_by_call  # noqa: E402
 from toy_env import ToyEnv  # noqa: E402
 
 from benchmarks.collectives import collectives_of  # noqa: E402
@@ -283,12 +284,13 @@ def physics() -> float:
 
 if __name__ == "__main__":
     assert jax.device_count() == 2 and dataclasses.is_dataclass(Sharded)
-    found = {
-        "off_policy": trained(OFF_POLICY, check=True),
-        "on_policy": trained(ON_POLICY, check=False),
-        "chunks": trained(CHUNKS, check=False),
-        "parity": parity(),
-        "counts": counts(),
-        "physics": physics(),
-    }
+    with random_by_call():
+        found = {
+            "off_policy": trained(OFF_POLICY, check=True),
+            "on_policy": trained(ON_POLICY, check=False),
+            "chunks": trained(CHUNKS, check=False),
+            "parity": parity(),
+            "counts": counts(),
+            "physics": physics(),
+        }
     sys.stdout.write(json.dumps(found))
