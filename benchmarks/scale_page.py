@@ -65,18 +65,25 @@ def _temporaries(results: Sequence[Result]) -> Iterator[str]:
     """What epochs want beside their state."""
     head = ("preset, physics", "state", "fused", "unfused", "XLA, for a CPU")
     yield from _head(*head, "largest array that is computed", "faults")
-    for row in results:
-        if row.question != gpu_ready.QUESTION or not row.name.endswith(_WORLDS):
-            continue
-        preset, physics = row.name.removesuffix(_WORLDS).split(", ")
+    for (physics, preset), row in sorted(_lowered(results).items()):
+        name, params = f"`{preset}`, {physics}", row.params
         if row.value is None:
-            yield _line(f"`{preset}`, {physics}", "-", "-", "-", "-", "-", row.params["reason"])
+            yield _line(name, *["-"] * 5, params["reason"])
             continue
-        params, sizes = row.params, [row.params["state_bytes"], row.params["fused_bytes"]]
-        cells = [*map(_mebibytes, [*sizes, row.value])]
-        cells.append(_mebibytes(params["cpu_bytes"]) if "cpu_bytes" in params else "")
+        sizes = [params["state_bytes"], params["fused_bytes"], row.value]
+        on_cpu = _mebibytes(params["cpu_bytes"]) if "cpu_bytes" in params else ""
         faults = ", ".join(params["faults"]) or "none"
-        yield _line(f"`{preset}`, {physics}", *cells, params["largest"][0], faults)
+        yield _line(name, *map(_mebibytes, sizes), on_cpu, params["largest"][0], faults)
+
+
+def _lowered(results: Sequence[Result]) -> dict[tuple[str, str], Result]:
+    """Rows of a GPU's number of worlds, by their physics and preset."""
+    found = {}
+    for row in results:
+        if row.question == gpu_ready.QUESTION and row.name.endswith(_WORLDS):
+            preset, physics = row.name.removesuffix(_WORLDS).split(", ")
+            found[physics, preset] = row
+    return found
 
 
 def _mebibytes(nbytes: float) -> str:

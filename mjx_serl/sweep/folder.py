@@ -249,6 +249,8 @@ class Sweep:
     def title(self) -> str:
         """How many runs in which folder."""
         variants, seeds = len(self.spec.variants), len(self.spec.seeds)
+        if self.spec.search is not None:
+            return f"{self.spec.search.trials} trials x {seeds} seeds in {self.path}"
         return f"{len(self.runs)} runs in {self.path}: {variants} variants x {seeds} seeds"
 
     def command(self, *words: str) -> str:

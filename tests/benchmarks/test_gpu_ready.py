@@ -20,7 +20,11 @@ def task() -> Iterator[str]:
 
 
 def small(preset: str, task: str) -> TrainConfig:
-    return dataclasses.replace(PRESETS[preset](), task=task, num_envs=4)
+    """A preset in four worlds of the toy; where it wants a task by turns or cameras, of its own."""
+    cfg = dataclasses.replace(PRESETS[preset](), num_envs=4)
+    if cfg.pixels.cameras:
+        return dataclasses.replace(cfg, pixels=dataclasses.replace(cfg.pixels, splats=100))
+    return cfg if preset == "reset_free" else dataclasses.replace(cfg, task=task)
 
 
 @pytest.mark.slow
@@ -29,7 +33,8 @@ def small(preset: str, task: str) -> TrainConfig:
     [
         ("laptop", "mjx"),
         *((name, "warp") for name in ("laptop", "qc_rlpd", "residual", "dsrl", "expo", "hybrid")),
-        *((name, "warp") for name in ("bc", "hg_dagger", "ppo")),
+        *((name, "warp") for name in ("qc", "bc", "hg_dagger", "ppo", "flow_ppo")),
+        *((name, "warp") for name in ("vice", "reset_free")),
     ],
 )
 def test_an_epoch_is_what_a_gpu_can_run(preset, physics, task):
@@ -37,6 +42,7 @@ def test_an_epoch_is_what_a_gpu_can_run(preset, physics, task):
     found = cuda_module(cfg.build(cfg.build_observer()))
     assert found.faults == []
     assert found.donated > 10 and found.largest[0][0] > 1000
+    assert 0 < found.fused_bytes <= found.unfused_bytes and found.state_bytes > 1000
 
 
 def test_what_only_a_cpu_can_run_is_named(task):
