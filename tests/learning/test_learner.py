@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from browser import wait_until
 from tiny_bundle import tiny_config
+from whole_runs import Whole, reusing, train_whole
 
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.config import ActorsConfig
@@ -126,16 +127,34 @@ def last_state(run: Run) -> Any:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run that nothing has interrupted."""
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """A run that nothing has interrupted, and what it was trained with."""
     root = tmp_path_factory.mktemp("whole")
     run = build_run(root)
     with arm(run, root):
-        assert run.train() is not None
-    return run
+        straight = train_whole(run)
+    assert straight.summary is not None
+    return straight
+
+
+@pytest.fixture(scope="module")
+def whole(straight: Whole) -> Run:
+    """The run."""
+    return straight.run
+
+
+@pytest.fixture
+def programs(straight: Whole) -> Iterator[None]:
+    """Its programs are those of the others, which are of the same numbers.
+
+    That another process makes the same is shown in tests/run/test_stopping.py, by kill -9.
+    """
+    with reusing(straight):
+        yield
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize("saves", [True, False])
 def test_killed_twice_it_has_the_same_rings_and_parameters(
     whole: Run, tmp_path: Path, saves: bool
@@ -159,6 +178,7 @@ def test_killed_twice_it_has_the_same_rings_and_parameters(
         np.testing.assert_array_equal(np.asarray(x), np.asarray(y), err_msg=str(path))
 
 
+@pytest.mark.usefixtures("programs")
 def test_what_came_since_the_checkpoint_that_it_went_on_from_is_not_called_saved(
     tmp_path: Path,
 ) -> None:
@@ -196,6 +216,7 @@ def test_all_that_came_is_stored_once_and_what_a_person_did_is_known(whole: Run)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("programs")
 def test_the_simulated_arm_teaches_it(tmp_path: Path) -> None:
     """Learner, link, bridge and simulated arm together, as `learn.py` and `deploy.py` are."""
     run, summaries = build_run(tmp_path), []

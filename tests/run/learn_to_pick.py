@@ -1,6 +1,7 @@
 """Train the laptop preset for a quarter of its time: `learn_to_pick.py FOLDER`.
 
-Prints one JSON line with the success rate before and after.
+Prints one JSON line with the success rate before and after. Random numbers are drawn as the suite
+draws them, which leaves them as they are.
 """
 
 import dataclasses
@@ -17,6 +18,9 @@ if __name__ == "__main__":
     from mjx_serl.experiments import preset
     from mjx_serl.run.folder import RunFolder
     from mjx_serl.run.loop import Run
+
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from short_programs import random_by_call
 
     root = Path(sys.argv[1])
     cfg = preset("laptop", total_env_steps=2000)
@@ -36,6 +40,7 @@ if __name__ == "__main__":
         return state, programs
 
     run._prepare = prepared
-    summary = run.train()
+    with random_by_call():
+        summary = run.train()
     assert summary is not None
     sys.stdout.write(json.dumps({"before": rates[0], "after": summary.success_rate}) + "\n")
