@@ -37,7 +37,12 @@ CASES: dict[str, tuple[str, ...]] = {
         "--total-env-steps=384000",
         "--agent.noise=flow_noise",
     ),
-    "pick_cube_paced": (STATE, "--task=franka/pick_cube_paced", "--demos.count=20"),
+    "pick_cube_paced": (
+        STATE,
+        "--task=franka/pick_cube_paced",
+        "--demos.count=20",
+        "--total-env-steps=64000",
+    ),
     "put_cube_on_plate_paced": (
         STATE,
         "--task=franka/put_cube_on_plate_paced",

@@ -2,7 +2,8 @@
 
 Renders the task in many looks and learns to tell what its simulator knows from the pictures. A
 run takes it as `--pixels.frozen OUT.npz`. With `--from-serl resnet10_params.pkl` nothing is
-trained: OUT.npz is the ResNet-10 of SERL's file.
+trained: OUT.npz is the ResNet-10 of SERL's file. With `--vla` a whole net of `--agent.net vla` is
+taught to see, which a run begins with: `--init OUT`.
 """
 
 import sys
@@ -24,10 +25,12 @@ def run(prog: str | None = None) -> int:
 
     def main() -> int:
         cfg = tyro.cli(pretrain_run.PretrainRun, prog=prog, description=about)
-        if cfg.from_serl is None:
-            pretrain_run.run(cfg)
-        else:
+        if cfg.from_serl is not None:
             pretrain_run.convert(cfg, cfg.from_serl)
+        elif cfg.vla:
+            pretrain_run.teach(cfg)
+        else:
+            pretrain_run.run(cfg)
         return 0
 
     return guarded(main)

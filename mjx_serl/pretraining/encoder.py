@@ -5,7 +5,7 @@ encoder turns pictures into features when they are collected, and the learner ne
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import jax
@@ -23,6 +23,7 @@ from mjx_serl.training.collect import demonstrate, rollout
 from mjx_serl.training.policies import random_policy
 from mjx_serl.types import Obs, PRNGKey, PyTree
 from scenes.contract.errors import InputError
+from scenes.contract.language import INSTRUCTION
 from scenes.contract.ranges import ranged
 
 # Noise on the expert's steps [m]: from its own track to one that mostly wanders.
@@ -38,6 +39,7 @@ class PretrainConfig:
             many of random actions.
         episodes: worlds side by side.
         updates: optimiser steps.
+        every: steps between two that are kept: with more, as much memory holds more episodes.
         batch_size: pictures of each camera per update.
         lr: Adam's step size, which falls to zero along a cosine [1/update].
         encoder: of each camera.
@@ -47,6 +49,7 @@ class PretrainConfig:
     rounds: int = ranged(6, least=1)
     episodes: int = ranged(64, least=1)
     updates: int = ranged(10_000, least=1)
+    every: int = ranged(1, least=1)
     batch_size: int = ranged(128, least=1)
     lr: float = ranged(1e-3, above=0)
     encoder: EncoderConfig = dataclasses.field(
@@ -62,10 +65,12 @@ class Examples:
     Attributes:
         pictures: of every camera by name.
         targets: what there was to know, in units of the targets' scales.
+        words: what the worlds were told; None where they are told nothing.
     """
 
     pictures: dict[str, UInt8[Array, "M H W 3"]]
     targets: Float[Array, "M T"]
+    words: Int[Array, "M L"] | None = None
 
 
 def reader_spec(config: PretrainConfig, observer: Observer) -> ReaderSpec:
@@ -106,7 +111,8 @@ def collect_rounds(
             parts.append(demonstrate(observer, k, episodes=config.episodes, noise=noise)[0].obs)
         k_start, k_run = jax.random.split(jax.random.fold_in(key, len(NOISES)))
         parts.append(rollout(wander, policy, wander.reset(k_start), k_run, steps)[1].obs)
-        joined = [_examples(spec, obs) for obs in parts]
+        kept = [jax.tree.map(lambda x: x[:: config.every], obs) for obs in parts]
+        joined = [_examples(spec, obs) for obs in kept]
         return jax.tree.map(lambda *xs: jnp.concatenate(xs), *joined)
 
     for i in range(config.rounds):
@@ -119,6 +125,7 @@ def _examples(spec: ReaderSpec, obs: Obs) -> Examples:
     return Examples(
         pictures={camera: flat[camera] for camera in spec.cameras},
         targets=jnp.concatenate([flat[name] / scale for name, _, scale in spec.targets], axis=-1),
+        words=flat.get(INSTRUCTION),
     )
 
 
@@ -145,13 +152,18 @@ def reader_fit(config: PretrainConfig, spec: ReaderSpec) -> tuple[Init, Fit]:
     return make_fit(init, loss, optimizer, draw)
 
 
-def errors(spec: ReaderSpec, params: PyTree, examples: Examples) -> dict[str, Float[Array, " M"]]:
+def estimate(spec: ReaderSpec, params: PyTree, examples: Examples) -> Float[Array, "M T"]:
+    """Return what a reader tells, in units of the targets' scales."""
+    return spec.apply(params, examples.pictures)[:, spec.hidden :]
+
+
+def errors(
+    spec: ReaderSpec, tell: Callable[[Examples], Float[Array, "M T"]], examples: Examples
+) -> dict[str, Float[Array, " M"]]:
     """Return the distance between estimate and truth of each target, in the target's own unit."""
     found, start = [], 0
-    estimate = jax.jit(spec.apply)
     for first in range(0, examples.targets.shape[0], 512):
-        part = {name: x[first : first + 512] for name, x in examples.pictures.items()}
-        found.append(estimate(params, part)[:, spec.hidden :])
+        found.append(tell(jax.tree.map(lambda x, i=first: x[i : i + 512], examples)))
     missed = jnp.concatenate(found) - examples.targets
     result = {}
     for name, length, scale in spec.targets:

@@ -10,23 +10,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from jaxtyping import Array, Float
 
 from mjx_serl.envs.appearance import LookConfig
 from mjx_serl.envs.env import make_env
 from mjx_serl.envs.observation import Observer, PixelConfig
 from mjx_serl.nets.frozen import FrozenEncoder, ReaderSpec, save_encoder, save_resnet10
 from mjx_serl.nets.resnet10 import read_serl_file
+from mjx_serl.nets.velocity_vla import VLAVelocityConfig
 from mjx_serl.pretraining.encoder import (
     Examples,
     PretrainConfig,
     collect_rounds,
     errors,
+    estimate,
     reader_fit,
     reader_spec,
 )
-from mjx_serl.pretraining.fit import CHUNK, run_fit
+from mjx_serl.pretraining.eyes import NET, eyes_fit, net_of, told
+from mjx_serl.pretraining.fit import CHUNK, Fit, Init, run_fit
+from mjx_serl.run.openpi_checkpoint import save_openpi
 from mjx_serl.types import PyTree
+from scenes.contract.language import BYTES, TokenizerConfig
 from scenes.contract.ranges import MOST_SEED, check_ranges, ranged
+
+# Parameters and examples to what is told of them.
+Estimate = Callable[[PyTree, Examples], Float[Array, "M T"]]
 
 # A camera that may be turned by 1 deg cannot tell where a cube 1.3 m away is to 2 cm.
 LOOKS = LookConfig(
@@ -47,6 +56,9 @@ class PretrainRun:
         from_serl: SERL's resnet10_params.pkl, whose weights are written to `out` in place of
             training any; a run takes them as another trunk (`--pixels.readout`). It is read as
             plain arrays: no name in it is called.
+        vla: teach a whole net of `agent.net vla` to see (`mjx_serl.pretraining.eyes`), in the sizes
+            that a run on this task gives it; `out` is then a folder, which a run takes as `--init`.
+        tokenizer: of what worlds are told, where the task has instructions; as in the run.
     """
 
     out: tyro.conf.Positional[Path]
@@ -57,6 +69,8 @@ class PretrainRun:
     )
     train: PretrainConfig = dataclasses.field(default_factory=PretrainConfig)
     from_serl: Path | None = None
+    vla: bool = False
+    tokenizer: TokenizerConfig = BYTES
 
 
 def run(cfg: PretrainRun) -> FrozenEncoder:
@@ -65,19 +79,39 @@ def run(cfg: PretrainRun) -> FrozenEncoder:
     Raises FileExistsError where the file is there; ValueError for a number out of range, and what
     `PixelConfig.build` raises.
     """
-    check_ranges(cfg)
-    _require_absent(cfg.out)
     say = partial(say_since, time.monotonic())
-    observer = cfg.pixels.build(make_env(cfg.task, max_worlds=cfg.train.episodes))
-    spec = reader_spec(cfg.train, observer)
-    say(f"{cfg.task}: {' and '.join(spec.cameras)} at {spec.size} px")
+    spec, observer = _prepare(cfg, say)
     data, test = _collect(cfg, spec, observer, say)
-    params = _fit(cfg, spec, data, test, say)
+    tell = jax.jit(partial(estimate, spec))
+    params = _fit(cfg, spec, reader_fit(cfg.train, spec), tell, data, test, say)
     encoder = FrozenEncoder(spec, params)
     note = {"task": cfg.task, "seed": cfg.seed, "train": dataclasses.asdict(cfg.train)}
     save_encoder(cfg.out, spec, params, note=note)
     say(f"{cfg.out}: {cfg.out.stat().st_size / 1e3:.0f} kB")
     return encoder
+
+
+def teach(cfg: PretrainRun) -> None:
+    """Teach a net to see and write it as a checkpoint in openpi's layout; errors as of `run`."""
+    say = partial(say_since, time.monotonic())
+    spec, observer = _prepare(cfg, say)
+    net = net_of(VLAVelocityConfig(), observer)
+    data, test = _collect(cfg, spec, observer, say)
+    tell = jax.jit(partial(told, net))
+    params = _fit(cfg, spec, eyes_fit(cfg.train, spec, net), tell, data, test, say)
+    save_openpi(cfg.out, params[NET])
+    say(f"{cfg.out}: take it as --init {cfg.out}")
+
+
+def _prepare(cfg: PretrainRun, say: Callable[[str], None]) -> tuple[ReaderSpec, Observer]:
+    """What is to be told, and what sees it."""
+    check_ranges(cfg)
+    _require_absent(cfg.out)
+    env = make_env(cfg.task, max_worlds=cfg.train.episodes, tokenizer=cfg.tokenizer)
+    observer = cfg.pixels.build(env)
+    spec = reader_spec(cfg.train, observer)
+    say(f"{cfg.task}: {' and '.join(spec.cameras)} at {spec.size} px")
+    return spec, observer
 
 
 def convert(cfg: PretrainRun, source: Path) -> None:
@@ -109,6 +143,8 @@ def _collect(
 def _fit(
     cfg: PretrainRun,
     spec: ReaderSpec,
+    fit: tuple[Init, Fit],
+    tell: Estimate,
     data: Examples,
     test: Examples,
     say: Callable[[str], None],
@@ -116,16 +152,18 @@ def _fit(
     def report(done: int, loss: float, params: PyTree) -> None:
         line = f"{done} updates, loss {loss:.2e}"
         if done % 1000 == 0 or done + CHUNK > cfg.train.updates:
-            line += _errors(spec, params, test)
+            line += _errors(spec, partial(tell, params), test)
         say(line)
 
     key, updates = jax.random.key(cfg.seed + 1), cfg.train.updates
-    return run_fit(*reader_fit(cfg.train, spec), data, updates=updates, key=key, report=report)
+    return run_fit(*fit, data, updates=updates, key=key, report=report)
 
 
-def _errors(spec: ReaderSpec, params: PyTree, test: Examples) -> str:
+def _errors(
+    spec: ReaderSpec, tell: Callable[[Examples], Float[Array, "M T"]], test: Examples
+) -> str:
     lines = []
-    for name, missed in errors(spec, params, test).items():
+    for name, missed in errors(spec, tell, test).items():
         half, most = np.quantile(np.asarray(missed), (0.5, 0.95))
         lines.append(f"  {name} {1e3 * half:.1f} mm (95 % within {1e3 * most:.1f})")
     return "".join(lines)

@@ -1,6 +1,8 @@
 """Pretraining reads where things are off pictures: on a world whose picture says it plainly."""
 
 import dataclasses
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,14 +14,18 @@ from toy_env import ToyEnv
 
 from mjx_serl.envs.observation import Observer
 from mjx_serl.nets.encoders import EncoderConfig
+from mjx_serl.nets.velocity_vla import VLAVelocityConfig
 from mjx_serl.pretraining.encoder import (
     Examples,
     PretrainConfig,
     collect_rounds,
     errors,
+    estimate,
     reader_fit,
     reader_spec,
 )
+from mjx_serl.pretraining.eyes import NET, eyes_fit, net_of, told
+from mjx_serl.run.openpi_checkpoint import load_openpi, save_openpi
 from mjx_serl.types import Obs
 from scenes.contract.specs import ObsField, ObsSpec
 
@@ -46,6 +52,9 @@ class ToyCameras:
         color = jnp.clip(255 * worlds.obs["x"] / 2, 0, 255).astype(jnp.uint8)
         picture = jnp.zeros((color.shape[0], SIZE, SIZE, 3), jnp.uint8)
         return {"front": picture.at[..., :2].set(color[:, None, None])}
+
+    def fields(self) -> tuple[ObsField, ...]:
+        return (ObsField(name="front", shape=(SIZE, SIZE, 3), dtype="uint8", scale=255.0),)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,17 +89,40 @@ def test_it_learns_to_tell_what_the_picture_shows(observer: ToyObserver) -> None
     np.testing.assert_allclose((data.targets * 4.0)[inside].clip(0, 2), shown[inside], atol=0.01)
     init, fit = reader_fit(CONFIG, spec)
     state = init(jax.random.key(1))
-    before = errors(spec, state[0], data)["x"].mean()
+    before = errors(spec, partial(estimate, spec, state[0]), data)["x"].mean()
     state, _ = fit(state, data, jax.random.key(2), CONFIG.updates)
-    after = errors(spec, state[0], data)["x"].mean()
+    after = errors(spec, partial(estimate, spec, state[0]), data)["x"].mean()
     assert after < 0.2 * before
+
+
+def test_eyes_learn_to_tell_it_and_fit_the_net_that_imitates(
+    observer: ToyObserver, tmp_path: Path
+) -> None:
+    spec = reader_spec(CONFIG, observer)
+    (data,) = collect_rounds(
+        dataclasses.replace(CONFIG, every=2), spec, observer, jax.random.key(0)
+    )
+    assert data.targets.shape == (4 * 4 * 4, 2) and data.words is None
+    net = net_of(VLAVelocityConfig(), observer)
+    # What is privileged is told and not read.
+    assert net.vectors == observer.env.obs_spec.fields[1:]
+    init, fit = eyes_fit(CONFIG, spec, net)
+    state = init(jax.random.key(1))
+    before = errors(spec, partial(told, net, state[0]), data)["x"].mean()
+    state, _ = fit(state, data, jax.random.key(2), CONFIG.updates)
+    after = errors(spec, jax.jit(partial(told, net, state[0])), data)["x"].mean()
+    assert after < 0.3 * before
+    save_openpi(tmp_path / "eyes", state[0][NET])
+    again = load_openpi(tmp_path / "eyes", net.config, tell=lambda line: None)
+    jax.tree.map(np.testing.assert_array_equal, again, state[0][NET])
 
 
 def test_errors_are_distances_in_the_targets_unit(observer: ToyObserver) -> None:
     spec = reader_spec(CONFIG, observer)
     params = jax.tree.map(jnp.zeros_like, reader_fit(CONFIG, spec)[0](jax.random.key(0))[0])
     pictures = {"front": jnp.zeros((1, SIZE, SIZE, 3), jnp.uint8)}
-    missed = errors(spec, params, Examples(pictures, jnp.array([[0.3, 0.4]])))
+    tell = partial(estimate, spec, params)
+    missed = errors(spec, tell, Examples(pictures, jnp.array([[0.3, 0.4]])))
     np.testing.assert_allclose(missed["x"], [4.0 * 0.5], rtol=1e-6)
 
 
