@@ -128,6 +128,22 @@ def test_reset_state_is_current(panda_scene: Scene, physics: NativePhysics):
     assert (sim.ctrl == 0.0).all()
 
 
+def test_a_reset_feels_nothing_of_other_worlds():
+    """Touch is read in a step only; a thread's last world pressed on the floor."""
+    model = mujoco.MjModel.from_xml_string(
+        """<mujoco><worldbody><geom type="plane" size="1 1 .1"/>
+        <body pos="0 0 .049"><freejoint/><geom size=".05" mass="1"/><site name="s" size=".06"/>
+        </body></worldbody><sensor><touch site="s"/></sensor></mujoco>"""
+    )
+    physics = NativePhysics(model, num_threads=1)
+    qpos, qvel = jnp.asarray(model.qpos0, jnp.float32), jnp.zeros(model.nv)
+    carry, _ = jax.jit(physics.reset)(qpos, qvel)
+    _, pressed = jax.jit(lambda c: physics.step(c, jnp.zeros(0), 1))(carry)
+    _, fresh = jax.jit(physics.reset)(qpos, qvel)
+    assert float(pressed.sensordata[0]) > 1.0
+    assert float(fresh.sensordata[0]) == 0.0
+
+
 @pytest.mark.parametrize("kind", [NativePhysics, CallbackPhysics])
 def test_non_finite_worlds_are_noted_nowhere(
     panda_scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd, kind

@@ -135,6 +135,8 @@ void advance(const mjModel* m, mjData* d, int sim, void* argument) {
   const int64_t width = mj_stateSize(m, mjSTATE_INTEGRATION);
   quiet = true;
   if (work.rows) mj_setState(m, d, work.rows + sim * width, mjSTATE_INTEGRATION);
+  // A thread's data still has the last world's readings, which nothing computes before a step.
+  if (!work.rows) mju_zero(d->sensordata, m->nsensordata);
   take(d->qpos, work.qpos, sim, m->nq);
   take(d->qvel, work.qvel, sim, m->nv);
   take(d->ctrl, work.ctrl, sim, m->nu);
