@@ -275,9 +275,10 @@ def _link(results: Sequence[Result]) -> Iterator[str]:
                 f"to version {p['version']}"
             )
         elif row.question == traffic.QUESTION:
+            full = "the disk" if row.name == traffic.FULL_DISK else "the spool"
             yield (
                 f"- traffic: {p['handed']:,} steps handed over, {row.value:.0f} missing, "
-                f"{p['twice']} stored twice, {p['counted_lost']:,} counted as lost while the spool "
+                f"{p['twice']} stored twice, {p['counted_lost']:,} counted as lost while {full} "
                 f"was full; {p['learner killed']} kills of the learner, {p['actor killed']} of the "
                 f"actor, {p['cut']} cuts; the longest hand-over took {p['worst_put_ms']:.1f} ms"
             )

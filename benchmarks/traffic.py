@@ -5,9 +5,14 @@
 An actor hands over 200 steps a second with two pictures of 128 px; a learner takes them, saves what
 it has every few seconds, and publishes parameters. Between them the network is cut for a second now
 and then, and repeats and swaps messages; both are killed and started anew again and again; for a
-while the learner is away for longer than the actor's spool has room. At the end each step that the
-actor did not count as lost must be in what the learner saved, once. The loop that hands steps over
-is timed: it stands for the control loop.
+while the learner is away for longer than the actor's spool has room: its own bound, or, with
+`--spool`, that of a small disk, which is then full:
+
+    mount -t tmpfs -o size=250m tmpfs /mnt/small
+    python -m benchmarks.traffic --seconds 600 --spool /mnt/small
+
+At the end each step that the actor did not count as lost must be in what the learner saved, once.
+The loop that hands steps over is timed: it stands for the control loop.
 """
 
 import itertools
@@ -21,7 +26,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +35,7 @@ import numpy as np
 
 from benchmarks.process import ROOT
 from benchmarks.results import Recorder, say
-from benchmarks.resumable import measure_once
+from benchmarks.resumable import drop, go_on
 from mjx_serl.learning.arrivals import Arrivals
 from robot_bridge.driver import ArmState, Mode
 from robot_bridge.learning.experience import Experience
@@ -40,11 +45,13 @@ from robot_bridge.network.spool import Spool
 from robot_bridge.network.transition_client import TransitionClient
 from robot_bridge.network.transitions import TransitionServer
 from robot_bridge.reasons import Phase, Reason
+from scenes.contract.errors import InputError
 from scenes.contract.files import write_atomically
 from scenes.contract.ranges import ranged
 from scenes.contract.specs import ObsField, ObsSpec
 
 QUESTION = "traffic"
+FULL_DISK = "missing, with a full disk"
 STEPS_S = 200.0  # a second
 EPISODE = 100  # steps
 PIXELS = 128
@@ -68,29 +75,47 @@ class TrafficConfig:
         seconds: of traffic [s].
         every: time between two mishaps on average [s].
         folder: where it plays.
+        spool: of the actor; in `folder` where none is named.
         role: what this process is; the others are started by the benchmark.
     """
 
     seconds: float = ranged(600.0, above=0)
     every: float = ranged(8.0, above=0)
     folder: Path = Path("runs/traffic")
+    spool: Path | None = None
     role: str = "benchmark"
 
 
 # -- the actor -------------------------------------------------------------------------------------
 
 
-def act(folder: Path) -> None:
+@dataclass
+class _Noticed:
+    """What an actor's loop notices of handing over [ms], and of parameters."""
+
+    worst_put_ms: float = 0.0
+    late: int = 0
+    versions: list[int] = field(default_factory=list)
+    troubles: set[str] = field(default_factory=set)
+
+    def put(self, took_ms: float, trouble: str | None) -> None:
+        """Note one step that was handed over."""
+        self.worst_put_ms = max(self.worst_put_ms, took_ms)
+        self.late += took_ms > 10.0
+        self.troubles |= {trouble} if trouble else set()
+
+
+def act(cfg: TrafficConfig) -> None:
     """Hand over steps until told to stop, each with its number; go on counting where one died."""
-    client = TransitionClient(
-        f"ipc://{folder}/actor.sock", spool=Spool(folder / "spool", most_bytes=SPOOL_BYTES)
-    )
+    folder = cfg.folder
+    # A disk that is named bounds the spool itself.
+    bound = {"most_bytes": SPOOL_BYTES} if cfg.spool is None else {}
+    client = TransitionClient(f"ipc://{folder}/actor.sock", spool=Spool(_spool(cfg), **bound))
     experience = Experience(client, CONTRACT.obs)
     # One that was killed may have handed over more than it noted: no number is used twice.
     noted = folder / "number"
     number = int(noted.read_text()) + _NOTED if noted.exists() else 0
-    worst, late, due = 0.0, 0, time.monotonic()
-    versions: list[int] = []
+    noticed, due = _Noticed(), time.monotonic()
     if number % EPISODE:
         experience.event("begin")
     while not (folder / "stop").exists():
@@ -99,35 +124,33 @@ def act(folder: Path) -> None:
         tick, obs = _step(number)
         begun = time.perf_counter()
         experience.put(tick, obs)
-        took = time.perf_counter() - begun
-        worst, late = max(worst, took), late + (took > 0.01)
+        noticed.put(1e3 * (time.perf_counter() - begun), client.trouble)
         number += 1
         if number % EPISODE == 0:
             experience.event("timeout")
-        if client.parameters is not None and client.parameters.version not in versions[-1:]:
-            versions.append(client.parameters.version)
+        new = client.parameters
+        if new is not None and new.version not in noticed.versions[-1:]:
+            noticed.versions.append(new.version)
         if number % (_NOTED // 2) == 0:
             # What a killed actor has not handed over yet is no promise: it is told of before.
-            _note(folder, number, experience, worst, late, versions)
+            _note(folder, number, experience, noticed)
         due += 1.0 / STEPS_S
         time.sleep(max(0.0, due - time.monotonic()))
     experience.close()
     client.flush(60.0)
-    _note(folder, number, experience, worst, late, versions)
+    _note(folder, number, experience, noticed)
     client.close()
 
 
-def _note(
-    folder: Path, number: int, experience: Experience, worst: float, late: int, versions: list[int]
-) -> None:
+def _note(folder: Path, number: int, experience: Experience, noticed: _Noticed) -> None:
     write_atomically(folder / "number", str(number))
     told = {
         "handed": experience.steps,
         "lost": experience.lost,
-        "worst_put_ms": 1e3 * worst,
-        "late": late,
-        "versions_fall": sum(b < a for a, b in itertools.pairwise(versions)),
-        "versions": len(versions),
+        "worst_put_ms": noticed.worst_put_ms,
+        "late": noticed.late,
+        "versions_fall": sum(b < a for a, b in itertools.pairwise(noticed.versions)),
+        "troubles": sorted(noticed.troubles),
     }
     write_atomically(folder / f"actor-{os.getpid()}.json", json.dumps(told))
 
@@ -163,8 +186,9 @@ def _step(number: int) -> tuple[Tick, dict[str, np.ndarray]]:
 # -- the learner -----------------------------------------------------------------------------------
 
 
-def learn(folder: Path) -> None:
+def learn(cfg: TrafficConfig) -> None:
     """Take episodes, save the numbers of their steps, publish a version at each save."""
+    folder = cfg.folder
     saved = folder / "saved.json"
     kept: dict[str, Any] = {"upto": {}, "version": 0, "numbers": []}
     if saved.exists():
@@ -262,9 +286,10 @@ def run(cfg: TrafficConfig, recorder: Recorder) -> None:
     folder = cfg.folder.absolute()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
+    _empty(cfg.spool)
     draw = random.Random(0)
     network = Network(folder, draw)
-    peers = {role: _start(folder, role) for role in ("learner", "actor")}
+    peers = {role: _start(cfg, role) for role in ("learner", "actor")}
     happened = {"learner killed": 0, "actor killed": 0, "cut": 0}
     end, away = time.monotonic() + cfg.seconds, time.monotonic() + cfg.seconds / 2
     while time.monotonic() < end:
@@ -281,26 +306,35 @@ def run(cfg: TrafficConfig, recorder: Recorder) -> None:
             say(f"{QUESTION}: the learner is away for {AWAY_S:g} s")
             away = float("inf")
             time.sleep(AWAY_S)
-        peers[role] = _start(folder, role)
+        peers[role] = _start(cfg, role)
     (folder / "stop").touch()
     peers["actor"].wait(timeout=120)
     time.sleep(2 * SAVE_S)
     (folder / "end").touch()
     peers["learner"].wait(timeout=60)
     network.close()
-    _compare(folder, happened, network, recorder)
+    _compare(cfg, happened, network, recorder)
+
+
+def _spool(cfg: TrafficConfig) -> Path:
+    return cfg.folder.absolute() / "spool" if cfg.spool is None else cfg.spool
+
+
+def _empty(spool: Path | None) -> None:
+    """Refuse a spool that another actor has left something in."""
+    if spool is not None and any(spool.glob("0*")):
+        raise InputError(f"{spool} holds steps of an actor; allowed: an empty disk's folder")
 
 
 def _compare(
-    folder: Path, happened: Mapping[str, int], network: Network, recorder: Recorder
+    cfg: TrafficConfig, happened: Mapping[str, int], network: Network, recorder: Recorder
 ) -> None:
+    folder = cfg.folder.absolute()
     actors = [json.loads(path.read_text()) for path in folder.glob("actor-*.json")]
     saved = json.loads((folder / "saved.json").read_text())
     numbers = np.array(saved["numbers"], np.int64)
     times = np.bincount(numbers)
-    waiting = {
-        int(n) for file in (folder / "spool").glob("0*") for n in _numbers_of(file.read_bytes())
-    }
+    waiting = {int(n) for file in _spool(cfg).glob("0*") for n in _numbers_of(file.read_bytes())}
     waits = len(waiting.difference(saved["numbers"]))
     handed, lost = (sum(actor[key] for actor in actors) for key in ("handed", "lost"))
     params = {
@@ -314,6 +348,7 @@ def _compare(
         "late_puts": sum(actor["late"] for actor in actors),
         "versions_fall": sum(actor["versions_fall"] for actor in actors),
         "versions": saved["version"],
+        "troubles": sorted({trouble for actor in actors for trouble in actor["troubles"]}),
         "network": {
             "repeated": network.repeated,
             "swapped": network.swapped,
@@ -322,19 +357,23 @@ def _compare(
         **happened,
     }
     # An actor that is killed tells only of what it had handed over by then: there may be more.
-    recorder.add("missing", max(0, handed - len(numbers) - waits), "steps", params)
+    name = "missing" if cfg.spool is None else FULL_DISK
+    drop(recorder, name)
+    recorder.add(name, max(0, handed - len(numbers) - waits), "steps", params)
 
 
 def _numbers_of(batch: bytes) -> Any:
     return decode(batch)[0].arrays["obs/number"][:, 0]
 
 
-def _start(folder: Path, role: str) -> subprocess.Popen[bytes]:
+def _start(cfg: TrafficConfig, role: str) -> subprocess.Popen[bytes]:
+    folder = cfg.folder.absolute()
     with (folder / f"{role}.log").open("ab") as said:
         command = [sys.executable, "-m", "benchmarks.traffic", "--role", role]
-        return subprocess.Popen(
-            [*command, "--folder", str(folder)], cwd=ROOT, stdout=said, stderr=said
-        )
+        command += ["--folder", str(folder)]
+        if cfg.spool is not None:
+            command += ["--spool", str(cfg.spool.absolute())]
+        return subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
 
 
 def main(cfg: TrafficConfig, recorder: Recorder) -> None:
@@ -343,9 +382,9 @@ def main(cfg: TrafficConfig, recorder: Recorder) -> None:
         run(cfg, recorder)
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    {"actor": act, "learner": learn}[cfg.role](cfg.folder)
+    {"actor": act, "learner": learn}[cfg.role](cfg)
     sys.exit(0)  # the results are the benchmark's to file
 
 
 if __name__ == "__main__":
-    measure_once(TrafficConfig, __doc__, QUESTION, main)
+    go_on(TrafficConfig, __doc__, QUESTION, main)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from scenes.contract.errors import InputError
-from scenes.contract.files import write_atomically
+from scenes.contract.files import remove_unfinished, write_atomically
 
 _RUN, _LOCK = "run", "lock"
 _NONCE = 8  # [bytes]
@@ -45,6 +45,7 @@ class Spool:
         self._lock = None if folder is None else _locked(folder)
         try:
             if folder is not None:
+                remove_unfinished(folder)  # they would take a full disk's room for ever
                 self._sizes = _batches(folder)
             self.run = self._nonce()
         except BaseException:

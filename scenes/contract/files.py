@@ -104,6 +104,12 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what writers that were killed have left in a folder; nobody may write there now."""
+    for part in folder.glob(".*.tmp-*"):
+        part.unlink(missing_ok=True)
+
+
 def sync(path: Path) -> None:
     """Return once a file, or the list of a folder's files, is on the disk."""
     handle = os.open(path, os.O_RDONLY)

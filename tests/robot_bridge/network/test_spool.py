@@ -49,6 +49,21 @@ def test_an_empty_spool_begins_to_count_anew(tmp_path: Path, spool: Spools) -> N
     assert again.first == 0
 
 
+def test_what_a_killed_process_had_begun_takes_no_room(tmp_path: Path, spool: Spools) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Path, "replace", _killed)
+        patched.setattr(Path, "unlink", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            spool(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} > {"lock"}
+    spool(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"lock", "run"}
+
+
+def _killed(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_what_finds_no_room_is_not_kept(tmp_path: Path, spool: Spools) -> None:
     few = spool(tmp_path / "few", capacity=2)
     assert [few.add(named) for _ in range(3)] == [True, True, False]
