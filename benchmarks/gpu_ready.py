@@ -29,7 +29,14 @@ from scenes.contract.ranges import ranged
 
 QUESTION = "gpu_ready"
 # What jaxlib and warp's foreign functions are called as, up to the number that warp counts.
-KNOWN = ("cusolver_", "cublas_", "cu_threefry2x32", "jax_callable_variadic_tuple", "Sharding")
+KNOWN = (
+    "cusolver_",
+    "cublas_",
+    "cu_threefry2x32",
+    "cu_lu_pivots_to_permutation",
+    "jax_callable_variadic_tuple",
+    "Sharding",
+)
 _LARGEST = 3  # arrays that are named
 MANY = 4096  # worlds of a GPU, whose rows docs/scale.md shows
 Kind = Literal["mjx", "warp"]

@@ -23,7 +23,8 @@ def small(preset: str, task: str) -> TrainConfig:
     """A preset in four worlds of the toy; where it wants a task by turns or cameras, of its own."""
     cfg = dataclasses.replace(PRESETS[preset](), num_envs=4)
     if cfg.pixels.cameras:
-        return dataclasses.replace(cfg, pixels=dataclasses.replace(cfg.pixels, splats=100))
+        few = dataclasses.replace(cfg.pixels, splats=100, cached=False)
+        return dataclasses.replace(cfg, pixels=few)
     return cfg if preset == "reset_free" else dataclasses.replace(cfg, task=task)
 
 
