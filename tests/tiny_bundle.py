@@ -6,10 +6,14 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
+from mjx_serl import config
 from mjx_serl.agents.sac import SACConfig
 from mjx_serl.config import EvalConfig, RunConfig, TrainConfig
 from mjx_serl.data import normalize
+from mjx_serl.envs.env import Env, make_env
+from mjx_serl.envs.task import TASKS
 from mjx_serl.export.bundle import write_bundle
 from mjx_serl.run.folder import RunFolder
 from mjx_serl.run.loop import Run
@@ -44,7 +48,23 @@ def tiny_run(root: Path, *, name: str = "run", **changes: Any) -> Run:
     cfg = tiny_config(root, **changes)
     folder = RunFolder.create(root, task=cfg.task, agent="a", seed=0, name=name)
     folder.write_config(cfg)
-    return Run(cfg, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "make_env", _shared_env)
+        return Run(cfg, folder)
+
+
+_ENVS: dict[tuple[Any, ...], tuple[Any, Env]] = {}
+
+
+def _shared_env(name: str, *, scene: Any, fit: Any, **options: Any) -> Env:
+    """A task's world, made once: its step, which is most of what is traced of a run, is too."""
+    if scene is not None or fit is not None:
+        return make_env(name, scene=scene, fit=fit, **options)
+    # A name may stand for another task later; the one that it stands for now is kept alive.
+    key = (name, id(TASKS[name]), *sorted(options.items()))
+    if key not in _ENVS:
+        _ENVS[key] = TASKS[name], make_env(name, **options)
+    return _ENVS[key][1]
 
 
 def drawn_policy(run: Run, *, seed: int = 0) -> PolicyParams:
