@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scenes.contract.errors import InputError
 from scenes.contract.language import (
     INSTRUCTION,
     MOST_TEXT,
