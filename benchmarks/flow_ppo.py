@@ -12,11 +12,15 @@ where it was; `--again` measures anew.
 """
 
 import json
+import resource
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import Recorder, Result
+from benchmarks.process import ROOT
+from benchmarks.results import Recorder, Result, say
 from benchmarks.resumable import go_on, is_wanted, require_known
 from benchmarks.training_run import TrainingRun
 from scenes.contract.ranges import MOST_EPISODES, MOST_SEED, ranged
@@ -49,7 +53,26 @@ CASES: dict[str, tuple[str, ...]] = {
         "--total-env-steps=64000",
     ),
     "pixels": (PIXELS,),  # give it `--minutes 60`
+    "pixels_taught_to_see": (PIXELS,),
 }
+# Cases that begin with a net that was taught to see, and how, in the looks of the run.
+SEEING = ("pixels_taught_to_see",)
+TAUGHT = (
+    "-m",
+    "mjx_serl.pretraining",
+    "--vla",
+    "--task=franka/put_cube_on_plate_instructed",
+    "--pixels.cameras=third",
+    "--pixels.look.variants=1",
+    *(f"--pixels.look.{name}=0" for name in ("background", "color", "light")),
+    *(f"--pixels.look.camera-{name}=0" for name in ("position", "angle")),
+    "--tokenizer.name=words",
+    "--tokenizer.slots=12",
+    "--train.rounds=4",
+    "--train.every=4",
+    "--train.updates=2500",
+    "--train.batch-size=64",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +122,8 @@ def _train(
         f"--eval.every-epochs={CHECKS}",
         f"--eval.episodes={EPISODES}",
     ]
+    if case in SEEING:
+        command.append(f"--init={_eyes(cfg.folder)}")
     trained = Recorder(QUESTION)
     params = {"case": case, "seed": seed}
     TrainingRun(command=command, folder=folder, minutes=cfg.minutes).measure(trained, name, params)
@@ -108,6 +133,20 @@ def _train(
         return
     more = _said(folder, row)
     recorder.add(name, row.value, "rate", row.params | more, load=row.load)
+
+
+def _eyes(folder: Path) -> Path:
+    """The net that sees, which all seeds share; it is taught where it is not there.
+
+    Its processor time is not in that of the runs; it is printed.
+    """
+    eyes = folder / "eyes"
+    if not eyes.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        subprocess.run([sys.executable, *TAUGHT, str(eyes.absolute())], cwd=ROOT, check=True)
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        say(f"{QUESTION}: {eyes} took {used.ru_utime + used.ru_stime:.0f} CPU s")
+    return eyes.absolute()
 
 
 def _said(folder: Path, row: Result) -> dict[str, Any]:

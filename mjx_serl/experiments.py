@@ -248,9 +248,9 @@ def flow_ppo_pixels() -> TrainConfig:
     agent = dataclasses.replace(
         base.method.agent,
         net=VLAVelocityConfig(),
-        imitation=ImitationConfig(decay=2500, crop=2),
+        imitation=ImitationConfig(decay=1000, crop=2, misheard=0.3),
     )
-    loop = dataclasses.replace(base.method.loop, pretrain_updates=2500, batch_size=64)
+    loop = dataclasses.replace(base.method.loop, pretrain_updates=1000, batch_size=64)
     return dataclasses.replace(
         base,
         preset="flow_ppo_pixels",

@@ -36,7 +36,7 @@ from mjx_serl.agents.optimizer import (
     trainable,
 )
 from mjx_serl.nets import denoising
-from mjx_serl.nets.augment import crop_images
+from mjx_serl.nets.augment import crop_images, replace_words
 from mjx_serl.nets.denoising import FPO, Chunk, Denoiser, FlowNoise, FlowSDE
 from mjx_serl.nets.mlp import ComputeDtype
 from mjx_serl.nets.velocity import (
@@ -60,6 +60,7 @@ from scenes.contract.serialize import later_field, open_field
 from scenes.contract.specs import ActionSpec, ObsSpec
 
 LOG_PROB, VALUE = "log_prob", "value"  # what a choice leaves, beside `Denoiser.sample`'s
+_WORDS = 2  # the stream of their keys in a step of imitation
 NOISES = ("flow_sde", "flow_noise", "fpo")
 
 
@@ -75,6 +76,8 @@ class ImitationConfig:
         ema: weight of the old in the running average of the parameters, which is what acts; 0
             takes the newest.
         crop: random shift of images, at most [px]; 0 none.
+        misheard: share of an instruction's words that are replaced by any other, so that words that
+            nobody trained with matter less [1].
     """
 
     lr: float = ranged(1e-3, above=0)
@@ -83,6 +86,7 @@ class ImitationConfig:
     weight_decay: float = ranged(1e-4, least=0)
     ema: float = ranged(0.99, least=0, below=1)
     crop: int = ranged(4, least=0)
+    misheard: float = later_field(0.0)
 
 
 @AGENTS.register("flow_ppo")
@@ -163,6 +167,7 @@ class FlowPPOConfig(AgentConfig):
             )
         check_ranges(self)
         require_number("agent.fpo_points", self.fpo_points, least=1, most=100, whole=True)
+        require_number("agent.imitation.misheard", self.imitation.misheard, least=0, most=1)
         low, high = self.noise_range
         for wrong, said in (
             (self.noise not in NOISES, f"noise '{self.noise}', allowed: {', '.join(NOISES)}"),
@@ -380,6 +385,9 @@ class FlowPPO(ChunkAgent):
         obs = crop_images(
             crop_key, batch.obs, pad=self.cfg.imitation.crop, cameras=parts.net.cameras
         )
+        if self.cfg.imitation.misheard:
+            word_key = jax.random.fold_in(key, _WORDS)
+            obs = replace_words(word_key, obs, state.obs, share=self.cfg.imitation.misheard)
         data, counted = self._shown_chunk(state, parts.net, batch)
         x, time, wanted = denoising.noisy_point(flow_key, data)
 

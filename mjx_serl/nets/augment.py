@@ -1,4 +1,4 @@
-"""Random crops: the augmentation of DrQ (arXiv 2004.13649)."""
+"""Augmentation: random crops, as in DrQ (arXiv 2004.13649), and words that are misheard."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, UInt8
 
 from mjx_serl.types import Batch, Obs, PRNGKey
+from scenes.contract.language import PAD
+from scenes.contract.specs import ObsSpec
 
 
 def crop_batch(key: PRNGKey, batch: Batch, pad: int, *, cameras: Sequence[str]) -> Batch:
@@ -39,3 +41,22 @@ def random_crop(key: PRNGKey, images: UInt8[Array, "B H W C"], pad: int) -> UInt
         return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), images.shape[1:])
 
     return jax.vmap(window)(padded, corners)
+
+
+def replace_words(key: PRNGKey, obs: Obs, spec: ObsSpec, *, share: float) -> Obs:
+    """Return an observation in which a share of the words is replaced by any other.
+
+    Args:
+        key: draws which, and by what.
+        obs: [B, ...].
+        spec: of it; what has no instruction stays as it is.
+        share: of the words [1].
+    """
+    words = {}
+    for i, field in enumerate(spec.of_kind("tokens")):
+        which, what = jax.random.split(jax.random.fold_in(key, i))
+        ids = obs[field.name]
+        others = jax.random.randint(what, ids.shape, PAD + 1, int(field.scale))
+        wrong = (ids != PAD) & (jax.random.uniform(which, ids.shape) < share)
+        words[field.name] = jnp.where(wrong, others, ids)
+    return obs | words

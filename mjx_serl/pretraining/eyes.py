@@ -22,6 +22,7 @@ from scenes.contract.language import PAD
 from scenes.contract.specs import ObsSpec
 
 NET, HEAD = "net", "head"  # parts of the parameters; the head is thrown away
+_WARMUP = 100  # updates
 _SLOTS = 1  # of the words of worlds that are told nothing
 
 
@@ -45,7 +46,8 @@ def told(net: VLAVelocity, params: PyTree, examples: Examples) -> Float[Array, "
 
 def eyes_fit(config: PretrainConfig, spec: ReaderSpec, net: VLAVelocity) -> tuple[Init, Fit]:
     """Return what `make_fit` does, for a net and its head."""
-    schedule = optax.warmup_cosine_decay_schedule(0.0, config.lr, 100, config.updates)
+    warmup = min(_WARMUP, config.updates // 10)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, config.lr, warmup, config.updates)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
 
     def init(key: PRNGKey) -> PyTree:

@@ -195,8 +195,11 @@ PUT = PutCubeOnPlateConfig(
 )
 
 # As a bridge will run it: their step is four times as long as a governor lets an arm go in 0.1 s.
+# Turns are a fourth too, or the noise of demonstrations, a share of both, tilts the hand.
 PUT_PACED = dataclasses.replace(
-    PUT, control=dataclasses.replace(PUT.control, scale=0.025, pace=Pace()), episode_steps=150
+    PUT,
+    control=dataclasses.replace(PUT.control, scale=0.025, turn_scale=0.025, pace=Pace()),
+    episode_steps=150,
 )
 
 # The first is theirs, which they never vary; the others are ours.

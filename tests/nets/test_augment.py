@@ -1,12 +1,14 @@
-"""Random crops: a shift of at most `pad`, of each image apart."""
+"""Random crops, a shift of at most `pad`, of each image apart; and words that are misheard."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from mjx_serl.nets.augment import crop_images, random_crop
+from mjx_serl.nets.augment import crop_images, random_crop, replace_words
+from scenes.contract.specs import ObsField, ObsSpec
 
 
 def images(count: int, seed: int = 0) -> jax.Array:
@@ -52,3 +54,15 @@ def test_cameras_move_apart_vectors_and_rows_stay() -> None:
     assert not np.array_equal(out["front"], out["wrist"])
     assert not np.array_equal(out["front"], crop(jax.random.key(1), obs, 4)["front"])
     assert crop(jax.random.key(0), obs, 0)["front"] is same
+
+
+def test_misheard_words_are_others_and_nothing_is_heard_where_nothing_was_said() -> None:
+    words = ObsField(name="told", shape=(4,), dtype="int32", scale=50.0, modality="tokens")
+    spec = ObsSpec(fields=(words, ObsField(name="x", shape=(1,))))
+    ids = jnp.tile(jnp.array([7, 8, 9, 0]), (2000, 1))
+    heard = replace_words(jax.random.key(0), {"told": ids, "x": ids}, spec, share=0.3)
+    np.testing.assert_array_equal(heard["x"], ids)
+    got = np.asarray(heard["told"])
+    assert not got[:, 3].any() and got[:, :3].min() >= 1 and got.max() < 50
+    # Of those replaced one in 49 is the same word.
+    assert (got[:, :3] != ids[:, :3]).mean() == pytest.approx(0.3 * 48 / 49, abs=0.02)

@@ -45,7 +45,9 @@ class ToyCameras:
     """A picture whose red is x[0] and whose green is x[1]."""
 
     config: SimpleNamespace = dataclasses.field(
-        default_factory=lambda: SimpleNamespace(cameras=("front",), size=SIZE, stack=1, depth=0.0)
+        default_factory=lambda: SimpleNamespace(
+            cameras=("front",), size=SIZE, stack=1, depth=0.0, privileged=True
+        )
     )
 
     def observe(self, worlds: SimpleNamespace, look: tuple) -> Obs:
