@@ -107,7 +107,11 @@ def give_back_freed() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def short_programs() -> Iterator[None]:
     """Draw random numbers by a call, so that there is less to compile."""
-    from short_programs import random_by_call
+    try:
+        from short_programs import random_by_call
+    except ImportError:  # a peer's environment, whose JAX is another inside
+        yield
+        return
 
     with random_by_call():
         yield
