@@ -241,8 +241,9 @@ def flow_ppo() -> TrainConfig:
 def flow_ppo_pixels() -> TrainConfig:
     """The flow policy from one 64 px camera and words: a small pi0, imitation, then PPO.
 
-    `python train.py --preset flow_ppo_pixels`; docs/vla.md. The net is openpi's graph for a CPU,
-    all of it learned from nothing; only its critic knows where cube and plate are.
+    `python train.py --preset flow_ppo_pixels --init EYES`, of a net that `python -m
+    mjx_serl.pretraining EYES --vla` has taught to see: docs/vla.md. The net is openpi's graph for
+    a CPU, all of which is learned; only its critic knows where cube and plate are.
     """
     base = flow_ppo()
     agent = dataclasses.replace(
