@@ -327,13 +327,15 @@ ffi::Error reset_varied(int32_t device, int64_t devices, int64_t model,
   return run({model, count(qpos), devices, device}, work, values.typed_data(), rets);
 }
 
+// What every call begins with.
+auto bind_caller() {
+  return ffi::Ffi::Bind().Ctx<ffi::DeviceOrdinal>().Attr<int64_t>("devices").Attr<int64_t>("model");
+}
+
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlStep, step_plain,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::DeviceOrdinal>()
-                                  .Attr<int64_t>("devices")
-                                  .Attr<int64_t>("model")
+                              bind_caller()
                                   .Attr<int64_t>("n_substeps")
                                   .Arg<ffi::Buffer<ffi::U32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
@@ -341,10 +343,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlStep, step_plain,
                                   .RemainingRets());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlFollow, step_under,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::DeviceOrdinal>()
-                                  .Attr<int64_t>("devices")
-                                  .Attr<int64_t>("model")
+                              bind_caller()
                                   .Attr<int64_t>("n_updates")
                                   .Attr<int64_t>("n_substeps")
                                   .Attr<ffi::Span<const int64_t>>("places")
@@ -355,19 +354,13 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlFollow, step_under,
                                   .RemainingRets());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlReset, reset,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::DeviceOrdinal>()
-                                  .Attr<int64_t>("devices")
-                                  .Attr<int64_t>("model")
+                              bind_caller()
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .RemainingRets());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlStepVaried, step_varied,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::DeviceOrdinal>()
-                                  .Attr<int64_t>("devices")
-                                  .Attr<int64_t>("model")
+                              bind_caller()
                                   .Attr<int64_t>("n_substeps")
                                   .Arg<ffi::Buffer<ffi::U32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
@@ -376,10 +369,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlStepVaried, step_varied,
                                   .RemainingRets());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(MjxSerlResetVaried, reset_varied,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::DeviceOrdinal>()
-                                  .Attr<int64_t>("devices")
-                                  .Attr<int64_t>("model")
+                              bind_caller()
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
