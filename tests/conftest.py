@@ -1,6 +1,7 @@
 """Set what must be set before jax starts, and say which tests this machine cannot run."""
 
 import ctypes
+import fcntl
 import gc
 import os
 import signal
@@ -193,3 +194,18 @@ def mobile_start(mobile: "Env") -> "EnvState":
     import jax
 
     return jax.device_get(jax.jit(mobile.reset)(jax.random.key(0)))
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small bundle to read: the suite's first worker that wants it makes it for all."""
+    from tiny_bundle import tiny_bundle
+
+    mine = tmp_path_factory.getbasetemp()
+    root = mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine
+    folder = root / "bundle"
+    with (root / "bundle.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            tiny_bundle(tmp_path_factory.mktemp("bundle")).rename(folder)
+    return folder
