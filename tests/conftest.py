@@ -1,6 +1,7 @@
 """Set what must be set before jax starts, and say which tests this machine cannot run."""
 
 import ctypes
+import fcntl
 import gc
 import os
 import signal
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from as_users import UNOPTIMISED
+from file_order import ordered
 from keeping_time import play
 
 from benchmarks.worker import resident_bytes
@@ -60,19 +62,19 @@ def has_accelerator() -> bool:
     return jax.default_backend() != "cpu"
 
 
-def put_slow_files_first(items: list[pytest.Item]) -> None:
-    """Sort files by how many of their tests are marked slow, so that no worker ends on a long one.
-
-    Within a file, and between files that have as many, the order stays.
-    """
+def order_for_workers(items: list[pytest.Item]) -> None:
+    """Put files in the order in which workers are to take them; within a file nothing moves."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    waiting = {item.path for item in items if item.get_closest_marker("keeps_time")}
+    paths = ordered([*dict.fromkeys(item.path for item in items)], slow, waiting)
+    places = {path: place for place, path in enumerate(paths)}
+    items.sort(key=lambda item: places[item.path])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order files for the workers; skip gpu tests, with the reason, where jax has only the CPU."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        put_slow_files_first(items)
+        order_for_workers(items)
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]
     if gpu_items and not has_accelerator():
         for item in gpu_items:
@@ -193,3 +195,18 @@ def mobile_start(mobile: "Env") -> "EnvState":
     import jax
 
     return jax.device_get(jax.jit(mobile.reset)(jax.random.key(0)))
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small bundle to read: the suite's first worker that wants it makes it for all."""
+    from tiny_bundle import tiny_bundle
+
+    mine = tmp_path_factory.getbasetemp()
+    root = mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine
+    folder = root / "bundle"
+    with (root / "bundle.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            tiny_bundle(tmp_path_factory.mktemp("bundle")).rename(folder)
+    return folder

@@ -84,27 +84,41 @@ def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
     return run(sys.executable, "-c", code, "--no-cache", cwd=folder)
 
 
-@pytest.mark.parametrize(
-    ("package", "line", "contract"),
-    [
-        ("robot_bridge", "import jax", "the bridge runs without JAX"),
-        ("scenes/robots", "import mujoco", "the ground floor is stdlib and numpy"),
-        ("scenes", "import mjx_serl.types", "packages point one way"),
-        ("mjx_serl/agents", "import mjx_serl.envs", "agents know no world"),
-        ("mjx_serl/envs", "import mjx_serl.training", "envs know no learner"),
-        ("mjx_serl/data", "import time", "clocks live in mjx_serl.run"),
-        ("splat_render", "import torch", "torch lives in one file"),
-    ],
+# What is planted in which room, and which contract must notice it.
+PLANTED = (
+    ("robot_bridge", "jax", "the bridge runs without JAX"),
+    ("scenes/robots", "mujoco", "the ground floor is stdlib and numpy"),
+    ("scenes", "mjx_serl.types", "packages point one way"),
+    ("mjx_serl/agents", "mjx_serl.envs", "agents know no world"),
+    ("mjx_serl/envs", "mjx_serl.training", "envs know no learner"),
+    ("mjx_serl/data", "time", "clocks live in mjx_serl.run"),
+    ("splat_render", "torch", "torch lives in one file"),
 )
-def test_contracts_catch_a_planted_import(tmp_path: Path, package: str, line: str, contract: str):
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+
+
+@pytest.fixture(scope="module")
+def noticed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What is said of a copy of the packages with one import that must not be in each of them."""
+    folder = tmp_path_factory.mktemp("planted")
+    shutil.copy(ROOT / "pyproject.toml", folder)
     for name in PACKAGES:
-        shutil.copytree(ROOT / name, tmp_path / name)
-    (tmp_path / package / "planted.py").write_text(f"{line}\n")
-    done = lint_imports(tmp_path)
+        shutil.copytree(ROOT / name, folder / name)
+    for package, imported, _ in PLANTED:
+        (folder / package / "planted.py").write_text(f"import {imported}\n")
+    done = lint_imports(folder)
     assert done.returncode == 1, done.stdout + done.stderr
-    broken = [row for row in done.stdout.splitlines() if " BROKEN" in row]
-    assert any(contract in row for row in broken), done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize(("package", "imported", "contract"), PLANTED)
+def test_contracts_catch_a_planted_import(noticed: str, package: str, imported: str, contract: str):
+    """Each by its own contract, and by the line that was planted."""
+    broken = [row for row in noticed.splitlines() if " BROKEN" in row]
+    assert any(contract in row for row in broken), noticed
+    found = noticed[noticed.index("Broken contracts") :].split(f"{contract}\n---", 1)[1]
+    found = re.split(r"\n.+\n-{3,}\n", found, maxsplit=1)[0]
+    importer = f"{package.replace('/', '.')}.planted"
+    assert re.search(rf"{re.escape(importer)} -> {re.escape(imported)}\b", found), found
 
 
 def test_nothing_happens_at_import():

@@ -49,14 +49,14 @@ def tiny_run(root: Path, *, name: str = "run", **changes: Any) -> Run:
     folder = RunFolder.create(root, task=cfg.task, agent="a", seed=0, name=name)
     folder.write_config(cfg)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config, "make_env", _shared_env)
+        patch.setattr(config, "make_env", shared_env)
         return Run(cfg, folder)
 
 
 _ENVS: dict[tuple[Any, ...], tuple[Any, Env]] = {}
 
 
-def _shared_env(name: str, *, scene: Any, fit: Any, **options: Any) -> Env:
+def shared_env(name: str, *, scene: Any, fit: Any, **options: Any) -> Env:
     """A task's world, made once: its step, which is most of what is traced of a run, is too."""
     if scene is not None or fit is not None:
         return make_env(name, scene=scene, fit=fit, **options)

@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -296,8 +297,10 @@ def build_kernels(python: Path) -> None:
     """Compile the CPU kernels now, so that the first run does not wait for them."""
     say("compiling the CPU kernels")
     # Says in one line why not where there is no compiler; everything runs without them, slower.
-    for package in ("mjx_serl.envs.physics.native_ffi", "splat_render.backends.native"):
-        succeeds([str(python), "-m", package])
+    packages = ("mjx_serl.envs.physics.native_ffi", "splat_render.backends.native")
+    commands = [[str(python), "-m", package] for package in packages]
+    with ThreadPoolExecutor() as side_by_side:
+        list(side_by_side.map(succeeds, commands))
 
 
 def installers(python: str, uv: str | None) -> Iterator[tuple[str, list[str]]]:

@@ -4,17 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_bundle import tiny_bundle
 
 from benchmarks.bridge import BridgeConfig, Watcher, run
 from benchmarks.results import Recorder
 
 
 @pytest.mark.slow
-def test_a_short_soak_counts_ticks_memory_and_lateness(tmp_path: Path) -> None:
+def test_a_short_soak_counts_ticks_memory_and_lateness(bundle_folder: Path) -> None:
     recorder = Recorder("bridge")
-    bundle = tiny_bundle(tmp_path)
-    run(BridgeConfig(run=bundle, episodes=0, franka_episodes=0, soak=0.05), recorder)
+    run(BridgeConfig(run=bundle_folder, episodes=0, franka_episodes=0, soak=0.05), recorder)
     found = {result.name: result for result in recorder.results}
     assert (found["policy, median"].value or 0.0) > 0
     facts = found["soak"].params

@@ -6,16 +6,20 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 import pytest
+from tiny_bundle import shared_env
 from two_joints import registered
 
 from benchmarks.gpu_ready import cuda_module, on_gpu
+from mjx_serl import config
 from mjx_serl.config import TrainConfig
 from mjx_serl.experiments import PRESETS
 
 
 @pytest.fixture(scope="module")
 def task() -> Iterator[str]:
-    with registered(episode_steps=8) as name:
+    """The toy; all learners share its worlds, whose step is most of what is traced."""
+    with registered(episode_steps=8) as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "make_env", shared_env)
         yield name
 
 

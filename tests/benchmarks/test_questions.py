@@ -1,5 +1,6 @@
 """Each question's code path at the smallest sizes, the GPU's on the CPU."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -174,15 +175,32 @@ def test_every_question_of_the_harness_can_be_asked_alone():
     assert set(asked) == set(harness.HarnessConfig().only)
 
 
-@pytest.mark.parametrize(
-    "module", ["harness", "physics", "learner", "render", "train", "ppo", "seeds_together"]
-)
+# As `python -m benchmarks.NAME --help`, each of them, in one process: their imports are the cost.
+HELP = """
+import contextlib, io, json, runpy, sys
+said = {}
+for name in sys.argv[1:]:
+    sys.argv, out, status = [f"{name}.py", "--help"], io.StringIO(), None
+    with contextlib.redirect_stdout(out):
+        try:
+            runpy.run_module(f"benchmarks.{name}", run_name="__main__", alter_sys=True)
+        except SystemExit as stop:
+            status = stop.code or 0
+    said[name] = status, out.getvalue()
+print(json.dumps(said))
+"""
+SCRIPTS = ("harness", "physics", "learner", "render", "train", "ppo", "seeds_together")
+
+
 @pytest.mark.slow
-def test_help_lists_the_options(module):
-    command = [sys.executable, "-m", f"benchmarks.{module}", "--help"]
+def test_help_lists_the_options():
+    command = [sys.executable, "-c", HELP, *SCRIPTS]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "--help" in done.stdout
+    said = json.loads(done.stdout)
+    assert tuple(said) == SCRIPTS
+    for name, (status, out) in said.items():
+        assert status == 0 and "--help" in out and f"{name}.py" in out, (name, out, done.stderr)
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("benchmarks/workers/*.py")), ids=lambda p: p.stem)

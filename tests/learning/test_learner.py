@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 from browser import wait_until
-from tiny_bundle import tiny_config
+from tiny_bundle import tiny_config, with_changes
 from whole_runs import Whole, reusing, train_whole
 
 from mjx_serl.agents.sac import SACConfig
@@ -260,6 +260,7 @@ def test_the_simulated_arm_teaches_two_parts_by_turns(tmp_path: Path) -> None:
         method=PairConfig(agent=SACConfig(hidden=(16, 16)), loop=loop, demos=DemoConfig(count=0)),
         total_env_steps=400,
     )
+    cfg = with_changes(cfg, bundle=False)
     folder = RunFolder.create(tmp_path, task=cfg.task, agent="a", seed=0, name="run")
     folder.write_config(cfg)
     run, summaries = Run(cfg, folder, companions=[LearnerCompanion()]), []

@@ -11,10 +11,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from starter import Starter
 
 from mjx_serl.run.folder import RunFolder
 
@@ -31,9 +32,14 @@ TINY = [
 PATIENCE = 30.0
 
 
+def options(runs: Path) -> list[str]:
+    """Of a run from its command line to its bundle, in a few seconds."""
+    return [*TINY, "--run.folder", str(runs)]
+
+
 def start(runs: Path) -> subprocess.Popen[str]:
-    """train.py from its command line to its bundle, in a few seconds."""
-    command = [sys.executable, str(ROOT / "train.py"), *TINY, "--run.folder", str(runs)]
+    """train.py, a process from its first import on."""
+    command = [sys.executable, str(ROOT / "train.py"), *options(runs)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=runs)
 
@@ -42,45 +48,63 @@ def end(process: subprocess.Popen[str], runs: Path, number: int) -> str:
     """Send a signal and check what is left; returns what became of the run."""
     process.send_signal(number)
     out, err = process.communicate(timeout=PATIENCE)
-    assert "Traceback" not in err, err
+    return became(process.returncode, out + err, runs, number)
+
+
+def became(status: int, said: str, runs: Path, number: int) -> str:
+    """What became of a run that a signal ended with an exit status."""
+    assert "Traceback" not in said, said
     folder = RunFolder(runs / "run")
     # The second where Python has not yet begun or is already done with the script.
-    if process.returncode in (128 + number, -number):
+    if status in (128 + number, -number):
         trained = folder.path.exists()
         # It ended at once: before anything was trained, or after all of it was saved.
         assert not trained or (folder.path / "summary.json").is_file()
         return "ended after its summary" if trained else "left nothing"
-    assert process.returncode == 0, (process.returncode, err)
-    if "Stopped and saved" in out:
+    assert status == 0, (status, said)
+    if "Stopped and saved" in said:
         assert any(folder.checkpoints.iterdir())
         return "stopped and saved"
     assert folder.read_summary() is not None
     return "was done"
 
 
-def trained(folder: Path) -> bool:
-    """Whether the run is in its loop."""
-    return bool(RunFolder(folder).read_metrics())
+@pytest.mark.slow
+def test_a_signal_ends_its_imports(tmp_path: Path) -> None:
+    process = start(tmp_path)
+    time.sleep(1.0)
+    assert process.poll() is None, process.communicate()
+    assert end(process, tmp_path, signal.SIGINT) == "left nothing"
 
 
-PHASES: dict[str, tuple[Callable[[Path], bool], str]] = {
-    "imports": (lambda run: True, "left nothing"),
-    "building": (lambda run: (run / "config.json").exists(), "left nothing"),
-    "training": (trained, "stopped and saved"),
-}
+@pytest.fixture(scope="module")
+def starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
+    """Starts the script where its imports are done."""
+    with Starter(tmp_path_factory.mktemp("starts")) as starter:
+        yield starter
+
+
+def is_building(run: Path) -> bool:
+    """Whether it has a folder, and compiles what it will train with."""
+    return (run / "config.json").exists()
+
+
+def is_training(run: Path) -> bool:
+    """Whether it is in its loop."""
+    return bool(RunFolder(run).read_metrics())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("phase", PHASES)
-def test_a_signal_ends_each_phase(tmp_path: Path, phase: str) -> None:
-    reached, outcome = PHASES[phase]
-    process = start(tmp_path)
-    if phase == "imports":
-        time.sleep(1.0)
-    while not reached(tmp_path / "run"):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.005)
-    assert end(process, tmp_path, signal.SIGINT) == outcome
+@pytest.mark.parametrize(
+    ("reached", "outcome"), [(is_building, "left nothing"), (is_training, "stopped and saved")]
+)
+def test_a_signal_ends_each_phase(
+    tmp_path: Path, starter: Starter, reached: Callable[[Path], bool], outcome: str
+) -> None:
+    starter.train_py(*options(tmp_path))
+    starter.wait_for(lambda: reached(tmp_path / "run"))
+    status = starter.end(signal.SIGINT)
+    assert became(status, starter.said(), tmp_path, signal.SIGINT) == outcome
 
 
 def main(count: int) -> None:

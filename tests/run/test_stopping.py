@@ -5,11 +5,9 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from browser import wait_until
+from starter import Starter
 from whole_runs import (
     HALF,
     Quiet,
@@ -44,8 +43,6 @@ from mjx_serl.run.remote import is_paused, tell
 from mjx_serl.run.replay_episodes import RunEpisodes
 from mjx_serl.run.replay_file import FILE, Q, read_replay
 from mjx_serl.training.state import TrainState
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -329,64 +326,11 @@ def test_a_dump_that_cannot_be_written_does_not_end_training(
 EPOCHS = 18
 
 
-class Starter:
-    """Processes of train.py, one at a time; see start_again.py."""
-
-    def __init__(self, folder: Path) -> None:
-        command = [sys.executable, str(Path(__file__).with_name("start_again.py"))]
-        pipe, env = subprocess.PIPE, os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-        self.parent = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, text=True, env=env, cwd=folder
-        )
-        self.folder, self.pid, self.starts = folder, 0, 0
-
-    def train_py(self, *argv: str) -> None:
-        """Start the script."""
-        assert self.parent.stdin is not None and self.parent.stdout is not None
-        self.parent.stdin.write(json.dumps(argv) + "\n")
-        self.parent.stdin.flush()
-        self.pid, self.starts = int(self.parent.stdout.readline()), self.starts + 1
-
-    def said(self) -> str:
-        """What the last one has printed; it may not have begun."""
-        said = self.folder / f"start_{self.starts - 1}.txt"
-        return said.read_text() if said.exists() else ""
-
-    def running(self) -> bool:
-        """Whether the last one has not ended."""
-        state = Path(f"/proc/{self.pid}/stat")
-        with_parent = f" {self.parent.pid} "
-        try:
-            text = state.read_text()
-        except FileNotFoundError:
-            return False
-        return with_parent in text and ") Z " not in text
-
-    def end(self, number: signal.Signals | None = None) -> int:
-        """Wait for the end of the last one, which a signal may bring about; its exit status."""
-        if number is not None:
-            assert self.running(), f"it ended before it was signalled: {self.said()}"
-            os.kill(self.pid, number)
-        assert self.parent.stdout is not None
-        return int(self.parent.stdout.readline())
-
-    def wait_for(self, ready: Callable[[], bool]) -> None:
-        """Return once something is so; it must happen while the last one runs."""
-        deadline = time.monotonic() + 120
-        while not ready():
-            assert self.running(), self.said()
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-
-
 @pytest.fixture
 def starter(tmp_path: Path) -> Iterator[Starter]:
     """Starts processes; the last one is killed with the test."""
-    starter = Starter(tmp_path)
-    yield starter
-    if starter.starts and starter.running():
-        os.kill(starter.pid, signal.SIGKILL)
-    starter.parent.communicate(timeout=60)
+    with Starter(tmp_path) as starter:
+        yield starter
 
 
 @pytest.mark.slow

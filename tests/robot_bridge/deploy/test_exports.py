@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from recorded import record
-from tiny_bundle import tiny_bundle
 
 from mjx_serl.data.demos import DemoContract, load_demos
 from robot_bridge.__main__ import main
@@ -13,8 +12,8 @@ from robot_bridge.policy.bundle import Bundle, load_bundle
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundle")))
+def bundle(bundle_folder: Path) -> Bundle:
+    return load_bundle(bundle_folder)
 
 
 @pytest.fixture

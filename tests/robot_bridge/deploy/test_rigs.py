@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 from bench_arm import Bench, bench_contract
-from tiny_bundle import tiny_bundle
 
 from robot_bridge.clock import ManualClock, MonotonicClock
 from robot_bridge.control.joint_monitor import parse_joint_limits
@@ -51,8 +50,8 @@ PLACE = ("cube=0.4,0.05,0.02",)
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundle")))
+def bundle(bundle_folder: Path) -> Bundle:
+    return load_bundle(bundle_folder)
 
 
 def waited(until: Callable[[], Any], *, seconds: float = 10.0) -> bool:

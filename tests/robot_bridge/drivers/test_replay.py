@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_bundle import tiny_bundle
 
 from robot_bridge.clock import ManualClock
 from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk
@@ -28,8 +27,8 @@ NULL = RigConfig(robot="null", objects=("cube=0.4,0.05,0.02",))
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundle")))
+def bundle(bundle_folder: Path) -> Bundle:
+    return load_bundle(bundle_folder)
 
 
 def deploy(bundle: Bundle, config: RigConfig, **options) -> tuple[Deployment, list[str]]:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from bench_arm import Bench
 from browser import Browser, needs_chromium, wait_until
-from tiny_bundle import tiny_bundle
 from websockets.sync.client import ClientConnection, connect
 
 from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk
@@ -114,8 +113,8 @@ def test_a_page_that_falls_silent_has_let_go(page: PageOperator) -> None:
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundle")))
+def bundle(bundle_folder: Path) -> Bundle:
+    return load_bundle(bundle_folder)
 
 
 class Driven:

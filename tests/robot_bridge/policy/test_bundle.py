@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peer_env import PeerEnv, peer_python
-from tiny_bundle import sign_again, tiny_bundle
+from tiny_bundle import sign_again
 
 from robot_bridge.policy import bundle as bundle_module
 from robot_bridge.policy.bundle import Bundle, BundleError, find_bundle, load_bundle
@@ -37,9 +37,9 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(bundle_folder: Path) -> Path:
     """A bundle as the trainer writes it."""
-    return tiny_bundle(tmp_path_factory.mktemp("whole"))
+    return bundle_folder
 
 
 @pytest.fixture(scope="module")
