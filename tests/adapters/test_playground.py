@@ -1,7 +1,8 @@
 """The way in from MuJoCo Playground, with a world that is written as theirs are.
 
-The package itself cannot be among our development requirements: what makes its environments, robot
-models of 1 GB, is fetched by git on their first use. benchmarks/RESULTS.md says what ran with it.
+The package itself is not among our development requirements: what makes its environments, robot
+models of 1 GB, is fetched by git on their first use, or comes in a wheel of 89 MB. The last test is
+of the real ones, where they are installed; `python -m benchmarks.playground` trains on one.
 """
 
 import importlib
