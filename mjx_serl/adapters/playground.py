@@ -221,15 +221,15 @@ class PlaygroundFactory:
             physics: mjx or warp; None is mjx on a CPU, else warp. Raises InputError for another.
             max_worlds: sizes Warp's contact buffers.
         """
-        chosen = physics or ("mjx" if jax.default_backend() == "cpu" else "warp")
-        if chosen not in _IMPLEMENTATIONS:
-            raise InputError(
-                f"physics '{chosen}' of '{name}', allowed: {', '.join(_IMPLEMENTATIONS)}"
-            )
         registry = _playground().registry
         _use_installed_models()
         config = registry.get_default_config(self.inner)
-        changes: dict[str, Any] = {"impl": _IMPLEMENTATIONS[chosen]}
+        # AeroCubeRotateZAxis has no choice.
+        allowed = tuple(_IMPLEMENTATIONS) if "impl" in config else ("mjx",)
+        chosen = physics or ("mjx" if jax.default_backend() == "cpu" else allowed[-1])
+        if chosen not in allowed:
+            raise InputError(f"physics '{chosen}' of '{name}', allowed: {', '.join(allowed)}")
+        changes: dict[str, Any] = {"impl": _IMPLEMENTATIONS[chosen]} if "impl" in config else {}
         contacts = max_worlds * _CONTACTS_PER_WORLD
         changes |= {key: contacts for key in ("naconmax", "naccdmax") if key in config}
         inner = registry.load(self.inner, config_overrides=changes)
