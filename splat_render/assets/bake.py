@@ -569,13 +569,15 @@ def _bake_surface(options: BakeOptions) -> int:
 
 def _renamed(model: mujoco.MjModel, given: Sequence[str]) -> dict[str, str]:
     """Read THEIRS=OURS; InputError for what is not written so, or is no body of the model."""
-    names = dict(text.partition("=")[::2] for text in given)
     known = [model.body(body).name for body in range(1, model.nbody)]
-    for theirs, ours in names.items():
+    names: dict[str, str] = {}
+    for text in given:
+        theirs, _, ours = text.partition("=")
         if theirs not in known or not ours:
             raise InputError(
-                f"--rename {theirs}={ours}, allowed: THEIRS=OURS, theirs one of {', '.join(known)}"
+                f"--rename {text}, allowed: THEIRS=OURS, theirs one of {', '.join(known)}"
             )
+        names[theirs] = ours
     return names
 
 
