@@ -2,8 +2,8 @@
 
 Needs the extra `playground`, and is a plug-in, which files every one of them as "playground/NAME":
 
-    python train.py --plugin mjx_serl.adapters.playground --task playground/PandaPickCube \\
-        --demos.count 0 --physics mjx --run.no-bundle
+    python train.py --plugin mjx_serl.adapters.playground --preset sac \\
+        --task playground/PandaPickCube --physics mjx --run.no-bundle
 
 The whole world is theirs: scene, MJX physics, controls, rewards, ends. So there are no cameras of
 ours, no expert, and no bundle for a robot. Playground fetches its robots by git on first use, 1 GB;
