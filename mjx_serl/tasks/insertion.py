@@ -2,7 +2,8 @@
 
 Poses, thresholds, boxes, resets and scales: reference serl_family.md 2.2 and 2.3. There the hole
 stands still and the hand begins somewhere above it. Ours: what is held cannot slip; roll and pitch,
-which SERL's boxes let move by 0.01 to 0.05 rad, stay as they are.
+which SERL's boxes let move by 0.01 to 0.05 rad, stay as they are. Where sizes and clearances are
+from is said at each.
 """
 
 import dataclasses
@@ -245,6 +246,8 @@ def _control(
     )
 
 
+# SERL's is one of FMB's 3D-printed pegs in its board (arXiv 2401.08553), whose sizes stand in CAD
+# files alone: 2 cm square and 1 mm to each wall are ours, by eye.
 _PEG: Vec3 = (0.01, 0.01, 0.03)
 PEG = InsertionConfig(
     held=_PEG,
@@ -263,7 +266,8 @@ PEG = InsertionConfig(
     control=_control(_PEG, 0.02, 0.1, ("rz",), math.radians(35)),
     expert_noise=0.001,
 )
-# A board of 1.6 mm in an edge connector.
+# SERL tells neither board nor connector. Ours: a board as thick as most, 1.6 mm, in an edge
+# connector, 0.2 mm to each side. Its threshold, 1 mm in z, is SERL's.
 _BOARD: Vec3 = (0.03, 0.0008, 0.02)
 PCB = InsertionConfig(
     held=_BOARD,
@@ -282,7 +286,10 @@ PCB = InsertionConfig(
     control=_control(_BOARD, 0.02, 0.2, ("rz",), math.radians(25)),
     expert_noise=0.0003,
 )
-# A DDR4 module, 133.35 by 1.27 mm, and its socket (JEDEC MO-309; from memory).
+# A memory module; HIL-SERL does not tell of which generation. 133.35 mm long as all of them, 31.2
+# high (31.25 of DDR4, JEDEC MO-309 in Micron's data sheets), and 1.27 thick, which is DDR3's: of
+# DDR4 it is 1.4 mm (AKIBA PC Hotline, November 2015). The slot is made around it, so that 0.13 mm
+# change nothing. Its clearances, 0.15 mm to each side, are ours: no socket's drawing was found.
 _MODULE: Vec3 = (0.066675, 0.000635, 0.0156)
 RAM = InsertionConfig(
     held=_MODULE,

@@ -33,7 +33,8 @@ from scenes.robots.panda import soft_panda
 from scenes.shapes import Box, Compound, FixedMount, Part
 from scenes.specs import ContactSpec, MountedArm, ObjectSpec, SceneSpec
 
-# The shell of a plug is 12.0 by 4.5 mm, the opening for it 12.5 by 5.12 mm (USB 2.0, chapter 6).
+# Of series A, each ± 0.10 (USB specification, 6.5.3 and 6.5.4): the shell of a plug is 12.0 by
+# 4.5 mm, the opening for it 12.5 by 5.12 mm, which leaves 0.25 and 0.31 mm to each side.
 _SHELL: Vec3 = (0.006, 0.006, 0.00225)  # half size; 12 mm long
 _OPENING = (0.00625, 0.00256)  # half widths [m]
 _CLEARANCE = (_OPENING[0] - _SHELL[0], _OPENING[1] - _SHELL[2])

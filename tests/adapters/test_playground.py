@@ -1,12 +1,14 @@
 """The way in from MuJoCo Playground, with a world that is written as theirs are.
 
-The package itself cannot be among our development requirements: what makes its environments, robot
-models of 1 GB, is fetched by git on their first use. benchmarks/RESULTS.md says what ran with it.
+The package itself is not among our development requirements: what makes its environments, robot
+models of 1 GB, is fetched by git on their first use, or comes in a wheel of 89 MB. The last test is
+of the real ones, where they are installed; `python -m benchmarks.playground` trains on one.
 """
 
 import importlib
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -121,7 +123,9 @@ def playground() -> Iterator[list[dict]]:
 
     registry = SimpleNamespace(
         manipulation=SimpleNamespace(ALL_ENVS=("PandaPickCube", "Seen")),
-        get_default_config=lambda name: Config(episode_length=LIMIT, naconmax=24 * 2048),
+        get_default_config=lambda name: Config(
+            episode_length=LIMIT, impl="warp", naconmax=24 * 2048
+        ),
         load=load,
     )
     with pytest.MonkeyPatch.context() as patch:
@@ -211,6 +215,27 @@ def test_what_it_is_built_with(playground: list[dict], slider: Env):
     assert playground[0] == {"impl": "jax", "naconmax": 7 * 24}
     assert make_env("playground/PandaPickCube", physics="warp").physics.name == "warp"
     assert make_env("playground/PandaPickCube").physics.name == "mjx"
+
+
+def test_its_robots_are_those_of_an_installed_package(
+    playground: list[dict], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """Unless it has fetched its own."""
+    own, held = tmp_path / "own", tmp_path.joinpath(*sys.modules[MODULE]._MODELS)
+    theirs = SimpleNamespace(MENAGERIE_PATH=own)
+
+    def found() -> Path:
+        make_env("playground/PandaPickCube", physics="mjx")
+        return theirs.MENAGERIE_PATH
+
+    monkeypatch.setitem(sys.modules, "mujoco_playground._src.mjx_env", theirs)
+    assert found() == own, "without the package it fetches them"
+    held.mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    own.mkdir()
+    assert found() == own
+    own.rmdir()
+    assert found() == held
 
 
 def test_what_it_cannot_do_is_told_in_one_line(playground: list[dict], slider: Env):

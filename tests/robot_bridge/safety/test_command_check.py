@@ -185,6 +185,21 @@ def test_measured_base():
     assert after is before and reasons == Reason.NOT_FINITE
 
 
+@pytest.mark.parametrize(
+    ("mode", "names"),
+    [
+        ("wrench", ("fx",)),  # franka/egg_flip
+        ("joint_delta", ("joint1",)),  # piper/mobile_pick
+        ("ee_delta_legged", ("x", "base_x")),  # go2_piper/pick
+    ],
+)
+def test_what_moves_no_arms_tool_centre_is_refused(mode, names):
+    action = ActionSpec(mode=mode, names=names, scale=(1.0,) * len(names), rate=10.0)
+    said = f"'{mode}', which no arm is driven by; allowed: ee_delta, ee_delta_osc"
+    with pytest.raises(ValueError, match=said):
+        ActionGate(replace(contract(), action=action), LIMITS)
+
+
 # -- turns ---------------------------------------------------------------------------------------
 
 
