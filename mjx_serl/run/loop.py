@@ -213,7 +213,7 @@ class Run:
         with self.activity.doing(building, remembered=True):
             self.observer = self.cfg.build_observer()
             self.devices = device_count(self.cfg.devices) * self.peers.count
-            self.trainer = over_devices(self.cfg.build(self.observer), self.devices)
+            self.trainer = over_devices(self.cfg.build(self.observer), self.devices, self.cfg.fsdp)
 
     def train(self, *, resume: bool = False) -> Summary | None:
         """Train to the end and return the summary; None where a signal stopped the run.
@@ -245,6 +245,8 @@ class Run:
         """
         with self.activity.doing("measuring the state"):
             shapes = self.trainer.state_shapes()
+        if note := getattr(self.trainer, "note", ""):
+            self.hooks.on_stage(note)
         memory, free = self.trainer.memory(shapes), available_bytes(self.devices)
         check_memory(shapes, memory, available=free, runs=runs)
         cautions = getattr(self.cfg.method, "cautions", None)
@@ -590,7 +592,8 @@ class Run:
     def _evaluate(self, program: EvalFn, state: TrainState, stream: int) -> EpisodeResult:
         key = self.episodes_key(stream, self.progress.epoch)
         with self.activity.doing("evaluating"):
-            return jax.device_get(program(self.trainer.policy_params(state), key))
+            read = getattr(self.trainer, "spread_params", self.trainer.policy_params)
+            return jax.device_get(program(read(state), key))
 
     def after_epoch(
         self, state: Callable[[], TrainState], metrics: dict[str, float], elapsed: float

@@ -8,7 +8,7 @@ before the next: its reward is their sum, and the discount and advantages count 
 
 import dataclasses
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar
 
 import jax
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from mjx_serl import devices
 from mjx_serl.agents.agent import AGENTS, AgentState, ChunkAgent, require_chunks
 from mjx_serl.agents.flow_ppo import FlowPPOConfig
 from mjx_serl.data import normalize
@@ -44,6 +45,8 @@ _IMITATION = 1  # the stream of its keys beside that of the worlds
 
 # Takes updates made, of how many, and the metrics of the last of them.
 Tell = Callable[[int, int, dict[str, float]], None]
+# Makes of a traced step (agent, *same) -> (agent, metrics) one that several devices take.
+Over = Callable[[Callable[..., tuple[AgentState, Metrics]]], Callable[..., Any]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -235,7 +238,9 @@ class OnPolicyChunks(RolloutTrainer):
 
     # -- imitation ---------------------------------------------------------------------------
 
-    def teach(self, state: TrainState, key: PRNGKey, tell: Tell) -> TrainState:
+    def teach(
+        self, state: TrainState, key: PRNGKey, tell: Tell, *, over: Over | None = None
+    ) -> TrainState:
         """The state after imitation. Actions are scaled as demonstrations have them, observations
         as the task declares: the spread of a few demonstrations makes what is a little beside
         them look far away.
@@ -244,6 +249,8 @@ class OnPolicyChunks(RolloutTrainer):
             state: from `init`.
             key: of the run, as `init` has it.
             tell: is told how it goes, every `_LESSON` updates.
+            over: runs steps of the agent on several devices, each of which draws its share of a
+                batch; None on one.
         """
         total = self.config.pretrain_updates
         if self.demos is None or not total:
@@ -251,15 +258,34 @@ class OnPolicyChunks(RolloutTrainer):
         rows = jax.device_put(self.demos.rows(key))
         buffer = ReplayBuffer(*rows.reward.shape)
         ring = buffer.add(buffer.init(jax.tree.map(lambda x: x[0, 0], rows)), rows)
-        agent = self.agent.pupil(self.agent.shown(state.agent, rows))
-        lesson = jax.jit(self._lesson, static_argnums=(0, 5), donate_argnums=1)
+        agent = self._turned(self.agent.pupil, self.agent.shown(state.agent, rows), over)
+        lesson = self._lessons(over)
         k_lessons = jax.random.fold_in(jax.random.fold_in(key, TRAIN), _IMITATION)
         for done in range(0, total, _LESSON):
             count = min(_LESSON, total - done)
             k_lesson = jax.random.fold_in(k_lessons, done)
             agent, metrics = lesson(buffer, agent, ring, state.normalizer, k_lesson, count)
             tell(done + count, total, {k: float(x) for k, x in jax.device_get(metrics).items()})
-        return state.replace(agent=self.agent.taught(agent))
+        return state.replace(agent=self._turned(self.agent.taught, agent, over))
+
+    def _turned(
+        self, turn: Callable[[AgentState], AgentState], agent: AgentState, over: Over | None
+    ) -> AgentState:
+        return turn(agent) if over is None else over(lambda agent: (turn(agent), {}))(agent)
+
+    def _lessons(self, over: Over | None) -> Callable[..., tuple[AgentState, Metrics]]:
+        """`_lesson`, compiled."""
+        if over is None:
+            return jax.jit(self._lesson, static_argnums=(0, 5), donate_argnums=1)
+
+        @cache
+        def of(buffer: ReplayBuffer, updates: int) -> Callable[..., Any]:
+            return over(lambda *given: self._lesson(buffer, *given, updates))
+
+        def lesson(buffer: ReplayBuffer, *given: Any) -> tuple[AgentState, Metrics]:
+            return of(buffer, given[-1])(*given[:-1])
+
+        return lesson
 
     def _lesson(
         self,
@@ -271,7 +297,13 @@ class OnPolicyChunks(RolloutTrainer):
         updates: int,
     ) -> tuple[AgentState, Metrics]:
         """So many updates on demonstrations; the metrics of the last."""
-        shape, span = (_GATHERED, self.config.batch_size), self.agent.n_step
+        each, rest = divmod(self.config.batch_size, devices.count())
+        if rest:
+            raise InputError(
+                f"--devices {devices.count()} with --fsdp and --loop.batch-size "
+                f"{self.config.batch_size}, allowed: a multiple, which they share in imitation"
+            )
+        shape, span, key = (_GATHERED, each), self.agent.n_step, devices.own_key(key)
 
         def update(agent: AgentState, xs: tuple) -> tuple[AgentState, Metrics]:
             return self.agent.update(agent, *xs)

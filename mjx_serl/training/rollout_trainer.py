@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from mjx_serl import devices
 from mjx_serl.data import normalize
 from mjx_serl.envs.env import EnvState
 from mjx_serl.envs.judge import judged_metrics
@@ -164,6 +165,8 @@ class RolloutTrainer(OneAgent):
             return jnp.zeros(self.vec_env.num_envs)
 
         cut = jnp.any(last.truncated)
+        if devices.has_split(before.agent):  # all gather it, or none
+            cut = devices.any_true(cut)
         if self.traceable:
             return jax.lax.cond(cut, ask, nothing)
         return ask() if bool(cut) else nothing()
