@@ -8,7 +8,10 @@ What passes between devices is one array for each dtype, so that a pytree is one
 that are too large to be on every device are `Split`; a pytree may hold some.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import jax
@@ -45,23 +48,75 @@ class Split:
     axis: int = struct.field(pytree_node=False)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Which of how many parts of all worlds is traced, and how many are stepped at once."""
+
+    of: int
+    index: Int[Array, ""] | int
+    at_once: int
+
+
+_PART: ContextVar[_Part | None] = ContextVar("part", default=None)
+
+
+@contextmanager
+def as_part(of: int, index: Int[Array, ""] | int, *, at_once: int = 1) -> Iterator[None]:
+    """Trace what is within for one of so many equal parts of all worlds, without the others.
+
+    It draws for its worlds what they would draw together (`drawn`); it cannot ask the others
+    anything. Of all parts `at_once` are stepped at the same time.
+    """
+    token = _PART.set(_Part(of, index, at_once))
+    try:
+        yield
+    finally:
+        _PART.reset(token)
+
+
+def drawn(
+    draw: Callable[[tuple[int, ...]], Array], shape: tuple[int, ...]
+) -> Shaped[Array, "N ..."]:
+    """Return `draw(shape)`, random numbers whose first axis counts worlds.
+
+    Within `as_part` they are this part's of what is drawn for all.
+    """
+    if _PART.get() is None:
+        return draw(shape)
+    return own_rows(draw((shape[0] * count(), *shape[1:])))
+
+
+def at_once() -> int:
+    """Return how many devices step worlds at the same time."""
+    part = _PART.get()
+    return count() if part is None else part.at_once
+
+
 def count() -> int:
-    """Return how many devices run what is traced."""
+    """Return how many devices run what is traced, or in how many parts."""
+    if (part := _PART.get()) is not None:
+        return part.of
     try:
         return jax.lax.axis_size(AXIS)
     except NameError:  # no such axis here
         return 1
 
 
+def _index() -> Int[Array, ""] | int:
+    """Which of them."""
+    part = _PART.get()
+    return jax.lax.axis_index(AXIS) if part is None else part.index
+
+
 def numbers(num: int) -> Int[Array, " num"]:
     """Return the numbers of this device's worlds, `num` on each, among all."""
     own = jnp.arange(num)
-    return own if count() == 1 else own + num * jax.lax.axis_index(AXIS)
+    return own if count() == 1 else own + num * _index()
 
 
 def own_key(key: PRNGKey) -> PRNGKey:
     """Return another key on each device."""
-    return key if count() == 1 else jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+    return key if count() == 1 else jax.random.fold_in(key, _index())
 
 
 def own_rows(tree: Tree) -> Tree:
@@ -69,7 +124,7 @@ def own_rows(tree: Tree) -> Tree:
 
     def part(x: Array) -> Array:
         size = x.shape[0] // count()
-        return jax.lax.dynamic_slice_in_dim(x, size * jax.lax.axis_index(AXIS), size)
+        return jax.lax.dynamic_slice_in_dim(x, size * _index(), size)
 
     return tree if count() == 1 else jax.tree.map(part, tree)
 
@@ -133,7 +188,7 @@ def once(tree: Tree) -> Tree:
     """Return what all devices know on the first one and zeros on the others: its `total` is it."""
 
     def on_first(x: Array) -> Array:
-        return jnp.where(jax.lax.axis_index(AXIS) == 0, x, jnp.zeros_like(x))
+        return jnp.where(_index() == 0, x, jnp.zeros_like(x))
 
     return tree if count() == 1 else jax.tree.map(on_first, tree)
 

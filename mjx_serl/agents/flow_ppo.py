@@ -315,7 +315,7 @@ class FlowPPO(ChunkAgent):
         start_key, key = jax.random.split(key)
         cache, features = parts.net.encode_prefix(params[NET], obs)
         shape = (_rows(obs), parts.net.horizon, parts.net.width)
-        start = jax.random.normal(start_key, shape)
+        start = devices.drawn(partial(jax.random.normal, start_key), shape)
         fields = parts.fields(params, cache, features)
         return *self._denoiser.sample(*fields, start, key), fields, features
 

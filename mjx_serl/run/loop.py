@@ -45,8 +45,10 @@ from mjx_serl.training.evaluate import (
     FINAL,
     stream_key,
 )
-from mjx_serl.training.sharded import Sharded, device_count, over_devices
+from mjx_serl.training.placed import over_placement
+from mjx_serl.training.sharded import Sharded, device_count, over_devices, require_devices
 from mjx_serl.training.state import PolicyParams, TrainState, tree_bytes
+from mjx_serl.training.trainer import Trainer
 from mjx_serl.types import PRNGKey
 from scenes.contract.command_line import how_to_start
 from scenes.contract.errors import InputError
@@ -213,7 +215,16 @@ class Run:
         with self.activity.doing(building, remembered=True):
             self.observer = self.cfg.build_observer()
             self.devices = device_count(self.cfg.devices) * self.peers.count
-            self.trainer = over_devices(self.cfg.build(self.observer), self.devices, self.cfg.fsdp)
+            self.trainer = self._on_devices(self.cfg.build(self.observer))
+
+    def _on_devices(self, trainer: Trainer) -> Trainer:
+        cfg, many = self.cfg, self.devices
+        if not cfg.placement.named:
+            return over_devices(trainer, many, cfg.fsdp)
+        if self.peers.count > 1:
+            raise InputError(f"--placement in {self.peers.count} processes, allowed: in one")
+        require_devices(many)
+        return over_placement(trainer, cfg.placement, many)
 
     def train(self, *, resume: bool = False) -> Summary | None:
         """Train to the end and return the summary; None where a signal stopped the run.

@@ -323,24 +323,37 @@ class OnPolicyChunks(RolloutTrainer):
         """One choice of all worlds, played to its end."""
         before = state
         state, obs, chosen = self._jit_choose(state)
-
-        def step(carry: tuple, xs: tuple) -> tuple[tuple, ChunkSteps]:
-            return self._jit_advance(carry[0], *xs)
-
-        plain = one_by_one(chosen.replace(extras={}))
-        wait = jnp.arange(self.horizon) < self.horizon - 1
-        start = (state.worlds, state.worlds.envs)
-        (worlds, last), steps = scan(step, start, (plain, wait), traceable=self.traceable)
+        worlds, data, one, last = self.carry_out(state.worlds, state.data, chosen)
         worlds = self.vec_env.draw(worlds)  # once: what comes between two choices nobody sees
-        one, cut = steps.as_one(obs, chosen), self.cut_value(before, last)
-        return state.replace(worlds=worlds, data=state.data.after(steps)), Played(one, cut)
+        one, cut = one.replace(obs=obs, extras=chosen.extras), self.cut_value(before, last)
+        return state.replace(worlds=worlds, data=data), Played(one, cut)
 
     def choose_all(self, state: TrainState) -> tuple[TrainState, Obs, Choice]:
         """Choose in all worlds; the state has another key."""
         key, k_act = jax.random.split(state.key)
         obs = self.vec_env.observe(state.worlds)
-        seen = normalize.normalize(state.normalizer, obs)
-        return state.replace(key=key), obs, self.agent.draw(state.agent, seen, k_act)
+        chosen, _ = self.decide(state.agent, state.normalizer, obs, (), k_act)
+        return state.replace(key=key), obs, chosen
+
+    def decide(
+        self, agent: AgentState, normalizer: NormalizerState, obs: Obs, memory: tuple, key: PRNGKey
+    ) -> tuple[Choice, tuple]:
+        """Draw chunks."""
+        return self.agent.draw(agent, normalize.normalize(normalizer, obs), key), memory
+
+    def carry_out(
+        self, worlds: VecState, data: Counts, chosen: Choice
+    ) -> tuple[VecState, Counts, Transition, EnvState]:
+        """Play chunks to their end."""
+        chosen = chosen.replace(extras={})
+
+        def step(carry: tuple, xs: tuple) -> tuple[tuple, ChunkSteps]:
+            return self._jit_advance(carry[0], *xs)
+
+        wait = jnp.arange(self.horizon) < self.horizon - 1
+        start, xs = (worlds, worlds.envs), (one_by_one(chosen), wait)
+        (worlds, last), steps = scan(step, start, xs, traceable=self.traceable)
+        return worlds, data.after(steps), steps.as_one({}, chosen), last
 
     def advance(
         self, worlds: VecState, chosen: Choice, wait: Bool[Array, ""]
@@ -350,15 +363,18 @@ class OnPolicyChunks(RolloutTrainer):
         steps = ChunkSteps(row.reward, row.terminated, row.truncated, row.valid, last.success)
         return (worlds, last), steps
 
-    def batch_of(self, state: TrainState, played: Played) -> tuple[RolloutBatch, Metrics]:
+    def batch_of(
+        self, state: TrainState, played: Played, after: Obs
+    ) -> tuple[RolloutBatch, Metrics]:
         """The choices of a rollout with their advantages, all on one axis, and metrics."""
-        after = self.value(state, self.vec_env.observe(state.worlds))
-        return with_advantages(self.agent, state.normalizer, played, after)
+        return with_advantages(self.agent, state.normalizer, played, self.value(state, after))
 
-    def learn(self, state: TrainState, played: Played) -> tuple[TrainState, Metrics]:
+    def learn_from(
+        self, state: TrainState, played: Played, after: Obs
+    ) -> tuple[TrainState, Metrics]:
         """Make the passes over a rollout [C, N, ...]; metrics of them."""
         key, k_order = jax.random.split(state.key)
-        batch, metrics = self.batch_of(state, played)
+        batch, metrics = self.batch_of(state, played, after)
         sizes = {"passes": self.config.passes, "minibatches": self.config.minibatches}
         agent, learned = learn_in_passes(self.agent, state.agent, batch, k_order, **sizes)
         return state.replace(agent=agent, key=key), metrics | learned
