@@ -103,12 +103,13 @@ def _spec(x: jax.ShapeDtypeStruct, among: int, least: float) -> P:
 def _axis(x: jax.ShapeDtypeStruct, among: int) -> int | None:
     """The axis along which so many devices can share a leaf, from the last; None if there is none.
 
-    Never a first one of several: it may count members of an ensemble, or layers.
+    Never the first, which may count members of an ensemble, or layers; nor that of a vector, which
+    is no layer's product.
     """
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return None
-    axes = [-1] if len(x.shape) < 3 else [-1, -2]
-    able = [i for i in axes if len(x.shape) >= -i and x.shape[i] and x.shape[i] % among == 0]
+    axes = range(-1, -min(len(x.shape), 3), -1)
+    able = [i for i in axes if x.shape[i] and x.shape[i] % among == 0]
     return max(able, key=lambda i: x.shape[i], default=None)
 
 

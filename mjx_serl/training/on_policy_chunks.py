@@ -271,7 +271,7 @@ class OnPolicyChunks(RolloutTrainer):
     def _turned(
         self, turn: Callable[[AgentState], AgentState], agent: AgentState, over: Over | None
     ) -> AgentState:
-        return turn(agent) if over is None else over(lambda agent: (turn(agent), {}))(agent)
+        return turn(agent) if over is None else over(lambda agent: (turn(agent), {}))(agent)[0]
 
     def _lessons(self, over: Over | None) -> Callable[..., tuple[AgentState, Metrics]]:
         """`_lesson`, compiled."""
