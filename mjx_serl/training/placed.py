@@ -387,7 +387,8 @@ class Placed:
     @property
     def teach(self) -> Callable[..., TrainState] | None:
         """What a run calls before the first epoch, on the device that learns; None mostly."""
-        return getattr(self.whole, "teach", None)
+        teach: Callable[..., TrainState] | None = getattr(self.whole, "teach", None)
+        return None if teach is None else lambda *told: self._put(teach(*told))
 
     @property
     def note(self) -> str:
