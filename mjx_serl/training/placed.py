@@ -3,7 +3,7 @@
 The worlds are cut into groups (`pipeline_stage_num`), and each group into a part for every env
 device. Between two choices a part is stepped by one program on its device; actions for a group are
 chosen by one program on the rollout device; what they have to tell each other is copied. Nothing
-waits on the host: JAX queues programs on each device, where they run in this order as soon as what
+waits on the host: JAX queues programs on each device, where they run in their order as soon as what
 they read is there, so that one group's actions are chosen while another group is stepped.
 
     rollout device   choose A   choose B   choose A   choose B
@@ -111,22 +111,23 @@ class Placed:
     def epoch(self, state: TrainState) -> tuple[TrainState, Metrics]:
         """A rollout and what is learned from it; the state given is used up."""
         groups, carried = self._begin(state)
-        mind = jax.device_put(PolicyParams(state.agent, state.normalizer), self.rollout)
-        key = jax.device_put(state.key, self.rollout)
-        seen = [self._to_rollout([self._observe(part.worlds) for part in g]) for g in groups]
-        rows = [self._no_rows() for _ in groups]
-        for t in range(self.whole.length):
-            key, k_act = self._split_key(key)
-            for s, group in enumerate(groups):
-                told, actions, carried[s] = self._choose(mind, seen[s], carried[s], k_act, s)
-                steps = self._step_group(group, actions, s)
-                seen[s] = self._to_rollout([x.obs for x in steps])
-                lasts = self._to_rollout([(x.last, x.cut) for x in steps])
-                found = (told, [x.row for x in steps], self._value(mind, lasts))
-                rows[s] = self._write(rows[s], jax.device_put(found, self.actor), t)
+        play = _Rollout(self, groups, carried, state)
+        turns = [(t, s) for t in range(self.whole.length) for s in range(self.stages)]
+        play.ask(0)
+        for (t, s), following in zip(turns, [*turns[1:], None], strict=True):
+            # Before this group is stepped, so that both devices have something to do.
+            ahead = following is not None and self.stages > 1
+            if ahead:
+                play.ask(following[1])
+            play.step(t, s)
+            if following is not None and not ahead:
+                play.ask(following[1])
+        for s in range(self.stages):
+            play.note(s)
         worlds, data = self._joined(groups, carried)
-        learner = state.replace(worlds=(), data=(), key=jax.device_put(key, self.actor))
-        learner, metrics = self._learn(learner, rows, jax.device_put(seen, self.actor))
+        key, seen = jax.device_put((play.key, play.seen), self.actor)
+        learner = state.replace(worlds=(), data=(), key=key)
+        learner, metrics = self._learn(learner, play.rows, seen)
         return learner.replace(worlds=worlds, data=data), metrics | self._told(worlds, data)
 
     # -- worlds --------------------------------------------------------------------------------
@@ -234,15 +235,6 @@ class Placed:
     def _observe(self) -> Callable[[VecState], Obs]:
         return jax.jit(self._own.vec_env.observe)
 
-    def _step_group(self, group: list[_Part], actions: Sequence[Choice], s: int) -> list[_Stepped]:
-        """Step the parts of a group, each on its device."""
-        found = []
-        for d, (part, chosen) in enumerate(zip(group, actions, strict=True)):
-            there = jax.device_put(chosen, self.env[d])
-            group[d], stepped = self._step(part, there, self._number(s, d))
-            found.append(stepped)
-        return found
-
     @cached_property
     def _step(self) -> Callable[[_Part, Choice, int], tuple[_Part, _Stepped]]:
         own, vec_env = self._own, self._own.vec_env
@@ -260,9 +252,6 @@ class Placed:
         return jax.jit(step, donate_argnums=0)
 
     # -- the policy ----------------------------------------------------------------------------
-
-    def _to_rollout(self, found: list[PyTree]) -> list[PyTree]:
-        return jax.device_put(found, self.rollout)
 
     @cached_property
     def _split_key(self) -> Callable[[PRNGKey], tuple[PRNGKey, PRNGKey]]:
@@ -450,6 +439,64 @@ class Placed:
     def memory(self, state: TrainState) -> Sequence[Share]:
         """The parts of a state that options shrink."""
         return self.whole.memory(state)
+
+
+class _Rollout:
+    """A rollout while it is played, in the order in which programs are queued.
+
+    A device does what it is given in that order. So nothing is put in front of a choice that waits
+    for more than the choice does: what a step led to is looked at just before its group's next
+    choice.
+
+    Attributes:
+        key: of what is random after it.
+        seen: of each group what its env devices see, on the rollout device.
+        rows: of each group, on the actor's.
+    """
+
+    def __init__(
+        self, placed: Placed, groups: list[list[_Part]], carried: list[PyTree], state: TrainState
+    ) -> None:
+        self._placed, self._groups, self._carried = placed, groups, carried
+        mind = PolicyParams(state.agent, state.normalizer)
+        self._mind, self.key = jax.device_put((mind, state.key), placed.rollout)
+        self._k_act = self.key
+        seen = [[placed._observe(part.worlds) for part in group] for group in groups]
+        self.seen = jax.device_put(seen, placed.rollout)
+        self.rows = [placed._no_rows() for _ in groups]
+        self._asked: dict[int, tuple[Any, list[Choice]]] = {}
+        self._led_to: dict[int, tuple[int, Any, list[_Stepped]]] = {}
+
+    def ask(self, s: int) -> None:
+        """Choose the actions of a group; first note what its last ones led to."""
+        if s == 0:
+            self.key, self._k_act = self._placed._split_key(self.key)
+        self.note(s)
+        told, actions, self._carried[s] = self._placed._choose(
+            self._mind, self.seen[s], self._carried[s], self._k_act, s
+        )
+        self._asked[s] = told, actions
+
+    def step(self, t: int, s: int) -> None:
+        """Step a group, each of its parts on its device."""
+        placed, group = self._placed, self._groups[s]
+        told, actions = self._asked.pop(s)
+        steps = []
+        for d, (part, chosen) in enumerate(zip(group, actions, strict=True)):
+            there = jax.device_put(chosen, placed.env[d])
+            group[d], stepped = placed._step(part, there, placed._number(s, d))
+            steps.append(stepped)
+        self.seen[s] = jax.device_put([x.obs for x in steps], placed.rollout)
+        self._led_to[s] = t, told, steps
+
+    def note(self, s: int) -> None:
+        """Keep the rows of a group's last step, if there are any that are not kept."""
+        if s not in self._led_to:
+            return
+        placed, (t, told, steps) = self._placed, self._led_to.pop(s)
+        lasts = jax.device_put([(x.last, x.cut) for x in steps], placed.rollout)
+        found = (told, [x.row for x in steps], placed._value(self._mind, lasts))
+        self.rows[s] = placed._write(self.rows[s], jax.device_put(found, placed.actor), t)
 
 
 def _has_sums(node: Any) -> bool:
