@@ -47,12 +47,12 @@ def clipped(norm: float | None) -> optax.GradientTransformation:
         return optax.identity()
     plain = optax.clip_by_global_norm(norm)
 
-    def update(grads: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
-        if not devices.has_split(grads):
-            return plain.update(grads, state, params)
-        size = global_norm(grads)
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        if not devices.has_split(updates):
+            return plain.update(updates, state, params)
+        size = global_norm(updates)
         small = size < norm
-        return jax.tree.map(lambda x: jnp.where(small, x, x / size * norm), grads), state
+        return jax.tree.map(lambda x: jnp.where(small, x, x / size * norm), updates), state
 
     return optax.GradientTransformation(plain.init, update)
 

@@ -280,7 +280,7 @@ class OnPolicyChunks(RolloutTrainer):
 
         @cache
         def of(buffer: ReplayBuffer, updates: int) -> Callable[..., Any]:
-            return over(lambda *given: self._lesson(buffer, *given, updates))
+            return over(lambda *given: self._lesson(buffer, *given, updates=updates))
 
         def lesson(buffer: ReplayBuffer, *given: Any) -> tuple[AgentState, Metrics]:
             return of(buffer, given[-1])(*given[:-1])

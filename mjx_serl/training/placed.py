@@ -31,7 +31,7 @@ from mjx_serl import devices
 from mjx_serl.envs.vector import BadWorld, VecState, clear_stats
 from mjx_serl.nets.mlp import ComputeDtype
 from mjx_serl.training.episodes import EpisodeResult
-from mjx_serl.training.placement import PlacementConfig
+from mjx_serl.training.placement import JaxDevice, PlacementConfig
 from mjx_serl.training.rollout_trainer import RolloutTrainer
 from mjx_serl.training.rollouts import Played
 from mjx_serl.training.state import PolicyParams, TrainState
@@ -103,9 +103,9 @@ class Placed:
     """
 
     whole: RolloutTrainer
-    env: tuple[jax.Device, ...]
-    rollout: jax.Device
-    actor: jax.Device
+    env: tuple[JaxDevice, ...]
+    rollout: JaxDevice
+    actor: JaxDevice
     stages: int
 
     def epoch(self, state: TrainState) -> tuple[TrainState, Metrics]:
@@ -114,14 +114,14 @@ class Placed:
         play = _Rollout(self, groups, carried, state)
         turns = [(t, s) for t in range(self.whole.length) for s in range(self.stages)]
         play.ask(0)
-        for (t, s), following in zip(turns, [*turns[1:], None], strict=True):
-            # Before this group is stepped, so that both devices have something to do.
-            ahead = following is not None and self.stages > 1
-            if ahead:
-                play.ask(following[1])
+        for i, (t, s) in enumerate(turns):
+            following = [group for _, group in turns[i + 1 : i + 2]]
+            # Of another group before this one is stepped, so that both devices have work to do.
+            for group in following if self.stages > 1 else ():
+                play.ask(group)
             play.step(t, s)
-            if following is not None and not ahead:
-                play.ask(following[1])
+            for group in following if self.stages == 1 else ():
+                play.ask(group)
         for s in range(self.stages):
             play.note(s)
         worlds, data = self._joined(groups, carried)
@@ -335,7 +335,7 @@ class Placed:
     def state_shapes(self) -> TrainState:
         """The state as shapes, with where they lie."""
 
-        def lies(device: jax.Device, tree: PyTree) -> PyTree:
+        def lies(device: JaxDevice, tree: PyTree) -> PyTree:
             where = SingleDeviceSharding(device)
             return jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree
@@ -355,7 +355,7 @@ class Placed:
         return self._by_place(state, lambda device, tree: jax.device_put(tree, device))
 
     def _by_place(
-        self, state: TrainState, put: Callable[[jax.Device, PyTree], PyTree]
+        self, state: TrainState, put: Callable[[JaxDevice, PyTree], PyTree]
     ) -> TrainState:
         worlds, data = put(self.env[0], (state.worlds, state.data))
         rest = put(self.actor, state.replace(worlds=(), data=()))

@@ -6,12 +6,14 @@ are numbers of the devices of this process. `mjx_serl.training.placed` is what r
 
 import re
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import jax
 
 from scenes.contract.errors import InputError
 from scenes.contract.ranges import ranged
 
+JaxDevice: TypeAlias = Any  # jax.Device, which is a variable to type checkers
 _RANKS = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
 
 
@@ -39,7 +41,7 @@ class PlacementConfig:
         """Whether anything is placed."""
         return bool(self.env or self.rollout or self.actor)
 
-    def devices(self, among: int) -> tuple[tuple[jax.Device, ...], jax.Device, jax.Device]:
+    def devices(self, among: int) -> tuple[tuple[JaxDevice, ...], JaxDevice, JaxDevice]:
         """Return those of env, rollout and actor, of the first `among` of this process.
 
         Raises InputError for what names no devices, or more than one that chooses or learns.
@@ -82,10 +84,10 @@ def ranks(name: str, text: str, count: int) -> tuple[int, ...]:
 
 
 def _one(name: str, text: str, count: int) -> int:
-    found = ranks(name, text, count)
-    if len(found) > 1:
+    first, *more = ranks(name, text, count)
+    if more:
         raise InputError(
             f"--placement.{name} '{text}', allowed: one device. Hint: policies that several are to "
             "hold together take --fsdp in place of --placement"
         )
-    return found[0]
+    return first

@@ -468,8 +468,8 @@ def _on_first(x: Any) -> Any:
     if x.is_fully_replicated:
         return x.addressable_data(0)
     # All of what is split; of several processes all ask.
+    if x.is_fully_addressable:
+        return jax.device_put(x, min(x.devices(), key=lambda device: device.id))
     assert isinstance(x.sharding, NamedSharding)
     everywhere = NamedSharding(x.sharding.mesh, P())
-    if x.is_fully_addressable:
-        return jax.device_put(x, x.sharding.mesh.devices.flat[0])
     return jax.jit(lambda x: x, out_shardings=everywhere)(x).addressable_data(0)
