@@ -3,7 +3,8 @@
     python -m benchmarks.large
     python -m benchmarks.large --parts overlap
 
-Rows are filed once they are there; `--again` measures anew. "update" makes a gradient step of a
+Rows are filed once they are there; `--again` measures anew. "sizes" reckons what openpi's pi0 takes
+on each of several devices. "update" makes a gradient step of a
 small pi0 with parameters on every device and with `--fsdp`: bytes of each device, what passes, by
 how much the results differ. "epoch" is the same of whole epochs. "apart" trains with `--placement`
 beside one device. "overlap" has a policy and worlds that sleep, as if a GPU worked for them: how
@@ -21,10 +22,13 @@ from benchmarks.resumable import go_on, is_wanted
 from scenes.contract.ranges import ranged
 
 QUESTION = "large"
-Part = Literal["update", "epoch", "apart", "overlap"]
+Part = Literal["sizes", "update", "epoch", "apart", "overlap"]
 WORKER = "benchmarks.workers.large"
 # Of policies as small as these: what openpi's least size is to its own.
 _LEAST_MIB = 0.01
+
+
+_MANY = (2, 8)  # devices of a policy that is not made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,11 @@ class LargeConfig:
 def run(cfg: LargeConfig, recorder: Recorder) -> None:
     """Measure what has no row yet; with `again`, all that is asked for."""
     least = {"min_size_mbytes": _LEAST_MIB}
+    for among in _MANY if "sizes" in cfg.parts else ():
+        name = f"openpi's pi0 under PPO, {among} devices, --fsdp: agent on each"
+        found = _ask(cfg, recorder, name, ask="sizes", devices=1, among=among)
+        if found:
+            recorder.add(name, found["each"], "bytes", found)
     for among in cfg.devices:
         if "update" in cfg.parts:
             name = f"small pi0, {among} devices, --fsdp: state of a gradient step on each"

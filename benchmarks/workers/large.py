@@ -5,6 +5,7 @@ PPO, with parameters on every device and held together: bytes, what passes, by h
 "epoch": the same of an epoch of a `preset` with so many `worlds`. "apart": epochs with worlds and
 policy apart, beside those of one device. "overlap": seconds of epochs in which choosing and
 stepping take `milliseconds` each in which this machine has nothing to do, by groups of worlds.
+"sizes": bytes of openpi's pi0 under PPO on each of `devices`, none of which is made.
 """
 
 import dataclasses
@@ -63,22 +64,43 @@ def _update(params: Params) -> Params:
     return found | {"differ": _furthest(after["replicated"], after["fsdp"])}
 
 
-def _pi0(among: int) -> tuple[Any, Any, Any]:
-    """The agent, its state, and rows that it has chosen."""
+def _sizes(params: Params) -> Params:
     import jax
-    import jax.numpy as jnp
-    import numpy as np
 
+    from mjx_serl.training import fsdp
+
+    agent, obs, action = _policy("full")
+    state = jax.eval_shape(lambda: agent.taught(agent.init(jax.random.key(0), obs, action)))
+    cfg, every = fsdp.FSDPConfig(enable=True), params["among"]
+    split = fsdp.split_bytes(state, every, cfg)
+    whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    parameters = sum(x.size for x in jax.tree.leaves(state.policy.params))
+    return {"bytes": whole, "each": whole - split + split // every, "parameters": parameters}
+
+
+def _policy(size: str) -> tuple[Any, Any, Any]:
+    """A pi0 under PPO, what it observes and what it does."""
     from mjx_serl.agents.flow_ppo import FlowPPOConfig
     from mjx_serl.nets.velocity_vla import VLAVelocityConfig
-    from mjx_serl.types import RolloutBatch
     from scenes.contract.specs import GRIPPER, STEPS, TURNS, ActionSpec, ObsField, ObsSpec
 
     picture = ObsField(name="front", shape=(64, 64, 3), dtype="uint8")
     obs = ObsSpec(fields=(picture, ObsField(name="joints", shape=(9,))))
-    agent = FlowPPOConfig(net=VLAVelocityConfig(), steps=2).build()
+    net: Any = VLAVelocityConfig(size="full" if size == "full" else "tiny")
     names = (*STEPS, *TURNS, GRIPPER)
     action = ActionSpec(mode="ee_delta", names=names, scale=(0.01,) * len(names), rate=20.0)
+    return FlowPPOConfig(net=net, steps=2).build(), obs, action
+
+
+def _pi0(among: int) -> tuple[Any, Any, Any]:
+    """A small one, its state, and rows that it has chosen."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from mjx_serl.types import RolloutBatch
+
+    agent, obs, action = _policy("tiny")
     state = agent.taught(agent.init(jax.random.key(0), obs, action))
     draw, rows = np.random.default_rng(0), among * _ROWS
     seen = {
@@ -245,7 +267,7 @@ def _furthest(some: Any, others: Any) -> float:
     )
 
 
-_ASK = {"update": _update, "epoch": _epoch, "apart": _apart, "overlap": _overlap}
+_ASK = {"update": _update, "epoch": _epoch, "apart": _apart, "overlap": _overlap, "sizes": _sizes}
 
 
 if __name__ == "__main__":
