@@ -5,7 +5,7 @@ python -m benchmarks.scale_page
 
 from collections.abc import Callable, Iterator, Sequence
 
-from benchmarks import devices, gpu_ready
+from benchmarks import devices, gpu_ready, large
 from benchmarks.exchange import CLUSTERS, UPDATE_US, predicted
 from benchmarks.process import ROOT
 from benchmarks.results import Result, load
@@ -61,6 +61,36 @@ def _exchanged(results: Sequence[Result]) -> Iterator[tuple[str, dict]]:
             yield row.name.removesuffix(_EXCHANGED), row.params
 
 
+def _large(results: Sequence[Result]) -> Iterator[str]:
+    """What a device holds of large policies, and what an update of them passes."""
+    head = ("agent", "devices", "on each", "with `--fsdp`", "at the most off")
+    yield from _head(*head, "all-gathers, reduce-scatters, all-reduces an update")
+    for row in results:
+        name, _, rest = row.name.partition(", ")
+        if row.question != large.QUESTION or row.value is None or "--fsdp" not in rest:
+            continue
+        found, among = row.params, rest.split()[0]
+        if "each" in found:
+            yield _line(name, among, _gigabytes(found["bytes"]), _gigabytes(found["each"]), "", "")
+            continue
+        held = [found[kind].get("agent_bytes", found[kind]["arguments"]) for kind in _HELD]
+        sizes = (f"{nbytes / 1e6:.3g} MB" for nbytes in held)
+        told = found["fsdp"]
+        passed = ""
+        if "updates" not in found:
+            every = [told["times"].get(x, 0) + told["times_inside"].get(x, 0) for x in _PASSED]
+            passed = ", ".join(map(str, every))
+        yield _line(name, among, *sizes, f"{found['differ']:.0e}", passed)
+
+
+_HELD = ("replicated", "fsdp")
+_PASSED = ("all-gather", "reduce-scatter", "all-reduce")
+
+
+def _gigabytes(nbytes: float) -> str:
+    return f"{nbytes / 1e9:.3g} GB"
+
+
 def _temporaries(results: Sequence[Result]) -> Iterator[str]:
     """What epochs want beside their state."""
     head = ("preset, physics", "state", "fused", "unfused", "XLA, for a CPU")
@@ -101,6 +131,7 @@ def _line(*cells: str) -> str:
 
 _TABLES: dict[str, Callable[[Sequence[Result]], Iterator[str]]] = {
     "exchanged": _counted,
+    "large": _large,
     "predicted": _predicted,
     "temporaries": _temporaries,
 }

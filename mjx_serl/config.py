@@ -14,9 +14,11 @@ from mjx_serl.envs.vector import default_pool
 from mjx_serl.nets.classifier import RewardClassifier, load_classifier
 from mjx_serl.nets.frozen import FrozenEncoder, load_encoder
 from mjx_serl.training.from_actors import from_actors
+from mjx_serl.training.fsdp import FSDPConfig
 from mjx_serl.training.off_policy import OffPolicy, OffPolicyConfig
 from mjx_serl.training.pair import Pair
 from mjx_serl.training.pair_from_actors import pair_from_actors
+from mjx_serl.training.placement import PlacementConfig
 from mjx_serl.training.trainer import METHODS, Trainer
 from scenes.contract.errors import InputError
 from scenes.contract.language import BYTES, TokenizerConfig
@@ -170,6 +172,8 @@ class TrainConfig:
         devices: of this machine that train together, in one process: each has an equal share of
             the worlds, the replay and every batch; "auto" is all GPUs, and one CPU. More than one
             CPU is for trying it out: they share the cores. A resumed run may have another number.
+        fsdp: parameters that they hold together (docs/scale.md). A resumed run may change it.
+        placement: of on-policy training, devices for worlds apart from those of the policy.
         init: a run folder, of whose agent's parameters and observation statistics the run begins;
             its replay, optimisers and worlds are not taken. Or a checkpoint of openpi, where the
             agent's net is one of openpi's (docs/vla.md).
@@ -197,6 +201,8 @@ class TrainConfig:
     total_env_steps: int = ranged(100_000, least=1)
     total_updates: int | None = later_field(None)
     devices: int | Literal["auto"] = later_field(1)
+    fsdp: FSDPConfig = later_field(FSDPConfig())
+    placement: PlacementConfig = later_field(PlacementConfig())
     init: Path | None = later_field(None)
     robot_fit: Path | None = later_field(None)
     robot_fit_digest: tyro.conf.Suppress[str] = later_field("")
@@ -246,6 +252,8 @@ class TrainConfig:
                 f"--devices {self.devices} with {'--pilot' if self.pilot.serve else '--listen'}, "
                 "allowed: 1"
             )
+        if self.placement.named and self.fsdp.enable:
+            raise InputError("--placement with --fsdp, allowed: one of them")
         self.method.check(num_envs=self.num_envs)
 
     def build_observer(self) -> Observer:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mjx_serl.agents.optimizer import paths_of
+from mjx_serl.devices import is_split
 from mjx_serl.nets import denoising
 from mjx_serl.nets.denoising import Chunk
 from mjx_serl.nets.encoders import encode_vectors, vector_dim
@@ -43,7 +44,7 @@ def labels_of(params: PyTree, trained: tuple[str, ...]) -> PyTree:
 
     labels = {NET: jax.tree.map(label, paths)}
     labels |= {
-        part: jax.tree.map(lambda _, to=to: to, params[part])
+        part: jax.tree.map(lambda _, to=to: to, params[part], is_leaf=is_split)
         # The learned noise has the net's step size.
         for part, to in ((CRITIC, CRITIC), (NOISE, NET))
         if part in params

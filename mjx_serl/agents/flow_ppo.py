@@ -32,6 +32,7 @@ from mjx_serl.agents.optimizer import (
     apply_common,
     apply_gradients,
     count_skipped,
+    global_norm,
     make_adamw,
     trainable,
 )
@@ -314,7 +315,7 @@ class FlowPPO(ChunkAgent):
         start_key, key = jax.random.split(key)
         cache, features = parts.net.encode_prefix(params[NET], obs)
         shape = (_rows(obs), parts.net.horizon, parts.net.width)
-        start = jax.random.normal(start_key, shape)
+        start = devices.drawn(partial(jax.random.normal, start_key), shape)
         fields = parts.fields(params, cache, features)
         return *self._denoiser.sample(*fields, start, key), fields, features
 
@@ -447,7 +448,7 @@ class FlowPPO(ChunkAgent):
             stop,
             metrics
             | {
-                "actor/grad_norm": optax.tree.norm(grads),
+                "actor/grad_norm": global_norm(grads),
                 "learner/skipped_updates": after.skipped.astype(jnp.float32),
             },
         )
@@ -461,11 +462,19 @@ class FlowPPO(ChunkAgent):
             )
         total = jnp.maximum(jnp.sum(batch.valid), 1)
 
+        # Gradients of what is split are of all devices, whose shares differ: weighed before.
+        before = devices.has_split(state.policy.params)
+
         def part(batch: RolloutBatch) -> tuple[PyTree, Metrics]:
-            loss_fn = partial(self._loss, state, batch)
-            (_, told), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.policy.params)
             share = jnp.sum(batch.valid) / total
-            return jax.tree.map(lambda x: share * x, (grads, told))
+
+            def loss_fn(params: PyTree) -> tuple[Array, Metrics]:
+                loss, told = self._loss(state, batch, params)
+                return (share * loss if before else loss), told
+
+            (_, told), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.policy.params)
+            told = jax.tree.map(lambda x: share * x, told)
+            return grads if before else jax.tree.map(lambda x: share * x, grads), told
 
         if count == 1:
             return part(batch)

@@ -30,16 +30,42 @@ def make_optimizer(
     An `lr` that changes may be traced, without a ramp.
     """
     schedule = optax.linear_schedule(0.0, lr, warmup_steps) if warmup_steps else lr
-    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    return optax.chain(clip, optax.adam(schedule))
+    return optax.chain(clipped(clip_norm), optax.adam(schedule))
 
 
 def make_adamw(
     lr: float | optax.Schedule, *, weight_decay: float = 0.0, clip_norm: float | None = None
 ) -> optax.GradientTransformation:
     """Return AdamW with the decay rates of openpi and RLinf (0.9, 0.95), gradients clipped."""
-    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    return optax.chain(clip, optax.adamw(lr, b1=0.9, b2=0.95, weight_decay=weight_decay))
+    adamw = optax.adamw(lr, b1=0.9, b2=0.95, weight_decay=weight_decay)
+    return optax.chain(clipped(clip_norm), adamw)
+
+
+def clipped(norm: float | None) -> optax.GradientTransformation:
+    """Return `optax.clip_by_global_norm`, of gradients that may be split too; None clips none."""
+    if not norm:
+        return optax.identity()
+    plain = optax.clip_by_global_norm(norm)
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        if not devices.has_split(updates):
+            return plain.update(updates, state, params)
+        size = global_norm(updates)
+        small = size < norm
+        return jax.tree.map(lambda x: jnp.where(small, x, x / size * norm), updates), state
+
+    return optax.GradientTransformation(plain.init, update)
+
+
+def global_norm(tree: PyTree) -> Float[Array, ""]:
+    """Return `optax.tree.norm` of a pytree of which some may be split."""
+    if not devices.has_split(tree):
+        return optax.tree.norm(tree)
+    nodes = jax.tree.leaves(tree, is_leaf=devices.is_split)
+    split = [x.part for x in nodes if devices.is_split(x)]
+    rest = [x for x in nodes if not devices.is_split(x)]
+    squares = [sum(jnp.sum(jnp.square(x)) for x in some) for some in (split, rest)]
+    return jnp.sqrt(devices.total(squares[0]) + squares[1])
 
 
 def paths_of(params: PyTree) -> PyTree:
@@ -48,7 +74,7 @@ def paths_of(params: PyTree) -> PyTree:
     def path_of(path: tuple, _: Array) -> str:
         return jax.tree_util.keystr(path, simple=True, separator="/")
 
-    return jax.tree_util.tree_map_with_path(path_of, params)
+    return jax.tree_util.tree_map_with_path(path_of, params, is_leaf=devices.is_split)
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
@@ -79,6 +105,8 @@ def apply_common(
 ) -> tuple[Trainable, Bool[Array, ""]]:
     """`apply_gradients` where `devices.mean` has been taken, of several at once or with more."""
     finite = all_finite(grads)
+    if devices.has_split(grads):  # of which each device has seen its part
+        finite = devices.all_true(finite)
     updates, opt_state = optimizer.update(grads, trainable.opt_state, trainable.params)
     stepped = Trainable(optax.apply_updates(trainable.params, updates), opt_state)
     kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), stepped, trainable)

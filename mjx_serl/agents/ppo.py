@@ -30,6 +30,7 @@ from mjx_serl.agents.optimizer import (
     Trainable,
     apply_common,
     count_skipped,
+    global_norm,
     make_optimizer,
     trainable,
 )
@@ -259,7 +260,7 @@ class PPO(OnPolicyAgent):
         # Also where it stops: a step size that is too large would else never fall.
         after = after.replace(lr=self._next_lr(state.lr, after.step, kl))
         metrics |= {
-            "actor/grad_norm": optax.tree.norm(grads),
+            "actor/grad_norm": global_norm(grads),
             "actor/lr": state.lr,
             "learner/skipped_updates": after.skipped.astype(jnp.float32),
         }

@@ -17,6 +17,7 @@ one step, which is recomputed at 1 / K of the cost.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeAlias
 
 import jax
@@ -24,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from mjx_serl import devices
 from mjx_serl.nets.distributions import normal_log_density
 from mjx_serl.types import PRNGKey
 
@@ -58,10 +60,10 @@ def follow(field: Field, x: Chunk, steps: int) -> Chunk:
 def noisy_point(key: PRNGKey, data: Chunk) -> tuple[Chunk, Float[Array, " B"], Chunk]:
     """Return points on the way to the data, their times, and what the field should say there."""
     noise_key, time_key = jax.random.split(key)
-    noise = jax.random.normal(noise_key, data.shape)
+    noise = devices.drawn(partial(jax.random.normal, noise_key), data.shape)
     # Beta(a, 1) is the a-th root of a uniform number.
-    drawn = jax.random.uniform(time_key, data.shape[:1]) ** (1.0 / BETA)
-    time = (1.0 - LEAST_TIME) * drawn + LEAST_TIME
+    root = devices.drawn(partial(jax.random.uniform, time_key), data.shape[:1]) ** (1.0 / BETA)
+    time = (1.0 - LEAST_TIME) * root + LEAST_TIME
     at = time[:, None, None]
     return at * noise + (1.0 - at) * data, time, noise - data
 
@@ -124,8 +126,9 @@ class FlowSDE:
         """Follow the field but for one step of each sample, drawn uniformly."""
         del std
         index_key, noise_key = jax.random.split(key)
-        index = jax.random.randint(index_key, x.shape[:1], 0, self.steps)
-        return self.sample_at(field, x, index, jax.random.normal(noise_key, x.shape))
+        pick = partial(jax.random.randint, index_key, minval=0, maxval=self.steps)
+        noise = devices.drawn(partial(jax.random.normal, noise_key), x.shape)
+        return self.sample_at(field, x, devices.drawn(pick, x.shape[:1]), noise)
 
     def sample_at(
         self, field: Field, x: Chunk, index: Int[Array, " B"], noise: Chunk
@@ -177,7 +180,7 @@ class FlowNoise:
             time, key = xs
             at = jnp.full(x.shape[0], time)
             mean, spread = x - field(x, at) / self.steps, std(x, at)
-            x = mean + spread * jax.random.normal(key, x.shape)
+            x = mean + spread * devices.drawn(partial(jax.random.normal, key), x.shape)
             return x, x
 
         start = x

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
+from mjx_serl.devices import with_whole
 from mjx_serl.nets.convolution import Conv, Maps
 from mjx_serl.nets.mlp import MLP, ComputeDtype
 from mjx_serl.registry import Registry
@@ -337,7 +338,7 @@ class ObsEncoder:
         """Return the feature vectors of observations with leading axis [B]."""
         parts = [encode_vectors(obs, self.vectors)] if self.vectors else []
         if self.learned:
-            parts.insert(0, cast(Array, self._net.apply(params, obs)))
+            parts.insert(0, cast(Array, with_whole(self._net.apply, params, obs)))
         return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
 
     @property

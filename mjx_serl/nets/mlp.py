@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mjx_serl import devices
 from mjx_serl.types import PRNGKey, PyTree
 
 Activation: TypeAlias = Literal["tanh", "relu", "swish"]
@@ -100,7 +101,7 @@ def forward(
 ) -> Rows:
     """Return `net.apply(params, x)`, typed; with a key what `MLP.dropout` says is dropped."""
     rngs = None if dropout_key is None else {"dropout": dropout_key}
-    return cast(Array, net.apply(params, x, rngs=rngs))
+    return cast(Array, devices.with_whole(partial(net.apply, rngs=rngs), params, x))
 
 
 def dropped(key: PRNGKey, x: Rows, rate: float) -> Rows:

@@ -45,8 +45,10 @@ from mjx_serl.training.evaluate import (
     FINAL,
     stream_key,
 )
-from mjx_serl.training.sharded import Sharded, device_count, over_devices
+from mjx_serl.training.placed import over_placement
+from mjx_serl.training.sharded import Sharded, device_count, over_devices, require_devices
 from mjx_serl.training.state import PolicyParams, TrainState, tree_bytes
+from mjx_serl.training.trainer import Trainer
 from mjx_serl.types import PRNGKey
 from scenes.contract.command_line import how_to_start
 from scenes.contract.errors import InputError
@@ -213,7 +215,16 @@ class Run:
         with self.activity.doing(building, remembered=True):
             self.observer = self.cfg.build_observer()
             self.devices = device_count(self.cfg.devices) * self.peers.count
-            self.trainer = over_devices(self.cfg.build(self.observer), self.devices)
+            self.trainer = self._on_devices(self.cfg.build(self.observer))
+
+    def _on_devices(self, trainer: Trainer) -> Trainer:
+        cfg, many = self.cfg, self.devices
+        if not cfg.placement.named:
+            return over_devices(trainer, many, cfg.fsdp)
+        if self.peers.count > 1:
+            raise InputError(f"--placement in {self.peers.count} processes, allowed: in one")
+        require_devices(many)
+        return over_placement(trainer, cfg.placement, many)
 
     def train(self, *, resume: bool = False) -> Summary | None:
         """Train to the end and return the summary; None where a signal stopped the run.
@@ -245,6 +256,8 @@ class Run:
         """
         with self.activity.doing("measuring the state"):
             shapes = self.trainer.state_shapes()
+        if note := getattr(self.trainer, "note", ""):
+            self.hooks.on_stage(note)
         memory, free = self.trainer.memory(shapes), available_bytes(self.devices)
         check_memory(shapes, memory, available=free, runs=runs)
         cautions = getattr(self.cfg.method, "cautions", None)
@@ -590,7 +603,8 @@ class Run:
     def _evaluate(self, program: EvalFn, state: TrainState, stream: int) -> EpisodeResult:
         key = self.episodes_key(stream, self.progress.epoch)
         with self.activity.doing("evaluating"):
-            return jax.device_get(program(self.trainer.policy_params(state), key))
+            read = getattr(self.trainer, "spread_params", self.trainer.policy_params)
+            return jax.device_get(program(read(state), key))
 
     def after_epoch(
         self, state: Callable[[], TrainState], metrics: dict[str, float], elapsed: float

@@ -10,6 +10,7 @@ import jax
 from mjx_serl.envs.observation import Observer
 from mjx_serl.training.episodes import EpisodeResult
 from mjx_serl.training.evaluate import CHECK, evaluate, stream_key
+from mjx_serl.training.placed import Placed
 from mjx_serl.training.policies import trained_policy
 from mjx_serl.training.sharded import Sharded
 from mjx_serl.training.state import PolicyParams, TrainState
@@ -70,6 +71,8 @@ def compile_eval(
         return evaluate(observer, policy, key, episodes=episodes, horizon=trainer.horizon)
 
     run = partial(play, episodes=episodes)
+    if isinstance(trainer, Placed):
+        return trainer.evaluation(play, jax.eval_shape(trainer.policy_params, shapes), episodes)
     if not trainer.traceable and seeds is None:
         return run
     params = jax.eval_shape(trainer.policy_params, shapes)

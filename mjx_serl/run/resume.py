@@ -13,6 +13,8 @@ FREE = (
     "total_env_steps",
     "total_updates",
     "devices",
+    "fsdp.",
+    "placement.",
     "eval.",
     "run.",
     "pilot.port",
@@ -80,7 +82,7 @@ def refuse_options(options: list[str]) -> None:
     if options:
         raise InputError(
             f"--resume goes on with the run as it began; it cannot change {', '.join(options)}. "
-            "Allowed: --total-env-steps, --total-updates, --devices, --eval.*, --run.* (not folder "
-            "and name), --pilot.port, view, device, size, worlds, pause; "
-            "the rest takes a new run"
+            "Allowed: --total-env-steps, --total-updates, --devices, --fsdp, --placement.*, "
+            "--eval.*, --run.* (not folder and name), --pilot.port, view, device, size, worlds, "
+            "pause; the rest takes a new run"
         )

@@ -6,7 +6,7 @@ between epochs but the worlds themselves, which go on where they were.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import jax
@@ -18,15 +18,17 @@ from mjx_serl import devices
 from mjx_serl.agents.agent import AGENTS, AgentState, OnPolicyAgent, require_on_policy
 from mjx_serl.agents.ppo import PPOConfig
 from mjx_serl.data import normalize
+from mjx_serl.data.normalize import NormalizerState
 from mjx_serl.envs.env import EnvState
 from mjx_serl.envs.observation import Observer
+from mjx_serl.envs.vector import VecState
 from mjx_serl.training.evaluate import TRAIN
 from mjx_serl.training.rollout_trainer import RolloutTrainer, RolloutWorlds
 from mjx_serl.training.rollouts import Played, learn_in_passes, with_advantages
 from mjx_serl.training.state import TrainState
 from mjx_serl.training.statistics import observed
 from mjx_serl.training.trainer import METHODS
-from mjx_serl.types import Metrics, PRNGKey, RolloutBatch, Transition
+from mjx_serl.types import Choice, Metrics, Obs, PRNGKey, RolloutBatch, Transition
 from scenes.contract.errors import InputError
 from scenes.contract.ranges import check_ranges, ranged
 from scenes.contract.serialize import open_field
@@ -187,26 +189,57 @@ class OnPolicy(RolloutTrainer):
         """Act in all worlds; their pictures are still those of before."""
         key, k_act = jax.random.split(state.key)
         obs = self.vec_env.observe(state.worlds)
-        seen = normalize.normalize(state.normalizer, obs)
-        noise = self._next_noise(state.data.noise, k_act)
-        chosen = self.agent.sample(state.agent, seen, noise)
-        worlds, step, last = self.vec_env.advance(state.worlds, chosen)
-        state = state.replace(worlds=worlds, key=key, data=state.data.after(noise, last))
+        memory = self.remembered(state.data)
+        chosen, memory = self.decide(state.agent, state.normalizer, obs, memory, k_act)
+        data = self.remembering(state.data, memory)
+        worlds, data, step, last = self.carry_out(state.worlds, data, chosen)
+        state = state.replace(worlds=worlds, key=key, data=data)
         # As observed, not as it would be stored: with the earlier pictures of a stack.
-        return state, step.replace(obs=obs), last
+        return state, step.replace(obs=obs, extras=chosen.extras), last
+
+    def remembered(self, data: Carried) -> Float[Array, "N A"]:
+        """The noise."""
+        return data.noise
+
+    def remembering(self, data: Carried, remembered: Float[Array, "N A"]) -> Carried:
+        """The data with other noise."""
+        return data.replace(noise=remembered)
+
+    def decide(
+        self,
+        agent: AgentState,
+        normalizer: NormalizerState,
+        obs: Obs,
+        memory: Float[Array, "N A"],
+        key: PRNGKey,
+    ) -> tuple[Choice, Float[Array, "N A"]]:
+        """Sample actions, with noise that resembles the last."""
+        noise = self._next_noise(memory, key)
+        return self.agent.sample(agent, normalize.normalize(normalizer, obs), noise), noise
+
+    def carry_out(
+        self, worlds: VecState, data: Carried, chosen: Choice
+    ) -> tuple[VecState, Carried, Transition, EnvState]:
+        """Take one step."""
+        worlds, step, last = self.vec_env.advance(worlds, chosen)
+        return worlds, data.after(data.noise, last), step.replace(obs={}, extras={}), last
 
     def _next_noise(self, noise: Float[Array, "N A"], key: PRNGKey) -> Float[Array, "N A"]:
         """Standard normal noise that resembles the last as much as it is told to."""
         of = (self.config.noise_correlation, self.config.gripper_correlation)
         kept = jnp.array([of[gripper] for gripper in self.vec_env.env.action_spec.grippers])
-        return kept * noise + jnp.sqrt(1.0 - kept**2) * jax.random.normal(key, noise.shape)
+        return kept * noise + jnp.sqrt(1.0 - kept**2) * devices.drawn(
+            partial(jax.random.normal, key), noise.shape
+        )
 
     # -- learning ----------------------------------------------------------------------------
 
-    def learn(self, state: TrainState, played: Played) -> tuple[TrainState, Metrics]:
+    def learn_from(
+        self, state: TrainState, played: Played, after: Obs
+    ) -> tuple[TrainState, Metrics]:
         """Make the passes over a rollout [T, N, ...]; metrics of them."""
         key, k_order = jax.random.split(state.key)
-        batch, metrics = self.with_advantages(state, played)
+        batch, metrics = self.with_advantages(state, played, after)
         agent, learned = self._passes(state.agent, batch, k_order)
         step = played.step
         normalizer = observed(
@@ -218,10 +251,11 @@ class OnPolicy(RolloutTrainer):
         )
         return state.replace(agent=agent, normalizer=normalizer, key=key), metrics | learned
 
-    def with_advantages(self, state: TrainState, played: Played) -> tuple[RolloutBatch, Metrics]:
+    def with_advantages(
+        self, state: TrainState, played: Played, after: Obs
+    ) -> tuple[RolloutBatch, Metrics]:
         """The steps of a rollout with their advantages, all on one axis [T * N]."""
-        after = self.value(state, self.vec_env.observe(state.worlds))
-        return with_advantages(self.agent, state.normalizer, played, after)
+        return with_advantages(self.agent, state.normalizer, played, self.value(state, after))
 
     def _passes(
         self, agent: AgentState, batch: RolloutBatch, key: PRNGKey

@@ -8,7 +8,7 @@ before the next: its reward is their sum, and the discount and advantages count 
 
 import dataclasses
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar
 
 import jax
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from mjx_serl import devices
 from mjx_serl.agents.agent import AGENTS, AgentState, ChunkAgent, require_chunks
 from mjx_serl.agents.flow_ppo import FlowPPOConfig
 from mjx_serl.data import normalize
@@ -44,6 +45,8 @@ _IMITATION = 1  # the stream of its keys beside that of the worlds
 
 # Takes updates made, of how many, and the metrics of the last of them.
 Tell = Callable[[int, int, dict[str, float]], None]
+# Makes of a traced step (agent, *same) -> (agent, metrics) one that several devices take.
+Over = Callable[[Callable[..., tuple[AgentState, Metrics]]], Callable[..., Any]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -235,7 +238,9 @@ class OnPolicyChunks(RolloutTrainer):
 
     # -- imitation ---------------------------------------------------------------------------
 
-    def teach(self, state: TrainState, key: PRNGKey, tell: Tell) -> TrainState:
+    def teach(
+        self, state: TrainState, key: PRNGKey, tell: Tell, *, over: Over | None = None
+    ) -> TrainState:
         """The state after imitation. Actions are scaled as demonstrations have them, observations
         as the task declares: the spread of a few demonstrations makes what is a little beside
         them look far away.
@@ -244,6 +249,8 @@ class OnPolicyChunks(RolloutTrainer):
             state: from `init`.
             key: of the run, as `init` has it.
             tell: is told how it goes, every `_LESSON` updates.
+            over: runs steps of the agent on several devices, each of which draws its share of a
+                batch; None on one.
         """
         total = self.config.pretrain_updates
         if self.demos is None or not total:
@@ -251,15 +258,34 @@ class OnPolicyChunks(RolloutTrainer):
         rows = jax.device_put(self.demos.rows(key))
         buffer = ReplayBuffer(*rows.reward.shape)
         ring = buffer.add(buffer.init(jax.tree.map(lambda x: x[0, 0], rows)), rows)
-        agent = self.agent.pupil(self.agent.shown(state.agent, rows))
-        lesson = jax.jit(self._lesson, static_argnums=(0, 5), donate_argnums=1)
+        agent = self._turned(self.agent.pupil, self.agent.shown(state.agent, rows), over)
+        lesson = self._lessons(over)
         k_lessons = jax.random.fold_in(jax.random.fold_in(key, TRAIN), _IMITATION)
         for done in range(0, total, _LESSON):
             count = min(_LESSON, total - done)
             k_lesson = jax.random.fold_in(k_lessons, done)
             agent, metrics = lesson(buffer, agent, ring, state.normalizer, k_lesson, count)
             tell(done + count, total, {k: float(x) for k, x in jax.device_get(metrics).items()})
-        return state.replace(agent=self.agent.taught(agent))
+        return state.replace(agent=self._turned(self.agent.taught, agent, over))
+
+    def _turned(
+        self, turn: Callable[[AgentState], AgentState], agent: AgentState, over: Over | None
+    ) -> AgentState:
+        return turn(agent) if over is None else over(lambda agent: (turn(agent), {}))(agent)[0]
+
+    def _lessons(self, over: Over | None) -> Callable[..., tuple[AgentState, Metrics]]:
+        """`_lesson`, compiled."""
+        if over is None:
+            return jax.jit(self._lesson, static_argnums=(0, 5), donate_argnums=1)
+
+        @cache
+        def of(buffer: ReplayBuffer, updates: int) -> Callable[..., Any]:
+            return over(lambda *given: self._lesson(buffer, *given, updates=updates))
+
+        def lesson(buffer: ReplayBuffer, *given: Any) -> tuple[AgentState, Metrics]:
+            return of(buffer, given[-1])(*given[:-1])
+
+        return lesson
 
     def _lesson(
         self,
@@ -271,7 +297,13 @@ class OnPolicyChunks(RolloutTrainer):
         updates: int,
     ) -> tuple[AgentState, Metrics]:
         """So many updates on demonstrations; the metrics of the last."""
-        shape, span = (_GATHERED, self.config.batch_size), self.agent.n_step
+        each, rest = divmod(self.config.batch_size, devices.count())
+        if rest:
+            raise InputError(
+                f"--devices {devices.count()} with --fsdp and --loop.batch-size "
+                f"{self.config.batch_size}, allowed: a multiple, which they share in imitation"
+            )
+        shape, span, key = (_GATHERED, each), self.agent.n_step, devices.own_key(key)
 
         def update(agent: AgentState, xs: tuple) -> tuple[AgentState, Metrics]:
             return self.agent.update(agent, *xs)
@@ -291,24 +323,37 @@ class OnPolicyChunks(RolloutTrainer):
         """One choice of all worlds, played to its end."""
         before = state
         state, obs, chosen = self._jit_choose(state)
-
-        def step(carry: tuple, xs: tuple) -> tuple[tuple, ChunkSteps]:
-            return self._jit_advance(carry[0], *xs)
-
-        plain = one_by_one(chosen.replace(extras={}))
-        wait = jnp.arange(self.horizon) < self.horizon - 1
-        start = (state.worlds, state.worlds.envs)
-        (worlds, last), steps = scan(step, start, (plain, wait), traceable=self.traceable)
+        worlds, data, one, last = self.carry_out(state.worlds, state.data, chosen)
         worlds = self.vec_env.draw(worlds)  # once: what comes between two choices nobody sees
-        one, cut = steps.as_one(obs, chosen), self.cut_value(before, last)
-        return state.replace(worlds=worlds, data=state.data.after(steps)), Played(one, cut)
+        one, cut = one.replace(obs=obs, extras=chosen.extras), self.cut_value(before, last)
+        return state.replace(worlds=worlds, data=data), Played(one, cut)
 
     def choose_all(self, state: TrainState) -> tuple[TrainState, Obs, Choice]:
         """Choose in all worlds; the state has another key."""
         key, k_act = jax.random.split(state.key)
         obs = self.vec_env.observe(state.worlds)
-        seen = normalize.normalize(state.normalizer, obs)
-        return state.replace(key=key), obs, self.agent.draw(state.agent, seen, k_act)
+        chosen, _ = self.decide(state.agent, state.normalizer, obs, (), k_act)
+        return state.replace(key=key), obs, chosen
+
+    def decide(
+        self, agent: AgentState, normalizer: NormalizerState, obs: Obs, memory: tuple, key: PRNGKey
+    ) -> tuple[Choice, tuple]:
+        """Draw chunks."""
+        return self.agent.draw(agent, normalize.normalize(normalizer, obs), key), memory
+
+    def carry_out(
+        self, worlds: VecState, data: Counts, chosen: Choice
+    ) -> tuple[VecState, Counts, Transition, EnvState]:
+        """Play chunks to their end."""
+        chosen = chosen.replace(extras={})
+
+        def step(carry: tuple, xs: tuple) -> tuple[tuple, ChunkSteps]:
+            return self._jit_advance(carry[0], *xs)
+
+        wait = jnp.arange(self.horizon) < self.horizon - 1
+        start, xs = (worlds, worlds.envs), (one_by_one(chosen), wait)
+        (worlds, last), steps = scan(step, start, xs, traceable=self.traceable)
+        return worlds, data.after(steps), steps.as_one({}, chosen), last
 
     def advance(
         self, worlds: VecState, chosen: Choice, wait: Bool[Array, ""]
@@ -318,15 +363,18 @@ class OnPolicyChunks(RolloutTrainer):
         steps = ChunkSteps(row.reward, row.terminated, row.truncated, row.valid, last.success)
         return (worlds, last), steps
 
-    def batch_of(self, state: TrainState, played: Played) -> tuple[RolloutBatch, Metrics]:
+    def batch_of(
+        self, state: TrainState, played: Played, after: Obs
+    ) -> tuple[RolloutBatch, Metrics]:
         """The choices of a rollout with their advantages, all on one axis, and metrics."""
-        after = self.value(state, self.vec_env.observe(state.worlds))
-        return with_advantages(self.agent, state.normalizer, played, after)
+        return with_advantages(self.agent, state.normalizer, played, self.value(state, after))
 
-    def learn(self, state: TrainState, played: Played) -> tuple[TrainState, Metrics]:
+    def learn_from(
+        self, state: TrainState, played: Played, after: Obs
+    ) -> tuple[TrainState, Metrics]:
         """Make the passes over a rollout [C, N, ...]; metrics of them."""
         key, k_order = jax.random.split(state.key)
-        batch, metrics = self.batch_of(state, played)
+        batch, metrics = self.batch_of(state, played, after)
         sizes = {"passes": self.config.passes, "minibatches": self.config.minibatches}
         agent, learned = learn_in_passes(self.agent, state.agent, batch, k_order, **sizes)
         return state.replace(agent=agent, key=key), metrics | learned

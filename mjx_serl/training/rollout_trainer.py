@@ -10,7 +10,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from mjx_serl import devices
+from mjx_serl.agents.agent import AgentState
 from mjx_serl.data import normalize
+from mjx_serl.data.normalize import NormalizerState
 from mjx_serl.envs.env import EnvState
 from mjx_serl.envs.judge import judged_metrics
 from mjx_serl.envs.observation import Observer
@@ -26,9 +29,9 @@ from mjx_serl.training.one_agent import OneAgent
 from mjx_serl.training.rollouts import Played
 from mjx_serl.training.scan import run_once, scan
 from mjx_serl.training.sharing import check_divides
-from mjx_serl.training.state import TrainState, shapes_of, tree_bytes
+from mjx_serl.training.state import PolicyParams, TrainState, shapes_of, tree_bytes
 from mjx_serl.training.trainer import Share
-from mjx_serl.types import Metrics, Obs, PRNGKey
+from mjx_serl.types import Choice, Metrics, Obs, PRNGKey, Transition
 from scenes.contract.errors import InputError
 
 MOST_POOL = 4096
@@ -85,9 +88,48 @@ class RolloutTrainer(OneAgent):
         """Play all worlds on."""
         raise NotImplementedError
 
-    def learn(self, state: TrainState, played: Played) -> tuple[TrainState, Metrics]:
-        """Make the passes over a rollout; metrics of them."""
+    def remembered(self, data: Any) -> Any:
+        """What `decide` remembers from one choice to the next, of TrainState.data: [N, ...]."""
+        del data
+        return ()
+
+    def remembering(self, data: Any, remembered: Any) -> Any:
+        """The data with that in its place."""
+        del remembered
+        return data
+
+    def decide(
+        self, agent: AgentState, normalizer: NormalizerState, obs: Obs, memory: Any, key: PRNGKey
+    ) -> tuple[Choice, Any]:
+        """Choose in worlds that are seen so, raw; the second is what it remembers now.
+
+        With `carry_out` it is `play`, for those who have a policy in one place and worlds in
+        another.
+        """
         raise NotImplementedError
+
+    def carry_out(
+        self, worlds: VecState, data: Any, chosen: Choice
+    ) -> tuple[VecState, Any, Transition, EnvState]:
+        """Play a choice in worlds, whose pictures stay those of before.
+
+        The third is the row to learn from, without observations and extras; the fourth the worlds
+        as the choice left them, ended ones not restarted.
+        """
+        raise NotImplementedError
+
+    def learn_from(
+        self, state: TrainState, played: Played, after: Obs
+    ) -> tuple[TrainState, Metrics]:
+        """Make the passes over a rollout, `after` which the worlds are seen so; metrics of them.
+
+        It reads no worlds.
+        """
+        raise NotImplementedError
+
+    def learn(self, state: TrainState, played: Played) -> tuple[TrainState, Metrics]:
+        """`learn_from` what the worlds of the state look like."""
+        return self.learn_from(state, played, self.vec_env.observe(state.worlds))
 
     @property
     def env_steps_per_epoch(self) -> int:
@@ -143,14 +185,22 @@ class RolloutTrainer(OneAgent):
         state = self._jit_begin(state)
         state, played = scan(self.play, state, None, length=self.length, traceable=self.traceable)
         state, metrics = self._jit_learn(state, played)
-        metrics |= episode_metrics(state.worlds.stats) | growth_metrics(state.worlds.growth)
-        metrics |= judged_metrics(state.worlds.judged) | {
-            "episode/solved_once": state.data.episodes.astype(jnp.float32),
-            "episode/len_sum": metrics["episode/step_sum"],
-        }
+        metrics |= self.told(state.worlds, state.data)
         return state.replace(epoch=optax.safe_increment(state.epoch)), metrics
 
-    def value(self, state: TrainState, obs: Obs) -> Float[Array, " N"]:
+    def told(self, worlds: VecState, data: Any) -> Metrics:
+        """What there is to say of the episodes that ended in an epoch."""
+        metrics = episode_metrics(worlds.stats) | growth_metrics(worlds.growth)
+        return (
+            metrics
+            | judged_metrics(worlds.judged)
+            | {
+                "episode/solved_once": data.episodes.astype(jnp.float32),
+                "episode/len_sum": metrics["episode/step_sum"],
+            }
+        )
+
+    def value(self, state: TrainState | PolicyParams, obs: Obs) -> Float[Array, " N"]:
         """The value of raw observations."""
         return self.agent.value(state.agent, normalize.normalize(state.normalizer, obs))
 
@@ -164,6 +214,8 @@ class RolloutTrainer(OneAgent):
             return jnp.zeros(self.vec_env.num_envs)
 
         cut = jnp.any(last.truncated)
+        if devices.has_split(before.agent):  # all gather it, or none
+            cut = devices.any_true(cut)
         if self.traceable:
             return jax.lax.cond(cut, ask, nothing)
         return ask() if bool(cut) else nothing()

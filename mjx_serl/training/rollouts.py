@@ -83,7 +83,8 @@ def learn_in_passes(
     rows = batch.returns.shape[0]
     order = jax.vmap(jax.random.permutation, (0, None))(jax.random.split(key, passes), rows)
     order = order.reshape(passes * minibatches, rows // minibatches)
-    shapes = jax.eval_shape(agent.improve, state, jax.tree.map(lambda x: x[:1], batch))
+    few = rows // minibatches
+    shapes = jax.eval_shape(agent.improve, state, jax.tree.map(lambda x: x[:few], batch))
 
     def go_on(state: AgentState, some: Array) -> tuple[AgentState, Array, Metrics]:
         return agent.improve(state, jax.tree.map(lambda x: x[some], batch))

@@ -8,6 +8,9 @@ steps. Everything a trainer does of itself is traced once for each device, by `j
 it draws from the key of its state differs between devices, what worlds draw is by their number
 among all (`mjx_serl.devices`).
 
+With an `FSDPConfig` the large arrays of an agent are not the same on every device: each has a part
+(`mjx_serl.training.fsdp`).
+
 A state is that of the trainer on one device, in its shapes and its meaning: sums over worlds are
 those over all. So a run may go on with another number of devices than it was saved with.
 """
@@ -28,7 +31,9 @@ from mjx_serl.data.replay import ReplayState
 from mjx_serl.envs.vector import BadWorld, VecState
 from mjx_serl.nets.mlp import ComputeDtype
 from mjx_serl.platform import DEVICES_FLAG
+from mjx_serl.training import fsdp
 from mjx_serl.training.episodes import EpisodeResult
+from mjx_serl.training.fsdp import FSDPConfig
 from mjx_serl.training.scan import run_once
 from mjx_serl.training.state import PolicyParams, TrainState
 from mjx_serl.training.trainer import Ring, Share, Trainer
@@ -65,12 +70,16 @@ class Shareable(Trainer, Protocol):
         ...
 
 
-def over_devices(trainer: Any, among: int) -> Trainer:
+def over_devices(trainer: Any, among: int, split: FSDPConfig | None = None) -> Trainer:
     """Return the trainer whose epochs run on so many devices; one leaves it as it is.
 
-    Raises InputError where there are fewer, or they cannot share it.
+    With `split` they hold large parameters together, where it is enabled. Raises InputError where
+    there are fewer, or they cannot share it.
     """
+    split = split if split is not None and split.enable else None
     if among == 1:
+        if split is not None:
+            fsdp.require_split((), among, split)
         return trainer
     require_devices(among)
     if not hasattr(trainer, "part"):
@@ -85,7 +94,10 @@ def over_devices(trainer: Any, among: int) -> Trainer:
     each = among // jax.process_count()
     own = [[x for x in jax.devices() if x.process_index == k] for k in range(jax.process_count())]
     mesh = Mesh(np.array([x for there in own for x in there[:each]]), (devices.AXIS,))
-    return Sharded(trainer, trainer.part(among), mesh)
+    part = trainer.part(among)
+    if split is not None:
+        fsdp.require_split(trainer.state_shapes().agent, among, split)
+    return Sharded(trainer, part, mesh, split)
 
 
 def device_count(asked: int | str) -> int:
@@ -120,16 +132,29 @@ class Sharded:
         whole: the trainer as it is on one device.
         own: of one device's share.
         mesh: the devices, on one axis.
+        split: what of an agent's state they hold together; None nothing.
     """
 
     whole: Shareable
     own: Shareable
     mesh: Mesh
+    split: FSDPConfig | None = None
 
     @cached_property
     def specs(self) -> PyTree:
         """Along which axis each leaf of a state is shared, if it is: the one that is shorter."""
-        return jax.tree.map(_spec, self._shapes, self.own.state_shapes())
+        specs = jax.tree.map(_spec, self._shapes, self.own.state_shapes())
+        if self.split is None:
+            return specs
+        agent = fsdp.split_specs(self._shapes.agent, self.mesh.size, self.split)
+        return specs.replace(agent=agent)
+
+    @property
+    def note(self) -> str:
+        """A line about what is split; "" where nothing is."""
+        if self.split is None:
+            return ""
+        return fsdp.said(self._shapes.agent, self.mesh.size, self.split)
 
     @cached_property
     def _shapes(self) -> TrainState:
@@ -158,10 +183,18 @@ class Sharded:
         """The state before the first epoch: the worlds' starts are those of one device."""
 
         def first(key: PRNGKey, given: PyTree) -> TrainState:
-            return self._common(self.own.first_state(key, given), {})[0]
+            state = self._common(self.own.first_state(key, given), {})[0]
+            return state if self.split is None else state.replace(agent=())
 
-        start = self._on_each(first, (P(), P()), self.specs)
-        state = run_once(start, *self._everywhere(key, self.whole.given(key)), traceable=True)
+        specs = self.specs if self.split is None else self.specs.replace(agent=())
+        start = self._on_each(first, (P(), P()), specs)
+        told = self._everywhere(key, self.whole.given(key))
+        state = run_once(start, *told, traceable=True)
+        if self.split is not None:
+            # By XLA's own partitioning, so that no device ever holds all of it.
+            lie = self.shardings.agent
+            agent = jax.jit(lambda *of: self.whole.first_state(*of).agent, out_shardings=lie)
+            state = state.replace(agent=agent(*told))
         state = devices.place(state, self.shardings)
         pretraining = self.own.pretraining
         if pretraining is None:
@@ -182,20 +215,35 @@ class Sharded:
         They are those of one device, whatever their number: what is too many is left out.
         """
         each = -(-episodes // self.mesh.size)
-        shared = self._on_each(
-            lambda params, key: play(params, key, each), (P(), P()), P(devices.AXIS)
-        )
+        specs = self._params_specs
+
+        def play_own(params: PolicyParams, key: PRNGKey) -> EpisodeResult:
+            if self.split is not None:
+                params = params.replace(agent=fsdp.as_split(params.agent, specs.agent))
+            return play(params, key, each)
+
+        shared = self._on_each(play_own, (specs, P()), P(devices.AXIS))
 
         def run(params: PolicyParams, key: PRNGKey) -> EpisodeResult:
             return jax.tree.map(lambda x: x[:episodes], shared(params, key))
 
         key = jax.eval_shape(lambda: jax.random.key(0))
         everywhere = NamedSharding(self.mesh, P())
+        lie = (jax.tree.map(partial(NamedSharding, self.mesh), specs), everywhere)
+        if self.split is None:
+            lie = jax.tree.map(lambda _: everywhere, (params, key))
         shapes = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), (params, key)
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+            (params, key),
+            lie,
         )
         compiled = jax.jit(run, out_shardings=everywhere).lower(*shapes).compile()
-        return lambda params, key: compiled(*self._everywhere(params, key))
+        return lambda params, key: compiled(*devices.place((params, key), lie))
+
+    @cached_property
+    def _params_specs(self) -> PyTree:
+        """Of what `choose` reads."""
+        return P() if self.split is None else self.whole.policy_params(self.specs)
 
     @property
     def teach(self) -> Callable[..., TrainState] | None:
@@ -203,6 +251,9 @@ class Sharded:
         teach: Callable[..., TrainState] | None = getattr(self.whole, "teach", None)
         if teach is None:
             return None
+
+        if self.split is not None:
+            return lambda state, *told: teach(state, *told, over=self._agent_step)
 
         def on_one(state: TrainState, *told: Any) -> TrainState:
             # On the first device, from what is the same on all.
@@ -215,13 +266,40 @@ class Sharded:
 
         return on_one
 
+    def _agent_step(self, step: Callable[..., tuple[PyTree, Metrics]]) -> Callable[..., Any]:
+        """Return a step of an agent's state, which is split, and of what is the same on all.
+
+        All devices make it; its metrics are of all.
+        """
+
+        def run(agent: PyTree, *same: PyTree) -> tuple[PyTree, Metrics]:
+            assert self.split is not None
+            specs_of = partial(fsdp.split_specs, among=self.mesh.size, cfg=self.split)
+            before, after = specs_of(agent), specs_of(jax.eval_shape(step, agent, *same)[0])
+
+            def on_one(agent: PyTree, *same: PyTree) -> tuple[PyTree, Metrics]:
+                agent, metrics = step(fsdp.as_split(agent, before), *same)
+                return fsdp.as_parts(agent), devices.mean(metrics)
+
+            each = self._on_each(on_one, (before, *(P() for _ in same)), (after, P()))
+            agent, metrics = each(agent, *same)
+            lie = jax.tree.map(partial(NamedSharding, self.mesh), after)
+            return jax.lax.with_sharding_constraint(agent, lie), metrics
+
+        compiled = jax.jit(run, donate_argnums=0)
+        return lambda agent, *same: compiled(agent, *self._everywhere(*same))
+
     def _stepping(self, step: Callable[[TrainState], tuple[TrainState, Metrics]]) -> Any:
         """Return a step of all devices, made of what each does with its share of a state."""
 
         def on_one(state: TrainState) -> tuple[TrainState, Metrics]:
             key, k_own = jax.random.split(state.key)
             own = _counted_here(state, self.specs).replace(key=devices.own_key(k_own))
-            after, metrics = self._common(*step(own))
+            if self.split is not None:
+                own = own.replace(agent=fsdp.as_split(own.agent, self.specs.agent))
+            after, metrics = step(own)
+            after = after.replace(agent=fsdp.as_parts(after.agent))
+            after, metrics = self._common(after, metrics)
             return after.replace(key=key), metrics
 
         return self._on_each(on_one, (self.specs,), (self.specs, P()))
@@ -310,6 +388,10 @@ class Sharded:
         """What `choose` reads, on the first device: whoever plays with it needs no more."""
         return jax.tree.map(_on_first, self.whole.policy_params(state))
 
+    def spread_params(self, state: TrainState) -> PolicyParams:
+        """The same where it lies, for `evaluation`."""
+        return self.policy_params(state) if self.split is None else self.whole.policy_params(state)
+
     def learned_params(self, state: TrainState) -> PolicyParams:
         """What another run may begin with."""
         found: Any = self.whole
@@ -381,5 +463,13 @@ def _bytes(x: jax.Array) -> bytes:
 
 
 def _on_first(x: Any) -> Any:
-    shared = isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
-    return x.addressable_data(0) if shared else x
+    if not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer):
+        return x
+    if x.is_fully_replicated:
+        return x.addressable_data(0)
+    # All of what is split; of several processes all ask.
+    if x.is_fully_addressable:
+        return jax.device_put(x, min(x.devices(), key=lambda device: device.id))
+    assert isinstance(x.sharding, NamedSharding)
+    everywhere = NamedSharding(x.sharding.mesh, P())
+    return jax.jit(lambda x: x, out_shardings=everywhere)(x).addressable_data(0)

@@ -19,6 +19,7 @@ import jax.numpy as jnp  # noqa: E402
 import mujoco  # noqa: E402
 import numpy as np  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
+from large_on_two import held_together, placed  # noqa: E402
 from short_programs import random_by_call  # noqa: E402
 from toy_env import ToyEnv  # noqa: E402
 
@@ -91,9 +92,12 @@ def tells(sharded: Sharded, state: TrainState) -> list[str]:
     return sharded.torn(state.replace(normalizer=state.normalizer.replace(count=count)))
 
 
-def trained(method: Any, *, check: bool) -> dict[str, Any]:
-    """Two epochs, twice, and what is found of them."""
-    whole = method.build(Observer(ToyEnv()), num_envs=WORLDS)
+def built(method: Any) -> Any:
+    return method.build(Observer(ToyEnv()), num_envs=WORLDS)
+
+
+def trained(whole: Any, *, check: bool) -> tuple[dict[str, Any], tuple[Any, Sharded, Any]]:
+    """Two epochs, twice, and what is found of them; also what made them."""
     sharded = over_devices(whole, 2)
     assert isinstance(sharded, Sharded)
     shapes, key = sharded.state_shapes(), jax.random.key(0)
@@ -133,7 +137,7 @@ def trained(method: Any, *, check: bool) -> dict[str, Any]:
         found["plays_as_one"] = plays_as_one(sharded, whole, state)
     parts = {name: getattr(state.agent, name, None) for name in ("critic", "actor", "policy")}
     found["sizes"] = {name: tree_bytes(x.params) for name, x in parts.items() if x is not None}
-    return found
+    return found, (whole, sharded, epoch)
 
 
 def counted(state: TrainState, whole: Any) -> dict[str, Any]:
@@ -285,10 +289,13 @@ def physics() -> float:
 if __name__ == "__main__":
     assert jax.device_count() == 2 and dataclasses.is_dataclass(Sharded)
     with random_by_call():
+        chunks, made = trained(built(CHUNKS), check=False)
         found = {
-            "off_policy": trained(OFF_POLICY, check=True),
-            "on_policy": trained(ON_POLICY, check=False),
-            "chunks": trained(CHUNKS, check=False),
+            "off_policy": trained(built(OFF_POLICY), check=True)[0],
+            "on_policy": trained(built(ON_POLICY), check=False)[0],
+            "chunks": chunks,
+            "held_together": held_together(*made, digest),
+            "placed": placed(built(ON_POLICY), digest),
             "parity": parity(),
             "counts": counts(),
             "physics": physics(),

@@ -124,7 +124,7 @@ def test_returns_bootstrap_at_time_outs_and_not_at_ends(
     assert np.abs(want[cut]).min() > 0
     np.testing.assert_allclose(played.cut_value[cut], want[cut], rtol=1e-4)
     # With lambda 0 a return is r + gamma V of what follows.
-    batch, _ = toys.batch_of(after, played)
+    batch, _ = toys.batch_of(after, played, toys.vec_env.observe(after.worlds))
     returns = np.asarray(batch.returns).reshape(cut.shape)
     reward = np.asarray(step.reward)
     np.testing.assert_allclose(returns[cut], (reward + GAMMA * want)[cut], rtol=1e-4)

@@ -76,6 +76,39 @@ def test_two_devices_find_what_one_would(found):
     assert found["physics"] == 0.0
 
 
+def test_large_parameters_are_held_together(found):
+    told = found["held_together"]
+    assert told["starts_as_plain"] and told["shares"] == [0.5]
+    cut, every, each = told["cut"]
+    # Of parameters and their moments a device holds half, but for vectors.
+    assert cut > 0.85 * every and each == every - cut / 2
+    assert told["off"] < 1e-6 and told["plays_as_one"]
+    assert told["kept"] == [True] * 3 and told["resumed"]
+    assert told["taught"]["moved"] > 1e-6 and told["taught"]["in_place"]
+
+
+def test_parameters_held_together_are_gathered_and_their_gradients_scattered(found):
+    told = found["held_together"]
+    cut, every = told["params"]
+    each = {kind: [x for x in told["inside"] if x[0] == kind] for kind, _, _ in told["inside"]}
+    assert set(each) == {"all-gather", "reduce-scatter", "all-reduce"}
+    # In each of 4 updates every gradient is summed once, where its part is.
+    assert all(times == 4 for _, _, times in told["inside"])
+    assert sum(size for _, size, _ in each["reduce-scatter"]) == cut / 2
+    # Of the rest all is; and numbers: how far the policy has moved, three norms, whether all is
+    # finite, and in each of 4 choices whether a time-out is to be valued.
+    assert sum(size for _, size, _ in each["all-reduce"]) == every - cut + 6 * 4
+    # What is gathered: for the loss, and again for its gradient.
+    assert cut <= sum(size for _, size, _ in each["all-gather"]) <= 2 * cut
+
+
+def test_worlds_apart_from_the_policy_make_an_epoch_of_one_device(found):
+    told = found["placed"]
+    assert told["in_place"] and told["kept"] and told["names"]
+    assert max(told["differ"]) < 1e-6, told["differ"]
+    assert told["resumed"] and told["repeated"]
+
+
 def test_sums_over_worlds_are_of_all_of_them(found):
     told = found["off_policy"]
     assert told["usable"][0] == told["usable"][1]

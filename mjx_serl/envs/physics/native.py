@@ -96,7 +96,7 @@ class NativePhysics:
 
     def _call(self, target: str, *args: Array, **attributes: Any) -> tuple[Row, SimState]:
         call = jax.ffi.ffi_call(target, self._results, vmap_method="broadcast_all")
-        share = np.int64(devices.count())
+        share = np.int64(devices.at_once())
         row, *fields = call(*args, model=self._number, devices=share, **attributes)
         return row, SimState(*fields)
 

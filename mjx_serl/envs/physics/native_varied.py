@@ -66,7 +66,7 @@ class NativeVaried:
         self, target: str, *args: Array, **attributes: np.int64
     ) -> tuple[VariedCarry, SimState]:
         call = jax.ffi.ffi_call(target, self._results, vmap_method="broadcast_all")
-        share = np.int64(devices.count())
+        share = np.int64(devices.at_once())
         row, *fields = call(*args, model=self._number, devices=share, **attributes)
         return VariedCarry(row, args[2]), SimState(*fields)
 

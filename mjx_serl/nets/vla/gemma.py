@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from mjx_serl.devices import has_split, whole, with_whole
 from mjx_serl.nets.vla.config import VLAConfig
 from mjx_serl.nets.vla.siglip import dense
 from mjx_serl.types import PyTree
@@ -44,8 +45,11 @@ class Stream(NamedTuple):
 
 def embed_words(params: PyTree, words: Int[Array, "B L"]) -> Float[Array, "B L W"]:
     """Return the tokens of words, sqrt(width) times their embedding, in float32."""
-    table = params["embedder"]["input_embedding"]
-    return table[words] * jnp.sqrt(table.shape[-1]).astype(table.dtype)
+
+    def looked_up(table: Float[Array, "V W"], words: Int[Array, "B L"]) -> Float[Array, "B L W"]:
+        return table[words] * jnp.sqrt(table.shape[-1]).astype(table.dtype)
+
+    return with_whole(looked_up, params["embedder"]["input_embedding"], words)
 
 
 def transform(
@@ -75,13 +79,16 @@ def transform(
 
     def layer(xs: list[Tokens], stack: PyTree) -> tuple[list[Tokens], KeyValues]:
         weights, before = stack
-        return _layer(weights, xs, conditions, mask, positions, before)
+        # Layer by layer: of split parameters a device holds one layer's at a time.
+        return _layer(whole(weights), xs, conditions, mask, positions, before)
 
-    body = jax.checkpoint(layer, prevent_cse=False) if config.remat else layer
+    again = config.remat or has_split(stacks)
+    body = jax.checkpoint(layer, prevent_cse=False) if again else layer
     xs = [stream.tokens.astype(config.compute_dtype) for stream in streams]
     xs, made = jax.lax.scan(body, xs, (stacks, cache))
     norms = [params[f"final_norm{stream.suffix}"] for stream in streams]
-    return [_norm(*parts)[0] for parts in zip(norms, xs, conditions, strict=True)], made
+    ends = zip(norms, xs, conditions, strict=True)
+    return [with_whole(_norm, *parts)[0] for parts in ends], made
 
 
 def _weights(layers: PyTree, suffix: str) -> PyTree:

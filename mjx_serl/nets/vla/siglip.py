@@ -4,10 +4,13 @@ Sizes and order as openpi's, which took them from big_vision: patches and their 
 pre-norm layers, tanh-approximated GELU, a last norm and a linear head to the language's width.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mjx_serl.devices import has_split, whole, with_whole
 from mjx_serl.nets.vla.config import VLAConfig
 from mjx_serl.types import PyTree
 
@@ -20,23 +23,31 @@ def encode_pictures(
     config: VLAConfig, params: PyTree, pictures: Float[Array, "N S S 3"]
 ) -> Float[Array, "N P D"]:
     """Return the tokens of pictures in [-1, 1], in `compute_dtype`."""
-    x = _patches(params["embedding"], pictures, config.vision.patch) + params["pos_embedding"]
+    cut = partial(_patches, edge=config.vision.patch)
+    x = with_whole(cut, params["embedding"], pictures) + whole(params["pos_embedding"])
     x = x.astype(config.compute_dtype)
 
     def layer(x: Patches, weights: PyTree) -> tuple[Patches, None]:
-        return _layer(weights, x), None
+        return _layer(whole(weights), x), None
 
-    body = jax.checkpoint(layer, prevent_cse=False) if config.remat else layer
-    x, _ = jax.lax.scan(body, x, params["Transformer"]["encoderblock"])
-    return dense(params["head"], _layer_norm(params["Transformer"]["encoder_norm"], x))
+    layers = params["Transformer"]["encoderblock"]
+    again = config.remat or has_split(layers)
+    body = jax.checkpoint(layer, prevent_cse=False) if again else layer
+    x, _ = jax.lax.scan(body, x, layers)
+    norm = whole(params["Transformer"]["encoder_norm"])
+    return dense(params["head"], _layer_norm(norm, x))
 
 
 def dense(weights: PyTree, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
     """Return x @ kernel + bias in the type of x."""
+    return with_whole(_dense, weights, x)
+
+
+def _dense(weights: PyTree, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
     return x @ weights["kernel"].astype(x.dtype) + weights["bias"].astype(x.dtype)
 
 
-def _patches(weights: PyTree, pictures: Float[Array, "N S S 3"], edge: int) -> Patches:
+def _patches(weights: PyTree, pictures: Float[Array, "N S S 3"], *, edge: int) -> Patches:
     """A convolution whose stride is its kernel's size, as one product."""
     count, size = pictures.shape[0], pictures.shape[1] // edge
     squares = pictures.reshape(count, size, edge, size, edge, 3)
