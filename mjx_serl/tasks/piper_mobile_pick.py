@@ -196,7 +196,9 @@ class MobilePick(EndEffectorTask):
         on it 1 and the share of the lift; lifted 10; less 5 fallen, less 5 where the arm touches
         the table and 10 more where it has done so for too long. So the dense one, as the
         ancestor's, pays more for holding it below `height` to the end (up to 4.5 a step) than for
-        lifting it (14 once, and the episode is over): what maximises it does not lift.
+        lifting it (14 once, and the episode is over): what maximises it does not lift. Of `train.py
+        --preset=laptop --task=piper/mobile_pick_dense --seed=0` no check up to 24,000 env steps saw
+        it lifted, while their return rose from 30 to 160.
         """
         del command
         near, held = self._near(sim), self._held(sim)
