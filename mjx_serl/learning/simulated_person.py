@@ -2,10 +2,8 @@
 
 It watches some episodes, and takes over where the policy strays or stalls, as the one in a
 simulation's worlds does (`mjx_serl.training.takeover`): after it has reacted, with an unsteady
-hand, for half a second at least, and then gives back. Early and short is what people are told to
-do: one that waits and then drives to the end teaches that it is no harm to be stuck (in
-`benchmarks.arms` a peg's success then fell from 99 to 35 %). What it does passes the bridge as a
-device's actions do.
+hand, for half a second at least, and then gives back: early and short, as people are told to do.
+What it does passes the bridge as a device's actions do.
 """
 
 import jax
