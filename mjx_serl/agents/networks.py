@@ -80,7 +80,10 @@ def check_specs(agent: str, obs: ObsSpec, action: ActionSpec) -> None:
     """
     unread = [f"'{f.name}' ({f.kind})" for f in obs.fields if f.kind not in READ]
     if unread:
-        raise InputError(f"{agent} reads vectors, images and maps, got {', '.join(unread)}")
+        raise InputError(
+            f"{agent} reads vectors, images and maps, got {', '.join(unread)}; allowed: a task "
+            "that tells nothing, or a policy that is told (--preset flow_ppo_pixels, docs/vla.md)"
+        )
     if any(action.choices) or action.horizon != 1:
         raise InputError(
             f"{agent} gives one continuous action at a time, asked for choices {action.choices} "

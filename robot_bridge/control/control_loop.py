@@ -344,7 +344,9 @@ class ControlLoop:
         before, taken = player.command, player.take(choice, turn.now)
         turn.reasons |= taken
         if player.command is not before and player.command is not None:
-            self._obs = player.command.obs
+            # A person's command answers none: it goes with what the policy has seen meanwhile.
+            seen = player.command if player.command.obs is not None else choice.policy
+            self._obs = None if seen is None else seen.obs
         if player.rejected_in_a_row >= self.parts.limits.rejects_to_hold:
             self._hold(taken)
         self._judge_commands(turn.now)

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from mjx_serl.learning.simulated_person import HALF_LIFE, PATIENCE, SimulatedPerson
+from mjx_serl.learning.simulated_person import HALF_LIFE, WHEN, SimulatedPerson
 
 LIMIT = 10.0
+EXPERT = [0.1, 0.2, 0.3, 0.5]
 
 
 class Arm:
@@ -19,27 +20,50 @@ class Arm:
         return np.array([*position, closure])
 
 
+def tick(action: Any, *, person: bool = False) -> Any:
+    """The policy wants `action`; where a person drives the arm does what the expert says."""
+    goal = SimpleNamespace(position=np.array(EXPERT[:3]), quat=np.ones(4), closure=EXPERT[3])
+    done, wanted = (np.array(EXPERT), np.array(action)) if person else (np.array(action), None)
+    return SimpleNamespace(goal=goal, action=done, policy_action=wanted, intervened=person)
+
+
 def person(**options: Any) -> SimulatedPerson:
     arm: Any = Arm()
     made = SimulatedPerson(arm, **options)
-    goal = SimpleNamespace(position=np.array([0.1, 0.2, 0.3]), quat=np.ones(4), closure=0.5)
-    tick: Any = SimpleNamespace(goal=goal)
-    made.see(tick)
+    made.open()
+    made.see(tick(EXPERT))
     return made
 
 
-def test_it_waits_and_then_drives_to_the_end_from_what_is_wanted() -> None:
-    helper = person()
-    helper.open()
-    begun = 100.0
+def test_it_waits_while_all_goes_well_and_then_drives_from_what_is_wanted() -> None:
+    helper, begun = person(), 100.0
+    patience = WHEN.patience * LIMIT
     assert helper.poll(begun) is None
-    assert helper.poll(begun + PATIENCE * LIMIT - 0.01) is None
-    for later in (PATIENCE * LIMIT + 0.01, LIMIT):
+    for later in (patience - 0.01, patience + 0.01, patience + WHEN.reaction):
+        assert helper.poll(begun + later) is None
+    for later in (patience + WHEN.reaction + 0.02, LIMIT):
         found = helper.poll(begun + later)
         assert found is not None and found.enabled
-        np.testing.assert_allclose(found.action, [0.1, 0.2, 0.3, 0.5])
+        np.testing.assert_allclose(found.action, EXPERT)
     helper.close()
     assert helper.poll(begun + LIMIT) is None
+
+
+def test_it_takes_over_where_the_policy_strays_and_gives_back() -> None:
+    helper, far = person(), [0.1, 0.2, 0.3, 0.5 + 1.01 * WHEN.far]
+    assert helper.poll(0.0) is None
+    helper.see(tick(far))
+    assert helper.poll(0.1) is None, "it has not reacted"
+    helper.see(tick(EXPERT))
+    assert helper.poll(0.2) is None
+    helper.see(tick(far))
+    assert helper.poll(0.3) is None and helper.poll(0.5) is None, "a need that ended is forgotten"
+    assert helper.poll(0.6 + 1e-6) is not None
+    helper.see(tick(far, person=True))
+    assert helper.poll(1.0) is not None, "what the policy would have done still strays"
+    helper.see(tick(EXPERT, person=True))
+    assert helper.poll(1.0 + 0.9 * WHEN.hold) is not None
+    assert helper.poll(1.0 + 1.1 * WHEN.hold) is None
 
 
 def test_it_watches_less_and_less() -> None:
@@ -48,7 +72,8 @@ def test_it_watches_less_and_less() -> None:
     for _ in range(8 * HALF_LIFE):
         helper.open()
         helper.poll(0.0)
-        watched.append(helper.poll(LIMIT) is not None)
+        helper.poll(LIMIT)
+        watched.append(helper.poll(LIMIT + 1.0) is not None)
         helper.close()
     shares = np.reshape(watched, (8, HALF_LIFE)).mean(axis=1)
     assert shares[0] > 0.5

@@ -14,8 +14,9 @@ from bench_arm import PHRASE, REFLEX, Bench, at_rest, changed, steady
 
 from robot_bridge.control.session import Session, Tally
 from robot_bridge.driver import ArmState, ArmToken, DriverError, Mode
-from robot_bridge.messages import Command
+from robot_bridge.messages import Command, Tick
 from robot_bridge.reasons import Phase, Reason
+from robot_bridge.records.steps import StepCollector
 from robot_bridge.safety.kinematics import Chain
 from robot_bridge.safety.supervisor import NotAllowedError
 from scenes.contract.rotations import multiply_quats
@@ -155,6 +156,30 @@ def test_a_person_goes_before_the_policy_and_both_are_recorded() -> None:
     # The person keeps the arm for half a second after the last push, then the policy has it.
     ticks = bench.run(1.0)
     assert bench.phase is Phase.RUN and not ticks[-1].intervened
+
+
+def test_what_a_person_does_goes_with_what_is_seen_meanwhile() -> None:
+    """A step's observation is of the state that its action changes, whoever chose the action."""
+    bench, collector, found = Bench(), StepCollector(), []
+
+    def collect(tick: Tick) -> None:
+        step = collector.take(tick, bench.control.take_obs())
+        if step is not None:
+            found.append((step, tick.state.position))
+
+    bench.control.sinks = (*bench.control.sinks, collect)
+    push = np.array([[0.0, -0.4, 0.0, 0.0]], np.float32)
+    now = bench.clock.now
+    for seq in range(1, 9):
+        bench.control.offer(
+            Command(seq=seq, t=now(), actions=push, dt=0.1, valid_for=0.25, source="operator")
+        )
+        bench.run(0.1)
+    steps = [step for step, _ in found]
+    assert len(steps) == 8 and all(step.intervened for step in steps)
+    for step, position in found:
+        np.testing.assert_allclose(step.obs["ee_position"], position, atol=1e-6)
+    assert np.ptp([step.obs["ee_position"][1] for step in steps]) > 0.01
 
 
 # -- observations ------------------------------------------------------------------------------
