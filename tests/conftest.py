@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from as_users import UNOPTIMISED
-from file_order import ordered
 from keeping_time import play
 
 from benchmarks.worker import resident_bytes
@@ -62,19 +61,19 @@ def has_accelerator() -> bool:
     return jax.default_backend() != "cpu"
 
 
-def order_for_workers(items: list[pytest.Item]) -> None:
-    """Put files in the order in which workers are to take them; within a file nothing moves."""
+def put_slow_files_first(items: list[pytest.Item]) -> None:
+    """Sort files by how many of their tests are marked slow, so that no worker ends on a long one.
+
+    Within a file, and between files that have as many, the order stays.
+    """
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    waiting = {item.path for item in items if item.get_closest_marker("keeps_time")}
-    paths = ordered([*dict.fromkeys(item.path for item in items)], slow, waiting)
-    places = {path: place for place, path in enumerate(paths)}
-    items.sort(key=lambda item: places[item.path])
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order files for the workers; skip gpu tests, with the reason, where jax has only the CPU."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        order_for_workers(items)
+        put_slow_files_first(items)
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]
     if gpu_items and not has_accelerator():
         for item in gpu_items:
