@@ -39,12 +39,10 @@ _PERSON = (
     "--eval.stop-checks=12",
 )
 _WEIGHTED = ("--agent.bc-weight=2",)  # 0.1 is the preset's
-_CORRECTED = ("--agent.intervention-weight=2",)
 TASKS = ("franka/pick_cube", "franka/peg_insertion")
 HELPERS: dict[str, tuple[str, ...]] = {
     "alone": (),
     "person": _PERSON,
-    "person_corrects": (*_PERSON, *_CORRECTED),
     "alone_weighted": _WEIGHTED,
     "person_weighted": (*_PERSON, *_WEIGHTED),
 }
@@ -56,9 +54,8 @@ class InterventionsConfig:
 
     Attributes:
         tasks: names of tasks; all by default.
-        helpers: who helps: "alone" nobody, "person" a simulated person; "..._weighted" where the
-            actor imitates experts' steps twenty times as much, "..._corrects" those of the person
-            alone; all by default.
+        helpers: who helps: "alone" nobody, "person" a simulated person, "..._weighted" where the
+            actor imitates experts' steps twenty times as much; all by default.
         seeds: of the training runs.
         minutes: of two cores for one run, compiling included [min].
         again: measure once more what is filed already.

@@ -88,7 +88,6 @@ class Batch:
         extras: of the first row.
         running: which steps of a chunk were taken before the episode's end: the actions of the
             others are arbitrary; None for single actions.
-        corrected: true where a person had taken over from the policy; None where nobody can.
     """
 
     obs: Obs
@@ -99,7 +98,6 @@ class Batch:
     next_obs: Obs
     extras: dict[str, Shaped[Array, "..."]] = struct.field(default_factory=dict)
     running: Bool[Array, "*lead H"] | None = None
-    corrected: Bool[Array, "*lead"] | None = None
 
     @property
     def played(self) -> Bool[Array, "*lead A"]:

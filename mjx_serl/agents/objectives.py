@@ -53,16 +53,13 @@ def actor_loss(
 
 
 def imitation_loss(
-    action: Float[Array, "B A"],
-    wanted: Float[Array, "B A"],
-    expert: Bool[Array, " B"],
-    weight: Float[Array, " B"] | float = 1.0,
+    action: Float[Array, "B A"], wanted: Float[Array, "B A"], expert: Bool[Array, " B"]
 ) -> Float[Array, ""]:
-    """Mean of weight * |pi(s) - a|^2 over the expert's samples; 0 where the batch has none.
+    """Mean of |pi(s) - a|^2 over the expert's samples; 0 where the batch has none.
 
     Added to the actor's loss as in Nair et al. 2018, arXiv 1709.10089 eq. 3.
     """
-    return masked_mean(weight * jnp.sum(jnp.square(action - wanted), axis=-1), expert)
+    return masked_mean(jnp.sum(jnp.square(action - wanted), axis=-1), expert)
 
 
 def likelihood_loss(log_prob: Float[Array, " B"], expert: Bool[Array, " B"]) -> Float[Array, ""]:

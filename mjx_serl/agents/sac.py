@@ -99,8 +99,6 @@ class SACConfig(AgentConfig):
         horizon: actions that are chosen at once and then played [control steps].
         bc_weight: weight of imitating the expert's samples of a batch in the actor's loss [1]; 0
             is SERL's and RLPD's.
-        intervention_weight: the same of those in which a person took over from the policy [1]; None
-            is `bc_weight`.
         adam_ticks: whose Adam clock else runs in a critic step. "own": none. "shared": actor and
             temperature tick with zero gradients in critic-only steps (HIL-SERL: utd_ratio ticks per
             actor gradient, whose step is then sqrt(utd_ratio) larger). "shared_apart": SERL's
@@ -133,7 +131,6 @@ class SACConfig(AgentConfig):
     adam_ticks: AdamTicks = "own"
     horizon: int = later_field(1)
     actor_average: float = later_field(0.0)
-    intervention_weight: float | None = later_field(None)
 
     def label(self, *, images: bool, demos: bool) -> str:
         """SAC's name in the literature: with images DrQ, with demonstrations RLPD."""
@@ -143,8 +140,6 @@ class SACConfig(AgentConfig):
         """Return the agent; raises ValueError on a field outside its range, KeyError on a name."""
         require_number("agent.horizon", self.horizon, least=1, most=MOST_HORIZON, whole=True)
         require_number("agent.actor_average", self.actor_average, least=0, below=1)
-        if self.intervention_weight is not None:
-            require_number("agent.intervention_weight", self.intervention_weight, least=0)
         check_networks(self, *_config_errors(self))
         return SAC(self)
 
@@ -406,12 +401,13 @@ class SAC(OffPolicyAgent):
             action, log_prob = tanh_normal_sample(key, mean, std)
             q = nets.q(members, seen.features, action)
             loss = objectives.actor_loss(q, log_prob, alpha, reduce=self.cfg.actor_q)
-            if not self.cfg.bc_weight and not self.cfg.intervention_weight:
+            if self.cfg.bc_weight == 0.0:
                 return loss
             own, wanted = jnp.tanh(mean), batch.action
             if batch.running is not None:
                 wanted = jnp.where(batch.played, wanted, own)
-            return loss + self._imitation_loss(own, wanted, batch)
+            imitation = objectives.imitation_loss(own, wanted, batch.expert)
+            return loss + self.cfg.bc_weight * imitation
 
         loss, actor_grads = jax.value_and_grad(loss_fn)(state.actor.params)
         target_entropy = self.cfg.target_entropy
@@ -429,16 +425,6 @@ class SAC(OffPolicyAgent):
             average = optax.incremental_update(actor.params, average, 1 - self.cfg.actor_average)
         state = state.replace(actor=actor, log_temperature=theta, skipped=skipped, average=average)
         return state, {"learner/actor_loss": loss, "learner/entropy": seen.entropy}
-
-    def _imitation_loss(
-        self, own: Float[Array, "B A"], wanted: Float[Array, "B A"], batch: Batch
-    ) -> Float[Array, ""]:
-        """The weighted imitation of the expert's samples."""
-        weight, corrections = self.cfg.bc_weight, self.cfg.intervention_weight
-        if corrections is None or batch.corrected is None:
-            return weight * objectives.imitation_loss(own, wanted, batch.expert)
-        weights = jnp.where(batch.corrected, corrections, weight)
-        return objectives.imitation_loss(own, wanted, batch.expert, weights)
 
     # -- pieces ------------------------------------------------------------------------------
 

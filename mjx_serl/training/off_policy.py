@@ -723,10 +723,6 @@ class OffPolicy(OneAgent):
         span = {"n_step": self.agent.n_step, "gamma": self.agent.gamma}
         span |= {"horizon": self.agent.horizon, "reward_of": reward_of}
         batch = sampler.sample(states, key, shape, **span)
-        if self.interventions:
-            # Experts' rows among those that the policy and whoever corrects it have made.
-            made = jnp.arange(shape[-1]) < shape[-1] - self._demonstrated(shape[-1])
-            batch = batch.replace(corrected=batch.expert & made)
         for i, name in enumerate(self.interventions):
             batch = self._intervened(state, batch, jax.random.fold_in(key, i), name, span)
         scale = partial(normalize.normalize, state.normalizer)
@@ -749,9 +745,7 @@ class OffPolicy(OneAgent):
 
         def drawn() -> Batch:
             other = buffer.sample(rows, k_rows, (updates, share), among=among, **span)
-            other = other.replace(
-                extras={name: other.extras[name] for name in batch.extras}, corrected=other.expert
-            )
+            other = other.replace(extras={name: other.extras[name] for name in batch.extras})
             # Of many devices each has its own interventions, and all demonstrations.
             own = among[-1] * devices.count()
             take = jax.random.uniform(k_take, (updates, share)) * (own + shown) < own
@@ -763,10 +757,6 @@ class OffPolicy(OneAgent):
             return jax.tree.map(put, batch, other)
 
         return jax.lax.cond(among[-1] > 0, drawn, lambda: batch)
-
-    def _demonstrated(self, size: int) -> int:
-        """How many samples of a batch, its last ones, are demonstrations."""
-        return round(size * self.sources[DEMOS].fraction) if DEMOS in self.sources else 0
 
 
 def shown(obs: ObsSpec) -> list[str]:

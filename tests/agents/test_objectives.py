@@ -65,8 +65,6 @@ def test_imitation_is_the_mean_error_of_the_experts_samples() -> None:
     loss = objectives.imitation_loss(action, wanted, jnp.array([True, False, True]))
     assert loss == pytest.approx((0.25 + 2.0) / 2)
     assert objectives.imitation_loss(action, wanted, jnp.zeros(3, bool)) == 0.0
-    weighted = (action, wanted, jnp.array([True, False, True]), jnp.array([2.0, 9.0, 0.1]))
-    assert objectives.imitation_loss(*weighted) == pytest.approx((2.0 * 0.25 + 0.1 * 2.0) / 2)
 
 
 def test_likelihood_is_the_mean_of_the_experts_samples() -> None:

@@ -283,24 +283,6 @@ def test_a_chunk_is_learned_as_one_larger_action() -> None:
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-def test_corrections_weigh_as_much_as_they_are_told_to() -> None:
-    agent = dataclasses.replace(SMALL, bc_weight=0.5, intervention_weight=3.0).build()
-    state = compiled(agent, "init")(jax.random.key(0), SPEC, action_spec_of(2))
-    batch = batch_of(8).replace(expert=jnp.ones(8, bool))
-    update = compiled(agent, "update")
-    corrected = {"none": jnp.zeros(8, bool), "half": jnp.arange(8) < 4, "all": jnp.ones(8, bool)}
-    loss = {
-        name: float(
-            update(state, batch.replace(corrected=who), jax.random.key(1))[1]["learner/actor_loss"]
-        )
-        for name, who in corrected.items()
-    }
-    own = compiled(agent, "act")(state, batch.obs, jax.random.key(0), deterministic=True)
-    error = np.sum(np.square(np.asarray(own.action[:, 0]) - batch.action), axis=-1)
-    assert loss["all"] - loss["none"] == pytest.approx(2.5 * error.mean(), rel=1e-4)
-    assert loss["half"] - loss["none"] == pytest.approx(2.5 * error[:4].sum() / 8, rel=1e-4)
-
-
 def test_what_came_after_the_end_is_not_imitated() -> None:
     """An actor that gives just the actions that were played has nothing to imitate."""
     agent = dataclasses.replace(SMALL, horizon=2, bc_weight=1.0).build()
