@@ -654,7 +654,8 @@ class Run:
             meta |= companion.memory()
             companion.on_save(self.progress.epoch)
         with self.activity.doing("saving"):
-            self.peers.require_equal(self.trainer.policy_params(state))
+            if self.peers.count > 1:  # all of what devices hold together is gathered for it
+                self.peers.require_equal(self.trainer.policy_params(state))
             state = self.peers.gathered(state)
             if self.peers.writes:
                 self.store.save(self.progress.epoch, state, meta)

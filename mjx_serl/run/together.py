@@ -46,6 +46,7 @@ def require_together(cfg: TrainConfig) -> None:
             "which keeps one run in a process; allowed: none",
         ),
         (cfg.devices not in (1, "auto"), f"--devices {cfg.devices}", "a device has them all"),
+        (cfg.placement.named, "--placement", "a device has them all"),
         (
             bool(cfg.pixels.cameras) and not _on_cpu(),
             "--pixels.cameras",
