@@ -414,10 +414,9 @@ class Deployment:
                 self.contract, objects=senses.objects, eyes=senses.eyes, words=self.words
             )
             policy = self._chosen_policy(stack)
-            # A server's chunks need not be those of the bundle.
-            server = self.cfg.policy_server is not None
-            horizon = self.cfg.policy_horizon if server else self.bundle.manifest.horizon
-            loop = PolicyLoop(line.control, builder, policy, period=self.period, horizon=horizon)
+            loop = PolicyLoop(
+                line.control, builder, policy, period=self.period, horizon=self._horizon
+            )
             return Loop(loop.tick, self.period, "policy")
         if rig.config is None:
             raise InputError("This robot's policy cannot run in a process of its own (--separate)")
@@ -441,9 +440,18 @@ class Deployment:
         server.keep("policy", timeout=1.0)
         return None
 
+    @property
+    def _horizon(self) -> int:
+        """Actions of each answer that are played."""
+        if self.cfg.hands_only:
+            return 1
+        # A server's chunks need not be those of the bundle.
+        server = self.cfg.policy_server is not None
+        return self.cfg.policy_horizon if server else self.bundle.manifest.horizon
+
     def _chosen_policy(self, stack: ExitStack) -> Policy:
         if self.cfg.hands_only:
-            return Standing(self.bundle.manifest.horizon, self.contract.action.dim)
+            return Standing(self.contract.action.dim)
         if self.cfg.learning.learner is not None:
             learned = self.cfg.learning.policy(self.bundle)
             if self.link is not None:

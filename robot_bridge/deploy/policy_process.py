@@ -157,7 +157,7 @@ def main() -> int:
             contract, objects=senses.objects, eyes=senses.eyes, words=task.words
         )
         side = RemotePolicySide(client, task.limits, clock)
-        horizon = bundle.manifest.horizon
+        horizon = 1 if task.hands_only else bundle.manifest.horizon
         policy = stack.enter_context(_policy(task, bundle))
         loop = PolicyLoop(side, builder, policy, period=period, horizon=horizon)
         pacer = Pacer(loop.tick, period=period, clock=clock)
@@ -175,7 +175,7 @@ def main() -> int:
 def _policy(task: PolicyTask, bundle: Bundle) -> Iterator[Policy]:
     """The bundle's policy, one that goes on learning, or none."""
     if task.hands_only:
-        yield Standing(bundle.manifest.horizon, bundle.contract.action.dim)
+        yield Standing(bundle.contract.action.dim)
         return
     if task.learning.learner is None:
         yield bundle.policy

@@ -58,7 +58,7 @@ class RigConfig:
         size: width and height of the cameras' pictures [px]; files have their own.
         fovy: their vertical field of view [deg]; a RealSense says its own.
         operator: none, keyboard, spacemouse, gamepad, or page, in a browser; of the simulated arm
-            none, or expert: the task's own takes over where an episode goes on for too long.
+            none, or expert: the task's own takes over where the policy strays or stalls.
         facing: where the operator looks, counter-clockwise from the base's +x [deg]; 180 for
             somebody opposite the arm.
         page_port: on this machine, of that page; the next free one of ten, any free one if 0.

@@ -35,18 +35,21 @@ class Policy(Protocol):
 class Standing:
     """A policy that wants nothing: no motion, and the gripper as it is.
 
+    One action at a time, whatever the bundle's policy gives, so that each of a person's is kept
+    with what is seen just then.
+
     Args:
-        horizon, action_dim: H and A of its answer.
+        action_dim: A of its answer, [1, A].
     """
 
-    def __init__(self, horizon: int, action_dim: int) -> None:
-        self._nothing = np.zeros((horizon, action_dim), np.float32)
+    def __init__(self, action_dim: int) -> None:
+        self._nothing = np.zeros((1, action_dim), np.float32)
 
     def reset(self) -> None:
         """Nothing."""
 
     def act(self, obs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Zeros [H, A]."""
+        """Zeros [1, A]."""
         del obs
         return self._nothing
 

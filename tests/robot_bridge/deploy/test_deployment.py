@@ -26,7 +26,7 @@ from robot_bridge.driver import ArmInfo, DriverError
 from robot_bridge.policy.fit import connected_robot
 from robot_bridge.policy.observation import FixedObjects
 from robot_bridge.records import recorder as recorder_module
-from robot_bridge.records.reader import Event, RecordReader, read_recording
+from robot_bridge.records.reader import Event, RecordReader, episodes, read_recording
 from robot_bridge.safety.kinematics import Chain
 from robot_bridge.safety.supervisor import NotAllowedError
 from scenes.contract.operator import OperatorInput
@@ -68,14 +68,14 @@ class Pedal:
 
     help_text, lost = "hold the pedal", None
 
-    def __init__(self, *, held: bool, event: Any = None) -> None:
-        self.held, self.event, self.opened = held, event, 0
+    def __init__(self, *, held: bool, event: Any = None, action: Any = None) -> None:
+        self.held, self.event, self.action, self.opened = held, event, action, 0
 
     def open(self) -> None:
         self.opened += 1
 
     def poll(self, now: float) -> OperatorInput:
-        return OperatorInput(enabled=self.held, event=self.event)
+        return OperatorInput(action=self.action, enabled=self.held, event=self.event)
 
     def close(self) -> None:
         pass
@@ -94,13 +94,14 @@ class Stage:
         self.options = {"separate": False, "ledger": self.ledger, "seconds": 1.0} | options
         self.operator: Pedal | None = None
         self.judge: Any = None
+        self.horizon = 1
 
     def ask(self, prompt: str) -> str:
         self.asked.append(prompt)
         return self.typed if "type" in prompt else ""
 
     def run(self) -> Sequence[EpisodeReport]:
-        manifest = SimpleNamespace(task="bench", measured=None, horizon=1)
+        manifest = SimpleNamespace(task="bench", measured=None, horizon=self.horizon)
         bundle: Any = SimpleNamespace(
             contract=self.contract,
             digest=DIGEST,
@@ -466,3 +467,16 @@ def test_by_hand_alone_the_policy_moves_nothing(tmp_path: Path) -> None:
         stage.operator = Pedal(held=True)
         assert stage.run()[0].ending == "timeout"
         assert (stage.arm.way() < 1e-3) == by_hand  # the steady policy would have moved it
+
+
+def test_what_hands_do_is_recorded_with_what_is_seen_at_each_action(tmp_path: Path) -> None:
+    """Also where the bundle's policy is asked only for every fourth action."""
+    Ledger(tmp_path / "ledger.json").note(DIGEST, "A7", dry=1, episodes=9)
+    stage = Stage(tmp_path, hands_only=True, record=tmp_path / "records")
+    stage.horizon = 4
+    stage.operator = Pedal(held=True, action=np.array([0.0, -0.4, 0.0, 0.0]))
+    assert stage.run()[0].ending == "timeout"
+    (session,) = (tmp_path / "records").iterdir()
+    (episode,) = episodes(RecordReader(session))
+    seen = [step.obs["ee_position"][1] for step in episode.steps if step.intervened]
+    assert len(seen) >= 8 and (np.diff(seen)[1:] < 0).all()
