@@ -29,13 +29,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mjx_serl import devices
 from mjx_serl.envs.vector import BadWorld, VecState, clear_stats
-from mjx_serl.nets.mlp import ComputeDtype
 from mjx_serl.training.episodes import EpisodeResult
+from mjx_serl.training.on_devices import OnDevices
 from mjx_serl.training.placement import JaxDevice, PlacementConfig
 from mjx_serl.training.rollout_trainer import RolloutTrainer
 from mjx_serl.training.rollouts import Played
 from mjx_serl.training.state import PolicyParams, TrainState
-from mjx_serl.training.trainer import Share, Trainer
 from mjx_serl.types import Choice, Metrics, Obs, PRNGKey, PyTree, Transition
 from scenes.contract.errors import InputError
 
@@ -91,7 +90,7 @@ class _Stepped:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Placed:
+class Placed(OnDevices):
     """A Trainer whose epoch is made of programs on several devices.
 
     Attributes:
@@ -392,53 +391,6 @@ class Placed:
     def traceable(self) -> bool:
         """No: an epoch is several programs."""
         return False
-
-    @property
-    def env_steps_per_epoch(self) -> int:
-        """Control steps of all worlds in one epoch."""
-        return self.whole.env_steps_per_epoch
-
-    @property
-    def updates_per_epoch(self) -> int:
-        """Gradient steps in one epoch."""
-        return self.whole.updates_per_epoch
-
-    @property
-    def horizon(self) -> int:
-        """Actions of one choice."""
-        return self.whole.horizon
-
-    @property
-    def compute_dtype(self) -> ComputeDtype:
-        """What the products of the networks are made of."""
-        return self.whole.compute_dtype
-
-    @property
-    def least_success(self) -> float:
-        """Success rate that the untrained policy must have."""
-        return getattr(self.whole, "least_success", 0.0)
-
-    def exact(self) -> Trainer:
-        """The trainer of one device whose `choose` computes in float32."""
-        return self.whole.exact()
-
-    def choose(
-        self, params: PolicyParams, obs: Obs, key: PRNGKey, *, deterministic: bool
-    ) -> Choice:
-        """Choose actions for raw observations."""
-        return self.whole.choose(params, obs, key, deterministic=deterministic)
-
-    def policy_params(self, state: TrainState) -> PolicyParams:
-        """What `choose` reads."""
-        return self.whole.policy_params(state)
-
-    def learned_params(self, state: TrainState) -> PolicyParams:
-        """What another run may begin with."""
-        return self.whole.learned_params(state)
-
-    def memory(self, state: TrainState) -> Sequence[Share]:
-        """The parts of a state that options shrink."""
-        return self.whole.memory(state)
 
 
 class _Rollout:

@@ -29,15 +29,15 @@ from jax.sharding import PartitionSpec as P
 from mjx_serl import devices
 from mjx_serl.data.replay import ReplayState
 from mjx_serl.envs.vector import BadWorld, VecState
-from mjx_serl.nets.mlp import ComputeDtype
 from mjx_serl.platform import DEVICES_FLAG
 from mjx_serl.training import fsdp
 from mjx_serl.training.episodes import EpisodeResult
 from mjx_serl.training.fsdp import FSDPConfig
+from mjx_serl.training.on_devices import OnDevices
 from mjx_serl.training.scan import run_once
 from mjx_serl.training.state import PolicyParams, TrainState
 from mjx_serl.training.trainer import Ring, Share, Trainer
-from mjx_serl.types import Choice, Metrics, Obs, PRNGKey, PyTree
+from mjx_serl.types import Metrics, PRNGKey, PyTree
 from scenes.contract.errors import InputError
 
 # Metrics that are sums over worlds; all others are means.
@@ -125,7 +125,7 @@ def require_devices(among: int) -> None:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Sharded:
+class Sharded(OnDevices):
     """A Trainer of many devices.
 
     Attributes:
@@ -349,41 +349,6 @@ class Sharded:
         """Yes: what is not is never shared."""
         return True
 
-    @property
-    def env_steps_per_epoch(self) -> int:
-        """Control steps of all worlds in one epoch."""
-        return self.whole.env_steps_per_epoch
-
-    @property
-    def updates_per_epoch(self) -> int:
-        """Gradient steps in one epoch, each of all devices."""
-        return self.whole.updates_per_epoch
-
-    @property
-    def horizon(self) -> int:
-        """Actions of one choice."""
-        return self.whole.horizon
-
-    @property
-    def compute_dtype(self) -> ComputeDtype:
-        """What the products of the networks are made of."""
-        return self.whole.compute_dtype
-
-    @property
-    def least_success(self) -> float:
-        """Success rate that the untrained policy must have."""
-        return getattr(self.whole, "least_success", 0.0)
-
-    def exact(self) -> Trainer:
-        """The trainer of one device whose `choose` computes in float32."""
-        return self.whole.exact()
-
-    def choose(
-        self, params: PolicyParams, obs: Obs, key: PRNGKey, *, deterministic: bool
-    ) -> Choice:
-        """Choose actions for raw observations."""
-        return self.whole.choose(params, obs, key, deterministic=deterministic)
-
     def policy_params(self, state: TrainState) -> PolicyParams:
         """What `choose` reads, on the first device: whoever plays with it needs no more."""
         return jax.tree.map(_on_first, self.whole.policy_params(state))
@@ -391,11 +356,6 @@ class Sharded:
     def spread_params(self, state: TrainState) -> PolicyParams:
         """The same where it lies, for `evaluation`."""
         return self.policy_params(state) if self.split is None else self.whole.policy_params(state)
-
-    def learned_params(self, state: TrainState) -> PolicyParams:
-        """What another run may begin with."""
-        found: Any = self.whole
-        return getattr(found, "learned_params", found.policy_params)(state)
 
     def begun(self, state: TrainState) -> TrainState:
         """The state after parameters of another run have been put into it, where it lies."""
