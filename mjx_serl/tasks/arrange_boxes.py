@@ -128,7 +128,11 @@ class ArrangeBoxes(PickCube):
     def reward(
         self, sim: SimState, command: Command, task_state: PickState
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Sparse: 1 when all are placed. Dense: the sum of exp(-20 d) over the boxes."""
+        """Sparse: 1 when all are placed. Dense: the sum of exp(-20 d) over the boxes.
+
+        The sparse one comes once, after five boxes: from 20 demonstrations the preset laptop did
+        not learn it in twelve minutes of two cores.
+        """
         del command
         terms = {
             "near": jnp.exp(-20.0 * self._distances(sim)).sum(),

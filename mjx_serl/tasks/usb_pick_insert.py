@@ -216,7 +216,11 @@ class UsbPickInsert(EndEffectorTask):
     def reward(
         self, sim: SimState, command: Command, task_state: GripState
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """1 where it is in the port and let go, less the penalty for opening and closing."""
+        """1 where it is in the port and let go, less the penalty for opening and closing.
+
+        Not learned by any preset so far: a quarter of a millimetre of room and no lead-in, which
+        what explores does not meet. Its own expert, with noise of 0.5 mm a step, mostly fails.
+        """
         del command
         inserted = self.success(sim, task_state).astype(jnp.float32)
         toggled = task_state.toggled.astype(jnp.float32)
