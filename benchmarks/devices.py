@@ -24,9 +24,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from benchmarks.exchange import predicted
-from benchmarks.process import ROOT, WorkerError, WorkerProcess
+from benchmarks.process import ROOT
 from benchmarks.results import Recorder, say
-from benchmarks.resumable import go_on, is_wanted, require_known
+from benchmarks.resumable import ask_worker, go_on, is_wanted, require_known
 from benchmarks.train import last_line
 from benchmarks.training_run import TrainingRun
 from benchmarks.workers.platform import prepare
@@ -89,15 +89,7 @@ def run(cfg: DevicesConfig, recorder: Recorder) -> None:
 
 def _ask(cfg: DevicesConfig, recorder: Recorder, name: str, **params: Any) -> dict[str, Any] | None:
     """What a process with so many devices says; None where it did not, which is filed."""
-    worker = WorkerProcess(WORKER, params)
-    try:
-        worker.wait_ready(cfg.timeout)
-        return worker.ready["facts"]
-    except WorkerError as error:
-        recorder.missing(name, str(error), params)
-        return None
-    finally:
-        worker.close()
+    return ask_worker(recorder, WORKER, name, cfg.timeout, params)
 
 
 # -- collectives ---------------------------------------------------------------------------------

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal, get_args
 
-from benchmarks.process import WorkerError, WorkerProcess
 from benchmarks.results import Recorder
-from benchmarks.resumable import go_on, is_wanted
+from benchmarks.resumable import ask_worker, go_on, is_wanted
 from scenes.contract.ranges import ranged
 
 QUESTION = "large"
@@ -111,15 +110,7 @@ def _ask(cfg: LargeConfig, recorder: Recorder, name: str, **params: Any) -> dict
     """What a process with so many devices says; None where it did not, which is filed."""
     if not is_wanted(recorder, name, again=cfg.again):
         return None
-    worker = WorkerProcess(WORKER, params)
-    try:
-        worker.wait_ready(cfg.timeout)
-        return worker.ready["facts"]
-    except WorkerError as error:
-        recorder.missing(name, str(error), params)
-        return None
-    finally:
-        worker.close()
+    return ask_worker(recorder, WORKER, name, cfg.timeout, params)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
 
 from benchmarks.options import read_options
+from benchmarks.process import WorkerError, WorkerProcess
 from benchmarks.results import Recorder, load, say
 from benchmarks.table import finish
 from scenes.contract.command_line import guarded
@@ -84,3 +85,18 @@ def is_wanted(recorder: Recorder, name: str, *, again: bool) -> bool:
 def drop(recorder: Recorder, name: str) -> None:
     """Take a row out, where there is one."""
     recorder.results[:] = [row for row in recorder.results if row.name != name]
+
+
+def ask_worker(
+    recorder: Recorder, worker: str, name: str, timeout: float, params: dict[str, Any]
+) -> dict[str, Any] | None:
+    """What a process of its own says once it is ready; None where it did not, which is filed."""
+    process = WorkerProcess(worker, params)
+    try:
+        process.wait_ready(timeout)
+        return process.ready["facts"]
+    except WorkerError as error:
+        recorder.missing(name, str(error), params)
+        return None
+    finally:
+        process.close()
