@@ -24,7 +24,7 @@ from mjx_serl.envs.observation import Observer
 from mjx_serl.envs.vector import VecState
 from mjx_serl.training.evaluate import TRAIN
 from mjx_serl.training.rollout_trainer import RolloutTrainer, RolloutWorlds
-from mjx_serl.training.rollouts import Played, learn_in_passes, with_advantages
+from mjx_serl.training.rollouts import Played, learn_in_passes
 from mjx_serl.training.state import TrainState
 from mjx_serl.training.statistics import observed
 from mjx_serl.training.trainer import METHODS
@@ -239,7 +239,7 @@ class OnPolicy(RolloutTrainer):
     ) -> tuple[TrainState, Metrics]:
         """Make the passes over a rollout [T, N, ...]; metrics of them."""
         key, k_order = jax.random.split(state.key)
-        batch, metrics = self.with_advantages(state, played, after)
+        batch, metrics = self.batch_of(state, played, after)
         agent, learned = self._passes(state.agent, batch, k_order)
         step = played.step
         normalizer = observed(
@@ -250,12 +250,6 @@ class OnPolicy(RolloutTrainer):
             steps_per_epoch=self.env_steps_per_epoch * devices.count(),
         )
         return state.replace(agent=agent, normalizer=normalizer, key=key), metrics | learned
-
-    def with_advantages(
-        self, state: TrainState, played: Played, after: Obs
-    ) -> tuple[RolloutBatch, Metrics]:
-        """The steps of a rollout with their advantages, all on one axis [T * N]."""
-        return with_advantages(self.agent, state.normalizer, played, self.value(state, after))
 
     def _passes(
         self, agent: AgentState, batch: RolloutBatch, key: PRNGKey

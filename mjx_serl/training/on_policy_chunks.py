@@ -30,11 +30,11 @@ from mjx_serl.envs.vector import (
 from mjx_serl.training.demonstrations import DemoConfig, Demonstrations
 from mjx_serl.training.evaluate import TRAIN
 from mjx_serl.training.rollout_trainer import RolloutTrainer, RolloutWorlds
-from mjx_serl.training.rollouts import Played, learn_in_passes, with_advantages
+from mjx_serl.training.rollouts import Played, learn_in_passes
 from mjx_serl.training.scan import scan
 from mjx_serl.training.state import TrainState
 from mjx_serl.training.trainer import METHODS
-from mjx_serl.types import Choice, Metrics, Obs, PRNGKey, RolloutBatch, Transition, one_by_one
+from mjx_serl.types import Choice, Metrics, Obs, PRNGKey, Transition, one_by_one
 from scenes.contract.errors import InputError
 from scenes.contract.ranges import check_ranges, ranged
 from scenes.contract.serialize import open_field
@@ -362,12 +362,6 @@ class OnPolicyChunks(RolloutTrainer):
         worlds, row, last = self.vec_env.advance(worlds, chosen, wait=wait)
         steps = ChunkSteps(row.reward, row.terminated, row.truncated, row.valid, last.success)
         return (worlds, last), steps
-
-    def batch_of(
-        self, state: TrainState, played: Played, after: Obs
-    ) -> tuple[RolloutBatch, Metrics]:
-        """The choices of a rollout with their advantages, all on one axis, and metrics."""
-        return with_advantages(self.agent, state.normalizer, played, self.value(state, after))
 
     def learn_from(
         self, state: TrainState, played: Played, after: Obs

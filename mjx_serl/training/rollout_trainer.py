@@ -26,12 +26,12 @@ from mjx_serl.envs.vector import (
     vectorize,
 )
 from mjx_serl.training.one_agent import OneAgent
-from mjx_serl.training.rollouts import Played
+from mjx_serl.training.rollouts import Played, with_advantages
 from mjx_serl.training.scan import run_once, scan
 from mjx_serl.training.sharing import check_divides
 from mjx_serl.training.state import PolicyParams, TrainState, shapes_of, tree_bytes
 from mjx_serl.training.trainer import Share
-from mjx_serl.types import Choice, Metrics, Obs, PRNGKey, Transition
+from mjx_serl.types import Choice, Metrics, Obs, PRNGKey, RolloutBatch, Transition
 from scenes.contract.errors import InputError
 
 MOST_POOL = 4096
@@ -126,6 +126,12 @@ class RolloutTrainer(OneAgent):
         It reads no worlds.
         """
         raise NotImplementedError
+
+    def batch_of(
+        self, state: TrainState, played: Played, after: Obs
+    ) -> tuple[RolloutBatch, Metrics]:
+        """The choices of a rollout with their advantages, all on one axis [T * N], and metrics."""
+        return with_advantages(self.agent, state.normalizer, played, self.value(state, after))
 
     def learn(self, state: TrainState, played: Played) -> tuple[TrainState, Metrics]:
         """`learn_from` what the worlds of the state look like."""

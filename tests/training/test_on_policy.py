@@ -163,9 +163,9 @@ def test_a_time_out_is_worth_what_comes_after_its_last_observation(
     np.testing.assert_allclose(played.cut_value[cut], want[cut], rtol=1e-5)
     # One step returns r + gamma V(last) where time cut it off, r where it ended by itself.
     alone = dataclasses.replace(toys, agent=dataclasses.replace(AGENT, gae_lambda=0.0).build())
-    returns = alone.with_advantages(after, played, alone.vec_env.observe(after.worlds))[
-        0
-    ].returns.reshape(cut.shape)
+    returns = alone.batch_of(after, played, alone.vec_env.observe(after.worlds))[0].returns.reshape(
+        cut.shape
+    )
     np.testing.assert_allclose(returns[cut], 1 + GAMMA * want[cut], rtol=1e-5)
     np.testing.assert_allclose(returns[np.asarray(step.terminated)], 1.0, rtol=1e-5)
     on = ~(step.truncated | step.terminated)[:-1]
@@ -176,7 +176,7 @@ def test_a_time_out_is_worth_what_comes_after_its_last_observation(
 def test_advantages_are_normalised_over_the_rollout(
     toys: OnPolicy, rolled: tuple[TrainState, Played]
 ) -> None:
-    batch, metrics = toys.with_advantages(*rolled, toys.vec_env.observe(rolled[0].worlds))
+    batch, metrics = toys.batch_of(*rolled, toys.vec_env.observe(rolled[0].worlds))
     assert batch.advantage.shape == (12 * WORLDS,) and bool(batch.valid.all())
     np.testing.assert_allclose([batch.advantage.mean(), batch.advantage.std()], [0, 1], atol=1e-4)
     assert float(metrics["rollout/rewards_mean"]) == 1.0
