@@ -46,7 +46,9 @@ class SimulatedPerson:
     def see(self, tick: Tick) -> None:
         """Know what the actions so far add up to, and the policy's; a sink of the control loop."""
         self._goal = tick.goal
-        self._policy = tick.policy_action if tick.intervened else tick.action
+        wanted = tick.policy_action if tick.intervened else tick.action
+        if wanted is not None:  # most ticks are between two actions
+            self._policy = wanted
 
     def open(self) -> None:
         """Another episode begins."""

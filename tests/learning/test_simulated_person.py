@@ -23,7 +23,8 @@ class Arm:
 def tick(action: Any, *, person: bool = False) -> Any:
     """The policy wants `action`; where a person drives the arm does what the expert says."""
     goal = SimpleNamespace(position=np.array(EXPERT[:3]), quat=np.ones(4), closure=EXPERT[3])
-    done, wanted = (np.array(EXPERT), np.array(action)) if person else (np.array(action), None)
+    chosen = None if action is None else np.array(action)
+    done, wanted = (np.array(EXPERT), chosen) if person else (chosen, None)
     return SimpleNamespace(goal=goal, action=done, policy_action=wanted, intervened=person)
 
 
@@ -53,6 +54,7 @@ def test_it_takes_over_where_the_policy_strays_and_gives_back() -> None:
     helper, far = person(), [0.1, 0.2, 0.3, 0.5 + 1.01 * WHEN.far]
     assert helper.poll(0.0) is None
     helper.see(tick(far))
+    helper.see(tick(None))  # between two actions
     assert helper.poll(0.1) is None, "it has not reacted"
     helper.see(tick(EXPERT))
     assert helper.poll(0.2) is None
