@@ -661,6 +661,8 @@ class Deployment:
             f"episode {len(self.reports)}{part}: {report.ending} after {report.seconds:.1f} s"
             + (f"  (ticks {report.ticks}: {why})" if why else "")
         )
+        if self.rig.summary is not None:
+            self.talk.say(self.rig.summary())
         for warning in [] if self.joints is None else self.joints.warnings():
             self.talk.say(f"CAUTION  {warning}")
         if report.ending == "fault":

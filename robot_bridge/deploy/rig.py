@@ -103,6 +103,7 @@ class Rig:
         turns: a simulated world of a task by turns; of all else the session counts the turns.
         judge: says how an episode ended, None while it goes on; without a judge the operator
             does.
+        summary: what else is said after an episode, in a line.
         state_max_age: of readings that come slower than the arm's own link would bring them
             [s]; None is the limit of `default_limits`.
         joint_limits: of what joints say of themselves, by quantity.
@@ -118,6 +119,7 @@ class Rig:
     prepare: Callable[[int], None] | None = None
     turns: TurnsWorld | None = None
     judge: Callable[[], Ending | None] | None = None
+    summary: Callable[[], str] | None = None
     state_max_age: float | None = None
     joint_limits: Mapping[str, JointLimit] = field(default_factory=lambda: QUANTITIES)
     sinks: tuple[Callable[[Tick], object], ...] = ()

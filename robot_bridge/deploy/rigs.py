@@ -98,6 +98,7 @@ def _replay(config: RigConfig, contract: Contract) -> Rig:
         homes=False,
         prepare=driver.start,
         judge=lambda: "cut" if driver.over else None,
+        summary=lambda: f"replay   {driver.compared}",
     )
 
 

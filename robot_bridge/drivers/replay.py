@@ -74,6 +74,18 @@ class ReplayDriver(PretendedArm):
         """Begin again."""
         del episode
         self._began = self._clock.now()
+        self.gaps.clear()
+
+    @property
+    def compared(self) -> str:
+        """How far what was sent is from what was sent then, in a line."""
+        if not self.gaps:
+            return "nothing was sent"
+        median, most = 1e3 * np.median(self.gaps), 1e3 * np.max(self.gaps)
+        return (
+            f"{len(self.gaps)} targets were sent, {median:.1f} mm from the recorded ones in the "
+            f"median, {most:.1f} mm at most"
+        )
 
     def connect(self) -> None:
         """Begin."""

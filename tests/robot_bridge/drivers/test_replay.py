@@ -13,8 +13,9 @@ import pytest
 
 from robot_bridge.clock import ManualClock
 from robot_bridge.deploy.deployment import DeployConfig, Deployment, Talk
-from robot_bridge.deploy.rig import RigConfig
-from robot_bridge.deploy.rigs import build_rig, rig_makers
+from robot_bridge.deploy.rig import Rig, RigConfig
+from robot_bridge.deploy.rigs import build_rig, open_senses, rig_makers
+from robot_bridge.drivers.dry_run import NullDriver
 from robot_bridge.drivers.replay import ReplayDriver, ReplayObjects
 from robot_bridge.openpi.client import RemotePolicy, RemotePolicyError
 from robot_bridge.openpi.server import PolicyServer, PolicyServerConfig
@@ -31,9 +32,10 @@ def bundle(bundle_folder: Path) -> Bundle:
     return load_bundle(bundle_folder)
 
 
-def deploy(bundle: Bundle, config: RigConfig, **options) -> tuple[Deployment, list[str]]:
+def deploy(bundle: Bundle, config: RigConfig | Rig, **options) -> tuple[Deployment, list[str]]:
     said: list[str] = []
-    rig = build_rig(config, bundle.contract, rig_makers())
+    built = isinstance(config, Rig)
+    rig = config if built else build_rig(config, bundle.contract, rig_makers())
     talk = Talk(said.append, lambda prompt: "")
     deployment = Deployment(DeployConfig(**{"separate": False} | options), bundle, rig, talk)
     deployment.run()
@@ -42,8 +44,12 @@ def deploy(bundle: Bundle, config: RigConfig, **options) -> tuple[Deployment, li
 
 @pytest.fixture(scope="module")
 def recorded(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seconds of no arm, in lock-step: a busy machine records the same."""
     root = tmp_path_factory.mktemp("records")
-    deploy(bundle, NULL, seconds=2.0, record=root)
+    contract, clock = bundle.contract, ManualClock()
+    arm = NullDriver(contract.robot, contract.home, clock)
+    rig = Rig(driver=arm, clock=clock, senses=lambda: open_senses(NULL, contract, clock))
+    deploy(bundle, rig, seconds=2.0, record=root)
     (folder,) = root.iterdir()
     return folder
 
@@ -54,12 +60,13 @@ def recorded(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_recording_is_played_to_the_policy_that_made_it(bundle: Bundle, recorded: Path) -> None:
     """The same bundle, seeing the same, begins as it did then."""
     config = RigConfig(robot="replay", address=str(recorded))
-    deployment, _ = deploy(bundle, config, seconds=60.0)
+    deployment, said = deploy(bundle, config, seconds=60.0)
     (report,) = deployment.reports
     assert report.ending == "cut" and 1.5 < report.seconds < 2.5
     gaps = deployment.rig.driver.gaps
     # The arm does not follow, so the two part with time; they begin as one.
     assert len(gaps) > 150 and max(gaps[:10]) < 1e-3 and max(gaps) < 0.2
+    assert f"replay   {len(gaps)} targets were sent, " in said[-1]
 
 
 def test_states_come_again_in_their_own_time(recorded: Path) -> None:

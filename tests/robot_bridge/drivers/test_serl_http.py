@@ -134,8 +134,9 @@ def test_gains_go_out_in_serls_names_when_armed_and_again_when_changed(server):
         assert arm.params[1]["translational_stiffness"] == 3000.0
         arm.misbehave = "error"
         driver.comply(Compliance())
-        wait_until(lambda: lost(driver) or driver.state().faults, seconds=1.0)
-        assert not lost(driver) and "compliance: " in str(driver.state().faults)
+        # The pose that was on its way when it was armed may fail first.
+        wait_until(lambda: "compliance: " in str(driver.state().faults), seconds=1.0)
+        assert not lost(driver)
 
 
 @pytest.mark.parametrize("how", SerlServer.ANSWERS)
