@@ -32,7 +32,8 @@ class Command:
         dt: between two actions [s].
         valid_for: how long after `t` it may still be executed [s].
         source: whose it is.
-        obs: what the policy saw, for the record; None where it is not kept.
+        obs: what the policy saw, for the record; None where it is not kept. A command of a number
+            that came before is not executed again; it shows what is seen while that one plays.
     """
 
     seq: int

@@ -154,6 +154,7 @@ class ControlLoop:
         self._wanted: collections.deque[Callable[[ArmState], None]] = collections.deque()
         self._sunk = Reason.NONE
         self._obs: Mapping[str, NDArray[Any]] | None = None
+        self._shown: Command | None = None
 
     @property
     def latest(self) -> Tick | None:
@@ -181,7 +182,7 @@ class ControlLoop:
         self.parts.supervisor.fault(reasons)
 
     def take_obs(self) -> Mapping[str, NDArray[Any]] | None:
-        """What the policy saw when it sent the newest command, once; for a recorder's sink."""
+        """What the policy's side has seen since the last call; for a recorder's sink."""
         obs, self._obs = self._obs, None
         return obs
 
@@ -341,12 +342,11 @@ class ControlLoop:
         """RUN or HOLD: take commands, judge their age, steer."""
         turn, player = self._turn, self._player
         choice = self.parts.arbiter.choose(turn.now)
-        before, taken = player.command, player.take(choice, turn.now)
+        taken = player.take(choice, turn.now)
         turn.reasons |= taken
-        if player.command is not before and player.command is not None:
-            # A person's command answers none: it goes with what the policy has seen meanwhile.
-            seen = player.command if player.command.obs is not None else choice.policy
-            self._obs = None if seen is None else seen.obs
+        # A person's command shows nothing: it goes with what the policy sees meanwhile.
+        if choice.policy is not None and choice.policy is not self._shown:
+            self._shown, self._obs = choice.policy, choice.policy.obs
         if player.rejected_in_a_row >= self.parts.limits.rejects_to_hold:
             self._hold(taken)
         self._judge_commands(turn.now)
@@ -356,7 +356,7 @@ class ControlLoop:
         elif self.parts.supervisor.phase is Phase.HOLD:
             self._stand(state)
         if choice.policy is not None and choice.policy is not choice.command:
-            turn.policy_action = choice.policy.actions[0]
+            turn.policy_action = _wanted(choice.policy, turn.now)
 
     def _judge_commands(self, now: float) -> None:
         """Hold while nothing valid is commanded, fault when that lasts, resume when it is over."""
@@ -480,6 +480,12 @@ class ControlLoop:
             lateness=turn.lateness,
             part=self.part,
         )
+
+
+def _wanted(command: Command, now: float) -> Action:
+    """The action of a command whose time it is, were it executed."""
+    number = int((now - command.t) / command.dt)
+    return command.actions[min(max(number, 0), len(command.actions) - 1)]
 
 
 def _standing(contract: Contract, state: ArmState, *, closure: float) -> Goal:

@@ -49,7 +49,6 @@ class Experience:
         self._rows = max(1, min(ROWS, BATCH_BYTES // max(size, 1)))
         self._queue: queue.Queue[tuple[Tick, Obs | None] | str | None] = queue.Queue(WAITING)
         self._collector: StepCollector | None = None
-        self._pending: list[Step] = []
         self._sent = 0  # steps of the episode that were handed over
         self._thread = threading.Thread(target=self._run, name="experience", daemon=True)
         self._thread.start()
@@ -96,19 +95,18 @@ class Experience:
             elif what in ENDINGS:
                 self._end(cast(Ending, what))
         elif self._collector is not None:
-            step = self._collector.take(*what)
-            if step is not None:
-                self._pending.append(step)
+            self._collector.take(*what)
+            steps = self._collector.steps
             # The newest waits: it may turn out to be the last.
-            if len(self._pending) > self._rows:
-                self._send(self._pending[:-1])
-                del self._pending[:-1]
+            if len(steps) > self._rows:
+                self._send(steps[:-1])
+                del steps[:-1]
 
     def _end(self, ending: Ending) -> None:
         """Hand over the rest of an episode."""
-        if self._pending:
-            self._send(self._pending, ending)
-        self._pending, self._collector = [], None
+        if self._collector is not None and self._collector.steps:
+            self._send(self._collector.steps, ending)
+        self._collector = None
 
     def _send(self, steps: list[Step], ending: Ending | None = None) -> None:
         number = np.arange(self._sent, self._sent + len(steps), dtype=np.int32)

@@ -1,9 +1,11 @@
 """The policy's loop: observe the newest tick, choose actions, offer them, at the actions' rate.
 
 A chunk of actions is offered once and played to its end, as in training, before the policy is
-asked for the next.
+asked for the next. While it plays, its command goes with what is seen at each of its actions, so
+that a recording holds for each action what was observed before it.
 """
 
+import dataclasses
 import logging
 from typing import Protocol
 
@@ -91,6 +93,7 @@ class PolicyLoop:
         self.horizon = horizon
         self._seq = self._left = 0
         self._running = self._failed = False
+        self._played: Command | None = None
 
     def tick(self, deadline: float | None = None) -> None:
         """Act once, if there is anything to act on."""
@@ -105,6 +108,7 @@ class PolicyLoop:
             return
         if self._left:
             self._left -= 1
+            self._observe(tick)
             return
         reason = self._act(tick)
         if reason:
@@ -131,8 +135,19 @@ class PolicyLoop:
             self._say_once("The policy failed; the arm holds", exc_info=True)
             return Reason.POLICY_ERROR
         self._left = self.horizon - 1
-        self.side.offer(self._command(actions, min(seen, now), obs))
+        self._played = self._command(actions, min(seen, now), obs)
+        self.side.offer(self._played)
         return Reason.NONE
+
+    def _observe(self, tick: Tick) -> None:
+        """Tell what is seen while a chunk plays; what is missing now may be there for the next."""
+        try:
+            obs, _ = self.builder.build(tick)
+        except LookupError:
+            return
+        if self._played is not None and implausible(obs, self.builder.spec) is None:
+            # The number is known already, and no time is left to execute it: it only shows.
+            self.side.offer(dataclasses.replace(self._played, obs=obs, valid_for=0.0))
 
     def _say_once(self, text: str, *args: object, exc_info: bool = False) -> None:
         """Log the first trouble of an episode, not ten lines a second."""

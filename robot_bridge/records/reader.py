@@ -352,7 +352,6 @@ class _Splitter:
         self._start()
 
     def _start(self) -> None:
-        self._steps: list[Step] = []
         self._ending: Ending = "cut"
         self._collector = StepCollector()
         self._missing = 0
@@ -379,14 +378,13 @@ class _Splitter:
             self._missing += max(0, tick.index - self._last_index - 1)
         self._running, self._last_index = running, tick.index
         if self._collecting:
-            step = self._collector.take(tick, record.obs)
-            self._steps += [] if step is None else [step]
+            self._collector.take(tick, record.obs)
 
     def lose(self) -> None:
         """Something is missing: steps, or the event that would have ended or begun an episode."""
         self._missing += 1
 
     def finish(self) -> Iterator[Episode]:
-        if self._steps:
-            yield Episode(tuple(self._steps), self._ending, self._missing)
+        if self._collector.steps:
+            yield Episode(tuple(self._collector.steps), self._ending, self._missing)
         self._start()

@@ -34,30 +34,44 @@ class Step:
     policy_action: NDArray[np.float32] | None
 
 
+# An observation that comes so long after an action began still is of the state before it [s].
+_LATE = 0.02
+
+
 class StepCollector:
-    """Makes the steps of one episode of its ticks."""
+    """Makes the steps of one episode of its ticks.
+
+    Attributes:
+        steps: so far. What the last of them observed may still change with the next ticks: the
+            actions of a chunk are due whether or not the policy's side has observed in time.
+    """
 
     def __init__(self) -> None:
+        self.steps: list[Step] = []
         self._obs: Obs | None = None
+        self._fresh = self._waiting = False
 
-    def take(self, tick: Tick, obs: Obs | None) -> Step | None:
-        """Return the step that begins with a tick, None where no action begins.
-
-        Args:
-            tick: the next one.
-            obs: the observation that the policy has made since the last tick, if any.
-        """
-        self._obs = obs or self._obs
-        if tick.action is None or self._obs is None:
-            return None
-        policy = tick.policy_action
-        return Step(
-            obs=self._obs,
-            action=_as_action(tick.action),
-            t=tick.t,
-            intervened=tick.intervened,
-            policy_action=None if policy is None else _as_action(policy),
-        )
+    def take(self, tick: Tick, obs: Obs | None) -> None:
+        """Take the next tick, with what the policy's side has observed since the last one."""
+        if obs is not None:
+            self._obs, self._fresh = obs, True
+        if self._obs is None:
+            return
+        if tick.action is not None:
+            policy = tick.policy_action
+            self.steps.append(
+                Step(
+                    obs=self._obs,
+                    action=_as_action(tick.action),
+                    t=tick.t,
+                    intervened=tick.intervened,
+                    policy_action=None if policy is None else _as_action(policy),
+                )
+            )
+            self._fresh, self._waiting = False, not self._fresh
+        elif self._waiting and self._fresh and tick.t - self.steps[-1].t <= _LATE:
+            self.steps[-1] = dataclasses.replace(self.steps[-1], obs=self._obs)
+            self._fresh = self._waiting = False
 
 
 def step_arrays(steps: Sequence[Step], obs: ObsSpec, ending: Ending | None) -> Arrays:

@@ -160,12 +160,12 @@ def test_a_person_goes_before_the_policy_and_both_are_recorded() -> None:
 
 def test_what_a_person_does_goes_with_what_is_seen_meanwhile() -> None:
     """A step's observation is of the state that its action changes, whoever chose the action."""
-    bench, collector, found = Bench(), StepCollector(), []
+    bench, collector, positions = Bench(), StepCollector(), []
 
     def collect(tick: Tick) -> None:
-        step = collector.take(tick, bench.control.take_obs())
-        if step is not None:
-            found.append((step, tick.state.position))
+        collector.take(tick, bench.control.take_obs())
+        if tick.action is not None:
+            positions.append(tick.state.position)
 
     bench.control.sinks = (*bench.control.sinks, collect)
     push = np.array([[0.0, -0.4, 0.0, 0.0]], np.float32)
@@ -175,9 +175,9 @@ def test_what_a_person_does_goes_with_what_is_seen_meanwhile() -> None:
             Command(seq=seq, t=now(), actions=push, dt=0.1, valid_for=0.25, source="operator")
         )
         bench.run(0.1)
-    steps = [step for step, _ in found]
+    steps = collector.steps
     assert len(steps) == 8 and all(step.intervened for step in steps)
-    for step, position in found:
+    for step, position in zip(steps, positions, strict=True):
         np.testing.assert_allclose(step.obs["ee_position"], position, atol=1e-6)
     assert np.ptp([step.obs["ee_position"][1] for step in steps]) > 0.01
 

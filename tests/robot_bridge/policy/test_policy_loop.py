@@ -4,6 +4,9 @@ import numpy as np
 from bench_arm import Bench
 
 from robot_bridge.control.session import CONTROL_PERIOD
+from robot_bridge.messages import Command, Tick
+from robot_bridge.reasons import Reason
+from robot_bridge.records.steps import StepCollector
 
 HORIZON = 4
 
@@ -21,6 +24,51 @@ def test_a_chunk_is_played_to_its_end_before_the_policy_is_asked_again() -> None
     played = [round(100 * float(tick.action[1])) for tick in bench.ticks if tick.action is not None]
     assert played == list(range(1, len(played) + 1)) and len(played) >= 14
     assert bench.policy.count == -(-len(played) // HORIZON)
+
+
+def test_each_action_of_a_chunk_goes_with_what_is_seen_before_it() -> None:
+    bench, collector, before = Bench(chunk, horizon=HORIZON), StepCollector(), []
+
+    def collect(tick: Tick) -> None:
+        collector.take(tick, bench.control.take_obs())
+        if tick.action is not None:
+            before.append(tick.state.position)
+
+    bench.control.sinks = (*bench.control.sinks, collect)
+    bench.run(1.6)
+    assert len(before) >= 12
+    for step, position in zip(collector.steps, before, strict=True):
+        np.testing.assert_allclose(step.obs["ee_position"], position, atol=1e-6)
+    assert len({step.obs["ee_position"][1] for step in collector.steps}) == len(before)
+
+
+def test_what_shows_a_chunk_plays_nothing_not_even_in_another_episode() -> None:
+    bench = Bench(chunk, horizon=HORIZON, running=False)
+    offered: list[Command] = []
+    offer = bench.control.offer
+    bench.control.offer = lambda command: (offered.append(command), offer(command))[1]
+    bench.arm_it()
+    bench.control.begin()
+    bench.run(0.35)
+    assert [command.seq for command in offered] == [1] * len(offered) and len(offered) >= 3
+    bench.control.parts.gate.reset()
+    now = bench.clock.now()
+    refused = [bench.control.parts.gate.admit(command, now) for command in offered[1:]]
+    assert all(reason & Reason.OLD_COMMAND for reason in refused)
+
+
+def test_while_a_person_drives_the_policys_wish_is_the_action_whose_time_it_is() -> None:
+    bench = Bench(chunk, horizon=HORIZON, running=False)
+    bench.arm_it()
+    bench.control.begin()
+    push = np.array([[0.0, -0.4, 0.0, 0.0]], np.float32)
+    wishes = []
+    for seq in range(HORIZON):
+        times = {"t": bench.clock.now(), "dt": 0.1, "valid_for": 0.25}
+        bench.control.offer(Command(seq=seq, actions=push, source="operator", **times))
+        wishes += [tick.policy_action for tick in bench.run(0.1) if tick.action is not None]
+    wished = [round(100 * float(wish[1])) for wish in wishes if wish is not None]
+    assert wished == list(range(wished[0], wished[0] + len(wished))) and len(wished) >= 3
 
 
 def test_without_a_horizon_it_is_asked_for_each_action() -> None:
