@@ -23,6 +23,8 @@ from robot_bridge.policy.bundle import Bundle, load_bundle
 from robot_bridge.records.reader import read_recording
 from robot_bridge.safety.supervisor import Supervisor
 
+pytestmark = pytest.mark.keeps_time
+
 ROOT = Path(__file__).parents[3]
 NULL = RigConfig(robot="null", objects=("cube=0.4,0.05,0.02",))
 
