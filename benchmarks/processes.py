@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.arms import epochs_of, last_arrays, wait_for
 from benchmarks.process import ROOT
 from benchmarks.results import Recorder, say
-from benchmarks.resumable import go_on, is_wanted
+from benchmarks.resumable import drop, go_on, is_wanted
 from scenes.contract.command_line import INTERRUPTED
 from scenes.contract.ranges import ranged
 
@@ -62,6 +62,7 @@ def run(cfg: ProcessesConfig, recorder: Recorder) -> None:
     draw, ends = random.Random(cfg.seed), {}
     for name in names:
         say(f"{QUESTION}: {name}")
+        drop(recorder, name)
         began = time.monotonic()
         folder = cfg.folder.absolute() / name.replace(" ", "-")
         params = _train(cfg, folder, name, draw)
