@@ -482,10 +482,13 @@ class ControlLoop:
         )
 
 
-def _wanted(command: Command, now: float) -> Action:
-    """The action of a command whose time it is, were it executed."""
-    number = int((now - command.t) / command.dt)
-    return command.actions[min(max(number, 0), len(command.actions) - 1)]
+def _wanted(command: Command, now: float) -> Action | None:
+    """The action of a command whose time it is, were it executed; no gate has judged it yet."""
+    actions = np.asarray(command.actions)
+    if actions.ndim != 2 or not len(actions):
+        return None
+    begun = command.t + command.dt * np.arange(1, len(actions)) <= now
+    return actions[np.count_nonzero(begun)]
 
 
 def _standing(contract: Contract, state: ArmState, *, closure: float) -> Goal:

@@ -1,11 +1,15 @@
 """The policy's loop: a chunk is played to its end before the policy is asked again."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
+import pytest
 from bench_arm import Bench
 
-from robot_bridge.control.session import CONTROL_PERIOD
+from robot_bridge.control.session import CONTROL_PERIOD, LockStep, Loop
 from robot_bridge.messages import Command, Tick
-from robot_bridge.reasons import Reason
+from robot_bridge.reasons import Phase, Reason
 from robot_bridge.records.steps import StepCollector
 
 HORIZON = 4
@@ -69,6 +73,33 @@ def test_while_a_person_drives_the_policys_wish_is_the_action_whose_time_it_is()
         wishes += [tick.policy_action for tick in bench.run(0.1) if tick.action is not None]
     wished = [round(100 * float(wish[1])) for wish in wishes if wish is not None]
     assert wished == list(range(wished[0], wished[0] + len(wished))) and len(wished) >= 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "wish"),
+    [
+        ({"actions": np.zeros((0, 4), np.float32)}, None),
+        ({"actions": None}, None),
+        ({"dt": 0.0}, 4),
+        ({"dt": math.nan}, 1),
+        ({"t": math.inf}, 1),
+    ],
+)
+def test_a_policys_nonsense_stops_nobody_who_drives(changes: dict, wish: int | None) -> None:
+    bench = Bench(chunk, horizon=HORIZON, running=False)
+    bench.arm_it()
+    bench.control.begin()
+    bench.control.tick()
+    now = bench.clock.now()
+    sound = Command(seq=1, t=now, actions=chunk(0), dt=0.1, valid_for=0.25)
+    nonsense = Loop(lambda _: bench.control.offer(replace(sound, **changes)), 0.1, "policy")
+    bench.stepper = LockStep(bench.control, nonsense, bench.clock)
+    push = np.array([[0.0, -0.4, 0.0, 0.0]], np.float32)
+    bench.control.offer(replace(sound, actions=push, source="operator"))
+    ticks = bench.run(0.05)
+    assert bench.phase is Phase.RUN and ticks[-1].intervened
+    wanted = ticks[-1].policy_action
+    assert wanted is None if wish is None else round(100 * float(wanted[1])) == wish
 
 
 def test_without_a_horizon_it_is_asked_for_each_action() -> None:
