@@ -21,6 +21,8 @@ QUESTION = "extremes"
 # the corners of the grid need more.
 CASES: dict[str, tuple[str, ...]] = {
     "state_plain": ("--preset=laptop", "--task=franka/pick_cube"),
+    # By the same rule of when to stop: what randomisation costs.
+    "state_randomized_short": ("--preset=laptop", "--task=franka/pick_cube_randomized"),
     "state_randomized": (
         "--preset=laptop",
         "--task=franka/pick_cube_randomized",
