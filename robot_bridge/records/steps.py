@@ -69,8 +69,8 @@ class StepCollector:
                 )
             )
             self._fresh, self._waiting = False, not self._fresh
-        elif self._waiting and self._fresh and tick.t - self.steps[-1].t <= _LATE:
-            self.steps[-1] = dataclasses.replace(self.steps[-1], obs=self._obs)
+        elif self._waiting and obs is not None and tick.t - self.steps[-1].t <= _LATE:
+            self.steps[-1] = dataclasses.replace(self.steps[-1], obs=obs)
             self._fresh = self._waiting = False
 
 

@@ -17,6 +17,7 @@ from robot_bridge.messages import Tick
 from robot_bridge.policy.observation import FixedObjects, ObservationBuilder
 from robot_bridge.policy.policy_loop import PolicyLoop
 from robot_bridge.reasons import Phase
+from robot_bridge.records.steps import StepCollector
 from robot_bridge.safety.command_check import ActionGate
 from robot_bridge.safety.governor import Governor
 from robot_bridge.safety.limits import Limits, default_limits
@@ -187,6 +188,18 @@ class Bench:
         before = len(self.ticks)
         self.stepper.run(lambda: False, timeout=seconds)
         return self.ticks[before:]
+
+    def collect_steps(self) -> tuple[StepCollector, list[np.ndarray]]:
+        """Return the steps from now on, and where the tool was as each began."""
+        collector, positions = StepCollector(), []
+
+        def collect(tick: Tick) -> None:
+            collector.take(tick, self.control.take_obs())
+            if tick.action is not None:
+                positions.append(tick.state.position)
+
+        self.control.sinks = (*self.control.sinks, collect)
+        return collector, positions
 
     def run_until(self, phase: Phase, *, within: float) -> float:
         """Let time pass until the phase; return how long it took [s]."""

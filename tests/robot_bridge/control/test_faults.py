@@ -14,9 +14,8 @@ from bench_arm import PHRASE, REFLEX, Bench, at_rest, changed, steady
 
 from robot_bridge.control.session import Session, Tally
 from robot_bridge.driver import ArmState, ArmToken, DriverError, Mode
-from robot_bridge.messages import Command, Tick
+from robot_bridge.messages import Command
 from robot_bridge.reasons import Phase, Reason
-from robot_bridge.records.steps import StepCollector
 from robot_bridge.safety.kinematics import Chain
 from robot_bridge.safety.supervisor import NotAllowedError
 from scenes.contract.rotations import multiply_quats
@@ -160,14 +159,8 @@ def test_a_person_goes_before_the_policy_and_both_are_recorded() -> None:
 
 def test_what_a_person_does_goes_with_what_is_seen_meanwhile() -> None:
     """A step's observation is of the state that its action changes, whoever chose the action."""
-    bench, collector, positions = Bench(), StepCollector(), []
-
-    def collect(tick: Tick) -> None:
-        collector.take(tick, bench.control.take_obs())
-        if tick.action is not None:
-            positions.append(tick.state.position)
-
-    bench.control.sinks = (*bench.control.sinks, collect)
+    bench = Bench()
+    collector, positions = bench.collect_steps()
     push = np.array([[0.0, -0.4, 0.0, 0.0]], np.float32)
     now = bench.clock.now
     for seq in range(1, 9):

@@ -8,9 +8,8 @@ import pytest
 from bench_arm import Bench
 
 from robot_bridge.control.session import CONTROL_PERIOD, LockStep, Loop
-from robot_bridge.messages import Command, Tick
+from robot_bridge.messages import Command
 from robot_bridge.reasons import Phase, Reason
-from robot_bridge.records.steps import StepCollector
 
 HORIZON = 4
 
@@ -31,14 +30,8 @@ def test_a_chunk_is_played_to_its_end_before_the_policy_is_asked_again() -> None
 
 
 def test_each_action_of_a_chunk_goes_with_what_is_seen_before_it() -> None:
-    bench, collector, before = Bench(chunk, horizon=HORIZON), StepCollector(), []
-
-    def collect(tick: Tick) -> None:
-        collector.take(tick, bench.control.take_obs())
-        if tick.action is not None:
-            before.append(tick.state.position)
-
-    bench.control.sinks = (*bench.control.sinks, collect)
+    bench = Bench(chunk, horizon=HORIZON)
+    collector, before = bench.collect_steps()
     bench.run(1.6)
     assert len(before) >= 12
     for step, position in zip(collector.steps, before, strict=True):
