@@ -30,6 +30,11 @@ CASES: dict[str, tuple[str, ...]] = {
         "--eval.stop-at=1.1",
     ),
     "pixels_plain": ("--preset=pixels_frozen", "--task=franka/pick_cube"),
+    # As much imitation as pixels_varied, so that the two differ in what varies alone.
+    "pixels_plain_imitating": (
+        *("--preset=pixels_frozen", "--task=franka/pick_cube"),
+        *("--demos.count=400", "--agent.bc-weight=20"),
+    ),
     "pixels_varied": ("--preset=pixels_varied",),
 }
 
