@@ -1,14 +1,18 @@
 """The link to a Piper: piper_sdk's port and commands, unmodified, with a checked way out.
 
-The SDK (0.6.2) opens the bus, encodes commands and collects the firmware string. Three things
+The SDK (0.6.2) opens the bus, encodes commands and collects the firmware string. Four things
 are ours, hung on the port object that it hands out: every outgoing frame must be on the list of
-`piper_can.check_outgoing`, a frame that could not be sent raises instead of being logged, and one
-thread reads (the SDK's own would spin on an unplugged adapter and never end).
+`can_frames.check_outgoing`, a frame that could not be sent raises instead of being logged, one that
+a serial port took late was sent all the same, and one thread reads (the SDK's own would spin on an
+unplugged adapter and never end).
 """
 
 import contextlib
 import functools
+import os
+import select
 import threading
+import time
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -25,9 +29,7 @@ from robot_bridge.drivers.piper.can_frames import (
 from scenes.contract.extras import require
 
 _BITRATE = 1_000_000
-# [s] A full queue must not hold a tick up for long, but on a busy machine pyserial calls a write
-# that went through late as well when it is preempted.
-_SEND_TIMEOUT = 0.05
+_SEND_TIMEOUT = 0.05  # [s] a full queue must not hold a tick up for long
 _LOST_AFTER = 0.1  # [s] of failing reads
 _RETRY = 0.01  # [s] between failing reads
 _OPENING = threading.Lock()
@@ -100,6 +102,10 @@ class PiperLink:
         port.callback_function = self._received
         port.SendCanMessage = self._checked_send
         port.send_bus.send = functools.partial(port.send_bus.send, timeout=_SEND_TIMEOUT)
+        if self.interface == "slcan":
+            serial = port.send_bus.serialPortOrig
+            serial.write = functools.partial(write_serial, serial)
+            serial.flush = lambda: None  # waits for the wire, for ever where that is stuck
         self.sdk.ConnectPort(piper_init=False, start_thread=False)
 
     def _closed(self) -> str:
@@ -171,3 +177,19 @@ def _import_sdk() -> Any:
         warnings.simplefilter("ignore", SyntaxWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         return require("piper_sdk", "piper")
+
+
+def write_serial(port: Any, data: bytes) -> int:
+    """Write all of `data` to a serial port; TimeoutError where it has no room for too long.
+
+    pyserial asks for room once more behind the last byte, and so takes a write for timed out that
+    went through while its thread had lost its turn on a busy machine.
+    """
+    deadline = time.monotonic() + _SEND_TIMEOUT
+    left = data
+    while left:
+        _, room, _ = select.select([], [port], [], max(0.0, deadline - time.monotonic()))
+        if not room:
+            raise TimeoutError(f"{port.name} had no room for {_SEND_TIMEOUT} s")
+        left = left[os.write(port.fileno(), left) :]
+    return len(data)

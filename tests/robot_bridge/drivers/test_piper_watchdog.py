@@ -11,12 +11,14 @@ from collections.abc import Iterator, Sequence
 import can
 import numpy as np
 import pytest
+import serial
 from driver_conformance import target_at, token
-from piper_firmware import HOME, SlcanPiper, VirtualPiper
+from piper_firmware import HOME, SlcanPiper, SlcanPort, VirtualPiper
 
 from robot_bridge.driver import DriverError, Mode
 from robot_bridge.drivers.piper.can_frames import raw_joints
 from robot_bridge.drivers.piper.driver import PiperDriver
+from robot_bridge.drivers.piper.link import write_serial
 from robot_bridge.drivers.piper.watchdog import _BEAT, Holder, PiperGuard, Watch
 from scenes.robots.piper import piper
 
@@ -186,6 +188,41 @@ def test_the_driver_works_over_a_serial_adapter(
     driver.close()
     report = report_of(arm)
     assert all(report["enabled"]), "closing leaves the arm powered"
+
+
+@pytest.mark.wire
+def test_a_frame_that_went_through_late_was_sent(
+    arm: SlcanPiper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(can.rc, "sleep_after_open", 0.0)
+    driver = PiperDriver(arm.port, interface="slcan", guarded=False)
+    driver.connect()
+    driver.arm(token("arm"))
+    port = driver._link.sdk.GetCanBus().send_bus.serialPortOrig.fileno()
+    write = os.write
+
+    def loses_its_turn(file: int, data: bytes) -> int:
+        written = write(file, data)
+        if file == port:
+            time.sleep(0.06)
+        return written
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", loses_its_turn)
+        driver.servo(target_at(ROBOT, driver.state().q))
+    driver.close()
+    report_of(arm)
+
+
+def test_a_serial_port_without_room_is_an_error_soon() -> None:
+    adapter = SlcanPort()  # nobody reads
+    with serial.Serial(adapter.name) as port:
+        with pytest.raises(TimeoutError, match="had no room"):
+            while True:
+                began = time.monotonic()
+                write_serial(port, b"t15180102030405060708\r" * 100)
+        assert 0.04 < time.monotonic() - began < 1.0
+    adapter.close()
 
 
 def cpu_seconds_of(wall: float) -> float:
