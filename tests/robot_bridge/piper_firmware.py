@@ -307,8 +307,7 @@ class VirtualPiper:
         deadline = time.monotonic()
         while not self._stopping.is_set():
             deadline = max(deadline + self._period, time.monotonic() - self._period)
-            while (left := deadline - time.monotonic()) > 0:
-                message = self._bus.recv(timeout=left)
+            while (message := self._bus.recv(timeout=_left(deadline))) or _left(deadline):
                 if message is not None:
                     self.firmware.receive(message.arbitration_id, bytes(message.data))
             frames = self.firmware.step(self._period)
@@ -366,6 +365,11 @@ class SlcanPort:
         os.close(self._slave)
 
 
+def _left(deadline: float) -> float:
+    """Time left [s]; behind time frames are still read, as an arm's own controller would."""
+    return max(0.0, deadline - time.monotonic())
+
+
 def _parse(line: bytes) -> Frame | None:
     """A standard data frame `tIIILDD..`; None for commands to the adapter (S, O, C, V)."""
     if not line.startswith(b"t"):
@@ -385,8 +389,9 @@ def serve(*, rate: float = 50.0) -> None:
     deadline = time.monotonic()
     while True:
         deadline = max(deadline + period, time.monotonic() - period)
-        while (left := deadline - time.monotonic()) > 0:
-            ready, _, _ = select.select([port.fileno, sys.stdin], [], [], left)
+        while (
+            ready := select.select([port.fileno, sys.stdin], [], [], _left(deadline))[0]
+        ) or _left(deadline):
             if port.fileno in ready:
                 for identifier, data in port.read():
                     firmware.receive(identifier, data)

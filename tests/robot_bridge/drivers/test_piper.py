@@ -12,7 +12,7 @@ import pytest
 from driver_conformance import CHECKS, Rig, name_of, target_at, token
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from piper_firmware import HOME, Firmware, VirtualPiper
+from piper_firmware import HOME, Firmware, Frame, VirtualPiper
 
 from robot_bridge.driver import ArmState, DriverError, Mode
 from robot_bridge.drivers.piper.can_frames import (
@@ -569,6 +569,20 @@ def test_a_fault_of_a_target_is_recovered_by_a_good_one(
 
 
 # -- a bus that fails ----------------------------------------------------------------------------
+
+
+def test_a_firmware_behind_its_time_still_reads() -> None:
+    class Slow(Firmware):
+        def step(self, dt: float) -> list[Frame]:
+            time.sleep(2 * dt)
+            return super().step(dt)
+
+    slow = Slow()
+    with VirtualPiper("slow", firmware=slow), can.Bus(interface="virtual", channel="slow") as bus:
+        for _ in range(20):
+            bus.send(can.Message(arbitration_id=0x151, data=bytes(8), is_extended_id=False))
+            time.sleep(0.01)
+        until(lambda: len(slow.received) >= 20, 0.5)
 
 
 def test_a_full_queue_is_an_error_not_a_log_line(
