@@ -309,9 +309,9 @@ def pixels_varied() -> TrainConfig:
     elsewhere in every look (`python -m mjx_serl.pretraining OUT.npz --task
     franka/pick_cube_randomized --pixels.look.variants 96 --pixels.look.camera-position 0.012
     --pixels.look.camera-angle 1.8 --pixels.look.color 0.25 --pixels.look.light 0.35 --train.rounds
-    8 --train.updates 36000`). It imitates many demonstrations: with laptop's 20 and its weight the
-    slippery corners of the grid of extremes, with which it ends, took 120,000 env steps, and with
-    200 success sank once the critics led.
+    8 --train.updates 36000`). It ends with the grid of extremes, and imitates 400 demonstrations:
+    with laptop's 20 and its weight the slippery corners took 120,000 env steps, and with 200 and
+    `--agent.bc-weight 5` they were lost again between 6,000 and 10,000.
     """
     look = LookConfig(variants=33, camera_position=0.012, camera_angle=1.8, color=0.2, light=0.3)
     base = pixels_frozen()
