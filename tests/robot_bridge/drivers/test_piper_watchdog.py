@@ -216,6 +216,7 @@ def test_a_frame_that_went_through_late_was_sent(
 
 def test_a_serial_port_without_room_is_an_error_soon() -> None:
     adapter = SlcanPort()  # nobody reads
+    began = time.monotonic()
     with serial.Serial(adapter.name) as port:
         with pytest.raises(TimeoutError, match="had no room"):
             while True:
