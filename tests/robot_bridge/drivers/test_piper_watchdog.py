@@ -169,15 +169,21 @@ def report_of(arm: SlcanPiper) -> dict:
     return report
 
 
+def armed_over_slcan(arm: SlcanPiper, monkeypatch: pytest.MonkeyPatch) -> PiperDriver:
+    """A driver without a guard."""
+    monkeypatch.setitem(can.rc, "sleep_after_open", 0.0)
+    driver = PiperDriver(arm.port, interface="slcan", guarded=False)
+    driver.connect()
+    driver.arm(token("arm"))
+    return driver
+
+
 @pytest.mark.wire
 def test_the_driver_works_over_a_serial_adapter(
     arm: SlcanPiper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(can.rc, "sleep_after_open", 0.0)
-    driver = PiperDriver(arm.port, interface="slcan", guarded=False)
-    driver.connect()
+    driver = armed_over_slcan(arm, monkeypatch)
     assert driver.info.firmware == "S-V1.8-2" and not driver.info.simulated
-    driver.arm(token("arm"))
     goal = driver.state().q + np.array([0.2, -0.1, 0.1, 0.2, -0.1, 0.3])
     driver.servo(target_at(ROBOT, goal))
     deadline = time.monotonic() + 5.0
@@ -194,10 +200,7 @@ def test_the_driver_works_over_a_serial_adapter(
 def test_a_frame_that_went_through_late_was_sent(
     arm: SlcanPiper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(can.rc, "sleep_after_open", 0.0)
-    driver = PiperDriver(arm.port, interface="slcan", guarded=False)
-    driver.connect()
-    driver.arm(token("arm"))
+    driver = armed_over_slcan(arm, monkeypatch)
     port = driver._link.sdk.GetCanBus().send_bus.serialPortOrig.fileno()
     write = os.write
 
@@ -237,11 +240,8 @@ def cpu_seconds_of(wall: float) -> float:
 def test_an_unplugged_adapter_is_an_error_and_no_spinning_thread(
     arm: SlcanPiper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(can.rc, "sleep_after_open", 0.0)
     others = cpu_seconds_of(0.3)  # threads that libraries left behind in earlier tests
-    driver = PiperDriver(arm.port, interface="slcan", guarded=False)
-    driver.connect()
-    driver.arm(token("arm"))
+    driver = armed_over_slcan(arm, monkeypatch)
     here = target_at(ROBOT, driver.state().q)
     arm.unplug()
     began = time.monotonic()
