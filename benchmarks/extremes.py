@@ -17,8 +17,9 @@ from benchmarks.training_run import TrainingRun
 from scenes.contract.ranges import MOST_EPISODES, MOST_SEED, ranged
 
 QUESTION = "extremes"
-# What is trained with randomisation goes on to the end: its checks are of what training draws, and
-# the corners of the grid need more.
+_PIXELS = ("--preset=pixels_frozen", "--task=franka/pick_cube")
+# state_randomized goes on to the end: its checks are of what training draws, and the corners of the
+# grid need more.
 CASES: dict[str, tuple[str, ...]] = {
     "state_plain": ("--preset=laptop", "--task=franka/pick_cube"),
     # By the same rule of when to stop: what randomisation costs.
@@ -29,12 +30,9 @@ CASES: dict[str, tuple[str, ...]] = {
         "--total-env-steps=40000",
         "--eval.stop-at=1.1",
     ),
-    "pixels_plain": ("--preset=pixels_frozen", "--task=franka/pick_cube"),
+    "pixels_plain": _PIXELS,
     # As much imitation as pixels_varied, so that the two differ in what varies alone.
-    "pixels_plain_imitating": (
-        *("--preset=pixels_frozen", "--task=franka/pick_cube"),
-        *("--demos.count=400", "--agent.bc-weight=20"),
-    ),
+    "pixels_plain_imitating": (*_PIXELS, "--demos.count=400", "--agent.bc-weight=20"),
     "pixels_varied": ("--preset=pixels_varied",),
 }
 

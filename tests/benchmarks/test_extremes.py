@@ -59,3 +59,12 @@ def test_cases_name_presets_and_an_unknown_one_is_told():
         assert args[0].removeprefix("--preset=") in PRESETS
     with pytest.raises(UnknownNameError, match="Did you mean 'state_plain'"):
         extremes.run(extremes.ExtremesConfig(cases=("state_plan",)), Recorder("extremes"))
+
+
+def test_the_plain_policy_imitates_as_much_as_the_varied_one():
+    method = PRESETS["pixels_varied"]().method
+    wanted = (
+        f"--demos.count={method.demos.count}",
+        f"--agent.bc-weight={method.agent.bc_weight:g}",
+    )
+    assert extremes.CASES["pixels_plain_imitating"][-2:] == wanted
