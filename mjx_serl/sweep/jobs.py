@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -40,8 +41,8 @@ class Slot:
     def start(self, words: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
         """Start train.py; what it prints goes to the end of a log."""
         own = {_DEVICES: self.device} if self.device else {}
-        with log.open("ab") as out:
-            process = subprocess.Popen(
+        with log.open("ab") as out, _only_on(self.cpus):
+            return subprocess.Popen(
                 [*TRAIN, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -50,10 +51,24 @@ class Slot:
                 # A terminal's Ctrl-C is for us alone: from a second one a run would not be saved.
                 start_new_session=True,
             )
-        if self.cpus:
-            # Nothing of it runs yet but its first thread, from which all others take it.
-            os.sched_setaffinity(process.pid, self.cpus)
-        return process
+
+
+@contextmanager
+def _only_on(cpus: frozenset[int]) -> Iterator[None]:
+    """Keep this thread to some CPUs, all where none is named.
+
+    What it starts meanwhile has them from its first instruction on: told them afterwards, a
+    process may have counted its processors already.
+    """
+    if not cpus:
+        yield
+        return
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, own)
 
 
 def slots(jobs: int) -> list[Slot]:

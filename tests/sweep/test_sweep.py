@@ -198,6 +198,22 @@ def test_jobs_share_processors_and_accelerators(sweep: Sweep, monkeypatch: pytes
         tuple(sorted(slot.cpus)) for slot in jobs.slots(2)
     }
     assert {words["device"] for words in told} == {"4", "GPU-a"}
+    assert sorted(os.sched_getaffinity(0)) == usable
+
+
+def test_a_job_has_its_processors_before_its_first_instruction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What it was told after it had begun came too late for one that counted them at once."""
+    if not hasattr(os, "sched_getaffinity"):
+        pytest.skip("this system has no way to say which processors a process may use")
+    inherited = []
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *_, **__: inherited.append(os.sched_getaffinity(0))
+    )
+    slot = jobs.slots(2)[0]
+    slot.start(["--help"], tmp_path / "log")
+    assert inherited == [slot.cpus]
 
 
 def test_slurm_gets_one_task_for_each_run(sweep: Sweep, capsys: pytest.CaptureFixture[str]):
