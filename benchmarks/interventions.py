@@ -25,12 +25,16 @@ from scenes.contract.ranges import MOST_SEED, ranged
 QUESTION = "interventions"
 GOAL = 0.9  # success rate
 HALF_LIFE = 500  # env steps after which the person watches half as many episodes
+_COMMON = (
+    *("--eval.every-epochs=1", "--eval.check-episodes=100", f"--eval.stop-at={GOAL}"),
+    *("--run.video=off", "--run.no-bundle"),
+)
+_END_TO_END = ("--preset=pixels",)  # as it ships, checked more often
 # Features of pictures by an encoder that the simulator has trained, and an actor that is averaged:
 # the newest one's success on a peg comes and goes, which hides all else.
-_COMMON = (
+_FROZEN = (
     *("--preset=pixels_frozen", "--loop.steps-per-epoch=13", "--agent.actor-average=0.995"),
-    *("--eval.every-epochs=1", "--eval.check-episodes=100", f"--eval.stop-at={GOAL}"),
-    *("--total-env-steps=20000", "--run.video=off", "--run.no-bundle"),
+    *("--agent.bc-weight=2", "--total-env-steps=20000"),  # 0.1 is the preset's
 )
 _PERSON = (
     *("--takeover.attend=1", f"--takeover.half-life={HALF_LIFE}"),
@@ -38,13 +42,12 @@ _PERSON = (
     # It goes on for five half-lives, to see how often the person still drives.
     "--eval.stop-checks=12",
 )
-_WEIGHTED = ("--agent.bc-weight=2",)  # 0.1 is the preset's
 TASKS = ("franka/pick_cube", "franka/peg_insertion")
 HELPERS: dict[str, tuple[str, ...]] = {
-    "alone": (),
-    "person": _PERSON,
-    "alone_weighted": _WEIGHTED,
-    "person_weighted": (*_PERSON, *_WEIGHTED),
+    "alone": _END_TO_END,
+    "person": (*_END_TO_END, *_PERSON),
+    "alone_weighted": _FROZEN,
+    "person_weighted": (*_FROZEN, *_PERSON),
 }
 
 
@@ -54,8 +57,9 @@ class InterventionsConfig:
 
     Attributes:
         tasks: names of tasks; all by default.
-        helpers: who helps: "alone" nobody, "person" a simulated person, "..._weighted" where the
-            actor imitates experts' steps twenty times as much; all by default.
+        helpers: who helps: "alone" nobody, "person" a simulated person, both with an encoder that
+            is learned end to end; "..._weighted" with a frozen one, and an actor that imitates
+            experts' steps twenty times as much; all by default.
         seeds: of the training runs.
         minutes: of two cores for one run, compiling included [min].
         again: measure once more what is filed already.
@@ -88,7 +92,9 @@ def _measure(
     cfg: InterventionsConfig, task: str, who: str, seed: int, name: str, recorder: Recorder
 ) -> None:
     folder = cfg.folder / f"{task.replace('/', '-')}-{who}-s{seed}"
-    options = [*_COMMON, *HELPERS[who], *reader_of(cfg.folder, task)]
+    frozen = set(_FROZEN) <= set(HELPERS[who])
+    reader = reader_of(cfg.folder, task) if frozen else []
+    options = [*_COMMON, *HELPERS[who], *reader]
     command = ["train.py", *options, f"--task={task}", f"--seed={seed}"]
     trained = Recorder(QUESTION)
     params = {"task": task, "helper": who, "seed": seed}

@@ -66,11 +66,18 @@ def test_runs_are_filed_once_and_the_page_tells_of_them(trained: list, tmp_path:
     recorder = Recorder("interventions")
     interventions.run(cfg, recorder)
     interventions.run(cfg, recorder)
-    assert len(trained) == 6 and f"--encoder={PEG}" in trained[0]
+    assert len(trained) == 6
     text = methods_page.page(recorder.results)
     assert f"| {PEG} | `alone` | 2,000, not within 20 minutes, 2,002 | 2,002 | " in text
     assert f"| {PEG} | `person` | 1,000, 1,000, 1,000 | 1,000 | 2 %, 2 %, 2 % | 1.0 |" in text
     assert "| franka/pick_cube | `alone` | not measured" in text
+
+
+def test_only_a_frozen_encoder_is_trained_before(trained: list, tmp_path: Path) -> None:
+    cfg = InterventionsConfig(tasks=(PEG,), seeds=(0,), folder=tmp_path)
+    interventions.run(cfg, Recorder("interventions"))
+    found = [f"--encoder={PEG}" in command for command in trained]
+    assert found == ["weighted" in who for who in interventions.HELPERS]
 
 
 def test_unknown_names_are_told() -> None:
