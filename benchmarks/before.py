@@ -25,6 +25,7 @@ import tyro
 
 from benchmarks.process import ROOT
 from benchmarks.results import say
+from mjx_serl.run.processes import only_on
 from scenes.contract.errors import InputError
 from scenes.contract.ranges import check_ranges, ranged
 
@@ -60,14 +61,13 @@ class Trained:
         self._log = folder / "log"
         where = (f"--run.folder={folder}", "--run.name=run")
         command = [sys.executable, str(checkout / "train.py"), *QUIET, *where, *cfg.args]
-        with self._log.open("wb") as log:
+        with self._log.open("wb") as log, only_on(frozenset({cfg.core})):
             self._process = subprocess.Popen(
                 command,
                 env=os.environ | {"PYTHONPATH": str(checkout)},
                 stdout=log,
                 stderr=log,
             )
-        os.sched_setaffinity(self._process.pid, {cfg.core})  # its threads, yet to come, too
         self.marks: list[tuple[int, float]] = []  # epochs done, CPU time [s]
         self._seen = 0
 

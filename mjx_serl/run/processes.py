@@ -1,7 +1,10 @@
 """Training as a process of its own: how it is started, and why one ended."""
 
+import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 TRAIN = (sys.executable, "-m", "mjx_serl.cli", "train")
@@ -25,3 +28,21 @@ def how_ended(status: int) -> str:
     if status < 0 or status > 128:
         return f"signal {-status if status < 0 else status - 128}"
     return f"exit {status}"
+
+
+@contextmanager
+def only_on(cpus: frozenset[int]) -> Iterator[None]:
+    """Keep this thread to some CPUs, all where none is named.
+
+    What it starts meanwhile has them from its first instruction on: told them afterwards, a
+    process may have counted its processors already.
+    """
+    if not cpus:
+        yield
+        return
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, own)

@@ -10,14 +10,13 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from mjx_serl.run.console import duration
-from mjx_serl.run.processes import TRAIN, how_ended, why_of
+from mjx_serl.run.processes import TRAIN, how_ended, only_on, why_of
 from mjx_serl.run.signals import StopSignal, note_stop
 from mjx_serl.sweep.folder import SweepJob
 
@@ -41,7 +40,7 @@ class Slot:
     def start(self, words: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
         """Start train.py; what it prints goes to the end of a log."""
         own = {_DEVICES: self.device} if self.device else {}
-        with log.open("ab") as out, _only_on(self.cpus):
+        with log.open("ab") as out, only_on(self.cpus):
             return subprocess.Popen(
                 [*TRAIN, *words],
                 stdin=subprocess.DEVNULL,
@@ -51,24 +50,6 @@ class Slot:
                 # A terminal's Ctrl-C is for us alone: from a second one a run would not be saved.
                 start_new_session=True,
             )
-
-
-@contextmanager
-def _only_on(cpus: frozenset[int]) -> Iterator[None]:
-    """Keep this thread to some CPUs, all where none is named.
-
-    What it starts meanwhile has them from its first instruction on: told them afterwards, a
-    process may have counted its processors already.
-    """
-    if not cpus:
-        yield
-        return
-    own = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cpus)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, own)
 
 
 def slots(jobs: int) -> list[Slot]:

@@ -54,7 +54,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         first = 1000 if helped else 2000 + params["seed"]
         curve = [(first, 1.0, good), (first + 400, 2.0, good)]
         found = {"curve": curve, "cpu_seconds": 120.0, "env_steps": 2400, "train": ""}
-        recorder.add(name, 0.95, "rate", params | found)
+        late = params["task"] == PEG
+        recorder.add(name, 0.95, "rate", params | found | {"out_of_time": late})
 
     monkeypatch.setattr(TrainingRun, "measure", measure)
     monkeypatch.setattr(interventions, "reader_of", lambda folder, task: [f"--encoder={task}"])
@@ -78,6 +79,14 @@ def test_only_a_frozen_encoder_is_trained_before(trained: list, tmp_path: Path) 
     interventions.run(cfg, Recorder("interventions"))
     found = [f"--encoder={PEG}" in command for command in trained]
     assert found == ["weighted" in who for who in interventions.HELPERS]
+
+
+def test_what_never_held_it_says_how_far_it_came(trained: list, tmp_path: Path) -> None:
+    cfg = InterventionsConfig(helpers=("alone",), seeds=(1,), folder=tmp_path)
+    recorder = Recorder("interventions")
+    interventions.run(cfg, recorder)
+    told = {row.params["task"]: row.params["reason"] for row in recorder.results}
+    assert told == {PEG: "not within 20 minutes", "franka/pick_cube": "not within 2,400 env steps"}
 
 
 def test_unknown_names_are_told() -> None:
