@@ -61,9 +61,10 @@ _INTERVENTIONS = f"""## A person who takes over
 Env steps until a policy from pictures holds 90 %: the first of two checks in a row, in which it is
 alone. Without anybody, and with a simulated person who watches every episode at first and half as
 many every {interventions.HALF_LIFE:,} env steps
-([human_in_the_loop.md](human_in_the_loop.md)). `..._weighted` imitates what experts did twenty
-times as much. The pictures are read by a frozen encoder that the simulator has trained. 20 scripted
-demonstrations and 1,000 random steps come before, and are not counted
+([human_in_the_loop.md](human_in_the_loop.md)). `alone` and `person` learn to see end to end, by the
+preset as it ships. `..._weighted` reads pictures by a frozen encoder that the simulator has
+trained, lets the average of the actor act, and imitates what experts did twenty times as much.
+20 scripted demonstrations and 1,000 random steps come before, and are not counted
 (`python -m benchmarks.interventions`).
 """
 _ARMS = """## Learning on the arm
@@ -310,7 +311,7 @@ def _interventions(results: Sequence[Result]) -> Iterator[str]:
             yield f"| {task} | `{who}` | {_helped(runs)} |"
     yield ""
     for who, options in interventions.HELPERS.items():
-        yield f"- `{who}`: `{' '.join(options) or 'nothing more'}`"
+        yield f"- `{who}`: `{' '.join(options)}`"
 
 
 def _helped(runs: Sequence[Result]) -> str:
