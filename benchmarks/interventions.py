@@ -93,9 +93,9 @@ def _measure(
     cfg: InterventionsConfig, task: str, who: str, seed: int, name: str, recorder: Recorder
 ) -> None:
     folder = cfg.folder / f"{task.replace('/', '-')}-{who}-s{seed}"
-    frozen = set(_FROZEN) <= set(HELPERS[who])
-    reader = reader_of(cfg.folder, task) if frozen else []
-    options = [*_COMMON, *HELPERS[who], *reader]
+    options = [*_COMMON, *HELPERS[who]]
+    if "--preset=pixels_frozen" in options:
+        options += reader_of(cfg.folder, task)
     command = ["train.py", *options, f"--task={task}", f"--seed={seed}"]
     trained = Recorder(QUESTION)
     params = {"task": task, "helper": who, "seed": seed}
